@@ -1,0 +1,65 @@
+"""Send a notebook cell to a reasoning model in the background and go on working.
+
+In a notebook, ``%load_ext bgmagic`` and then ``%%bgresponse``; in Python, ``bgmagic.submit(…)``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bgmagic.answer import Answer
+from bgmagic.errors import (
+    BadInput,
+    BgmagicError,
+    Detached,
+    JobCancelled,
+    JobError,
+    JobFailed,
+    JobIncomplete,
+    JobUnknown,
+    NoAnswer,
+    NotReady,
+    ServerError,
+)
+from bgmagic.job import Job
+from bgmagic.status import Status
+from bgmagic.submission import jobs, submit, use
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "BadInput",
+    "BgmagicError",
+    "Detached",
+    "Job",
+    "JobCancelled",
+    "JobError",
+    "JobFailed",
+    "JobIncomplete",
+    "JobUnknown",
+    "NoAnswer",
+    "NotReady",
+    "ServerError",
+    "Status",
+    "jobs",
+    "submit",
+    "use",
+]
+
+
+def load_ipython_extension(ipython: InteractiveShell) -> None:
+    """``%load_ext bgmagic``: add the magics."""
+    from bgmagic.magics import load
+
+    load(ipython)
+
+
+def unload_ipython_extension(ipython: InteractiveShell) -> None:
+    """``%unload_ext bgmagic``: remove the magics. Jobs that run go on."""
+    from bgmagic.magics import unload
+
+    unload(ipython)

@@ -1,0 +1,91 @@
+"""The answer of a completed job, and how output is read out of a response object.
+
+Reading is total: whatever JSON a server calls a response, ``read_output`` returns and never raises.
+What the output means for a job (answer, refusal, nothing) is decided in job.py.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bgmagic.job import Job
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a response says to the user.
+
+    Attributes:
+        text: all output text, joined without separators as the API's own SDK joins it.
+        refusal: the model's words of refusal, or "".
+    """
+
+    text: str
+    refusal: str
+
+
+def read_output(response: Mapping[str, Any]) -> Output:
+    """Read the text and the refusal out of a response object, whatever shape it has."""
+    parts = [
+        part for item in _items(response.get("output")) for part in _items(item.get("content"))
+    ]
+    return Output(_joined(parts, "output_text", "text"), _joined(parts, "refusal", "refusal"))
+
+
+def _items(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _joined(parts: list[Mapping[str, Any]], kind: str, field: str) -> str:
+    found = [part.get(field) for part in parts if part.get("type") == kind]
+    return "".join(text for text in found if isinstance(text, str))
+
+
+class Answer(str):
+    """The output text of a completed job: a ``str``, with where it came from.
+
+    Attributes:
+        job: the job that gave it; None in an answer that was unpickled.
+        response_id: the server's id of the response, or None.
+        model: the model's name as the server returned it, or None.
+        usage: tokens as the server counted them (``input_tokens`` and so on), or None.
+    """
+
+    job: Job | None
+    response_id: str | None
+    model: str | None
+    usage: dict[str, Any] | None
+
+    def __new__(cls, text: str, response: Mapping[str, Any], job: Job | None = None) -> Answer:
+        """Make the answer of ``response``, whose output text is ``text``."""
+        answer = super().__new__(cls, text)
+        answer.job = job
+        answer.response_id = _text(response.get("id"))
+        answer.model = _text(response.get("model"))
+        usage = response.get("usage")
+        answer.usage = dict(usage) if isinstance(usage, dict) else None
+        return answer
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        # `await name` works before and after the answer has replaced the job in the variable.
+        yield from ()
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the job: it belongs to a kernel, the text and its origin do not.
+        origin = {"id": self.response_id, "model": self.model, "usage": self.usage}
+        return Answer, (str(self), origin)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        # Escaped, never rendered: what a model wrote must not be able to run in a notebook.
+        style = "white-space: pre-wrap; overflow-wrap: anywhere; max-width: 80ch"
+        block = f'<div style="{style}">{html.escape(self)}</div>'
+        return {"text/plain": str(self), "text/html": block}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

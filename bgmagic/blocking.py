@@ -1,0 +1,130 @@
+"""Blocks a cell until jobs are done, while the kernel stays alive.
+
+In a kernel the event loop is run inside the cell, so that the user's own tasks go on and a click on
+a widget is heard; nest-asyncio2 makes that possible and is imported nowhere else, and only when
+someone waits, since it replaces asyncio's tasks for the whole process. Elsewhere, and where the
+archived nest_asyncio got there first, the thread simply waits: that one loses whatever arrives
+during a nested run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import Any
+
+from bgmagic.job import Job
+
+_SLICE = 0.1  # seconds; a plain wait is cut into slices so that Windows can be interrupted too
+
+
+class WaitInterrupted(KeyboardInterrupt):
+    """The user interrupted a wait; the jobs go on. One line in a notebook."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Interrupted: {self}"]
+
+
+def wait(jobs: Sequence[Job], timeout: float | None = None) -> list[Job]:
+    """Block until all ``jobs`` are done, at most ``timeout`` seconds.
+
+    Returns:
+        the jobs that are not done yet.
+
+    Raises:
+        WaitInterrupted: the user interrupted the wait.
+    """
+    pending = [job for job in jobs if not job.done()]
+    try:
+        if pending and _can_nest():
+            _wait_nested(pending, timeout)
+        else:
+            _wait_plainly(pending, timeout)
+    except KeyboardInterrupt:
+        names = ", ".join(job.name or job.response_id or "a job" for job in jobs if not job.done())
+        raise WaitInterrupted(f"not waiting any longer; still going on: {names}") from None
+    return [job for job in jobs if not job.done()]
+
+
+def _can_nest() -> bool:
+    """Whether there is a loop that can be run inside the cell without losing anything."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    by_archived = hasattr(asyncio, "_nest_patched") and not hasattr(asyncio, "_nest_asyncio2")
+    # Other loops (uvloop) can't be nested at all.
+    return isinstance(loop, asyncio.BaseEventLoop) and not by_archived
+
+
+def _wait_plainly(jobs: Sequence[Job], timeout: float | None) -> None:
+    end = None if timeout is None else time.monotonic() + timeout
+    pending = {job for job in jobs if not job.done()}
+    while pending and (end is None or time.monotonic() < end):
+        left = _SLICE if end is None else max(0.0, min(_SLICE, end - time.monotonic()))
+        pending = concurrent.futures.wait(pending, left).not_done  # type: ignore[assignment]
+
+
+def _wait_nested(jobs: Sequence[Job], timeout: float | None) -> None:
+    import nest_asyncio2
+
+    loop = asyncio.get_running_loop()
+    nest_asyncio2.apply(loop)
+    with _clicks_heard(), _interruptible():
+        task = loop.create_task(_all_done(jobs, timeout))
+        try:
+            loop.run_until_complete(task)
+        finally:
+            task.cancel()  # an interrupt leaves it unfinished
+
+
+async def _all_done(jobs: Sequence[Job], timeout: float | None) -> None:
+    waits = [asyncio.ensure_future(_quietly(job)) for job in jobs]
+    try:
+        await asyncio.wait(waits, timeout=timeout)
+    finally:
+        for task in waits:
+            task.cancel()
+
+
+async def _quietly(job: Awaitable[Any]) -> None:
+    with contextlib.suppress(Exception):
+        await job
+
+
+@contextlib.contextmanager
+def _clicks_heard() -> Iterator[None]:
+    """Have the kernel take messages in a context of their own during the wait.
+
+    ipykernel 7 handles all messages in one context, which the waiting cell has entered; those that
+    come meanwhile would be put off until it ends. ipykernel 6 has no such thread and needs nothing.
+    """
+    kernel = _kernel()
+    manager = getattr(getattr(kernel, "shell_channel_thread", None), "manager", None)
+    if manager is not None and hasattr(manager, "set_on_recv_callback"):
+        manager.set_on_recv_callback(kernel.shell_main)
+    yield
+
+
+def _kernel() -> Any:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let an interrupt raise here: a message handled during the wait resets the handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,1 @@
+"""What the user sees of a job. Listens to jobs; nothing below imports it."""

@@ -1,0 +1,88 @@
+"""The card: the live status display of one job, an ordinary widget.
+
+Watches the job and sends the browser one small message for each change; the seconds tick there.
+What it shows is drawn by card.js, text only. Where no widget can be shown, `line` says it in words.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from bgmagic.job import Job
+
+_HERE = Path(__file__).parent
+
+
+class Card(anywidget.AnyWidget):
+    """A live display of ``job``.
+
+    Attributes:
+        view: what the browser draws, see `snapshot`.
+    """
+
+    _esm = _HERE / "card.js"
+    _css = _HERE / "card.css"
+    view = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, job: Job, **traits: Any) -> None:
+        """Make the card; it follows the job from now on."""
+        super().__init__(view=snapshot(job), **traits)
+        self._job = job
+        self.on_msg(_clicked)
+        job.add_listener(self._refresh)
+        # A change between the first snapshot and the listener would else be missed.
+        self._refresh(job)
+
+    def _refresh(self, job: Job) -> None:
+        self.view = snapshot(job)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        if data is not None:
+            data["text/plain"] = line(self._job)
+        return bundle
+
+
+def _clicked(card: Card, message: Any, _buffers: Any) -> None:
+    # Any page script could send a message, so only what the button sends is understood.
+    if isinstance(message, dict) and message.get("action") == "cancel":
+        card._job.cancel()
+
+
+def snapshot(job: Job) -> dict[str, Any]:
+    """What a card shows of a job, as JSON.
+
+    Times are seconds since the epoch; ``clock`` is the kernel's time as the snapshot was taken, so
+    that a browser whose clock differs still counts right.
+    """
+    record = job.record
+    error = job.error
+    return {
+        "name": record.name or "",
+        "status": job.status,
+        "done": job.done(),
+        "model": record.request.model,
+        "effort": record.request.effort or "",
+        "response_id": record.response_id or "",
+        "cancelling": record.cancelling and not job.done(),
+        "message": str(error) if error else record.trouble or "",
+        "submitted_at": record.submitted_at,
+        "ended_at": record.ended_at,
+        "clock": time.time(),
+    }
+
+
+def line(job: Job) -> str:
+    """The same in one line of text."""
+    record = job.record
+    effort = f", effort {record.request.effort}" if record.request.effort else ""
+    asked = f"{record.request.model}{effort}"
+    words = f"{record.name or 'job'}: {job.status} ({asked}), {job.elapsed:.0f} s"
+    message = job.error or record.trouble
+    return f"{words}: {message}" if message else words

@@ -1,0 +1,66 @@
+"""Pointing this kernel at the embedded model and back, in words for the user.
+
+How the server is started, found and reached is local/'s business, which knows nothing of jobs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from bgmagic.errors import BadInput
+from bgmagic.manager import JobManager
+from bgmagic.server import Server
+
+_REMEDY = "the embedded server has ended; %bglocal starts it again"
+
+
+def on(manager: JobManager) -> None:
+    """Start or join the embedded server, and send the jobs from now on there.
+
+    Raises:
+        BadInput: it can't be started; the line says what to do.
+    """
+    from bgmagic.local import launcher  # here and below: it needs what only the extra installs
+
+    try:
+        endpoint = launcher.start_or_join(report=print, progress=_bar)
+    except launcher.LocalServerError as error:
+        raise BadInput(str(error)) from None
+    if manager.server is None or not manager.server.isolated:
+        manager.usual_server = manager.server
+    manager.server = Server(
+        base_url=endpoint.base_url, api_key=endpoint.token, isolated=True, remedy=_REMEDY
+    )
+    print(
+        f"Jobs now go to {endpoint.model}, a small model on this machine's CPU, whatever model a "
+        "cell asks for. It needs no key and costs nothing; it is for trying things out, and its "
+        "answers are often wrong. %bglocal off goes back."
+    )
+
+
+def off(manager: JobManager) -> None:
+    """Send the jobs from now on to the user's own server again."""
+    if manager.server is None or not manager.server.isolated:
+        print("The embedded model was not in use.")
+        return
+    manager.server = manager.usual_server
+    print("Jobs go to your own server again. The embedded one ends by itself after an idle hour.")
+
+
+def status(manager: JobManager) -> None:
+    """Tell where jobs go, and whether the embedded server runs."""
+    from bgmagic.local import launcher
+
+    endpoint = launcher.find()
+    used = manager.server is not None and manager.server.isolated
+    runs = f"runs {endpoint.model} at {endpoint.base_url}" if endpoint else "is not running"
+    print(f"The embedded server {runs}; jobs go {'there' if used else 'to your own server'}.")
+
+
+def _bar(done: int, total: int) -> None:
+    """Draw a progress bar in place; bytes."""
+    share = min(1.0, done / total) if total else 0.0
+    drawn = "█" * round(30 * share)
+    end = "\n" if share >= 1 else ""
+    sys.stdout.write(f"\r{drawn:<30} {done / 1e6:.0f} of {total / 1e6:.0f} MB{end}")
+    sys.stdout.flush()

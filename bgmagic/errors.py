@@ -1,0 +1,113 @@
+"""Everything bgmagic raises, as one tree.
+
+    BgmagicError
+    ├── BadInput (ValueError)        the cell or the call is wrong; nothing was sent
+    ├── NotReady (TypeError)         a job was used as if it were its text
+    ├── ServerError                  one call to the server failed; says whether it was accepted
+    └── JobError                     a job did not end with an answer; has .job
+        ├── JobFailed                the server failed at it, or refused to take it
+        ├── JobIncomplete            stopped early; the partial text is in job.text
+        ├── JobCancelled (concurrent.futures.CancelledError)
+        ├── JobUnknown               it is unclear whether the server accepted it
+        ├── NoAnswer                 completed, but with a refusal or without any text
+        └── Detached                 still open at the server, and no longer watched from here
+
+A message holds what is wrong and what to do about it; in a notebook each of them is one line.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bgmagic.job import Job
+
+
+class BgmagicError(Exception):
+    """Anything bgmagic raises on purpose."""
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython asks for this instead of formatting a traceback through our own frames.
+        return [f"{type(self).__name__}: {self}"]
+
+
+class BadInput(BgmagicError, ValueError):
+    """The cell, the option or the argument can't be used; nothing was sent."""
+
+
+class NotReady(BgmagicError, TypeError):
+    """A job was used as text before (or without) there being an answer."""
+
+
+class NotReadyAttribute(NotReady, AttributeError):
+    """The same for a string method; an AttributeError too, so that ``hasattr`` works."""
+
+
+class Accepted(Enum):
+    """Whether the server took a request that failed."""
+
+    NO = "no"
+    UNCLEAR = "unclear"
+
+
+class ServerError(BgmagicError):
+    """One call to the server did not give a response object.
+
+    Attributes:
+        accepted: whether a create that failed like this can have been accepted. Reading calls
+            change nothing at the server, so there it says nothing.
+        status_code: the HTTP status, or None where no HTTP answer came.
+        code: the server's own error code, verbatim, or None.
+        retry_after: seconds the server asked to wait before the next call, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        accepted: Accepted,
+        status_code: int | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.accepted = accepted
+        self.status_code = status_code
+        self.code = code
+        self.retry_after = retry_after
+
+
+class JobError(BgmagicError):
+    """A job that ended, or is no longer watched, without an answer."""
+
+    def __init__(self, message: str, job: Job) -> None:
+        super().__init__(message)
+        self.job = job
+
+
+class JobFailed(JobError):
+    """The server failed at the job, or certainly did not accept it."""
+
+
+class JobIncomplete(JobError):
+    """The server stopped early; ``job.text`` holds what there was by then."""
+
+
+# Not asyncio's CancelledError: awaiting a cancelled job must not look like the awaiting task
+# itself being cancelled.
+class JobCancelled(JobError, concurrent.futures.CancelledError):
+    """The job was cancelled."""
+
+
+class JobUnknown(JobError):
+    """The server may or may not have accepted the job; it is not sent again on its own."""
+
+
+class NoAnswer(JobError):
+    """The job completed, but what came is a refusal or has no text."""
+
+
+class Detached(JobError):
+    """The job is still open at the server, but this kernel no longer watches it."""

@@ -1,0 +1,132 @@
+"""Reads the header line of a magic: words, flags, and the variables they name.
+
+Which options there are and what they take is options.py's business; here a line becomes values.
+Splitting follows the shell (shlex), since that is what people type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from bgmagic.errors import BadInput
+from bgmagic.options import Option, options
+from bgmagic.values import Written, read_pairs, similar
+
+
+def parse(
+    settings: type[Any], magic: str, line: str, namespace: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Read a header line.
+
+    A value that is exactly ``$name`` or ``{name}`` is replaced by that variable's value; nothing
+    else is expanded.
+
+    Args:
+        magic: the magic's name, as in ``%%bgresponse``, for the messages.
+        namespace: the notebook's variables.
+
+    Returns:
+        what the line gives, by option name, not yet read.
+
+    Raises:
+        BadInput: the line can't be understood, or names a variable that does not exist.
+    """
+    found, rest = _split(settings, magic, line)
+    if rest:
+        raise BadInput(_stray(rest[0], settings, magic))
+    given: dict[str, Any] = {}
+    for option in options(settings):
+        if option.name in found:
+            given[option.name] = _looked_up(option, found[option.name], namespace)
+    return given
+
+
+def _split(settings: type[Any], magic: str, line: str) -> tuple[dict[str, Any], list[str]]:
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        raise BadInput(
+            f'a quote is not closed in: {line.strip()} — quote text like -i "don\'t be long"'
+        ) from None
+    try:
+        found, rest = _parser(settings, magic).parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise BadInput(_usage(settings, error)) from None
+    return vars(found), rest
+
+
+def _parser(settings: type[Any], magic: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=magic, add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    for option in options(settings):
+        if not option.flags:
+            parser.add_argument(option.name, nargs="*", default=argparse.SUPPRESS)
+        elif not option.metavar:
+            parser.add_argument(
+                *option.flags, dest=option.name, action="store_true", default=argparse.SUPPRESS
+            )
+        else:
+            action = "append" if option.repeatable else "store"
+            parser.add_argument(
+                *option.flags, dest=option.name, action=action, default=argparse.SUPPRESS
+            )
+    return parser
+
+
+def _usage(settings: type[Any], error: argparse.ArgumentError) -> str:
+    flags = (error.argument_name or "").split("/")
+    for option in options(settings):
+        if set(flags) & set(option.flags):
+            takes = f"{option.flags[-1]} {option.metavar}".strip()
+            return f"{flags[-1]}: {error.message}; write {takes}: {option.help}"
+    return str(error)
+
+
+def _stray(word: str, settings: type[Any], magic: str) -> str:
+    flags = [option.flags[-1] for option in options(settings) if option.flags]
+    every = [flag for option in options(settings) for flag in option.flags]
+    if word.startswith("-"):
+        near = similar(word.partition("=")[0], every)
+        return f"{magic} has no option {word}{near}; it has {' '.join(flags)}"
+    if "--out" in flags and word.isidentifier():
+        return f"{word!r} has no flag before it: did you mean `-o {word}`? Text goes in quotes"
+    return f'{word!r} has no flag before it; text with spaces goes in quotes, as in -i "a b"'
+
+
+_REFERENCE = re.compile(r"\$([^\W\d]\w*)|\{([^\W\d]\w*)\}")
+
+
+def _looked_up(option: Option, value: Any, namespace: Mapping[str, Any]) -> Any:
+    """``value`` with the variables it names put in their place."""
+    label = option.flags[-1] if option.flags else option.name
+    if option.read is read_pairs:
+        return tuple(_pair(text, namespace, label) for text in value)
+    if not isinstance(value, str):
+        return value
+    named = _REFERENCE.fullmatch(value)
+    name = (named[1] or named[2]) if named else value if option.variable else None
+    return value if name is None else _variable(name, namespace, label)
+
+
+def _pair(text: str, namespace: Mapping[str, Any], label: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise BadInput(f"{label} {text!r}: write KEY=VALUE, as in --param reasoning.summary=auto")
+    named = _REFERENCE.fullmatch(value)
+    return key, _variable(named[1] or named[2], namespace, label) if named else Written(value)
+
+
+# What IPython itself puts into a notebook's namespace.
+_IPYTHONS = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open"})
+
+
+def _variable(name: str, namespace: Mapping[str, Any], label: str) -> Any:
+    if name not in namespace:
+        near = similar(name, [key for key in namespace if key[:1] != "_" and key not in _IPYTHONS])
+        raise BadInput(f"{label}: there is no variable {name!r} in this notebook{near}")
+    return namespace[name]

@@ -1,0 +1,112 @@
+"""One asyncio loop on one daemon thread, and a second thread for the user's callbacks.
+
+Both start when first used. What runs on the loop is the manager's business; a callback of the user
+may block or raise without holding up a single poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+logger = logging.getLogger("bgmagic")
+
+
+class LoopThread:
+    """An event loop that runs beside the kernel's own."""
+
+    def __init__(self, name: str = "bgmagic") -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start ``coroutine`` on the loop from any thread; never waits for it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._started())
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call ``function`` on the loop soon; does nothing if the loop has never run or ended."""
+        with contextlib.suppress(RuntimeError):
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function)
+
+    def is_current(self) -> bool:
+        """Whether the caller runs on this thread."""
+        return threading.current_thread() is self._thread
+
+    def stop(self, timeout: float) -> bool:
+        """Cancel what runs, end the thread, and wait for that at most ``timeout`` seconds.
+
+        Returns:
+            whether the thread has ended; it is a daemon, so it can't keep the process alive.
+        """
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None:
+            return True
+        with contextlib.suppress(RuntimeError):
+            asyncio.run_coroutine_threadsafe(_cancel_all(), loop).add_done_callback(
+                lambda _: loop.call_soon_threadsafe(loop.stop)
+            )
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)
+                # A thread that can't start raises here, in the caller, with nothing half set up.
+                thread.start()
+                self._loop, self._thread = loop, thread
+            return self._loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+async def _cancel_all() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+class CallbackThread:
+    """Calls functions one after another, off the loop thread."""
+
+    def __init__(self, name: str = "bgmagic-callbacks") -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call ``function`` soon; what it raises is logged, as concurrent.futures does."""
+        self._queue.put(function)
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+                self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            function = self._queue.get()
+            try:
+                function()
+            except Exception:
+                logger.exception("a done callback failed")

@@ -1,0 +1,262 @@
+"""Every option once: its flags, its type and default, what it takes and its help.
+
+A settings class is a frozen dataclass whose fields are the options of one magic. `settle` puts
+given values over those of `%config`, the environment and the defaults, in that order; header.py
+reads them off a line. Whatever is wrong is one `BadInput` line that says what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from bgmagic.values import (
+    Reader,
+    read_anything,
+    read_choice,
+    read_duration,
+    read_identifier,
+    read_interval,
+    read_pairs,
+    read_switch,
+    read_text,
+    read_tokens,
+    read_word,
+)
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a magic.
+
+    Attributes:
+        name: its name in Python, in `%config` and, in capitals after BGMAGIC_, in the environment.
+        flags: how it is written in a header line; none for words without a flag.
+        metavar: what it takes; "" for a switch.
+        help: one sentence.
+        read: turns a value from anywhere into the setting, or raises BadInput with the given label.
+        default: the setting where nothing is given.
+        choices: the words it takes, if these are all.
+        configurable: whether `%config` and the environment can set it.
+        repeatable: whether it can be given more than once; the setting is a tuple then.
+        variable: whether it takes the name of a variable and means its value.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    metavar: str
+    help: str
+    read: Reader
+    default: Any
+    choices: tuple[str, ...]
+    configurable: bool
+    repeatable: bool
+    variable: bool
+
+
+def _option(
+    *flags: str,
+    help: str,
+    metavar: str = "",
+    read: Reader | None = None,
+    default: Any = None,
+    choices: tuple[str, ...] = (),
+    configurable: bool = False,
+    repeatable: bool = False,
+    variable: bool = False,
+) -> Any:
+    """Declare an option as the field of a settings class."""
+    reader = read or (read_choice(choices) if choices else read_text if metavar else read_switch)
+    about: dict[str, Any] = {
+        "flags": flags,
+        "metavar": metavar or "|".join(choices),
+        "help": help,
+        "read": reader,
+        "default": default,
+        "choices": choices,
+        "configurable": configurable,
+        "repeatable": repeatable,
+        "variable": variable,
+    }
+    return field(default=default, metadata=about)
+
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+VERBOSITIES = ("low", "medium", "high")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one job is sent and shown: the options of %%bgresponse."""
+
+    out: str | None = _option(
+        "-o", "--out", metavar="NAME", read=read_identifier,
+        help="variable for the answer; without it _bgN, N being the cell's number",
+    )  # fmt: skip
+    model: str = _option(
+        "-m", "--model", metavar="MODEL", read=read_word, default="gpt-5.2", configurable=True,
+        help="any model the server knows",
+    )  # fmt: skip
+    effort: str | None = _option(
+        "-e", "--effort", choices=EFFORTS, configurable=True,
+        help="how long the model thinks",
+    )  # fmt: skip
+    verbosity: str | None = _option(
+        "-v", "--verbosity", choices=VERBOSITIES, configurable=True,
+        help="how long the answer is",
+    )  # fmt: skip
+    instructions: str | None = _option(
+        "-i", "--instructions", metavar="TEXT", configurable=True,
+        help="system text, quoted, or $NAME",
+    )  # fmt: skip
+    max_output_tokens: int | None = _option(
+        "--max-output-tokens", metavar="N", read=read_tokens, configurable=True,
+        help="end as incomplete after N tokens, reasoning included",
+    )  # fmt: skip
+    poll: float | None = _option(
+        "--poll", metavar="SECONDS", read=read_interval, configurable=True,
+        help="seconds between polls, more than 0 and less than 90 (10, sooner at first)",
+    )  # fmt: skip
+    deadline: float = _option(
+        "--deadline", metavar="DURATION", read=read_duration, default=86400.0, configurable=True,
+        help="stop watching this long after acceptance, as 45m or 12h (24h); the job goes on",
+    )  # fmt: skip
+    messages: Any = _option(
+        "--messages", metavar="NAME", read=read_anything, variable=True,
+        help="earlier turns, a list as the API takes it; the cell is the last user turn",
+    )  # fmt: skip
+    param: tuple[tuple[str, Any], ...] = _option(
+        "--param", metavar="KEY=VALUE", read=read_pairs, default=(), repeatable=True,
+        help="any other request field, dotted, JSON or text: reasoning.summary=auto; repeatable",
+    )  # fmt: skip
+    wait: bool = _option(
+        "--wait", default=False, configurable=True,
+        help="block until the job is done",
+    )  # fmt: skip
+    quiet: bool = _option(
+        "--quiet", default=False, configurable=True,
+        help="show no card",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WaitSettings:
+    """The options of %bgwait."""
+
+    names: tuple[str, ...] = _option(
+        metavar="NAME", read=read_anything, default=(), repeatable=True,
+        help="variables that hold jobs; without any, all jobs that are not done",
+    )  # fmt: skip
+    timeout: float | None = _option(
+        "--timeout", metavar="DURATION", read=read_duration,
+        help="wait no longer than this, as 30 (seconds) or 5m",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CancelSettings:
+    """The options of %bgcancel."""
+
+    names: tuple[str, ...] = _option(
+        metavar="NAME|ID", read=read_anything, default=(), repeatable=True,
+        help="variables that hold jobs, or response ids",
+    )  # fmt: skip
+    all: bool = _option("--all", default=False, help="every job that is not done")
+
+
+@dataclass(frozen=True)
+class ListSettings:
+    """The options of %bgjobs."""
+
+    names: tuple[str, ...] = _option(
+        metavar="NAME", read=read_anything, default=(), repeatable=True,
+        help="show these jobs with what they gave; without any, list all",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """The options of %bglocal."""
+
+    action: tuple[str, ...] = _option(
+        metavar="on|off|status", read=read_anything, default=(), repeatable=True,
+        help="start or join the embedded model, go back to your own server, or tell",
+    )  # fmt: skip
+
+
+def options(settings: type[Any]) -> tuple[Option, ...]:
+    """The options of a settings class, in the order in which they are declared."""
+    return tuple(Option(name=f.name, **f.metadata) for f in fields(settings))
+
+
+def read_option(settings: type[Any], name: str, value: Any, label: str) -> Any:
+    """The setting that ``value`` means for the option ``name``.
+
+    Raises:
+        BadInput: it can't be that; the line begins with ``label``.
+    """
+    return next(o for o in options(settings) if o.name == name).read(value, label)
+
+
+def settle(
+    settings: type[S],
+    given: Mapping[str, Any],
+    *,
+    config: Mapping[str, Any] | None = None,
+    from_python: bool = False,
+) -> S:
+    """Read what is given and fill in the rest.
+
+    Args:
+        given: values by option name; None counts as not given.
+        config: the values of `%config`, likewise.
+        from_python: whether messages name keyword arguments instead of flags.
+
+    Raises:
+        BadInput: a value can't be what it is given for, wherever it comes from.
+    """
+    values = {}
+    for option in options(settings):
+        value, label = given.get(option.name), _label(option, from_python)
+        if value is None and option.configurable:
+            value, label = _configured(option, config or {})
+        values[option.name] = option.default if value is None else option.read(value, label)
+    return settings(**values)
+
+
+def _label(option: Option, from_python: bool) -> str:
+    return f"{option.name}=" if from_python or not option.flags else option.flags[-1]
+
+
+def _configured(option: Option, config: Mapping[str, Any]) -> tuple[Any, str]:
+    value = config.get(option.name)
+    if value is not None:
+        return value, f"BgMagics.{option.name} ="
+    variable = f"BGMAGIC_{option.name.upper()}"
+    return os.environ.get(variable) or None, variable
+
+
+def describe(settings: type[Any]) -> str:
+    """The options as a table in plain text, one line each."""
+    rows = [(_heading(option), option.help + _default(option)) for option in options(settings)]
+    width = max(len(heading) for heading, _ in rows)
+    return "\n".join(f"  {heading:<{width}}  {text}" for heading, text in rows)
+
+
+def _heading(option: Option) -> str:
+    return " ".join(word for word in (", ".join(option.flags), option.metavar) if word)
+
+
+def _default(option: Option) -> str:
+    shown = isinstance(option.default, str)
+    return f" ({option.default})" if shown else " (server's default)" if option.choices else ""
+
+
+def names(settings: type[Any]) -> tuple[str, ...]:
+    """The options' names in Python."""
+    return tuple(f.name for f in dataclasses.fields(settings))

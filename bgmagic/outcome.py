@@ -1,0 +1,54 @@
+"""What a job that has ended gives: an answer, or the error that says why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bgmagic.answer import Answer, read_output
+from bgmagic.errors import (
+    JobCancelled,
+    JobError,
+    JobFailed,
+    JobIncomplete,
+    JobUnknown,
+    NoAnswer,
+)
+from bgmagic.status import Status
+
+if TYPE_CHECKING:
+    from bgmagic.job import Job
+
+
+def outcome(job: Job) -> Answer | JobError:
+    """What the terminal ``job`` ends with. An error text is never an answer."""
+    record = job.record
+    response = record.response or {}
+    if record.status == Status.COMPLETED:
+        return _completed(job, response)
+    if record.status == Status.INCOMPLETE:
+        reason = _field(response.get("incomplete_details"), "reason") or "the server gave no reason"
+        partial = "the partial text is in .text" if job.text else "there is no text yet"
+        return JobIncomplete(f"incomplete: {reason}; {partial}", job)
+    if record.status == Status.CANCELLED:
+        return JobCancelled("cancelled", job)
+    if record.status == Status.UNKNOWN:
+        return JobUnknown(f"unknown: {record.reason}", job)
+    code = _field(response.get("error"), "code")
+    message = _field(response.get("error"), "message") or record.reason
+    told = ": ".join(word for word in (code, message) if word) or "the server gave no reason"
+    return JobFailed(f"failed: {told}", job)
+
+
+def _completed(job: Job, response: Mapping[str, Any]) -> Answer | NoAnswer:
+    output = read_output(response)
+    if output.refusal:
+        return NoAnswer(f"completed, but the model refused: {output.refusal}", job)
+    if not output.text.strip():
+        return NoAnswer("completed, but without any text", job)
+    return Answer(output.text, response, job)
+
+
+def _field(value: object, key: str) -> str:
+    found = value.get(key) if isinstance(value, dict) else None
+    return "" if found is None else str(found)

@@ -1,0 +1,133 @@
+"""The exact JSON body of one POST /responses, frozen, and how settings become one.
+
+Every body is a background request with text output. What is in `FORBIDDEN` is never in a body:
+background mode can't be combined with `store`, and whether a job streams is not the user's field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bgmagic.errors import BadInput
+
+FORBIDDEN: Mapping[str, str] = {
+    "store": "it can't be given with background mode",
+    "background": "it is always true here",
+    "stream": "it is not a field of a background job here",
+    "input": "the input is the cell, with --messages before it",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request body.
+
+    Attributes:
+        text: the body as JSON text, exactly as it is sent.
+    """
+
+    text: str
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The body as a new dict; changing it changes nothing here."""
+        body: dict[str, Any] = json.loads(self.text)
+        return body
+
+    @property
+    def model(self) -> str:
+        """The model that was asked for."""
+        return str(self.body.get("model", ""))
+
+    @property
+    def effort(self) -> str | None:
+        """The reasoning effort that was asked for, or None for the server's default."""
+        reasoning = self.body.get("reasoning")
+        effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
+        return None if effort is None else str(effort)
+
+
+def build_request(
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    model: str,
+    effort: str | None = None,
+    verbosity: str | None = None,
+    instructions: str | None = None,
+    max_output_tokens: int | None = None,
+    params: Iterable[tuple[str, Any]] = (),
+) -> Request:
+    """Make the request that asks ``messages`` with these settings.
+
+    A setting that is None is left out, so that the server's default holds.
+
+    Args:
+        messages: the input, each item as the API takes it.
+        max_output_tokens: the most tokens the response may have, reasoning included.
+        params: further body fields as (dotted path, JSON value).
+
+    Raises:
+        BadInput: a field that is not the user's to set, one that is set twice, or a value that
+            JSON can't hold.
+    """
+    body: dict[str, Any] = {"model": model, "input": list(messages), "background": True}
+    body["text"] = {"format": {"type": "text"}}
+    if verbosity is not None:
+        body["text"]["verbosity"] = verbosity
+    if effort is not None:
+        body["reasoning"] = {"effort": effort}
+    if instructions is not None:
+        body["instructions"] = instructions
+    if max_output_tokens is not None:
+        body["max_output_tokens"] = max_output_tokens
+    given: dict[str, object] = {
+        "reasoning.effort": effort,
+        "text.verbosity": verbosity,
+        "instructions": instructions,
+        "max_output_tokens": max_output_tokens,
+    }
+    taken = {path for path, value in given.items() if value is not None}
+    for path, value in params:
+        _set(body, path, value, taken)
+    return Request(_dump(body))
+
+
+def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:
+    """Set ``body`` at the dotted ``path``, unless something already was set there."""
+    keys = path.split(".")
+    if not all(keys):
+        raise BadInput(
+            f"--param {path!r}: write KEY=VALUE, the key dotted as in reasoning.summary=auto"
+        )
+    if keys[0] in FORBIDDEN:
+        raise BadInput(f"--param {keys[0]} can't be set: {FORBIDDEN[keys[0]]}")
+    clash = [other for other in sorted(taken) if _overlap(other, path)]
+    if clash:
+        raise BadInput(f"--param {path}: {clash[0]} is already set; give it once")
+    taken.add(path)
+    place = body
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+        if not isinstance(place, dict):
+            raise BadInput(f"--param {path}: {key} is not an object, so nothing can be set in it")
+    place[keys[-1]] = value
+
+
+def _overlap(one: str, other: str) -> bool:
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def _dump(body: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(body, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except UnicodeEncodeError as error:
+        # Lone surrogates: half of a character pair, mostly from text cut in the middle.
+        broken = f"U+{ord(error.object[error.start]):04X}"
+        raise BadInput(f"the text holds {broken}, half a character that can't be sent") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(f"the request can't be written as JSON: {error}") from None
+    return text

@@ -1,0 +1,82 @@
+"""Where jobs go, and as whom: a frozen value, so that a job stays with the server that accepted it.
+
+Read from the environment as the SDK reads it; client.py turns one into connections.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+from dataclasses import dataclass, field
+from typing import Any
+
+from bgmagic.errors import BadInput
+
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where jobs go, and as whom. Frozen: a job stays with the server that accepted it.
+
+    Attributes:
+        base_url: as the SDK takes it.
+        api_key: never shown, stored or logged.
+        organization, project: ids, or None.
+        headers: the value of OPENAI_CUSTOM_HEADERS at the time, which may hold credentials.
+        isolated: nothing of the user's environment goes there: no headers, no ids, no proxy.
+        template: the user's own SDK client, whose settings are taken over, or None.
+        remedy: what to do when it can't be reached, or "".
+    """
+
+    base_url: str = field(repr=False)
+    api_key: str = field(repr=False)
+    organization: str | None = None
+    project: str | None = None
+    headers: str = field(default="", repr=False)
+    isolated: bool = False
+    template: Any = field(default=None, repr=False)
+    remedy: str = ""
+
+    @property
+    def address(self) -> str:
+        """The base URL without what may be secret in it: user, password and query."""
+        parts = urllib.parse.urlsplit(self.base_url)
+        return urllib.parse.urlunsplit(
+            (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")
+        )
+
+    @classmethod
+    def from_environment(cls) -> Server:
+        """The server that the SDK's environment variables name now.
+
+        Raises:
+            BadInput: there is no key.
+        """
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not key:
+            raise BadInput(
+                "no API key: set OPENAI_API_KEY (os.environ works, also now), "
+                "or try without one: %bglocal starts the embedded model"
+            )
+        return cls(
+            base_url=os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL,
+            api_key=key,
+            organization=os.environ.get("OPENAI_ORG_ID"),
+            project=os.environ.get("OPENAI_PROJECT_ID"),
+            headers=os.environ.get("OPENAI_CUSTOM_HEADERS", ""),
+        )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Everything here that must not show up in a message, longest first."""
+        values = {self.api_key.strip(), urllib.parse.urlsplit(self.base_url).password or ""}
+        for line in self.headers.splitlines():
+            value = line.partition(":")[2].strip()
+            values |= {value, value.rpartition(" ")[2]}
+        if self.template is not None:
+            headers = getattr(self.template, "_custom_headers", {})
+            values |= {str(value) for value in headers.values()}
+            values.add(str(getattr(self.template, "_azure_ad_token", None) or ""))
+        # Very short values would blank out half of every message, and are no secrets.
+        return tuple(sorted((v for v in values if len(v) >= 6), key=len, reverse=True))

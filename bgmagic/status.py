@@ -1,0 +1,71 @@
+"""The words for a status, and what is known of a job at one moment.
+
+Values only: who moves a job from one to the next is the manager.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from bgmagic.request import Request
+
+
+class Status(StrEnum):
+    """The words for a status. A server may use others; those are shown and polled on."""
+
+    WAITING = "waiting"
+    SUBMITTING = "submitting"
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INCOMPLETE = "incomplete"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+    LOST = "lost"
+    DETACHED = "detached"
+
+
+# The statuses that the server changes no more (its OpenAPI description, Response.status).
+SERVER_TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.INCOMPLETE, Status.CANCELLED})
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What is known of a job at one moment. Times are seconds since the epoch, or None.
+
+    Attributes:
+        request: the request body.
+        server: the base URL of the server it goes to.
+        name: the variable that waits for the answer, or None.
+        status: the server's word verbatim once there is one, before that a local one.
+        submitted_at: when the cell ran.
+        accepted_at: when the server gave an id.
+        started_at: when the server first said something else than ``queued``.
+        checked_at: when the server last answered.
+        ended_at: when the job became terminal. None means it has not: whether a job is terminal is
+            never read off the status word, since a server may use any word.
+        response_id: the server's id.
+        response: the newest response object.
+        reason: why the job was not or perhaps not accepted, in one line.
+        trouble: what went wrong with the newest call, while the job goes on.
+        cancelling: whether the user has asked to cancel.
+    """
+
+    request: Request
+    server: str
+    submitted_at: float
+    name: str | None = None
+    status: str = Status.WAITING
+    accepted_at: float | None = None
+    started_at: float | None = None
+    checked_at: float | None = None
+    ended_at: float | None = None
+    response_id: str | None = None
+    response: Mapping[str, Any] | None = None
+    reason: str | None = None
+    trouble: str | None = None
+    cancelling: bool = False

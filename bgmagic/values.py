@@ -1,0 +1,140 @@
+"""What an option takes: each reader turns a value from anywhere into a setting.
+
+The value may be text of a header line or of the environment, or an object from Python. A reader
+gives the setting or raises `BadInput`, one line that begins with the given label.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import keyword
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from bgmagic.errors import BadInput
+from bgmagic.poller import LIMIT
+
+Reader = Callable[[Any, str], Any]
+
+
+def read_text(value: Any, label: str) -> str:
+    if not isinstance(value, str):
+        raise BadInput(f"{label} must be text, not {type(value).__name__}")
+    return value
+
+
+def read_word(value: Any, label: str) -> str:
+    if not read_text(value, label).strip():
+        raise BadInput(f"{label} is empty")
+    return str(value).strip()
+
+
+def read_anything(value: Any, label: str) -> Any:
+    return value
+
+
+def read_switch(value: Any, label: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False, "": False}
+    found = words.get(str(value).strip().lower())
+    if found is None:
+        raise BadInput(f"{label} {value!r}: allowed are 1 and 0")
+    return found
+
+
+def read_choice(choices: tuple[str, ...]) -> Reader:
+    def read(value: Any, label: str) -> str:
+        word = str(value).strip()
+        if word not in choices:
+            near = similar(word, choices)
+            raise BadInput(f"{label} {word!r} is not one of {', '.join(choices)}{near}")
+        return word
+
+    return read
+
+
+def read_identifier(value: Any, label: str) -> str:
+    name = read_text(value, label)
+    if not name.isidentifier() or keyword.iskeyword(name):
+        why = "a Python keyword" if keyword.iskeyword(name) else "no Python name"
+        raise BadInput(f"{label} {name!r} is {why}; use letters, digits and _, as in -o critique")
+    return name
+
+
+def read_tokens(value: Any, label: str) -> int:
+    try:
+        number = None if isinstance(value, bool | float) else int(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None:
+        raise BadInput(f"{label} {value!r} is not a whole number of tokens, as 4000")
+    if number < 1:
+        raise BadInput(f"{label} {number} is too small; it must be 1 or more")
+    return number
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def read_interval(value: Any, label: str) -> float:
+    seconds = _number(value)
+    # Compared so that a NaN fails; the bound is the specification's, see poller.py.
+    if seconds is None or not 0 < seconds < LIMIT + 1:
+        raise BadInput(f"{label} {value!r}: it must be seconds, more than 0 and less than 90")
+    return seconds
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def read_duration(value: Any, label: str) -> float:
+    """Seconds, from a number or from text such as 90s, 45m, 12h, 1h30m, 2d."""
+    seconds = _number(value)
+    if seconds is None and isinstance(value, str):
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", value.strip())
+        if parts and "".join(n + u for n, u in parts) == value.strip():
+            seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if seconds is None or not 0 < seconds < float("inf"):
+        raise BadInput(f"{label} {value!r} is no duration; write it as 90s, 45m, 12h or 2d")
+    return seconds
+
+
+def read_pairs(value: Any, label: str) -> tuple[tuple[str, Any], ...]:
+    """Read (key, JSON value) pairs, from a dict or from (key, text or value) pairs."""
+    pairs = value.items() if isinstance(value, Mapping) else value
+    return tuple((key, _json_or_text(key, item, label)) for key, item in pairs)
+
+
+def _json_or_text(key: str, value: Any, label: str) -> Any:
+    if not isinstance(value, Written):
+        return value
+    try:
+        return json.loads(value, parse_constant=_no_constant)
+    except ValueError as error:
+        if value[:1] in ("{", "[", '"'):
+            raise BadInput(
+                f"{label} {key}: {value} is not JSON ({error}); put the pair in single quotes, "
+                f"""as in --param '{key}={{"a": "b"}}'"""
+            ) from None
+    return str(value)
+
+
+def _no_constant(name: str) -> None:
+    # Python reads NaN and Infinity, JSON has neither: such a value stays text.
+    raise ValueError(name)
+
+
+class Written(str):
+    """Text as it stands in a header line, as opposed to a variable's value."""
+
+
+def similar(word: str, words: Iterable[str]) -> str:
+    """A hint at the word that was probably meant, or ""."""
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -1,0 +1,120 @@
+"""Real kernels for the tests: start one, run a cell, read what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+
+LIMIT = 60.0  # seconds a cell may take before a test gives up on it
+
+
+@dataclass
+class Ran:
+    """What one cell gave."""
+
+    status: str
+    stdout: str = ""
+    stderr: str = ""
+    errors: list[str] = field(default_factory=list)
+    displays: list[dict[str, Any]] = field(default_factory=list)
+    result: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def said(self) -> str:
+        """Everything a user would read under the cell."""
+        return "\n".join([self.stdout, self.stderr, *self.errors, self.result or ""]).strip()
+
+
+class Kernel:
+    """A kernel and its client."""
+
+    def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
+        self.manager = manager
+        self.client = client
+
+    def start(self, code: str) -> str:
+        """Send a cell without waiting for it."""
+        return str(self.client.execute(code))
+
+    def finish(self, message_id: str, limit: float = LIMIT) -> Ran:
+        """Wait for a cell that was started."""
+        ran, begun = Ran("?"), time.monotonic()
+        while True:
+            left = begun + limit - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"the cell is still running after {limit} s: {ran}")
+            try:
+                message = self.client.get_iopub_msg(timeout=left)
+            except queue.Empty:
+                continue
+            if message["parent_header"].get("msg_id") != message_id:
+                continue
+            if self._take(ran, message["msg_type"], message["content"]):
+                break
+        while True:
+            reply = self.client.get_shell_msg(timeout=limit)
+            if reply["parent_header"].get("msg_id") == message_id:
+                break
+        ran.status, ran.seconds = reply["content"]["status"], time.monotonic() - begun
+        return ran
+
+    def run(self, code: str, limit: float = LIMIT) -> Ran:
+        """Run a cell and wait for it."""
+        return self.finish(self.start(code), limit)
+
+    def ok(self, code: str, limit: float = LIMIT) -> Ran:
+        """Run a cell that must succeed."""
+        ran = self.run(code, limit)
+        assert ran.status == "ok", ran.said
+        return ran
+
+    def value(self, expression: str) -> str:
+        """The repr of an expression."""
+        return self.ok(f"print(repr({expression}))").stdout.strip()
+
+    def until(self, condition: str, limit: float = 30.0) -> None:
+        """Wait until an expression is true, asking from outside, so that the kernel stays free."""
+        end = time.monotonic() + limit
+        while self.value(f"bool({condition})") != "True":
+            if time.monotonic() > end:
+                raise TimeoutError(f"never true: {condition}")
+            time.sleep(0.05)
+
+    @staticmethod
+    def _take(ran: Ran, kind: str, content: dict[str, Any]) -> bool:
+        if kind == "stream":
+            setattr(ran, content["name"], getattr(ran, content["name"]) + content["text"])
+        elif kind == "error":
+            ran.errors.extend(content["traceback"])
+        elif kind in ("display_data", "update_display_data"):
+            ran.displays.append(content["data"])
+        elif kind == "execute_result":
+            ran.result = content["data"]["text/plain"]
+        return kind == "status" and content["execution_state"] == "idle"
+
+
+@contextlib.contextmanager
+def kernel(**environment: str) -> Iterator[Kernel]:
+    """A kernel of this interpreter, without the user's key, with ``environment`` added."""
+    hidden = ("OPENAI_", "BGMAGIC_", "AZURE_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+    kept = {k: v for k, v in os.environ.items() if k.startswith(("BGMAGIC_LOCAL", "BGMAGIC_CACHE"))}
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env=env | kept | environment)
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=LIMIT)
+        yield Kernel(manager, client)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)

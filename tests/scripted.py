@@ -1,0 +1,182 @@
+"""A real HTTP server on loopback that does what a test scripts, down to dropped connections.
+
+Without a script it behaves like a small Responses API in background mode: a create is accepted as
+``queued``, then polls say ``in_progress`` and at last ``completed``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Script:
+    """How the server answers one request.
+
+    ``reset`` closes the connection without an answer, before or after the request took effect;
+    ``truncate`` sends only so many bytes of the body; ``hold`` is an event to wait for first.
+    """
+
+    status: int = 200
+    json: Any = None
+    body: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    reset: str | None = None
+    truncate: int | None = None
+    delay: float = 0.0
+    hold: threading.Event | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request as it arrived."""
+
+    kind: str
+    path: str
+    headers: dict[str, str]
+    body: Any
+    at: float
+
+
+def response(response_id: str, status: str, text: str | None = None, **fields: Any) -> dict[str, Any]:
+    """A response object with one text output."""
+    content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
+    message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed"}
+    output = [] if text is None else [{**message, "content": content}]
+    base = {"id": response_id, "object": "response", "status": status, "model": "gpt-5.2-true"}
+    return base | {"output": output, "error": None, "incomplete_details": None} | fields
+
+
+class ScriptedServer:
+    """The server, on a thread of its own; a context manager."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+        self.responses: dict[str, dict[str, Any]] = {}
+        self.scripts: dict[str, deque[Script]] = defaultdict(deque)
+        self.always: dict[str, Script] = {}
+        # How many polls a response takes, and what it ends as.
+        self.polls = 1
+        self.ending: Callable[[str, Any], dict[str, Any]] = lambda rid, body: response(
+            rid, "completed", "the answer", usage={"input_tokens": 3, "output_tokens": 2}
+        )
+        self._bodies: dict[str, Any] = {}
+        self._polled: dict[str, int] = defaultdict(int)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.connections = 0
+
+    def __enter__(self) -> ScriptedServer:
+        self._thread.start()
+        start = asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = asyncio.run_coroutine_threadsafe(start, self._loop).result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    @property
+    def base_url(self) -> str:
+        assert self._server is not None
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+
+    def enqueue(self, kind: str, *scripts: Script) -> None:
+        """Answer the next requests of ``kind`` (create, retrieve, cancel) like this."""
+        self.scripts[kind].extend(scripts)
+
+    def count(self, kind: str) -> int:
+        return sum(seen.kind == kind for seen in list(self.seen))
+
+    async def _stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        for writer in list(self._writers):
+            writer.transport.abort()
+        await asyncio.sleep(0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.add(writer)
+        try:
+            while await self._answer(reader, writer):
+                pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        method, path, _ = head[0].split(" ", 2)
+        headers = {k.lower(): v for k, v in (h.split(": ", 1) for h in head[1:] if h)}
+        raw = await reader.readexactly(int(headers.get("content-length", 0)))
+        kind = self._kind(method, path)
+        body = json.loads(raw) if raw else None
+        self.seen.append(Seen(kind, path, headers, body, time.monotonic()))
+        script = self._script(kind)
+        if script.hold is not None:
+            while not script.hold.is_set():
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(script.delay)
+        if script.reset == "before":
+            return False
+        status, reply = (script.status, script.json)
+        if reply is None and script.body is None:
+            status, reply = self._usual(kind, path, body) if status == 200 else (status, None)
+        if script.reset == "after":
+            return False
+        data = script.body if script.body is not None else json.dumps(reply).encode()
+        kept = len(data) if script.truncate is None else script.truncate
+        lines = {"content-type": "application/json", "content-length": str(len(data))}
+        lines |= script.headers
+        text = "".join(f"{key}: {value}\r\n" for key, value in lines.items())
+        writer.write(f"HTTP/1.1 {status} OK\r\n{text}\r\n".encode("latin-1") + data[:kept])
+        await writer.drain()
+        return script.truncate is None
+
+    @staticmethod
+    def _kind(method: str, path: str) -> str:
+        if method == "POST":
+            return "cancel" if path.endswith("/cancel") else "create"
+        return "delete" if method == "DELETE" else "retrieve"
+
+    def _script(self, kind: str) -> Script:
+        if self.scripts[kind]:
+            return self.scripts[kind].popleft()
+        return self.always.get(kind, Script())
+
+    def _usual(self, kind: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+        if kind == "create":
+            rid = f"resp_{len(self.responses) + 1}"
+            self._bodies[rid] = body
+            self.responses[rid] = response(rid, "queued")
+            return 200, self.responses[rid]
+        rid = path.split("?")[0].removesuffix("/cancel").rpartition("/")[2]
+        if rid not in self.responses:
+            told = {"message": f"Response with id '{rid}' not found.", "type": "invalid_request_error"}
+            return 404, {"error": told}
+        current = self.responses[rid]["status"]
+        if kind == "cancel" and current in ("queued", "in_progress"):
+            self.responses[rid] = response(rid, "cancelled")
+        elif kind == "retrieve" and current in ("queued", "in_progress"):
+            self._polled[rid] += 1
+            over = self._polled[rid] > self.polls
+            self.responses[rid] = (
+                self.ending(rid, self._bodies[rid]) if over else response(rid, "in_progress")
+            )
+        return 200, self.responses[rid]
