@@ -86,6 +86,10 @@ class Answer(str):
         block = f'<div style="{style}">{html.escape(self)}</div>'
         return {"text/plain": str(self), "text/html": block}
 
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        # IPython prefers this for text: the text alone as it reads, in a list with its quotes.
+        printer.text(str(self) if len(printer.stack) <= 1 else repr(self))
+
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None

@@ -13,6 +13,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import signal
+import socket
 import sys
 import threading
 import time
@@ -128,3 +129,33 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def wake_on_signals() -> None:
+    """Let an interrupt reach a cell that awaits while nothing else happens in the kernel.
+
+    ipykernel's own handler schedules the cancellation without waking the loop, so the interrupt of
+    an idle ``await critique`` would be noticed only with the next message (its issue 881). A signal
+    now writes a byte to a socket that the loop reads. Done once for a kernel, on its main thread;
+    where someone has set such a socket before, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    try:
+        if before != -1:
+            raise NotImplementedError("someone else's wakeup is in place")
+        # The loop keeps both ends alive: the writer would else be closed as garbage.
+        asyncio.get_running_loop().add_reader(ours, _drain, ours, theirs)
+    except (NotImplementedError, RuntimeError):
+        signal.set_wakeup_fd(before)
+        ours.close()
+        theirs.close()
+
+
+def _drain(ours: socket.socket, _theirs: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        ours.recv(4096)

@@ -19,7 +19,7 @@ from traitlets import Any as AnyTrait
 
 from bgmagic import embedded
 from bgmagic.answer import Answer
-from bgmagic.blocking import wait
+from bgmagic.blocking import wait, wake_on_signals
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.header import parse
 from bgmagic.job import Job
@@ -269,6 +269,8 @@ def load(shell: InteractiveShell) -> None:
     """Add the magics to ``shell``, once."""
     if not _loaded(shell):
         shell.register_magics(BgMagics(shell))
+        if hasattr(shell, "kernel"):
+            wake_on_signals()
 
 
 def unload(shell: InteractiveShell) -> None:

@@ -45,7 +45,9 @@ class Seen:
     at: float
 
 
-def response(response_id: str, status: str, text: str | None = None, **fields: Any) -> dict[str, Any]:
+def response(
+    response_id: str, status: str, text: str | None = None, **fields: Any
+) -> dict[str, Any]:
     """A response object with one text output."""
     content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
     message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed"}
@@ -168,7 +170,10 @@ class ScriptedServer:
             return 200, self.responses[rid]
         rid = path.split("?")[0].removesuffix("/cancel").rpartition("/")[2]
         if rid not in self.responses:
-            told = {"message": f"Response with id '{rid}' not found.", "type": "invalid_request_error"}
+            told = {
+                "message": f"Response with id '{rid}' not found.",
+                "type": "invalid_request_error",
+            }
             return 404, {"error": told}
         current = self.responses[rid]["status"]
         if kind == "cancel" and current in ("queued", "in_progress"):
@@ -177,6 +182,6 @@ class ScriptedServer:
             self._polled[rid] += 1
             over = self._polled[rid] > self.polls
             self.responses[rid] = (
-                self.ending(rid, self._bodies[rid]) if over else response(rid, "in_progress")
+                self.ending(rid, self._bodies.get(rid)) if over else response(rid, "in_progress")
             )
         return 200, self.responses[rid]

@@ -1,0 +1,150 @@
+"""A real JupyterLab in a real browser for the tests: Debian's chromium, driven by playwright."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+LIMIT = 60.0  # seconds until JupyterLab answers
+
+CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+def chromium() -> str | None:
+    """The system's chromium, or None."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def notebook(path: Path, cells: Sequence[str]) -> Path:
+    """Write a notebook of code cells."""
+    import nbformat
+
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    made.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    nbformat.write(made, path)
+    return path
+
+
+@contextlib.contextmanager
+def jupyterlab(folder: Path, **environment: str) -> Iterator[str]:
+    """JupyterLab over ``folder``, with settings of its own; gives the URL of a file as a format."""
+    settings = folder / ".settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    env = {
+        k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "BGMAGIC_", "JUPYTER_"))
+    }
+    env |= {k: v for k, v in os.environ.items() if k.startswith(("BGMAGIC_LOCAL", "BGMAGIC_CACHE"))}
+    for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
+        env[f"JUPYTER_{name}"] = str(folder / f".{name.lower()}")
+    env |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), **environment}
+    # The browser must reach the server directly.
+    env["NO_PROXY"] = "127.0.0.1,localhost"
+    token, port = secrets.token_hex(16), _free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
+    command += ["--ip=127.0.0.1", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
+    command += [f"--IdentityProvider.token={token}", "--LabApp.collaborative=False"]
+    with (folder / ".lab.log").open("wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _await_http(f"http://127.0.0.1:{port}/api?token={token}", process, folder / ".lab.log")
+            yield f"http://127.0.0.1:{port}/lab/tree/{{}}?reset&token={token}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(5)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_http(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def page(**context: Any) -> Iterator[Any]:
+    """A page of a fresh browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=list(CHROMIUM_FLAGS))
+        try:
+            yield browser.new_context(**context).new_page()
+        finally:
+            browser.close()
+
+
+class Lab:
+    """A notebook that is open in JupyterLab."""
+
+    def __init__(self, page: Any, url: str) -> None:
+        self.page = page
+        page.goto(url)
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=LIMIT * 1000)
+        page.wait_for_function(
+            "() => /\\| Idle/.test(document.querySelector('#jp-bottom-panel')?.innerText)",
+            timeout=LIMIT * 1000,
+        )
+
+    def cell(self, index: int) -> Any:
+        """The code cell at ``index``."""
+        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
+
+    def run(self, index: int, *, finish: bool = True) -> None:
+        """Run the cell at ``index`` until it has finished, or only until it has begun."""
+        shown = self.cell(index).locator(".jp-InputPrompt")
+        before, end = shown.inner_text(), time.monotonic() + LIMIT
+        pattern = "[0-9]" if finish else "[0-9*]"
+        while time.monotonic() < end:
+            # The first Ctrl+Enter after loading is sometimes swallowed.
+            self.cell(index).locator(".cm-content").click()
+            self.page.keyboard.press("Control+Enter")
+            with contextlib.suppress(Exception):
+                self.page.wait_for_function(_PROMPT, arg=[index, before, pattern], timeout=5000)
+                return
+        raise TimeoutError(f"cell {index} never ran")
+
+
+_PROMPT = """([index, before, pattern]) => {
+  const cell = document.querySelectorAll('.jp-Notebook .jp-CodeCell')[index];
+  const shown = cell.querySelector('.jp-InputPrompt').innerText;
+  return shown !== before && new RegExp(pattern).test(shown);
+}"""

@@ -1,0 +1,77 @@
+"""What the tests share: a scripted server, kernels, and a machine that is complete where CI is set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import hypothesis
+import pytest
+
+from bgmagic.manager import JobManager
+from bgmagic.request import Request, build_request
+from tests.kernels import Kernel, kernel
+from tests.scripted import ScriptedServer
+
+KEY = "sk-test-0123456789abcdef"
+
+# Deadlines measure the machine, not the code.
+hypothesis.settings.register_profile("bgmagic", deadline=None, max_examples=100)
+hypothesis.settings.load_profile("bgmagic")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = ("BGMAGIC_CACHE", "BGMAGIC_LOCAL_MODEL", "BGMAGIC_LOCAL_WHEEL")
+    for name in list(os.environ):
+        if name.startswith(("OPENAI_", "BGMAGIC_", "AZURE_")) and name not in kept:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    """A scripted server."""
+    with ScriptedServer() as started:
+        yield started
+
+
+@pytest.fixture
+def pointed(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
+    """The scripted server, with the environment pointing at it."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    return server
+
+
+@pytest.fixture
+def manager(pointed: ScriptedServer) -> Iterator[JobManager]:
+    """A manager whose jobs go to the scripted server."""
+    made = JobManager()
+    yield made
+    assert made.close(10), "the loop thread did not end"
+
+
+@pytest.fixture
+def in_kernel(server: ScriptedServer) -> Iterator[Kernel]:
+    """A kernel with the extension, pointed at the scripted server."""
+    with kernel(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.base_url, BGMAGIC_POLL="0.1") as started:
+        started.ok("%load_ext bgmagic")
+        yield started
+
+
+@pytest.fixture
+def ask() -> Callable[..., Request]:
+    """Makes a request from a text."""
+
+    def make(text: str = "Why?", **settings: object) -> Request:
+        message = {"role": "user", "content": [{"type": "input_text", "text": text}]}
+        return build_request([message], **{"model": "gpt-5.2", **settings})
+
+    return make
+
+
+def missing(what: str) -> None:
+    """Skip for want of ``what`` on a user's machine, and fail where the machine must be complete."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing, and CI must not skip")
+    pytest.skip(f"{what} is missing")

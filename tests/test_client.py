@@ -1,0 +1,257 @@
+"""Every failure of a call, on real connections: what it means and that no secret is in its words."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+
+from bgmagic.client import Client, Reply, server_of
+from bgmagic.errors import Accepted, BadInput, ServerError
+from bgmagic.request import Request
+from bgmagic.server import Server
+from tests.conftest import KEY
+from tests.scripted import Script, ScriptedServer
+
+Ask = Callable[..., Request]
+
+
+def call(server: Server, method: str, *arguments: Any) -> Reply:
+    """Make one call with a client of its own."""
+
+    async def main() -> Reply:
+        client = Client(server)
+        try:
+            reply: Reply = await getattr(client, method)(*arguments)
+            return reply
+        finally:
+            await client.close()
+
+    return asyncio.run(main())
+
+
+def refused(server: Server, request: Request) -> ServerError:
+    with pytest.raises(ServerError) as caught:
+        call(server, "create", request)
+    return caught.value
+
+
+def error_body(message: str, code: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error", "code": code}}
+
+
+def test_create_sends_exactly_the_body(pointed: ScriptedServer, ask: Ask) -> None:
+    """The body arrives exactly as it was built, unknown fields included, with the key, once."""
+    request = ask(params=[("new_field", {"a": [1]})])
+    reply = call(Server.from_environment(), "create", request)
+    assert reply.response["status"] == "queued"
+    assert [seen.body for seen in pointed.seen] == [request.body]
+    assert pointed.seen[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 429])
+def test_refusals_are_certain(pointed: ScriptedServer, ask: Ask, status: int) -> None:
+    """These statuses mean that the create was not accepted; it is sent once, and told verbatim."""
+    pointed.enqueue("create", Script(status=status, json=error_body("No such model.", "model_x")))
+    failure = refused(Server.from_environment(), ask())
+    assert failure.accepted is Accepted.NO
+    assert (failure.status_code, failure.code) == (status, "model_x")
+    assert "No such model." in str(failure)
+    assert pointed.count("create") == 1
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script(status=408, json=error_body("slow")),
+        Script(status=409, json=error_body("conflict")),
+        Script(status=500, json=error_body("oops")),
+        Script(status=503, body=b"<html>busy</html>", headers={"content-type": "text/html"}),
+        Script(reset="before"),
+        Script(reset="after"),
+        Script(truncate=10),
+        Script(body=b"<html>hi</html>", headers={"content-type": "text/html"}),
+        Script(body=b"{nonsense"),
+        Script(body=b"[" * 100_000),
+        Script(body=b""),
+        Script(json=[]),
+        Script(json="queued"),
+        Script(body=b"\xff\xfe", headers={"content-encoding": "gzip"}),
+    ],
+    ids=lambda script: f"{script.status}-{script.reset}-{(script.body or b'')[:9]!r}-{script.json}"[
+        :60
+    ],
+)
+def test_everything_else_is_unclear(pointed: ScriptedServer, ask: Ask, script: Script) -> None:
+    """A dropped, garbled or 5xx answer may hide an accepted create: unclear, one line, sent once."""
+    pointed.enqueue("create", script)
+    failure = refused(Server.from_environment(), ask())
+    assert failure.accepted is Accepted.UNCLEAR
+    assert "\n" not in str(failure)
+    assert pointed.count("create") == 1
+
+
+def test_nobody_listens(ask: Ask) -> None:
+    """A connection that is refused means that nothing was sent."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    failure = refused(Server(f"http://127.0.0.1:{port}/v1", KEY, remedy="start it"), ask())
+    assert failure.accepted is Accepted.NO
+    assert str(failure).endswith("start it")
+
+
+def test_odd_scheme(ask: Ask) -> None:
+    """A base URL that is none means that nothing was sent."""
+    assert refused(Server("htp://127.0.0.1/v1", KEY), ask()).accepted is Accepted.NO
+
+
+@pytest.mark.parametrize("key", ["sk-\u201cquoted\u201d-key", "sk-line\nbreak-key"])
+def test_key_that_no_header_can_hold(pointed: ScriptedServer, ask: Ask, key: str) -> None:
+    """A key with odd characters is not sent, and not shown in the message."""
+    failure = refused(Server(pointed.base_url, key), ask())
+    assert failure.accepted is Accepted.NO
+    assert "odd characters in the API key" in str(failure)
+    assert "sk-" not in str(failure)
+
+
+def test_secrets_are_taken_out_of_messages(pointed: ScriptedServer, ask: Ask) -> None:
+    """A server that quotes the key, a custom header or a password has it blanked out."""
+    port = pointed.base_url.split(":")[2]
+    server = Server(
+        f"http://user:hunter2222@127.0.0.1:{port}", KEY, headers="X-Proxy: Bearer tok-987654321"
+    )
+    told = f"key {KEY}, header tok-987654321, password hunter2222"
+    pointed.enqueue("create", Script(status=400, json=error_body(told)))
+    failure = refused(server, ask())
+    assert str(failure) == "HTTP 400: key [secret], header [secret], password [secret]"
+    assert "hunter2222" not in server.address + repr(server)
+    assert KEY not in repr(server)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after-ms": "1500", "retry-after": "7"}, 1.5),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        ({"retry-after": "nan"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after(
+    pointed: ScriptedServer, ask: Ask, headers: dict[str, str], seconds: float | None
+) -> None:
+    """The server's wish to wait is read in all its forms, and nonsense is no wish."""
+    pointed.enqueue("create", Script(status=429, json=error_body("slow down"), headers=headers))
+    assert refused(Server.from_environment(), ask()).retry_after == seconds
+
+
+def test_poll_hint(pointed: ScriptedServer, ask: Ask) -> None:
+    """The server's hint when to poll is passed on, in seconds."""
+    pointed.enqueue("create", Script(headers={"openai-poll-after-ms": "2500"}))
+    assert call(Server.from_environment(), "create", ask()).poll_after == 2.5
+
+
+def test_silent_poll_gives_up(pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poll that gets no answer ends after its own timeout, with a line that says so."""
+    monkeypatch.setattr("bgmagic.client.POLL_TIMEOUT", 0.2)
+    over = threading.Event()
+    pointed.enqueue("retrieve", Script(hold=over))
+    with pytest.raises(ServerError, match=r"no answer from http://127.0.0.1:\d+/v1 within"):
+        call(Server.from_environment(), "retrieve", "resp_1")
+    over.set()
+
+
+def test_isolated_server_gets_nothing_of_the_environment(
+    pointed: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded server gets its token, and neither key, ids, headers nor a proxy's traffic."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-mine")
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "sk-admin-mine")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Mine: sk-mine\nAuthorization: Bearer sk-mine")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    call(Server(pointed.base_url, "token-123456", isolated=True), "create", ask())
+    headers = pointed.seen[0].headers
+    assert headers["authorization"] == "Bearer token-123456"
+    assert "mine" not in str(headers)
+    assert KEY not in str(headers)
+
+
+def test_environment_is_what_the_sdk_means(
+    pointed: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK's variables mean what they always mean."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: blue")
+    call(Server.from_environment(), "create", ask())
+    headers = pointed.seen[0].headers
+    assert headers["openai-organization"] == "org-1"
+    assert headers["openai-project"] == "proj-1"
+    assert headers["x-team"] == "blue"
+
+
+def test_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key there is one line that names the variable and the embedded model."""
+    with pytest.raises(BadInput, match=r"OPENAI_API_KEY.*%bglocal"):
+        Server.from_environment()
+    monkeypatch.setenv("OPENAI_API_KEY", "  ")
+    with pytest.raises(BadInput, match="OPENAI_API_KEY"):
+        Server.from_environment()
+
+
+def sdk_clients(base_url: str) -> dict[str, Any]:
+    plain = {"api_key": "sk-own-12345", "base_url": base_url, "default_headers": {"X-Team": "red"}}
+    azure = {"api_key": "az-own-12345", "api_version": "2026-01-01", "azure_endpoint": base_url}
+    return {
+        "OpenAI": openai.OpenAI(**plain, organization="org-2"),
+        "AsyncOpenAI": openai.AsyncOpenAI(**plain, organization="org-2"),
+        "provider": openai.OpenAI(
+            **plain | {"api_key": lambda: "sk-own-12345"}, organization="org-2"
+        ),
+        "AzureOpenAI": openai.AzureOpenAI(**azure),
+        "AsyncAzureOpenAI": openai.AsyncAzureOpenAI(**azure),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["OpenAI", "AsyncOpenAI", "provider", "AzureOpenAI", "AsyncAzureOpenAI"]
+)
+def test_own_clients_settings_are_taken_over(server: ScriptedServer, ask: Ask, kind: str) -> None:
+    """Of the user's own client, the address, key, ids, headers and queries are used."""
+    call(server_of(sdk_clients(server.base_url)[kind]), "create", ask())
+    seen = server.seen[0]
+    if "Azure" in kind:
+        assert seen.headers["api-key"] == "az-own-12345"
+        assert seen.path == "/v1/openai/responses?api-version=2026-01-01"
+    else:
+        assert seen.headers["authorization"] == "Bearer sk-own-12345"
+        assert seen.headers["x-team"] == "red"
+        assert seen.headers["openai-organization"] == "org-2"
+
+
+def test_own_clients_are_sent_once(server: ScriptedServer, ask: Ask) -> None:
+    """A client that retries is not retried here."""
+    server.always["create"] = Script(reset="after")
+    for client in sdk_clients(server.base_url).values():
+        before = server.count("create")
+        assert refused(server_of(client), ask()).accepted is Accepted.UNCLEAR
+        assert server.count("create") == before + 1
+
+
+def test_use_refuses_what_it_cant_take_over() -> None:
+    """Something else than a client, and one with a transport of its own, are refused in one line."""
+    with pytest.raises(BadInput, match="not str"):
+        server_of("sk-123")
+    own = openai.OpenAI(api_key="sk-1", http_client=openai.DefaultHttpxClient(verify=False))
+    with pytest.raises(BadInput, match="HTTPS_PROXY and SSL_CERT_FILE"):
+        server_of(own)

@@ -1,0 +1,178 @@
+"""Header lines, %config and the environment: what they give and what they say when they can't."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgmagic.errors import BadInput
+from bgmagic.header import parse
+from bgmagic.options import Settings, describe, options, settle
+
+NAMESPACE: dict[str, Any] = {
+    "rules": "Be brief. Don't explain.",
+    "turns": [{"role": "user", "content": "hi"}],
+    "budget": 4000,
+    "extra": {"a": [1, 2]},
+    "target": "result",
+}
+
+
+def read(line: str, **config: Any) -> Settings:
+    given = parse(Settings, "%%bgresponse", line, NAMESPACE)
+    return settle(Settings, given, config=config)
+
+
+def test_defaults() -> None:
+    """An empty line gives the table's defaults."""
+    assert read("") == Settings()
+    assert Settings().model == "gpt-5.2"
+    assert Settings().poll is None
+
+
+def test_every_option_is_read() -> None:
+    """Each option arrives under its name, with quotes taken away and variables looked up."""
+    line = (
+        '-o critique -m gpt-6 -e xhigh -v low -i "don\'t be long" --max-output-tokens $budget '
+        "--poll 5 --deadline 1h30m --messages turns --param metadata={extra} --wait --quiet "
+        "--param reasoning.summary=auto --param 'b={\"c\": [1, null]}' --param n=3 --param x=NaN"
+    )
+    assert read(line) == Settings(
+        out="critique",
+        model="gpt-6",
+        effort="xhigh",
+        verbosity="low",
+        instructions="don't be long",
+        max_output_tokens=4000,
+        poll=5.0,
+        deadline=5400.0,
+        messages=NAMESPACE["turns"],
+        param=(
+            ("metadata", {"a": [1, 2]}),
+            ("reasoning.summary", "auto"),
+            ("b", {"c": [1, None]}),
+            ("n", 3),
+            ("x", "NaN"),
+        ),
+        wait=True,
+        quiet=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("--efort high", r"no option --efort \(did you mean --effort\?\)"),
+        ("-x 1", "no option -x; it has --out --model --effort"),
+        ("critique", "did you mean `-o critique`"),
+        ("-o a 3.5", "'3.5' has no flag before it"),
+        ("-i be brief", "'brief' has no flag before it"),
+        ('-i "be brief', "a quote is not closed"),
+        ("-i don't", "a quote is not closed"),
+        ("-m", "--model: expected one argument; write --model MODEL"),
+        ("-m ''", "--model is empty"),
+        ("-e hgh", "'hgh' is not one of none, minimal, low, medium, high, xhigh, max .*high"),
+        ("-v loud", "not one of low, medium, high"),
+        ("--poll 0", "more than 0 and less than 90"),
+        ("--poll 90", "more than 0 and less than 90"),
+        ("--poll -5", "more than 0 and less than 90"),
+        ("--poll nan", "more than 0 and less than 90"),
+        ("--poll soon", "more than 0 and less than 90"),
+        ("--deadline soon", "write it as 90s, 45m, 12h or 2d"),
+        ("--deadline 0", "write it as 90s"),
+        ("--deadline inf", "write it as 90s"),
+        ("--max-output-tokens 0", "1 or more"),
+        ("--max-output-tokens many", "not a whole number of tokens"),
+        ("-o 3x", "'3x' is no Python name"),
+        ("-o class", "'class' is a Python keyword"),
+        ("-o a.b", "'a.b' is no Python name"),
+        ("-i $budget", "--instructions must be text, not int"),
+        ("-i $rule", r"no variable 'rule' in this notebook \(did you mean rules\?\)"),
+        ("-i {nothing}", "no variable 'nothing'"),
+        ("--messages nothing", "no variable 'nothing'"),
+        ("--param x", "write KEY=VALUE"),
+        ("--param =3", "write KEY=VALUE"),
+        ("--param x=$nothing", "no variable 'nothing'"),
+        ('--param x={"a":1}', "is not JSON .*put the pair in single quotes"),
+        ("--wait=now", "--wait: ignored explicit argument 'now'"),
+    ],
+)
+def test_bad_header_is_one_line(line: str, told: str) -> None:
+    """Every header that can't be understood is one line with what is allowed."""
+    with pytest.raises(BadInput, match=told) as caught:
+        read(line)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text())
+def test_any_header_is_read_or_refused(line: str) -> None:
+    """No header whatsoever makes anything but settings or one BadInput."""
+    try:
+        settings = read(line)
+    except BadInput:
+        return
+    assert isinstance(settings, Settings)
+
+
+@given(st.text(min_size=1).filter(lambda text: not text.startswith("-")))
+def test_quoted_text_arrives_exactly(text: str) -> None:
+    """Text that the shell would take as one word arrives as it is, dollars and braces included."""
+    reference = text.startswith("$") or (text.startswith("{") and text.endswith("}"))
+    if not reference:
+        assert read(f"-i {shlex.quote(text)}").instructions == text
+
+
+@pytest.mark.parametrize("text", ["costs $5", "$HOME/x", "{a} {b}", "$a $b", "{}", "{{rules}}"])
+def test_nothing_else_is_expanded(text: str) -> None:
+    """Only a value that is exactly $name or {name} is looked up."""
+    assert read(f"-i '{text}'").instructions == text
+
+
+def test_variable_can_name_the_target() -> None:
+    """-o $target takes the name from the variable."""
+    assert read("-o $target").out == "result"
+
+
+def test_order_of_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header goes before %config, %config before the environment, that before the table."""
+    assert read("").effort is None
+    monkeypatch.setenv("BGMAGIC_EFFORT", "low")
+    assert read("").effort == "low"
+    assert read("", effort="medium").effort == "medium"
+    assert read("-e high", effort="medium").effort == "high"
+
+
+def test_wrong_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong value in the environment is told with the variable's name."""
+    monkeypatch.setenv("BGMAGIC_POLL", "often")
+    with pytest.raises(BadInput, match="BGMAGIC_POLL 'often'"):
+        read("")
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("1", True), ("on", True), ("0", False), ("no", False)]
+)
+def test_switch_from_the_environment(
+    word: str, meant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A switch takes 1 and 0 from the environment, and other words of that kind."""
+    monkeypatch.setenv("BGMAGIC_QUIET", word)
+    assert read("").quiet is meant
+
+
+def test_python_arguments_are_named_as_such() -> None:
+    """From Python, a message names the argument, not the flag."""
+    with pytest.raises(BadInput, match=r"^effort= 'hgh'"):
+        settle(Settings, {"effort": "hgh"}, from_python=True)
+
+
+def test_help_shows_every_option() -> None:
+    """The help has a line for each option with its flags and choices."""
+    text = describe(Settings)
+    for option in options(Settings):
+        assert ", ".join(option.flags) in text
+        assert all(choice in text for choice in option.choices)
