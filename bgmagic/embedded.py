@@ -32,9 +32,9 @@ def on(manager: JobManager) -> None:
         base_url=endpoint.base_url, api_key=endpoint.token, isolated=True, remedy=_REMEDY
     )
     print(
-        f"Jobs now go to {endpoint.model}, a small model on this machine's CPU, whatever model a "
-        "cell asks for. It needs no key and costs nothing; it is for trying things out, and its "
-        "answers are often wrong. %bglocal off goes back."
+        f"Jobs now go to {endpoint.model}, a small model on this machine's CPU; cells that ask for "
+        "a gpt- model run unchanged. No key, no cost, for trying things out: its answers are often "
+        "wrong. %bglocal off goes back."
     )
 
 

@@ -29,15 +29,15 @@ def outcome(job: Job) -> Answer | JobError:
     if record.status == Status.INCOMPLETE:
         reason = _field(response.get("incomplete_details"), "reason") or "the server gave no reason"
         partial = "the partial text is in .text" if job.text else "there is no text yet"
-        return JobIncomplete(f"incomplete: {reason}; {partial}", job)
+        return JobIncomplete(f"stopped early: {reason}; {partial}", job)
     if record.status == Status.CANCELLED:
-        return JobCancelled("cancelled", job)
+        return JobCancelled("it was cancelled", job)
     if record.status == Status.UNKNOWN:
-        return JobUnknown(f"unknown: {record.reason}", job)
+        return JobUnknown(record.reason or "the server's answer got lost", job)
     code = _field(response.get("error"), "code")
     message = _field(response.get("error"), "message") or record.reason
     told = ": ".join(word for word in (code, message) if word) or "the server gave no reason"
-    return JobFailed(f"failed: {told}", job)
+    return JobFailed(told, job)
 
 
 def _completed(job: Job, response: Mapping[str, Any]) -> Answer | NoAnswer:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 
+from bgmagic.local import LocalServerError, launcher, weights
 from bgmagic.manager import JobManager
 from bgmagic.request import Request, build_request
 from tests.kernels import Kernel, kernel
@@ -22,7 +24,7 @@ hypothesis.settings.load_profile("bgmagic")
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = ("BGMAGIC_CACHE", "BGMAGIC_LOCAL_MODEL", "BGMAGIC_LOCAL_WHEEL")
+    kept = ("BGMAGIC_CACHE", "BGMAGIC_LOCAL_MODEL", "BGMAGIC_LOCAL_WHEEL", "BGMAGIC_PICTURES")
     for name in list(os.environ):
         if name.startswith(("OPENAI_", "BGMAGIC_", "AZURE_")) and name not in kept:
             monkeypatch.delenv(name)
@@ -59,6 +61,19 @@ def in_kernel(server: ScriptedServer) -> Iterator[Kernel]:
         yield started
 
 
+@pytest.fixture(scope="session")
+def gguf() -> Path:
+    """The embedded model's weights in the user's own cache, fetched if needed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("BGMAGIC_CACHE", "BGMAGIC_LOCAL_MODEL"):
+            patch.delenv(name, raising=False)
+        try:
+            return weights.fetch(lambda done, total: None)
+        except LocalServerError as error:
+            missing(f"the embedded model ({error})")
+            raise
+
+
 @pytest.fixture
 def ask() -> Callable[..., Request]:
     """Makes a request from a text."""
@@ -68,6 +83,19 @@ def ask() -> Callable[..., Request]:
         return build_request([message], **{"model": "gpt-5.2", **settings})
 
     return make
+
+
+@pytest.fixture
+def embedded(gguf: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment whose kernels start an embedded server of the test's own."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / gguf.name).symlink_to(gguf)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BGMAGIC_CACHE", str(folder))
+        patch.delenv("BGMAGIC_LOCAL_MODEL", raising=False)
+        yield {"BGMAGIC_CACHE": str(folder)}
+        launcher.stop()
 
 
 def missing(what: str) -> None:

@@ -127,9 +127,9 @@ def test_failed_job_says_so_where_text_is_expected(
     error = {"code": "server_error", "message": "The model broke."}
     pointed.ending = lambda rid, _: response(rid, "failed", error=error)
     job = send()
-    with pytest.raises(JobFailed, match=r"failed: server_error: The model broke\."):
+    with pytest.raises(JobFailed, match=r"^server_error: The model broke\."):
         job.result(LIMIT)
-    with pytest.raises(NotReady, match="there is no answer: failed: server_error"):
+    with pytest.raises(NotReady, match="there is no answer: server_error"):
         job.strip()
 
 
@@ -140,10 +140,10 @@ REFUSAL = {"type": "message", "content": [{"type": "refusal", "refusal": "I won'
     ("ending", "kind", "told", "text"),
     [
         (response("r", "incomplete", "half", incomplete_details={"reason": "max_output_tokens"}),
-         JobIncomplete, "incomplete: max_output_tokens; the partial text is in .text", "half"),
+         JobIncomplete, "stopped early: max_output_tokens; the partial text is in .text", "half"),
         (response("r", "incomplete"), JobIncomplete, "gave no reason; there is no text", ""),
         (response("r", "cancelled"), JobCancelled, "cancelled", ""),
-        (response("r", "failed"), JobFailed, "failed: the server gave no reason", ""),
+        (response("r", "failed"), JobFailed, "the server gave no reason", ""),
         (response("r", "failed", error="nonsense"), JobFailed, "gave no reason", ""),
         (response("r", "completed", ""), NoAnswer, "without any text", ""),
         (response("r", "completed", " \n"), NoAnswer, "without any text", " \n"),
@@ -309,6 +309,4 @@ def test_error_is_one_line_in_a_notebook(pointed: ScriptedServer, send: Callable
     job = send()
     error = job.exception(LIMIT)
     assert isinstance(error, BgmagicError)
-    assert error._render_traceback_() == [
-        "JobFailed: failed: not accepted by the server: HTTP 400: No."
-    ]
+    assert error._render_traceback_() == ["JobFailed: not accepted by the server: HTTP 400: No."]

@@ -1,0 +1,121 @@
+"""The card: what it says of a job, in messages to the browser and in plain text."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets
+import pytest
+
+from bgmagic.display.card import Card, line, snapshot
+from bgmagic.manager import JobManager
+from bgmagic.request import Request
+from tests.kernels import Kernel
+from tests.scripted import Script, ScriptedServer, response
+from tests.test_job import LIMIT, SOON, eventually
+
+Ask = Callable[..., Request]
+
+
+@pytest.fixture
+def shown(pointed: ScriptedServer) -> Any:
+    made = JobManager(make_card=Card)
+    yield made
+    assert made.close(10)
+
+
+def test_card_follows_the_job(shown: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """The card has name, model, effort and id, each status in the server's words, and the end."""
+    pointed.polls = 10**6
+    job = shown.submit(ask(effort="high"), name="critique", poll_interval=SOON)
+    card = job.card
+    assert card is job.card
+    statuses: list[str] = []
+    card.observe(lambda change: statuses.append(change["new"]["status"]), "view")
+    eventually(lambda: card.view["status"] == "in_progress")
+    expected = {"name": "critique", "model": "gpt-5.2", "effort": "high", "response_id": "resp_1"}
+    assert expected.items() <= card.view.items()
+    assert not card.view["done"]
+    pointed.polls = 0
+    job.result(LIMIT)
+    eventually(lambda: card.view["done"])
+    assert card.view["status"] == "completed"
+    assert card.view["ended_at"] >= card.view["submitted_at"]
+
+
+def test_card_is_an_ordinary_widget(shown: JobManager, ask: Ask) -> None:
+    """job.card can stand in a box like any widget."""
+    box = ipywidgets.VBox([shown.submit(ask(), poll_interval=SOON).card])
+    assert isinstance(box.children[0], ipywidgets.DOMWidget)
+
+
+def test_card_tells_failures(shown: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """A failing poll and the final error are shown in words."""
+    gate = Script(status=500, json={"error": {"message": "Overloaded."}})
+    pointed.always["retrieve"] = gate
+    job = shown.submit(ask(), poll_interval=SOON)
+    eventually(lambda: "Overloaded." in job.card.view["message"])
+    del pointed.always["retrieve"]
+    error = {"code": "server_error", "message": "Broke."}
+    pointed.ending = lambda rid, _: response(rid, "failed", error=error)
+    assert job.exception(LIMIT)
+    eventually(lambda: job.card.view["message"] == "server_error: Broke.")
+
+
+def test_only_the_buttons_message_cancels(
+    shown: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """What the Cancel button sends cancels; any other message does nothing."""
+    pointed.polls = 10**6
+    job = shown.submit(ask(), poll_interval=SOON)
+    eventually(job.running)
+    for message in ("cancel", {"action": "boom"}, [], None, {"action": ["cancel"]}):
+        job.card._handle_custom_msg(message, [])
+    assert not job.record.cancelling
+    job.card._handle_custom_msg({"action": "cancel"}, [])
+    eventually(job.cancelled)
+    assert pointed.count("cancel") == 1
+
+
+def test_line_says_it_in_words(shown: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """Where no widget can be shown, one line has name, status, model, effort and time."""
+    pointed.enqueue("create", Script(status=400, json={"error": {"message": "No."}}))
+    job = shown.submit(ask(effort="low"), name="x")
+    assert job.exception(LIMIT)
+    told = "x: failed (gpt-5.2, effort low), 0 s: not accepted by the server: HTTP 400: No."
+    assert line(job) == told
+    assert snapshot(job)["message"] == "not accepted by the server: HTTP 400: No."
+
+
+def test_widget_and_plain_text_go_out_together(in_kernel: Kernel) -> None:
+    """The display has a plain line beside the widget, for frontends without widgets."""
+    (data,) = in_kernel.ok("%%bgresponse -o x\nWhy?").displays
+    assert data["text/plain"].startswith("x: ")
+    assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_terminal_gets_a_line(pointed: ScriptedServer) -> None:
+    """In terminal IPython there is one line instead of a card, and the rest works."""
+    code = (
+        "from IPython.terminal.interactiveshell import TerminalInteractiveShell as Shell; "
+        "shell = Shell.instance(colors='NoColor'); "
+        "shell.run_line_magic('load_ext', 'bgmagic'); "
+        "shell.run_cell('%%bgresponse -o x --poll 0.1\\nWhy?'); "
+        "shell.run_cell('%bgwait x'); shell.run_cell('x'); shell.run_cell('%%bgresponse -z\\nWhy?')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=dict(os.environ),
+    )
+    assert "x: sent to gpt-5.2 in the background; %bgwait x waits for it" in ran.stdout, ran.stderr
+    assert "x: completed after" in ran.stdout
+    assert "the answer" in ran.stdout
+    assert "UsageError: %%bgresponse has no option -z" in ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stdout + ran.stderr

@@ -1,0 +1,133 @@
+"""Who imports whom: the picture of the rooms, kept true."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "bgmagic"
+
+# Each room and the rooms it may import: the picture in CONTRIBUTING.md, from the bottom up.
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "answer": set(),
+    "loop": set(),
+    "request": {"errors"},
+    "prompt": {"errors"},
+    "server": {"errors"},
+    "status": {"request"},
+    "outcome": {"answer", "errors", "status"},
+    "job": {"answer", "errors", "outcome", "request", "status"},
+    "client": {"errors", "request", "server"},
+    "poller": {"client", "errors", "status"},
+    "manager": {"client", "errors", "job", "loop", "poller", "request", "server", "status"},
+    "values": {"errors", "poller"},
+    "options": {"values"},
+    "header": {"errors", "options", "values"},
+    "submission": {
+        "client", "display.card", "errors", "job", "manager", "options", "prompt", "request",
+    },
+    "namespace": {"answer", "job"},
+    "blocking": {"job"},
+    "display": set(),
+    "display.card": {"job"},
+    "embedded": {"errors", "local.launcher", "manager", "server"},
+    "magics": {
+        "answer", "blocking", "embedded", "errors", "header", "job", "namespace", "options",
+        "submission",
+    },
+    "": {"answer", "errors", "job", "magics", "status", "submission"},
+}  # fmt: skip
+
+# The one room that may import each of these.
+ALONE = {
+    "openai": {"client"},
+    "nest_asyncio2": {"blocking"},
+    "sqlite3": {"journal"},
+    "anywidget": {"display.card"},
+    "xllamacpp": {"local.engine"},
+    "IPython": {"magics", "blocking", "namespace", "display.card", ""},
+}
+
+
+def rooms() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each imported module, and whether it is imported only for type checking."""
+    tree = ast.parse(path.read_text())
+    typing = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in typing) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            known = {f"bgmagic.{name}" for name, _ in rooms()}
+            for alias in node.names:
+                full = f"{module}.{alias.name}"
+                yield (full if full in known else module), id(node) in typing
+
+
+def ours(path: Path) -> set[str]:
+    """The rooms that a file imports at run time."""
+    names = {name for name, typing in imports(path) if not typing}
+    return {
+        name.removeprefix("bgmagic").removeprefix(".")
+        for name in names
+        if name.split(".")[0] == "bgmagic"
+    }
+
+
+@pytest.mark.parametrize(("room", "path"), list(rooms()), ids=lambda value: str(value)[-30:])
+def test_room_imports_only_what_it_may(room: str, path: Path) -> None:
+    """A room imports only the rooms below it that the picture shows; local/ imports nothing outside."""
+    if room.split(".")[0] == "local":
+        assert {name.split(".")[0] for name in ours(path)} <= {"local"}
+    else:
+        assert ours(path) <= ROOMS[room], f"{room} imports {ours(path) - ROOMS[room]}"
+
+
+def test_picture_has_no_rooms_that_are_not_there() -> None:
+    """The picture names exactly the rooms there are, and no arrow that nobody uses."""
+    found = {room: ours(path) for room, path in rooms() if room.split(".")[0] != "local"}
+    assert found == ROOMS
+
+
+def test_picture_has_no_circles() -> None:
+    """Below every room there is a bottom: imports go one way."""
+    left = {room: set(below) & set(ROOMS) for room, below in ROOMS.items()}
+    while left:
+        bottom = [room for room, below in left.items() if not below & set(left)]
+        assert bottom, f"these import each other: {sorted(left)}"
+        left = {room: below for room, below in left.items() if room not in bottom}
+
+
+@pytest.mark.parametrize(("module", "allowed"), ALONE.items())
+def test_libraries_have_one_room(module: str, allowed: set[str]) -> None:
+    """Each of these libraries is imported by its own room and no other."""
+    users = {
+        room
+        for room, path in rooms()
+        for name, typing in imports(path)
+        if name.split(".")[0] == module and not (typing and module == "IPython")
+    }
+    assert users <= allowed
+
+
+def test_files_stay_readable() -> None:
+    """No file of the package is longer than 350 lines, and there are at most 35."""
+    lengths = {path: len(path.read_text().splitlines()) for _, path in rooms()}
+    assert {path: n for path, n in lengths.items() if n > 350} == {}
+    assert len([path for path in lengths if path.stat().st_size]) <= 35

@@ -1,0 +1,45 @@
+"""The public names, and what importing them costs."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import bgmagic
+from bgmagic.options import Settings, names
+
+
+def test_public_names_exist_and_are_complete() -> None:
+    """Everything public in the package is in __all__, sorted, and nothing else."""
+    public = {
+        name
+        for name, value in vars(bgmagic).items()
+        if not name.startswith("_")
+        and not inspect.ismodule(value)
+        and getattr(value, "__module__", "").startswith("bgmagic.")
+    }
+    assert public == set(bgmagic.__all__)
+    assert sorted(bgmagic.__all__) == bgmagic.__all__
+
+
+def test_every_public_thing_is_documented() -> None:
+    """Each public name has a docstring that is its own."""
+    for name in bgmagic.__all__:
+        assert inspect.getdoc(getattr(bgmagic, name)), name
+
+
+def test_submit_takes_the_options_names() -> None:
+    """submit() takes the options of the magic, but those that only a notebook has."""
+    taken = list(inspect.signature(bgmagic.submit).parameters)
+    assert taken == ["prompt", *(name for name in names(Settings) if name not in ("wait", "quiet"))]
+
+
+def test_plain_python_needs_no_ipython() -> None:
+    """Importing bgmagic imports neither IPython nor widgets nor openai."""
+    code = (
+        "import sys, bgmagic; "
+        "print([m for m in ('IPython', 'ipywidgets', 'anywidget', 'openai', 'tornado') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
