@@ -145,15 +145,14 @@ def wake_on_signals() -> None:
     for end in (ours, theirs):
         end.setblocking(False)
     before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    try:
-        if before != -1:
-            raise NotImplementedError("someone else's wakeup is in place")
-        # The loop keeps both ends alive: the writer would else be closed as garbage.
-        asyncio.get_running_loop().add_reader(ours, _drain, ours, theirs)
-    except (NotImplementedError, RuntimeError):
-        signal.set_wakeup_fd(before)
-        ours.close()
-        theirs.close()
+    with contextlib.suppress(NotImplementedError, RuntimeError):  # loops that read no sockets
+        if before == -1:
+            # The loop keeps both ends alive: the writer would else be closed as garbage.
+            asyncio.get_running_loop().add_reader(ours, _drain, ours, theirs)
+            return
+    signal.set_wakeup_fd(before)
+    ours.close()
+    theirs.close()
 
 
 def _drain(ours: socket.socket, _theirs: socket.socket) -> None:

@@ -5,7 +5,9 @@ How the server is started, found and reached is local/'s business, which knows n
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
 from bgmagic.errors import BadInput
 from bgmagic.manager import JobManager
@@ -20,21 +22,19 @@ def on(manager: JobManager) -> None:
     Raises:
         BadInput: it can't be started; the line says what to do.
     """
-    from bgmagic.local import launcher  # here and below: it needs what only the extra installs
+    from bgmagic.local import launcher  # here and below: imported when someone wants it
 
-    try:
+    with _one_line():
         endpoint = launcher.start_or_join(report=print, progress=_bar)
-    except launcher.LocalServerError as error:
-        raise BadInput(str(error)) from None
     if manager.server is None or not manager.server.isolated:
         manager.usual_server = manager.server
     manager.server = Server(
         base_url=endpoint.base_url, api_key=endpoint.token, isolated=True, remedy=_REMEDY
     )
     print(
-        f"Jobs now go to {endpoint.model}, a small model on this machine's CPU; cells that ask for "
-        "a gpt- model run unchanged. No key, no cost, for trying things out: its answers are often "
-        "wrong. %bglocal off goes back."
+        f"Jobs now go to {endpoint.model}, a small model on this machine's CPU.\n"
+        "No key, no cost, for trying things out: its answers are often wrong.\n"
+        "Cells that ask for a gpt- model run unchanged. %bglocal off goes back."
     )
 
 
@@ -48,13 +48,28 @@ def off(manager: JobManager) -> None:
 
 
 def status(manager: JobManager) -> None:
-    """Tell where jobs go, and whether the embedded server runs."""
+    """Tell where jobs go, and whether the embedded server runs.
+
+    Raises:
+        BadInput: it can't be looked for.
+    """
     from bgmagic.local import launcher
 
-    endpoint = launcher.find()
+    with _one_line():
+        endpoint = launcher.find()
     used = manager.server is not None and manager.server.isolated
     runs = f"runs {endpoint.model} at {endpoint.base_url}" if endpoint else "is not running"
     print(f"The embedded server {runs}; jobs go {'there' if used else 'to your own server'}.")
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    from bgmagic.local import LocalServerError
+
+    try:
+        yield
+    except LocalServerError as error:
+        raise BadInput(str(error)) from None
 
 
 def _bar(done: int, total: int) -> None:

@@ -25,6 +25,9 @@ from bgmagic.status import JobRecord, Status
 
 logger = logging.getLogger("bgmagic")
 
+# Seconds by which a cell goes before its own submission: importing the SDK and building a request
+# would else compete with the end of the cell for the interpreter.
+HEAD_START = 0.05
 DEADLINE = 24 * 3600.0  # seconds from acceptance
 EXIT_TIMEOUT = 1.5  # seconds; a kernel is killed about 2.6 s after it was asked to stop
 
@@ -157,6 +160,7 @@ class JobManager:
 
     async def _carry(self, job: Job, run: _Run, server: Server, deadline: float) -> None:
         """Carry a job from submission to its end."""
+        await asyncio.sleep(HEAD_START)
         if _is_cancelling(job):
             self._settle(job, status=Status.CANCELLED)
             return

@@ -6,7 +6,6 @@ gives the setting or raises `BadInput`, one line that begins with the given labe
 
 from __future__ import annotations
 
-import difflib
 import json
 import keyword
 import re
@@ -136,5 +135,7 @@ class Written(str):
 
 def similar(word: str, words: Iterable[str]) -> str:
     """A hint at the word that was probably meant, or ""."""
+    import difflib  # only for a message
+
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""

@@ -71,7 +71,7 @@ def test_card_lives(server: ScriptedServer, tmp_path: Path) -> None:
         card = lab.cell(1).locator(".bgmagic-card")
         _status(lab, 1, "in_progress")
         text = card.inner_text()
-        for part in ("critique", "in progress", "gpt-5.2", "effort xhigh", "resp_1", "Cancel"):
+        for part in ("critique", "in progress", "gpt-5.2-true", "effort xhigh", "resp_1", "Cancel"):
             assert part in text
         assert card.locator("[role=status]").inner_text() == "in progress"
         before = card.locator(".bgmagic-time").inner_text()

@@ -37,7 +37,12 @@ def test_card_follows_the_job(shown: JobManager, pointed: ScriptedServer, ask: A
     statuses: list[str] = []
     card.observe(lambda change: statuses.append(change["new"]["status"]), "view")
     eventually(lambda: card.view["status"] == "in_progress")
-    expected = {"name": "critique", "model": "gpt-5.2", "effort": "high", "response_id": "resp_1"}
+    expected = {
+        "name": "critique",
+        "model": "gpt-5.2-true",
+        "effort": "high",
+        "response_id": "resp_1",
+    }
     assert expected.items() <= card.view.items()
     assert not card.view["done"]
     pointed.polls = 0

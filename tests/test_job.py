@@ -69,7 +69,7 @@ def test_result_is_the_answer(pointed: ScriptedServer, send: Callable[..., Job])
 
 USES: dict[str, Callable[[Any], object]] = {
     "f-string": lambda job: f"{job}",
-    "format": lambda job: "{:>9}".format(job),
+    "format": lambda job: f"{job:>9}",
     "plus": lambda job: "a" + job,
     "plus after": lambda job: job + "a",
     "times": lambda job: job * 2,
@@ -297,7 +297,7 @@ def test_detached_job(pointed: ScriptedServer, send: Callable[..., Job]) -> None
     """At the deadline a job is detached: waiting raises, the server's status stays on record."""
     pointed.polls = 10**6
     job = send(deadline=0.2)
-    with pytest.raises(Detached, match="still in_progress .* the server goes on with resp_1"):
+    with pytest.raises(Detached, match=r"still in_progress .* the server goes on with resp_1"):
         job.result(LIMIT)
     assert (job.status, job.record.status) == ("detached", "in_progress")
     assert not job.cancelled()

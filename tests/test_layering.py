@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "blocking": {"job"},
     "display": set(),
     "display.card": {"job"},
-    "embedded": {"errors", "local.launcher", "manager", "server"},
+    "embedded": {"errors", "local", "local.launcher", "manager", "server"},
     "magics": {
         "answer", "blocking", "embedded", "errors", "header", "job", "namespace", "options",
         "submission",

@@ -168,7 +168,7 @@ def test_unclear_create_is_never_sent_again(
     """A create whose connection dropped ends as unknown, says why, and is not repeated."""
     pointed.enqueue("create", Script(reset="after"))
     job = manager.submit(ask(), poll_interval=SOON)
-    with pytest.raises(JobUnknown, match="unclear whether the server accepted .* not sent again"):
+    with pytest.raises(JobUnknown, match=r"unclear whether the server accepted .* not sent again"):
         job.result(LIMIT)
     assert pointed.count("create") == 1
 

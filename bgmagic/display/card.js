@@ -64,6 +64,7 @@ function render({ model, el }) {
     about.textContent = [view.model, view.effort && `effort ${view.effort}`, view.response_id]
       .filter(Boolean)
       .join(" · ");
+    about.title = about.textContent;  // the id is long, and cut where the card is narrow
     message.textContent = view.message;
     message.hidden = !view.message;
     cancel.hidden = view.done;

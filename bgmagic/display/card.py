@@ -31,22 +31,25 @@ class Card(anywidget.AnyWidget):
 
     def __init__(self, job: Job, **traits: Any) -> None:
         """Make the card; it follows the job from now on."""
+        known = job.record
         super().__init__(view=snapshot(job), **traits)
         self._job = job
         self.on_msg(_clicked)
         job.add_listener(self._refresh)
-        # A change between the first snapshot and the listener would else be missed.
-        self._refresh(job)
+        if job.record is not known:
+            self._refresh(job)  # what happened before the listener was there
 
     def _refresh(self, job: Job) -> None:
         self.view = snapshot(job)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data is not None:
-            data["text/plain"] = line(self._job)
-        return bundle
+    def bundle(self) -> dict[str, Any]:
+        """What displaying the card sends: the widget, and a line for where there are none."""
+        found = super()._repr_mimebundle_()
+        data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
+        return data | {"text/plain": line(self._job)}
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.bundle(), {}
 
 
 def _clicked(card: Card, message: Any, _buffers: Any) -> None:
@@ -67,7 +70,7 @@ def snapshot(job: Job) -> dict[str, Any]:
         "name": record.name or "",
         "status": job.status,
         "done": job.done(),
-        "model": record.request.model,
+        "model": _model(job),
         "effort": record.request.effort or "",
         "response_id": record.response_id or "",
         "cancelling": record.cancelling and not job.done(),
@@ -78,11 +81,17 @@ def snapshot(job: Job) -> dict[str, Any]:
     }
 
 
+def _model(job: Job) -> str:
+    """The model that answers, once the server has named it, else the one that was asked."""
+    named = (job.response or {}).get("model")
+    return named if isinstance(named, str) and named else job.request.model
+
+
 def line(job: Job) -> str:
     """The same in one line of text."""
     record = job.record
     effort = f", effort {record.request.effort}" if record.request.effort else ""
-    asked = f"{record.request.model}{effort}"
+    asked = f"{_model(job)}{effort}"
     words = f"{record.name or 'job'}: {job.status} ({asked}), {job.elapsed:.0f} s"
     message = job.error or record.trouble
     return f"{words}: {message}" if message else words

@@ -1,0 +1,246 @@
+"""What POST /v1/responses may say: a body is checked and becomes an `Ask`, or a `Refusal`.
+
+Refusals are phrased and coded as the API's own, so that a notebook that works here works there.
+What this server can't do (tools, images, structured output, earlier responses) is refused rather
+than ignored. `reasoning` and `text.verbosity` are checked and echoed but change nothing: the
+model does not reason, and writes as much as it likes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from bgmagic.local.fields import Refusal, choice, invalid_type, number, only, refuse, typed, unknown
+
+# The values and limits are those of the API's OpenAPI description.
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+SUMMARIES = ("auto", "concise", "detailed")
+VERBOSITIES = ("low", "medium", "high")
+MIN_OUTPUT_TOKENS = 16
+METADATA_PAIRS, METADATA_KEY, METADATA_VALUE = 16, 64, 512
+
+ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+
+# What is used of a body; the rest is harmless to leave aside, or beyond this server.
+READ = {"background", "input", "instructions", "max_output_tokens", "metadata", "model"}
+READ |= {"parallel_tool_calls", "reasoning", "store", "stream", "temperature", "text"}
+READ |= {"tool_choice", "tools", "top_p", "truncation"}
+HARMLESS = {"background_options", "include", "max_tool_calls", "prompt_cache_key"}
+HARMLESS |= {"prompt_cache_options", "prompt_cache_retention", "safety_identifier"}
+HARMLESS |= {"service_tier", "user"}
+BEYOND = {"context_management", "conversation", "moderation", "previous_response_id", "prompt"}
+BEYOND |= {"stream_options", "top_logprobs"}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One accepted create: what to generate, and what its response repeats.
+
+    Attributes:
+        messages: the conversation in the words of chat templates, instructions first.
+        max_output_tokens: None for as many as the context holds.
+        echo: the fields every state of the response carries unchanged.
+    """
+
+    messages: tuple[Mapping[str, str], ...]
+    max_output_tokens: int | None
+    temperature: float
+    top_p: float
+    echo: Mapping[str, Any]
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """The JSON object in a request's body.
+
+    Raises:
+        Refusal: it is not one, or no text that can be encoded again.
+    """
+    try:
+        body = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        json.dumps(body, ensure_ascii=False).encode("utf-8")  # a lone surrogate is no text
+    except (ValueError, RecursionError):
+        refuse("We could not parse the JSON body of your request.")
+    if not isinstance(body, dict):
+        refuse("The body of your request must be a JSON object.")
+    return body
+
+
+def check(body: Mapping[str, Any], model: str) -> Ask:
+    """The body as an `Ask` to the named model.
+
+    Raises:
+        Refusal: names the field that is wrong.
+    """
+    given = {name: value for name, value in body.items() if value is not None}
+    _check_fields(given)
+    _check_mode(given)
+    _check_model(given, model)
+    instructions = typed(given, "instructions", str, None)
+    messages = _messages(given)
+    if instructions is not None:
+        messages.insert(0, {"role": "system", "content": instructions})
+    limit = _limit(given)
+    temperature = number(given, "temperature", 2, default=0.0)
+    top_p = number(given, "top_p", 1, default=1.0)
+    return Ask(
+        messages=tuple(messages),
+        max_output_tokens=limit,
+        temperature=temperature,
+        top_p=top_p,
+        echo={
+            "model": model,
+            "background": True,
+            "instructions": instructions,
+            "max_output_tokens": limit,
+            "metadata": _metadata(given),
+            "parallel_tool_calls": typed(given, "parallel_tool_calls", bool, True),
+            "reasoning": _reasoning(given),
+            "service_tier": "default",
+            "temperature": temperature,
+            "text": _text(given),
+            "tool_choice": choice(given, "tool_choice", ("auto", "none"), "auto"),
+            "tools": [],
+            "top_p": top_p,
+            "truncation": choice(given, "truncation", ("disabled",), "disabled"),
+        },
+    )
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _check_fields(given: Mapping[str, Any]) -> None:
+    for name in given:
+        if name in BEYOND:
+            refuse(
+                f"Unsupported parameter: '{name}' is not supported by this local server.",
+                name,
+                "unsupported_parameter",
+            )
+        if name not in READ | HARMLESS:
+            unknown(name)
+
+
+def _check_mode(given: Mapping[str, Any]) -> None:
+    if given.get("background") is not True:
+        refuse(
+            'This local server only does background mode: send "background": true.',
+            "background",
+            "unsupported_value",
+        )
+    if "store" in given:
+        refuse(
+            "'store' can't be given with background mode: leave it out.",
+            "store",
+            "unsupported_parameter",
+        )
+    if typed(given, "stream", bool, False):
+        refuse("This local server does not stream: poll instead.", "stream", "unsupported_value")
+    if typed(given, "tools", list, []):
+        refuse("Tools are not supported with this local model.", "tools", "unsupported_parameter")
+
+
+def _check_model(given: Mapping[str, Any], model: str) -> None:
+    asked = typed(given, "model", str, None)
+    if asked is None:
+        refuse("Missing required parameter: 'model'.", "model", "missing_required_parameter")
+    if asked != model and not asked.startswith("gpt-"):
+        raise Refusal(
+            404,
+            f"The model '{asked}' does not exist: this local server runs {model}.",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def _messages(given: Mapping[str, Any]) -> list[dict[str, str]]:
+    value = given.get("input")
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if value is None or value == []:
+        refuse("Missing required parameter: 'input'.", "input", "missing_required_parameter")
+    if not isinstance(value, list):
+        invalid_type("input", "a string or an array of messages", value)
+    return [_message(item, f"input[{number}]") for number, item in enumerate(value)]
+
+
+def _message(item: Any, where: str) -> dict[str, str]:
+    if not isinstance(item, dict):
+        invalid_type(where, "an object", item)
+    choice(item, "type", ("message",), "message", where)
+    role = choice(item, "role", ROLES, None, where)
+    content = item.get("content")
+    if isinstance(content, list):
+        kind = "output_text" if role == "assistant" else "input_text"
+        parts = [_part(part, kind, f"{where}.content[{n}]") for n, part in enumerate(content)]
+        content = "\n".join(parts)
+    if not isinstance(content, str):
+        invalid_type(f"{where}.content", "a string or an array of text parts", content)
+    return {"role": ROLES[role], "content": content}
+
+
+def _part(part: Any, kind: str, where: str) -> str:
+    if not isinstance(part, dict):
+        invalid_type(where, "an object", part)
+    choice(part, "type", (kind,), None, where)
+    text = part.get("text")
+    if not isinstance(text, str):
+        invalid_type(f"{where}.text", "a string", text)
+    return text
+
+
+def _limit(given: Mapping[str, Any]) -> int | None:
+    limit = given.get("max_output_tokens")
+    if limit is None:
+        return None
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        invalid_type("max_output_tokens", "an integer", limit)
+    if limit < MIN_OUTPUT_TOKENS:
+        refuse(
+            f"Invalid 'max_output_tokens': integer below minimum value. Expected a value >="
+            f" {MIN_OUTPUT_TOKENS}, but got {limit} instead.",
+            "max_output_tokens",
+            "integer_below_min_value",
+        )
+    return limit
+
+
+def _metadata(given: Mapping[str, Any]) -> dict[str, str]:
+    pairs: dict[str, Any] = typed(given, "metadata", dict, {})
+    if len(pairs) > METADATA_PAIRS:
+        refuse(f"Invalid 'metadata': at most {METADATA_PAIRS} pairs.", "metadata")
+    for key, value in pairs.items():
+        if not isinstance(value, str):
+            invalid_type(f"metadata.{key[:METADATA_KEY]}", "a string", value)
+        if len(key) > METADATA_KEY or len(value) > METADATA_VALUE:
+            refuse(
+                f"Invalid 'metadata': keys have at most {METADATA_KEY} characters and values"
+                f" {METADATA_VALUE}.",
+                "metadata",
+                "string_above_max_length",
+            )
+    return pairs
+
+
+def _reasoning(given: Mapping[str, Any]) -> dict[str, Any]:
+    settings = typed(given, "reasoning", dict, {})
+    only(settings, "reasoning", ("effort", "summary"))
+    return {
+        "effort": choice(settings, "effort", EFFORTS, None, "reasoning", needed=False),
+        "summary": choice(settings, "summary", SUMMARIES, None, "reasoning", needed=False),
+    }
+
+
+def _text(given: Mapping[str, Any]) -> dict[str, Any]:
+    settings = typed(given, "text", dict, {})
+    only(settings, "text", ("format", "verbosity"))
+    shape = typed(settings, "format", dict, {}, "text")
+    choice(shape, "type", ("text",), "text", "text.format")
+    return {
+        "format": {"type": "text"},
+        "verbosity": choice(settings, "verbosity", VERBOSITIES, "medium", "text"),
+    }

@@ -1,0 +1,110 @@
+"""Reading the fields of a request's JSON: each has a type and limits, or is refused by name.
+
+The refusals have the shape, the codes and, where it is known, the wording of the API's own. What
+the fields mean is left to `body`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
+
+KINDS = {str: "a string", bool: "a boolean", list: "an array", dict: "an object"}
+
+
+class Refusal(Exception):
+    """A request that is turned down.
+
+    Attributes:
+        status: the HTTP status.
+        error: the value of `error` in the reply.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str = "invalid_request_error",
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error = {"message": message, "type": kind, "param": param, "code": code}
+
+
+def refuse(message: str, param: str | None = None, code: str | None = None) -> NoReturn:
+    """Turns the request down with 400."""
+    raise Refusal(400, message, param=param, code=code)
+
+
+def number(given: Mapping[str, Any], name: str, most: int, *, default: float) -> float:
+    """A number from 0 to `most`."""
+    value = given.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        invalid_type(name, "a number", value)
+    if not 0 <= value <= most:
+        refuse(f"Invalid '{name}': expected a value between 0 and {most}.", name, "invalid_value")
+    return float(value)
+
+
+def only(settings: Mapping[str, Any], where: str, known: Collection[str]) -> None:
+    """Refuses any field of `settings` that is not known."""
+    for name, value in settings.items():
+        if name not in known and value is not None:
+            unknown(f"{where}.{name}")
+
+
+def unknown(path: str) -> NoReturn:
+    """Refuses a field the API does not have."""
+    shown = path[:80]
+    refuse(f"Unknown parameter: '{shown}'.", shown, "unknown_parameter")
+
+
+def typed(given: Mapping[str, Any], name: str, kind: type, default: Any, where: str = "") -> Any:
+    """A field of that type; null counts as left out."""
+    value = given.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        invalid_type(f"{where}.{name}" if where else name, KINDS[kind], value)
+    return value
+
+
+def choice(
+    given: Mapping[str, Any],
+    name: str,
+    choices: Collection[str],
+    default: str | None,
+    where: str = "",
+    *,
+    needed: bool = True,
+) -> Any:
+    """One of a few words; without a default it must be there, if it is `needed`."""
+    path = f"{where}.{name}" if where else name
+    value = given.get(name)
+    if value is None:
+        if default is None and needed:
+            refuse(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
+        return default
+    if not isinstance(value, str):
+        invalid_type(path, "a string", value)
+    if value not in choices:
+        supported = ", ".join(f"'{word}'" for word in choices)
+        refuse(
+            f"Invalid value: '{value[:64]}'. Supported values are: {supported}.",
+            path,
+            "invalid_value",
+        )
+    return value
+
+
+def invalid_type(path: str, expected: str, value: Any) -> NoReturn:
+    """Refuses a value of the wrong type."""
+    got = "null" if value is None else KINDS.get(type(value), "a number")
+    refuse(
+        f"Invalid type for '{path}': expected {expected}, but got {got} instead.",
+        path,
+        "invalid_type",
+    )
