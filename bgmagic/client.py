@@ -46,6 +46,11 @@ _NEVER_SENT = frozenset(
     }
 )
 
+# Those of them that may pass: no network yet, a name that does not resolve, a server that restarts.
+_PASSING = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"})
+# A 429 with one of these codes is about an account, and waiting does not help.
+_OUT_OF_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -145,10 +150,16 @@ class Client:
         # encoding a header raises UnicodeError (a key with a typographic quote).
         early = type(error) is openai.OpenAIError or isinstance(error, UnicodeError)
         unsent = early or bool(names & _NEVER_SENT)
+        certificate = "CERTIFICATE_VERIFY_FAILED" in str(cause)
         about = _connection_line(error, cause, self._server.address)
         if unsent and self._server.remedy:
             about = f"{about}; {self._server.remedy}"
-        return ServerError(self._clean(about), accepted=Accepted.NO if unsent else Accepted.UNCLEAR)
+        return ServerError(
+            self._clean(about),
+            accepted=Accepted.NO if unsent else Accepted.UNCLEAR,
+            # An embedded server that has ended comes back somewhere else.
+            passing=bool(names & _PASSING) and not certificate and not self._server.remedy,
+        )
 
     def _refusal(self, error: Any) -> ServerError:
         body = error.body if isinstance(error.body, dict) else {}
@@ -161,6 +172,8 @@ class Client:
             status_code=error.status_code,
             code=None if code is None else self._clean(str(code)),
             retry_after=_retry_after(error.response.headers),
+            passing=error.status_code == 429 and code not in _OUT_OF_MONEY,
+            told=bool(body.get("message")),
         )
 
     def _clean(self, text: str) -> str:

@@ -9,6 +9,7 @@
         ├── JobIncomplete            stopped early; the partial text is in job.text
         ├── JobCancelled (concurrent.futures.CancelledError)
         ├── JobUnknown               it is unclear whether the server accepted it
+        ├── JobLost                  accepted, but the server no longer knows it
         ├── NoAnswer                 completed, but with a refusal or without any text
         └── Detached                 still open at the server, and no longer watched from here
 
@@ -60,6 +61,8 @@ class ServerError(BgmagicError):
             change nothing at the server, so there it says nothing.
         status_code: the HTTP status, or None where no HTTP answer came.
         code: the server's own error code, verbatim, or None.
+        passing: whether the very same call may well succeed later.
+        told: whether the server itself said so, in the API's words; a proxy's page does not count.
         retry_after: seconds the server asked to wait before the next call, or None.
     """
 
@@ -71,12 +74,16 @@ class ServerError(BgmagicError):
         status_code: int | None = None,
         code: str | None = None,
         retry_after: float | None = None,
+        passing: bool = False,
+        told: bool = False,
     ) -> None:
         super().__init__(message)
         self.accepted = accepted
         self.status_code = status_code
         self.code = code
         self.retry_after = retry_after
+        self.passing = passing
+        self.told = told
 
 
 class JobError(BgmagicError):
@@ -103,6 +110,10 @@ class JobCancelled(JobError, concurrent.futures.CancelledError):
 
 class JobUnknown(JobError):
     """The server may or may not have accepted the job; it is not sent again on its own."""
+
+
+class JobLost(JobError):
+    """The server accepted the job and no longer knows it: most likely it has expired."""
 
 
 class NoAnswer(JobError):

@@ -37,8 +37,8 @@ class Variable(Protocol):
     def hold(self, job: Job) -> None:
         """Put the job there, as it is submitted."""
 
-    def replace(self, job: Job, answer: Answer) -> None:
-        """Put the answer there, if that very job still is there."""
+    def replace(self, job: Job, successor: Job | Answer) -> None:
+        """Put the answer, or the job that takes over, there, if that very job still is there."""
 
 
 Listener = Callable[["Job"], None]
@@ -49,6 +49,9 @@ class Control(Protocol):
 
     def cancel(self, job: Job) -> bool:
         """Pass the wish to cancel on; False if the job is past it."""
+
+    def resend(self, job: Job) -> Job:
+        """Send the job again as a new one."""
 
     def on_loop_thread(self) -> bool:
         """Whether the caller is the thread that must never wait for a job."""
@@ -81,7 +84,7 @@ class Job(Future[Answer]):
         super().__init__()
         self._record = record
         self._control = control
-        self._variable = variable
+        self.variable = variable
         self._listeners: list[Listener] = []
         self._sleepers: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
@@ -154,6 +157,17 @@ class Job(Future[Answer]):
     def cancel(self) -> bool:
         """Ask the server to cancel; False if the job has ended. The status tells when it has."""
         return self._control.cancel(self)
+
+    def resend(self) -> Job:
+        """Send the request again, on purpose, as a new job; returns that.
+
+        It takes the variables that still hold this one. If this one was accepted after all, both
+        are paid for.
+
+        Raises:
+            BadInput: this job has not ended.
+        """
+        return self._control.resend(self)
 
     def cancelled(self) -> bool:
         """Whether the job ended as cancelled."""
@@ -233,8 +247,8 @@ class Job(Future[Answer]):
         self._record = replace(self._record, **changes)
         ending = outcome(self)
         if isinstance(ending, Answer):
-            if self._variable is not None:
-                self._variable.replace(self, ending)
+            if self.variable is not None:
+                self.variable.replace(self, ending)
             self.set_result(ending)
         else:
             self.set_exception(ending)

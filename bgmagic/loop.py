@@ -32,6 +32,11 @@ class LoopThread:
         """Start ``coroutine`` on the loop from any thread; never waits for it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
+    def run_if_started(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T] | None:
+        """Start what ``make`` gives on the loop, if that runs; else None."""
+        loop = self._loop
+        return None if loop is None else asyncio.run_coroutine_threadsafe(make(), loop)
+
     def call(self, function: Callable[[], object]) -> None:
         """Call ``function`` on the loop soon; does nothing if the loop has never run or ended."""
         with contextlib.suppress(RuntimeError):

@@ -32,10 +32,10 @@ class Variables:
         for name in self.names:
             self.namespace[name] = job
 
-    def replace(self, job: Job, answer: Answer) -> None:
-        """Bind those names to ``answer`` that still hold ``job``."""
+    def replace(self, job: Job, successor: Job | Answer) -> None:
+        """Bind those names to ``successor`` that still hold ``job``."""
         ns = self.namespace
         for name in self.names:
             # No call between test and assignment, so that no other thread gets in between.
             if name in ns and ns[name] is job:
-                ns[name] = answer
+                ns[name] = successor

@@ -11,6 +11,7 @@ from bgmagic.errors import (
     JobError,
     JobFailed,
     JobIncomplete,
+    JobLost,
     JobUnknown,
     NoAnswer,
 )
@@ -31,9 +32,12 @@ def outcome(job: Job) -> Answer | JobError:
         partial = "the partial text is in .text" if job.text else "there is no text yet"
         return JobIncomplete(f"stopped early: {reason}; {partial}", job)
     if record.status == Status.CANCELLED:
-        return JobCancelled("it was cancelled", job)
+        when = f" {record.reason}" if record.reason else ""
+        return JobCancelled(f"it was cancelled{when}", job)
     if record.status == Status.UNKNOWN:
         return JobUnknown(record.reason or "the server's answer got lost", job)
+    if record.status == Status.LOST:
+        return JobLost(record.reason or "the server no longer knows it", job)
     code = _field(response.get("error"), "code")
     message = _field(response.get("error"), "message") or record.reason
     told = ": ".join(word for word in (code, message) if word) or "the server gave no reason"

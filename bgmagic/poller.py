@@ -62,6 +62,10 @@ class Delays:
         backoff = self._interval / 5 * 2 ** min(self._failures - 1, 16)
         return max(self._around(backoff), self._at_least(retry_after or 0.0))
 
+    def slow(self) -> float:
+        """The delay while the server refuses the key: a user has to do something first."""
+        return self._around(3 * self._interval)
+
     def soon(self) -> None:
         """Begin with the early delays again: something is about to change."""
         self._polls = 0
@@ -106,14 +110,14 @@ class Watch:
     Attributes:
         fetch: asks the server once; raises ServerError.
         on_reply: is given each reply.
-        on_failure: is given each failure.
+        on_failure: is given each failure; True gives the response up.
         wake: set to poll at once.
         deadline: the wall-clock time after which the watch ends, in seconds since the epoch.
     """
 
     fetch: Callable[[], Awaitable[Reply]]
     on_reply: Callable[[Reply], None]
-    on_failure: Callable[[ServerError], None]
+    on_failure: Callable[[ServerError], bool]
     wake: asyncio.Event
     deadline: float
 
@@ -134,7 +138,7 @@ async def poll(
 
     Returns:
         the terminal reply, which is not reported to ``on_reply``; None if the deadline came first,
-        one poll after it included.
+        one poll after it included, or the response was given up.
     """
     delay = delays.after_reply(hint)
     while True:
@@ -144,8 +148,11 @@ async def poll(
         try:
             reply = await watch.fetch()
         except ServerError as failure:
-            watch.on_failure(failure)
+            if watch.on_failure(failure):
+                return None
             delay = delays.after_failure(failure.retry_after)
+            if failure.status_code in (401, 403):
+                delay = max(delay, delays.slow())
         else:
             if is_terminal(reply):
                 return reply

@@ -59,7 +59,8 @@ def response(
 class ScriptedServer:
     """The server, on a thread of its own; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        self._port = port
         self.seen: list[Seen] = []
         self.responses: dict[str, dict[str, Any]] = {}
         self.scripts: dict[str, deque[Script]] = defaultdict(deque)
@@ -79,7 +80,7 @@ class ScriptedServer:
 
     def __enter__(self) -> ScriptedServer:
         self._thread.start()
-        start = asyncio.start_server(self._serve, "127.0.0.1", 0)
+        start = asyncio.start_server(self._serve, "127.0.0.1", self._port)
         self._server = asyncio.run_coroutine_threadsafe(start, self._loop).result(10)
         return self
 

@@ -23,7 +23,10 @@ ROOMS: dict[str, set[str]] = {
     "job": {"answer", "errors", "outcome", "request", "status"},
     "client": {"errors", "request", "server"},
     "poller": {"client", "errors", "status"},
-    "manager": {"client", "errors", "job", "loop", "poller", "request", "server", "status"},
+    "course": {"client", "errors", "job", "poller", "server", "status"},
+    "manager": {
+        "client", "course", "errors", "job", "loop", "poller", "request", "server", "status",
+    },
     "values": {"errors", "poller"},
     "options": {"values"},
     "header": {"errors", "options", "values"},

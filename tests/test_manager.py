@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bgmagic.answer import Answer
-from bgmagic.errors import BadInput, JobCancelled, JobFailed, JobUnknown
+from bgmagic.errors import BadInput, JobCancelled, JobFailed, JobLost, JobUnknown
 from bgmagic.job import Job
 from bgmagic.manager import JobManager
 from bgmagic.namespace import Variables
+from bgmagic.poller import Delays
 from bgmagic.request import Request
 from bgmagic.server import Server
 from tests.conftest import KEY
@@ -31,7 +33,8 @@ CREATES: dict[str, tuple[Script, bool | None]] = {
     "accepted": (Script(), True),
     "400": (Script(status=400, json=told), False),
     "401": (Script(status=401, json=told), False),
-    "429": (Script(status=429, json=told, headers={"retry-after": "1"}), False),
+    "429": (Script(status=429, json=told, headers={"retry-after-ms": "5"}), True),
+    "quota": (Script(status=429, json={"error": {"code": "insufficient_quota"}}), False),
     "500": (Script(status=500, json=told), None),
     "503 html": (Script(status=503, body=b"<html>"), None),
     "reset before": (Script(reset="before"), None),
@@ -88,7 +91,8 @@ def test_any_course_of_things(
     replies: list[Script],
     ending: dict[str, Any],
 ) -> None:
-    """Whatever the server does: one POST a job, it ends, and only an answer gets into its variable."""
+    """Whatever the server does: one POST a job (two after a refusal that passes), it ends, and only
+    an answer gets into its variable."""
     script, accepted = CREATES[create]
     before = pointed.count("create")
     pointed.scripts["retrieve"].clear()
@@ -103,7 +107,8 @@ def test_any_course_of_things(
         poll_interval=SOON,
     )
     failure = job.exception(LIMIT)
-    assert pointed.count("create") == before + 1
+    posts = 2 if create == "429" else 1
+    assert pointed.count("create") == before + posts
     assert namespace["other"] == 1
     if accepted is True:
         assert job.status == ending["status"]
@@ -272,6 +277,131 @@ def test_cancel_is_repeated_until_heard(
     assert pointed.count("cancel") == 2
 
 
+def not_found(rid: str = "resp_1") -> Script:
+    message = f"Response with id '{rid}' not found."
+    return Script(status=404, json={"error": {"message": message, "type": "invalid_request_error"}})
+
+
+def test_some_404s_are_tolerated(manager: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """A few 404s in a row do not end a job that the server has after all."""
+    pointed.enqueue("retrieve", *[not_found()] * 4, Script(), *[not_found()] * 4)
+    pointed.polls = 2
+    assert manager.submit(ask(), poll_interval=SOON).result(LIMIT) == "the answer"
+
+
+def test_lasting_404_is_lost(manager: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """A response that the server no longer knows ends as lost, with the retention explained."""
+    pointed.always["retrieve"] = not_found()
+    job = manager.submit(ask(), poll_interval=SOON)
+    with pytest.raises(JobLost, match=r"30 days.*10 minutes"):
+        job.result(LIMIT)
+    assert (job.status, job.response_id) == ("lost", "resp_1")
+    assert pointed.count("retrieve") == 5
+
+
+def test_a_proxys_404_is_not_the_servers(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """A 404 page that is not in the API's words never makes a job lost."""
+    page = Script(status=404, body=b"<html>Portal</html>", headers={"content-type": "text/html"})
+    pointed.enqueue("retrieve", *[page] * 9)
+    assert manager.submit(ask(), poll_interval=SOON).result(LIMIT) == "the answer"
+
+
+def test_refused_create_that_passes_is_sent_again(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """A 429 is certainly not accepted: the job waits, says so, and is sent again."""
+    gate = threading.Event()
+    slow_down = {"error": {"message": "Slow down.", "type": "requests"}}
+    pointed.enqueue(
+        "create",
+        Script(status=429, json=slow_down, headers={"retry-after-ms": "50"}),
+        Script(hold=gate),
+    )
+    seen: list[tuple[str, str | None]] = []
+    job = manager.submit(ask(), poll_interval=SOON)
+    job.add_listener(lambda changed: seen.append((changed.status, changed.record.trouble)))
+    eventually(lambda: pointed.count("create") == 2)
+    assert ("waiting", "not sent yet: HTTP 429: Slow down.") in seen
+    gate.set()
+    assert job.result(LIMIT) == "the answer"
+
+
+def test_no_connection_yet(manager: JobManager, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not listen yet gets the job when it does; until then the job says so."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
+    monkeypatch.setattr("bgmagic.course.Delays", lambda *_: Delays(SOON))
+    job = manager.submit(ask(), poll_interval=SOON)
+    eventually(lambda: (job.record.trouble or "").startswith("not sent yet: no answer from"))
+    assert job.record.status in ("waiting", "submitting")
+    with ScriptedServer(port) as late:
+        assert job.result(LIMIT) == "the answer"
+        assert late.count("create") == 1
+
+
+def test_never_sent(manager: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """At the deadline a job that was always refused ends as failed: never sent."""
+    pointed.always["create"] = Script(status=429, json=told, headers={"retry-after-ms": "20"})
+    job = manager.submit(ask(), poll_interval=SOON, deadline=0.3)
+    with pytest.raises(JobFailed, match="never sent: HTTP 429"):
+        job.result(LIMIT)
+
+
+def test_cancel_of_a_job_that_waits_to_be_sent(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """Cancelling a job that was not accepted yet ends it here, and nothing more is sent."""
+    pointed.always["create"] = Script(status=429, json=told, headers={"retry-after": "60"})
+    job = manager.submit(ask(), poll_interval=SOON)
+    eventually(lambda: job.status == "waiting" and job.record.trouble)
+    job.cancel()
+    with pytest.raises(JobCancelled, match="before it was sent"):
+        job.result(LIMIT)
+    assert (pointed.count("create"), pointed.count("cancel")) == (1, 0)
+
+
+def test_resend(manager: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """resend() sends the same request as a new job, which takes only the names that hold the old."""
+    pointed.enqueue("create", Script(reset="after"))
+    namespace: dict[str, Any] = {}
+    variable = Variables(namespace, ["x", "y"])
+    old = manager.submit(ask(), name="x", variable=variable, poll_interval=SOON)
+    with pytest.raises(JobUnknown):
+        old.result(LIMIT)
+    namespace["y"] = "mine"
+    new = old.resend()
+    assert new is not old
+    assert new.result(LIMIT) == "the answer"
+    assert old.status == "unknown"
+    assert namespace == {"x": "the answer", "y": "mine"}
+    bodies = [seen.body for seen in pointed.seen if seen.kind == "create"]
+    assert bodies[0] == bodies[1]
+
+
+def test_running_job_is_not_resent(manager: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """resend() of a job that has not ended is refused."""
+    pointed.polls = 10**6
+    job = manager.submit(ask(), poll_interval=SOON)
+    with pytest.raises(BadInput, match="has not ended"):
+        job.resend()
+
+
+def test_shutdown_waits_for_the_id(pointed: ScriptedServer, ask: Ask) -> None:
+    """A create under way at the end gets a moment to bring its id home."""
+    gate = threading.Event()
+    pointed.enqueue("create", Script(hold=gate))
+    manager = JobManager()
+    job = manager.submit(ask(), poll_interval=SOON)
+    eventually(lambda: pointed.count("create"))
+    threading.Timer(0.2, gate.set).start()
+    assert manager.close()
+    assert (job.status, job.response_id) == ("detached", "resp_1")
+
+
 def test_trouble_shows_and_goes(manager: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
     """A failing poll is told on the job while it lasts, in the server's words."""
     pointed.polls = 3
@@ -280,7 +410,7 @@ def test_trouble_shows_and_goes(manager: JobManager, pointed: ScriptedServer, as
     job = manager.submit(ask(), poll_interval=SOON)
     job.add_listener(lambda changed: seen.append(changed.record.trouble))
     job.result(LIMIT)
-    assert "HTTP 401: Bad key." in seen
+    assert "the key is refused, the job goes on: HTTP 401: Bad key." in seen
     assert job.record.trouble is None
 
 
@@ -350,6 +480,7 @@ def test_close_detaches(pointed: ScriptedServer, ask: Ask) -> None:
     gate.set()
     assert running.status == "detached"
     assert under_way.status == "unknown"
+    assert "while it was being sent" in str(under_way.error)
     assert pointed.count("cancel") == 0
 
 
@@ -374,7 +505,7 @@ def test_bug_of_ours_ends_in_words(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Even if our own code breaks while carrying a job, whoever waits is told, with the id kept."""
-    monkeypatch.setattr("bgmagic.manager.poll", lambda *_: 1 / 0)
+    monkeypatch.setattr("bgmagic.course.poll", lambda *_: 1 / 0)
     job = manager.submit(ask(), poll_interval=SOON)
     assert "ZeroDivisionError" in str(job.exception(LIMIT))
     assert (job.status, job.response_id) == ("detached", "resp_1")

@@ -1,0 +1,275 @@
+"""The course of one job, from submission to its end, on the loop thread.
+
+Decides what each reply and each failure means for the job: send again or not, poll on or not. When
+to ask is the poller's, how to ask the client's, what the news do to the user's variable the job's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bgmagic.client import Client, Reply
+from bgmagic.errors import Accepted, ServerError
+from bgmagic.job import Job
+from bgmagic.poller import Clock, Delays, Watch, is_terminal, poll
+from bgmagic.server import Server
+from bgmagic.status import Status
+
+logger = logging.getLogger("bgmagic")
+
+# Seconds by which a cell goes before its own submission: importing the SDK and building a request
+# would else compete with the end of the cell for the interpreter.
+HEAD_START = 0.05
+# Servers have been seen to answer 404 now and then for a response they have. So many in a row, with
+# growing waits between them, mean that it is gone.
+LOST_AFTER = 5
+RETENTION = (
+    "the server no longer knows this response. Servers keep one for a limited time, OpenAI for 30 "
+    "days and for about 10 minutes in projects with zero data retention"
+)
+# Answers to a cancel that asking again will not change; the job has mostly just ended.
+CANCEL_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 422})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a job is to be carried.
+
+    Attributes:
+        server: where it goes, and as whom.
+        poll_interval: seconds between polls; None means soon at first, then every 10.
+        deadline: seconds after acceptance at which watching ends, and after submission at which
+            trying to send does.
+    """
+
+    server: Server
+    poll_interval: float | None
+    deadline: float
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """A response and who asks for it."""
+
+    client: Client
+    response_id: str
+    reply: Reply
+    at: float
+
+
+class Course:
+    """Carries one job. All methods run on the loop thread."""
+
+    def __init__(
+        self, job: Job, plan: Plan, client_of: Callable[[Server], Client], clock: Clock
+    ) -> None:
+        self.job = job
+        # While a create is under way it must not be cut off: it may have been accepted.
+        self.sending = False
+        self._plan = plan
+        self._client_of = client_of
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._delays = Delays(plan.poll_interval)
+        self._accepted: _Accepted | None = None
+        self._cancelling: asyncio.Task[None] | None = None
+        self._missing = 0
+        self._closing = False
+
+    async def run(self) -> None:
+        """Carry the job to its end; never raises but for being cancelled."""
+        try:
+            await asyncio.sleep(HEAD_START)
+            await self._carry()
+        except asyncio.CancelledError:
+            self._abandon("the kernel is shutting down")
+            raise
+        except Exception as error:
+            logger.exception("%r broke off", self.job)
+            self._abandon(f"bgmagic itself failed with {type(error).__name__}: {error}")
+        finally:
+            if self._cancelling is not None:
+                self._cancelling.cancel()
+
+    def want_cancel(self) -> None:
+        """The user wishes the job cancelled: at the server, or here if it was not sent."""
+        if self.job.done() or self.job.record.cancelling:
+            return
+        self.job.advance(cancelling=True)
+        if self._accepted is not None:
+            self._send_cancel(self._accepted)
+        elif not self.sending:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Watch no further than the create that may be under way."""
+        self._closing = True
+
+    async def _carry(self) -> None:
+        accepted = self._accepted = await self._create()
+        if accepted is None:
+            return
+        if is_terminal(accepted.reply):
+            self._settle(**_news(self.job, accepted.reply, self._clock.now()))
+        elif self._closing:
+            self._abandon("the kernel is shutting down")
+        else:
+            await self._follow(accepted)
+
+    # Submitting.
+
+    async def _create(self) -> _Accepted | None:
+        """POST the request, again only after a refusal that may pass; None if that ended it."""
+        give_up_at = self.job.record.submitted_at + self._plan.deadline
+        delays = Delays(5.0)
+        while not self._is_cancelling():
+            try:
+                return await self._post()
+            except ServerError as failure:
+                left = give_up_at - self._clock.now()
+                if self._ends_unsent(failure, left):
+                    return None
+                self.job.advance(status=Status.WAITING, trouble=f"not sent yet: {failure}")
+                wait = min(delays.after_failure(failure.retry_after), left)
+                await self._clock.pause(self._wake, wait)
+        self._settle(status=Status.CANCELLED, reason="before it was sent", trouble=None)
+        return None
+
+    async def _post(self) -> _Accepted | None:
+        self.job.advance(status=Status.SUBMITTING)
+        self.sending = True
+        try:
+            client = self._client_of(self._plan.server)
+            reply = await client.create(self.job.request)
+        finally:
+            self.sending = False
+        response_id = reply.response.get("id")
+        if not isinstance(response_id, str) or not response_id:
+            reason = "the server answered without a response id, so the job can't be followed"
+            self._settle(status=Status.UNKNOWN, response=reply.response, reason=reason)
+            return None
+        now = self._clock.now()
+        self.job.advance(response_id=response_id, accepted_at=now, **_news(self.job, reply, now))
+        return _Accepted(client, response_id, reply, now)
+
+    def _ends_unsent(self, failure: ServerError, left: float) -> bool:
+        """End the job if this failure of a create is not one to be repeated."""
+        if failure.accepted is Accepted.UNCLEAR:
+            self._settle(status=Status.UNKNOWN, reason=_unclear(failure), trouble=None)
+        elif not failure.passing:
+            reason = f"not accepted by the server: {failure}"
+            self._settle(status=Status.FAILED, reason=reason, trouble=None)
+        elif left <= 0 or self._closing:
+            self._settle(status=Status.FAILED, reason=f"never sent: {failure}", trouble=None)
+        else:
+            return False
+        return True
+
+    # Following.
+
+    async def _follow(self, accepted: _Accepted) -> None:
+        if self._is_cancelling():
+            self._send_cancel(accepted)
+        watch = Watch(
+            fetch=lambda: accepted.client.retrieve(accepted.response_id),
+            on_reply=self._heard,
+            on_failure=self._failed,
+            wake=self._wake,
+            deadline=accepted.at + self._plan.deadline,
+        )
+        last = await poll(watch, self._delays, self._clock, accepted.reply.poll_after)
+        if last is not None:
+            self._settle(**_news(self.job, last, self._clock.now()))
+        elif self._missing >= LOST_AFTER:
+            self._settle(status=Status.LOST, reason=RETENTION, trouble=None)
+        else:
+            self.job.detach(_deadline_line(self.job, self._plan.deadline))
+
+    def _heard(self, reply: Reply) -> None:
+        self._missing = 0
+        self.job.advance(**_news(self.job, reply, self._clock.now()))
+
+    def _failed(self, failure: ServerError) -> bool:
+        """Take in a failed poll; whether to give up on the response."""
+        gone = failure.status_code == 404 and failure.told
+        self._missing = self._missing + 1 if gone else 0
+        about = "the key is refused" if failure.status_code in (401, 403) else "the poll failed"
+        self.job.advance(trouble=f"{about}, the job goes on: {failure}")
+        return self._missing >= LOST_AFTER
+
+    # Cancelling.
+
+    def _send_cancel(self, accepted: _Accepted) -> None:
+        self._cancelling = asyncio.create_task(self._cancel(accepted))
+
+    async def _cancel(self, accepted: _Accepted) -> None:
+        """Ask the server to cancel until it has heard, then have the status polled.
+
+        What the cancel call returns does not settle the job: a server may complete it after all,
+        and refuses to cancel what has ended. The poll that follows tells which.
+        """
+        delays = Delays(1.0)
+        while True:
+            try:
+                await accepted.client.cancel(accepted.response_id)
+                break
+            except ServerError as failure:
+                self.job.advance(trouble=f"cancel: {failure}")
+                if failure.status_code in CANCEL_REFUSED:
+                    break
+                await asyncio.sleep(delays.after_failure(failure.retry_after))
+        self._delays.soon()
+        self._wake.set()
+
+    def _is_cancelling(self) -> bool:
+        return self.job.record.cancelling
+
+    # Ending.
+
+    def _settle(self, **changes: Any) -> None:
+        self.job.settle(ended_at=self._clock.now(), **changes)
+
+    def _abandon(self, reason: str) -> None:
+        """End the watch of a job that can't be carried on, without losing what is known of it."""
+        if self.job.done():
+            return
+        if self.job.record.status == Status.SUBMITTING and self.job.response_id is None:
+            reason = f"{reason} while it was being sent"
+            self._settle(status=Status.UNKNOWN, reason=reason, trouble=None)
+        else:
+            self.job.detach(reason)
+
+
+def _news(job: Job, reply: Reply, now: float) -> dict[str, Any]:
+    """The changes of the record that a reply brings."""
+    word = reply.response.get("status")
+    # Lean servers leave the status out; then the word there is stays.
+    status = word if isinstance(word, str) and word else job.record.status
+    started = job.record.started_at
+    if started is None and status not in (Status.QUEUED, Status.SUBMITTING):
+        started = now
+    return {
+        "response": reply.response,
+        "status": status,
+        "started_at": started,
+        "checked_at": now,
+        "trouble": None,
+    }
+
+
+def _unclear(failure: ServerError) -> str:
+    return (
+        "it is unclear whether the server accepted this job, and it was not sent again, since that "
+        f"could be paid twice; job.resend() sends it on purpose: {failure}"
+    )
+
+
+def _deadline_line(job: Job, deadline: float) -> str:
+    return (
+        f"it was still {job.record.status} {deadline / 3600:g} h after it was accepted, "
+        f"the deadline; the server goes on with {job.response_id}"
+    )
