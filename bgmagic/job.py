@@ -73,18 +73,19 @@ class Job(Future[Answer]):
         self,
         record: JobRecord,
         control: Control,
-        variable: Variable | None = None,
+        *variables: Variable,
     ) -> None:
         """Make the handle of a new job.
 
         Args:
             control: whoever runs the job.
-            variable: where the answer goes, before anyone who waits for the job is woken.
+            variables: where the answer goes, before anyone who waits for the job is woken.
         """
         super().__init__()
         self._record = record
         self._control = control
-        self.variable = variable
+        self._variables = variables
+        self._answer: Answer | None = None
         self._listeners: list[Listener] = []
         self._sleepers: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
@@ -151,6 +152,20 @@ class Job(Future[Answer]):
         if self._card is None:
             self._card = self._control.make_card(self)
         return self._card
+
+    def give(self, variable: Variable) -> None:
+        """Have ``variable`` hold this job, and get its answer, too."""
+        with self._lock:
+            variable.hold(self)
+            self._variables += (variable,)
+            if self._answer is not None:
+                variable.replace(self, self._answer)
+
+    def hand_over(self, successor: Job) -> None:
+        """Let ``successor`` take the variables that still hold this job."""
+        for variable in self._variables:
+            variable.replace(self, successor)
+        successor._variables += self._variables
 
     # concurrent.futures
 
@@ -247,8 +262,10 @@ class Job(Future[Answer]):
         self._record = replace(self._record, **changes)
         ending = outcome(self)
         if isinstance(ending, Answer):
-            if self.variable is not None:
-                self.variable.replace(self, ending)
+            with self._lock:
+                self._answer = ending
+                for variable in self._variables:
+                    variable.replace(self, ending)
             self.set_result(ending)
         else:
             self.set_exception(ending)

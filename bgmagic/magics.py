@@ -7,6 +7,7 @@ job is made and run is submission.py's and the manager's business.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -96,6 +97,7 @@ class BgMagics(Magics):
         self.observe(self._publish, All)
         self._publish()
         session.hold = lambda name: self._variables([name])
+        session.notebook = self._notebook
 
     def _publish(self, _change: object = None) -> None:
         names = [option.name for option in options(Settings) if option.configurable]
@@ -105,6 +107,11 @@ class BgMagics(Magics):
     def _namespace(self) -> dict[str, Any]:
         namespace: dict[str, Any] = self._shell.user_ns
         return namespace
+
+    def _notebook(self) -> str:
+        # Where Jupyter servers and VS Code tell it; nobody else does.
+        path = os.environ.get("JPY_SESSION_NAME") or self._namespace.get("__vsc_ipynb_file__")
+        return str(path or "")
 
     def _variables(self, names: Sequence[str]) -> Variables:
         # _bg is always the newest job.
@@ -134,11 +141,18 @@ class BgMagics(Magics):
         with _one_line():
             settings = self._parse(Settings, "%%bgresponse", line)
             name = settings.out or f"_bg{self._shell.execution_count}"
-            job = send(cell, settings, name, self._variables([name]))
+            earlier = self._namespace.get(name)
+            sent = send(cell, settings, name, self._variables([name]))
+        if sent.joined:
+            print(f"{_line(sent.job)}: the identical request, joined; --again sends it anew")
+        elif isinstance(earlier, Job) and not earlier.done():
+            which = earlier.response_id or "not accepted yet"
+            print(f"{name}: an earlier job for this name goes on ({which})", end="")
+            print(f"; %bgcancel {earlier.response_id} cancels it" if earlier.response_id else "")
         if not settings.quiet:
-            self._show(job)
+            self._show(sent.job)
         if settings.wait:
-            self._wait([job], None)
+            self._wait([sent.job], None)
 
     def _show(self, job: Job) -> None:
         if hasattr(self._shell, "kernel"):
@@ -283,7 +297,7 @@ def unload(shell: InteractiveShell) -> None:
         configurables: list[Any] = shell.configurables
         configurables.remove(magics)
         shell.magics_manager.registry.pop(type(magics).__name__, None)
-    session.config, session.hold = {}, None
+    session.config, session.hold, session.notebook = {}, None, str
 
 
 def _loaded(shell: InteractiveShell) -> list[BgMagics]:

@@ -61,6 +61,8 @@ class JobManager:
         request: Request,
         *,
         name: str | None = None,
+        named: bool = True,
+        notebook: str = "",
         variable: Variable | None = None,
         poll_interval: float | None = None,
         deadline: float = DEADLINE,
@@ -68,7 +70,9 @@ class JobManager:
         """Start a job and return its handle at once.
 
         Args:
-            name: what the user calls the job.
+            name: what the job is called.
+            named: whether the user chose that name.
+            notebook: where it was sent from.
             variable: where the answer goes; holds the job from now on.
             poll_interval: seconds between polls; None means soon at first, then every 10.
             deadline: seconds after acceptance at which watching ends.
@@ -77,20 +81,42 @@ class JobManager:
             BadInput: there is no server to send it to; nothing was sent.
         """
         server = self.server or Server.from_environment()
-        job = self._new(request, name, variable, Plan(server, poll_interval, deadline))
+        record = JobRecord(
+            request=request,
+            server=server.name,
+            submitted_at=self._clock.now(),
+            name=name,
+            named=named,
+            notebook=notebook,
+        )
+        job = self._new(record, Plan(server, poll_interval, deadline))
         # Before the job can possibly end: the answer replaces only what it finds there.
         if variable is not None:
-            variable.hold(job)
+            job.give(variable)
         self._loop.run(self._run(job))
         return job
 
-    def _new(
-        self, request: Request, name: str | None, variable: Variable | None, plan: Plan
-    ) -> Job:
-        record = JobRecord(
-            request=request, server=plan.server.address, submitted_at=self._clock.now(), name=name
-        )
-        job = Job(record, self, variable)
+    def twin(self, request: Request, *, name: str | None, notebook: str = "") -> Job | None:
+        """The newest job that asks the very same of the same server for the same variable.
+
+        Args:
+            name: the variable that the user chose; None stands for all that were not chosen.
+
+        Raises:
+            BadInput: there is no server to send it to.
+        """
+        server = (self.server or Server.from_environment()).name
+        wanted = request.fingerprint(server), name, notebook
+        for job in reversed(self._jobs):
+            record = job.record
+            chosen = record.name if record.named else None
+            found = record.request.fingerprint(record.server), chosen, record.notebook
+            if found == wanted:
+                return job
+        return None
+
+    def _new(self, record: JobRecord, plan: Plan) -> Job:
+        job = Job(record, self)
         self._plans[job] = plan
         self._jobs.append(job)
         return job
@@ -129,9 +155,17 @@ class JobManager:
         """
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
-        new = self._new(job.request, job.name, job.variable, self._plans[job])
-        if job.variable is not None:
-            job.variable.replace(job, new)
+        old = job.record
+        record = JobRecord(
+            request=old.request,
+            server=old.server,
+            submitted_at=self._clock.now(),
+            name=old.name,
+            named=old.named,
+            notebook=old.notebook,
+        )
+        new = self._new(record, self._plans[job])
+        job.hand_over(new)
         self._loop.run(self._run(new))
         return new
 

@@ -134,6 +134,10 @@ class Settings:
         "--param", metavar="KEY=VALUE", read=read_pairs, default=(), repeatable=True,
         help="any other request field, dotted, JSON or text: reasoning.summary=auto; repeatable",
     )  # fmt: skip
+    again: bool = _option(
+        "--again", default=False,
+        help="send even though the identical request is still running, or may be",
+    )  # fmt: skip
     wait: bool = _option(
         "--wait", default=False, configurable=True,
         help="block until the job is done",

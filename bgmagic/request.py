@@ -6,6 +6,7 @@ background mode can't be combined with `store`, and whether a job streams is not
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,15 @@ class Request:
         """The body as a new dict; changing it changes nothing here."""
         body: dict[str, Any] = json.loads(self.text)
         return body
+
+    def fingerprint(self, server: str) -> str:
+        """What two requests have in common that ask the same of the same server, as hex digits.
+
+        Whether the answer is streamed makes no difference to it.
+        """
+        body = {key: value for key, value in self.body.items() if key not in ("stream",)}
+        text = json.dumps([server, body], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @property
     def model(self) -> str:

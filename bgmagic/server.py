@@ -46,6 +46,12 @@ class Server:
             (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")
         )
 
+    @property
+    def name(self) -> str:
+        """What identifies the server: its address, or one name for the embedded server, whose
+        port is another after each start."""
+        return "bgmagic.local" if self.isolated else self.address
+
     @classmethod
     def from_environment(cls) -> Server:
         """The server that the SDK's environment variables name now.

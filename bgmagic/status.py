@@ -39,8 +39,10 @@ class JobRecord:
 
     Attributes:
         request: the request body.
-        server: the base URL of the server it goes to.
+        server: the name of the server it goes to.
         name: the variable that waits for the answer, or None.
+        named: whether the user chose that name.
+        notebook: the notebook it was sent from, or "".
         status: the server's word verbatim once there is one, before that a local one.
         submitted_at: when the cell ran.
         accepted_at: when the server gave an id.
@@ -59,6 +61,8 @@ class JobRecord:
     server: str
     submitted_at: float
     name: str | None = None
+    named: bool = False
+    notebook: str = ""
     status: str = Status.WAITING
     accepted_at: float | None = None
     started_at: float | None = None

@@ -6,7 +6,9 @@ particular to notebooks (names, cards, one-line errors) is magics.py's business.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.client import server_of
@@ -16,6 +18,7 @@ from bgmagic.manager import JobManager
 from bgmagic.options import Settings, settle
 from bgmagic.prompt import messages as as_messages
 from bgmagic.request import Request, build_request
+from bgmagic.status import Status
 
 
 def _make_card(job: Job) -> Any:
@@ -32,12 +35,14 @@ class Session:
         manager: runs every job.
         config: option names and values set with `%config`; empty without the extension.
         hold: makes the variable for ``submit(out=…)``, or None where there is no notebook.
+        notebook: tells the notebook's path, or "".
     """
 
     def __init__(self) -> None:
         self.manager = JobManager(make_card=_make_card)
         self.config: Mapping[str, Any] = {}
         self.hold: Callable[[str], Variable] | None = None
+        self.notebook: Callable[[], str] = str
 
 
 session = Session()
@@ -60,19 +65,53 @@ def make_request(prompt: str, settings: Settings) -> Request:
     )
 
 
-def send(prompt: str, settings: Settings, name: str | None, variable: Variable | None) -> Job:
-    """Start the job that asks ``prompt``; returns at once.
+@dataclass(frozen=True)
+class Sent:
+    """What became of a submission.
+
+    Attributes:
+        job: the job that was started, or the running one that it joined.
+        joined: whether the identical request was still running, so that nothing was sent.
+    """
+
+    job: Job
+    joined: bool = False
+
+
+def send(prompt: str, settings: Settings, name: str | None, variable: Variable | None) -> Sent:
+    """Start the job that asks ``prompt``, or join its twin that still runs; returns at once.
+
+    A submission without a variable is never joined: who asks twice in Python means it.
 
     Raises:
         BadInput: nothing was sent.
     """
-    return session.manager.submit(
-        make_request(prompt, settings),
+    request, manager = make_request(prompt, settings), session.manager
+    if variable is not None and not settings.again:
+        twin = manager.twin(request, name=settings.out, notebook=session.notebook())
+        if twin is not None and twin.status == Status.UNKNOWN:
+            raise BadInput(
+                f"the very same request ended as unknown {_ago(twin)} ago and may have been "
+                f"accepted; --again sends it anew, at the risk of paying twice"
+            )
+        if twin is not None and not twin.done():
+            twin.give(variable)
+            return Sent(twin, joined=True)
+    job = manager.submit(
+        request,
         name=name,
+        named=settings.out is not None,
+        notebook=session.notebook(),
         variable=variable,
         poll_interval=settings.poll,
         deadline=settings.deadline,
     )
+    return Sent(job)
+
+
+def _ago(job: Job) -> str:
+    seconds = time.time() - (job.record.ended_at or job.record.submitted_at)
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def submit(
@@ -88,6 +127,7 @@ def submit(
     deadline: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
     param: Mapping[str, Any] | None = None,
+    again: bool | None = None,
 ) -> Job:
     """Send a prompt in the background and return its job at once.
 
@@ -106,6 +146,7 @@ def submit(
         deadline: seconds, or text such as "12h", after acceptance until watching ends (24 h).
         messages: earlier turns as the API takes them.
         param: any other field of the request body; keys may be dotted.
+        again: with ``out``, send even though the identical request is still running.
 
     Raises:
         BadInput: an argument can't be used or there is no API key; nothing was sent.
@@ -121,6 +162,7 @@ def submit(
         "deadline": deadline,
         "messages": messages,
         "param": param,
+        "again": again,
     }
     settings = settle(Settings, given, config=session.config, from_python=True)
     if not isinstance(prompt, str):
@@ -132,7 +174,7 @@ def submit(
                 "out= names a notebook variable: run %load_ext bgmagic there, or leave it out"
             )
         variable = session.hold(settings.out)
-    return send(prompt, settings, settings.out, variable)
+    return send(prompt, settings, settings.out, variable).job
 
 
 def jobs() -> list[Job]:

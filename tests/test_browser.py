@@ -12,7 +12,7 @@ import pytest
 
 from tests.browser import Lab, chromium, jupyterlab, notebook, page
 from tests.conftest import KEY, missing
-from tests.scripted import ScriptedServer, response
+from tests.scripted import Script, ScriptedServer, response
 from tests.test_notebooks import NOTEBOOKS
 
 pytestmark = pytest.mark.timeout(240)
@@ -61,7 +61,7 @@ def test_card_lives(server: ScriptedServer, tmp_path: Path) -> None:
     hostile = "<img src=x onerror='window.fired=1'>"
     server.ending = lambda rid, _: response(rid, "failed", error={"code": "c", "message": hostile})
     cells = ["%load_ext bgmagic", "%%bgresponse -o critique -e xhigh --poll 0.2\nWhy?"]
-    cells += ["%%bgresponse -o other --poll 0.2\nWhy?"]
+    cells += ["%%bgresponse -o other --poll 0.2\nWhy?", "%%bgresponse -o third --poll 0.2\nWhy?"]
     path = notebook(tmp_path / "card.ipynb", cells)
     environment = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url}
     with jupyterlab(tmp_path, **environment) as url, page() as opened:
@@ -87,6 +87,13 @@ def test_card_lives(server: ScriptedServer, tmp_path: Path) -> None:
         _status(lab, 2, "failed")
         assert hostile in lab.cell(2).locator(".bgmagic-message").inner_text()
         assert opened.evaluate("window.fired") is None
+        server.enqueue("create", Script(reset="after"))
+        lab.run(3)
+        _status(lab, 3, "unknown")
+        server.ending = lambda rid, _: response(rid, "completed", "after all")
+        lab.cell(3).get_by_role("button", name="Send again").click()
+        _status(lab, 3, "completed")
+        assert server.count("create") == 4
 
 
 def _status(lab: Lab, index: int, status: str) -> None:

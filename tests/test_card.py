@@ -86,6 +86,25 @@ def test_only_the_buttons_message_cancels(
     assert pointed.count("cancel") == 1
 
 
+def test_send_again_button(shown: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """Only an unknown job is sent again by its button, once, and the card goes on with the new one."""
+    pointed.polls = 2
+    done = shown.submit(ask(), poll_interval=SOON)
+    done.result(LIMIT)
+    done.card._handle_custom_msg({"action": "resend"}, [])
+    assert pointed.count("create") == 1
+    pointed.enqueue("create", Script(reset="after"))
+    job = shown.submit(ask(), poll_interval=SOON)
+    assert job.exception(LIMIT)
+    eventually(lambda: job.card.view["status"] == "unknown")
+    assert pointed.count("create") == 2
+    job.card._handle_custom_msg({"action": "resend"}, [])
+    job.card._handle_custom_msg({"action": "resend"}, [])
+    eventually(lambda: job.card.view["status"] == "completed")
+    assert pointed.count("create") == 3
+    assert job.status == "unknown"
+
+
 def test_line_says_it_in_words(shown: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
     """Where no widget can be shown, one line has name, status, model, effort and time."""
     pointed.enqueue("create", Script(status=400, json={"error": {"message": "No."}}))

@@ -32,11 +32,12 @@ ROOMS: dict[str, set[str]] = {
     "header": {"errors", "options", "values"},
     "submission": {
         "client", "display.card", "errors", "job", "manager", "options", "prompt", "request",
+        "status",
     },
     "namespace": {"answer", "job"},
     "blocking": {"job"},
     "display": set(),
-    "display.card": {"job"},
+    "display.card": {"job", "status"},
     "embedded": {"errors", "local", "local.launcher", "manager", "server"},
     "magics": {
         "answer", "blocking", "embedded", "errors", "header", "job", "namespace", "options",

@@ -173,6 +173,70 @@ def test_submit_binds_a_name_in_a_notebook(in_kernel: Kernel) -> None:
     assert in_kernel.value("x == 'the answer' and x.job is job") == "True"
 
 
+def test_same_cell_again_joins(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """Running a cell again while its identical request runs joins it, and --again sends anew."""
+    server.polls = 10**6
+    cell = "%%bgresponse -o x\nWhy?"
+    in_kernel.ok(cell)
+    in_kernel.until("x.status == 'in_progress'")
+    in_kernel.ok("first = x")
+    said = in_kernel.ok(cell).said
+    assert said.startswith("x: in_progress after ")
+    assert said.endswith("the identical request, joined; --again sends it anew")
+    assert in_kernel.value("x is first") == "True"
+    assert "joined" in in_kernel.ok(cell.replace("-o x", "--poll 5 -o x")).said
+    assert server.count("create") == 1
+    for other in ("-o y", "-o x -e low", "-o x --again"):
+        assert "joined" not in in_kernel.ok(cell.replace("-o x", other)).said
+    in_kernel.until("all(j.running() for j in __import__('bgmagic').jobs())")
+    assert server.count("create") == 4
+    assert (
+        "x: an earlier job for this name goes on (resp_"
+        in in_kernel.ok("%%bgresponse -o x\nWhat?").said
+    )
+    server.polls = 0
+    in_kernel.ok("%bgwait")
+    assert in_kernel.value("first.status") == "'completed'"
+
+
+def test_unnamed_cell_again_joins(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """An unnamed cell that is run again joins too, and both names get the answer."""
+    server.polls = 10**6
+    in_kernel.ok("%%bgresponse\nWhy?")
+    in_kernel.until("_bg.running()")
+    first = int(in_kernel.value("get_ipython().execution_count")) - 2
+    assert "joined" in in_kernel.ok("%%bgresponse\nWhy?").said
+    server.polls = 0
+    in_kernel.ok("%bgwait")
+    names = in_kernel.value(
+        "[n for n, v in globals().items() if n.startswith('_bg') and v == 'the answer']"
+    )
+    assert len(names.split(",")) == 3, (first, names)
+    assert server.count("create") == 1
+
+
+def test_submit_without_a_name_never_joins(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """bgmagic.submit() without out sends each time; with out it joins as the cell does."""
+    server.polls = 3
+    in_kernel.ok("import bgmagic; a, b = bgmagic.submit('Why?'), bgmagic.submit('Why?')")
+    in_kernel.ok("c, d = bgmagic.submit('Why?', out='e'), bgmagic.submit('Why?', out='e')")
+    assert in_kernel.value("(a is b, c is d, c is e)") == "(False, True, True)"
+    in_kernel.ok("%bgwait")
+    assert server.count("create") == 3
+
+
+def test_unknown_twin_stops(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """A cell whose identical request ended as unknown stops with one line; --again sends it."""
+    server.enqueue("create", Script(reset="after"))
+    in_kernel.ok("%%bgresponse -o x --wait\nWhy?")
+    ran = in_kernel.run("%%bgresponse -o x\nWhy?")
+    assert ran.said.startswith("UsageError: the very same request ended as unknown")
+    assert len(ran.said.splitlines()) == 1
+    assert server.count("create") == 1
+    in_kernel.ok("%%bgresponse -o x --again --wait\nWhy?")
+    assert in_kernel.value("str(x)") == "'the answer'"
+
+
 def test_unload_and_reload(in_kernel: Kernel, server: ScriptedServer) -> None:
     """Unloading removes the magics and leaves jobs running; loading again brings them back, once."""
     server.polls = 10**6

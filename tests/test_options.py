@@ -38,7 +38,7 @@ def test_every_option_is_read() -> None:
     """Each option arrives under its name, with quotes taken away and variables looked up."""
     line = (
         '-o critique -m gpt-6 -e xhigh -v low -i "don\'t be long" --max-output-tokens $budget '
-        "--poll 5 --deadline 1h30m --messages turns --param metadata={extra} --wait --quiet "
+        "--poll 5 --deadline 1h30m --messages turns --param metadata={extra} --wait --quiet --again "
         "--param reasoning.summary=auto --param 'b={\"c\": [1, null]}' --param n=3 --param x=NaN"
     )
     assert read(line) == Settings(
@@ -58,6 +58,7 @@ def test_every_option_is_read() -> None:
             ("n", 3),
             ("x", "NaN"),
         ),
+        again=True,
         wait=True,
         quiet=True,
     )

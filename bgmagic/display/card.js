@@ -40,8 +40,8 @@ function render({ model, el }) {
   status.setAttribute("role", "status");
   const time = make("span", "time", card);
   const about = make("span", "about", card);
-  const cancel = make("button", "cancel", card);
-  cancel.type = "button";
+  const button = make("button", "button", card);
+  button.type = "button";
   const message = make("div", "message", card);
 
   // The kernel's clock minus ours. A snapshot kept from earlier makes it look smaller than it is,
@@ -67,17 +67,21 @@ function render({ model, el }) {
     about.title = about.textContent;  // the id is long, and cut where the card is narrow
     message.textContent = view.message;
     message.hidden = !view.message;
-    cancel.hidden = view.done;
-    cancel.disabled = view.cancelling;
-    cancel.textContent = view.cancelling ? "Cancelling…" : "Cancel";
-    cancel.setAttribute("aria-label", `Cancel ${view.name}`.trim());
+    // A job of which nobody knows whether it was accepted is sent again only on purpose.
+    const again = view.status === "unknown";
+    button.hidden = view.done && !again;
+    button.disabled = view.cancelling;
+    button.dataset.action = again ? "resend" : "cancel";
+    button.textContent = again ? "Send again" : view.cancelling ? "Cancelling…" : "Cancel";
+    button.setAttribute("aria-label", `${button.textContent} ${view.name}`.trim());
     tick();
   };
 
-  cancel.addEventListener("click", () => {
-    cancel.disabled = true;
-    cancel.textContent = "Cancelling…";
-    model.send({ action: "cancel" });
+  button.addEventListener("click", () => {
+    // Said at once: in a busy kernel the click may have to wait.
+    button.disabled = true;
+    button.textContent = button.dataset.action === "cancel" ? "Cancelling…" : "Sending…";
+    model.send({ action: button.dataset.action });
   });
   model.on("change:view", draw);
   draw();

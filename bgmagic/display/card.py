@@ -14,6 +14,7 @@ import anywidget
 import traitlets
 
 from bgmagic.job import Job
+from bgmagic.status import Status
 
 _HERE = Path(__file__).parent
 
@@ -40,7 +41,8 @@ class Card(anywidget.AnyWidget):
             self._refresh(job)  # what happened before the listener was there
 
     def _refresh(self, job: Job) -> None:
-        self.view = snapshot(job)
+        if job is self._job:
+            self.view = snapshot(job)
 
     def bundle(self) -> dict[str, Any]:
         """What displaying the card sends: the widget, and a line for where there are none."""
@@ -51,11 +53,20 @@ class Card(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.bundle(), {}
 
+    def follow(self, job: Job) -> None:
+        """Show ``job`` from now on."""
+        self._job = job
+        job.add_listener(self._refresh)
+        self._refresh(job)
+
 
 def _clicked(card: Card, message: Any, _buffers: Any) -> None:
-    # Any page script could send a message, so only what the button sends is understood.
-    if isinstance(message, dict) and message.get("action") == "cancel":
+    # Any page script could send a message, so only what the buttons send is understood.
+    action = message.get("action") if isinstance(message, dict) else None
+    if action == "cancel":
         card._job.cancel()
+    elif action == "resend" and card._job.status == Status.UNKNOWN:
+        card.follow(card._job.resend())
 
 
 def snapshot(job: Job) -> dict[str, Any]:
