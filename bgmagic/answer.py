@@ -64,7 +64,7 @@ class Answer(str):
         """Make the answer of ``response``, whose output text is ``text``."""
         answer = super().__new__(cls, text)
         answer.job = job
-        answer.response_id = _text(response.get("id"))
+        answer.response_id = _text(response.get("id")) or (job.response_id if job else None)
         answer.model = _text(response.get("model"))
         usage = response.get("usage")
         answer.usage = dict(usage) if isinstance(usage, dict) else None

@@ -103,16 +103,54 @@ async def _quietly(job: Awaitable[Any]) -> None:
 
 @contextlib.contextmanager
 def _clicks_heard() -> Iterator[None]:
-    """Have the kernel take messages in a context of their own during the wait.
-
-    ipykernel 7 handles all messages in one context, which the waiting cell has entered; those that
-    come meanwhile would be put off until it ends. ipykernel 6 has no such thread and needs nothing.
-    """
+    """Have the kernel take the messages of widgets during the wait."""
     kernel = _kernel()
     manager = getattr(getattr(kernel, "shell_channel_thread", None), "manager", None)
     if manager is not None and hasattr(manager, "set_on_recv_callback"):
+        # ipykernel 7 handles all messages in one context, which the waiting cell has entered; those
+        # that come meanwhile would be put off until it ends. This gives them another.
         manager.set_on_recv_callback(kernel.shell_main)
-    yield
+    queue = getattr(kernel, "msg_queue", None)
+    if queue is None:
+        yield
+        return
+    # ipykernel 6: whoever takes messages from this queue is running the waiting cell.
+    kept: list[Any] = []
+    task = asyncio.get_running_loop().create_task(_take_comms(kernel, queue, kept))
+    try:
+        yield
+    finally:
+        task.cancel()
+        while not queue.empty():
+            kept.append(queue.get_nowait())
+        for item in kept:
+            queue.put_nowait(item)
+
+
+async def _take_comms(kernel: Any, queue: Any, kept: list[Any]) -> None:
+    """Handle the messages of widgets; cells and the rest go to ``kept``, in their order."""
+    while True:
+        item = await queue.get()
+        _, dispatch, arguments = item
+        if not _is_comm(kernel, arguments):
+            kept.append(item)
+            continue
+        # The handler makes its message the kernel's current one, and output goes to that.
+        parent, idents = kernel.get_parent("shell"), kernel._parent_ident.get("shell", [])
+        try:
+            await dispatch(*arguments)
+        finally:
+            kernel.set_parent(idents, parent, "shell")
+
+
+def _is_comm(kernel: Any, arguments: Any) -> bool:
+    try:
+        # Only the header: reading a message whole twice looks like a replay to the session.
+        _, parts = kernel.session.feed_identities(arguments[0], copy=False)
+        kind = kernel.session.unpack(parts[1].bytes)["msg_type"]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return False
+    return str(kind).startswith("comm_")
 
 
 def _kernel() -> Any:

@@ -16,22 +16,19 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bgmagic.errors import Accepted, BadInput, ServerError
+from bgmagic.errors import Accepted, ServerError, readable
 from bgmagic.request import Request
-from bgmagic.server import Server
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+from bgmagic.sdk import sdk_client
+from bgmagic.server import SHORTEST_SECRET, Server
 
 POLL_TIMEOUT = 30.0  # seconds for one retrieve or cancel, from connecting to the last byte
-# Seconds without a byte while a create is under way, the SDK's own default. Giving up sooner would
-# only turn more creates into `unknown`.
-CREATE_TIMEOUT = 600.0
 
 # Statuses with which a server certainly did not take a create. 408, 409 and 5xx are unclear.
-_REFUSALS = frozenset({400, 401, 402, 403, 404, 405, 406, 410, 411, 413, 414, 415, 421, 422, 429})
+_REFUSALS = frozenset(
+    {400, 401, 402, 403, 404, 405, 406, 407, 410, 411, 413, 414, 415, 421, 422, 429, 431, 451}
+)
 # Causes that can only happen before a request reached the server, by the transport's class names:
 # the SDK has changed its transport once already, the names stayed. A ProxyError is a proxy that
 # refused to connect us.
@@ -77,9 +74,10 @@ class Client:
         self._server = server
         self._secrets = server.secrets
         try:
-            self._sdk = _sdk_client(server)
+            self._sdk = sdk_client(server)
         except Exception as error:
-            raise self._failure(error) from None
+            about = f"the settings of {server.address} can't be used: {error}"
+            raise ServerError(self._clean(about), accepted=Accepted.NO) from None
 
     async def create(self, request: Request) -> Reply:
         """POST the request once.
@@ -89,7 +87,7 @@ class Client:
         """
         create = self._sdk.responses.with_raw_response.create
         # As extra_body it goes out exactly as it was built, with fields the SDK doesn't know.
-        return await self._call(lambda: create(extra_body=request.body), CREATE_TIMEOUT, None)
+        return await self._call(lambda: create(extra_body=request.body), None)
 
     async def retrieve(self, response_id: str) -> Reply:
         """GET the response.
@@ -98,7 +96,7 @@ class Client:
             ServerError: the server gave no response object within 30 s.
         """
         retrieve = self._sdk.responses.with_raw_response.retrieve
-        return await self._call(lambda: retrieve(response_id), POLL_TIMEOUT, POLL_TIMEOUT)
+        return await self._call(lambda: retrieve(response_id), POLL_TIMEOUT)
 
     async def cancel(self, response_id: str) -> Reply:
         """Ask the server to cancel the response.
@@ -107,32 +105,41 @@ class Client:
             ServerError: the server gave no response object within 30 s.
         """
         cancel = self._sdk.responses.with_raw_response.cancel
-        return await self._call(lambda: cancel(response_id), POLL_TIMEOUT, POLL_TIMEOUT)
+        return await self._call(lambda: cancel(response_id), POLL_TIMEOUT)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._sdk.close()
 
-    async def _call(
-        self, send: Callable[[], Awaitable[Any]], silence: float, total: float | None
-    ) -> Reply:
+    async def _call(self, send: Callable[[], Awaitable[Any]], total: float | None) -> Reply:
         try:
             async with asyncio.timeout(total):
                 raw = await send()
+            http = raw.http_response
+            self._learn(http.request)
         except Exception as error:
             raise self._failure(error) from None
-        return self._read(raw.http_response)
+        return self._read(http)
+
+    def _learn(self, request: Any) -> None:
+        """Know the credentials that really went out, also those that a provider gave."""
+        for header in ("authorization", "api-key"):
+            value = request.headers.get(header, "").rpartition(" ")[2]
+            if len(value) >= SHORTEST_SECRET and value not in self._secrets:
+                self._secrets = (value, *self._secrets)
 
     def _read(self, http: Any) -> Reply:
+        text = http.content.decode("utf-8", "replace")
         try:
-            response = json.loads(http.content)
+            # Within a response, too: servers quote keys in the errors that jobs end with.
+            response = _without_half_characters(json.loads(self._hide(text)))
         except (ValueError, RecursionError):
             response = None
         if not isinstance(response, dict):
             kind = http.headers.get("content-type", "no content type")
+            about = "the server answered HTTP {} with something that is no response object ({}): {}"
             raise ServerError(
-                f"the server answered HTTP {http.status_code} with something that is no response "
-                f"object ({kind}): {self._clean(_shortened(http.text))}",
+                self._clean(about.format(http.status_code, kind, text)),
                 accepted=Accepted.UNCLEAR,
                 status_code=http.status_code,
             )
@@ -142,6 +149,8 @@ class Client:
         """Say what an exception of the SDK means."""
         import openai
 
+        if isinstance(error, openai.APIError):
+            self._learn(error.request)
         if isinstance(error, openai.APIStatusError):
             return self._refusal(error)
         cause = error.__cause__ or error
@@ -163,7 +172,8 @@ class Client:
 
     def _refusal(self, error: Any) -> ServerError:
         body = error.body if isinstance(error.body, dict) else {}
-        told = body.get("message") or _shortened(error.response.text) or "no reason given"
+        page = error.response.content.decode("utf-8", "replace")
+        told = body.get("message") or page or "no reason given"
         request_id = f" (request {error.request_id})" if error.request_id else ""
         code = body.get("code")
         return ServerError(
@@ -176,113 +186,21 @@ class Client:
             told=bool(body.get("message")),
         )
 
-    def _clean(self, text: str) -> str:
-        """``text`` as one line and without any of the secrets, whoever quoted them."""
+    def _hide(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "[secret]")
-        return " ".join(text.split())
+        return text
+
+    def _clean(self, text: str) -> str:
+        """``text`` as one short line and without any of the secrets, whoever quoted them."""
+        return readable(self._hide(text))
 
 
-def _sdk_client(server: Server) -> AsyncOpenAI:
-    import openai
-
-    if server.template is not None:
-        return _from_template(server.template)
-    if not server.isolated:
-        return openai.AsyncOpenAI(
-            base_url=server.base_url,
-            api_key=server.api_key,
-            organization=server.organization,
-            project=server.project,
-            max_retries=0,
-            timeout=_timeout(),
-        )
-    client = openai.AsyncOpenAI(
-        base_url=server.base_url,
-        api_key=server.api_key,
-        max_retries=0,
-        timeout=_timeout(),
-        http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
-    )
-    client.organization = client.project = client.admin_api_key = None
-    # What OPENAI_CUSTOM_HEADERS added; there is no public way to leave it out.
-    client._custom_headers = {}
-    return client
-
-
-def _timeout() -> Any:
-    import openai
-
-    return openai.Timeout(CREATE_TIMEOUT, connect=30.0)
-
-
-def _from_template(template: Any) -> AsyncOpenAI:
-    """An async client with the settings of ``template``, which is left alone."""
-    import openai
-
-    fresh = openai.DefaultAsyncHttpxClient()
-    if isinstance(template, openai.AsyncOpenAI):
-        return template.copy(max_retries=0, http_client=fresh, timeout=_timeout())
-    provider = getattr(template, "_api_key_provider", None)
-    settings: dict[str, Any] = {
-        "api_key": _async_provider(provider) if provider else template.api_key,
-        "organization": template.organization,
-        "project": template.project,
-        "base_url": template.base_url,
-        "default_headers": dict(template._custom_headers),
-        "default_query": dict(template._custom_query),
-        "max_retries": 0,
-        "http_client": fresh,
-        "timeout": _timeout(),
-    }
-    if not isinstance(template, openai.AzureOpenAI):
-        return openai.AsyncOpenAI(**settings)
-    return openai.AsyncAzureOpenAI(
-        **settings,
-        api_version=template._api_version,
-        azure_ad_token=template._azure_ad_token,
-        azure_ad_token_provider=template._azure_ad_token_provider,
-    )
-
-
-def _async_provider(provider: Callable[[], str]) -> Callable[[], Awaitable[str]]:
-    async def provide() -> str:
-        # It may ask a server or a file for the key; the loop must not wait for that.
-        return await asyncio.to_thread(provider)
-
-    return provide
-
-
-def server_of(client: Any) -> Server:
-    """The server of the user's own ``OpenAI``, ``AsyncOpenAI`` or Azure client.
-
-    Raises:
-        BadInput: it is none of these, or it has a transport of its own.
-    """
-    import openai
-
-    if not isinstance(client, openai.OpenAI | openai.AsyncOpenAI):
-        raise BadInput(
-            "use() takes an OpenAI, AsyncOpenAI, AzureOpenAI or AsyncAzureOpenAI client, "
-            f"not {type(client).__name__}"
-        )
-    if _has_own_transport(client):
-        raise BadInput(
-            "this client has an http_client of its own, which belongs to its event loop: "
-            "set proxies and certificates by HTTPS_PROXY and SSL_CERT_FILE instead"
-        )
-    return Server(
-        base_url=str(client.base_url),
-        api_key=client.api_key,
-        organization=client.organization,
-        project=client.project,
-        template=client,
-    )
-
-
-def _has_own_transport(client: Any) -> bool:
-    # The SDK wraps its own default transport in a class of its own, and only that.
-    return not type(client._client).__name__.endswith("HttpxClientWrapper")
+def _without_half_characters(value: Any) -> Any:
+    """``value`` with lone surrogates replaced: JSON allows them, nothing can show or store them."""
+    text = json.dumps(value, ensure_ascii=False)
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value if whole == text else json.loads(whole)
 
 
 def _connection_line(error: Exception, cause: BaseException, address: str) -> str:
@@ -293,10 +211,6 @@ def _connection_line(error: Exception, cause: BaseException, address: str) -> st
         # The transport quotes the whole header here, and that header is mostly the key.
         return "a header can't be sent: are there odd characters in the API key or custom headers?"
     return f"no answer from {address}: {str(cause) or 'no reason given'} ({kind})"
-
-
-def _shortened(text: str, most: int = 300) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
     from bgmagic.job import Job
 
 
+def readable(text: str, most: int = 600) -> str:
+    """``text`` from elsewhere as one line of at most ``most`` characters, for people to read.
+
+    Control characters go: a terminal would obey them.
+    """
+    plain = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
+    line = " ".join(plain.split())
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
 class BgmagicError(Exception):
     """Anything bgmagic raises on purpose."""
 

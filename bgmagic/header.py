@@ -14,7 +14,7 @@ from typing import Any
 
 from bgmagic.errors import BadInput
 from bgmagic.options import Option, options
-from bgmagic.values import Written, read_pairs, similar
+from bgmagic.values import IPYTHONS, Written, read_pairs, similar
 
 
 def parse(
@@ -53,7 +53,7 @@ def _split(settings: type[Any], magic: str, line: str) -> tuple[dict[str, Any], 
             f'a quote is not closed in: {line.strip()} — quote text like -i "don\'t be long"'
         ) from None
     try:
-        found, rest = _parser(settings, magic).parse_known_args(words)
+        found, rest = _parser(settings, magic).parse_known_intermixed_args(words)
     except argparse.ArgumentError as error:
         raise BadInput(_usage(settings, error)) from None
     return vars(found), rest
@@ -115,6 +115,8 @@ def _looked_up(option: Option, value: Any, namespace: Mapping[str, Any]) -> Any:
     label = option.flags[-1] if option.flags else option.name
     if option.read is read_pairs:
         return tuple(_pair(text, namespace, label) for text in value)
+    if isinstance(value, list):
+        return tuple(_looked_up(option, word, namespace) for word in value)
     if not isinstance(value, str):
         return value
     named = _REFERENCE.fullmatch(value)
@@ -130,12 +132,8 @@ def _pair(text: str, namespace: Mapping[str, Any], label: str) -> tuple[str, Any
     return key, _variable(named[1] or named[2], namespace, label) if named else Written(value)
 
 
-# What IPython itself puts into a notebook's namespace.
-_IPYTHONS = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open"})
-
-
 def _variable(name: str, namespace: Mapping[str, Any], label: str) -> Any:
     if name not in namespace:
-        near = similar(name, [key for key in namespace if key[:1] != "_" and key not in _IPYTHONS])
+        near = similar(name, [key for key in namespace if key[:1] != "_" and key not in IPYTHONS])
         raise BadInput(f"{label}: there is no variable {name!r} in this notebook{near}")
     return namespace[name]

@@ -14,53 +14,23 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from bgmagic.answer import Answer, read_output
+from bgmagic.control import Control, Listener, Variable
 from bgmagic.errors import (
     BgmagicError,
     Detached,
     JobError,
     NotReady,
     NotReadyAttribute,
+    readable,
 )
 from bgmagic.outcome import outcome
 from bgmagic.request import Request
 from bgmagic.status import JobRecord, Status
 
 logger = logging.getLogger("bgmagic")
-
-
-class Variable(Protocol):
-    """Where the answer goes."""
-
-    def hold(self, job: Job) -> None:
-        """Put the job there, as it is submitted."""
-
-    def replace(self, job: Job, successor: Job | Answer) -> None:
-        """Put the answer, or the job that takes over, there, if that very job still is there."""
-
-
-Listener = Callable[["Job"], None]
-
-
-class Control(Protocol):
-    """What a job needs from whoever runs it."""
-
-    def cancel(self, job: Job) -> bool:
-        """Pass the wish to cancel on; False if the job is past it."""
-
-    def resend(self, job: Job) -> Job:
-        """Send the job again as a new one."""
-
-    def on_loop_thread(self) -> bool:
-        """Whether the caller is the thread that must never wait for a job."""
-
-    def call_back(self, function: Callable[[Any], object], job: Job) -> None:
-        """Call ``function(job)`` soon, off the loop thread."""
-
-    def make_card(self, job: Job) -> Any:
-        """The live display of ``job``, a widget."""
 
 
 class Job(Future[Answer]):
@@ -107,7 +77,7 @@ class Job(Future[Answer]):
     def status(self) -> str:
         """The server's word verbatim, or ours before the server has said one."""
         detached = self.done() and isinstance(super().exception(0), Detached)
-        return Status.DETACHED if detached else str(self._record.status)
+        return str(Status.DETACHED if detached else self._record.status)
 
     @property
     def response_id(self) -> str | None:
@@ -298,9 +268,9 @@ class Job(Future[Answer]):
 
     def __repr__(self) -> str:
         record = self._record
-        words = ["Job", self.name or "", self.status, f"{self.elapsed:.0f} s"]
+        words = ["Job", self.name or "", readable(self.status, 40), f"{self.elapsed:.0f} s"]
         if record.response_id:
-            words.append(record.response_id)
+            words.append(readable(record.response_id))
         error = self.error
         about = f": {error}" if error else f": {record.trouble}" if record.trouble else ""
         return f"<{' '.join(word for word in words if word)}{about}>"

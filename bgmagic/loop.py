@@ -28,6 +28,14 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
+    def start(self) -> None:
+        """Start the thread now.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+        self._started()
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Start ``coroutine`` on the loop from any thread; never waits for it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._started())
@@ -113,5 +121,5 @@ class CallbackThread:
             function = self._queue.get()
             try:
                 function()
-            except Exception:
+            except BaseException:  # a callback that exits must not end those of other jobs
                 logger.exception("a done callback failed")

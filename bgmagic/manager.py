@@ -11,39 +11,51 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import os
 from collections.abc import Callable
 from typing import Any
 
 from bgmagic.client import Client
+from bgmagic.control import Variable
 from bgmagic.course import Course, Plan
 from bgmagic.errors import BadInput, BgmagicError
-from bgmagic.job import Job, Variable
+from bgmagic.job import Job
+from bgmagic.journal import Entry, Journal
+from bgmagic.ledger import Ledger, record_of
 from bgmagic.loop import CallbackThread, LoopThread
+from bgmagic.owners import Owner
 from bgmagic.poller import Clock
 from bgmagic.request import Request
 from bgmagic.server import Server
-from bgmagic.status import JobRecord
+from bgmagic.status import JobRecord, Status
 
 DEADLINE = 24 * 3600.0  # seconds from acceptance
 # Seconds; a kernel is killed about 2.6 s after it was asked to stop, so both together stay below 2.
 CREATE_GRACE = 1.3
-EXIT_TIMEOUT = 0.5
+EXIT_TIMEOUT = 0.4
+JOURNAL_GRACE = 0.3
 
 
 class JobManager:
     """All jobs of this process, on one loop thread."""
 
     def __init__(
-        self, make_card: Callable[[Job], Any] | None = None, clock: Clock | None = None
+        self,
+        make_card: Callable[[Job], Any] | None = None,
+        clock: Clock | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         """Make a manager; its thread starts with the first job.
 
         Args:
             make_card: makes the live display of a job.
+            ledger: where jobs are written down; without one, in this process's memory.
             clock: the poller's time.
         """
         self._make_card = make_card
         self._clock = clock or Clock()
+        self.ledger = ledger or Ledger(Journal(None), Owner(None))
+        self._pid = os.getpid()
         self._loop = LoopThread()
         self._callbacks = CallbackThread()
         self._clients: dict[Server, Client] = {}
@@ -80,7 +92,7 @@ class JobManager:
         Raises:
             BadInput: there is no server to send it to; nothing was sent.
         """
-        server = self.server or Server.from_environment()
+        server = self.destination()
         record = JobRecord(
             request=request,
             server=server.name,
@@ -89,12 +101,85 @@ class JobManager:
             named=named,
             notebook=notebook,
         )
+        self._loop.start()  # a thread that can't start is told before there is a job
         job = self._new(record, Plan(server, poll_interval, deadline))
         # Before the job can possibly end: the answer replaces only what it finds there.
         if variable is not None:
             job.give(variable)
         self._loop.run(self._run(job))
         return job
+
+    def attach(self, entry: Entry, variable: Variable | None = None) -> Job:
+        """Pick up a job that the journal has, and return its handle at once.
+
+        One that has ended is given from the journal, without a call. An open one is followed at the
+        server that is configured now, if it is the one that accepted it: no key goes to an address
+        that was only read.
+
+        Raises:
+            BadInput: another server is configured, a living kernel follows it, or its request held
+                a secret that the journal did not keep.
+        """
+        record = record_of(entry)
+        if entry.ended_at is not None:
+            return self._settled(record, variable)
+        server = self.destination()
+        self._check_attachable(entry, server)
+        same_key = self.ledger.credentials(server) == entry.credentials
+        job = self._new(record, Plan(server, entry.poll_interval, entry.deadline, same_key))
+        if variable is not None:
+            job.give(variable)
+        self._loop.run(self._run(job, attached=True))
+        return job
+
+    def follow(self, response_id: str, name: str, variable: Variable | None = None) -> Job:
+        """Follow a response that the journal does not have, at the server configured now."""
+        server = self.destination()
+        now = self._clock.now()
+        record = JobRecord(
+            request=Request("{}"),
+            server=server.name,
+            submitted_at=now,
+            accepted_at=now,
+            name=name,
+            response_id=response_id,
+            status=Status.SUBMITTING,
+        )
+        job = self._new(record, Plan(server, None, DEADLINE))
+        if variable is not None:
+            job.give(variable)
+        self._loop.run(self._run(job, attached=True))
+        return job
+
+    def past(self, entry: Entry) -> Job:
+        """A job that another kernel ended, to be read; it is not one of this process."""
+        job = Job(record_of(entry), self)
+        if entry.ended_at is not None:
+            job.settle()
+        return job
+
+    def _settled(self, record: JobRecord, variable: Variable | None) -> Job:
+        job = Job(record, self)
+        if variable is not None:
+            job.give(variable)
+        self._jobs.append(job)
+        # Nobody else has the handle yet, so this thread may change it.
+        job.settle()
+        return job
+
+    def _check_attachable(self, entry: Entry, server: Server) -> None:
+        which = entry.name or entry.response_id or entry.key
+        if entry.server != server.name:
+            embedded = entry.server == "bgmagic.local"
+            how = "%bglocal switches to it" if embedded else "configure that one and attach again"
+            raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
+        if not self.ledger.free(entry):
+            raise BadInput(f"{which} is followed by another kernel that is alive")
+        if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
+            raise BadInput(
+                f"{which} can't be sent: its request held a secret, which the journal does not "
+                "keep; run its cell again"
+            )
 
     def twin(self, request: Request, *, name: str | None, notebook: str = "") -> Job | None:
         """The newest job that asks the very same of the same server for the same variable.
@@ -105,13 +190,14 @@ class JobManager:
         Raises:
             BadInput: there is no server to send it to.
         """
-        server = (self.server or Server.from_environment()).name
-        wanted = request.fingerprint(server), name, notebook
+        server = self.destination().name
+        wanted = request.fingerprint(server)
         for job in reversed(self._jobs):
             record = job.record
             chosen = record.name if record.named else None
-            found = record.request.fingerprint(record.server), chosen, record.notebook
-            if found == wanted:
+            if (chosen, record.notebook, record.server) != (name, notebook, server):
+                continue
+            if record.request.fingerprint(server) == wanted:
                 return job
         return None
 
@@ -121,6 +207,14 @@ class JobManager:
         self._jobs.append(job)
         return job
 
+    def destination(self) -> Server:
+        """Where a job that is submitted now goes.
+
+        Raises:
+            BadInput: there is no key.
+        """
+        return self.server or Server.from_environment()
+
     def jobs(self) -> list[Job]:
         """All jobs of this process, oldest first."""
         return list(self._jobs)
@@ -128,13 +222,17 @@ class JobManager:
     def close(self, timeout: float = EXIT_TIMEOUT) -> bool:
         """End the loop thread; jobs that still run are detached, not cancelled."""
         atexit.unregister(self.close)
+        if os.getpid() != self._pid:
+            return True  # a forked child: thread and journal are its parent's
         winding_down = self._loop.run_if_started(self._wind_down)
         if winding_down is not None:
             with contextlib.suppress(
                 concurrent.futures.TimeoutError, concurrent.futures.CancelledError
             ):
                 winding_down.result(CREATE_GRACE + 0.2)
-        return self._loop.stop(timeout)
+        ended = self._loop.stop(timeout)
+        self.ledger.close(JOURNAL_GRACE)
+        return ended
 
     # What a job asks for (job.Control).
 
@@ -185,13 +283,13 @@ class JobManager:
 
     # On the loop thread.
 
-    async def _run(self, job: Job) -> None:
-        course = Course(job, self._plans[job], self._client_of, self._clock)
+    async def _run(self, job: Job, *, attached: bool = False) -> None:
+        course = Course(job, self._plans[job], self._client_of, self.ledger, self._clock)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in one
         self._courses[job] = course, task
         try:
-            await course.run()
+            await course.run(attached=attached)
         finally:
             del self._courses[job]
 
@@ -213,3 +311,6 @@ class JobManager:
                 task.cancel()
         if under_way:
             await asyncio.wait(under_way, timeout=CREATE_GRACE)
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            await client.close()

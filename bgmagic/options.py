@@ -138,6 +138,10 @@ class Settings:
         "--again", default=False,
         help="send even though the identical request is still running, or may be",
     )  # fmt: skip
+    reuse: bool = _option(
+        "--reuse", default=False, configurable=True,
+        help="take the answer from the journal if it has this very request, completed",
+    )  # fmt: skip
     wait: bool = _option(
         "--wait", default=False, configurable=True,
         help="block until the job is done",
@@ -179,7 +183,30 @@ class ListSettings:
 
     names: tuple[str, ...] = _option(
         metavar="NAME", read=read_anything, default=(), repeatable=True,
-        help="show these jobs with what they gave; without any, list all",
+        help="show these jobs with what they gave; without any, list all of this notebook",
+    )  # fmt: skip
+    all: bool = _option("--all", default=False, help="list the jobs of all notebooks")
+    forget: bool = _option(
+        "--forget", default=False,
+        help="remove the jobs that have ended from the journal, these or all of this notebook",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AttachSettings:
+    """The options of %bgattach."""
+
+    names: tuple[str, ...] = _option(
+        metavar="ID|NAME", read=read_anything, default=(), repeatable=True,
+        help="a response id from anywhere, or the variable of a job in the journal",
+    )  # fmt: skip
+    all: bool = _option(
+        "--all", default=False,
+        help="every open job of this notebook whose variable is free",
+    )  # fmt: skip
+    out: str | None = _option(
+        "-o", "--out", metavar="NAME", read=read_identifier,
+        help="another variable for the answer",
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from bgmagic.errors import (
     JobLost,
     JobUnknown,
     NoAnswer,
+    readable,
 )
 from bgmagic.status import Status
 
@@ -47,7 +48,7 @@ def outcome(job: Job) -> Answer | JobError:
 def _completed(job: Job, response: Mapping[str, Any]) -> Answer | NoAnswer:
     output = read_output(response)
     if output.refusal:
-        return NoAnswer(f"completed, but the model refused: {output.refusal}", job)
+        return NoAnswer(f"completed, but the model refused: {readable(output.refusal)}", job)
     if not output.text.strip():
         return NoAnswer("completed, but without any text", job)
     return Answer(output.text, response, job)
@@ -55,4 +56,4 @@ def _completed(job: Job, response: Mapping[str, Any]) -> Answer | NoAnswer:
 
 def _field(value: object, key: str) -> str:
     found = value.get(key) if isinstance(value, dict) else None
-    return "" if found is None else str(found)
+    return "" if found is None else readable(str(found))

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from bgmagic.errors import BadInput
@@ -47,12 +48,12 @@ class Request:
         text = json.dumps([server, body], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    @property
+    @cached_property
     def model(self) -> str:
         """The model that was asked for."""
         return str(self.body.get("model", ""))
 
-    @property
+    @cached_property
     def effort(self) -> str | None:
         """The reasoning effort that was asked for, or None for the server's default."""
         reasoning = self.body.get("reasoning")
@@ -99,7 +100,7 @@ def build_request(
         "instructions": instructions,
         "max_output_tokens": max_output_tokens,
     }
-    taken = {path for path, value in given.items() if value is not None}
+    taken = {path for path, value in given.items() if value is not None} | {"text.format.type"}
     for path, value in params:
         _set(body, path, value, taken)
     return Request(_dump(body))

@@ -10,8 +10,9 @@ import urllib.parse
 from dataclasses import dataclass, field
 from typing import Any
 
-from bgmagic.errors import BadInput
+from bgmagic.errors import BadInput, readable
 
+SHORTEST_SECRET = 6  # characters; shorter values would blank out half of every message
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
 
@@ -27,6 +28,7 @@ class Server:
         isolated: nothing of the user's environment goes there: no headers, no ids, no proxy.
         template: the user's own SDK client, whose settings are taken over, or None.
         remedy: what to do when it can't be reached, or "".
+        transport: the environment's proxies and certificates, which its connections are made with.
     """
 
     base_url: str = field(repr=False)
@@ -37,6 +39,7 @@ class Server:
     isolated: bool = False
     template: Any = field(default=None, repr=False)
     remedy: str = ""
+    transport: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property
     def address(self) -> str:
@@ -65,8 +68,11 @@ class Server:
                 "no API key: set OPENAI_API_KEY (os.environ works, also now), "
                 "or try without one: %bglocal starts the embedded model"
             )
+        base_url = os.environ.get("OPENAI_BASE_URL", "").strip() or DEFAULT_BASE_URL
+        _check_url(base_url)
         return cls(
-            base_url=os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL,
+            base_url=base_url,
+            transport=tuple((name, os.environ.get(name, "")) for name in _TRANSPORT),
             api_key=key,
             organization=os.environ.get("OPENAI_ORG_ID"),
             project=os.environ.get("OPENAI_PROJECT_ID"),
@@ -76,13 +82,34 @@ class Server:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Everything here that must not show up in a message, longest first."""
-        values = {self.api_key.strip(), urllib.parse.urlsplit(self.base_url).password or ""}
+        parts = urllib.parse.urlsplit(self.base_url)
+        password = parts.password or ""
+        values = {self.api_key.strip(), password, urllib.parse.unquote(password)}
+        values |= {value for _, value in urllib.parse.parse_qsl(parts.query)}
         for line in self.headers.splitlines():
             value = line.partition(":")[2].strip()
             values |= {value, value.rpartition(" ")[2]}
         if self.template is not None:
             headers = getattr(self.template, "_custom_headers", {})
             values |= {str(value) for value in headers.values()}
+            queries = getattr(self.template, "_custom_query", {})
+            values |= {str(value) for name, value in queries.items() if name != "api-version"}
             values.add(str(getattr(self.template, "_azure_ad_token", None) or ""))
-        # Very short values would blank out half of every message, and are no secrets.
-        return tuple(sorted((v for v in values if len(v) >= 6), key=len, reverse=True))
+        found = (value for value in values if len(value) >= SHORTEST_SECRET)
+        return tuple(sorted(found, key=len, reverse=True))
+
+
+# What the SDK's transport reads from the environment when it is made.
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_TRANSPORT = (*_PROXIES, *map(str.lower, _PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def _check_url(base_url: str) -> None:
+    try:
+        parts = urllib.parse.urlsplit(base_url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        shown = readable(base_url.rpartition("@")[2])
+        raise BadInput(f"OPENAI_BASE_URL {shown!r} is no address; write it as https://host/v1")

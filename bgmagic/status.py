@@ -5,8 +5,9 @@ Values only: who moves a job from one to the next is the manager.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -38,6 +39,7 @@ class JobRecord:
     """What is known of a job at one moment. Times are seconds since the epoch, or None.
 
     Attributes:
+        key: our own name of the job, unique.
         request: the request body.
         server: the name of the server it goes to.
         name: the variable that waits for the answer, or None.
@@ -73,3 +75,4 @@ class JobRecord:
     reason: str | None = None
     trouble: str | None = None
     cancelling: bool = False
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)

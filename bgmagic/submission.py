@@ -6,18 +6,24 @@ particular to notebooks (names, cards, one-line errors) is magics.py's business.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from bgmagic.client import server_of
+from bgmagic.control import Variable
 from bgmagic.errors import BadInput
-from bgmagic.job import Job, Variable
+from bgmagic.job import Job
+from bgmagic.journal import Entry, Journal, default_path
+from bgmagic.ledger import Ledger
 from bgmagic.manager import JobManager
 from bgmagic.options import Settings, settle
+from bgmagic.owners import Owner
 from bgmagic.prompt import messages as as_messages
 from bgmagic.request import Request, build_request
+from bgmagic.sdk import server_of
 from bgmagic.status import Status
 
 
@@ -32,17 +38,51 @@ class Session:
     """This process's manager, and the defaults that `%config` holds while the extension is loaded.
 
     Attributes:
-        manager: runs every job.
         config: option names and values set with `%config`; empty without the extension.
         hold: makes the variable for ``submit(out=…)``, or None where there is no notebook.
         notebook: tells the notebook's path, or "".
     """
 
     def __init__(self) -> None:
-        self.manager = JobManager(make_card=_make_card)
         self.config: Mapping[str, Any] = {}
         self.hold: Callable[[str], Variable] | None = None
         self.notebook: Callable[[], str] = str
+        self._manager: JobManager | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        # The parent's thread, connections and journal are not the child's: it starts with none.
+        self._manager = None
+
+    @property
+    def manager(self) -> JobManager:
+        """Runs every job; made when first needed, with the journal that is configured by then."""
+        if self._manager is None:
+            self._manager = self._made(default_path())
+        return self._manager
+
+    def has_journal(self) -> bool:
+        """Whether there is a journal to read; asking makes none."""
+        path = default_path()
+        return self._manager is not None or (path is not None and path.exists())
+
+    def move_journal(self, path: Path | None) -> None:
+        """Keep the journal at ``path``, or in this process's memory only for None.
+
+        Raises:
+            BadInput: there are jobs already, which are written down elsewhere.
+        """
+        if self._manager is not None:
+            if self._manager.jobs():
+                raise BadInput("the journal can only be moved before the first job of a kernel")
+            self._manager.close()
+        self._manager = self._made(path)
+
+    @staticmethod
+    def _made(path: Path | None) -> JobManager:
+        folder = None if path is None else path.parent / "owners"
+        return JobManager(make_card=_make_card, ledger=Ledger(Journal(path), Owner(folder)))
 
 
 session = Session()
@@ -71,7 +111,8 @@ class Sent:
 
     Attributes:
         job: the job that was started, or the running one that it joined.
-        joined: whether the identical request was still running, so that nothing was sent.
+        joined: whether the journal or this kernel had the identical request, so that nothing was
+            sent.
     """
 
     job: Job
@@ -97,6 +138,9 @@ def send(prompt: str, settings: Settings, name: str | None, variable: Variable |
         if twin is not None and not twin.done():
             twin.give(variable)
             return Sent(twin, joined=True)
+        known = _known(request, settings)
+        if known is not None:
+            return Sent(manager.attach(known, variable), joined=True)
     job = manager.submit(
         request,
         name=name,
@@ -107,6 +151,32 @@ def send(prompt: str, settings: Settings, name: str | None, variable: Variable |
         deadline=settings.deadline,
     )
     return Sent(job)
+
+
+def _known(request: Request, settings: Settings) -> Entry | None:
+    """The journal's job with this very request that makes sending it unnecessary, or None: one
+    that is open since before a restart or, with --reuse, the newest that completed.
+
+    Raises:
+        BadInput: it may have been accepted already.
+    """
+    manager = session.manager
+    ledger = manager.ledger
+    fingerprint = request.fingerprint(manager.destination().name)
+    here = {job.record.key for job in manager.jobs()}
+    notebook = session.notebook()
+    for entry in reversed(ledger.journal.same(fingerprint, notebook=notebook, name=settings.out)):
+        if entry.key in here or (entry.name is None) != (settings.out is None):
+            continue
+        if ledger.free(entry):
+            if entry.response_id is None and entry.status == Status.SUBMITTING:
+                raise BadInput(
+                    "the very same request was being sent when its kernel ended, and may have been "
+                    "accepted; --again sends it anew, at the risk of paying twice"
+                )
+            return entry
+    completed = ledger.journal.same(fingerprint, completed=True) if settings.reuse else []
+    return completed[-1] if completed else None
 
 
 def _ago(job: Job) -> str:
@@ -128,6 +198,7 @@ def submit(
     messages: Sequence[Mapping[str, Any]] | None = None,
     param: Mapping[str, Any] | None = None,
     again: bool | None = None,
+    reuse: bool | None = None,
 ) -> Job:
     """Send a prompt in the background and return its job at once.
 
@@ -147,6 +218,7 @@ def submit(
         messages: earlier turns as the API takes them.
         param: any other field of the request body; keys may be dotted.
         again: with ``out``, send even though the identical request is still running.
+        reuse: with ``out``, take the answer of this very request from the journal if it has one.
 
     Raises:
         BadInput: an argument can't be used or there is no API key; nothing was sent.
@@ -163,6 +235,7 @@ def submit(
         "messages": messages,
         "param": param,
         "again": again,
+        "reuse": reuse,
     }
     settings = settle(Settings, given, config=session.config, from_python=True)
     if not isinstance(prompt, str):

@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 import keyword
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bgmagic.errors import BadInput
 from bgmagic.poller import LIMIT
+
+# What IPython itself puts into a notebook's namespace.
+IPYTHONS = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open", "_", "__", "___"})
 
 Reader = Callable[[Any, str], Any]
 
@@ -55,7 +59,10 @@ def read_choice(choices: tuple[str, ...]) -> Reader:
 
 
 def read_identifier(value: Any, label: str) -> str:
-    name = read_text(value, label)
+    # As Python itself reads names: µ from a keyboard is another character than its variable.
+    name = unicodedata.normalize("NFKC", read_text(value, label))
+    if name in IPYTHONS:
+        raise BadInput(f"{label} {name!r} is IPython's own; take another name")
     if not name.isidentifier() or keyword.iskeyword(name):
         why = "a Python keyword" if keyword.iskeyword(name) else "no Python name"
         raise BadInput(f"{label} {name!r} is {why}; use letters, digits and _, as in -o critique")
@@ -77,7 +84,7 @@ def read_tokens(value: Any, label: str) -> int:
 def _number(value: Any) -> float | None:
     try:
         return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -106,8 +113,14 @@ def read_duration(value: Any, label: str) -> float:
 
 def read_pairs(value: Any, label: str) -> tuple[tuple[str, Any], ...]:
     """Read (key, JSON value) pairs, from a dict or from (key, text or value) pairs."""
-    pairs = value.items() if isinstance(value, Mapping) else value
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+        raise BadInput(f"{label} must be a dict of body fields, with text for keys")
     return tuple((key, _json_or_text(key, item, label)) for key, item in pairs)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _json_or_text(key: str, value: Any, label: str) -> Any:

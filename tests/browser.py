@@ -61,6 +61,7 @@ def jupyterlab(folder: Path, **environment: str) -> Iterator[str]:
     env |= {k: v for k, v in os.environ.items() if k.startswith(("BGMAGIC_LOCAL", "BGMAGIC_CACHE"))}
     for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
         env[f"JUPYTER_{name}"] = str(folder / f".{name.lower()}")
+    env["BGMAGIC_JOURNAL"] = str(folder / ".journal.sqlite3")
     env |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), **environment}
     # The browser must reach the server directly.
     env["NO_PROXY"] = "127.0.0.1,localhost"

@@ -28,6 +28,8 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("OPENAI_", "BGMAGIC_", "AZURE_")) and name not in kept:
             monkeypatch.delenv(name)
+    # A journal of the user's is not the tests' to write to.
+    monkeypatch.setenv("BGMAGIC_JOURNAL", ":memory:")
 
 
 @pytest.fixture

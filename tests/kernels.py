@@ -111,7 +111,9 @@ def kernel(**environment: str) -> Iterator[Kernel]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     kept = {k: v for k, v in os.environ.items() if k.startswith(("BGMAGIC_LOCAL", "BGMAGIC_CACHE"))}
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(env=env | kept | environment)
+    # A journal of the user's is not the tests' to write to.
+    apart = {"BGMAGIC_JOURNAL": ":memory:"}
+    manager.start_kernel(env=env | kept | apart | environment)
     client = manager.client()
     client.start_channels()
     try:

@@ -11,9 +11,10 @@ from typing import Any
 import openai
 import pytest
 
-from bgmagic.client import Client, Reply, server_of
+from bgmagic.client import Client, Reply
 from bgmagic.errors import Accepted, BadInput, ServerError
 from bgmagic.request import Request
+from bgmagic.sdk import server_of
 from bgmagic.server import Server
 from tests.conftest import KEY
 from tests.scripted import Script, ScriptedServer
@@ -255,3 +256,107 @@ def test_use_refuses_what_it_cant_take_over() -> None:
     own = openai.OpenAI(api_key="sk-1", http_client=openai.DefaultHttpxClient(verify=False))
     with pytest.raises(BadInput, match="HTTPS_PROXY and SSL_CERT_FILE"):
         server_of(own)
+
+
+def test_no_secret_slips_through_the_cracks(pointed: ScriptedServer, ask: Ask) -> None:
+    """Neither a cut message, a header, a query, a percent-encoded password nor a response shows it."""
+    server = Server.from_environment()
+    long = "x" * 590 + KEY
+    pointed.enqueue("create", Script(status=400, json=error_body(long)))
+    pointed.enqueue("create", Script(status=400, body=long.encode()))
+    pointed.enqueue("create", Script(body=long.encode(), headers={"content-type": f"text/{KEY}"}))
+    for _ in range(3):
+        told = str(refused(server, ask()))
+        assert KEY[:12] not in told
+        assert len(told) < 700
+    pointed.enqueue("create", Script(json={"id": "r", "error": {"message": f"Key {KEY}"}}))
+    assert call(server, "create", ask()).response["error"]["message"] == "Key [secret]"
+    port = pointed.base_url.split(":")[2]
+    url = f"http://bob:p%40ssw0rd1@127.0.0.1:{port}?code=query-secret-9"
+    pointed.enqueue("create", Script(status=400, json=error_body("p@ssw0rd1 query-secret-9")))
+    assert "[secret] [secret]" in str(refused(Server(url, KEY), ask()))
+
+
+@pytest.mark.parametrize("kind", ["key", "azure"])
+def test_provided_credentials_are_secrets_too(server: ScriptedServer, ask: Ask, kind: str) -> None:
+    """A key that a provider gives is blanked out as a fixed one is."""
+    given = "provided-token-123456789"
+    client: Any = openai.OpenAI(api_key=lambda: given, base_url=server.base_url)
+    if kind == "azure":
+        client = openai.AzureOpenAI(
+            azure_ad_token_provider=lambda: given,
+            api_version="2026-01-01",
+            azure_endpoint=server.base_url,
+        )
+    server.enqueue("create", Script(status=401, json=error_body(f"Bad: {given}")))
+    assert str(refused(server_of(client), ask())) == "HTTP 401: Bad: [secret]"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9"),
+        ("ALL_PROXY", "foo://127.0.0.1"),
+        ("SSL_CERT_FILE", "/nowhere/cert.pem"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_settings_that_make_no_client_are_no_maybe(
+    pointed: ScriptedServer,
+    ask: Ask,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+) -> None:
+    """Proxy and certificate settings that can't work mean that nothing was sent, for certain."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ServerError) as caught:
+        Client(Server("https://example.invalid/v1", KEY))
+    assert caught.value.accepted is Accepted.NO
+    assert "can't be used" in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://[::1/v1", "htp://x/v1", "http://x:99999/v1", "nonsense"])
+def test_odd_base_url_is_one_line(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """A base URL that is none is told before anything is sent."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(BadInput, match=r"OPENAI_BASE_URL .* is no address"):
+        Server.from_environment()
+
+
+def test_job_goes_out_as_whom_it_was_submitted(
+    pointed: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids, headers and keys are those of the submission, not those of the moment it is sent."""
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: blue")
+    server = Server.from_environment()
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: red")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-red")
+    call(server, "create", ask())
+    assert pointed.seen[0].headers["x-team"] == "blue"
+    assert "openai-organization" not in pointed.seen[0].headers
+    client = openai.OpenAI(api_key="sk-first-123", base_url=pointed.base_url)
+    taken = server_of(client)
+    client.api_key = "sk-second-456"
+    call(taken, "create", ask())
+    assert pointed.seen[1].headers["authorization"] == "Bearer sk-first-123"
+
+
+def test_odd_encodings_and_half_characters(pointed: ScriptedServer, ask: Ask) -> None:
+    """A charset that decodes nothing is no crash, and half a character is replaced when read."""
+    odd = {"content-type": "text/html; charset=hex"}
+    pointed.enqueue("create", Script(body=b"zz", headers=odd))
+    assert refused(Server.from_environment(), ask()).accepted is Accepted.UNCLEAR
+    half = b'{"id": "r", "output": "half \\ud83d of it"}'
+    pointed.enqueue("create", Script(body=half))
+    text = call(Server.from_environment(), "create", ask()).response["output"]
+    assert text == "half \ufffd of it"
+
+
+def test_messages_are_one_short_line_without_escapes(pointed: ScriptedServer, ask: Ask) -> None:
+    """What a server says can neither obey-me a terminal nor fill a notebook."""
+    pointed.enqueue("create", Script(status=400, json=error_body("\x1b[2Jred\n" * 100_000)))
+    told = str(refused(Server.from_environment(), ask()))
+    assert told.isprintable()
+    assert len(told) < 700

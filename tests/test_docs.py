@@ -6,8 +6,17 @@ import re
 import tomllib
 from pathlib import Path
 
+from bgmagic.line_magics import BgLineMagics
 from bgmagic.magics import BgMagics
-from bgmagic.options import LocalSettings, Settings, WaitSettings, options
+from bgmagic.options import (
+    AttachSettings,
+    CancelSettings,
+    ListSettings,
+    LocalSettings,
+    Settings,
+    WaitSettings,
+    options,
+)
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,10 +36,10 @@ def test_every_option_is_in_the_table() -> None:
 
 def test_every_magic_is_in_the_readme() -> None:
     """Each magic is documented, and every magic in the README exists."""
-    magics = {f"%{name}" for name in BgMagics.magics["line"]}
+    magics = {f"%{name}" for name in BgLineMagics.magics["line"]}
     magics |= {f"%%{name}" for name in BgMagics.magics["cell"]}
     assert set(re.findall(r"%%?bg\w+", README)) == magics
-    for settings in (WaitSettings, LocalSettings):
+    for settings in (WaitSettings, CancelSettings, ListSettings, AttachSettings, LocalSettings):
         for option in options(settings):
             assert all(flag in TABLE for flag in option.flags)
             assert option.flags or option.metavar.split("|")[-1] in TABLE
@@ -52,9 +61,8 @@ def test_configurable_options_are_as_told() -> None:
     """All options but these have a default in %config and the environment, as the README says."""
     fixed = {option.name for option in options(Settings) if not option.configurable}
     assert fixed == {"out", "messages", "param", "again"}
-    assert set(BgMagics.class_own_traits(config=True)) == {
-        option.name for option in options(Settings) if option.configurable
-    }
+    configurable = {option.name for option in options(Settings) if option.configurable}
+    assert set(BgMagics.class_own_traits(config=True)) == configurable | {"journal"}
 
 
 def test_the_two_commands_are_there() -> None:

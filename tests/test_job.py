@@ -6,6 +6,8 @@ import asyncio
 import concurrent.futures
 import contextlib
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -260,6 +262,33 @@ def test_callback_that_raises_harms_nobody(
     job.add_done_callback(lambda _: seen.set())
     assert seen.wait(LIMIT)
     assert "a done callback failed" in caplog.text
+
+
+def test_callback_that_exits_ends_no_other(send: Callable[..., Job]) -> None:
+    """sys.exit() in a callback does not stop the callbacks of other jobs."""
+    send().add_done_callback(lambda _: sys.exit(3))
+    seen = threading.Event()
+    send().add_done_callback(lambda _: seen.set())
+    assert seen.wait(LIMIT)
+
+
+def test_forked_child_has_jobs_of_its_own(pointed: ScriptedServer) -> None:
+    """A child that was forked submits with a thread of its own, and leaves the parent's alone."""
+    script = """if True:
+        import os, sys, bgmagic
+        first = bgmagic.submit("Why?", poll=0.05)
+        child = os.fork()
+        if child == 0:
+            print("child:", bgmagic.submit("Why?", poll=0.05).result(20), len(bgmagic.jobs()))
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        print("parent:", first.result(20), len(bgmagic.jobs()))
+    """
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert sorted(ran.stdout.splitlines()) == ["child: the answer 1", "parent: the answer 1"]
+    assert ran.stderr == ""
 
 
 def test_waiting_on_the_loop_thread_is_refused(

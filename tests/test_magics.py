@@ -159,9 +159,11 @@ def test_jobs(in_kernel: Kernel) -> None:
     """%bgjobs lists every job, and shows one with its answer."""
     assert "No jobs yet" in in_kernel.ok("%bgjobs").said
     in_kernel.ok("%%bgresponse -o x -e low --wait\nWhy?")
-    heads, row = in_kernel.ok("%bgjobs").said.splitlines()
-    assert heads.split() == ["variable", "status", "model", "effort", "seconds", "id"]
+    (data,) = in_kernel.ok("%bgjobs").displays
+    heads, row = data["text/plain"].splitlines()
+    assert heads.split()[:4] == ["variable", "status", "model", "effort"]
     assert row.split()[:4] == ["x", "completed", "gpt-5.2", "low"]
+    assert "<td>completed</td>" in data["text/html"]
     assert "the answer" in in_kernel.ok("%bgjobs x").said
     assert in_kernel.value("[j.name for j in __import__('bgmagic').jobs()]") == "['x']"
 

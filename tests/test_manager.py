@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from bgmagic.answer import Answer
 from bgmagic.errors import BadInput, JobCancelled, JobFailed, JobLost, JobUnknown
 from bgmagic.job import Job
+from bgmagic.journal import Journal
+from bgmagic.ledger import Ledger
 from bgmagic.manager import JobManager
 from bgmagic.namespace import Variables
+from bgmagic.owners import Owner
 from bgmagic.poller import Delays
 from bgmagic.request import Request
 from bgmagic.server import Server
@@ -277,6 +280,24 @@ def test_cancel_is_repeated_until_heard(
     assert pointed.count("cancel") == 2
 
 
+def test_refused_cancel_can_be_tried_again(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """A cancel that the server refuses is not taken for done: the user can cancel again."""
+    pointed.polls = 10**6
+    pointed.enqueue("cancel", Script(status=400, json=told), *[not_found()] * 2)
+    job = manager.submit(ask(), poll_interval=SOON)
+    eventually(job.running)
+    for sent in (1, 3):
+        job.cancel()
+        eventually(lambda: pointed.count("cancel") == sent)  # noqa: B023 - called in this round
+        eventually(lambda: not job.record.cancelling)
+        assert not job.done()
+    job.cancel()
+    with pytest.raises(JobCancelled):
+        job.result(LIMIT)
+
+
 def not_found(rid: str = "resp_1") -> Script:
     message = f"Response with id '{rid}' not found."
     return Script(status=404, json={"error": {"message": message, "type": "invalid_request_error"}})
@@ -510,6 +531,40 @@ def test_bug_of_ours_ends_in_words(
     assert "ZeroDivisionError" in str(job.exception(LIMIT))
     assert (job.status, job.response_id) == ("detached", "resp_1")
     assert "broke off" in caplog.text
+
+
+def test_closed_manager_can_be_used_again(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """After close() a new submission gets connections of its own."""
+    assert manager.submit(ask(), poll_interval=SOON).result(LIMIT) == "the answer"
+    assert manager.close()
+    manager.ledger = Ledger(Journal(None), Owner(None))
+    assert manager.submit(ask(), poll_interval=SOON).result(LIMIT) == "the answer"
+
+
+def test_job_of_a_lean_poll_knows_its_id(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """An answer has the response id even if the polled object leaves it out."""
+    lean = response("x", "completed", "lean")
+    del lean["id"]
+    pointed.enqueue("retrieve", Script(json=lean))
+    assert manager.submit(ask(), poll_interval=SOON).result(LIMIT).response_id == "resp_1"
+
+
+def test_odd_status_is_shown_harmlessly(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """A status is kept verbatim, and shown without what a terminal would obey."""
+    gate = threading.Event()
+    odd = "\x1b[2J\nfoo"
+    pointed.enqueue("retrieve", Script(json={"id": "resp_1", "status": odd}), Script(hold=gate))
+    job = manager.submit(ask(), poll_interval=SOON)
+    eventually(lambda: job.status == odd)
+    assert repr(job).isprintable()
+    gate.set()
+    job.result(LIMIT)
 
 
 def test_isolated_server_is_used(manager: JobManager, ask: Ask) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bgmagic.errors import BadInput
 from bgmagic.header import parse
-from bgmagic.options import Settings, describe, options, settle
+from bgmagic.options import Settings, WaitSettings, describe, options, settle
 
 NAMESPACE: dict[str, Any] = {
     "rules": "Be brief. Don't explain.",
@@ -89,6 +89,7 @@ def test_every_option_is_read() -> None:
         ("--max-output-tokens 0", "1 or more"),
         ("--max-output-tokens many", "not a whole number of tokens"),
         ("-o 3x", "'3x' is no Python name"),
+        ("-o get_ipython", "is IPython's own"),
         ("-o class", "'class' is a Python keyword"),
         ("-o a.b", "'a.b' is no Python name"),
         ("-i $budget", "--instructions must be text, not int"),
@@ -177,3 +178,24 @@ def test_help_shows_every_option() -> None:
     for option in options(Settings):
         assert ", ".join(option.flags) in text
         assert all(choice in text for choice in option.choices)
+
+
+def test_names_are_as_python_reads_them() -> None:
+    """A name with characters that Python normalizes is bound where Python looks it up."""
+    assert read("-o \u00b5").out == "\u03bc"
+
+
+def test_positional_words_may_stand_anywhere() -> None:
+    """Names before and after a flag are all taken, and $name is looked up among them too."""
+    given = parse(WaitSettings, "%bgwait", "a --timeout 5 b $target", NAMESPACE)
+    assert settle(WaitSettings, given) == WaitSettings(("a", "b", "result"), 5.0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"poll": 10**400}, {"deadline": 10**400}, {"param": 5}, {"param": [1]}, {"param": {1: 2}}],
+)
+def test_odd_python_arguments_are_one_line(given: dict[str, Any]) -> None:
+    """Arguments of any type are settings or one BadInput."""
+    with pytest.raises(BadInput):
+        settle(Settings, given, from_python=True)

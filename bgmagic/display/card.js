@@ -58,7 +58,7 @@ function render({ model, el }) {
     const view = model.get("view");
     offset = Math.max(offset, view.clock - Date.now() / 1000);
     card.dataset.status = Object.hasOwn(WORDS, view.status) ? view.status : "other";
-    const word = WORDS[view.status] ?? view.status;
+    const word = Object.hasOwn(WORDS, view.status) ? WORDS[view.status] : view.status;
     if (status.textContent !== word) status.textContent = word;
     name.textContent = view.name;
     about.textContent = [view.model, view.effort && `effort ${view.effort}`, view.response_id]

@@ -13,6 +13,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from bgmagic.errors import readable
 from bgmagic.job import Job
 from bgmagic.status import Status
 
@@ -79,7 +80,7 @@ def snapshot(job: Job) -> dict[str, Any]:
     error = job.error
     return {
         "name": record.name or "",
-        "status": job.status,
+        "status": readable(job.status, 40),
         "done": job.done(),
         "model": _model(job),
         "effort": record.request.effort or "",
@@ -95,7 +96,7 @@ def snapshot(job: Job) -> dict[str, Any]:
 def _model(job: Job) -> str:
     """The model that answers, once the server has named it, else the one that was asked."""
     named = (job.response or {}).get("model")
-    return named if isinstance(named, str) and named else job.request.model
+    return readable(named, 80) if isinstance(named, str) and named else job.request.model
 
 
 def line(job: Job) -> str:
@@ -103,6 +104,6 @@ def line(job: Job) -> str:
     record = job.record
     effort = f", effort {record.request.effort}" if record.request.effort else ""
     asked = f"{_model(job)}{effort}"
-    words = f"{record.name or 'job'}: {job.status} ({asked}), {job.elapsed:.0f} s"
+    words = f"{record.name or 'job'}: {readable(job.status, 40)} ({asked}), {job.elapsed:.0f} s"
     message = job.error or record.trouble
     return f"{words}: {message}" if message else words

@@ -1,0 +1,294 @@
+"""The line magics: waiting for jobs, cancelling, listing and picking them up again.
+
+How they are run is the manager's business, what the journal knows the ledger's; here is what the
+user types and reads. Shared with magics.py is how help and errors look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.display import publish_display_data
+
+from bgmagic import embedded, listing
+from bgmagic.answer import Answer
+from bgmagic.blocking import wait
+from bgmagic.errors import BadInput, BgmagicError, readable
+from bgmagic.header import parse
+from bgmagic.job import Job
+from bgmagic.journal import Entry
+from bgmagic.namespace import Variables
+from bgmagic.options import (
+    AttachSettings,
+    CancelSettings,
+    ListSettings,
+    LocalSettings,
+    WaitSettings,
+    describe,
+    settle,
+)
+from bgmagic.submission import jobs, session
+
+F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S")
+
+
+def documented(settings: type[Any]) -> Callable[[F], F]:
+    """Append the options to a magic's help, which Shift+Tab and ``?`` show."""
+
+    def document(function: F) -> F:
+        function.__doc__ = f"{function.__doc__}\n\nOptions:\n{describe(settings)}\n"
+        return function
+
+    return document
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Show an error of ours as one line."""
+    # Exactly UsageError: IPython prints the traceback of a subclass.
+    try:
+        yield
+    except BgmagicError as error:
+        raise UsageError(str(error)) from None
+
+
+def line_of(job: Job) -> str:
+    """A job in one line."""
+    about = f": {job.error}" if job.error else ""
+    name = readable(job.name or job.response_id or "job")
+    return f"{name}: {readable(job.status, 40)} after {job.elapsed:.0f} s{about}"
+
+
+def wait_and_tell(chosen: Sequence[Job], timeout: float | None) -> None:
+    """Wait for jobs and print how each stands then."""
+    pending = wait(chosen, timeout)
+    for job in chosen:
+        goes_on = f", not done after {timeout:g} s; it goes on" if job in pending else ""
+        print(f"{line_of(job)}{goes_on}")
+
+
+@magics_class
+class BgLineMagics(Magics):
+    """The line magics that go with %%bgresponse."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self._shell = shell
+
+    @property
+    def _namespace(self) -> dict[str, Any]:
+        namespace: dict[str, Any] = self._shell.user_ns
+        return namespace
+
+    def _parse(self, settings: type[S], magic: str, line: str) -> S:
+        given = parse(settings, magic, line, self._namespace)
+        return settle(settings, given, config=session.config)
+
+    @no_var_expand
+    @line_magic
+    @documented(WaitSettings)
+    def bgwait(self, line: str) -> None:
+        """Wait for jobs, while the kernel stays alive: ``%bgwait critique``.
+
+        An interrupt ends the wait and leaves the jobs alone.
+        """
+        with one_line():
+            settings = self._parse(WaitSettings, "%bgwait", line)
+            chosen = self._named(settings.names) or [job for job in jobs() if not job.done()]
+        if chosen:
+            wait_and_tell(chosen, settings.timeout)
+        else:
+            print("No job is open.")
+
+    @no_var_expand
+    @line_magic
+    @documented(CancelSettings)
+    def bgcancel(self, line: str) -> None:
+        """Ask the server to cancel jobs: ``%bgcancel critique``, an id, or ``--all``."""
+        with one_line():
+            settings = self._parse(CancelSettings, "%bgcancel", line)
+            if not settings.names and not settings.all:
+                raise BadInput("name what to cancel: %bgcancel NAME, a response id, or --all")
+            chosen = jobs() if settings.all else self._named(settings.names)
+        asked = [job for job in chosen if job.cancel()]
+        for job in chosen:
+            if job in asked:
+                print(f"{job.name or job.response_id}: the server is asked to cancel it")
+            elif not settings.all:
+                print(f"{line_of(job)}; there is nothing to cancel")
+        if settings.all and not asked:
+            print("No job is open.")
+
+    @no_var_expand
+    @line_magic
+    @documented(ListSettings)
+    def bgjobs(self, line: str) -> None:
+        """List this notebook's jobs, or show some with what they gave: ``%bgjobs critique``."""
+        with one_line():
+            settings = self._parse(ListSettings, "%bgjobs", line)
+            if settings.forget:
+                print(f"{self._forget(settings)} jobs that had ended are forgotten.")
+            elif settings.names:
+                for job in [self._job_or_past(name) for name in settings.names]:
+                    print(line_of(job), job.text, sep="\n")
+            else:
+                self._list(all_notebooks=settings.all)
+
+    def _list(self, *, all_notebooks: bool) -> None:
+        ledger = session.manager.ledger
+        notebook = None if all_notebooks else session.notebook()
+        found = listing.rows(jobs(), ledger.journal.entries(notebook=notebook), ledger.alive())
+        if not found:
+            print("No jobs yet: %%bgresponse sends one.")
+        elif hasattr(self._shell, "kernel"):
+            data = {"text/plain": listing.as_text(found), "text/html": listing.as_html(found)}
+            publish_display_data(data)  # type: ignore[no-untyped-call]  # IPython's
+        else:
+            print(listing.as_text(found))
+
+    def _forget(self, settings: ListSettings) -> int:
+        journal = session.manager.ledger.journal
+        if settings.names:
+            keys = [self._job_or_past(name).record.key for name in settings.names]
+        else:
+            notebook = None if settings.all else session.notebook()
+            keys = [entry.key for entry in journal.entries(notebook=notebook)]
+        return journal.forget(keys).result(10)
+
+    @no_var_expand
+    @line_magic
+    @documented(AttachSettings)
+    def bgattach(self, line: str) -> None:
+        """Pick up jobs of an earlier kernel: ``%bgattach critique``, an id, or ``--all``.
+
+        A finished one is given from the journal without a call; an open one is polled on and shown.
+        """
+        with one_line():
+            settings = self._parse(AttachSettings, "%bgattach", line)
+            if settings.all:
+                self._attach_all()
+            elif settings.names:
+                for name in settings.names:
+                    self._attach(name, settings.out)
+            else:
+                tell_open("Name one, or --all.")
+
+    def _attach_all(self) -> None:
+        here = {job.record.key for job in jobs()}
+        for number, entry in enumerate(reversed(open_entries())):
+            name = entry.name or f"_bg{self._shell.execution_count}_{number}"
+            if entry.key in here:
+                continue
+            if name in self._namespace:
+                rest = entry.response_id or name
+                print(f"{name} is taken; %bgattach {rest} -o OTHER gives it another variable")
+                continue
+            try:
+                self._take(entry.key, name)
+            except BadInput as error:
+                print(error)
+
+    def _attach(self, which: str, out: str | None) -> None:
+        ledger = session.manager.ledger
+        entry = self._entry(which)
+        name = out or (entry.name if entry else None) or f"_bg{self._shell.execution_count}"
+        held = self._namespace.get(name)
+        old = isinstance(held, Job) and entry is not None and held.record.key == entry.key
+        if name in self._namespace and not old:
+            raise BadInput(f"{name} holds something else; %bgattach {which} -o OTHER")
+        if entry is not None:
+            self._take(entry.key, name)
+        elif which.startswith("resp"):
+            self._show(session.manager.follow(which, name, Variables(self._namespace, [name])))
+        else:
+            known = len(ledger.journal.entries(notebook=session.notebook()))
+            raise BadInput(f"the journal has no job {which!r} (of {known}); see %bgjobs --all")
+
+    def _take(self, key: str, name: str) -> None:
+        entry = session.manager.ledger.journal.find(key)
+        if entry is not None:
+            self._show(session.manager.attach(entry, Variables(self._namespace, [name])))
+
+    def _show(self, job: Job) -> None:
+        if job.done() or not hasattr(self._shell, "kernel"):
+            print(line_of(job))
+        else:
+            publish_display_data(job.card.bundle())  # type: ignore[no-untyped-call]  # IPython's
+
+    def _entry(self, which: str) -> Entry | None:
+        """The journal's job with this id or, in this notebook first, this variable."""
+        journal = session.manager.ledger.journal
+        found = journal.find(which)
+        for notebook in (session.notebook(), None):
+            named = [] if found else journal.entries(notebook=notebook, name=which, limit=1)
+            found = found or next(iter(named), None)
+        return found
+
+    @no_var_expand
+    @line_magic
+    @documented(LocalSettings)
+    def bglocal(self, line: str) -> None:
+        """Use the embedded model: real, small, on this machine's CPU, no key needed.
+
+        For first tries, teaching and tests. The first start fetches the weights once (93 MB).
+        """
+        with one_line():
+            words = self._parse(LocalSettings, "%bglocal", line).action
+            actions = {"on": embedded.on, "off": embedded.off, "status": embedded.status}
+            action = actions.get(words[0] if words else "on")
+            if action is None or len(words) > 1:
+                raise BadInput(f"%bglocal {' '.join(words)}: allowed are on, off and status")
+            action(session.manager)
+
+    def _named(self, names: Sequence[str]) -> list[Job]:
+        return [self._job(name) for name in names]
+
+    def _job(self, name: str) -> Job:
+        """The job of this kernel that a variable or a response id names.
+
+        Raises:
+            BadInput: it names none.
+        """
+        held = self._namespace.get(name)
+        job = held.job if isinstance(held, Answer) else held
+        if isinstance(job, Job):
+            return job
+        # The name may have been given to something else since; the newest job of that name counts.
+        for job in reversed(jobs()):
+            if name in (job.name, job.response_id):
+                return job
+        raise BadInput(f"{name!r} is neither a variable with a job nor the id of one; see %bgjobs")
+
+    def _job_or_past(self, name: str) -> Job:
+        try:
+            return self._job(name)
+        except BadInput:
+            entry = self._entry(name)
+            whole = entry and session.manager.ledger.journal.find(entry.key)
+            if not whole:
+                raise
+            return session.manager.past(whole)
+
+
+def open_entries() -> list[Entry]:
+    """This notebook's open jobs that no living kernel follows, newest first."""
+    ledger = session.manager.ledger
+    entries = ledger.journal.entries(notebook=session.notebook(), open_only=True)
+    here = {job.record.key for job in jobs()}
+    return [entry for entry in entries if entry.key not in here and ledger.free(entry)]
+
+
+def tell_open(remedy: str) -> None:
+    """Say in one line which jobs of this notebook are still open, or nothing if none is."""
+    found = open_entries()
+    if found:
+        names = ", ".join(entry.name or entry.response_id or "unnamed" for entry in found[:5])
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        jobs_are = "job is" if len(found) == 1 else "jobs are"
+        print(f"{len(found)} {jobs_are} still open from this notebook: {names}{more}. {remedy}")

@@ -1,0 +1,127 @@
+"""Makes the SDK's client of a server, and a server of the user's own client.
+
+With client.py the only importer of openai, and imported lazily as well. What is set here comes
+from the frozen `Server`, not from the environment of the moment: a job goes out as whom it was
+submitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from bgmagic.errors import BadInput
+from bgmagic.server import Server
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+# Seconds without a byte while a create is under way, the SDK's own default. Giving up sooner would
+# only turn more creates into `unknown`.
+CREATE_TIMEOUT = 600.0
+
+
+def sdk_client(server: Server) -> AsyncOpenAI:
+    import openai
+
+    if server.template is not None:
+        return _from_template(server.template)
+    if not server.isolated:
+        client = openai.AsyncOpenAI(
+            base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=_timeout()
+        )
+        client.organization, client.project = server.organization, server.project
+        if os.environ.get("OPENAI_CUSTOM_HEADERS", "") != server.headers:
+            # The SDK has read what is there now; the job was submitted with these.
+            pairs = (line.partition(":") for line in server.headers.splitlines())
+            client._custom_headers = {name.strip(): value.strip() for name, _, value in pairs}
+        return client
+    client = openai.AsyncOpenAI(
+        base_url=server.base_url,
+        api_key=server.api_key,
+        max_retries=0,
+        timeout=_timeout(),
+        http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
+    )
+    client.organization = client.project = client.admin_api_key = None
+    # What OPENAI_CUSTOM_HEADERS added; there is no public way to leave it out.
+    client._custom_headers = {}
+    return client
+
+
+def _timeout() -> Any:
+    import openai
+
+    return openai.Timeout(CREATE_TIMEOUT, connect=30.0)
+
+
+def _from_template(template: Any) -> AsyncOpenAI:
+    """An async client with the settings of ``template``, which is left alone."""
+    import openai
+
+    fresh = openai.DefaultAsyncHttpxClient()
+    if isinstance(template, openai.AsyncOpenAI):
+        return template.copy(max_retries=0, http_client=fresh, timeout=_timeout())
+    provider = getattr(template, "_api_key_provider", None)
+    settings: dict[str, Any] = {
+        "api_key": _async_provider(provider) if provider else template.api_key,
+        "organization": template.organization,
+        "project": template.project,
+        "base_url": template.base_url,
+        "default_headers": dict(template._custom_headers),
+        "default_query": dict(template._custom_query),
+        "max_retries": 0,
+        "http_client": fresh,
+        "timeout": _timeout(),
+    }
+    if not isinstance(template, openai.AzureOpenAI):
+        return openai.AsyncOpenAI(**settings)
+    return openai.AsyncAzureOpenAI(
+        **settings,
+        api_version=template._api_version,
+        azure_ad_token=template._azure_ad_token,
+        azure_ad_token_provider=template._azure_ad_token_provider,
+    )
+
+
+def _async_provider(provider: Callable[[], str]) -> Callable[[], Awaitable[str]]:
+    async def provide() -> str:
+        # It may ask a server or a file for the key; the loop must not wait for that.
+        return await asyncio.to_thread(provider)
+
+    return provide
+
+
+def server_of(client: Any) -> Server:
+    """The server of the user's own ``OpenAI``, ``AsyncOpenAI`` or Azure client.
+
+    Raises:
+        BadInput: it is none of these, or it has a transport of its own.
+    """
+    import openai
+
+    if not isinstance(client, openai.OpenAI | openai.AsyncOpenAI):
+        raise BadInput(
+            "use() takes an OpenAI, AsyncOpenAI, AzureOpenAI or AsyncAzureOpenAI client, "
+            f"not {type(client).__name__}"
+        )
+    if _has_own_transport(client):
+        raise BadInput(
+            "this client has an http_client of its own, which belongs to its event loop: "
+            "set proxies and certificates by HTTPS_PROXY and SSL_CERT_FILE instead"
+        )
+    client = client.copy()  # as it is set now, whatever is done to it later
+    return Server(
+        base_url=str(client.base_url),
+        api_key=client.api_key,
+        organization=client.organization,
+        project=client.project,
+        template=client,
+    )
+
+
+def _has_own_transport(client: Any) -> bool:
+    # The SDK wraps its own default transport in a class of its own, and only that.
+    return not type(client._client).__name__.endswith("HttpxClientWrapper")

@@ -1,0 +1,329 @@
+"""Jobs that outlive their kernel: kernels killed at every step, and others that pick the jobs up."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import KEY
+from tests.kernels import Kernel, kernel
+from tests.scripted import Script, ScriptedServer
+from tests.test_job import eventually
+
+NOTEBOOK = "/home/user/study.ipynb"
+Start = Callable[..., contextlib.AbstractContextManager[Kernel]]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "journal.sqlite3"
+
+
+@pytest.fixture
+def start(server: ScriptedServer, journal: Path) -> Start:
+    """Starts a kernel of the notebook, with the extension, on the shared journal."""
+
+    @contextlib.contextmanager
+    def started(**more: str):
+        environment = {
+            "OPENAI_API_KEY": KEY,
+            "OPENAI_BASE_URL": server.base_url,
+            "BGMAGIC_POLL": "0.1",
+            "BGMAGIC_JOURNAL": str(journal),
+            "JPY_SESSION_NAME": NOTEBOOK,
+        }
+        with kernel(**environment | more) as running:
+            running.greeting = running.ok("%load_ext bgmagic").said
+            yield running
+
+    return started
+
+
+def kill(running: Kernel) -> None:
+    """kill -9."""
+    running.manager.signal_kernel(9)
+    eventually(lambda: not running.manager.is_alive())
+
+
+def test_killed_while_the_server_works(start: Start, server: ScriptedServer) -> None:
+    """A kernel killed with a job accepted: the next says so, follows it and binds the answer."""
+    server.polls = 10**6
+    with start() as first:
+        assert first.greeting == ""
+        first.ok("%%bgresponse -o x\nWhy?")
+        first.until("x.running()")
+        kill(first)
+    with start() as second:
+        assert second.greeting == (
+            "1 job is still open from this notebook: x. %bgattach --all follows them."
+        )
+        second.ok("%bgattach --all")
+        assert second.value("type(x).__name__") == "'Job'"
+        server.polls = 0
+        second.ok("%bgwait x")
+        assert second.value("str(x)") == "'the answer'"
+    assert server.count("create") == 1
+
+
+def test_killed_after_the_answer(start: Start, server: ScriptedServer) -> None:
+    """A job that had ended is given from the journal, without a call."""
+    with start() as first:
+        first.ok("%%bgresponse -o x --wait\nWhy?")
+        kill(first)
+    before = len(server.seen)
+    with start() as second:
+        assert second.greeting == ""
+        assert second.ok("%bgattach x").said.startswith("x: completed")
+        assert second.value("(str(x), x.model, x.usage['output_tokens'])") == (
+            "('the answer', 'gpt-5.2-true', 2)"
+        )
+        second.ok("del x")
+        assert "the answer" in second.ok("%bgjobs x").said
+        second.ok("%bgattach resp_1 -o y")
+        assert second.value("str(y)") == "'the answer'"
+    assert len(server.seen) == before
+
+
+def test_killed_while_sending(start: Start, server: ScriptedServer) -> None:
+    """A kernel killed between the POST and its answer: the job is unknown, and is not sent again."""
+    gate = threading.Event()
+    server.enqueue("create", Script(hold=gate))
+    with start() as first:
+        first.ok("%%bgresponse -o x\nWhy?")
+        eventually(lambda: server.count("create"))
+        kill(first)
+    gate.set()
+    with start() as second:
+        twin = second.run("%%bgresponse -o x\nWhy?").said
+        assert "was being sent when its kernel ended" in twin
+        second.ok("%bgattach --all")
+        second.until("x.done()")
+        assert second.value("x.status") == "'unknown'"
+        assert server.count("create") == 1
+        second.ok("y = x.resend()")
+        second.ok("await y")
+    assert server.count("create") == 2
+
+
+def test_killed_before_it_was_accepted(start: Start, server: ScriptedServer) -> None:
+    """A job that the server had refused for now is sent by the next kernel, once."""
+    refused = {"error": {"message": "Slow down.", "type": "requests"}}
+    server.enqueue("create", Script(status=429, json=refused, headers={"retry-after": "60"}))
+    with start() as first:
+        first.ok("%%bgresponse -o x\nWhy?")
+        first.until("x.record.trouble")
+        kill(first)
+    with start() as second:
+        second.ok("%bgattach x")
+        second.ok("%bgwait x")
+        assert second.value("str(x)") == "'the answer'"
+    assert server.count("create") == 2
+
+
+def test_two_kernels_attach_at_once(start: Start, server: ScriptedServer) -> None:
+    """Two kernels that attach everything at the same time send a waiting job once, not twice."""
+    refused = {"error": {"message": "Slow down.", "type": "requests"}}
+    server.enqueue("create", Script(status=429, json=refused, headers={"retry-after": "60"}))
+    with start() as first:
+        first.ok("%%bgresponse -o x\nWhy?")
+        first.until("x.record.trouble")
+        kill(first)
+    with start() as one, start() as other:
+        begun = [(k, k.start("%bgattach --all")) for k in (one, other)]
+        for running, message in begun:
+            running.finish(message)
+        for running, _ in begun:
+            running.until("'x' not in globals() or isinstance(x, str) or x.done()")
+        held = sorted(k.value("isinstance(globals().get('x'), str)") for k in (one, other))
+    assert held == ["False", "True"]
+    assert server.count("create") == 2
+
+
+def test_living_kernels_job_is_left_alone(start: Start, server: ScriptedServer) -> None:
+    """Another kernel neither sees as open nor takes what a living one follows."""
+    server.polls = 10**6
+    with start() as first:
+        first.ok("%%bgresponse -o x\nWhy?")
+        first.until("x.running()")
+        with start() as second:
+            assert second.greeting == ""
+            second.ok("%bgattach --all")
+            assert second.value("'x' in globals()") == "False"
+            assert "another kernel that is alive" in second.run("%bgattach x").said
+
+
+def test_taken_names(start: Start, server: ScriptedServer) -> None:
+    """--all binds only free names and lists the rest; a name that holds something else is refused."""
+    server.polls = 10**6
+    with start() as first:
+        first.ok("%%bgresponse -o x\nWhy?")
+        first.until("x.running()")
+        kill(first)
+    with start() as second:
+        second.ok("x = 'mine'")
+        assert "x is taken; %bgattach resp_1 -o OTHER" in second.ok("%bgattach --all").said
+        assert "x holds something else; %bgattach x -o OTHER" in second.run("%bgattach x").said
+        second.ok("%bgattach x -o y")
+        server.polls = 0
+        second.ok("%bgwait y")
+        assert second.value("(x, str(y))") == "('mine', 'the answer')"
+
+
+def test_no_key_goes_to_an_address_from_the_journal(start: Start, server: ScriptedServer) -> None:
+    """A job of another server than the configured one is refused, and that server hears nothing."""
+    server.polls = 10**6
+    with start() as first:
+        first.ok("%%bgresponse -o x\nWhy?")
+        first.until("x.running()")
+        kill(first)
+    with ScriptedServer() as other, start(OPENAI_BASE_URL=other.base_url) as second:
+        before = len(server.seen)
+        said = second.run("%bgattach x").said
+        assert f"x was sent to {server.base_url}, not to {other.base_url}" in said
+        assert (len(server.seen), len(other.seen)) == (before, 0)
+
+
+def test_other_key(start: Start, server: ScriptedServer) -> None:
+    """Under another key a lasting 404 is not a lost job but one that this key can't see."""
+    server.polls = 10**6
+    with start() as first:
+        first.ok("%%bgresponse -o x\nWhy?")
+        first.until("x.running()")
+        kill(first)
+    told = {"error": {"message": "Response with id 'resp_1' not found.", "type": "x"}}
+    server.always["retrieve"] = Script(status=404, json=told)
+    with start(OPENAI_API_KEY="sk-someone-else-0123456789") as second:
+        second.ok("%bgattach x")
+        second.until("x.done()")
+        assert second.value("x.status") == "'detached'"
+        assert "not visible with this key" in second.value("str(x.error)")
+    del server.always["retrieve"]
+    server.polls = 0
+    with start() as third:
+        third.ok("%bgattach x\n%bgwait x")
+        assert third.value("str(x)") == "'the answer'"
+
+
+def test_bare_id(start: Start, server: ScriptedServer) -> None:
+    """A response id from anywhere is followed at the configured server, and is in the journal then."""
+    server.responses["resp_else"] = {"id": "resp_else", "status": "in_progress"}
+    with start() as first:
+        first.ok("%bgattach resp_else -o x")
+        first.ok("%bgwait x")
+        assert first.value("str(x)") == "'the answer'"
+        assert "has no job 'nothing'" in first.run("%bgattach nothing").said
+        kill(first)
+    with start() as second:
+        second.ok("%bgattach resp_else -o y")
+        assert second.value("str(y)") == "'the answer'"
+
+
+def test_same_cell_after_a_restart_joins(start: Start, server: ScriptedServer) -> None:
+    """After a restart the same cell picks its running request up instead of paying twice."""
+    server.polls = 10**6
+    with start() as first:
+        first.ok("%%bgresponse -o x\nWhy?")
+        first.until("x.running()")
+        kill(first)
+    with start() as second:
+        assert "joined" in second.ok("%%bgresponse -o x\nWhy?").said
+        server.polls = 0
+        second.ok("%bgwait x")
+        assert second.value("str(x)") == "'the answer'"
+    assert server.count("create") == 1
+
+
+def test_reuse(start: Start, server: ScriptedServer) -> None:
+    """With --reuse, or %config, a request that completed before is not paid again."""
+    with start() as first:
+        first.ok("%%bgresponse -o x --wait\nWhy?")
+        first.ok("%%bgresponse -o x --reuse\nWhy?")
+        assert first.value("str(x)") == "'the answer'"
+    with start() as second:
+        second.ok("%config BgMagics.reuse = True")
+        assert "joined" in second.ok("%%bgresponse -o y\nWhy?").said
+        assert second.value("str(y)") == "'the answer'"
+        second.ok("%%bgresponse -o y --wait\nWhat else?")
+        second.ok("%config BgMagics.reuse = None")
+        second.ok("%%bgresponse -o y --wait\nWhy?")
+    assert server.count("create") == 3
+
+
+def test_restart_is_quick_and_clean(start: Start, server: ScriptedServer) -> None:
+    """A restart while jobs run neither hangs nor cancels, and the next kernel picks them up."""
+    server.polls = 10**6
+    with start() as running:
+        running.ok("%%bgresponse -o x\nWhy?")
+        running.until("x.running()")
+        running.manager.restart_kernel(now=False)
+        running.client.wait_for_ready(timeout=60)
+        assert "still open from this notebook: x" in running.ok("%load_ext bgmagic").said
+        running.ok("%bgattach x")
+        server.polls = 0
+        running.ok("%bgwait x")
+        assert running.value("str(x)") == "'the answer'"
+    assert (server.count("create"), server.count("cancel")) == (1, 0)
+
+
+def test_secrets_are_not_in_the_journal(
+    start: Start, server: ScriptedServer, journal: Path
+) -> None:
+    """No key, token or header value gets into the journal's files, wherever it stood."""
+    refused = {"error": {"message": f"Slow down, {KEY}.", "type": "requests"}}
+    server.enqueue("create", Script(status=429, json=refused, headers={"retry-after": "60"}))
+    tools = '[{"type": "mcp", "authorization": "tok-a1b2c3d4", "headers": {"X-A": "hdr-e5f6a7b8"}}]'
+    with start(OPENAI_CUSTOM_HEADERS="X-Team: hdr-99887766") as first:
+        first.ok(f"%%bgresponse -o x --param 'tools={tools}'\nMy key is {KEY}, hdr-99887766.")
+        first.until("x.record.trouble")
+        first.ok("%%bgresponse -o y --wait\nWhy?")
+        kill(first)
+    sent = str([seen.body for seen in server.seen if seen.kind == "create"])
+    written = b"".join(path.read_bytes() for path in journal.parent.glob("journal*"))
+    for secret in (KEY, "tok-a1b2c3d4", "hdr-e5f6a7b8", "hdr-99887766"):
+        assert secret in sent
+        assert secret.encode() not in written
+    assert b"Why?" in written
+    with start() as second:
+        said = second.run("%bgattach x").said
+        assert "its request held a secret, which the journal does not keep" in said
+
+
+def test_journal_that_cant_be_written(start: Start, server: ScriptedServer, tmp_path: Path) -> None:
+    """Without a usable journal jobs run all the same, and the user is told once."""
+    (tmp_path / "file").write_text("not a folder")
+    with start(BGMAGIC_JOURNAL=str(tmp_path / "file" / "journal.sqlite3")) as running:
+        said = running.ok("%%bgresponse -o x --wait\nWhy?").said
+        assert "Journal: " in said
+        assert running.value("str(x)") == "'the answer'"
+        assert "Journal: " not in running.ok("%%bgresponse -o y --wait\nWhat?").said
+        assert running.value("str(y)") == "'the answer'"
+
+
+def test_listing_and_forgetting(start: Start, server: ScriptedServer) -> None:
+    """%bgjobs lists this notebook's jobs, --all everybody's; --forget removes those that ended."""
+    with start(JPY_SESSION_NAME="/other.ipynb") as other:
+        other.ok("%%bgresponse -o o --wait\nWhy?")
+    server.polls = 10**6
+    with start() as first:
+        first.ok("%%bgresponse -o runs\nWhy not?")
+        first.until("runs.running()")
+        kill(first)
+    server.polls = 0
+    with start() as second:
+        second.ok("%%bgresponse -o x --wait\nWhy?")
+
+        def listed(flags: str) -> dict[str, str]:
+            (data,) = second.ok(f"%bgjobs {flags}").displays
+            lines = data["text/plain"].splitlines()[1:]
+            return {line.split()[0]: line.split()[1] for line in lines}
+
+        assert listed("") == {"runs": "detached", "x": "completed"}
+        assert listed("--all") == {"o": "completed", "runs": "detached", "x": "completed"}
+        assert second.ok("%bgjobs --forget --all").said == "2 jobs that had ended are forgotten."
+    with start() as third:
+        assert "runs" in third.greeting
+        assert third.ok("%bgjobs --all").displays[0]["text/plain"].count("completed") == 0

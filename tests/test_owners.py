@@ -1,0 +1,183 @@
+"""Owners: a kernel is alive exactly as long as its process, however that ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bgmagic.owners import Owner, OwnerError
+
+TIMEOUT = 30  # seconds
+ROOT = Path(__file__).parent.parent
+
+HOLD = """
+import os, sys
+from pathlib import Path
+from bgmagic.owners import Owner, OwnerError
+owner = Owner(Path(sys.argv[1]))
+owner.hold()
+"""
+SAY = "print(owner.id, flush=True)\nsys.stdin.readline()\n"
+FORK = """
+inward, outward = os.pipe()
+child = os.fork()
+if child == 0:
+    try: owner.hold()
+    except OwnerError: os.write(outward, b"refused")
+    owner.release()
+    owner = None
+    os.close(outward)
+    os.read(0, 1)
+    os._exit(0)
+os.close(outward)
+print(os.read(inward, 99).decode(), owner.id, child, flush=True)
+os.read(inward, 1)
+os.read(0, 1)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "owners"
+
+
+@pytest.fixture
+def me(folder: Path) -> Iterator[Owner]:
+    """An owner in this process."""
+    owner = Owner(folder)
+    owner.hold()
+    yield owner
+    owner.release()
+
+
+def start(code: str, folder: Path) -> subprocess.Popen[str]:
+    """A process of its own that holds a lock."""
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD + code, str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_killed_process_is_dead(me: Owner, folder: Path) -> None:
+    """A process is alive while it runs or is suspended, and dead after kill -9, its file removed."""
+    process = start(SAY, folder)
+    other = line(process)
+    assert me.dead([other]) == set()
+    os.kill(process.pid, signal.SIGSTOP)
+    assert me.dead([other]) == set()
+    process.kill()
+    process.communicate(timeout=TIMEOUT)
+    assert (folder / f"{other}.lock").exists()
+    assert me.dead([other, me.id]) == {other}
+    assert [found.name for found in folder.iterdir()] == [f"{me.id}.lock"]
+    assert me.dead([other]) == {other}
+
+
+def test_process_that_ends_by_itself_is_dead(me: Owner, folder: Path) -> None:
+    """A process that ends without letting its lock go is dead too."""
+    process = start(SAY, folder)
+    other = line(process)
+    process.communicate("\n", timeout=TIMEOUT)
+    assert me.dead([other]) == {other}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_forked_child_is_not_the_owner(me: Owner, folder: Path) -> None:
+    """A forked child can't hold or release its parent's lock, nor keep it after the parent's death."""
+    process = start(FORK, folder)
+    word, other, child = line(process).split()
+    try:
+        assert word == "refused"
+        assert me.dead([other]) == set()
+        process.kill()
+        process.wait(TIMEOUT)
+        os.kill(int(child), 0)
+        assert me.dead([other]) == {other}
+    finally:
+        process.communicate(timeout=TIMEOUT)
+
+
+def test_released_owner_is_dead(me: Owner, folder: Path) -> None:
+    """An owner that let go is dead to others and leaves no file; holding and releasing are idempotent."""
+    other = Owner(folder)
+    other.hold()
+    other.hold()
+    assert me.dead([other.id]) == set()
+    thread = threading.Thread(target=other.release)
+    thread.start()
+    thread.join(TIMEOUT)
+    other.release()
+    assert me.dead([other.id]) == {other.id}
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_many_look_at_the_same_dead(me: Owner, folder: Path) -> None:
+    """Threads that look at the same owners at once agree on the dead and never take the living for dead."""
+    dead = [f"gone-{number}" for number in range(20)]
+    for name in dead:
+        (folder / f"{name}.lock").touch()
+    living = Owner(folder)
+    living.hold()
+    lookers = [Owner(folder) for _ in range(6)]
+    found: list[set[str]] = []
+
+    def look(looker: Owner) -> None:
+        found.append(looker.dead([*dead, living.id, me.id]))
+
+    threads = [threading.Thread(target=look, args=(looker,)) for looker in lookers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert set().union(*found) == set(dead)
+    assert me.dead(dead) == set(dead)
+    assert sorted(folder.iterdir()) == sorted(folder / f"{o.id}.lock" for o in (me, living))
+    living.release()
+
+
+def test_ids_are_unique(folder: Path) -> None:
+    """No two owners have the same id, and each can be a file's name."""
+    ids = {Owner(folder).id for _ in range(1000)}
+    assert len(ids) == 1000
+    assert not any(set(name) & set('/\\:*?"<>|. ') for name in ids)
+
+
+def test_what_is_no_id_of_ours_touches_no_file(me: Owner, folder: Path) -> None:
+    """An id that would name a file elsewhere counts as dead, and that file stays."""
+    outside = folder.parent / "x.lock"
+    outside.touch()
+    assert me.dead(["../x"]) == {"../x"}
+    assert outside.exists()
+
+
+def test_memory_knows_only_itself() -> None:
+    """Without a folder there is no lock, and nobody is known to be dead."""
+    owner = Owner(None)
+    owner.hold()
+    assert owner.dead(["other", owner.id]) == set()
+    owner.release()
+
+
+def test_unusable_folder(tmp_path: Path) -> None:
+    """Where no lock can be had, holding says in one line what to do, and nobody is found dead."""
+    (tmp_path / "file").touch()
+    owner = Owner(tmp_path / "file" / "owners")
+    with pytest.raises(OwnerError, match="set BGMAGIC_JOURNAL to another file") as caught:
+        owner.hold()
+    assert "\n" not in str(caught.value)
+    owner.release()
