@@ -45,6 +45,14 @@ def _joined(parts: list[Mapping[str, Any]], kind: str, field: str) -> str:
     return "".join(text for text in found if isinstance(text, str))
 
 
+def output_tokens(response: Mapping[str, Any]) -> int | None:
+    """How many tokens the server counted, reasoning included, or None."""
+    usage = response.get("usage")
+    tokens = usage.get("output_tokens") if isinstance(usage, dict) else None
+    # SQLite holds 64 bits; no server counts further.
+    return tokens if isinstance(tokens, int) and abs(tokens) < 2**63 else None
+
+
 class Answer(str):
     """The output text of a completed job: a ``str``, with where it came from.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bgmagic.answer import output_tokens
 from bgmagic.client import Client, Reply
 from bgmagic.errors import Accepted, ServerError
 from bgmagic.job import Job
@@ -299,6 +300,7 @@ class Course:
         written = {name: changes[name] for name in kept if name in changes}
         if changes.get("response") is not None:
             written["response"] = self._ledger.texts(changes["response"], self._plan.server)
+            written["output_tokens"] = output_tokens(changes["response"])
         await self._ledger.write(self.job.record, **written)
         self.job.settle(**changes)
 

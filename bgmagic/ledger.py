@@ -14,12 +14,13 @@ from concurrent.futures import Future
 from typing import Any
 
 from bgmagic.errors import BgmagicError
-from bgmagic.journal import Entry, Journal, JournalError, credentials_fingerprint
+from bgmagic.journal import Journal
 from bgmagic.owners import Owner
-from bgmagic.redaction import without_secrets
+from bgmagic.redaction import credentials_fingerprint, without_secrets
 from bgmagic.request import Request
 from bgmagic.server import Server
 from bgmagic.status import JobRecord
+from bgmagic.store import Entry, JournalError
 
 
 class Ledger:
@@ -30,7 +31,7 @@ class Ledger:
         self.owner = owner
         self._trouble: str | None = None
         self._unwritten: set[str] = set()
-        self._prints: dict[Server, str] = {}
+        self._prints: dict[tuple[str, Server], str] = {}
 
     @property
     def trouble(self) -> str | None:
@@ -54,7 +55,8 @@ class Ledger:
             server=record.server,
             organization=server.organization,
             project=server.project,
-            credentials=self.credentials(server),
+            # Off the loop: a locked file is waited for.
+            credentials=await asyncio.to_thread(self.credentials, server),
             fingerprint=record.request.fingerprint(record.server),
             request=json.dumps(body, ensure_ascii=False) if hidden else record.request.text,
             sendable=not hidden,
@@ -115,9 +117,10 @@ class Ledger:
 
     def credentials(self, server: Server) -> str:
         """What tells the server's credentials from others, without giving them away."""
-        if server not in self._prints:
-            self._prints[server] = credentials_fingerprint(self.journal.salt, server.api_key)
-        return self._prints[server]
+        salt = self.journal.salt  # another one after a damaged file was replaced
+        if (salt, server) not in self._prints:
+            self._prints[salt, server] = credentials_fingerprint(salt, server.api_key)
+        return self._prints[salt, server]
 
     def alive(self) -> set[str]:
         """The owners of open jobs whose kernels live."""

@@ -21,7 +21,6 @@ from bgmagic.blocking import wait
 from bgmagic.errors import BadInput, BgmagicError, readable
 from bgmagic.header import parse
 from bgmagic.job import Job
-from bgmagic.journal import Entry
 from bgmagic.namespace import Variables
 from bgmagic.options import (
     AttachSettings,
@@ -32,7 +31,10 @@ from bgmagic.options import (
     describe,
     settle,
 )
+from bgmagic.store import Entry
 from bgmagic.submission import jobs, session
+
+LISTED = 500  # jobs of the journal in one table; more would be no table any more
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
@@ -143,7 +145,10 @@ class BgLineMagics(Magics):
     def _list(self, *, all_notebooks: bool) -> None:
         ledger = session.manager.ledger
         notebook = None if all_notebooks else session.notebook()
-        found = listing.rows(jobs(), ledger.journal.entries(notebook=notebook), ledger.alive())
+        entries = ledger.journal.entries(notebook=notebook, limit=LISTED)
+        found = listing.rows(jobs(), entries, ledger.alive())
+        if len(entries) == LISTED:
+            print(f"The newest {LISTED}; older ones are in the journal too.")
         if not found:
             print("No jobs yet: %%bgresponse sends one.")
         elif hasattr(self._shell, "kernel"):

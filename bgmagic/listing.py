@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from bgmagic.errors import readable
 from bgmagic.job import Job
-from bgmagic.journal import Entry
 from bgmagic.status import Status
+from bgmagic.store import Entry
 
 HEADS = ("variable", "status", "model", "effort", "age", "took", "tokens out", "id")
 
@@ -65,7 +65,7 @@ def _of_entry(entry: Entry, alive: set[str]) -> Row:
         entry.model,
         entry.effort or "",
         "" if ended is None else duration(ended - entry.created_at),
-        "",
+        "" if entry.output_tokens is None else str(entry.output_tokens),
         entry.response_id or "",
     )
 

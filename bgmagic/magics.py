@@ -133,12 +133,9 @@ class BgMagics(Magics):
         self._tell_trouble()
         if sent.joined:
             print(f"{line_of(sent.job)}: the identical request, joined; --again sends it anew")
-        elif isinstance(earlier, Job) and not earlier.done():
-            which = earlier.response_id or "not accepted yet"
-            print(f"{name}: an earlier job for this name goes on ({which})", end="")
-            print(f"; %bgcancel {earlier.response_id} cancels it" if earlier.response_id else "")
+            earlier = None
         if not settings.quiet:
-            self._show(sent.job)
+            self._show(sent.job, earlier)
         if settings.wait:
             wait_and_tell([sent.job], None)
 
@@ -149,13 +146,18 @@ class BgMagics(Magics):
             print(f"Journal: {trouble}")
         self._told = bool(trouble)
 
-    def _show(self, job: Job) -> None:
+    def _show(self, job: Job, earlier: object) -> None:
+        running = earlier if isinstance(earlier, Job) and not earlier.done() else None
         if hasattr(self._shell, "kernel"):
+            if running is not None:
+                job.card.mention(running)
             # The bundle as it is: asking every formatter in turn takes a third of a card's time.
             publish_display_data(job.card.bundle())  # type: ignore[no-untyped-call]  # IPython's
         else:
             asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
             print(f"{job.name}: sent to {asked} in the background; %bgwait {job.name} waits for it")
+            if running is not None:
+                print(f"{job.name}: an earlier job for this name goes on: {running!r}")
 
 
 def load(shell: InteractiveShell) -> None:

@@ -20,7 +20,7 @@ from bgmagic.control import Variable
 from bgmagic.course import Course, Plan
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.job import Job
-from bgmagic.journal import Entry, Journal
+from bgmagic.journal import Journal
 from bgmagic.ledger import Ledger, record_of
 from bgmagic.loop import CallbackThread, LoopThread
 from bgmagic.owners import Owner
@@ -28,6 +28,7 @@ from bgmagic.poller import Clock
 from bgmagic.request import Request
 from bgmagic.server import Server
 from bgmagic.status import JobRecord, Status
+from bgmagic.store import Entry
 
 DEADLINE = 24 * 3600.0  # seconds from acceptance
 # Seconds; a kernel is killed about 2.6 s after it was asked to stop, so both together stay below 2.

@@ -6,6 +6,7 @@ sent is for the caller, who is told that something was taken out.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -114,3 +115,9 @@ class _Redaction:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def credentials_fingerprint(salt: str, secret: str) -> str:
+    """What tells one key from another without giving it away: 32 hex digits, in about 2 ms."""
+    made = hashlib.scrypt(secret.encode(), salt=salt.encode(), n=2**9, r=8, p=1, dklen=16)
+    return made.hex()

@@ -16,7 +16,7 @@ from typing import Any
 from bgmagic.control import Variable
 from bgmagic.errors import BadInput
 from bgmagic.job import Job
-from bgmagic.journal import Entry, Journal, default_path
+from bgmagic.journal import Journal
 from bgmagic.ledger import Ledger
 from bgmagic.manager import JobManager
 from bgmagic.options import Settings, settle
@@ -25,6 +25,7 @@ from bgmagic.prompt import messages as as_messages
 from bgmagic.request import Request, build_request
 from bgmagic.sdk import server_of
 from bgmagic.status import Status
+from bgmagic.store import Entry, default_path
 
 
 def _make_card(job: Job) -> Any:
@@ -250,9 +251,22 @@ def submit(
     return send(prompt, settings, settings.out, variable).job
 
 
-def jobs() -> list[Job]:
-    """All jobs of this process, oldest first."""
-    return session.manager.jobs()
+def jobs(*, past: bool = False) -> list[Job]:
+    """The jobs of this process, oldest first.
+
+    Args:
+        past: with those that other kernels of this notebook left in the journal before them; to be
+            read, `%bgattach` follows one that is open.
+    """
+    manager = session.manager
+    here = manager.jobs()
+    if not past:
+        return here
+    known = {job.record.key for job in here}
+    journal = manager.ledger.journal
+    entries = reversed(journal.entries(notebook=session.notebook()))
+    whole = (journal.find(entry.key) for entry in entries if entry.key not in known)
+    return [manager.past(entry) for entry in whole if entry is not None] + here
 
 
 def use(client: Any) -> None:

@@ -65,6 +65,10 @@ class ScriptedServer:
         self.responses: dict[str, dict[str, Any]] = {}
         self.scripts: dict[str, deque[Script]] = defaultdict(deque)
         self.always: dict[str, Script] = {}
+        # How to answer where no script is queued, by kind.
+        self.choose: Callable[[str], Script] = lambda kind: self.always.get(kind, Script())
+        # The text that each response was asked for.
+        self.accepted: dict[str, str] = {}
         # How many polls a response takes, and what it ends as.
         self.polls = 1
         self.ending: Callable[[str, Any], dict[str, Any]] = lambda rid, body: response(
@@ -161,12 +165,13 @@ class ScriptedServer:
     def _script(self, kind: str) -> Script:
         if self.scripts[kind]:
             return self.scripts[kind].popleft()
-        return self.always.get(kind, Script())
+        return self.choose(kind)
 
     def _usual(self, kind: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
         if kind == "create":
             rid = f"resp_{len(self.responses) + 1}"
             self._bodies[rid] = body
+            self.accepted[rid] = json.dumps(body)
             self.responses[rid] = response(rid, "queued")
             return 200, self.responses[rid]
         rid = path.split("?")[0].removesuffix("/cancel").rpartition("/")[2]

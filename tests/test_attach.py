@@ -319,10 +319,14 @@ def test_listing_and_forgetting(start: Start, server: ScriptedServer) -> None:
         def listed(flags: str) -> dict[str, str]:
             (data,) = second.ok(f"%bgjobs {flags}").displays
             lines = data["text/plain"].splitlines()[1:]
+            assert all(" 2 " in line for line in lines if "completed" in line), "tokens out"
             return {line.split()[0]: line.split()[1] for line in lines}
 
         assert listed("") == {"runs": "detached", "x": "completed"}
         assert listed("--all") == {"o": "completed", "runs": "detached", "x": "completed"}
+        assert second.value("[j.name for j in __import__('bgmagic').jobs(past=True)]") == (
+            "['runs', 'x']"
+        )
         assert second.ok("%bgjobs --forget --all").said == "2 jobs that had ended are forgotten."
     with start() as third:
         assert "runs" in third.greeting

@@ -20,9 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic import journal as module
-from bgmagic.journal import Entry, Journal, JournalError, credentials_fingerprint, default_path
-from bgmagic.redaction import without_secrets
+from bgmagic import store as module
+from bgmagic.journal import Journal
+from bgmagic.redaction import credentials_fingerprint, without_secrets
+from bgmagic.store import Entry, JournalError, default_path
 
 TIMEOUT = 30  # seconds until a test gives up on what should come
 ROOT = Path(__file__).parent.parent

@@ -192,10 +192,12 @@ def test_same_cell_again_joins(in_kernel: Kernel, server: ScriptedServer) -> Non
         assert "joined" not in in_kernel.ok(cell.replace("-o x", other)).said
     in_kernel.until("all(j.running() for j in __import__('bgmagic').jobs())")
     assert server.count("create") == 4
-    assert (
-        "x: an earlier job for this name goes on (resp_"
-        in in_kernel.ok("%%bgresponse -o x\nWhat?").said
-    )
+    in_kernel.ok("second = x")
+    in_kernel.ok("%%bgresponse -o x\nWhat?")
+    shown = in_kernel.value("x.card.view['earlier']")
+    assert shown.startswith("'An earlier job for this name goes on (resp_")
+    in_kernel.ok("x.card._handle_custom_msg({'action': 'cancel-earlier'}, [])")
+    in_kernel.until("second.cancelled() and not x.card.view['earlier']")
     server.polls = 0
     in_kernel.ok("%bgwait")
     assert in_kernel.value("first.status") == "'completed'"

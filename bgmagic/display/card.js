@@ -43,6 +43,11 @@ function render({ model, el }) {
   const button = make("button", "button", card);
   button.type = "button";
   const message = make("div", "message", card);
+  const earlier = make("div", "earlier", card);
+  const earlierText = make("span", "earlier-text", earlier);
+  const earlierButton = make("button", "button", earlier);
+  earlierButton.type = "button";
+  earlierButton.textContent = "Cancel the earlier one";
 
   // The kernel's clock minus ours. A snapshot kept from earlier makes it look smaller than it is,
   // never larger, so the largest seen is the best.
@@ -74,9 +79,15 @@ function render({ model, el }) {
     button.dataset.action = again ? "resend" : "cancel";
     button.textContent = again ? "Send again" : view.cancelling ? "Cancelling…" : "Cancel";
     button.setAttribute("aria-label", `${button.textContent} ${view.name}`.trim());
+    earlierText.textContent = view.earlier ?? "";
+    earlier.hidden = !view.earlier;
     tick();
   };
 
+  earlierButton.addEventListener("click", () => {
+    earlierButton.disabled = true;
+    model.send({ action: "cancel-earlier" });
+  });
   button.addEventListener("click", () => {
     // Said at once: in a busy kernel the click may have to wait.
     button.disabled = true;

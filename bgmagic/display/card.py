@@ -33,6 +33,7 @@ class Card(anywidget.AnyWidget):
 
     def __init__(self, job: Job, **traits: Any) -> None:
         """Make the card; it follows the job from now on."""
+        self._earlier: Job | None = None
         known = job.record
         super().__init__(view=snapshot(job), **traits)
         self._job = job
@@ -43,7 +44,20 @@ class Card(anywidget.AnyWidget):
 
     def _refresh(self, job: Job) -> None:
         if job is self._job:
-            self.view = snapshot(job)
+            self.view = snapshot(job) | {"earlier": self._about_earlier()}
+
+    def _about_earlier(self) -> str:
+        earlier = self._earlier
+        if earlier is None or earlier.done():
+            return ""
+        which = earlier.response_id or "not accepted yet"
+        return f"An earlier job for this name goes on ({which})"
+
+    def mention(self, earlier: Job) -> None:
+        """Say that ``earlier``, another job for the same variable, still runs; offer to cancel."""
+        self._earlier = earlier
+        earlier.add_listener(lambda _: self._refresh(self._job))
+        self._refresh(self._job)
 
     def bundle(self) -> dict[str, Any]:
         """What displaying the card sends: the widget, and a line for where there are none."""
@@ -64,7 +78,9 @@ class Card(anywidget.AnyWidget):
 def _clicked(card: Card, message: Any, _buffers: Any) -> None:
     # Any page script could send a message, so only what the buttons send is understood.
     action = message.get("action") if isinstance(message, dict) else None
-    if action == "cancel":
+    if action == "cancel-earlier" and card._earlier is not None:
+        card._earlier.cancel()
+    elif action == "cancel":
         card._job.cancel()
     elif action == "resend" and card._job.status == Status.UNKNOWN:
         card.follow(card._job.resend())

@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bgmagic.journal import Entry, Journal
+from bgmagic.journal import Journal
+from bgmagic.store import Entry
 
 ROWS = 10_000
 QUEUED = 500
