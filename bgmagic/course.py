@@ -283,6 +283,7 @@ class Course:
                 if failure.status_code in CANCEL_REFUSED and missed != 1:
                     # The job has mostly just ended. If not, another cancel may be tried.
                     self.job.advance(cancelling=False)
+                    self._ledger.note(self.job.record, cancelling=False)
                     break
                 await asyncio.sleep(delays.after_failure(failure.retry_after))
         self._delays.soon()

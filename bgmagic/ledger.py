@@ -117,6 +117,8 @@ class Ledger:
 
     def credentials(self, server: Server) -> str:
         """What tells the server's credentials from others, without giving them away."""
+        if server.isolated:
+            return server.name  # its token is another after each start, its user is not
         salt = self.journal.salt  # another one after a damaged file was replaced
         if (salt, server) not in self._prints:
             self._prints[salt, server] = credentials_fingerprint(salt, server.api_key)
@@ -165,4 +167,5 @@ def record_of(entry: Entry) -> JobRecord:
         response_id=entry.response_id,
         response=None if entry.response is None else json.loads(entry.response),
         reason=entry.reason,
+        cancelling=entry.cancelling,
     )

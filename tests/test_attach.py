@@ -124,6 +124,24 @@ def test_killed_before_it_was_accepted(start: Start, server: ScriptedServer) -> 
     assert server.count("create") == 2
 
 
+def test_wish_to_cancel_outlives_the_kernel(start: Start, server: ScriptedServer) -> None:
+    """A cancel that could not reach the server before the kernel died is sent by the next one."""
+    server.polls = 10**6
+    server.always["cancel"] = Script(reset="before")
+    with start() as first:
+        first.ok("%%bgresponse -o x\nWhy?")
+        first.until("x.running()")
+        first.ok("x.cancel()")
+        eventually(lambda: server.count("cancel"))
+        first.until("x.record.trouble")
+        kill(first)
+    del server.always["cancel"]
+    with start() as second:
+        second.ok("%bgattach x")
+        second.until("x.done()")
+        assert second.value("x.status") == "'cancelled'"
+
+
 def test_two_kernels_attach_at_once(start: Start, server: ScriptedServer) -> None:
     """Two kernels that attach everything at the same time send a waiting job once, not twice."""
     refused = {"error": {"message": "Slow down.", "type": "requests"}}

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bgmagic.local import LocalServerError, launcher, weights
+from bgmagic.local import launcher
 from tests.local.client import Client
-
-
-@pytest.fixture(scope="session")
-def gguf() -> Path:
-    """The weights in the user's own cache, fetched if needed."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("BGMAGIC_CACHE", "BGMAGIC_LOCAL_MODEL"):
-            patch.delenv(name, raising=False)
-        try:
-            return weights.fetch(lambda done, total: None)
-        except LocalServerError as error:
-            if os.environ.get("CI"):
-                raise
-            pytest.skip(str(error))
 
 
 def link(gguf: Path, folder: Path) -> Path:
