@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from bgmagic.errors import BadInput
-from bgmagic.manager import JobManager
-from bgmagic.server import Server
+
+if TYPE_CHECKING:
+    from bgmagic.manager import JobManager
 
 _REMEDY = "the embedded server has ended; %bglocal starts it again"
 
@@ -23,6 +25,7 @@ def on(manager: JobManager) -> None:
         BadInput: it can't be started; the line says what to do.
     """
     from bgmagic.local import launcher  # here and below: imported when someone wants it
+    from bgmagic.server import Server
 
     with _one_line():
         endpoint = launcher.start_or_join(report=print, progress=_bar)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -31,8 +31,10 @@ from bgmagic.options import (
     describe,
     settle,
 )
-from bgmagic.store import Entry
 from bgmagic.submission import jobs, session
+
+if TYPE_CHECKING:
+    from bgmagic.store import Entry
 
 LISTED = 500  # jobs of the journal in one table; more would be no table any more
 

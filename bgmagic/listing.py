@@ -6,11 +6,14 @@ import html
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bgmagic.errors import readable
-from bgmagic.job import Job
 from bgmagic.status import Status
-from bgmagic.store import Entry
+
+if TYPE_CHECKING:
+    from bgmagic.job import Job
+    from bgmagic.store import Entry
 
 HEADS = ("variable", "status", "model", "effort", "age", "took", "tokens out", "id")
 

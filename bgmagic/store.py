@@ -338,13 +338,3 @@ def entry_of(row: tuple[Any, ...]) -> Entry:
     # Not by its constructor, which takes most of the time of a long listing in a frozen class.
     entry.__dict__.update(zip(FIELDS, values, strict=True))
     return entry
-
-
-def default_path() -> Path | None:
-    """Where the journal is: BGMAGIC_JOURNAL (":memory:" is None), else the user's data folder."""
-    named = os.environ.get("BGMAGIC_JOURNAL")
-    if named:
-        return None if named == ":memory:" else Path(named).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_data_path("bgmagic")) / "journal.sqlite3"

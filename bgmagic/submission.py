@@ -11,21 +11,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bgmagic.control import Variable
 from bgmagic.errors import BadInput
 from bgmagic.job import Job
-from bgmagic.journal import Journal
-from bgmagic.ledger import Ledger
-from bgmagic.manager import JobManager
 from bgmagic.options import Settings, settle
-from bgmagic.owners import Owner
 from bgmagic.prompt import messages as as_messages
 from bgmagic.request import Request, build_request
-from bgmagic.sdk import server_of
 from bgmagic.status import Status
-from bgmagic.store import Entry, default_path
+
+if TYPE_CHECKING:
+    from bgmagic.manager import JobManager
+    from bgmagic.store import Entry
 
 
 def _make_card(job: Job) -> Any:
@@ -33,6 +31,16 @@ def _make_card(job: Job) -> Any:
     from bgmagic.display.card import Card
 
     return Card(job)
+
+
+def default_path() -> Path | None:
+    """Where the journal is: BGMAGIC_JOURNAL (":memory:" is None), else the user's data folder."""
+    named = os.environ.get("BGMAGIC_JOURNAL")
+    if named:
+        return None if named == ":memory:" else Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_path("bgmagic")) / "journal.sqlite3"
 
 
 class Session:
@@ -82,6 +90,12 @@ class Session:
 
     @staticmethod
     def _made(path: Path | None) -> JobManager:
+        # Here, and not for `%load_ext`: SQLite and what runs jobs take half of all import time.
+        from bgmagic.journal import Journal
+        from bgmagic.ledger import Ledger
+        from bgmagic.manager import JobManager
+        from bgmagic.owners import Owner
+
         folder = None if path is None else path.parent / "owners"
         return JobManager(make_card=_make_card, ledger=Ledger(Journal(path), Owner(folder)))
 
@@ -281,4 +295,6 @@ def use(client: Any) -> None:
     Raises:
         BadInput: it is something else, or has a transport of its own.
     """
+    from bgmagic.sdk import server_of
+
     session.manager.server = None if client is None else server_of(client)

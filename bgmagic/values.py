@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bgmagic.errors import BadInput
-from bgmagic.poller import LIMIT
 
 # What IPython itself puts into a notebook's namespace.
 IPYTHONS = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open", "_", "__", "___"})
@@ -90,8 +89,8 @@ def _number(value: Any) -> float | None:
 
 def read_interval(value: Any, label: str) -> float:
     seconds = _number(value)
-    # Compared so that a NaN fails; the bound is the specification's, see poller.py.
-    if seconds is None or not 0 < seconds < LIMIT + 1:
+    # Compared so that a NaN fails; the user's specification of the API sets the bound.
+    if seconds is None or not 0 < seconds < 90:
         raise BadInput(f"{label} {value!r}: it must be seconds, more than 0 and less than 90")
     return seconds
 
