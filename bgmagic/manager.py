@@ -121,6 +121,11 @@ class JobManager:
             BadInput: another server is configured, a living kernel follows it, or its request held
                 a secret that the journal did not keep.
         """
+        for known in self._jobs:
+            if known.record.key == entry.key and not known.done():
+                if variable is not None:
+                    known.give(variable)
+                return known  # it is followed here already
         record = record_of(entry)
         if entry.ended_at is not None:
             return self._settled(record, variable)

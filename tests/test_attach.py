@@ -174,6 +174,19 @@ def test_living_kernels_job_is_left_alone(start: Start, server: ScriptedServer) 
             assert "another kernel that is alive" in second.run("%bgattach x").said
 
 
+def test_attaching_twice_is_attaching_once(start: Start, server: ScriptedServer) -> None:
+    """A job that this kernel follows already is given to the other name too, and polled once."""
+    server.polls = 10**6
+    with start() as first:
+        first.ok("%%bgresponse -o x\nWhy?")
+        first.until("x.running()")
+        first.ok("%bgattach x -o y")
+        assert first.value("x is y") == "True"
+        server.polls = 0
+        first.ok("%bgwait")
+        assert first.value("(str(x), str(y))") == "('the answer', 'the answer')"
+
+
 def test_taken_names(start: Start, server: ScriptedServer) -> None:
     """--all binds only free names and lists the rest; a name that holds something else is refused."""
     server.polls = 10**6
