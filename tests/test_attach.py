@@ -88,6 +88,46 @@ def test_killed_after_the_answer(start: Start, server: ScriptedServer) -> None:
     assert len(server.seen) == before
 
 
+KILL = "import os, bgmagic.{room}\nbgmagic.{room}.{what} = lambda *_, **__: os.kill(os.getpid(), 9)"
+
+
+def test_killed_before_the_intent(start: Start, server: ScriptedServer) -> None:
+    """A kernel killed before it wrote anything down has sent nothing either."""
+    with start() as first:
+        first.ok(KILL.format(room="ledger", what="Ledger.intend"))
+        first.start("%%bgresponse -o x\nWhy?")
+        eventually(lambda: not first.manager.is_alive())
+    with start() as second:
+        assert second.greeting == ""
+    assert server.seen == []
+
+
+def test_killed_between_answer_and_variable(start: Start, server: ScriptedServer) -> None:
+    """A kernel killed as it was about to bind the variable has the answer written down already."""
+    with start() as first:
+        first.ok(KILL.format(room="namespace", what="Variables.replace"))
+        first.start("%%bgresponse -o x\nWhy?")
+        eventually(lambda: not first.manager.is_alive())
+    before = len(server.seen)
+    with start() as second:
+        second.ok("%bgattach x")
+        assert second.value("str(x)") == "'the answer'"
+    assert len(server.seen) == before
+
+
+def test_killed_between_acceptance_and_first_poll(start: Start, server: ScriptedServer) -> None:
+    """A kernel killed before the first poll has the response id written down already."""
+    with start() as first:
+        first.ok(KILL.format(room="course", what="poll"))
+        first.start("%%bgresponse -o x\nWhy?")
+        eventually(lambda: not first.manager.is_alive())
+    assert server.count("retrieve") == 0
+    with start() as second:
+        second.ok("%bgattach x\n%bgwait x")
+        assert second.value("str(x)") == "'the answer'"
+    assert server.count("create") == 1
+
+
 def test_killed_while_sending(start: Start, server: ScriptedServer) -> None:
     """A kernel killed between the POST and its answer: the job is unknown, and is not sent again."""
     gate = threading.Event()
