@@ -308,15 +308,16 @@ class JobManager:
 
     async def _wind_down(self) -> None:
         """End every course; creates that are under way may still bring their id home."""
-        under_way = []
-        for course, task in list(self._courses.values()):
+        courses = list(self._courses.values())
+        for course, _ in courses:
             course.close()
-            if course.sending:
-                under_way.append(task)
-            else:
-                task.cancel()
+        under_way = [task for course, task in courses if course.sending]
         if under_way:
             await asyncio.wait(under_way, timeout=CREATE_GRACE)
+        tasks = [task for _, task in courses]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         clients, self._clients = self._clients, {}
         for client in clients.values():
             await client.close()
