@@ -183,6 +183,8 @@ def _known(request: Request, settings: Settings) -> Entry | None:
     for entry in reversed(ledger.journal.same(fingerprint, notebook=notebook, name=settings.out)):
         if entry.key in here or (entry.name is None) != (settings.out is None):
             continue
+        if entry.status == Status.WAITING and not entry.sendable:
+            continue  # never sent, and the journal can't send it: this cell can
         if ledger.free(entry):
             if entry.response_id is None and entry.status == Status.SUBMITTING:
                 raise BadInput(

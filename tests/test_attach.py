@@ -348,7 +348,8 @@ def test_secrets_are_not_in_the_journal(
     server.enqueue("create", Script(status=429, json=refused, headers={"retry-after": "60"}))
     tools = '[{"type": "mcp", "authorization": "tok-a1b2c3d4", "headers": {"X-A": "hdr-e5f6a7b8"}}]'
     with start(OPENAI_CUSTOM_HEADERS="X-Team: hdr-99887766") as first:
-        first.ok(f"%%bgresponse -o x --param 'tools={tools}'\nMy key is {KEY}, hdr-99887766.")
+        cell = f"%%bgresponse -o x --param 'tools={tools}'\nMy key is {KEY}, hdr-99887766."
+        first.ok(cell)
         first.until("x.record.trouble")
         first.ok("%%bgresponse -o y --wait\nWhy?")
         kill(first)
@@ -361,6 +362,12 @@ def test_secrets_are_not_in_the_journal(
     with start() as second:
         said = second.run("%bgattach x").said
         assert "its request held a secret, which the journal does not keep" in said
+        # What the line advises works: the cell sends it, since it was certainly not accepted.
+        before = server.count("create")
+        second.ok(cell)
+        second.ok("%bgwait x")
+        assert second.value("str(x)") == "'the answer'"
+        assert server.count("create") == before + 1
 
 
 def test_journal_that_cant_be_written(start: Start, server: ScriptedServer, tmp_path: Path) -> None:
