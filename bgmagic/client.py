@@ -22,6 +22,7 @@ from bgmagic.errors import Accepted, ServerError, readable
 from bgmagic.request import Request
 from bgmagic.sdk import sdk_client
 from bgmagic.server import SHORTEST_SECRET, Server
+from bgmagic.stream import Stream
 
 POLL_TIMEOUT = 30.0  # seconds for one retrieve or cancel, from connecting to the last byte
 
@@ -89,6 +90,51 @@ class Client:
         # As extra_body it goes out exactly as it was built, with fields the SDK doesn't know.
         return await self._call(lambda: create(extra_body=request.body), None)
 
+    async def create_streamed(self, request: Request) -> tuple[Reply, Stream | None]:
+        """POST the request once, and read on as the response is written.
+
+        Returns:
+            the response as its first event has it, and the events from there on; None where the
+            server answered as if it had not been asked to stream.
+
+        Raises:
+            ServerError: with ``accepted`` telling whether the server can have taken it.
+        """
+        create = self._sdk.responses.with_streaming_response.create
+        http, close = await self._open(create(extra_body=request.body))
+        try:
+            if not _is_stream(http):
+                await http.aread()
+                return self._read(http), None
+            stream = self._stream(http, close)
+            first = await stream.first()
+        except BaseException as error:
+            await close()
+            if isinstance(error, Exception):
+                raise self._failure(error) from None
+            raise
+        return Reply(_without_half_characters(first), _poll_after(http)), stream
+
+    async def follow(self, response_id: str, after: int | None) -> Stream:
+        """GET the events of a response that was created with a stream.
+
+        Args:
+            after: the number of the last event that is known, or None for all.
+
+        Raises:
+            ServerError: the server does not stream it, or can't be reached.
+        """
+        retrieve = self._sdk.responses.with_streaming_response.retrieve
+        query: dict[str, Any] = {"stream": "true"}
+        if after is not None:
+            query["starting_after"] = after
+        http, close = await self._open(retrieve(response_id, extra_query=query))
+        if _is_stream(http):
+            return self._stream(http, close)
+        await close()
+        about = f"{self._server.address} does not stream this response"
+        raise ServerError(about, accepted=Accepted.UNCLEAR, status_code=http.status_code)
+
     async def retrieve(self, response_id: str) -> Reply:
         """GET the response.
 
@@ -110,6 +156,18 @@ class Client:
     async def close(self) -> None:
         """Close the connections."""
         await self._sdk.close()
+
+    async def _open(self, opening: Any) -> tuple[Any, Callable[[], Awaitable[object]]]:
+        """The HTTP answer of a call whose body is still to be read, and what closes it."""
+        try:
+            raw = await opening.__aenter__()
+        except Exception as error:
+            raise self._failure(error) from None
+        self._learn(raw.http_response.request)
+        return raw.http_response, raw.close
+
+    def _stream(self, http: Any, close: Callable[[], Awaitable[object]]) -> Stream:
+        return Stream(http.aiter_bytes(), close, self._hide, self._failure)
 
     async def _call(self, send: Callable[[], Awaitable[Any]], total: float | None) -> Reply:
         try:
@@ -143,10 +201,12 @@ class Client:
                 accepted=Accepted.UNCLEAR,
                 status_code=http.status_code,
             )
-        return Reply(response, _seconds(http.headers.get("openai-poll-after-ms"), 1000))
+        return Reply(response, _poll_after(http))
 
     def _failure(self, error: Exception) -> ServerError:
         """Say what an exception of the SDK means."""
+        if isinstance(error, ServerError):
+            return error
         import openai
 
         if isinstance(error, openai.APIError):
@@ -194,6 +254,14 @@ class Client:
     def _clean(self, text: str) -> str:
         """``text`` as one short line and without any of the secrets, whoever quoted them."""
         return readable(self._hide(text))
+
+
+def _poll_after(http: Any) -> float | None:
+    return _seconds(http.headers.get("openai-poll-after-ms"), 1000)
+
+
+def _is_stream(http: Any) -> bool:
+    return str(http.headers.get("content-type", "")).startswith("text/event-stream")
 
 
 def _without_half_characters(value: Any) -> Any:

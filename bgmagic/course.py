@@ -15,26 +15,24 @@ from typing import Any
 from bgmagic.answer import output_tokens
 from bgmagic.client import Client, Reply
 from bgmagic.errors import Accepted, ServerError
+from bgmagic.following import Following, Taken, news
 from bgmagic.job import Job
 from bgmagic.ledger import Ledger
-from bgmagic.poller import Clock, Delays, Watch, is_terminal, poll
+from bgmagic.poller import Clock, Delays, is_terminal
+from bgmagic.request import Request
 from bgmagic.server import Server
 from bgmagic.status import Status
+from bgmagic.stream import Stream
 
 logger = logging.getLogger("bgmagic")
 
 # Seconds by which a cell goes before its own submission: importing the SDK and building a request
 # would else compete with the end of the cell for the interpreter.
 HEAD_START = 0.05
-# Servers have been seen to answer 404 now and then for a response they have. So many in a row, with
-# growing waits between them, mean that it is gone.
-LOST_AFTER = 5
 RETENTION = (
     "the server no longer knows this response. Servers keep one for a limited time, OpenAI for 30 "
     "days and for about 10 minutes in projects with zero data retention"
 )
-# Answers to a cancel that asking again will not change; the job has mostly just ended.
-CANCEL_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 422})
 
 
 @dataclass(frozen=True)
@@ -53,16 +51,6 @@ class Plan:
     poll_interval: float | None
     deadline: float
     same_key: bool = True
-
-
-@dataclass(frozen=True)
-class _Accepted:
-    """A response and who asks for it."""
-
-    client: Client
-    response_id: str
-    reply: Reply
-    at: float
 
 
 class Course:
@@ -85,10 +73,7 @@ class Course:
         self._client_of = client_of
         self._clock = clock
         self._wake = asyncio.Event()
-        self._delays = Delays(plan.poll_interval)
-        self._accepted: _Accepted | None = None
-        self._cancelling: asyncio.Task[None] | None = None
-        self._missing = 0
+        self._following: Following | None = None
         self._closing = False
 
     async def run(self, *, attached: bool = False) -> None:
@@ -113,9 +98,6 @@ class Course:
         except Exception as error:
             logger.exception("%r broke off", self.job)
             self._abandon(f"bgmagic itself failed with {type(error).__name__}: {error}")
-        finally:
-            if self._cancelling is not None:
-                self._cancelling.cancel()
 
     def want_cancel(self) -> None:
         """The user wishes the job cancelled: at the server, or here if it was not sent."""
@@ -123,8 +105,8 @@ class Course:
             return
         self.job.advance(cancelling=True)
         self._ledger.note(self.job.record, cancelling=True)
-        if self._accepted is not None:
-            self._send_cancel(self._accepted)
+        if self._following is not None:
+            self._following.cancel()
         elif not self.sending:
             self._wake.set()
 
@@ -147,27 +129,30 @@ class Course:
         else:
             client = self._client_of(self._plan.server)
             at = record.accepted_at or self._clock.now()
-            self._accepted = _Accepted(client, record.response_id, Reply({}, 0.1), at)
-            await self._follow(self._accepted)
+            await self._follow(Taken(client, record.response_id, Reply({}, 0.1), at))
 
     async def _carry(self) -> None:
-        accepted = self._accepted = await self._create()
+        accepted = await self._create()
         if accepted is None:
             return
-        if is_terminal(accepted.reply):
-            await self._settle(**_news(self.job, accepted.reply, self._clock.now()))
-        elif self._closing:
-            self._abandon("the kernel is shutting down")
-        else:
-            await self._follow(accepted)
+        try:
+            if is_terminal(accepted.reply):
+                await self._settle(**news(self.job, accepted.reply, self._clock.now()))
+            elif self._closing:
+                self._abandon("the kernel is shutting down")
+            else:
+                await self._follow(accepted)
+        finally:
+            if accepted.stream is not None:
+                await accepted.stream.close()
 
     # Submitting.
 
-    async def _create(self) -> _Accepted | None:
+    async def _create(self) -> Taken | None:
         """POST the request, again only after a refusal that may pass; None if that ended it."""
         give_up_at = self.job.record.submitted_at + self._plan.deadline
         delays = Delays(5.0)
-        while not self._is_cancelling():
+        while not self.job.record.cancelling:
             try:
                 return await self._post()
             except ServerError as failure:
@@ -181,7 +166,7 @@ class Course:
         await self._settle(status=Status.CANCELLED, reason="before it was sent", trouble=None)
         return None
 
-    async def _post(self) -> _Accepted | None:
+    async def _post(self) -> Taken | None:
         if not await self._ledger.claim(self.job.record, ours=self._ours):
             self.job.detach("another kernel sends it, or the journal can't say that none does")
             return None
@@ -189,7 +174,7 @@ class Course:
         self.sending = True
         try:
             client = self._client_of(self._plan.server)
-            reply = await client.create(self.job.request)
+            reply, stream = await _sent(client, self.job.request)
         finally:
             self.sending = False
         response_id = reply.response.get("id")
@@ -198,12 +183,12 @@ class Course:
             await self._settle(status=Status.UNKNOWN, response=reply.response, reason=reason)
             return None
         now = self._clock.now()
-        status = _news(self.job, reply, now)["status"]
+        status = news(self.job, reply, now)["status"]
         await self._ledger.write(
             self.job.record, response_id=response_id, accepted_at=now, status=status
         )
-        self.job.advance(response_id=response_id, accepted_at=now, **_news(self.job, reply, now))
-        return _Accepted(client, response_id, reply, now)
+        self.job.advance(response_id=response_id, accepted_at=now, **news(self.job, reply, now))
+        return Taken(client, response_id, reply, now, stream)
 
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
         """End the job if this failure of a create is not one to be repeated."""
@@ -222,75 +207,20 @@ class Course:
 
     # Following.
 
-    async def _follow(self, accepted: _Accepted) -> None:
-        if self._is_cancelling():
-            self._send_cancel(accepted)
-        watch = Watch(
-            fetch=lambda: accepted.client.retrieve(accepted.response_id),
-            on_reply=self._heard,
-            on_failure=self._failed,
-            wake=self._wake,
-            deadline=accepted.at + self._plan.deadline,
+    async def _follow(self, accepted: Taken) -> None:
+        plan = self._plan
+        following = self._following = Following(
+            self.job, accepted, self._ledger, self._clock, plan.poll_interval
         )
-        last = await poll(watch, self._delays, self._clock, accepted.reply.poll_after)
+        last = await following.run(accepted.at + plan.deadline)
         if last is not None:
-            await self._settle(**_news(self.job, last, self._clock.now()))
-            return
-        if self._missing >= LOST_AFTER and self._plan.same_key:
+            await self._settle(**news(self.job, last, self._clock.now()))
+        elif following.gone and plan.same_key:
             await self._settle(status=Status.LOST, reason=RETENTION, trouble=None)
-            return
-        self._ledger.note(self.job.record, owner=None)
-        if self._missing >= LOST_AFTER:
-            self.job.detach("it is not visible with this key; another one had sent it")
         else:
-            self.job.detach(_deadline_line(self.job, self._plan.deadline))
-
-    def _heard(self, reply: Reply) -> None:
-        self._missing = 0
-        news = _news(self.job, reply, self._clock.now())
-        if news["status"] != self.job.record.status:
-            written = {name: news[name] for name in ("status", "started_at", "checked_at")}
-            self._ledger.note(self.job.record, **written)
-        self.job.advance(**news)
-
-    def _failed(self, failure: ServerError) -> bool:
-        """Take in a failed poll; whether to give up on the response."""
-        gone = failure.status_code == 404 and failure.told
-        self._missing = self._missing + 1 if gone else 0
-        about = "the key is refused" if failure.status_code in (401, 403) else "the poll failed"
-        self.job.advance(trouble=f"{about}, the job goes on: {failure}")
-        return self._missing >= LOST_AFTER
-
-    # Cancelling.
-
-    def _send_cancel(self, accepted: _Accepted) -> None:
-        self._cancelling = asyncio.create_task(self._cancel(accepted))
-
-    async def _cancel(self, accepted: _Accepted) -> None:
-        """Ask the server to cancel until it has heard, then have the status polled.
-
-        What the cancel call returns does not settle the job: a server may complete it after all,
-        and refuses to cancel what has ended. The poll that follows tells which.
-        """
-        delays, missed = Delays(1.0), 0
-        while True:
-            try:
-                await accepted.client.cancel(accepted.response_id)
-                break
-            except ServerError as failure:
-                self.job.advance(trouble=f"the cancel failed: {failure}")
-                missed += failure.status_code == 404
-                if failure.status_code in CANCEL_REFUSED and missed != 1:
-                    # The job has mostly just ended. If not, another cancel may be tried.
-                    self.job.advance(cancelling=False)
-                    self._ledger.note(self.job.record, cancelling=False)
-                    break
-                await asyncio.sleep(delays.after_failure(failure.retry_after))
-        self._delays.soon()
-        self._wake.set()
-
-    def _is_cancelling(self) -> bool:
-        return self.job.record.cancelling
+            self._ledger.note(self.job.record, owner=None)
+            hidden = "it is not visible with this key; another one had sent it"
+            self.job.detach(hidden if following.gone else _deadline_line(self.job, plan.deadline))
 
     # Ending.
 
@@ -317,21 +247,10 @@ class Course:
             self.job.detach(reason)
 
 
-def _news(job: Job, reply: Reply, now: float) -> dict[str, Any]:
-    """The changes of the record that a reply brings."""
-    word = reply.response.get("status")
-    # Lean servers leave the status out; then the word there is stays.
-    status = word if isinstance(word, str) and word else job.record.status
-    started = job.record.started_at
-    if started is None and status not in (Status.QUEUED, Status.SUBMITTING):
-        started = now
-    return {
-        "response": reply.response,
-        "status": status,
-        "started_at": started,
-        "checked_at": now,
-        "trouble": None,
-    }
+async def _sent(client: Client, request: Request) -> tuple[Reply, Stream | None]:
+    if request.streams:
+        return await client.create_streamed(request)
+    return await client.create(request), None
 
 
 def _unclear(failure: str) -> str:

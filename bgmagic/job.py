@@ -96,8 +96,10 @@ class Job(Future[Answer]):
 
     @property
     def text(self) -> str:
-        """The output text so far: of a job that ended early the partial text, else mostly ""."""
-        return read_output(self._record.response or {}).text
+        """The output text so far: partial of a job that streams or ended early, else mostly ""."""
+        record = self._record
+        found = read_output(record.response or {}).text
+        return found or (record.preview.text if record.preview else "")
 
     @property
     def error(self) -> JobError | None:

@@ -76,6 +76,7 @@ class BgMagics(Magics):
     max_output_tokens = Default("max_output_tokens")
     poll = Default("poll")
     deadline = Default("deadline")
+    stream = Default("stream")
     wait = Default("wait")
     quiet = Default("quiet")
     reuse = Default("reuse")

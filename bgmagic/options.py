@@ -134,6 +134,10 @@ class Settings:
         "--param", metavar="KEY=VALUE", read=read_pairs, default=(), repeatable=True,
         help="any other request field, dotted, JSON or text: reasoning.summary=auto; repeatable",
     )  # fmt: skip
+    stream: bool = _option(
+        "--stream", default=False, configurable=True,
+        help="show the output as it is written; the answer is the same",
+    )  # fmt: skip
     again: bool = _option(
         "--again", default=False,
         help="send even though the identical request is still running, or may be",

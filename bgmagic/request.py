@@ -18,7 +18,7 @@ from bgmagic.errors import BadInput
 FORBIDDEN: Mapping[str, str] = {
     "store": "it can't be given with background mode",
     "background": "it is always true here",
-    "stream": "it is not a field of a background job here",
+    "stream": "that is what --stream is for",
     "input": "the input is the cell, with --messages before it",
 }
 
@@ -49,6 +49,11 @@ class Request:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @cached_property
+    def streams(self) -> bool:
+        """Whether the server is asked to send the response as it is written."""
+        return self.body.get("stream") is True
+
+    @cached_property
     def model(self) -> str:
         """The model that was asked for."""
         return str(self.body.get("model", ""))
@@ -70,6 +75,7 @@ def build_request(
     instructions: str | None = None,
     max_output_tokens: int | None = None,
     params: Iterable[tuple[str, Any]] = (),
+    stream: bool = False,
 ) -> Request:
     """Make the request that asks ``messages`` with these settings.
 
@@ -79,6 +85,7 @@ def build_request(
         messages: the input, each item as the API takes it.
         max_output_tokens: the most tokens the response may have, reasoning included.
         params: further body fields as (dotted path, JSON value).
+        stream: whether the response is sent as it is written.
 
     Raises:
         BadInput: a field that is not the user's to set, one that is set twice, or a value that
@@ -103,6 +110,8 @@ def build_request(
     taken = {path for path, value in given.items() if value is not None} | {"text.format.type"}
     for path, value in params:
         _set(body, path, value, taken)
+    if stream:
+        body["stream"] = True
     return Request(_dump(body))
 
 

@@ -35,6 +35,19 @@ SERVER_TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.INCOMPLETE,
 
 
 @dataclass(frozen=True)
+class Preview:
+    """What a streamed response says so far.
+
+    Attributes:
+        text: the output text.
+        reasoning: the summaries of the reasoning, if the server sends any.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+
+
+@dataclass(frozen=True)
 class JobRecord:
     """What is known of a job at one moment. Times are seconds since the epoch, or None.
 
@@ -56,6 +69,8 @@ class JobRecord:
         response: the newest response object.
         reason: why the job was not or perhaps not accepted, in one line.
         trouble: what went wrong with the newest call, while the job goes on.
+        offline: whether the newest call got no answer at all.
+        preview: what a streamed response says so far; the response is the truth once it has ended.
         cancelling: whether the user has asked to cancel.
     """
 
@@ -74,5 +89,7 @@ class JobRecord:
     response: Mapping[str, Any] | None = None
     reason: str | None = None
     trouble: str | None = None
+    offline: bool = False
+    preview: Preview | None = None
     cancelling: bool = False
     key: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -117,6 +117,7 @@ def make_request(prompt: str, settings: Settings) -> Request:
         instructions=settings.instructions,
         max_output_tokens=settings.max_output_tokens,
         params=settings.param,
+        stream=settings.stream,
     )
 
 
@@ -214,6 +215,7 @@ def submit(
     deadline: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
     param: Mapping[str, Any] | None = None,
+    stream: bool | None = None,
     again: bool | None = None,
     reuse: bool | None = None,
 ) -> Job:
@@ -234,6 +236,7 @@ def submit(
         deadline: seconds, or text such as "12h", after acceptance until watching ends (24 h).
         messages: earlier turns as the API takes them.
         param: any other field of the request body; keys may be dotted.
+        stream: have ``job.text`` grow as the response is written.
         again: with ``out``, send even though the identical request is still running.
         reuse: with ``out``, take the answer of this very request from the journal if it has one.
 
@@ -251,6 +254,7 @@ def submit(
         "deadline": deadline,
         "messages": messages,
         "param": param,
+        "stream": stream,
         "again": again,
         "reuse": reuse,
     }

@@ -14,6 +14,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs
 
 
 @dataclass
@@ -56,6 +57,32 @@ def response(
     return base | {"output": output, "error": None, "incomplete_details": None} | fields
 
 
+DROP = "drop"  # in a stream: end the connection here, once
+
+
+def event(kind: str, number: int | None, **fields: Any) -> dict[str, Any]:
+    """One event of a stream."""
+    numbered = {} if number is None else {"sequence_number": number}
+    return {"type": kind, **numbered, **fields}
+
+
+def written(
+    rid: str, pieces: list[str], *extra: Any, ending: str = "completed", after: int = 0
+) -> list[Any]:
+    """The stream of a response whose text comes in ``pieces``; ``extra`` goes before its end."""
+    begun = response(rid, "in_progress")
+    events = [
+        event("response.created", 0, response=response(rid, "queued")),
+        event("response.in_progress", 1, response=begun),
+    ]
+    deltas = [
+        event("response.output_text.delta", 2 + n, delta=piece) for n, piece in enumerate(pieces)
+    ]
+    last = response(rid, ending, "".join(pieces), usage={"input_tokens": 3, "output_tokens": 2})
+    end = event(f"response.{ending}", 2 + len(pieces), response=last)
+    return [*events, *deltas[:after], *extra, *deltas[after:], end]
+
+
 class ScriptedServer:
     """The server, on a thread of its own; a context manager."""
 
@@ -74,6 +101,9 @@ class ScriptedServer:
         self.ending: Callable[[str, Any], dict[str, Any]] = lambda rid, body: response(
             rid, "completed", "the answer", usage={"input_tokens": 3, "output_tokens": 2}
         )
+        # The stream of a response, by its id: events, events of threading to wait for, and DROP.
+        self.stream: Callable[[str], list[Any]] | None = None
+        self._streams: dict[str, list[Any]] = {}
         self._bodies: dict[str, Any] = {}
         self._polled: dict[str, int] = defaultdict(int)
         self._loop = asyncio.new_event_loop()
@@ -147,6 +177,9 @@ class ScriptedServer:
             status, reply = self._usual(kind, path, body) if status == 200 else (status, None)
         if script.reset == "after":
             return False
+        if self._streams_it(kind, path, body, status):
+            await self._send_events(writer, reply["id"], path)
+            return False
         data = script.body if script.body is not None else json.dumps(reply).encode()
         kept = len(data) if script.truncate is None else script.truncate
         lines = {"content-type": "application/json", "content-length": str(len(data))}
@@ -155,6 +188,32 @@ class ScriptedServer:
         writer.write(f"HTTP/1.1 {status} OK\r\n{text}\r\n".encode("latin-1") + data[:kept])
         await writer.drain()
         return script.truncate is None
+
+    def _streams_it(self, kind: str, path: str, body: Any, status: int) -> bool:
+        asked = (kind == "create" and (body or {}).get("stream")) or "stream=true" in path
+        return bool(asked) and self.stream is not None and status == 200
+
+    async def _send_events(self, writer: asyncio.StreamWriter, rid: str, path: str) -> None:
+        assert self.stream is not None
+        items = self._streams.setdefault(rid, self.stream(rid))
+        found = parse_qs(path.partition("?")[2]).get("starting_after")
+        after = int(found[0]) if found else -1
+        head = "content-type: text/event-stream\r\nconnection: close\r\n"
+        writer.write(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode())
+        for item in list(items):
+            if item == DROP:
+                items.remove(item)
+                await writer.drain()
+                return
+            if isinstance(item, threading.Event):
+                await writer.drain()
+                while not item.is_set():
+                    await asyncio.sleep(0.01)
+            elif item.get("sequence_number", after + 1) > after:
+                if "response" in item:
+                    self.responses[rid] = item["response"]
+                writer.write(f"event: {item['type']}\ndata: {json.dumps(item)}\n\n".encode())
+                await writer.drain()
 
     @staticmethod
     def _kind(method: str, path: str) -> str:

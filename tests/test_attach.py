@@ -118,7 +118,7 @@ def test_killed_between_answer_and_variable(start: Start, server: ScriptedServer
 def test_killed_between_acceptance_and_first_poll(start: Start, server: ScriptedServer) -> None:
     """A kernel killed before the first poll has the response id written down already."""
     with start() as first:
-        first.ok(KILL.format(room="course", what="poll"))
+        first.ok(KILL.format(room="following", what="poll"))
         first.start("%%bgresponse -o x\nWhy?")
         eventually(lambda: not first.manager.is_alive())
     assert server.count("retrieve") == 0

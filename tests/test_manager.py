@@ -526,7 +526,7 @@ def test_bug_of_ours_ends_in_words(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Even if our own code breaks while carrying a job, whoever waits is told, with the id kept."""
-    monkeypatch.setattr("bgmagic.course.poll", lambda *_: 1 / 0)
+    monkeypatch.setattr("bgmagic.following.poll", lambda *_: 1 / 0)
     job = manager.submit(ask(), poll_interval=SOON)
     assert "ZeroDivisionError" in str(job.exception(LIMIT))
     assert (job.status, job.response_id) == ("detached", "resp_1")
