@@ -6,7 +6,6 @@ What the output means for a job (answer, refusal, nothing) is decided in job.py.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -89,10 +88,10 @@ class Answer(str):
         return Answer, (str(self), origin)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        # Escaped, never rendered: what a model wrote must not be able to run in a notebook.
-        style = "white-space: pre-wrap; overflow-wrap: anywhere; max-width: 80ch"
-        block = f'<div style="{style}">{html.escape(self)}</div>'
-        return {"text/plain": str(self), "text/html": block}
+        # Imported when an answer is looked at: most are only used.
+        from bgmagic.display.render import to_html
+
+        return {"text/plain": str(self), "text/html": to_html(str(self))}
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this for text: the text alone as it reads, in a list with its quotes.

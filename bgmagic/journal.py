@@ -143,10 +143,9 @@ class Journal:
         values = {"it": fingerprint, "notebook": notebook, "name": name}
         return self._entries(store.WHOLE, where, values)
 
-    def body(self, key: str) -> tuple[str, str | None] | None:
-        """The texts of the request and the response."""
-        found = self._entries(store.WHOLE, "WHERE key = :it", {"it": key})
-        return (found[0].request, found[0].response) if found else None
+    def durations(self, server: str, model: str, effort: str | None) -> list[float]:
+        """Seconds from acceptance to completion of the newest such jobs, at most 200."""
+        return [row[0] for row in self._read(store.DURATIONS, (server, model, effort))]
 
     def owners(self) -> set[str]:
         """Who follows, or followed, the jobs that have not ended."""

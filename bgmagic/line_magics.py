@@ -7,13 +7,13 @@ user types and reads. Shared with magics.py is how help and errors look.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
-from IPython.display import publish_display_data
 
 from bgmagic import embedded, listing
 from bgmagic.answer import Answer
@@ -75,6 +75,11 @@ def wait_and_tell(chosen: Sequence[Job], timeout: float | None) -> None:
     for job in chosen:
         goes_on = f", not done after {timeout:g} s; it goes on" if job in pending else ""
         print(f"{line_of(job)}{goes_on}")
+    if "bgmagic.display.shown" in sys.modules:
+        # Frontends without a live kernel connection only hear what the running cell displays.
+        from bgmagic.display.shown import send_again
+
+        send_again()
 
 
 @magics_class
@@ -140,24 +145,39 @@ class BgLineMagics(Magics):
                 print(f"{self._forget(settings)} jobs that had ended are forgotten.")
             elif settings.names:
                 for job in [self._job_or_past(name) for name in settings.names]:
-                    print(line_of(job), job.text, sep="\n")
+                    self._tell(job)
             else:
                 self._list(all_notebooks=settings.all)
+
+    def _tell(self, job: Job) -> None:
+        """Show a job with what it gave; one of an earlier kernel can't be shown live."""
+        if hasattr(self._shell, "kernel") and (job.done() or job in jobs()):
+            self._show(job)
+        else:
+            print(line_of(job), job.text, sep="\n")
 
     def _list(self, *, all_notebooks: bool) -> None:
         ledger = session.manager.ledger
         notebook = None if all_notebooks else session.notebook()
         entries = ledger.journal.entries(notebook=notebook, limit=LISTED)
-        found = listing.rows(jobs(), entries, ledger.alive())
+        here = jobs()
+        found = listing.rows(here, entries, ledger.alive())
         if len(entries) == LISTED:
             print(f"The newest {LISTED}; older ones are in the journal too.")
         if not found:
             print("No jobs yet: %%bgresponse sends one.")
         elif hasattr(self._shell, "kernel"):
-            data = {"text/plain": listing.as_text(found), "text/html": listing.as_html(found)}
-            publish_display_data(data)  # type: ignore[no-untyped-call]  # IPython's
+            from bgmagic.display.shown import show_board
+
+            which = "all" if all_notebooks else "this notebook"
+            show_board(which, found, here, self._past, session.manager.watch)
         else:
             print(listing.as_text(found))
+
+    @staticmethod
+    def _past(key: str) -> Job | None:
+        entry = session.manager.ledger.journal.find(key)
+        return session.manager.past(entry) if entry else None
 
     def _forget(self, settings: ListSettings) -> int:
         journal = session.manager.ledger.journal
@@ -223,10 +243,12 @@ class BgLineMagics(Magics):
             self._show(session.manager.attach(entry, Variables(self._namespace, [name])))
 
     def _show(self, job: Job) -> None:
-        if job.done() or not hasattr(self._shell, "kernel"):
-            print(line_of(job))
+        if hasattr(self._shell, "kernel"):
+            from bgmagic.display.shown import show
+
+            show(job)
         else:
-            publish_display_data(job.card.bundle())  # type: ignore[no-untyped-call]  # IPython's
+            print(line_of(job))
 
     def _entry(self, which: str) -> Entry | None:
         """The journal's job with this id or, in this notebook first, this variable."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bgmagic.answer import output_tokens
 from bgmagic.errors import readable
 from bgmagic.status import Status
 
@@ -23,12 +25,37 @@ class Row:
     """One job.
 
     Attributes:
-        created_at: when it was submitted, seconds since the epoch.
-        cells: what stands under `HEADS`.
+        key: our own name of the job.
+        name: its variable, or "".
+        status: its status; of a job that nobody alive follows, with "detached" before it.
+        model, effort: as asked for.
+        submitted_at, ended_at: seconds since the epoch; None is "not yet".
+        tokens: output tokens as the server counted them, or None.
+        response_id: the server's id, or "".
+        open: whether it has not ended.
+        here: whether this kernel follows it.
     """
 
-    created_at: float
-    cells: tuple[str, ...]
+    key: str
+    name: str
+    status: str
+    model: str
+    effort: str
+    submitted_at: float
+    ended_at: float | None
+    tokens: int | None
+    response_id: str
+    open: bool
+    here: bool
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What stands under `HEADS`."""
+        took = "" if self.ended_at is None else duration(self.ended_at - self.submitted_at)
+        tokens = "" if self.tokens is None else str(self.tokens)
+        age = duration(time.time() - self.submitted_at)
+        asked = self.model, self.effort
+        return (self.name, self.status, *asked, age, took, tokens, self.response_id)
 
 
 def rows(jobs: Sequence[Job], entries: Sequence[Entry], alive: set[str]) -> list[Row]:
@@ -39,44 +66,51 @@ def rows(jobs: Sequence[Job], entries: Sequence[Entry], alive: set[str]) -> list
     """
     here = {job.record.key for job in jobs}
     others = [_of_entry(entry, alive) for entry in entries if entry.key not in here]
-    return sorted([*others, *map(_of_job, jobs)], key=lambda row: row.created_at)
+    return sorted([*others, *map(row_of, jobs)], key=lambda row: row.submitted_at)
 
 
-def _of_job(job: Job) -> Row:
+def row_of(job: Job) -> Row:
+    """A job of this kernel as it is now."""
     record = job.record
-    took = duration(job.elapsed) if job.done() else ""
-    tokens = str((job.usage or {}).get("output_tokens", ""))
-    return _row(
-        record.submitted_at,
-        record.name or "",
-        job.status,
-        record.request.model,
-        record.request.effort or "",
-        took,
-        tokens,
-        record.response_id or "",
+    return Row(
+        key=record.key,
+        name=readable(record.name or "", 80),
+        status=readable(job.status, 40),
+        model=readable(record.request.model, 80),
+        effort=record.request.effort or "",
+        submitted_at=record.submitted_at,
+        ended_at=record.ended_at,
+        tokens=output_tokens(record.response or {}),
+        response_id=readable(record.response_id or "", 80),
+        open=not job.done(),
+        here=not job.done(),
     )
 
 
 def _of_entry(entry: Entry, alive: set[str]) -> Row:
-    ended = entry.ended_at
-    followed = ended is not None or entry.owner in alive
-    return _row(
-        entry.created_at,
-        entry.name or "",
-        entry.status if followed else f"{Status.DETACHED} ({entry.status})",
-        entry.model,
-        entry.effort or "",
-        "" if ended is None else duration(ended - entry.created_at),
-        "" if entry.output_tokens is None else str(entry.output_tokens),
-        entry.response_id or "",
+    ended = entry.ended_at is not None
+    followed = ended or entry.owner in alive
+    status = readable(entry.status, 40)
+    return Row(
+        key=entry.key,
+        name=readable(entry.name or "", 80),
+        status=status if followed else f"{Status.DETACHED} ({status})",
+        model=readable(entry.model, 80),
+        effort=entry.effort or "",
+        submitted_at=entry.created_at,
+        ended_at=entry.ended_at,
+        tokens=entry.output_tokens,
+        response_id=readable(entry.response_id or "", 80),
+        open=not ended,
+        here=False,
     )
 
 
-def _row(created_at: float, *cells: str) -> Row:
-    name, status, model, effort, took, tokens, response_id = (readable(cell, 80) for cell in cells)
-    age = duration(time.time() - created_at)
-    return Row(created_at, (name, status, model, effort, age, took, tokens, response_id))
+def summary(listed: Sequence[Row]) -> str:
+    """How many there are of each status: "12 jobs: 9 completed, 3 in_progress"."""
+    counts = Counter(row.status for row in listed)
+    told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    return f"{len(listed)} {'job' if len(listed) == 1 else 'jobs'}: {told}"
 
 
 def duration(seconds: float) -> str:

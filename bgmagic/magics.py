@@ -13,7 +13,6 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
-from IPython.display import publish_display_data
 from traitlets import All
 from traitlets import Any as AnyTrait
 
@@ -78,6 +77,7 @@ class BgMagics(Magics):
     deadline = Default("deadline")
     stream = Default("stream")
     wait = Default("wait")
+    notify = Default("notify")
     quiet = Default("quiet")
     reuse = Default("reuse")
     journal = JournalPlace()
@@ -136,7 +136,7 @@ class BgMagics(Magics):
             print(f"{line_of(sent.job)}: the identical request, joined; --again sends it anew")
             earlier = None
         if not settings.quiet:
-            self._show(sent.job, earlier)
+            self._show(sent.job, earlier, notify=settings.notify)
         if settings.wait:
             wait_and_tell([sent.job], None)
 
@@ -147,13 +147,17 @@ class BgMagics(Magics):
             print(f"Journal: {trouble}")
         self._told = bool(trouble)
 
-    def _show(self, job: Job, earlier: object) -> None:
+    def _show(self, job: Job, earlier: object, *, notify: bool) -> None:
         running = earlier if isinstance(earlier, Job) and not earlier.done() else None
         if hasattr(self._shell, "kernel"):
+            # Imported with the first card: widgets take most of the time of loading this.
+            from bgmagic.display.shown import show
+
             if running is not None:
                 job.card.mention(running)
-            # The bundle as it is: asking every formatter in turn takes a third of a card's time.
-            publish_display_data(job.card.bundle())  # type: ignore[no-untyped-call]  # IPython's
+            if notify:
+                job.card.notify()
+            show(job)
         else:
             asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
             print(f"{job.name}: sent to {asked} in the background; %bgwait {job.name} waits for it")

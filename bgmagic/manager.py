@@ -11,12 +11,13 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
 
 from bgmagic.client import Client
-from bgmagic.control import Variable
+from bgmagic.control import Listener, Variable
 from bgmagic.course import Course, Plan
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.job import Job
@@ -65,6 +66,7 @@ class JobManager:
         self._courses: dict[Job, tuple[Course, asyncio.Task[Any]]] = {}
         # Where jobs go; None is the server that the environment names at submission.
         self.server: Server | None = None
+        self._watchers: list[Listener] = []
         # Where they went before the embedded server was switched on.
         self.usual_server: Server | None = None
         atexit.register(self.close)
@@ -211,6 +213,8 @@ class JobManager:
         job = Job(record, self)
         self._plans[job] = plan
         self._jobs.append(job)
+        for watcher in self._watchers:
+            self._loop.call(functools.partial(watcher, job))
         return job
 
     def destination(self) -> Server:
@@ -220,6 +224,10 @@ class JobManager:
             BadInput: there is no key.
         """
         return self.server or Server.from_environment()
+
+    def watch(self, watcher: Listener) -> None:
+        """Have ``watcher(job)`` called on the loop thread with each job that is new from now on."""
+        self._watchers.append(watcher)
 
     def jobs(self) -> list[Job]:
         """All jobs of this process, oldest first."""

@@ -150,6 +150,10 @@ class Settings:
         "--wait", default=False, configurable=True,
         help="block until the job is done",
     )  # fmt: skip
+    notify: bool = _option(
+        "--notify", default=False, configurable=True,
+        help="a desktop notification at the end, if the browser's tab is hidden then",
+    )  # fmt: skip
     quiet: bool = _option(
         "--quiet", default=False, configurable=True,
         help="show no card",

@@ -113,6 +113,9 @@ _SWEEP = """DELETE FROM blobs WHERE hash NOT IN (
     SELECT request_hash FROM jobs
     UNION SELECT input_hash FROM jobs WHERE input_hash IS NOT NULL
     UNION SELECT response_hash FROM jobs WHERE response_hash IS NOT NULL)"""
+DURATIONS = """SELECT ended_at - accepted_at FROM jobs
+    WHERE server = ? AND model = ? AND effort IS ? AND status = 'completed'
+    AND ended_at > accepted_at ORDER BY created_at DESC LIMIT 200"""
 OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :name)"
 MAY_OWN = "(owner IS NULL OR owner = :owner OR owner IN (SELECT value FROM json_each(:dead)))"
 

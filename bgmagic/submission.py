@@ -30,7 +30,20 @@ def _make_card(job: Job) -> Any:
     # Imported when a card is shown: plain Python needs no widgets.
     from bgmagic.display.card import Card
 
-    return Card(job)
+    return Card(job, history=_history)
+
+
+def _history(job: Job) -> dict[str, Any]:
+    """How long the user's own earlier jobs of this model and effort took, in seconds."""
+    import statistics
+
+    asked, server = job.request, job.record.server
+    journal = session.manager.ledger.journal
+    took = journal.durations(server, asked.model, asked.effort)
+    if not took:
+        return {"count": 0}
+    middle = statistics.median(took)
+    return {"count": len(took), "median": middle, "low": min(took), "high": max(took)}
 
 
 def default_path() -> Path | None:

@@ -49,12 +49,14 @@ def notebook(path: Path, cells: Sequence[str]) -> Path:
 
 
 @contextlib.contextmanager
-def jupyterlab(folder: Path, **environment: str) -> Iterator[str]:
+def jupyterlab(folder: Path, theme: str = "light", **environment: str) -> Iterator[str]:
     """JupyterLab over ``folder``, with settings of its own; gives the URL of a file as a format."""
     settings = folder / ".settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
     (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    looks = {"theme": f"JupyterLab {theme.capitalize()}", "adaptive-theme": False}
+    (settings / "themes.jupyterlab-settings").write_text(json.dumps(looks))
     env = {
         k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "BGMAGIC_", "JUPYTER_"))
     }

@@ -94,6 +94,8 @@ class ScriptedServer:
         self.always: dict[str, Script] = {}
         # How to answer where no script is queued, by kind.
         self.choose: Callable[[str], Script] = lambda kind: self.always.get(kind, Script())
+        # How to answer what is asked of one response.
+        self.by_id: dict[str, Script] = {}
         # The text that each response was asked for.
         self.accepted: dict[str, str] = {}
         # How many polls a response takes, and what it ends as.
@@ -165,7 +167,7 @@ class ScriptedServer:
         kind = self._kind(method, path)
         body = json.loads(raw) if raw else None
         self.seen.append(Seen(kind, path, headers, body, time.monotonic()))
-        script = self._script(kind)
+        script = self.by_id.get(self._id(path)) or self._script(kind)
         if script.hold is not None:
             while not script.hold.is_set():
                 await asyncio.sleep(0.01)
@@ -221,6 +223,10 @@ class ScriptedServer:
             return "cancel" if path.endswith("/cancel") else "create"
         return "delete" if method == "DELETE" else "retrieve"
 
+    @staticmethod
+    def _id(path: str) -> str:
+        return path.split("?")[0].removesuffix("/cancel").rpartition("/")[2]
+
     def _script(self, kind: str) -> Script:
         if self.scripts[kind]:
             return self.scripts[kind].popleft()
@@ -233,7 +239,7 @@ class ScriptedServer:
             self.accepted[rid] = json.dumps(body)
             self.responses[rid] = response(rid, "queued")
             return 200, self.responses[rid]
-        rid = path.split("?")[0].removesuffix("/cancel").rpartition("/")[2]
+        rid = self._id(path)
         if rid not in self.responses:
             told = {
                 "message": f"Response with id '{rid}' not found.",

@@ -112,7 +112,7 @@ def test_line_says_it_in_words(shown: JobManager, pointed: ScriptedServer, ask: 
     assert job.exception(LIMIT)
     told = "x: failed (gpt-5.2, effort low), 0 s: not accepted by the server: HTTP 400: No."
     assert line(job) == told
-    assert snapshot(job)["message"] == "not accepted by the server: HTTP 400: No."
+    assert snapshot(job)["message"] == "Not accepted by the server: HTTP 400: No."
 
 
 def test_widget_and_plain_text_go_out_together(in_kernel: Kernel) -> None:

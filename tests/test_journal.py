@@ -30,6 +30,12 @@ TIMEOUT = 30  # seconds until a test gives up on what should come
 ROOT = Path(__file__).parent.parent
 
 
+def kept_texts(journal: Journal, key: str) -> tuple[str, str | None] | None:
+    """The request and the response of a job."""
+    found = journal.find(key)
+    return found and (found.request, found.response)
+
+
 def entry(key: str = "one", **changes: Any) -> Entry:
     """An entry that has just been submitted."""
     plain = Entry(
@@ -203,8 +209,8 @@ def test_listing(journal: Journal) -> None:
     assert keys(open_only=True) == "310"
     assert keys(limit=0) == ""
     assert {(found.request, found.response) for found in journal.entries()} == {("", None)}
-    assert journal.body("0") == (entry().request, "{}")
-    assert journal.body("none") is None
+    assert kept_texts(journal, "0") == (entry().request, "{}")
+    assert kept_texts(journal, "none") is None
 
 
 def test_ten_thousand_jobs(journal: Journal) -> None:
@@ -242,7 +248,7 @@ def test_newest_of_several_with_one_response_id(journal: Journal) -> None:
     assert journal.find("resp_2") is None
 
 
-def test_forget_takes_ended_jobs_with_their_texts(journal: Journal, path: Path) -> None:
+def test_forget_takes_ended_jobs_with_their_kept_texts(journal: Journal, path: Path) -> None:
     """Forgetting deletes ended jobs only, and every text that no other job needs."""
     shared = json.dumps({"input": "s" * 20_000})
     for key in ("open", "one", "two"):
@@ -251,8 +257,8 @@ def test_forget_takes_ended_jobs_with_their_texts(journal: Journal, path: Path) 
     journal.change("two", ended_at=2.0)
     assert journal.forget(["open", "one", "nobody"]).result(TIMEOUT) == 1
     assert {found.key for found in journal.entries()} == {"open", "two"}
-    assert journal.body("two") == (shared, "response of two")
-    assert journal.body("open") == (shared, "response of open")
+    assert kept_texts(journal, "two") == (shared, "response of two")
+    assert kept_texts(journal, "open") == (shared, "response of open")
     assert journal.close(TIMEOUT)
     assert b"response of one" not in path.read_bytes()
     assert b"response of two" in path.read_bytes()
@@ -267,7 +273,9 @@ def test_large_input_is_stored_once(journal: Journal, path: Path) -> None:
     ]
     for number, body in enumerate(bodies):
         journal.add(entry(str(number), request=body))
-    assert [journal.body(str(number)) for number in range(20)] == [(body, None) for body in bodies]
+    assert [kept_texts(journal, str(number)) for number in range(20)] == [
+        (body, None) for body in bodies
+    ]
     assert journal.close(TIMEOUT)
     assert path.stat().st_size < 4 * len(text.encode())
 
@@ -577,7 +585,7 @@ def test_damage_while_open(journal: Journal, path: Path) -> None:
         assert time.monotonic() < until
         # What the connections remember of the file may hide the damage for a while.
         journal.add(entry(f"more{time.monotonic()}", request="x" * 5000)).exception(TIMEOUT)
-        journal.body(str(len(journal.entries())))
+        kept_texts(journal, str(len(journal.entries())))
     journal.add(entry("after")).result(TIMEOUT)
     assert journal.find("after") == entry("after")
 
@@ -605,7 +613,7 @@ def test_unusable_place(tmp_path: Path) -> None:
     with opened(tmp_path / "file" / "journal.sqlite3") as journal:
         error = journal.add(entry()).exception(TIMEOUT)
         assert isinstance(error, JournalError)
-        assert journal.find("one") is journal.body("one") is None
+        assert journal.find("one") is kept_texts(journal, "one") is None
         assert journal.entries() == journal.same("f") == []
         assert journal.owners() == set()
         assert journal.salt == journal.salt
@@ -738,7 +746,7 @@ def test_any_entry_comes_back(one: Entry) -> None:
         journal.add(dataclasses.replace(one, request="{}", response=None)).result(TIMEOUT)
         journal.change("one", request=one.request, response=one.response).result(TIMEOUT)
         assert journal.find("one") == one
-        assert journal.body("one") == (one.request, one.response)
+        assert kept_texts(journal, "one") == (one.request, one.response)
         assert journal.entries() == [brief(one)]
 
 

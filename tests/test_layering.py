@@ -13,7 +13,15 @@ PACKAGE = Path(__file__).parent.parent / "bgmagic"
 # Each room and the rooms it may import: the picture in CONTRIBUTING.md, from the bottom up.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
-    "answer": set(),
+    "display": set(),
+    "display.escaping": set(),
+    "display.math": {"display.escaping"},
+    "display.highlight": {"display.escaping"},
+    "display.markdown": {"display.math"},
+    "display.render": {
+        "display", "display.escaping", "display.highlight", "display.markdown",
+    },
+    "answer": {"display.render"},
     "loop": set(),
     "request": {"errors"},
     "prompt": {"errors"},
@@ -45,7 +53,7 @@ ROOMS: dict[str, set[str]] = {
         "client", "control", "course", "errors", "job", "journal", "ledger", "loop", "owners", "poller",
         "request", "server", "status", "store",
     },
-    "listing": {"errors", "status"},
+    "listing": {"answer", "errors", "status"},
     "values": {"errors"},
     "options": {"values"},
     "header": {"errors", "options", "values"},
@@ -55,15 +63,22 @@ ROOMS: dict[str, set[str]] = {
     },
     "namespace": {"answer", "job"},
     "blocking": {"job"},
-    "display": set(),
     "display.card": {"errors", "job", "status"},
+    "display.finished": {
+        "display.card", "display.render", "errors", "job", "listing", "status",
+    },
+    "display.board": {"display.card", "job", "listing"},
+    "display.shown": {
+        "control", "display.board", "display.card", "display.finished", "job", "listing",
+    },
     "embedded": {"errors", "local", "local.launcher", "server"},
     "line_magics": {
-        "answer", "blocking", "embedded", "errors", "header", "job", "listing", "namespace",
-        "options", "submission",
+        "answer", "blocking", "display.shown", "embedded", "errors", "header", "job", "listing",
+        "namespace", "options", "submission",
     },
     "magics": {
-        "blocking", "header", "job", "line_magics", "namespace", "options", "submission",
+        "blocking", "display.shown", "header", "job", "line_magics", "namespace", "options",
+        "submission",
     },
     "": {"answer", "errors", "job", "magics", "status", "submission"},
 }  # fmt: skip
@@ -73,9 +88,11 @@ ALONE = {
     "openai": {"client", "sdk"},
     "nest_asyncio2": {"blocking"},
     "sqlite3": {"journal", "store"},
-    "anywidget": {"display.card"},
+    "anywidget": {"display.board", "display.card"},
+    "markdown_it": {"display.markdown", "display.math", "display.render"},
+    "pygments": {"display.highlight"},
     "xllamacpp": {"local.engine"},
-    "IPython": {"magics", "line_magics", "blocking", "namespace", "display.card", ""},
+    "IPython": {"magics", "line_magics", "blocking", "namespace", "display.shown", ""},
 }
 
 

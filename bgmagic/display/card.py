@@ -1,12 +1,16 @@
 """The card: the live status display of one job, an ordinary widget.
 
 Watches the job and sends the browser one small message for each change; the seconds tick there.
-What it shows is drawn by card.js, text only. Where no widget can be shown, `line` says it in words.
+What it shows is drawn by card.js, text only. Where no widget can be shown, `line` says it in words;
+what stays in the notebook when the job has ended is shown.py's business.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,17 @@ import traitlets
 
 from bgmagic.errors import readable
 from bgmagic.job import Job
-from bgmagic.status import Status
+from bgmagic.status import JobRecord, Status
 
 _HERE = Path(__file__).parent
+# Characters of a preview that are sent: the end of it, since that is what is being read.
+PREVIEWED = 4000
+# Terminal statuses after which nothing is left to click: the card gives way to plain HTML.
+FINAL = frozenset(
+    {Status.COMPLETED, Status.FAILED, Status.INCOMPLETE, Status.CANCELLED, Status.LOST}
+)
+
+History = Callable[[Job], Mapping[str, Any]]
 
 
 class Card(anywidget.AnyWidget):
@@ -25,15 +37,29 @@ class Card(anywidget.AnyWidget):
 
     Attributes:
         view: what the browser draws, see `snapshot`.
+        preview: the end of what a streamed response says so far, and of its reasoning.
     """
 
     _esm = _HERE / "card.js"
     _css = _HERE / "card.css"
     view = traitlets.Dict().tag(sync=True)
+    preview = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, job: Job, **traits: Any) -> None:
-        """Make the card; it follows the job from now on."""
+    def __init__(self, job: Job, history: History | None = None, **traits: Any) -> None:
+        """Make the card; it follows the job from now on.
+
+        Args:
+            history: tells how long earlier jobs like this one took: ``count``, and ``median``,
+                ``low`` and ``high`` in seconds. May read a file: called off the loop thread.
+        """
         self._earlier: Job | None = None
+        self._history: Mapping[str, Any] = {}
+        self._look_back = history
+        self._notify = False
+        # Told when the card goes over to another job, and when a page asks for the end.
+        self.on_follow: list[Callable[[Job], None]] = []
+        self.on_finish: Callable[[], Mapping[str, Any] | None] | None = None
+        self._key = job.record.key
         known = job.record
         super().__init__(view=snapshot(job), **traits)
         self._job = job
@@ -43,20 +69,52 @@ class Card(anywidget.AnyWidget):
             self._refresh(job)  # what happened before the listener was there
 
     def _refresh(self, job: Job) -> None:
-        if job is self._job:
-            self.view = snapshot(job) | {"earlier": self._about_earlier()}
+        if job is not self._job:
+            return
+        shown = previewed(job.record)
+        if shown != self.preview:
+            self.preview = shown
+        now = snapshot(job) | {
+            "key": self._key,  # what the outputs of the cell are known by, whoever took over
+            "model_id": self.model_id,
+            "earlier": self._about_earlier(),
+            "history": self._history,
+            "notify": self._notify,
+        }
+        # The clock alone is no news.
+        if now != self.view | {"clock": now["clock"]}:
+            self.view = now
+        if self._look_back is not None and job.record.accepted_at is not None and not job.done():
+            self._start_looking_back(job, self._look_back)
+
+    def _start_looking_back(self, job: Job, history: History) -> None:
+        with contextlib.suppress(RuntimeError):  # not on the loop thread: with the next change
+            loop = asyncio.get_running_loop()
+            self._look_back = None
+
+            def take(found: asyncio.Future[Mapping[str, Any]]) -> None:
+                if not found.cancelled() and found.exception() is None:
+                    self._history = found.result()
+                    self._refresh(job)
+
+            loop.run_in_executor(None, history, job).add_done_callback(take)
 
     def _about_earlier(self) -> str:
         earlier = self._earlier
         if earlier is None or earlier.done():
             return ""
         which = earlier.response_id or "not accepted yet"
-        return f"An earlier job for this name goes on ({which})"
+        return f"An earlier job for this name goes on ({readable(which, 80)})"
 
     def mention(self, earlier: Job) -> None:
         """Say that ``earlier``, another job for the same variable, still runs; offer to cancel."""
         self._earlier = earlier
         earlier.add_listener(lambda _: self._refresh(self._job))
+        self._refresh(self._job)
+
+    def notify(self) -> None:
+        """Have the browser show a desktop notification at the end, if its tab is hidden then."""
+        self._notify = True
         self._refresh(self._job)
 
     def bundle(self) -> dict[str, Any]:
@@ -73,6 +131,14 @@ class Card(anywidget.AnyWidget):
         self._job = job
         job.add_listener(self._refresh)
         self._refresh(job)
+        for tell in self.on_follow:
+            tell(job)
+
+    def finish(self) -> None:
+        """Have the page put plain HTML in the card's place, if the job has ended for good."""
+        content = None if self.on_finish is None else self.on_finish()
+        if content is not None:
+            self.send({"finished": content})
 
 
 def _clicked(card: Card, message: Any, _buffers: Any) -> None:
@@ -84,6 +150,8 @@ def _clicked(card: Card, message: Any, _buffers: Any) -> None:
         card._job.cancel()
     elif action == "resend" and card._job.status == Status.UNKNOWN:
         card.follow(card._job.resend())
+    elif action == "finish":
+        card.finish()
 
 
 def snapshot(job: Job) -> dict[str, Any]:
@@ -95,21 +163,48 @@ def snapshot(job: Job) -> dict[str, Any]:
     record = job.record
     error = job.error
     return {
+        "key": record.key,
         "name": record.name or "",
         "status": readable(job.status, 40),
         "done": job.done(),
-        "model": _model(job),
+        "final": is_final(job),
+        "model": model_of(job),
         "effort": record.request.effort or "",
-        "response_id": record.response_id or "",
+        "response_id": readable(record.response_id or "", 400),
         "cancelling": record.cancelling and not job.done(),
-        "message": str(error) if error else record.trouble or "",
+        "message": sentence(str(error) if error else record.trouble or ""),
+        "offline": record.offline and not job.done(),
         "submitted_at": record.submitted_at,
+        "accepted_at": record.accepted_at,
+        "started_at": record.started_at,
+        "checked_at": record.checked_at,
         "ended_at": record.ended_at,
         "clock": time.time(),
     }
 
 
-def _model(job: Job) -> str:
+def previewed(record: JobRecord) -> dict[str, str]:
+    """The end of what a streamed response says so far, and of its reasoning; else empty."""
+    preview = record.preview
+    if preview is None or record.ended_at is not None:
+        return {}
+    # Summaries have bold titles; here they are plain text.
+    texts = {"text": preview.text, "reasoning": preview.reasoning.replace("**", "")}
+    return {name: text[-PREVIEWED:] for name, text in texts.items() if text}
+
+
+def sentence(text: str) -> str:
+    """``text`` beginning with a capital, unless its first word is a code such as server_error."""
+    first = text.partition(" ")[0]
+    return text[:1].upper() + text[1:] if first.isalpha() else text
+
+
+def is_final(job: Job) -> bool:
+    """Whether the job has ended, and nothing is left that a click could do."""
+    return job.done() and job.status in FINAL
+
+
+def model_of(job: Job) -> str:
     """The model that answers, once the server has named it, else the one that was asked."""
     named = (job.response or {}).get("model")
     return readable(named, 80) if isinstance(named, str) and named else job.request.model
@@ -119,7 +214,7 @@ def line(job: Job) -> str:
     """The same in one line of text."""
     record = job.record
     effort = f", effort {record.request.effort}" if record.request.effort else ""
-    asked = f"{_model(job)}{effort}"
+    asked = f"{model_of(job)}{effort}"
     words = f"{record.name or 'job'}: {readable(job.status, 40)} ({asked}), {job.elapsed:.0f} s"
     message = job.error or record.trouble
     return f"{words}: {message}" if message else words

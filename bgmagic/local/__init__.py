@@ -1,9 +1,9 @@
 """The embedded server: the Responses API's background mode on 127.0.0.1, answered by a small model.
 
 A process of its own that needs no key, for first tries, teaching and tests. `launcher` is the
-kernel's side (find, start, stop); `server`, `responses`, `body` and `engine` live in the server's
-process; `weights` and `endpoint` serve both. Nothing here imports anything else of the package,
-and importing this module loads neither tornado nor xllamacpp.
+kernel's side (find, start, stop); `weights` and `endpoint` serve both sides; everything else, from
+`server` down to `engine`, lives in the server's process. Nothing here imports anything else of the
+package, and importing this module loads neither tornado nor xllamacpp.
 """
 
 from __future__ import annotations

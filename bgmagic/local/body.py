@@ -3,7 +3,7 @@
 Refusals are phrased and coded as the API's own, so that a notebook that works here works there.
 What this server can't do (tools, images, structured output, earlier responses) is refused rather
 than ignored. `reasoning` and `text.verbosity` are checked and echoed but change nothing: the
-model does not reason, and writes as much as it likes.
+model does not reason, and writes as much as it likes. The field `input` is left to `items`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from bgmagic.local import items
 from bgmagic.local.fields import Refusal, choice, invalid_type, number, only, refuse, typed, unknown
 
 # The values and limits are those of the API's OpenAPI description.
@@ -21,8 +22,6 @@ SUMMARIES = ("auto", "concise", "detailed")
 VERBOSITIES = ("low", "medium", "high")
 MIN_OUTPUT_TOKENS = 16
 METADATA_PAIRS, METADATA_KEY, METADATA_VALUE = 16, 64, 512
-
-ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
 # What is used of a body; the rest is harmless to leave aside, or beyond this server.
 READ = {"background", "input", "instructions", "max_output_tokens", "metadata", "model"}
@@ -43,6 +42,8 @@ class Ask:
         messages: the conversation in the words of chat templates, instructions first.
         max_output_tokens: None for as many as the context holds.
         echo: the fields every state of the response carries unchanged.
+        items: the input as `items.pack` keeps it.
+        stream: whether its events can be streamed.
     """
 
     messages: tuple[Mapping[str, str], ...]
@@ -50,6 +51,8 @@ class Ask:
     temperature: float
     top_p: float
     echo: Mapping[str, Any]
+    items: bytes = b"[]"
+    stream: bool = False
 
 
 def parse(raw: bytes) -> dict[str, Any]:
@@ -79,7 +82,8 @@ def check(body: Mapping[str, Any], model: str) -> Ask:
     _check_mode(given)
     _check_model(given, model)
     instructions = typed(given, "instructions", str, None)
-    messages = _messages(given)
+    read = items.read(given)
+    messages = items.messages(read)
     if instructions is not None:
         messages.insert(0, {"role": "system", "content": instructions})
     limit = _limit(given)
@@ -90,6 +94,8 @@ def check(body: Mapping[str, Any], model: str) -> Ask:
         max_output_tokens=limit,
         temperature=temperature,
         top_p=top_p,
+        items=items.pack(read),
+        stream=typed(given, "stream", bool, False),
         echo={
             "model": model,
             "background": True,
@@ -138,8 +144,6 @@ def _check_mode(given: Mapping[str, Any]) -> None:
             "store",
             "unsupported_parameter",
         )
-    if typed(given, "stream", bool, False):
-        refuse("This local server does not stream: poll instead.", "stream", "unsupported_value")
     if typed(given, "tools", list, []):
         refuse("Tools are not supported with this local model.", "tools", "unsupported_parameter")
 
@@ -155,42 +159,6 @@ def _check_model(given: Mapping[str, Any], model: str) -> None:
             param="model",
             code="model_not_found",
         )
-
-
-def _messages(given: Mapping[str, Any]) -> list[dict[str, str]]:
-    value = given.get("input")
-    if isinstance(value, str):
-        return [{"role": "user", "content": value}]
-    if value is None or value == []:
-        refuse("Missing required parameter: 'input'.", "input", "missing_required_parameter")
-    if not isinstance(value, list):
-        invalid_type("input", "a string or an array of messages", value)
-    return [_message(item, f"input[{number}]") for number, item in enumerate(value)]
-
-
-def _message(item: Any, where: str) -> dict[str, str]:
-    if not isinstance(item, dict):
-        invalid_type(where, "an object", item)
-    choice(item, "type", ("message",), "message", where)
-    role = choice(item, "role", ROLES, None, where)
-    content = item.get("content")
-    if isinstance(content, list):
-        kind = "output_text" if role == "assistant" else "input_text"
-        parts = [_part(part, kind, f"{where}.content[{n}]") for n, part in enumerate(content)]
-        content = "\n".join(parts)
-    if not isinstance(content, str):
-        invalid_type(f"{where}.content", "a string or an array of text parts", content)
-    return {"role": ROLES[role], "content": content}
-
-
-def _part(part: Any, kind: str, where: str) -> str:
-    if not isinstance(part, dict):
-        invalid_type(where, "an object", part)
-    choice(part, "type", (kind,), None, where)
-    text = part.get("text")
-    if not isinstance(text, str):
-        invalid_type(f"{where}.text", "a string", text)
-    return text
 
 
 def _limit(given: Mapping[str, Any]) -> int | None:

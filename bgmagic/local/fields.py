@@ -1,4 +1,4 @@
-"""Reading the fields of a request's JSON: each has a type and limits, or is refused by name.
+"""Reading the fields of a request: each has a type and limits, or is refused by name.
 
 The refusals have the shape, the codes and, where it is known, the wording of the API's own. What
 the fields mean is left to `body`.
@@ -6,6 +6,7 @@ the fields mean is left to `body`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
@@ -47,6 +48,18 @@ def number(given: Mapping[str, Any], name: str, most: int, *, default: float) ->
     if not 0 <= value <= most:
         refuse(f"Invalid '{name}': expected a value between 0 and {most}.", name, "invalid_value")
     return float(value)
+
+
+def integer(text: str, name: str, least: int, most: int) -> int:
+    """A whole number from `least` to `most`, 0 or more, out of a query string."""
+    value = int(text) if re.fullmatch("[0-9]{1,18}", text) else -1
+    if not least <= value <= most:
+        refuse(
+            f"Invalid '{name}': expected an integer from {least} to {most}, but got '{text[:40]}'.",
+            name,
+            "invalid_value",
+        )
+    return value
 
 
 def only(settings: Mapping[str, Any], where: str, known: Collection[str]) -> None:

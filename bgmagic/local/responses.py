@@ -1,30 +1,39 @@
 """The responses this server knows: their states, their JSON, and the queue to the one model.
 
 Everything here happens on the event loop's thread; only the generation runs on a worker, which
-touches nothing but a list of text pieces and a flag. HTTP is left to `server`.
+touches nothing but the transcript and a flag, and wakes the loop. What the events of a stream look
+like is left to `events`, HTTP to `handlers`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import threading
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from bgmagic.local import events
 from bgmagic.local.body import Ask
 from bgmagic.local.engine import Engine, Generation, PromptTooLong
+from bgmagic.local.events import OPEN, Outline
+from bgmagic.local.pace import Pace, pauses
+from bgmagic.local.transcript import Transcript
 
 # Finished responses kept for retrieval; the oldest go first.
 KEPT = 1000
+# Bytes of input that the finished responses may hold between them; the oldest go first.
+KEPT_INPUT = 50_000_000
+# Events that a watcher is given at a time, so that one who reads slowly holds little.
+BATCH = 64
 # Seconds a cancel waits for the generation to stop. A batch of the prompt takes under one.
 CANCEL_LIMIT = 10.0
 
-OPEN = ("queued", "in_progress")
+NO_PACE = Pace()
 STATUS = {"stop": "completed", "length": "incomplete", "asked": "cancelled"}
 
 log = logging.getLogger(__name__)
@@ -33,15 +42,20 @@ log = logging.getLogger(__name__)
 class Response:
     """One response from creation to its end."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, pace: Pace) -> None:
         self.id = f"resp_{secrets.token_hex(24)}"
         self.ask = ask
+        self.pace = pace
         self.status = "queued"
         self.settled = asyncio.Event()
+        self.transcript = Transcript()
+        self.message_id = f"msg_{secrets.token_hex(24)}"
+        # With the number of an item behind it, as long as any other id.
+        self.items_seed = secrets.token_hex(20)
         self._created = int(time.time())
         self._completed: int | None = None
-        self._message = f"msg_{secrets.token_hex(24)}"
-        self._pieces: list[str] = []
+        self._began = False
+        self._changed = asyncio.Event()
         self._stop = threading.Event()
         self._generation: Generation | None = None
         self._error: dict[str, str] | None = None
@@ -57,12 +71,56 @@ class Response:
         if self.status == "queued":
             self._settle("cancelled")
 
-    def run(self, engine: Engine) -> Generation:
-        """Generates the text, on the worker's thread."""
+    @property
+    def weight(self) -> int:
+        """Bytes of input it holds once it is settled, within a factor of four."""
+        return len(self.ask.items) + len(self.ask.echo.get("instructions") or "")
+
+    @property
+    def outline(self) -> Outline:
+        """Which events of its stream there are so far."""
+        pieces = len(self.transcript)
+        return Outline(
+            began=self._began,
+            has_message=pieces > 0 or self.status == "completed",
+            pieces=pieces,
+            status=self.status,
+        )
+
+    async def follow(self, number: int) -> tuple[bytes, int]:
+        """Waits until there is an event of that number, or there never will be.
+
+        Returns:
+            The next events from that one on, as sent, and the number after them; no bytes at all
+            where the stream has ended.
+        """
+        while self.open and number >= self.outline.count:
+            await self._changed.wait()
+        stop = min(self.outline.count, number + BATCH)
+        return events.frames(self, number, stop), stop
+
+    def begin(self) -> None:
+        """Its turn has come."""
+        self.status = "in_progress"
+        self._began = True
+        self._notify()
+
+    def run(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> Generation:
+        """Generates the text at its pace, on the worker's thread."""
         ask = self.ask
+        waits = pauses(self.pace.tokens_per_second)
+
+        def take(piece: str) -> bool:
+            if piece:
+                self._stop.wait(min(next(waits), threading.TIMEOUT_MAX))
+                self.transcript.add(piece)
+                if ask.stream and not self._stop.is_set():
+                    loop.call_soon_threadsafe(self._notify)
+            return self._stop.is_set()
+
         return engine.generate(
             ask.messages,
-            on_text=self._take,
+            on_text=take,
             max_tokens=ask.max_output_tokens,
             temperature=ask.temperature,
             top_p=ask.top_p,
@@ -80,72 +138,81 @@ class Response:
 
     def json(self) -> dict[str, Any]:
         """The response object of the API, with `usage` only once there is some."""
+        return self.at(self.status)
+
+    def at(self, status: str) -> dict[str, Any]:
+        """The response object as it is, or as it was in an earlier status."""
+        ended = status not in OPEN
         fields: dict[str, Any] = {
             "id": self.id,
             "object": "response",
             "created_at": self._created,
-            "status": self.status,
-            "error": self._error,
+            "status": status,
+            "error": self._error if ended else None,
             "incomplete_details": None,
-            "output": [] if self.open else self._output(),
+            "output": self._output() if ended else [],
             **self.ask.echo,
         }
-        if self.status == "incomplete":
+        if status == "incomplete":
             fields["incomplete_details"] = {"reason": "max_output_tokens"}
-        if self._completed is not None:
+        if ended and self._completed is not None:
             fields["completed_at"] = self._completed
-        if self._generation is not None:
+        if ended and self._generation is not None:
             fields["usage"] = _usage(self._generation)
         return fields
-
-    def _take(self, piece: str) -> bool:
-        self._pieces.append(piece)
-        return self._stop.is_set()
 
     def _settle(self, status: str) -> None:
         self.status = status
         if status == "completed":
             self._completed = int(time.time())
         self.ask = replace(self.ask, messages=())  # a kept response needs no prompt
-        self._pieces = ["".join(self._pieces)]
+        self.transcript.close(keep_pieces=self.ask.stream)
         self.settled.set()
+        self._notify()
+
+    def _notify(self) -> None:
+        """Wakes whoever follows it; each waits for the next change after that."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def _output(self) -> list[dict[str, Any]]:
-        text = "".join(self._pieces)
-        if not text and self.status != "completed":
+        if not self.transcript.text and self.status != "completed":
             return []
-        part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-        message = {
-            "id": self._message,
-            "type": "message",
-            "role": "assistant",
-            "status": "completed" if self.status == "completed" else "incomplete",
-            "content": [part],
-        }
-        return [message]
+        status = events.message_status(self.status)
+        return [events.message(self.message_id, status, self.transcript.text)]
 
 
 class Responses:
     """All responses, answered one after the other in the order of their creation.
 
+    One whose pace lets it wait gets in line after that, so that it holds up nobody.
+
     Args:
         engine: the model.
         kept: how many finished responses are kept.
+        kept_input: bytes of input they may hold between them; the newest is kept anyway.
     """
 
-    def __init__(self, engine: Engine, *, kept: int = KEPT) -> None:
+    def __init__(self, engine: Engine, *, kept: int = KEPT, kept_input: int = KEPT_INPUT) -> None:
         self._engine = engine
         self._kept = kept
+        self._kept_input = kept_input
         self._known: dict[str, Response] = {}
-        self._finished: deque[str] = deque()
+        self._finished: dict[str, int] = {}  # ids and weights, oldest first
         self._queue: asyncio.Queue[Response] = asyncio.Queue()
+        self._held: set[asyncio.Task[None]] = set()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="generation")
 
-    def create(self, ask: Ask) -> Response:
+    def create(self, ask: Ask, pace: Pace = NO_PACE) -> Response:
         """A new response, waiting for its turn."""
-        response = Response(ask)
+        response = Response(ask, pace)
         self._known[response.id] = response
-        self._queue.put_nowait(response)
+        if pace.queue:
+            held = asyncio.create_task(self._hold(response))
+            self._held.add(held)
+            held.add_done_callback(self._held.discard)
+        else:
+            self._queue.put_nowait(response)
         return response
 
     def get(self, response_id: str) -> Response | None:
@@ -163,6 +230,7 @@ class Responses:
         if response.open:
             response.stop()
         del self._known[response.id]
+        self._finished.pop(response.id, None)
 
     def count(self, status: str) -> int:
         """How many known responses are in that status."""
@@ -174,7 +242,7 @@ class Responses:
             response = await self._queue.get()
             if response.open:
                 await self._answer(response)
-            self._drop_oldest(response.id)
+            self._finish(response)
 
     def stop_all(self) -> None:
         """Stops whatever runs or waits."""
@@ -182,11 +250,16 @@ class Responses:
             if response.open:
                 response.stop()
 
+    async def _hold(self, response: Response) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(response.settled.wait(), response.pace.queue)
+        self._queue.put_nowait(response)
+
     async def _answer(self, response: Response) -> None:
-        response.status = "in_progress"
+        response.begin()
         loop = asyncio.get_running_loop()
         try:
-            generation = await loop.run_in_executor(self._worker, response.run, self._engine)
+            generation = await loop.run_in_executor(self._worker, response.run, self._engine, loop)
         except PromptTooLong as error:
             response.fail(
                 "invalid_prompt", f"Your input exceeds the model's context window: {error}."
@@ -197,10 +270,14 @@ class Responses:
         else:
             response.finish(generation)
 
-    def _drop_oldest(self, response_id: str) -> None:
-        self._finished.append(response_id)
-        while len(self._finished) > self._kept:
-            self._known.pop(self._finished.popleft(), None)
+    def _finish(self, response: Response) -> None:
+        if response.id in self._known:
+            self._finished[response.id] = response.weight
+        while len(self._finished) > self._kept or (
+            len(self._finished) > 1 and sum(self._finished.values()) > self._kept_input
+        ):
+            oldest = next(iter(self._finished))
+            del self._finished[oldest], self._known[oldest]
 
 
 def _usage(generation: Generation) -> dict[str, Any]:

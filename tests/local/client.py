@@ -27,6 +27,15 @@ def until(condition: Callable[[], T], limit: float = 30.0) -> T:
     return value
 
 
+def _body(reply: http.client.HTTPResponse) -> dict[str, Any]:
+    if not str(reply.getheader("Content-Type")).startswith("text/event-stream"):
+        body: dict[str, Any] = json.loads(reply.read())
+        return body
+    assert reply.readline() == b"event: response.created\n"
+    first: dict[str, Any] = json.loads(reply.readline().removeprefix(b"data: "))["response"]
+    return first
+
+
 @dataclass(frozen=True)
 class Reply:
     status: int
@@ -58,24 +67,27 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """One request with the token; `headers` add to or replace the usual ones."""
+        """One request with the token; `headers` add to or replace the usual ones.
+
+        Of a stream, the body is the response of its first event; the connection is dropped then.
+        """
         sent = {"Authorization": f"Bearer {self.endpoint.token}"} | dict(headers or {})
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request(method, f"/v1{path}", body, sent)
             reply = connection.getresponse()
-            return Reply(reply.status, dict(reply.getheaders()), json.loads(reply.read()))
+            return Reply(reply.status, dict(reply.getheaders()), _body(reply))
         finally:
             connection.close()
 
-    def post(self, **fields: Any) -> Reply:
+    def post(self, *, headers: Mapping[str, str] | None = None, **fields: Any) -> Reply:
         """A create with sensible defaults; a field given as None is left out."""
         body = {"model": "gpt-5.2", "input": "Name three fruits.", "background": True} | fields
         kept = {name: value for name, value in body.items() if value is not None}
-        return self.call("POST", "/responses", json.dumps(kept).encode())
+        return self.call("POST", "/responses", json.dumps(kept).encode(), headers)
 
-    def create(self, **fields: Any) -> dict[str, Any]:
-        reply = self.post(**fields)
+    def create(self, *, headers: Mapping[str, str] | None = None, **fields: Any) -> dict[str, Any]:
+        reply = self.post(headers=headers, **fields)
         assert reply.status == 200, reply.body
         return reply.body
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -214,6 +215,24 @@ def test_a_signal_ends_it_cleanly_in_the_middle_of_a_job(cache: Path, number: in
     output, errors = process.communicate(timeout=5)
     assert (process.returncode, output, errors) == (0, "", "")
     assert not endpoint.file().exists()
+
+
+def test_a_signal_ends_it_cleanly_in_the_middle_of_a_stream(cache: Path) -> None:
+    """With one watcher gone, one still there and a token hours away: no word, and soon."""
+    process = run("-m", "bgmagic.local")
+    client = Client(until(launcher.find))
+    slow = {"x-bgmagic-tokens-per-second": "0.0001"}
+    running = client.create(headers=slow, input=LONG, stream=True)["id"]
+    watcher = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
+    token = {"Authorization": f"Bearer {client.endpoint.token}"}
+    watcher.request("GET", f"/v1/responses/{running}?stream=true", headers=token)
+    reply = watcher.getresponse()
+    while reply.readline() != b"event: response.output_text.delta\n":
+        pass
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=5)
+    assert (process.returncode, output, errors) == (0, "", "")
+    watcher.close()
 
 
 def test_an_old_server_leaves_a_newer_ones_file_alone(cache: Path) -> None:

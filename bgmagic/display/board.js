@@ -1,0 +1,242 @@
+// Draws the board: a table of jobs that sorts, filters and opens. All text goes in through
+// textContent: nothing a server or a model wrote is ever markup here.
+
+const COLUMNS = [
+  ["name", "variable"],
+  ["status", "status"],
+  ["model", "model"],
+  ["effort", "effort"],
+  ["age", "age"],
+  ["took", "took"],
+  ["tokens", "tokens out"],
+  ["response_id", "id"],
+];
+const EFFORTS = ["", "none", "minimal", "low", "medium", "high", "xhigh", "max"];
+const CONFIRM = 5000; // milliseconds that a first click on Cancel waits for the second
+
+const word = (status) => status.replaceAll("_", " ");
+
+const duration = (total) => {
+  const s = Math.max(0, Math.floor(total));
+  if (s < 100) return `${s} s`;
+  if (s < 6000) return `${Math.round(s / 60)} min`;
+  return s < 172800 ? `${(s / 3600).toFixed(1)} h` : `${Math.round(s / 86400)} d`;
+};
+
+const make = (tag, name, parent, text = "") => {
+  const node = document.createElement(tag);
+  node.className = `bgmagic-${name}`;
+  if (tag === "button") {
+    node.type = "button";
+    // Else Enter and Space would be the notebook's shortcuts, not clicks.
+    node.setAttribute("data-lm-suppress-shortcuts", "true");
+  }
+  node.textContent = text;
+  parent?.append(node);
+  return node;
+};
+
+const say = (node, text) => {
+  if (node.textContent !== text) node.textContent = text;
+};
+
+function render({ model, el }) {
+  const board = make("section", "board", el);
+  board.setAttribute("aria-label", "Jobs");
+  const filters = make("div", "filters", board);
+  filters.setAttribute("role", "group");
+  filters.setAttribute("aria-label", "Filter by status");
+  const frame = make("div", "frame", board);
+  frame.tabIndex = 0; // scrolls with the keyboard
+  frame.setAttribute("role", "region");
+  frame.setAttribute("aria-label", "Table of jobs");
+  frame.setAttribute("data-lm-suppress-shortcuts", "true");
+  const table = make("table", "table", frame);
+  const head = make("tr", "head", make("thead", "heads", table));
+  const body = make("tbody", "rows", table);
+
+  const rows = new Map(); // what is known of each job, by key
+  const lines = new Map(); // its parts in the table
+  let sorted = ["age", 1]; // newest first
+  let only = null; // the status that is shown, or all
+
+  const valueOf = (row, column) => {
+    if (column === "age") return -row.submitted_at;
+    if (column === "took") return row.ended_at == null ? Infinity : row.ended_at - row.submitted_at;
+    if (column === "tokens") return row.tokens ?? -1;
+    if (column === "effort") return EFFORTS.indexOf(row.effort);
+    return row[column];
+  };
+  const compare = (a, b) => {
+    const [column, direction] = sorted;
+    const [x, y] = [valueOf(a, column), valueOf(b, column)];
+    if (x === y) return b.submitted_at - a.submitted_at;
+    if (typeof x === "string") return direction * x.localeCompare(y, undefined, { numeric: true });
+    return direction * (x < y ? -1 : 1);
+  };
+
+  const heads = COLUMNS.map(([column, title]) => {
+    const cell = make("th", "th", head);
+    cell.scope = "col";
+    const button = make("button", "sort", cell, title);
+    button.addEventListener("click", () => {
+      sorted = [column, sorted[0] === column ? -sorted[1] : 1];
+      order();
+    });
+    return [column, cell];
+  });
+  make("span", "hidden", make("th", "th", head), "cancel");
+
+  const order = () => {
+    for (const [column, cell] of heads) {
+      const direction = sorted[1] > 0 ? "ascending" : "descending";
+      cell.setAttribute("aria-sort", sorted[0] === column ? direction : "none");
+    }
+    const parts = [];
+    for (const row of [...rows.values()].sort(compare)) {
+      const line = lines.get(row.key);
+      parts.push(line.tr);
+      if (line.detail) parts.push(line.detail);
+    }
+    body.replaceChildren(...parts);
+  };
+
+  const visible = (row) => only === null || row.status === only;
+
+  const chips = new Map();
+  const chip = (status, title, count) => {
+    let button = chips.get(status);
+    if (!button) {
+      button = make("button", "chip", filters);
+      button.addEventListener("click", () => {
+        only = only === status ? null : status;
+        recount();
+        for (const row of rows.values()) hide(row);
+      });
+      chips.set(status, button);
+    }
+    say(button, `${title} ${count}`);
+    button.hidden = count === 0 && only !== status && status !== null;
+    button.setAttribute("aria-pressed", String(only === status));
+  };
+  const recount = () => {
+    const counts = new Map();
+    for (const row of rows.values()) counts.set(row.status, (counts.get(row.status) ?? 0) + 1);
+    chip(null, "all", rows.size);
+    for (const status of new Set([...chips.keys(), ...counts.keys()]))
+      if (status !== null) chip(status, word(status), counts.get(status) ?? 0);
+  };
+
+  const hide = (row) => {
+    const line = lines.get(row.key);
+    line.tr.hidden = !visible(row);
+    if (line.detail) line.detail.hidden = !visible(row);
+  };
+
+  const begin = (key) => {
+    const tr = make("tr", "row", null);
+    const cells = {};
+    for (const [column] of COLUMNS) cells[column] = make("td", `td-${column}`, tr);
+    const open = make("button", "open", cells.name);
+    open.setAttribute("aria-expanded", "false");
+    const cancel = make("button", "cancel", make("td", "td-cancel", tr), "Cancel");
+    const line = { tr, cells, open, cancel, detail: null, confirming: 0 };
+    open.addEventListener("click", (event) => {
+      event.stopPropagation();
+      toggle(key);
+    });
+    tr.addEventListener("click", () => String(getSelection()) || toggle(key));
+    cancel.addEventListener("click", (event) => {
+      event.stopPropagation();
+      if (line.confirming) {
+        clearTimeout(line.confirming);
+        cancel.disabled = true;
+        say(cancel, "Cancelling…");
+        model.send({ action: "cancel", key });
+        return;
+      }
+      say(cancel, "Really?");
+      line.confirming = setTimeout(() => {
+        line.confirming = 0;
+        say(cancel, "Cancel");
+      }, CONFIRM);
+    });
+    lines.set(key, line);
+    return line;
+  };
+
+  const toggle = (key) => {
+    const line = lines.get(key);
+    if (line.detail) {
+      line.detail.remove();
+      line.detail = null;
+    } else {
+      line.detail = make("tr", "detail", null);
+      const cell = make("td", "shown", line.detail);
+      cell.colSpan = COLUMNS.length + 1;
+      make("div", "reason", cell);
+      make("div", "text", cell, "…");
+      line.tr.after(line.detail);
+      model.send({ action: "show", key });
+    }
+    line.open.setAttribute("aria-expanded", String(line.detail !== null));
+  };
+
+  const times = (row) => {
+    const { cells } = lines.get(row.key);
+    say(cells.age, duration(Date.now() / 1000 - row.submitted_at));
+    say(cells.took, row.ended_at == null ? "" : duration(row.ended_at - row.submitted_at));
+  };
+
+  const draw = (row) => {
+    const line = lines.get(row.key) ?? begin(row.key);
+    const { tr, cells, open, cancel } = line;
+    rows.set(row.key, row);
+    tr.dataset.status = row.status;
+    say(open, row.name || row.response_id || "job");
+    say(cells.status, word(row.status));
+    say(cells.model, row.model);
+    say(cells.effort, row.effort);
+    say(cells.tokens, row.tokens == null ? "" : row.tokens.toLocaleString("en"));
+    say(cells.response_id, row.response_id);
+    cells.response_id.title = row.response_id;
+    cancel.hidden = !(row.open && row.here);
+    cancel.setAttribute("aria-label", `${cancel.textContent} ${row.name}`.trim());
+    times(row);
+    hide(row);
+    if (line.detail && !row.open) model.send({ action: "show", key: row.key });
+  };
+
+  const take = (news) => {
+    const before = rows.size;
+    for (const row of news) draw(row);
+    recount();
+    if (rows.size !== before || sorted[0] !== "age") order();
+  };
+
+  const heard = (content) => {
+    if (content?.rows) take(content.rows);
+    const shown = content?.shown;
+    const detail = shown && lines.get(shown.key)?.detail;
+    if (detail) {
+      say(detail.querySelector(".bgmagic-reason"), shown.message);
+      say(detail.querySelector(".bgmagic-text"), shown.text || (shown.message ? "" : "No text yet."));
+    }
+  };
+
+  const fill = () => take(model.get("rows"));
+  model.on("msg:custom", heard);
+  model.on("change:rows", fill);
+  fill();
+  order();
+  const timer = setInterval(() => {
+    if (!document.hidden) for (const row of rows.values()) if (visible(row)) times(row);
+  }, 1000);
+  return () => {
+    clearInterval(timer);
+    model.off("msg:custom", heard);
+    model.off("change:rows", fill);
+  };
+}
+
+export default { render };

@@ -1,0 +1,259 @@
+"""What a model wrote, Markdown, as HTML that reads well and can do nothing.
+
+The elements and attributes are all written here: nothing the model wrote becomes one, only text
+and the address of a link. Nothing is loaded. The looks are style attributes with Jupyter's
+variables, and meaningful elements where a page strips those. Reading Markdown is left to
+markdown.py, formulas to math.py, code to highlight.py, the signs of a text to escaping.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from bgmagic.display import highlight
+from bgmagic.display.escaping import code_text, inline_text
+from bgmagic.display.highlight import highlighted
+from bgmagic.display.markdown import linkable, parse
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
+# Beyond either the rest is folded: about two screens.
+FOLD_LINES, FOLD_CHARACTERS = 60, 6_000
+# Markdown in what follows is not looked for: more than any model writes at once.
+LONGEST = 300_000
+_LONGEST_ADDRESS = 80  # of an image, as it is shown
+
+_LINE = "var(--jp-border-color1, rgba(127, 127, 127, 0.5))"
+_SHADE = "var(--jp-cell-editor-background, rgba(127, 127, 127, 0.12))"
+_ALL = "max-width: 52em; overflow-wrap: anywhere"
+_PRE = (
+    "overflow-x: auto; white-space: pre; padding: 0.6em 0.8em; line-height: 1.35; "
+    f"border: 1px solid {_LINE}; border-radius: 3px; background: {_SHADE}"
+)
+_WIDE = "overflow-x: auto; max-width: 100%"
+_CELL = f"border: 1px solid {_LINE}; padding: 0.3em 0.7em; text-align: "
+
+_OPENED = {
+    "paragraph": "<p>",
+    "blockquote": "<blockquote>",
+    "bullet_list": "<ul>",
+    "list_item": "<li>",
+    "table": f'<div style="{_WIDE}"><table style="border-collapse: collapse; margin: 0.5em 0">',
+    "thead": "<thead>",
+    "tbody": "<tbody>",
+    "tr": "<tr>",
+    "em": "<em>",
+    "strong": "<strong>",
+    "s": "<s>",
+}
+_CLOSED = {
+    "paragraph": "</p>\n",
+    "blockquote": "</blockquote>\n",
+    "bullet_list": "</ul>\n",
+    "ordered_list": "</ol>\n",
+    "list_item": "</li>\n",
+    "table": "</table></div>\n",
+    "thead": "</thead>",
+    "tbody": "</tbody>",
+    "tr": "</tr>\n",
+    "th": "</th>",
+    "td": "</td>",
+    "em": "</em>",
+    "strong": "</strong>",
+    "s": "</s>",
+    "link": "</a>",
+}
+
+
+def to_html(text: str, *, fold: bool = True) -> str:
+    """``text``, Markdown, as safe HTML; it never raises, in time that grows with the text's length.
+
+    CommonMark with tables, strikethrough and formulas, which are left to the page's MathJax. Raw
+    HTML is shown as text, an image as its words and a link to it.
+
+    Args:
+        fold: hide the rest of what is longer than about `FOLD_LINES` lines or `FOLD_CHARACTERS`
+            characters behind a line that can be clicked.
+    """
+    try:
+        inside = _rendered(text, fold)
+    except Exception:  # an answer that was paid for is shown, whatever a library makes of it
+        inside = _plain(text)
+    return f'<div dir="auto" style="{_ALL}">{inside}</div>'
+
+
+def links_html(pairs: Sequence[tuple[str, str]]) -> str:
+    """A numbered list of links, each given as title and address.
+
+    What is neither http nor https is no link: title and address are shown as text.
+    """
+    return f"<ol>{''.join(f'<li>{_titled(title, address)}</li>' for title, address in pairs)}</ol>"
+
+
+def _titled(title: str, address: str) -> str:
+    words = inline_text(title.strip() or address)
+    if linkable(address) and address.lower().startswith("http"):
+        return f"{_anchor(address)}{words}</a>"
+    return words if not title.strip() else f"{words} ({inline_text(address)})"
+
+
+def _rendered(text: str, fold: bool) -> str:
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    end = len(text) if len(text) <= LONGEST else text.rfind("\n", 0, LONGEST) + 1 or LONGEST
+    text, rest = text[:end], text[end:]
+    tokens = parse(text)
+    cut = _cut(text, tokens) if fold else None
+    page = _Page()
+    if cut is None:
+        return page.blocks(tokens) + (_plain(rest) if rest else "")
+    index, line = cut
+    left = text.rstrip("\n").count("\n") + 1 - line + rest.count("\n")
+    shown, hidden = page.blocks(tokens[:index]), page.blocks(tokens[index:])
+    summary = f"Show the remaining {left} line{'s' if left != 1 else ''}"
+    hidden += _plain(rest) if rest else ""
+    return f"{shown}<details><summary>{summary}</summary>\n{hidden}</details>"
+
+
+def _cut(text: str, tokens: Sequence[Token]) -> tuple[int, int] | None:
+    """Where to fold: the token and the line at which the hidden part begins, if any.
+
+    Between two blocks of the outermost level, so that both parts are whole; not behind a heading,
+    and not for so little that hiding it would save nothing.
+    """
+    starts = [0]
+    for written in text.split("\n"):
+        starts.append(starts[-1] + len(written) + 1)
+    if len(starts) - 1 <= FOLD_LINES and len(text) <= FOLD_CHARACTERS:
+        return None
+    cut: tuple[int, int] | None = None
+    previous = ""
+    for index, token in enumerate(tokens):
+        if token.level == 0 and token.nesting >= 0 and token.map and index:
+            line = token.map[0]
+            fits = line <= FOLD_LINES and starts[line] <= FOLD_CHARACTERS
+            if (fits and previous != "heading_close") or cut is None:
+                cut = index, line
+            if not fits:
+                break
+        previous = token.type
+    if cut is None or (len(starts) - cut[1] < 10 and len(text) - starts[cut[1]] < 1_000):
+        return None
+    return cut
+
+
+def _plain(text: str) -> str:
+    return f'<pre dir="auto" style="white-space: pre-wrap">{code_text(text)}</pre>\n'
+
+
+def _anchor(address: str) -> str:
+    rel = "noopener noreferrer nofollow"
+    return f'<a href="{code_text(address)}" rel="{rel}" target="_blank">'
+
+
+class _Page:
+    """One text as it becomes HTML; remembers how much more of its code may be coloured."""
+
+    def __init__(self) -> None:
+        self._colour_left = highlight.MOST
+
+    def blocks(self, tokens: Iterable[Token]) -> str:
+        return "".join(map(self._block, tokens))
+
+    def _block(self, token: Token) -> str:
+        match token.type:
+            case "inline":
+                return _inline(token.children or ())
+            case "fence" | "code_block":
+                return self._code(token.content, token.info)
+            case "math_block":
+                return _formula(token, "div", f'<pre style="{_PRE}"><code>', "</code></pre>\n")
+            case "hr":
+                return "<hr>\n"
+            case "too_deep":
+                return _plain(token.content)
+        return _tag(token)
+
+    def _code(self, code: str, info: str) -> str:
+        language = (info.split() or [""])[0].strip("{}.")
+        if highlight.readable_size(code):
+            self._colour_left -= len(code)
+        inside = highlighted(code, language if self._colour_left >= 0 else "")
+        return f'<pre dir="ltr" style="{_PRE}"><code>{inside}</code></pre>\n'
+
+
+def _tag(token: Token) -> str:
+    """The start or the end of an element, whose name, as of all of them, is one of ours."""
+    kind, _, side = token.type.rpartition("_")
+    if kind == "paragraph" and token.hidden:
+        return ""
+    if kind == "heading":
+        # One level smaller: the headings of the notebook are above those of a cell.
+        level = min(int(token.tag[1:]) + 1, 6)
+        return f"<h{level}>" if side == "open" else f"</h{level}>\n"
+    if side == "close":
+        return _CLOSED[kind]
+    if kind == "ordered_list":
+        start = token.attrGet("start")
+        return f'<ol start="{int(start)}">' if start is not None else "<ol>"
+    if kind in ("th", "td"):
+        style = str(token.attrGet("style"))
+        sides = (side for side in ("center", "right") if style == f"text-align:{side}")
+        return f'<{kind} style="{_CELL}{next(sides, "left")}">'
+    return _OPENED[kind]
+
+
+def _inline(tokens: Iterable[Token], *, linked: bool = False) -> str:
+    parts, depth = [], 0
+    for token in tokens:
+        if token.type == "image":
+            parts.append(_image(token, linked=linked or depth > 0))
+        elif token.type in ("link_open", "link_close"):
+            depth += token.nesting
+            parts.append("" if linked else _link(token))
+        else:
+            parts.append(_span(token))
+    return "".join(parts)
+
+
+def _link(token: Token) -> str:
+    return _anchor(str(token.attrGet("href"))) if token.nesting == 1 else _CLOSED["link"]
+
+
+def _span(token: Token) -> str:
+    match token.type:
+        case "softbreak":
+            return "\n"
+        case "hardbreak":
+            return "<br>\n"
+        case "code_inline":
+            return f"<code>{code_text(token.content)}</code>"
+        case "math_inline":
+            return _formula(token, "span", "<code>", "</code>")
+        case "em_open" | "em_close" | "strong_open" | "strong_close" | "s_open" | "s_close":
+            return _tag(token)
+    return inline_text(token.content)
+
+
+def _image(token: Token, *, linked: bool) -> str:
+    """An image's words and a link to it: loading it would tell its server who reads this, and when.
+
+    Args:
+        linked: whether this is within a link, which can't hold another.
+    """
+    address = str(token.attrGet("src"))
+    words = _inline(token.children or (), linked=linked) or "image"
+    shown = inline_text(
+        address if len(address) <= _LONGEST_ADDRESS else f"{address[:_LONGEST_ADDRESS]}…"
+    )
+    return f"{words} ({shown})" if linked else f"{words} ({_anchor(address)}{shown}</a>)"
+
+
+def _formula(token: Token, element: str, before: str, after: str) -> str:
+    """A formula for MathJax, alone in its element so that it ends there; or else its source."""
+    source = code_text(token.content)
+    if token.hidden:
+        return f"{before}{source}{after}"
+    style = f' style="{_WIDE}"' if element == "div" else ""
+    return f"<{element}{style}>{source}</{element}>" + ("\n" if element == "div" else "")
