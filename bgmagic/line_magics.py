@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from bgmagic.store import Entry
 
 LISTED = 500  # jobs of the journal in one table; more would be no table any more
+
+# Jobs whose end a terminal has been told.
+TOLD: weakref.WeakSet[Job] = weakref.WeakSet()
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
@@ -75,6 +79,8 @@ def wait_and_tell(chosen: Sequence[Job], timeout: float | None) -> None:
     for job in chosen:
         goes_on = f", not done after {timeout:g} s; it goes on" if job in pending else ""
         print(f"{line_of(job)}{goes_on}")
+        if job.done():
+            TOLD.add(job)
     if "bgmagic.display.shown" in sys.modules:
         # Frontends without a live kernel connection only hear what the running cell displays.
         from bgmagic.display.shown import send_again

@@ -20,6 +20,7 @@ from bgmagic.blocking import wake_on_signals
 from bgmagic.header import parse
 from bgmagic.job import Job
 from bgmagic.line_magics import (
+    TOLD,
     BgLineMagics,
     documented,
     line_of,
@@ -86,6 +87,7 @@ class BgMagics(Magics):
         super().__init__(shell)
         self._shell = shell
         self._told = False
+        self._untold: list[Job] = []
         self.observe(self._publish, All)
         self._publish()
         session.hold = lambda name: self._variables([name])
@@ -161,14 +163,25 @@ class BgMagics(Magics):
         else:
             asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
             print(f"{job.name}: sent to {asked} in the background; %bgwait {job.name} waits for it")
+            self._untold.append(job)
             if running is not None:
                 print(f"{job.name}: an earlier job for this name goes on: {running!r}")
+
+    def tell_ended(self, *_: object) -> None:
+        """In a terminal, say in a line before the next prompt which jobs have ended since."""
+        ended = [job for job in self._untold if job.done()]
+        self._untold = [job for job in self._untold if not job.done()]
+        for job in ended:
+            if job not in TOLD:
+                print(line_of(job))
 
 
 def load(shell: InteractiveShell) -> None:
     """Add the magics to ``shell``, once."""
     if not _loaded(shell):
-        shell.register_magics(BgMagics(shell), BgLineMagics(shell))
+        magics = BgMagics(shell)
+        shell.register_magics(magics, BgLineMagics(shell))
+        shell.events.register("post_run_cell", magics.tell_ended)
         if hasattr(shell, "kernel"):
             wake_on_signals()
         if session.has_journal():
@@ -181,6 +194,8 @@ def unload(shell: InteractiveShell) -> None:
         for kind, names in magics.magics.items():
             for name in names:
                 shell.magics_manager.magics[kind].pop(name, None)
+        if isinstance(magics, BgMagics):
+            shell.events.unregister("post_run_cell", magics.tell_ended)
         configurables: list[Any] = shell.configurables
         configurables.remove(magics)
         shell.magics_manager.registry.pop(type(magics).__name__, None)

@@ -31,7 +31,9 @@ class Ran:
     @property
     def said(self) -> str:
         """Everything a user would read under the cell."""
-        return "\n".join([self.stdout, self.stderr, *self.errors, self.result or ""]).strip()
+        shown = [display.get("text/plain", "") for display in self.displays]
+        parts = [self.stdout, self.stderr, *shown, *self.errors, self.result or ""]
+        return "\n".join(parts).strip()
 
 
 class Kernel:

@@ -42,7 +42,7 @@ USAGE = {
 STREAMED = [f"{word} " for word in PARTIAL.split()]
 STATES = (
     "queued", "running", "streaming", "completed", "failed", "incomplete", "cancelled", "unknown",
-    "lost", "waiting", "offline",
+    "lost", "offline", "waiting",
 )  # fmt: skip
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
 import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +17,9 @@ import pytest
 
 from tests.browser import Lab, chromium, jupyterlab, notebook, page
 from tests.conftest import KEY, missing
-from tests.scripted import Script, ScriptedServer, response
+from tests.scripted import Script, ScriptedServer, response, written
 from tests.test_notebooks import NOTEBOOKS
+from tests.test_render import HOSTILE
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -38,15 +44,9 @@ def test_quickstart(embedded: dict[str, str], tmp_path: Path) -> None:
         lab.run(1)
         opened.wait_for_selector("text=Jobs now go to SmolLM2-135M-Instruct", timeout=60_000)
         lab.run(2)
-        card = lab.cell(2).locator(".bgmagic-card")
-        card.wait_for()
-        seen = [card.get_attribute("data-status")]
-        opened.wait_for_function(
-            "() => document.querySelector('.bgmagic-card').dataset.status === 'completed'",
-            timeout=60_000,
-        )
-        assert seen[0] in ("waiting", "submitting", "queued", "in_progress", "completed")
-        assert "fact" in card.inner_text()
+        finished = lab.cell(2).get_by_text("✓ fact completed")
+        finished.wait_for(timeout=60_000)
+        assert lab.cell(2).locator(".bgmagic-card").count() == 0
         lab.run(5)
         lab.run(6)
         words = lab.cell(6).locator(".jp-OutputArea-output").inner_text()
@@ -78,22 +78,191 @@ def test_card_lives(server: ScriptedServer, tmp_path: Path) -> None:
         opened.wait_for_function(
             "before => document.querySelector('.bgmagic-time').innerText !== before", arg=before
         )
-        card.get_by_role("button").click()
-        _status(lab, 1, "cancelled")
+        card.get_by_role("button", name="Cancel critique").click()
+        sure = card.get_by_role("button", name="Really cancel? critique")
+        sure.wait_for()
+        assert server.count("cancel") == 0
+        sure.click()
+        lab.cell(1).get_by_text("⊘ critique cancelled").wait_for(timeout=20_000)
         assert server.count("cancel") == 1
-        assert not card.get_by_role("button").is_visible()
         server.polls = 0
         lab.run(2)
-        _status(lab, 2, "failed")
-        assert hostile in lab.cell(2).locator(".bgmagic-message").inner_text()
+        lab.cell(2).get_by_text("✕ other failed").wait_for(timeout=20_000)
+        assert hostile in lab.cell(2).locator(".jp-OutputArea").inner_text()
         assert opened.evaluate("window.fired") is None
         server.enqueue("create", Script(reset="after"))
         lab.run(3)
         _status(lab, 3, "unknown")
         server.ending = lambda rid, _: response(rid, "completed", "after all")
         lab.cell(3).get_by_role("button", name="Send again").click()
-        _status(lab, 3, "completed")
+        lab.cell(3).get_by_text("after all").wait_for(timeout=20_000)
+        assert lab.cell(3).locator(".bgmagic-card").count() == 0
         assert server.count("create") == 4
+
+
+def _outputs(path: Path, index: int) -> list[dict[str, Any]]:
+    """The MIME bundles that the saved notebook holds under a cell."""
+    cells = json.loads(path.read_text())["cells"]
+    return [output.get("data", {}) for output in cells[index]["outputs"]]
+
+
+def _saved(opened: Any, path: Path, index: int, wanted: str) -> str:
+    """The HTML under a cell of the saved notebook, once it has ``wanted`` and no widget."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        opened.keyboard.press("Control+s")
+        opened.wait_for_timeout(300)
+        data = _outputs(path, index)
+        html = "".join("".join(part.get("text/html", "")) for part in data)
+        if wanted in html and not any("widget-view" in kind for part in data for kind in part):
+            return html
+    raise AssertionError(f"never saved as plain HTML: {_outputs(path, index)}")
+
+
+@pytest.fixture
+def lab_with(server: ScriptedServer, tmp_path: Path) -> Iterator[Callable[..., tuple[Lab, Path]]]:
+    """Opens a notebook of these cells, after %load_ext, in JupyterLab pointed at the server."""
+    with contextlib.ExitStack() as stack:
+
+        def open_(*cells: str) -> tuple[Lab, Path]:
+            path = notebook(tmp_path / "study.ipynb", ["%load_ext bgmagic", *cells])
+            environment = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url}
+            started = jupyterlab(tmp_path, BGMAGIC_POLL="0.2", **environment)
+            url = stack.enter_context(started).format(path.name)
+            lab = Lab(stack.enter_context(page()), url)
+            lab.run(0)
+            return lab, path
+
+        yield open_
+
+
+Open = Callable[..., tuple[Lab, Path]]
+
+
+def test_end_is_saved_as_plain_html(server: ScriptedServer, lab_with: Open) -> None:
+    """A job that ended while its page was open is saved as HTML with answer and footer, no widget."""
+    server.ending = lambda rid, _: response(
+        rid, "completed", "It is **so**.", usage={"input_tokens": 3, "output_tokens": 1200}
+    )
+    lab, path = lab_with("%%bgresponse -o critique -e high\nWhy?")
+    lab.run(1)
+    lab.cell(1).get_by_text("It is so.").wait_for(timeout=20_000)
+    html = _saved(lab.page, path, 1, "<strong>so</strong>")
+    for part in ("critique", "completed", "gpt-5.2-true", "effort high", "1,200 out", "resp_1"):
+        assert part in html
+    assert "%bgattach" not in html
+
+
+def test_reload_keeps_the_card_alive_and_the_end_is_html(
+    server: ScriptedServer, lab_with: Open
+) -> None:
+    """After a reload the card is live, with its preview of what it knows; a job that ends then is saved
+    as plain HTML, never as a widget without a kernel."""
+    server.polls = 10**6
+    lab, path = lab_with("%%bgresponse -o critique\nWhy?")
+    lab.run(1)
+    _status(lab, 1, "in_progress")
+    lab.page.keyboard.press("Control+s")
+    lab = Lab(lab.page, lab.page.url.partition("?")[0])
+    _status(lab, 1, "in_progress")
+    assert "Later %bgjobs critique shows it" in lab.cell(1).locator(".jp-OutputArea").inner_text()
+    server.polls = 0
+    lab.cell(1).get_by_text("the answer").first.wait_for(timeout=30_000)
+    _saved(lab.page, path, 1, "the answer")
+
+
+def test_card_by_keyboard_alone(server: ScriptedServer, lab_with: Open) -> None:
+    """Cancel works with the keyboard: Enter asks, Escape takes it back, Enter twice cancels."""
+    server.polls = 10**6
+    lab, _ = lab_with("%%bgresponse -o critique\nWhy?")
+    lab.run(1)
+    _status(lab, 1, "in_progress")
+    button = lab.cell(1).locator(".bgmagic-buttons button").last
+    button.focus()
+    lab.page.keyboard.press("Enter")
+    lab.cell(1).get_by_text("Really cancel?").wait_for()
+    lab.page.keyboard.press("Escape")
+    lab.cell(1).get_by_text("Cancel", exact=True).wait_for()
+    lab.page.keyboard.press("Enter")
+    lab.cell(1).get_by_text("Really cancel?").wait_for()
+    lab.page.keyboard.press("Enter")
+    lab.cell(1).get_by_text("⊘ critique cancelled").wait_for(timeout=20_000)
+    assert server.count("cancel") == 1
+
+
+def test_board_lives(server: ScriptedServer, lab_with: Open) -> None:
+    """The board shows new jobs and changes, sorts, filters, opens a row and cancels one; nothing that a
+    model wrote becomes markup."""
+    server.polls = 0
+    server.ending = lambda rid, body: response(
+        rid,
+        "in_progress" if "long" in str(body["input"]) else "completed",
+        "<img src=x onerror='window.fired=1'> done",
+    )
+    lab, _ = lab_with(
+        "%%bgresponse -o alpha --quiet\nshort", "%bgjobs",
+        "%%bgresponse -o beta --quiet\nlong",
+    )  # fmt: skip
+    for index in (1, 2, 3):
+        lab.run(index)
+    board = lab.cell(2).locator(".bgmagic-board")
+    board.locator("tr[data-status=completed]").wait_for(timeout=20_000)
+    board.locator("tr[data-status=in_progress]").wait_for(timeout=20_000)
+    names = board.locator("tbody .bgmagic-open")
+    assert names.all_inner_texts() == ["beta", "alpha"]
+    board.get_by_role("button", name="variable").click()
+    assert names.all_inner_texts() == ["alpha", "beta"]
+    board.get_by_role("button", name="completed 1").click()
+    assert board.locator("tbody tr:visible .bgmagic-open").all_inner_texts() == ["alpha"]
+    board.get_by_role("button", name="alpha", exact=True).click()
+    board.get_by_text("onerror").wait_for()
+    board.get_by_role("button", name="all 2").click()
+    for _ in range(2):
+        board.locator("tr[data-status=in_progress] .bgmagic-cancel").click()
+    lab.page.wait_for_timeout(1)
+    end = time.monotonic() + 20
+    while server.count("cancel") == 0 and time.monotonic() < end:
+        lab.page.wait_for_timeout(100)
+    assert server.count("cancel") == 1
+    assert lab.page.evaluate("window.fired") is None
+
+
+def test_preview_grows(server: ScriptedServer, lab_with: Open) -> None:
+    """With --stream the card shows the text as it is written, and the answer replaces it at the end."""
+    go = threading.Event()
+    server.stream = lambda rid: written(
+        rid, ["Firstly ", "<b>this</b>", ", and that."], go, after=2
+    )
+    lab, _ = lab_with("%%bgresponse -o critique --stream --poll 60\nWhy?")
+    lab.run(1)
+    lab.cell(1).locator(".bgmagic-preview").get_by_text("Firstly <b>this</b>").wait_for()
+    go.set()
+    lab.cell(1).get_by_text("✓ critique completed").wait_for(timeout=20_000)
+    assert "and that." in lab.cell(1).locator(".jp-OutputArea").inner_text()
+
+
+def test_nothing_hostile_fires(server: ScriptedServer, lab_with: Open) -> None:
+    """The hostile corpus, rendered in an executed notebook: no script runs, nothing but this machine is
+    asked for anything; shown raw, the very same trap fires."""
+    shown = f"""from IPython.display import HTML, display
+from bgmagic.display.render import to_html
+for text in {HOSTILE!r}:
+    display(HTML(to_html(text.replace("fired=1", "window.fired=1"))))
+print("all shown")"""
+    raw = "display(HTML('<img src=x onerror=window.fired=1>'))"
+    lab, _ = lab_with(shown, raw)
+    asked: list[str] = []
+    lab.page.on("request", lambda request: asked.append(request.url))
+    lab.run(1)
+    lab.cell(1).get_by_text("all shown", exact=True).wait_for()
+    lab.page.locator("mjx-container").first.wait_for(timeout=20_000)
+    assert lab.page.evaluate("window.fired") is None
+    links = lab.cell(1).locator(".jp-OutputArea a").evaluate_all("all => all.map(a => a.href)")
+    assert all(link.startswith(("http://", "https://", "mailto:")) for link in links)
+    outside = [url for url in asked if not url.startswith(("http://127.0.0.1", "blob:", "data:"))]
+    assert outside == []
+    lab.run(2)
+    lab.page.wait_for_function("() => window.fired === 1")
 
 
 def _status(lab: Lab, index: int, status: str) -> None:

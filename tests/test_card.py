@@ -117,9 +117,11 @@ def test_line_says_it_in_words(shown: JobManager, pointed: ScriptedServer, ask: 
 
 def test_widget_and_plain_text_go_out_together(in_kernel: Kernel) -> None:
     """The display has a plain line beside the widget, for frontends without widgets."""
-    (data,) = in_kernel.ok("%%bgresponse -o x\nWhy?").displays
-    assert data["text/plain"].startswith("x: ")
-    assert "application/vnd.jupyter.widget-view+json" in data
+    card, beside = in_kernel.ok("%%bgresponse -o x\nWhy?").displays[:2]
+    assert card["text/plain"].startswith("x: ")
+    assert "application/vnd.jupyter.widget-view+json" in card
+    assert "%bgattach x" in beside["text/html"]
+    assert "widget" not in str(list(beside))
 
 
 def test_terminal_gets_a_line(pointed: ScriptedServer) -> None:
@@ -143,3 +145,23 @@ def test_terminal_gets_a_line(pointed: ScriptedServer) -> None:
     assert "the answer" in ran.stdout
     assert "UsageError: %%bgresponse has no option -z" in ran.stdout + ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
+
+
+def test_terminal_tells_the_end_at_the_next_prompt(pointed: ScriptedServer) -> None:
+    """In terminal IPython a job that ended says so once, in a line before the next prompt."""
+    code = (
+        "from IPython.terminal.interactiveshell import TerminalInteractiveShell as Shell; "
+        "shell = Shell.instance(colors='NoColor'); "
+        "shell.run_line_magic('load_ext', 'bgmagic'); "
+        "shell.run_cell('%%bgresponse -o x --poll 0.1\\nWhy?'); "
+        "shell.user_ns['x'].result(30); print('NEXT'); shell.run_cell('1'); shell.run_cell('2')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=dict(os.environ),
+    )
+    after = ran.stdout.partition("NEXT")[2]
+    assert after.count("x: completed") == 1, ran.stdout + ran.stderr

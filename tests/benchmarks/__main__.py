@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from tests.benchmarks.journal import journal_cost
 from tests.benchmarks.measures import Row, cpu_a_poll, load_time, time_to_prompt
+from tests.benchmarks.traffic import traffic
 
 
 def main() -> None:
     """Measure everything and print the table."""
     rows = [Row("figure", "bgmagic", "otherwise", "target")]
-    rows += [*time_to_prompt(), *load_time(), *cpu_a_poll()]
+    rows += [*time_to_prompt(), *load_time(), *cpu_a_poll(), *traffic()]
     rows += [Row(*figures) for figures in journal_cost()]
     cells = [(row.figure, row.ours, row.other, row.target) for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(4)]
