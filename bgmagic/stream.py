@@ -71,16 +71,17 @@ class Stream:
         return self._events
 
     async def first(self) -> Mapping[str, Any]:
-        """The response object of the first event, which is used up.
+        """The first response object, in an event that is used up with those before it.
 
         Raises:
-            ValueError: the stream does not begin with one.
+            ValueError: the stream ends, or tells an error, before there is one.
         """
         async for event in self._events:
             if event.response is not None:
                 return event.response
-            told = event.data.get("error") or event.data.get("message") or event.kind
-            raise ValueError(f"the stream begins with something else than a response: {told}")
+            if event.kind == "error":  # others, such as keepalive, may come first
+                told = event.data.get("error") or event.data.get("message")
+                raise ValueError(f"the stream begins with an error: {told}")
         raise ValueError("the stream ended before the response was there")
 
     async def _read(self) -> AsyncIterator[Event]:

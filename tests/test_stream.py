@@ -17,6 +17,7 @@ from bgmagic.errors import JobUnknown
 from bgmagic.manager import JobManager
 from bgmagic.request import Request
 from bgmagic.stream import texts
+from tests.kernels import kernel
 from tests.scripted import DROP, Script, ScriptedServer, event, response, written
 from tests.test_job import LIMIT, SOON, eventually
 
@@ -153,6 +154,15 @@ def test_stream_without_a_response_is_unknown(
     assert pointed.count("create") == 1
 
 
+def test_other_events_may_come_first(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """Events of unknown kinds before the response, such as keepalive, are passed over."""
+    pointed.stream = lambda rid: [event("keepalive", None), *written(rid, PIECES)]
+    job = manager.submit(ask(stream=True), poll_interval=SELDOM)
+    assert job.result(LIMIT) == "".join(PIECES)
+
+
 def test_refused_stream_is_not_accepted(
     manager: JobManager, pointed: ScriptedServer, ask: Ask
 ) -> None:
@@ -221,3 +231,14 @@ def test_cancel_of_a_stream_keeps_its_text(
     assert job.exception(LIMIT) is not None
     assert job.status == "cancelled"
     assert job.text == "The weakest step "
+
+
+def test_embedded_server_streams(embedded: dict[str, str]) -> None:
+    """On the embedded model a streamed job shows its text as it grows, and ends like a polled one."""
+    with kernel(**embedded) as running:
+        running.ok("%load_ext bgmagic\n%bglocal", limit=120)
+        running.ok("%%bgresponse -o x --stream --max-output-tokens 120 --poll 80\nTell a story.")
+        running.ok("seen = set()\nx_job = x\nx_job.add_listener(lambda job: seen.add(job.text))")
+        running.ok("%bgwait x", limit=60)
+        assert int(running.value("len(seen)")) > 2
+        assert running.value("x_job.text == max(seen, key=len)") == "True"
