@@ -13,8 +13,10 @@ def test_cell_to_variable(in_kernel: Kernel, server: ScriptedServer) -> None:
     """A cell is sent in background mode, the name holds the job, then the answer."""
     server.polls = 10**6
     ran = in_kernel.ok('%%bgresponse -o critique -e high -i "don\'t be long"\nWhy?')
-    assert ran.said == ""
-    assert "application/vnd.jupyter.widget-view+json" in ran.displays[0]
+    assert (ran.stdout, ran.stderr) == ("", "")
+    card, line = ran.displays
+    assert "application/vnd.jupyter.widget-view+json" in card
+    assert "Later %bgjobs critique shows it" in line["text/html"]
     assert in_kernel.value("type(critique).__name__") == "'Job'"
     in_kernel.until("critique.running()")
     server.polls = 0
@@ -159,11 +161,12 @@ def test_jobs(in_kernel: Kernel) -> None:
     """%bgjobs lists every job, and shows one with its answer."""
     assert "No jobs yet" in in_kernel.ok("%bgjobs").said
     in_kernel.ok("%%bgresponse -o x -e low --wait\nWhy?")
-    data = in_kernel.ok("%bgjobs").displays[0]
-    heads, row = data["text/plain"].splitlines()
+    board, kept = in_kernel.ok("%bgjobs").displays
+    assert "application/vnd.jupyter.widget-view+json" in board
+    heads, row = board["text/plain"].splitlines()
     assert heads.split()[:4] == ["variable", "status", "model", "effort"]
     assert row.split()[:4] == ["x", "completed", "gpt-5.2", "low"]
-    assert "<td>completed</td>" in data["text/html"]
+    assert "<td>completed</td>" in kept["text/html"]
     assert "the answer" in in_kernel.ok("%bgjobs x").said
     assert in_kernel.value("[j.name for j in __import__('bgmagic').jobs()]") == "['x']"
 
@@ -182,7 +185,7 @@ def test_same_cell_again_joins(in_kernel: Kernel, server: ScriptedServer) -> Non
     in_kernel.ok(cell)
     in_kernel.until("x.status == 'in_progress'")
     in_kernel.ok("first = x")
-    said = in_kernel.ok(cell).said
+    said = in_kernel.ok(cell).stdout.strip()
     assert said.startswith("x: in_progress after ")
     assert said.endswith("the identical request, joined; --again sends it anew")
     assert in_kernel.value("x is first") == "True"
