@@ -6,9 +6,13 @@ What the output means for a job (answer, refusal, nothing) is decided in job.py.
 
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from bgmagic.citations import Citation, read_citations, sources
 
 if TYPE_CHECKING:
     from bgmagic.job import Job
@@ -60,21 +64,30 @@ class Answer(str):
         response_id: the server's id of the response, or None.
         model: the model's name as the server returned it, or None.
         usage: tokens as the server counted them (``input_tokens`` and so on), or None.
+        data: with ``--schema`` what the text says: an object of the Pydantic model, or what JSON
+            gives where there was a JSON schema or the class is not known any more; else None.
+        citations: what the text cites, in its order.
     """
 
     job: Job | None
     response_id: str | None
     model: str | None
     usage: dict[str, Any] | None
+    data: Any
+    citations: tuple[Citation, ...]
 
-    def __new__(cls, text: str, response: Mapping[str, Any], job: Job | None = None) -> Answer:
-        """Make the answer of ``response``, whose output text is ``text``."""
+    def __new__(
+        cls, text: str, response: Mapping[str, Any], job: Job | None = None, data: Any = None
+    ) -> Answer:
+        """Make the answer of ``response``, whose output text is ``text`` and says ``data``."""
         answer = super().__new__(cls, text)
         answer.job = job
         answer.response_id = _text(response.get("id")) or (job.response_id if job else None)
         answer.model = _text(response.get("model"))
         usage = response.get("usage")
         answer.usage = dict(usage) if isinstance(usage, dict) else None
+        answer.data = data
+        answer.citations = read_citations(response)
         return answer
 
     def __await__(self) -> Generator[Any, None, Answer]:
@@ -85,17 +98,58 @@ class Answer(str):
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the job: it belongs to a kernel, the text and its origin do not.
         origin = {"id": self.response_id, "model": self.model, "usage": self.usage}
-        return Answer, (str(self), origin)
+        return _restored, (str(self), origin, self.citations, _pickled(self.data))
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         # Imported when an answer is looked at: most are only used.
         from bgmagic.display.render import to_html
 
-        return {"text/plain": str(self), "text/html": to_html(str(self))}
+        shown = to_html(as_markdown(str(self), structured=self.data is not None))
+        return {"text/plain": str(self), "text/html": shown + sources_html(self.citations)}
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this for text: the text alone as it reads, in a list with its quotes.
         printer.text(str(self) if len(printer.stack) <= 1 else repr(self))
+
+
+def as_markdown(text: str, *, structured: bool) -> str:
+    """What is shown of an output text: itself, or if it is ``structured`` JSON to be read."""
+    try:
+        indented = json.dumps(json.loads(text), indent=2, ensure_ascii=False) if structured else ""
+    except (ValueError, RecursionError):
+        return text
+    return f"```json\n{indented}\n```" if structured else text
+
+
+def sources_html(citations: tuple[Citation, ...]) -> str:
+    """The list of links that stands under an answer, or ""."""
+    if not citations:
+        return ""
+    from bgmagic.display.render import links_html
+
+    quiet = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
+    return f'<div style="{quiet}">Sources{links_html(sources(citations))}</div>'
+
+
+def _pickled(data: Any) -> bytes | None:
+    try:
+        return None if data is None else pickle.dumps(data)
+    except Exception:  # an object of the user's class; what JSON says of it remains
+        return b""
+
+
+def _restored(
+    text: str, origin: Mapping[str, Any], citations: tuple[Citation, ...], pickled: bytes | None
+) -> Answer:
+    """An answer out of a pickle; the data as JSON says it where its class is not known."""
+    answer = Answer(text, origin)
+    answer.citations = citations
+    if pickled is not None:
+        try:
+            answer.data = pickle.loads(pickled)  # noqa: S301 - it is a part of what is unpickled
+        except Exception:
+            answer.data = json.loads(text)
+    return answer
 
 
 def _text(value: object) -> str | None:

@@ -149,11 +149,11 @@ class Ledger:
         return True
 
 
-def record_of(entry: Entry) -> JobRecord:
-    """What the journal knows of a job, as a record."""
+def record_of(entry: Entry, reader: type[Any] | None = None) -> JobRecord:
+    """What the journal knows of a job, as a record; ``reader`` is the class of its answer."""
     return JobRecord(
         key=entry.key,
-        request=Request(entry.request),
+        request=Request(entry.request, reader),
         server=entry.server,
         submitted_at=entry.created_at,
         name=entry.name,

@@ -32,6 +32,8 @@ from bgmagic.options import (
     describe,
     settle,
 )
+from bgmagic.request import Request
+from bgmagic.schema import class_of
 from bgmagic.submission import jobs, session
 
 if TYPE_CHECKING:
@@ -246,7 +248,9 @@ class BgLineMagics(Magics):
     def _take(self, key: str, name: str) -> None:
         entry = session.manager.ledger.journal.find(key)
         if entry is not None:
-            self._show(session.manager.attach(entry, Variables(self._namespace, [name])))
+            reader = class_of(Request(entry.request).format, self._namespace)
+            variable = Variables(self._namespace, [name])
+            self._show(session.manager.attach(entry, variable, reader))
 
     def _show(self, job: Job) -> None:
         if hasattr(self._shell, "kernel"):

@@ -112,12 +112,17 @@ class JobManager:
         self._loop.run(self._run(job))
         return job
 
-    def attach(self, entry: Entry, variable: Variable | None = None) -> Job:
+    def attach(
+        self, entry: Entry, variable: Variable | None = None, reader: type[Any] | None = None
+    ) -> Job:
         """Pick up a job that the journal has, and return its handle at once.
 
         One that has ended is given from the journal, without a call. An open one is followed at the
         server that is configured now, if it is the one that accepted it: no key goes to an address
         that was only read.
+
+        Args:
+            reader: the class that its structured output is read into.
 
         Raises:
             BadInput: another server is configured, a living kernel follows it, or its request held
@@ -128,7 +133,7 @@ class JobManager:
                 if variable is not None:
                     known.give(variable)
                 return known  # it is followed here already
-        record = record_of(entry)
+        record = record_of(entry, reader)
         if entry.ended_at is not None:
             return self._settled(record, variable)
         server = self.destination()

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bgmagic.attachments import attached
 from bgmagic.control import Variable
 from bgmagic.errors import BadInput
 from bgmagic.job import Job
 from bgmagic.options import Settings, settle
 from bgmagic.prompt import messages as as_messages
 from bgmagic.request import Request, build_request
+from bgmagic.schema import is_class, response_format
 from bgmagic.status import Status
+from bgmagic.tools import hosted
 
 if TYPE_CHECKING:
     from bgmagic.manager import JobManager
@@ -120,10 +123,11 @@ def make_request(prompt: str, settings: Settings) -> Request:
     """The request that asks ``prompt`` with ``settings``.
 
     Raises:
-        BadInput: the prompt is empty, or messages or parameters can't be used.
+        BadInput: the prompt is empty, or one of the settings can't be used.
     """
+    schema = settings.schema
     return build_request(
-        as_messages(prompt, settings.messages),
+        as_messages(prompt, settings.messages, attached(settings.file)),
         model=settings.model,
         effort=settings.effort,
         verbosity=settings.verbosity,
@@ -131,6 +135,9 @@ def make_request(prompt: str, settings: Settings) -> Request:
         max_output_tokens=settings.max_output_tokens,
         params=settings.param,
         stream=settings.stream,
+        form=None if schema is None else response_format(schema),
+        reader=schema if is_class(schema) else None,
+        tools=hosted(settings.tool),
     )
 
 
@@ -169,7 +176,7 @@ def send(prompt: str, settings: Settings, name: str | None, variable: Variable |
             return Sent(twin, joined=True)
         known = _known(request, settings)
         if known is not None:
-            return Sent(manager.attach(known, variable), joined=True)
+            return Sent(manager.attach(known, variable, request.reader), joined=True)
     job = manager.submit(
         request,
         name=name,
@@ -227,6 +234,9 @@ def submit(
     poll: float | None = None,
     deadline: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
+    file: Any = None,
+    tool: Any = None,
+    schema: type[Any] | Mapping[str, Any] | None = None,
     param: Mapping[str, Any] | None = None,
     stream: bool | None = None,
     again: bool | None = None,
@@ -248,6 +258,9 @@ def submit(
         poll: seconds between polls, more than 0 and less than 90.
         deadline: seconds, or text such as "12h", after acceptance until watching ends (24 h).
         messages: earlier turns as the API takes them.
+        file: a path, bytes, a PIL image, a matplotlib figure, or a list of these.
+        tool: the type of a hosted tool, as "web_search", its dict, or a list of these.
+        schema: a Pydantic model or a JSON schema; the answer's ``data`` is the validated object.
         param: any other field of the request body; keys may be dotted.
         stream: have ``job.text`` grow as the response is written.
         again: with ``out``, send even though the identical request is still running.
@@ -266,6 +279,9 @@ def submit(
         "poll": poll,
         "deadline": deadline,
         "messages": messages,
+        "file": file,
+        "tool": tool,
+        "schema": schema,
         "param": param,
         "stream": stream,
         "again": again,

@@ -19,13 +19,15 @@ ROOMS: dict[str, set[str]] = {
     "display.highlight": {"display.escaping"},
     "display.markdown": {"display.math"},
     "display.render": {"display.escaping", "display.highlight", "display.markdown"},
-    "answer": {"display.render"},
+    "citations": set(),
+    "answer": {"citations", "display.render"},
     "loop": set(),
     "request": {"errors"},
     "prompt": {"errors"},
     "server": {"errors"},
     "status": {"request"},
-    "outcome": {"answer", "errors", "status"},
+    "schema": {"errors"},
+    "outcome": {"answer", "errors", "schema", "status"},
     "control": set(),
     "job": {"answer", "control", "errors", "outcome", "request", "status"},
     "sdk": {"errors", "server"},
@@ -55,15 +57,17 @@ ROOMS: dict[str, set[str]] = {
     "values": {"errors"},
     "options": {"values"},
     "header": {"errors", "options", "values"},
+    "attachments": {"errors"},
+    "tools": {"errors", "options", "values"},
     "submission": {
-        "control", "display.card", "errors", "job", "journal", "ledger", "manager", "options",
-        "owners", "prompt", "request", "sdk", "status",
+        "attachments", "control", "display.card", "errors", "job", "journal", "ledger", "manager",
+        "options", "owners", "prompt", "request", "schema", "sdk", "status", "tools",
     },
     "namespace": {"answer", "job"},
     "blocking": {"job"},
     "display.card": {"errors", "job", "status"},
     "display.finished": {
-        "display.card", "display.render", "errors", "job", "listing", "status",
+        "answer", "citations", "display.card", "display.render", "errors", "job", "listing", "status",
     },
     "display.board": {"display.card", "job", "listing"},
     "display.shown": {
@@ -72,7 +76,7 @@ ROOMS: dict[str, set[str]] = {
     "embedded": {"errors", "local", "local.launcher", "server"},
     "line_magics": {
         "answer", "blocking", "display.shown", "embedded", "errors", "header", "job", "listing",
-        "namespace", "options", "submission",
+        "namespace", "options", "request", "schema", "submission",
     },
     "magics": {
         "blocking", "display.shown", "header", "job", "line_magics", "namespace", "options",
@@ -90,6 +94,8 @@ ALONE = {
     "markdown_it": {"display.markdown", "display.math", "display.render"},
     "pygments": {"display.highlight"},
     "xllamacpp": {"local.engine"},
+    "pydantic": {"schema"},
+    "jsonschema": {"schema"},
     "IPython": {"magics", "line_magics", "blocking", "namespace", "display.shown", ""},
 }
 
