@@ -17,6 +17,7 @@ from traitlets import All
 from traitlets import Any as AnyTrait
 
 from bgmagic.blocking import wake_on_signals
+from bgmagic.completion import matcher
 from bgmagic.header import parse
 from bgmagic.job import Job
 from bgmagic.line_magics import (
@@ -88,6 +89,7 @@ class BgMagics(Magics):
         self._shell = shell
         self._told = False
         self._untold: list[Job] = []
+        self.matcher = matcher(self._namespace)
         self.observe(self._publish, All)
         self._publish()
         session.hold = lambda name: self._variables([name])
@@ -182,6 +184,7 @@ def load(shell: InteractiveShell) -> None:
         magics = BgMagics(shell)
         shell.register_magics(magics, BgLineMagics(shell))
         shell.events.register("post_run_cell", magics.tell_ended)
+        shell.Completer.custom_matchers.append(magics.matcher)
         if hasattr(shell, "kernel"):
             wake_on_signals()
         if session.has_journal():
@@ -196,6 +199,7 @@ def unload(shell: InteractiveShell) -> None:
                 shell.magics_manager.magics[kind].pop(name, None)
         if isinstance(magics, BgMagics):
             shell.events.unregister("post_run_cell", magics.tell_ended)
+            shell.Completer.custom_matchers.remove(magics.matcher)
         configurables: list[Any] = shell.configurables
         configurables.remove(magics)
         shell.magics_manager.registry.pop(type(magics).__name__, None)

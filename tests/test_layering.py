@@ -78,8 +78,9 @@ ROOMS: dict[str, set[str]] = {
         "answer", "blocking", "display.shown", "embedded", "errors", "header", "job", "listing",
         "namespace", "options", "request", "schema", "submission",
     },
+    "completion": {"answer", "job", "line_magics", "options", "submission", "values"},
     "magics": {
-        "blocking", "display.shown", "header", "job", "line_magics", "namespace", "options",
+        "blocking", "completion", "display.shown", "header", "job", "line_magics", "namespace", "options",
         "submission",
     },
     "": {"answer", "errors", "job", "magics", "status", "submission"},
@@ -96,7 +97,15 @@ ALONE = {
     "xllamacpp": {"local.engine"},
     "pydantic": {"schema"},
     "jsonschema": {"schema"},
-    "IPython": {"magics", "line_magics", "blocking", "namespace", "display.shown", ""},
+    "IPython": {
+        "magics",
+        "line_magics",
+        "completion",
+        "blocking",
+        "namespace",
+        "display.shown",
+        "",
+    },
 }
 
 
