@@ -164,9 +164,9 @@ class JobManager:
         self._loop.run(self._run(job, attached=True))
         return job
 
-    def past(self, entry: Entry) -> Job:
+    def past(self, entry: Entry, reader: type[Any] | None = None) -> Job:
         """A job that another kernel ended, to be read; it is not one of this process."""
-        job = Job(record_of(entry), self)
+        job = Job(record_of(entry, reader), self)
         if entry.ended_at is not None:
             job.settle()
         return job

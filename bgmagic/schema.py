@@ -68,7 +68,8 @@ def is_class(value: object) -> bool:
     return isinstance(value, type) and (
         hasattr(value, "model_json_schema")
         or dataclasses.is_dataclass(value)
-        or typing.is_typeddict(value)
+        # A TypedDict, of typing or of typing_extensions.
+        or (issubclass(value, dict) and hasattr(value, "__total__"))
     )
 
 

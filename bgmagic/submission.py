@@ -191,7 +191,7 @@ def send(prompt: str, settings: Settings, name: str | None, variable: Variable |
 
 def _known(request: Request, settings: Settings) -> Entry | None:
     """The journal's job with this very request that makes sending it unnecessary, or None: one
-    that is open since before a restart or, with --reuse, the newest that completed.
+    that is open since before a restart or, with --reuse, the newest that gave an answer.
 
     Raises:
         BadInput: it may have been accepted already.
@@ -214,7 +214,10 @@ def _known(request: Request, settings: Settings) -> Entry | None:
                 )
             return entry
     completed = ledger.journal.same(fingerprint, completed=True) if settings.reuse else []
-    return completed[-1] if completed else None
+    answered = (
+        entry for entry in reversed(completed) if not manager.past(entry, request.reader).error
+    )
+    return next(answered, None)
 
 
 def _ago(job: Job) -> str:
