@@ -195,7 +195,7 @@ def _document_kind(found: _File, label: str) -> tuple[str, str]:
     if ending in _OTHER_IMAGES or found.data.startswith(b"BM"):
         raise BadInput(f"{label}: {what} is an image that the API does not take; save it as PNG")
     unnamed = "" if found.name else "; a document of Office needs a path with its ending"
-    raise BadInput(f"{label}: the API does not take what {what} is; {_TAKEN}{unnamed}")
+    raise BadInput(f"{label}: {what} is of a kind that the API does not take; {_TAKEN}{unnamed}")
 
 
 def _is_text(data: bytes) -> bool:
