@@ -126,6 +126,13 @@ class BgMagics(Magics):
 
         ``critique`` holds the job right away, and the answer, a str, when it is there. Meanwhile
         ``await critique`` and ``%bgwait critique`` wait for it and ``%bgcancel critique`` cancels.
+
+        ::
+
+            %%bgresponse -o fit --schema Fit --file $figure --file notes.pdf --tool web_search
+            Which model fits these points best?
+
+        ``fit.data`` is then a ``Fit``, a Pydantic model, and ``fit.citations`` what was found.
         A value that is exactly ``$name`` or ``{name}`` is that variable's value. Defaults:
         ``%config BgMagics.model = "…"`` or the environment variable BGMAGIC_MODEL, and so on.
         """

@@ -273,7 +273,17 @@ def test_help_is_complete(in_kernel: Kernel) -> None:
     """%%bgresponse? shows every option and an example."""
     reply = in_kernel.client.inspect("%%bgresponse", reply=True, timeout=20)
     text = reply["content"]["data"]["text/plain"]
-    for word in ("-o, --out", "xhigh", "--max-output-tokens", "--deadline", "%config", "critique"):
+    for word in (
+        "-o, --out",
+        "xhigh",
+        "--max-output-tokens",
+        "--deadline",
+        "%config",
+        "critique",
+        "--schema Fit",
+        "--file $figure",
+        "web_search",
+    ):
         assert word in text
 
 

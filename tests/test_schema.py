@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, field_validator
 from typing_extensions import TypedDict  # Pydantic takes typing's own from Python 3.12 on
 
 from bgmagic.answer import Answer
+from bgmagic.display.finished import answer_html
 from bgmagic.errors import BadInput, InvalidAnswer
 from bgmagic.manager import JobManager
 from bgmagic.options import Settings
@@ -320,6 +321,10 @@ def test_an_invalid_reply_is_no_answer(manager: JobManager, pointed: ScriptedSer
     )
     assert job.text == '{"x": 1}'
     assert job.status == "completed"
+    shown = answer_html(job)
+    assert "✓" not in shown
+    assert "y: Field required" in shown
+    assert shown.index("What was written:") < shown.index("<pre")
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def bundles(job: Job) -> dict[str, dict[str, str]]:
 def answer_html(job: Job) -> str:
     """Status, the answer or the partial text, and for a failure its reason and what to do."""
     mark, colour = _MARKS.get(Status(job.status), ("", "--jp-ui-font-color2, #757575"))
+    if isinstance(job.error, NoAnswer):
+        mark, colour = _MARKS[Status.INCOMPLETE]  # completed, but not what was asked for
     name = html.escape(job.name or "")
     title = f'<span style="color: var({colour})">{mark}</span> <b>{name}</b>'
     parts = [f"<div>{title} {html.escape(job.status)}</div>"]
