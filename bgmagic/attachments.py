@@ -146,8 +146,12 @@ def _drawn(value: Any, label: str) -> bytes | None:
             value.savefig(out, format="png", bbox_inches="tight")
         elif image is not None and isinstance(value, image):
             plain = value if value.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else None
-            # Quickly rather than small: the cell waits for it.
-            (plain or value.convert("RGB")).save(out, format="PNG", compress_level=1)
+            drawn = plain or value.convert("RGB")
+            # Quickly rather than small: the cell waits for it. Photos would take a second as PNG.
+            if getattr(value, "format", None) == "JPEG" and drawn.mode in ("L", "RGB"):
+                drawn.save(out, format="JPEG", quality=95)
+            else:
+                drawn.save(out, format="PNG", compress_level=1)
         else:
             return None
     except Exception as error:

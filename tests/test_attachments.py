@@ -102,6 +102,13 @@ def test_pixels_arrive_exactly() -> None:
     assert Image.open(io.BytesIO(opened(part)[1])).tobytes() == drawn.tobytes()
 
 
+def test_photos_stay_photos() -> None:
+    """An image that was opened from a JPEG goes as one, which is quicker and smaller than a PNG of it."""
+    opened_ = Image.open(io.BytesIO(image("jpeg")))
+    (part,) = attached([opened_])
+    assert opened(part)[0] == "image/jpeg"
+
+
 @pytest.mark.parametrize(
     ("address", "part"),
     [

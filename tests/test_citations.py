@@ -192,7 +192,8 @@ def test_output_without_text_says_what_it_is(manager: JobManager, pointed: Scrip
     """A response whose output is no text at all says what there is instead, and where."""
     drawn = {"type": "image_generation_call", "id": "ig_1", "result": "iVBO"}
     pointed.ending = lambda rid, _: response(rid, "completed") | {"output": [drawn]}
-    job = manager.submit(make_request("Draw.", Settings(tool=("image_generation",))))
+    request = make_request("Draw.", Settings(tool=("image_generation",)))
+    job = manager.submit(request, poll_interval=0.05)
     told = "completed, but without any text; .response has its output: image_generation_call"
     assert str(job.exception(20)) == told
 

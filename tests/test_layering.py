@@ -96,7 +96,7 @@ ALONE = {
     "pygments": {"display.highlight"},
     "xllamacpp": {"local.engine"},
     "pydantic": {"schema"},
-    "jsonschema": {"schema"},
+    "fastjsonschema": {"schema"},
     "IPython": {
         "magics",
         "line_magics",

@@ -235,6 +235,33 @@ def test_any_schema_is_rewritten_or_refused(schema: dict[str, Any]) -> None:
     assert response_format(form["schema"])["schema"] == form["schema"]
 
 
+replies = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, 1.0, "", "a"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["x", "a", ""]), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+@given(schemas, replies)
+def test_replies_are_judged_as_json_schema_says(schema: dict[str, Any], reply: Any) -> None:
+    """What passes is what the reference implementation of JSON Schema lets pass."""
+    try:
+        form = response_format(object_of(a=schema))
+    except BadInput:
+        return
+    value = {"a": reply}
+    right = jsonschema.Draft202012Validator(form["schema"]).is_valid(value)
+    try:
+        assert validated(json.dumps(value), form) == value
+    except ValueError:
+        assert not right
+    else:
+        assert right
+
+
 GOOD = '{"x": 1, "y": 2.5}'
 
 
@@ -261,9 +288,10 @@ def test_a_wrong_reply_names_the_field(text: str, told: str) -> None:
     [
         ("no JSON", "it is not JSON: Expecting value"),
         ('{"x": 1, "y": NaN}', "JSON has no NaN"),
-        ('{"x": 1}', "'y' is a required property"),
-        ('{"x": 1, "y": "b"}', "^y: 'b' is not of type 'number'$"),
-        ('{"x": 1, "y": 2, "z": 3}', "'z' was unexpected"),
+        ('{"x": 1}', r"must contain .*'y'"),
+        ('{"x": 1, "y": "b"}', "^y must be number$"),
+        ('{"x": 1, "y": 2, "z": 3}', "must not contain .*'z'"),
+        ("[]", "^must be object$"),
     ],
 )
 def test_a_wrong_reply_to_a_json_schema_names_the_field(text: str, told: str) -> None:
@@ -277,7 +305,9 @@ def test_a_wrong_reply_to_a_json_schema_names_the_field(text: str, told: str) ->
 def test_nothing_is_fetched_to_validate() -> None:
     """A reference to another server, as an unstrict format may have, is an error and no request."""
     form = {"schema": {"$ref": "http://127.0.0.1:9/schema"}, "name": "x", "strict": False}
-    with pytest.raises(ValueError, match=r"validation itself failed with .*127\.0\.0\.1:9/schema"):
+    with pytest.raises(
+        ValueError, match=r"failed with LookupError: \$ref http://127\.0\.0\.1:9/schema is not"
+    ):
         validated("{}", form)
 
 
@@ -297,7 +327,8 @@ def structured(text: str, form: Any) -> Any:
 
 
 def submitted(manager: JobManager, schema: Any) -> Any:
-    return manager.submit(make_request("Which?", Settings(schema=schema, verbosity="low")))
+    request = make_request("Which?", Settings(schema=schema, verbosity="low"))
+    return manager.submit(request, poll_interval=0.05)
 
 
 def test_the_way_of_a_model(manager: JobManager, pointed: ScriptedServer) -> None:
