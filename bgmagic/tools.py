@@ -6,10 +6,12 @@ nobody would answer while the job runs in the background.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bgmagic.errors import BadInput
+from bgmagic.errors import BadInput, readable
 from bgmagic.options import TOOLS
 from bgmagic.values import similar
 
@@ -39,7 +41,7 @@ def hosted(tools: Sequence[Any], label: str = "--tool") -> list[dict[str, Any]]:
     know before anything is paid for.
 
     Args:
-        tools: types, the API's own dicts, and lists of these.
+        tools: types, the API's own dicts or such a dict as JSON text, and lists of these.
         label: what a message begins with.
 
     Raises:
@@ -57,6 +59,11 @@ def _flat(values: Sequence[Any]) -> Iterator[Any]:
 
 
 def _entry(tool: Any, label: str) -> dict[str, Any]:
+    if isinstance(tool, str) and tool.lstrip().startswith("{"):
+        try:
+            tool = json.loads(tool)
+        except ValueError as error:
+            raise BadInput(f"{label}: this is not JSON ({error}): {readable(tool, 100)}") from None
     if isinstance(tool, str):
         return _of_type(tool.strip(), label)
     if not isinstance(tool, Mapping) or not isinstance(tool.get("type"), str):
@@ -90,11 +97,11 @@ def _of_type(kind: str, label: str) -> dict[str, Any]:
         )
     dated = any(kind.startswith(f"{known}_") for known in TOOLS)
     near = "" if kind in TOOLS or dated else similar(kind, [*TOOLS, *_NEEDS])
-    if not kind or near:
+    if near or not re.fullmatch(r"[\w.:-]+", kind):
         known = ", ".join([*TOOLS, *_NEEDS])
         raise BadInput(
-            f"{label} {kind!r} is not one of {known}{near}; another one of your server's goes as "
-            'a dict, {"type": "…"}'
+            f"{label} {readable(kind, 100)!r} is not one of {known}{near}; each has a {label} of "
+            'its own, and another one of your server\'s goes as a dict, {"type": "…"}'
         )
     return {"type": kind, **_WITH.get(kind, {})}
 

@@ -64,6 +64,16 @@ def test_citations_are_read_with_their_place() -> None:
     assert Answer("x", {}).citations == ()
 
 
+@pytest.mark.parametrize(
+    "place", [(-1, 2), (3, 2), (0, 99), ("0", 1), (0, None), (None, 1), (0.0, 1.0)]
+)
+def test_places_outside_the_text_are_none(place: tuple[Any, Any]) -> None:
+    """A place that is not in the text is no place; the citation itself is kept."""
+    (found,) = read_citations(cited(("Water.", [page("A", "https://a.org", *place)])))
+    assert (found.start, found.end) == (None, None)
+    assert found.url == "https://a.org"
+
+
 annotation = st.dictionaries(
     st.sampled_from(["type", "url", "title", "filename", "file_id", "start_index", "end_index"]),
     json_values,
@@ -147,6 +157,9 @@ def test_dicts_lists_and_unknown_types_are_passed_on() -> None:
         "browser.navigate",
         {"type": "web_serch"},
     ]
+    assert hosted(['{"type": "web_search", "search_context_size": "low"}']) == [
+        {"type": "web_search", "search_context_size": "low"}
+    ]
     assert hosted(asked) == [
         {"type": "web_search"},
         store,
@@ -159,6 +172,9 @@ def test_dicts_lists_and_unknown_types_are_passed_on() -> None:
 @pytest.mark.parametrize(
     ("tool", "told"),
     [
+        ("web_search,shell", "'web_search,shell' is not one of .*; each has a --tool of its own"),
+        ('{"type": ', "this is not JSON"),
+        ("{}", "takes a type such as web_search, or a dict"),
         ("web_serch", r"'web_serch' is not one of web_search, .*\(did you mean web_search\?\)"),
         ("", "'' is not one of web_search"),
         ("file_search", 'needs more than its type: .*"vector_store_ids"'),
