@@ -189,6 +189,7 @@ class _Strict:
         self._schema = schema
         self._label = label
         self._lenient = lenient
+        self._inside: list[str] = []  # the references in whose targets the walk is
 
     def root(self) -> dict[str, Any]:
         made = self._node(self._schema, "")
@@ -201,7 +202,12 @@ class _Strict:
     def _node(self, node: Any, place: str) -> dict[str, Any]:
         if not isinstance(node, Mapping):
             self._refuse("what may be anything", place, "give it a type")
-        node = self._joined(node, place)
+        outside = len(self._inside)
+        made = self._rewritten(self._joined(node, place), place)
+        del self._inside[outside:]
+        return made
+
+    def _rewritten(self, node: Mapping[str, Any], place: str) -> dict[str, Any]:
         made = {key: value for key, value in node.items() if key in _KEPT}
         self._check(node, made, place)
         for key in ("$defs", "definitions"):
@@ -229,7 +235,10 @@ class _Strict:
             whole = node.get("allOf")
             if isinstance(whole, list) and len(whole) == 1 and isinstance(whole[0], Mapping):
                 node = {**whole[0], **{k: v for k, v in node.items() if k != "allOf"}}
+            elif "$ref" in node and str(node["$ref"]) in self._inside:
+                return {"$ref": node["$ref"]}  # it holds itself: what stood beside it is given up
             elif "$ref" in node and node.keys() & _KEPT:
+                self._inside.append(str(node["$ref"]))
                 rest = {key: value for key, value in node.items() if key != "$ref"}
                 node = {**self._target(node["$ref"], place), **rest}
             else:
@@ -245,7 +254,7 @@ class _Strict:
             found = found.get(key) if isinstance(found, Mapping) else None
         if not str(reference).startswith("#") or not isinstance(found, Mapping):
             self._refuse(f"$ref {readable(str(reference), 80)}", place, "define it in $defs")
-        return dict(found)
+        return {key: value for key, value in found.items() if key not in ("$defs", "definitions")}
 
     def _check(self, node: Mapping[str, Any], made: dict[str, Any], place: str) -> None:
         for key in _REFUSED:

@@ -142,6 +142,19 @@ def test_optional_fields_of_a_json_schema_may_be_null() -> None:
     assert json.dumps(given) == before
 
 
+def test_a_described_reference_to_itself_ends() -> None:
+    """A schema that holds itself, with a description beside the reference, is rewritten once and refers on."""
+    link = {"$ref": "#/$defs/link", "description": "the next one"}
+    node = object_of(value={"type": "integer"}, next=link)
+    given = {**object_of(first=link, all={"$ref": "#", "title": "t"}), "$defs": {"link": node}}
+    form = response_format(given)["schema"]
+    first = form["properties"]["first"]
+    assert first["description"] == "the next one"
+    assert first["properties"]["next"] == {"$ref": "#/$defs/link"}
+    jsonschema.Draft202012Validator.check_schema(form)
+    assert form == response_format(form)["schema"]
+
+
 def test_the_apis_own_format_is_taken() -> None:
     """The format as the API writes it gives its name, and with strict false its schema unchanged."""
     own = {
