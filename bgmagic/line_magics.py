@@ -33,7 +33,6 @@ from bgmagic.options import (
     settle,
 )
 from bgmagic.request import Request
-from bgmagic.schema import class_of
 from bgmagic.submission import jobs, session
 
 if TYPE_CHECKING:
@@ -248,6 +247,8 @@ class BgLineMagics(Magics):
     def _take(self, key: str, name: str) -> None:
         entry = session.manager.ledger.journal.find(key)
         if entry is not None:
+            from bgmagic.schema import class_of
+
             reader = class_of(Request(entry.request).format, self._namespace)
             variable = Variables(self._namespace, [name])
             self._show(session.manager.attach(entry, variable, reader))

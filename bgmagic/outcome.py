@@ -17,7 +17,6 @@ from bgmagic.errors import (
     NoAnswer,
     readable,
 )
-from bgmagic.schema import validated
 from bgmagic.status import Status
 
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ def _completed(job: Job, response: Mapping[str, Any]) -> Answer | NoAnswer:
     form = job.request.format
     if form is None:
         return Answer(output.text, response, job)
+    from bgmagic.schema import validated  # most answers are plain text
+
     try:
         data = validated(output.text, form, job.request.reader)
     except ValueError as error:

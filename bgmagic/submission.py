@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.attachments import attached
 from bgmagic.control import Variable
 from bgmagic.errors import BadInput
+from bgmagic.extras import fields, parts
 from bgmagic.job import Job
 from bgmagic.options import Settings, settle
 from bgmagic.prompt import messages as as_messages
 from bgmagic.request import Request, build_request
-from bgmagic.schema import is_class, response_format
 from bgmagic.status import Status
-from bgmagic.tools import hosted
 
 if TYPE_CHECKING:
     from bgmagic.manager import JobManager
@@ -125,9 +123,8 @@ def make_request(prompt: str, settings: Settings) -> Request:
     Raises:
         BadInput: the prompt is empty, or one of the settings can't be used.
     """
-    schema = settings.schema
     return build_request(
-        as_messages(prompt, settings.messages, attached(settings.file)),
+        as_messages(prompt, settings.messages, parts(settings)),
         model=settings.model,
         effort=settings.effort,
         verbosity=settings.verbosity,
@@ -135,9 +132,7 @@ def make_request(prompt: str, settings: Settings) -> Request:
         max_output_tokens=settings.max_output_tokens,
         params=settings.param,
         stream=settings.stream,
-        form=None if schema is None else response_format(schema),
-        reader=schema if is_class(schema) else None,
-        tools=hosted(settings.tool),
+        **fields(settings),
     )
 
 

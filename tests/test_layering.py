@@ -59,9 +59,10 @@ ROOMS: dict[str, set[str]] = {
     "header": {"errors", "options", "values"},
     "attachments": {"errors"},
     "tools": {"errors", "options", "values"},
+    "extras": {"attachments", "options", "schema", "tools"},
     "submission": {
-        "attachments", "control", "display.card", "errors", "job", "journal", "ledger", "manager",
-        "options", "owners", "prompt", "request", "schema", "sdk", "status", "tools",
+        "control", "display.card", "errors", "extras", "job", "journal", "ledger", "manager",
+        "options", "owners", "prompt", "request", "sdk", "status",
     },
     "namespace": {"answer", "job"},
     "blocking": {"job"},
