@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "answer": {"display.render"},
     "loop": set(),
     "request": {"errors"},
-    "prompt": {"errors"},
+    "prompt": {"errors", "values"},
     "server": {"errors"},
     "status": {"request"},
     "outcome": {"answer", "errors", "status"},
@@ -53,6 +53,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "listing": {"answer", "errors", "status"},
     "values": {"errors"},
+    "inserting": {"errors", "values"},
+    "template": {"answer", "errors", "inserting", "job", "values"},
     "options": {"values"},
     "header": {"errors", "options", "values"},
     "submission": {
@@ -89,6 +91,7 @@ ALONE = {
     "anywidget": {"display.board", "display.card"},
     "markdown_it": {"display.markdown", "display.math", "display.render"},
     "pygments": {"display.highlight"},
+    "jinja2": {"template"},
     "xllamacpp": {"local.engine"},
     "IPython": {"magics", "line_magics", "blocking", "namespace", "display.shown", ""},
 }
