@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from bgmagic.entries import Entry
 from bgmagic.errors import BgmagicError
 from bgmagic.journal import Journal
 from bgmagic.owners import Owner
@@ -20,7 +21,7 @@ from bgmagic.redaction import credentials_fingerprint, without_secrets
 from bgmagic.request import Request
 from bgmagic.server import Server
 from bgmagic.status import JobRecord
-from bgmagic.store import Entry, JournalError
+from bgmagic.store import JournalError
 
 
 class Ledger:

@@ -30,7 +30,8 @@ from bgmagic.line_magics import (
 )
 from bgmagic.namespace import Variables
 from bgmagic.options import Settings, options, read_option, settle
-from bgmagic.submission import send, session
+from bgmagic.session import session
+from bgmagic.submission import send
 
 
 class Default(AnyTrait):

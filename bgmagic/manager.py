@@ -19,6 +19,7 @@ from typing import Any
 from bgmagic.client import Client
 from bgmagic.control import Listener, Variable
 from bgmagic.course import Course, Plan
+from bgmagic.entries import Entry
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.job import Job
 from bgmagic.journal import Journal
@@ -29,7 +30,6 @@ from bgmagic.poller import Clock
 from bgmagic.request import Request
 from bgmagic.server import Server
 from bgmagic.status import JobRecord, Status
-from bgmagic.store import Entry
 
 DEADLINE = 24 * 3600.0  # seconds from acceptance
 # Seconds; a kernel is killed about 2.6 s after it was asked to stop, so both together stay below 2.
