@@ -38,6 +38,7 @@ class Entry:
         deadline: seconds after acceptance.
         owner: the kernel that follows it.
         response: JSON text, the whole response, once it is terminal.
+        draft: what is still to go into the request, as a `Draft` has it.
     """
 
     key: str
@@ -66,13 +67,15 @@ class Entry:
     reason: str | None = None
     output_tokens: int | None = None
     response: str | None = None
+    draft: str | None = None
 
 
 FIELDS = tuple(field.name for field in fields(Entry))
 _BOOLS = (FIELDS.index("sendable"), FIELDS.index("cancelling"))
 _REQUEST = FIELDS.index("request")
 _BLOB = "(SELECT text FROM blobs WHERE hash = {}_hash)"
-BRIEF = ", ".join({"request": "''", "response": "NULL"}.get(name, name) for name in FIELDS)
+_LONG = {"request": "''", "response": "NULL", "draft": "NULL"}
+BRIEF = ", ".join(_LONG.get(name, name) for name in FIELDS)
 WHOLE = ", ".join(
     _BLOB.format(name) if name in ("request", "response") else name for name in FIELDS
 ) + ", input_at, {}".format(_BLOB.format("input"))
