@@ -156,7 +156,8 @@ class BgMagics(Magics):
             print(composed.note)
         if sent.joined:
             print(f"{line_of(sent.job)}: the identical request, joined; --again sends it anew")
-            earlier = None
+        if sent.joined or any(job is earlier for job in composed.needs):
+            earlier = None  # nothing to be warned of
         if not settings.quiet:
             self._show(sent.job, earlier, notify=settings.notify)
         if settings.wait:
