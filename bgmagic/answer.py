@@ -69,6 +69,7 @@ class Answer(str):
         citations: what the text cites, in its order.
     """
 
+    _asked: Mapping[str, Any]
     job: Job | None
     response_id: str | None
     model: str | None
@@ -77,18 +78,47 @@ class Answer(str):
     citations: tuple[Citation, ...]
 
     def __new__(
-        cls, text: str, response: Mapping[str, Any], job: Job | None = None, data: Any = None
+        cls,
+        text: str,
+        response: Mapping[str, Any],
+        job: Job | None = None,
+        asked: Mapping[str, Any] | None = None,
+        data: Any = None,
     ) -> Answer:
-        """Make the answer of ``response``, whose output text is ``text`` and says ``data``."""
+        """Make the answer of ``response``, whose output text is ``text``.
+
+        Args:
+            asked: of the request body, ``input`` and ``instructions``, where there is no job.
+            data: what the text says, if it is structured.
+        """
         answer = super().__new__(cls, text)
         answer.job = job
         answer.response_id = _text(response.get("id")) or (job.response_id if job else None)
         answer.model = _text(response.get("model"))
         usage = response.get("usage")
         answer.usage = dict(usage) if isinstance(usage, dict) else None
+        answer._asked = asked or {}
         answer.data = data
         answer.citations = read_citations(response)
         return answer
+
+    @property
+    def conversation(self) -> list[dict[str, Any]]:
+        """Every turn up to this answer, as the API takes them; a new list, the answer at its end.
+
+        A change of it changes nothing here. ``--messages`` takes such a list, ``--continue`` the
+        answer itself.
+        """
+        turns = [dict(turn) for turn in _items(self._body().get("input"))]
+        return [*turns, assistant_message(str(self))]
+
+    @property
+    def instructions(self) -> str | None:
+        """The system text it was asked with, or None."""
+        return _text(self._body().get("instructions"))
+
+    def _body(self) -> Mapping[str, Any]:
+        return self._asked if self.job is None else self.job.request.body
 
     def __await__(self) -> Generator[Any, None, Answer]:
         # `await name` works before and after the answer has replaced the job in the variable.
@@ -98,7 +128,8 @@ class Answer(str):
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the job: it belongs to a kernel, the text and its origin do not.
         origin = {"id": self.response_id, "model": self.model, "usage": self.usage}
-        return _restored, (str(self), origin, self.citations, _pickled(self.data))
+        asked = {"input": self.conversation[:-1], "instructions": self.instructions}
+        return _restored, (str(self), origin, asked, self.citations, _pickled(self.data))
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         # Imported when an answer is looked at: most are only used.
@@ -110,6 +141,11 @@ class Answer(str):
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this for text: the text alone as it reads, in a list with its quotes.
         printer.text(str(self) if len(printer.stack) <= 1 else repr(self))
+
+
+def assistant_message(text: str) -> dict[str, Any]:
+    """The message that answered ``text`` (OpenAPI: OutputMessageContent)."""
+    return {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
 
 
 def as_markdown(text: str, *, structured: bool) -> str:
@@ -139,10 +175,14 @@ def _pickled(data: Any) -> bytes | None:
 
 
 def _restored(
-    text: str, origin: Mapping[str, Any], citations: tuple[Citation, ...], pickled: bytes | None
+    text: str,
+    origin: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    citations: tuple[Citation, ...],
+    pickled: bytes | None,
 ) -> Answer:
     """An answer out of a pickle; the data as JSON says it where its class is not known."""
-    answer = Answer(text, origin)
+    answer = Answer(text, origin, None, asked)
     answer.citations = citations
     if pickled is not None:
         try:

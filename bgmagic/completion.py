@@ -35,7 +35,8 @@ from bgmagic.options import (
     WaitSettings,
     options,
 )
-from bgmagic.submission import jobs, session
+from bgmagic.session import session
+from bgmagic.submission import jobs
 from bgmagic.values import IPYTHONS
 
 MAGICS: Mapping[str, type[Any]] = {

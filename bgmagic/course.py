@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.answer import output_tokens
+from bgmagic.awaiting import Awaiting, Find, Unmet
 from bgmagic.client import Client, Reply
-from bgmagic.errors import Accepted, ServerError
+from bgmagic.draft import Draft
+from bgmagic.errors import Accepted, BadInput, ServerError
 from bgmagic.following import Following, Taken, news
 from bgmagic.job import Job
 from bgmagic.ledger import Ledger
@@ -63,8 +65,10 @@ class Course:
         client_of: Callable[[Server], Client],
         ledger: Ledger,
         clock: Clock,
+        find: Find,
     ) -> None:
         self.job = job
+        self._find = find
         self._ledger = ledger
         self._ours = True
         # While a create is under way it must not be cut off: it may have been accepted.
@@ -132,7 +136,12 @@ class Course:
             await self._follow(Taken(client, record.response_id, Reply({}, 0.1), at))
 
     async def _carry(self) -> None:
-        accepted = await self._create()
+        since = self.job.record.submitted_at
+        if self.job.record.draft is not None:
+            if not await self._complete(self.job.record.draft):
+                return
+            since = self._clock.now()
+        accepted = await self._create(since + self._plan.deadline)
         if accepted is None:
             return
         try:
@@ -148,9 +157,25 @@ class Course:
 
     # Submitting.
 
-    async def _create(self) -> Taken | None:
+    async def _complete(self, draft: Draft) -> bool:
+        """Put the answers that it waits for into the request; False if that ended the job."""
+        try:
+            answer_of = await Awaiting(self.job, self._find, self._clock, self._wake).run(draft)
+            if answer_of is not None:
+                request = draft.finish(self.job.request, answer_of)
+                self.job.advance(request=request, draft=None, waits_for=())
+                await self._ledger.complete(self.job.record, self._plan.server)
+        except (Unmet, BadInput) as unmet:
+            if isinstance(unmet, Unmet) and not unmet.ended:
+                self._ledger.note(self.job.record, owner=None)
+                self.job.detach(str(unmet))
+            else:
+                await self._settle(status=Status.FAILED, reason=f"not sent: {unmet}", trouble=None)
+            return False
+        return True
+
+    async def _create(self, give_up_at: float) -> Taken | None:
         """POST the request, again only after a refusal that may pass; None if that ended it."""
-        give_up_at = self.job.record.submitted_at + self._plan.deadline
         delays = Delays(5.0)
         while not self.job.record.cancelling:
             try:

@@ -13,14 +13,16 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from bgmagic.errors import BgmagicError
+from bgmagic.draft import Draft
+from bgmagic.entries import Entry
+from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.journal import Journal
 from bgmagic.owners import Owner
 from bgmagic.redaction import credentials_fingerprint, without_secrets
-from bgmagic.request import Request
+from bgmagic.request import Reader, Request
 from bgmagic.server import Server
-from bgmagic.status import JobRecord
-from bgmagic.store import Entry, JournalError
+from bgmagic.status import JobRecord, Status
+from bgmagic.store import JournalError
 
 
 class Ledger:
@@ -46,7 +48,9 @@ class Ledger:
             self.owner.hold()
         except BgmagicError as error:
             self._trouble = str(error)
-        body, hidden = without_secrets(record.request.body, server.secrets)
+        request, sendable = self._kept(record.request, server)
+        drafted = record.draft.text if record.draft else None
+        draft = _hidden(drafted, server) if drafted else None
         entry = Entry(
             key=record.key,
             created_at=record.submitted_at,
@@ -57,9 +61,9 @@ class Ledger:
             project=server.project,
             # Off the loop: a locked file is waited for.
             credentials=await asyncio.to_thread(self.credentials, server),
-            fingerprint=record.request.fingerprint(record.server),
-            request=json.dumps(body, ensure_ascii=False) if hidden else record.request.text,
-            sendable=not hidden,
+            fingerprint=record.fingerprint,
+            request=request,
+            sendable=sendable and draft == drafted,
             model=record.request.model,
             effort=record.request.effort,
             poll_interval=interval,
@@ -68,9 +72,24 @@ class Ledger:
             owner=self.owner.id,
             response_id=record.response_id,
             accepted_at=record.accepted_at,
+            cancelling=record.cancelling,
+            draft=draft,
         )
         if not await self._done(self.journal.add(entry)):
             self._unwritten.add(record.key)
+
+    async def complete(self, record: JobRecord, server: Server) -> None:
+        """Write down the request that a draft has become."""
+        request, sendable = self._kept(record.request, server)
+        await self.write(
+            record, request=request, sendable=sendable, fingerprint=record.fingerprint, draft=None
+        )
+
+    @staticmethod
+    def _kept(request: Request, server: Server) -> tuple[str, bool]:
+        """A request as it may be kept, and whether that can still be sent."""
+        body, hidden = without_secrets(request.body, server.secrets)
+        return json.dumps(body, ensure_ascii=False) if hidden else request.text, not hidden
 
     async def claim(self, record: JobRecord, *, ours: bool) -> bool:
         """Whether the job may be sent now by this process, and by no other.
@@ -111,9 +130,7 @@ class Ledger:
         about = {key: value for key, value in response.items() if key != "output"}
         clean, _ = without_secrets(about, server.secrets)
         text = json.dumps({**clean, "output": response.get("output")}, ensure_ascii=False)
-        for secret in server.secrets:
-            text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "[secret]")
-        return text
+        return _hidden(text, server)
 
     def credentials(self, server: Server) -> str:
         """What tells the server's credentials from others, without giving them away."""
@@ -133,6 +150,26 @@ class Ledger:
         """Whether no living kernel follows the job, or this one does."""
         return entry.owner in (None, self.owner.id) or entry.owner in self._dead()
 
+    def check_attachable(self, entry: Entry, server: Server) -> None:
+        """Whether the open job ``entry`` may be picked up by this process, at ``server``.
+
+        Raises:
+            BadInput: another server accepted it, a living kernel follows it, or its request held a
+                secret that the journal did not keep.
+        """
+        which = entry.name or entry.response_id or entry.key
+        if entry.server != server.name:
+            embedded = entry.server == "bgmagic.local"
+            how = "%bglocal switches to it" if embedded else "configure that one and attach again"
+            raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
+        if not self.free(entry):
+            raise BadInput(f"{which} is followed by another kernel that is alive")
+        if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
+            raise BadInput(
+                f"{which} can't be sent: its request held a secret, which the journal does not "
+                "keep; run its cell again"
+            )
+
     def close(self, timeout: float) -> None:
         """Commit what is queued, and let other kernels have what is open."""
         self.journal.close(timeout)
@@ -149,7 +186,14 @@ class Ledger:
         return True
 
 
-def record_of(entry: Entry, reader: type[Any] | None = None) -> JobRecord:
+def _hidden(text: str, server: Server) -> str:
+    """JSON text without the server's secrets."""
+    for secret in server.secrets:
+        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "[secret]")
+    return text
+
+
+def record_of(entry: Entry, reader: Reader = None) -> JobRecord:
     """What the journal knows of a job, as a record; ``reader`` is the class of its answer."""
     return JobRecord(
         key=entry.key,
@@ -168,4 +212,5 @@ def record_of(entry: Entry, reader: type[Any] | None = None) -> JobRecord:
         response=None if entry.response is None else json.loads(entry.response),
         reason=entry.reason,
         cancelling=entry.cancelling,
+        draft=None if entry.draft is None else Draft(entry.draft),
     )

@@ -33,10 +33,11 @@ from bgmagic.options import (
     settle,
 )
 from bgmagic.request import Request
-from bgmagic.submission import jobs, session
+from bgmagic.session import session
+from bgmagic.submission import jobs
 
 if TYPE_CHECKING:
-    from bgmagic.store import Entry
+    from bgmagic.entries import Entry
 
 LISTED = 500  # jobs of the journal in one table; more would be no table any more
 

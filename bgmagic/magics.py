@@ -18,6 +18,7 @@ from traitlets import Any as AnyTrait
 
 from bgmagic.blocking import wake_on_signals
 from bgmagic.completion import matcher
+from bgmagic.composing import Composed
 from bgmagic.header import parse
 from bgmagic.job import Job
 from bgmagic.line_magics import (
@@ -30,8 +31,9 @@ from bgmagic.line_magics import (
     wait_and_tell,
 )
 from bgmagic.namespace import Variables
-from bgmagic.options import Settings, options, read_option, settle
-from bgmagic.submission import send, session
+from bgmagic.options import Settings, options, read_option
+from bgmagic.session import session
+from bgmagic.submission import compose_prompt, send, settings_of
 
 
 class Default(AnyTrait):
@@ -122,7 +124,13 @@ class BgMagics(Magics):
         ::
 
             %%bgresponse -o critique --effort xhigh
-            Find the three weakest steps in this proof: …
+            Find the three weakest steps in this proof: {{ proof }}
+
+            %%bgresponse -o summary
+            Summarise for a student: {{ critique }}
+
+            %%bgresponse -c critique
+            And which of them is the hardest to mend?
 
         ``critique`` holds the job right away, and the answer, a str, when it is there. Meanwhile
         ``await critique`` and ``%bgwait critique`` wait for it and ``%bgcancel critique`` cancels.
@@ -133,23 +141,43 @@ class BgMagics(Magics):
             Which model fits these points best?
 
         ``fit.data`` is then a ``Fit``, a Pydantic model, and ``fit.citations`` what was found.
+        ``{{ expression }}`` is filled in from the notebook's variables (Jinja, with len, str,
+        round, sorted, min, max and sum): text as it is, a table as CSV, short values as a list,
+        longer texts as numbered items, everything else as JSON. A job that still runs is waited
+        for. Single braces are text.
+
         A value that is exactly ``$name`` or ``{name}`` is that variable's value. Defaults:
         ``%config BgMagics.model = "…"`` or the environment variable BGMAGIC_MODEL, and so on.
         """
         with one_line():
             given = parse(Settings, "%%bgresponse", line, self._namespace)
-            settings = settle(Settings, given, config=session.config)
+            settings = settings_of(given)
+            composed = compose_prompt(cell, settings, self._namespace)
+            if settings.dry_run:
+                self._tell_dry_run(composed)
+                return
             name = settings.out or f"_bg{self._shell.execution_count}"
             earlier = self._namespace.get(name)
-            sent = send(cell, settings, name, self._variables([name]))
+            sent = send(composed, settings, name, self._variables([name]))
         self._tell_trouble()
+        if composed.note:
+            print(composed.note)
         if sent.joined:
             print(f"{line_of(sent.job)}: the identical request, joined; --again sends it anew")
-            earlier = None
+        if sent.joined or any(job is earlier for job in composed.needs):
+            earlier = None  # nothing to be warned of
         if not settings.quiet:
             self._show(sent.job, earlier, notify=settings.notify)
         if settings.wait:
             wait_and_tell([sent.job], None)
+
+    @staticmethod
+    def _tell_dry_run(composed: Composed) -> None:
+        from bgmagic.dry_run import report  # seldom needed
+
+        if composed.note:
+            print(composed.note)
+        print(report(composed, session.secrets()))
 
     def _tell_trouble(self) -> None:
         """Say once what is wrong with the journal, and again only after it was well."""
@@ -171,7 +199,9 @@ class BgMagics(Magics):
             show(job)
         else:
             asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
-            print(f"{job.name}: sent to {asked} in the background; %bgwait {job.name} waits for it")
+            waits = job.record.words if job.record.waits_for else ""
+            sent = f"{waits}, then it goes to {asked}" if waits else f"sent to {asked}"
+            print(f"{job.name}: {sent} in the background; %bgwait {job.name} waits for it")
             self._untold.append(job)
             if running is not None:
                 print(f"{job.name}: an earlier job for this name goes on: {running!r}")

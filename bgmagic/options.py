@@ -137,6 +137,10 @@ class Settings:
         "--messages", metavar="NAME", read=read_anything, variable=True,
         help="earlier turns, a list as the API takes it; the cell is the last user turn",
     )  # fmt: skip
+    continue_: Any = _option(
+        "-c", "--continue", metavar="NAME", read=read_anything,
+        help="go on with the conversation whose last answer is in NAME; the new one goes there too",
+    )  # fmt: skip
     file: tuple[Any, ...] = _option(
         "--file", metavar="PATH", read=read_several, default=(), repeatable=True,
         help="attach an image, a PDF or another document, or $NAME for what NAME holds; repeatable",
@@ -164,6 +168,14 @@ class Settings:
     reuse: bool = _option(
         "--reuse", default=False, configurable=True,
         help="take the answer from the journal if it has this very request, completed",
+    )  # fmt: skip
+    raw: bool = _option(
+        "--raw", default=False,
+        help="leave {{ }} in the text alone",
+    )  # fmt: skip
+    dry_run: bool = _option(
+        "--dry-run", default=False,
+        help="show the exact request that would be sent, and send nothing",
     )  # fmt: skip
     wait: bool = _option(
         "--wait", default=False, configurable=True,

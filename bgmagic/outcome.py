@@ -62,7 +62,7 @@ def _completed(job: Job, response: Mapping[str, Any]) -> Answer | NoAnswer:
     except ValueError as error:
         told = f"completed, but the text does not fit the schema: {error}; it is in .text"
         return InvalidAnswer(told, job)
-    return Answer(output.text, response, job, data)
+    return Answer(output.text, response, job, data=data)
 
 
 def _instead(response: Mapping[str, Any]) -> str:

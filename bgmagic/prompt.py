@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bgmagic.errors import BadInput
+from bgmagic.values import kind_of
 
 ROLES = ("user", "assistant", "system", "developer")
 _SHAPE = 'a list like [{"role": "user", "content": [{"type": "input_text", "text": "…"}]}]'
@@ -41,7 +42,7 @@ def _checked(earlier: object) -> list[Mapping[str, Any]]:
     if earlier is None:
         return []
     if not isinstance(earlier, list | tuple):
-        raise BadInput(f"--messages must be {_SHAPE}, not {_kind(earlier)}")
+        raise BadInput(f"--messages must be {_SHAPE}, not {kind_of(earlier)}")
     for place, item in enumerate(earlier):
         _check_item(item, f"--messages, item {place}")
     return list(earlier)
@@ -49,7 +50,7 @@ def _checked(earlier: object) -> list[Mapping[str, Any]]:
 
 def _check_item(item: object, where: str) -> None:
     if not isinstance(item, dict):
-        raise BadInput(f"{where} is {_kind(item)}; it must be {_SHAPE}")
+        raise BadInput(f"{where} is {kind_of(item)}; it must be {_SHAPE}")
     if item.get("type", "message") != "message":
         return
     if item.get("role") not in ROLES:
@@ -65,8 +66,3 @@ def _check_item(item: object, where: str) -> None:
                     f"{where}: a content part needs a type, as in "
                     '{"type": "input_text", "text": "…"} (an assistant\'s is "output_text")'
                 )
-
-
-def _kind(value: object) -> str:
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

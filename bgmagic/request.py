@@ -24,18 +24,21 @@ FORBIDDEN: Mapping[str, str] = {
 }
 
 
+Reader = type[Any] | None  # the class that structured output is read into, if there is one
+
+
 @dataclass(frozen=True)
 class Request:
     """One request body.
 
     Attributes:
         text: the body as JSON text, exactly as it is sent.
-        reader: the user's class that the answer is to be an object of, if there is one; no part of
-            the body, and not in the journal.
+        reader: the user's class that the answer is to be an object of; no part of the body, and not
+            in the journal.
     """
 
     text: str
-    reader: type[Any] | None = field(default=None, compare=False, repr=False)
+    reader: Reader = field(default=None, compare=False, repr=False)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -43,21 +46,33 @@ class Request:
         body: dict[str, Any] = json.loads(self.text)
         return body
 
-    def fingerprint(self, server: str) -> str:
+    def fingerprint(self, server: str, draft: str = "") -> str:
         """What two requests have in common that ask the same of the same server, as hex digits.
 
         Whether the answer is streamed makes no difference to it.
+
+        Args:
+            draft: what still is to go into the request.
         """
-        if server not in self._prints:
+        if (server, draft) not in self._prints:
             body = {key: value for key, value in self.body.items() if key not in ("stream",)}
-            text = json.dumps([server, body], sort_keys=True)
+            text = json.dumps([server, body, draft] if draft else [server, body], sort_keys=True)
             found = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-            self._prints[server] = found
-        return self._prints[server]
+            self._prints[server, draft] = found
+        return self._prints[server, draft]
 
     @cached_property
-    def _prints(self) -> dict[str, str]:
+    def _prints(self) -> dict[tuple[str, str], str]:
         return {}
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any], reader: Reader = None) -> Request:
+        """The request with this body.
+
+        Raises:
+            BadInput: JSON can't hold it.
+        """
+        return cls(_dump(body), reader)
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
@@ -101,7 +116,7 @@ def build_request(
     params: Iterable[tuple[str, Any]] = (),
     stream: bool = False,
     form: Mapping[str, Any] | None = None,
-    reader: type[Any] | None = None,
+    reader: Reader = None,
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> Request:
     """Make the request that asks ``messages`` with these settings.
@@ -145,7 +160,7 @@ def build_request(
         _set(body, path, value, taken)
     if stream:
         body["stream"] = True
-    return Request(_dump(body), reader)
+    return Request.of(body, reader)
 
 
 def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:

@@ -150,6 +150,12 @@ class Written(str):
     """Text as it stands in a header line, as opposed to a variable's value."""
 
 
+def kind_of(value: object) -> str:
+    """What ``value`` is, for a message: "a dict", "an int", "a class"."""
+    name = "class" if isinstance(value, type) else type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
 def similar(word: str, words: Iterable[str]) -> str:
     """A hint at the word that was probably meant, or ""."""
     import difflib  # only for a message

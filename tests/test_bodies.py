@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bgmagic.options import EFFORTS, TOOLS, VERBOSITIES, Settings, options
-from bgmagic.submission import make_request
+from tests.conftest import asked
 from tests.test_citations import cited
 from tests.test_request import CREATE, SCHEMA, texts
 from tests.test_schema import Node, Point, Proof
@@ -68,8 +68,11 @@ KINDS: dict[str, list[Any]] = {
     ],
     "stream": [False, True],
 }  # fmt: skip
-# What says where and when a job runs and how it is shown, and is in no body.
-ELSEWHERE = {"out", "poll", "deadline", "again", "reuse", "wait", "notify", "quiet"}
+# What says where and when a job runs and how it is shown, and is in no body; a conversation that goes
+# on puts its turns there as --messages does.
+ELSEWHERE = {
+    "out", "continue_", "poll", "deadline", "again", "reuse", "raw", "dry_run", "wait", "notify", "quiet",
+}  # fmt: skip
 
 
 def test_every_option_is_here() -> None:
@@ -82,7 +85,7 @@ def test_every_option_is_here() -> None:
 )
 def test_bodies_of_all_kinds(text: str, chosen: dict[str, Any]) -> None:
     """Whatever options come together, the body fits the API's description."""
-    body = make_request(text, Settings(**chosen)).body
+    body = asked(text, Settings(**chosen)).body
     CREATE.validate(body)
     assert body["background"] is True
     assert "store" not in body
@@ -100,7 +103,7 @@ PAIRS = [
 @pytest.mark.parametrize(("one", "two", "first", "second"), PAIRS)
 def test_each_kind_beside_each_other(one: str, two: str, first: Any, second: Any) -> None:
     """Every kind of input, tool and format fits beside every kind of another."""
-    CREATE.validate(make_request("Why?", Settings(**{one: first, two: second})).body)
+    CREATE.validate(asked("Why?", Settings(**{one: first, two: second})).body)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ def test_each_kind_beside_each_other(one: str, two: str, first: Any, second: Any
 def test_the_description_rejects_what_is_wrong(place: list[Any], wrong: dict[str, Any]) -> None:
     """The description that these tests check against does reject a wrong part of each kind."""
     settings = Settings(file=(b"text",), tool=("web_search",), schema=Point)
-    body: Any = make_request("Why?", settings).body
+    body: Any = asked("Why?", settings).body
     CREATE.validate(body)
     inside = body
     for key in place[:-1]:

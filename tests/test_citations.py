@@ -15,8 +15,8 @@ from bgmagic.citations import Citation, read_citations, sources
 from bgmagic.errors import BadInput
 from bgmagic.manager import JobManager
 from bgmagic.options import TOOLS, Settings
-from bgmagic.submission import make_request
 from bgmagic.tools import hosted
+from tests.conftest import asked
 from tests.kernels import Kernel
 from tests.scripted import ScriptedServer, response
 from tests.test_answer import json_values
@@ -151,7 +151,7 @@ def test_a_type_is_enough_for_these(kind: str) -> None:
 def test_dicts_lists_and_unknown_types_are_passed_on() -> None:
     """A dict goes as it is, a list one by one, and a type of another server's untouched."""
     store = {"type": "file_search", "vector_store_ids": ["vs_1"]}
-    asked = [
+    several = [
         "web_search",
         [store, "web_search_2027_01_01"],
         "browser.navigate",
@@ -160,7 +160,7 @@ def test_dicts_lists_and_unknown_types_are_passed_on() -> None:
     assert hosted(['{"type": "web_search", "search_context_size": "low"}']) == [
         {"type": "web_search", "search_context_size": "low"}
     ]
-    assert hosted(asked) == [
+    assert hosted(several) == [
         {"type": "web_search"},
         store,
         {"type": "web_search_2027_01_01"},
@@ -200,15 +200,15 @@ def test_tools_are_given_once() -> None:
     """--tool and --param tools can't both be there."""
     settings = Settings(tool=("web_search",), param=(("tools", []),))
     with pytest.raises(BadInput, match="--param tools: tools is already set"):
-        make_request("Why?", settings)
-    assert "tools" not in make_request("Why?", Settings()).body
+        asked("Why?", settings)
+    assert "tools" not in asked("Why?", Settings()).body
 
 
 def test_output_without_text_says_what_it_is(manager: JobManager, pointed: ScriptedServer) -> None:
     """A response whose output is no text at all says what there is instead, and where."""
     drawn = {"type": "image_generation_call", "id": "ig_1", "result": "iVBO"}
     pointed.ending = lambda rid, _: response(rid, "completed") | {"output": [drawn]}
-    request = make_request("Draw.", Settings(tool=("image_generation",)))
+    request = asked("Draw.", Settings(tool=("image_generation",)))
     job = manager.submit(request, poll_interval=0.05)
     told = "completed, but without any text; .response has its output: image_generation_call"
     assert str(job.exception(20)) == told

@@ -32,8 +32,9 @@ def test_every_public_thing_is_documented() -> None:
 def test_submit_takes_the_options_names() -> None:
     """submit() takes the options of the magic, but those that only a notebook has."""
     taken = list(inspect.signature(bgmagic.submit).parameters)
-    shown = ("wait", "notify", "quiet")
-    assert taken == ["prompt", *(name for name in names(Settings) if name not in shown)]
+    shown = ("wait", "notify", "quiet", "raw", "dry_run")
+    expected = [name for name in names(Settings) if name not in shown]
+    assert taken == ["prompt", *expected, "fill"]
 
 
 def test_plain_python_needs_no_ipython() -> None:

@@ -27,9 +27,8 @@ from bgmagic.manager import JobManager
 from bgmagic.options import Settings
 from bgmagic.request import Request, build_request
 from bgmagic.schema import class_of, response_format, validated
-from bgmagic.submission import make_request
-from tests.conftest import KEY
-from tests.kernels import kernel
+from tests.conftest import KEY, asked
+from tests.kernels import Kernel, kernel
 from tests.scripted import ScriptedServer, response
 
 
@@ -340,7 +339,7 @@ def structured(text: str, form: Any) -> Any:
 
 
 def submitted(manager: JobManager, schema: Any) -> Any:
-    request = make_request("Which?", Settings(schema=schema, verbosity="low"))
+    request = asked("Which?", Settings(schema=schema, verbosity="low"))
     return manager.submit(request, poll_interval=0.05)
 
 
@@ -422,14 +421,14 @@ def test_class_of_the_name_must_ask_for_the_same() -> None:
 
 def test_data_survives_pickling() -> None:
     """A pickled answer brings its data along, as what JSON says of it where the class is not known there."""
-    answer = Answer(GOOD, {"id": "resp_1"}, None, Point(1.0, 2.5))
+    answer = Answer(GOOD, {"id": "resp_1"}, data=Point(1.0, 2.5))
     assert pickle.loads(pickle.dumps(answer)).data == Point(1.0, 2.5)
 
     class Hidden(BaseModel):
         x: float
         y: float
 
-    local = Answer(GOOD, {}, None, Hidden(x=1, y=2.5))
+    local = Answer(GOOD, {}, data=Hidden(x=1, y=2.5))
     assert pickle.loads(pickle.dumps(local)).data == {"x": 1, "y": 2.5}
     gone = pickle.dumps(answer).replace(b"Point", b"Pount")
     copy = pickle.loads(gone)
@@ -439,7 +438,7 @@ def test_data_survives_pickling() -> None:
 
 def test_structured_answers_are_shown_indented() -> None:
     """JSON that was asked for is shown to be read, not on one line, and its text stays what the model wrote."""
-    shown = Answer(GOOD, {}, None, Point(1.0, 2.5))._repr_mimebundle_()
+    shown = Answer(GOOD, {}, data=Point(1.0, 2.5))._repr_mimebundle_()
     assert shown["text/plain"] == GOOD
     assert shown["text/html"].count("\n") > 2
     assert "<pre" in shown["text/html"]
@@ -497,3 +496,30 @@ def test_in_kernels(server: ScriptedServer, tmp_path: Path) -> None:
         second.ok("%%bgresponse -o point --schema Point --reuse --wait\nWhere?")
         assert second.value("point.data") == "Point(x=1.0, y=2.5)"
         assert server.count("create") == 2
+
+
+def test_with_what_is_waited_for(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """A prompt that waits for an object takes its fields, and keeps its own files, tools and class until it is sent."""
+    server.polls = 10**6
+    server.ending = structured(GOOD, None)
+    in_kernel.ok(DEFINED)
+    in_kernel.ok("%%bgresponse -o point --schema Point\nWhere?")
+    in_kernel.ok("note = b'Look closely.'")
+    line = "-o after --schema Point --file $note --tool web_search"
+    in_kernel.ok(f"%%bgresponse {line}\nAfter {{{{ point.data.x }}}}, where?")
+    in_kernel.ok("note = b'too late'")
+    in_kernel.ok("%%bgresponse -c after -o more\nGo on.")
+    assert in_kernel.value("(after.status, more.status)") == "('waiting', 'waiting')"
+    in_kernel.until("point.running()")
+    server.polls = 0
+    in_kernel.ok("%bgwait")
+    assert in_kernel.value("(after.data, more.data)") == "(Point(x=1.0, y=2.5), None)"
+    _, second, third = [seen.body for seen in server.seen if seen.kind == "create"]
+    text, file = second["input"][0]["content"]
+    assert text["text"] == "After 1.0, where?\n"
+    assert file["file_data"] == "data:text/plain;base64,TG9vayBjbG9zZWx5Lg=="
+    assert second["tools"] == [{"type": "web_search"}]
+    assert second["text"]["format"]["name"] == "Point"
+    assert third["input"][0] == second["input"][0]
+    assert third["input"][1]["content"][0]["text"] == GOOD
+    assert third["text"]["format"] == {"type": "text"}
