@@ -73,9 +73,9 @@ class Journal:
 
     # Writing. Each future is resolved once the write is on disk, or fails with a JournalError.
 
-    def add(self, entry: Entry) -> Future[None]:
-        """Write a new job down."""
-        return self._put(lambda connection: store.add_entry(connection, entry))
+    def add(self, *entries: Entry) -> Future[None]:
+        """Write new jobs down, all of them or none."""
+        return self._put(lambda connection: [store.add_entry(connection, e) for e in entries])
 
     def change(self, key: str, **columns: Any) -> Future[None]:
         """Change columns of a job.
@@ -141,6 +141,10 @@ class Journal:
         state = "status = 'completed' AND ended_at IS NOT NULL" if completed else "ended_at IS NULL"
         where = f"WHERE fingerprint = :it AND {store.OF} AND {state} ORDER BY created_at, id"
         values = {"it": fingerprint, "notebook": notebook, "name": name}
+        return self._entries(store.WHOLE, where, values)
+
+    def select(self, where: str, **values: Any) -> list[Entry]:
+        """The whole entries that one of the store's own conditions picks."""
         return self._entries(store.WHOLE, where, values)
 
     def durations(self, server: str, model: str, effort: str | None) -> list[float]:

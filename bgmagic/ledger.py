@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from bgmagic.errors import BgmagicError
 from bgmagic.journal import Journal
 from bgmagic.owners import Owner
+from bgmagic.place import Place, place_of
 from bgmagic.redaction import credentials_fingerprint, without_secrets
 from bgmagic.request import Request
 from bgmagic.server import Server
 from bgmagic.status import JobRecord
 from bgmagic.store import Entry, JournalError
+
+
+AT_ONCE = 25  # entries prepared in one go, about a millisecond
 
 
 class Ledger:
@@ -46,8 +50,44 @@ class Ledger:
             self.owner.hold()
         except BgmagicError as error:
             self._trouble = str(error)
+        # Off the loop: a locked file is waited for.
+        credentials = await asyncio.to_thread(self.credentials, server)
+        entry = self._entry(record, server, interval, deadline, credentials)
+        if not await self._done(self.journal.add(entry)):
+            self._unwritten.add(record.key)
+
+    async def intend_all(
+        self, records: Sequence[JobRecord], server: Server, interval: float | None, deadline: float
+    ) -> None:
+        """Write down that the requests of a whole group are going to be sent: all or none."""
+        try:
+            self.owner.hold()
+        except BgmagicError as error:
+            self._trouble = str(error)
+        credentials = await asyncio.to_thread(self.credentials, server)
+        entries = []
+        for record in records:
+            entries.append(self._entry(record, server, interval, deadline, credentials))
+            if len(entries) % AT_ONCE == 0:
+                await asyncio.sleep(0)  # the polls of others go on
+        if not await self._done(self.journal.add(*entries)):
+            self._unwritten.update(record.key for record in records)
+
+    def _entry(
+        self,
+        record: JobRecord,
+        server: Server,
+        interval: float | None,
+        deadline: float,
+        credentials: str,
+    ) -> Entry:
         body, hidden = without_secrets(record.request.body, server.secrets)
-        entry = Entry(
+        place = record.place
+        details = None
+        if place is not None:
+            told, _ = without_secrets({"input": place.details}, server.secrets)
+            details = json.dumps(told["input"], ensure_ascii=False)
+        return Entry(
             key=record.key,
             created_at=record.submitted_at,
             notebook=record.notebook,
@@ -55,8 +95,7 @@ class Ledger:
             server=record.server,
             organization=server.organization,
             project=server.project,
-            # Off the loop: a locked file is waited for.
-            credentials=await asyncio.to_thread(self.credentials, server),
+            credentials=credentials,
             fingerprint=record.request.fingerprint(record.server),
             request=json.dumps(body, ensure_ascii=False) if hidden else record.request.text,
             sendable=not hidden,
@@ -68,9 +107,11 @@ class Ledger:
             owner=self.owner.id,
             response_id=record.response_id,
             accepted_at=record.accepted_at,
+            group_key=place and place.group,
+            group_name=place and place.name,
+            group_index=place and place.index,
+            group_details=details,
         )
-        if not await self._done(self.journal.add(entry)):
-            self._unwritten.add(record.key)
 
     async def claim(self, record: JobRecord, *, ours: bool) -> bool:
         """Whether the job may be sent now by this process, and by no other.
@@ -168,4 +209,11 @@ def record_of(entry: Entry) -> JobRecord:
         response=None if entry.response is None else json.loads(entry.response),
         reason=entry.reason,
         cancelling=entry.cancelling,
+        place=_place(entry),
     )
+
+
+def _place(entry: Entry) -> Place | None:
+    if entry.group_key is None or entry.group_index is None or entry.group_details is None:
+        return None
+    return place_of(entry.group_key, entry.group_name, entry.group_index, entry.group_details)

@@ -12,16 +12,19 @@ import atexit
 import concurrent.futures
 import contextlib
 import functools
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bgmagic.client import Client
 from bgmagic.control import Listener, Variable
+from bgmagic.convoy import carry_all
 from bgmagic.course import Course, Plan
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.job import Job
 from bgmagic.journal import Journal
+from bgmagic.lane import Lane
 from bgmagic.ledger import Ledger, record_of
 from bgmagic.loop import CallbackThread, LoopThread
 from bgmagic.owners import Owner
@@ -36,6 +39,7 @@ DEADLINE = 24 * 3600.0  # seconds from acceptance
 CREATE_GRACE = 1.3
 EXIT_TIMEOUT = 0.4
 JOURNAL_GRACE = 0.3
+CROWD = 20  # jobs followed at once; beyond, each begins with the usual interval
 
 
 class JobManager:
@@ -64,6 +68,7 @@ class JobManager:
         self._jobs: list[Job] = []
         self._plans: dict[Job, Plan] = {}
         self._courses: dict[Job, tuple[Course, asyncio.Task[Any]]] = {}
+        self._closing = False
         # Where jobs go; None is the server that the environment names at submission.
         self.server: Server | None = None
         self._watchers: list[Listener] = []
@@ -112,7 +117,16 @@ class JobManager:
         self._loop.run(self._run(job))
         return job
 
-    def attach(self, entry: Entry, variable: Variable | None = None) -> Job:
+    def submit_all(self, records: Sequence[JobRecord], plan: Plan) -> list[Job]:
+        """Start the jobs of a group and return their handles at once."""
+        self._loop.start()
+        jobs = [self._new(record, plan) for record in records]
+        self._loop.run(carry_all(jobs, plan, self.ledger, self._run))
+        return jobs
+
+    def attach(
+        self, entry: Entry, variable: Variable | None = None, lane: Lane | None = None
+    ) -> Job:
         """Pick up a job that the journal has, and return its handle at once.
 
         One that has ended is given from the journal, without a call. An open one is followed at the
@@ -134,7 +148,8 @@ class JobManager:
         server = self.destination()
         self._check_attachable(entry, server)
         same_key = self.ledger.credentials(server) == entry.credentials
-        job = self._new(record, Plan(server, entry.poll_interval, entry.deadline, same_key))
+        plan = Plan(server, entry.poll_interval, entry.deadline, same_key, lane)
+        job = self._new(record, plan)
         if variable is not None:
             job.give(variable)
         self._loop.run(self._run(job, attached=True))
@@ -268,18 +283,27 @@ class JobManager:
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
         old = job.record
+        plan = self._plans.get(job) or self._plan_anew(old)
         record = JobRecord(
             request=old.request,
-            server=old.server,
+            server=plan.server.name,
             submitted_at=self._clock.now(),
             name=old.name,
             named=old.named,
             notebook=old.notebook,
+            place=old.place,
         )
-        new = self._new(record, self._plans[job])
+        new = self._new(record, plan)
         job.hand_over(new)
         self._loop.run(self._run(new))
         return new
+
+    def _plan_anew(self, record: JobRecord) -> Plan:
+        """The plan for a job that an earlier kernel ended."""
+        entry = self.ledger.journal.find(record.key)
+        if entry is not None and not entry.sendable:
+            raise BadInput("its request held a secret, which the journal does not keep")
+        return Plan(self.destination(), None, DEADLINE)
 
     def on_loop_thread(self) -> bool:
         """Whether the caller is the loop thread."""
@@ -297,13 +321,22 @@ class JobManager:
 
     # On the loop thread.
 
-    async def _run(self, job: Job, *, attached: bool = False) -> None:
-        course = Course(job, self._plans[job], self._client_of, self.ledger, self._clock)
+    def _crowded(self) -> bool:
+        """Whether so many jobs are followed that each need not be looked after so often."""
+        followed = (course for course, _ in self._courses.values() if course.followed)
+        return sum(1 for _ in itertools.islice(followed, CROWD + 1)) > CROWD
+
+    async def _run(self, job: Job, *, attached: bool = False, intended: bool = False) -> None:
+        course = Course(
+            job, self._plans[job], self._client_of, self.ledger, self._clock, self._crowded
+        )
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in one
         self._courses[job] = course, task
+        if self._closing:
+            course.close()
         try:
-            await course.run(attached=attached)
+            await course.run(attached=attached, intended=intended)
         finally:
             del self._courses[job]
 
@@ -313,9 +346,12 @@ class JobManager:
     def _want_cancel(self, job: Job) -> None:
         if job in self._courses:
             self._courses[job][0].want_cancel()
+        elif not job.done():
+            job.advance(cancelling=True)  # its group is being written down: its course will see it
 
     async def _wind_down(self) -> None:
         """End every course; creates that are under way may still bring their id home."""
+        self._closing = True
         courses = list(self._courses.values())
         for course, _ in courses:
             course.close()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from bgmagic.place import Place
 from bgmagic.request import Request
 
 
@@ -72,6 +73,7 @@ class JobRecord:
         offline: whether the newest call got no answer at all.
         preview: what a streamed response says so far; the response is the truth once it has ended.
         cancelling: whether the user has asked to cancel.
+        place: where it stands in its group, if it belongs to one.
     """
 
     request: Request
@@ -92,4 +94,5 @@ class JobRecord:
     offline: bool = False
     preview: Preview | None = None
     cancelling: bool = False
+    place: Place | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -47,6 +47,13 @@ MIGRATIONS = (
     CREATE INDEX jobs_fingerprint ON jobs (fingerprint);
     CREATE INDEX jobs_open ON jobs (owner) WHERE ended_at IS NULL
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN group_key TEXT;
+    ALTER TABLE jobs ADD COLUMN group_name TEXT;
+    ALTER TABLE jobs ADD COLUMN group_index INTEGER;
+    ALTER TABLE jobs ADD COLUMN group_details TEXT;
+    CREATE INDEX jobs_group ON jobs (group_key) WHERE group_key IS NOT NULL
+    """,
 )
 
 
@@ -71,6 +78,10 @@ class Entry:
         deadline: seconds after acceptance.
         owner: the kernel that follows it.
         response: JSON text, the whole response, once it is terminal.
+        group_key: the group it belongs to.
+        group_name: that group's variable, if the user chose one.
+        group_index: its place in the group.
+        group_details: JSON text, the rest of what place.py knows.
     """
 
     key: str
@@ -99,6 +110,10 @@ class Entry:
     reason: str | None = None
     output_tokens: int | None = None
     response: str | None = None
+    group_key: str | None = None
+    group_name: str | None = None
+    group_index: int | None = None
+    group_details: str | None = None
 
 
 FIELDS = tuple(field.name for field in fields(Entry))
@@ -116,6 +131,12 @@ _SWEEP = """DELETE FROM blobs WHERE hash NOT IN (
 DURATIONS = """SELECT ended_at - accepted_at FROM jobs
     WHERE server = ? AND model = ? AND effort IS ? AND status = 'completed'
     AND ended_at > accepted_at ORDER BY created_at DESC LIMIT 200"""
+GROUP = "WHERE group_key = :group ORDER BY group_index, created_at, id"
+OPEN_GROUPS = """WHERE group_key IN (SELECT group_key FROM jobs
+    WHERE ended_at IS NULL AND notebook = :notebook AND group_name IS :name)
+    ORDER BY created_at, id"""
+COMPLETED = """WHERE fingerprint IN (SELECT value FROM json_each(:fingerprints))
+    AND status = 'completed' AND ended_at IS NOT NULL ORDER BY created_at, id"""
 OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :name)"
 MAY_OWN = "(owner IS NULL OR owner = :owner OR owner IN (SELECT value FROM json_each(:dead)))"
 
