@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import time
 from collections import Counter
 from collections.abc import (
@@ -53,6 +54,7 @@ class JobGroup(Collection[Any]):
         self._items = items
         self._listeners: list[Callable[[Job], None]] = []
         self._display: Any = None
+        self._indices = {job: index for index, job in enumerate(jobs)}
         for index, job in enumerate(jobs):
             job.add_listener(self._notify)
             job.give(Seat(self, index))
@@ -63,6 +65,12 @@ class JobGroup(Collection[Any]):
     def jobs(self) -> tuple[Job, ...]:
         """All jobs in order, ended or not."""
         return tuple(self._jobs)
+
+    @property
+    def size(self) -> int:
+        """How many jobs the sweep asked for; one picked up from the journal may have fewer."""
+        places = [job.record.place for job in self._jobs if job.record.place is not None]
+        return max((place.size for place in places), default=len(self._jobs))
 
     @property
     def failed(self) -> tuple[Job, ...]:
@@ -99,7 +107,7 @@ class JobGroup(Collection[Any]):
     def cancel(self) -> bool:
         """Cancel those that have not ended; False if there is none."""
         # The last first: no place becomes free for one that is to be cancelled too.
-        return any([job.cancel() for job in reversed(self.jobs)])
+        return sum(job.cancel() for job in reversed(self.jobs)) > 0
 
     def retry_failed(self, *, unknown: bool = False) -> tuple[Job, ...]:
         """Send the failed ones again, as new jobs in their places; returns these.
@@ -152,10 +160,15 @@ class JobGroup(Collection[Any]):
         """Have ``listener(job)`` called after each change of a job, mostly on the loop thread."""
         self._listeners.append(listener)
 
+    def index_of(self, job: Job) -> int:
+        """The place of a job that is, or was, in the group."""
+        return self._indices[job]
+
     def take(self, index: int, job: Job, successor: Job) -> None:
         """Put ``successor`` in the place of ``job``, if that is still there."""
         if self._jobs[index] is job:
             self._jobs[index] = successor
+            self._indices[successor] = index
             successor.add_listener(self._notify)
             self._notify(successor)
 
@@ -293,10 +306,8 @@ class Completed:
 
 async def _all_ended(jobs: Sequence[Job]) -> None:
     async def quietly(job: Job) -> None:
-        try:
+        with contextlib.suppress(JobError):  # told with all the others
             await job
-        except JobError:
-            pass  # it is told with all the others
 
     await asyncio.gather(*map(quietly, jobs))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from bgmagic.errors import BadInput
 from bgmagic.options import Option, options
-from bgmagic.values import IPYTHONS, Written, read_pairs, similar
+from bgmagic.values import IPYTHONS, Written, read_pairs, read_swept, similar
 
 
 def parse(
@@ -113,7 +113,7 @@ _REFERENCE = re.compile(r"\$([^\W\d]\w*)|\{([^\W\d]\w*)\}")
 def _looked_up(option: Option, value: Any, namespace: Mapping[str, Any]) -> Any:
     """``value`` with the variables it names put in their place."""
     label = option.flags[-1] if option.flags else option.name
-    if option.read is read_pairs:
+    if option.read in (read_pairs, read_swept):
         return tuple(_pair(text, namespace, label) for text in value)
     if isinstance(value, list):
         return tuple(_looked_up(option, word, namespace) for word in value)
@@ -127,7 +127,8 @@ def _looked_up(option: Option, value: Any, namespace: Mapping[str, Any]) -> Any:
 def _pair(text: str, namespace: Mapping[str, Any], label: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise BadInput(f"{label} {text!r}: write KEY=VALUE, as in --param reasoning.summary=auto")
+        example = "effort=low,high" if label == "--sweep" else "reasoning.summary=auto"
+        raise BadInput(f"{label} {text!r}: write KEY=VALUE, as in {label} {example}")
     named = _REFERENCE.fullmatch(value)
     return key, _variable(named[1] or named[2], namespace, label) if named else Written(value)
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from bgmagic.entries import Entry
 from bgmagic.errors import BgmagicError
 from bgmagic.journal import Journal
 from bgmagic.owners import Owner
@@ -21,8 +22,7 @@ from bgmagic.redaction import credentials_fingerprint, without_secrets
 from bgmagic.request import Request
 from bgmagic.server import Server
 from bgmagic.status import JobRecord
-from bgmagic.store import Entry, JournalError
-
+from bgmagic.store import JournalError
 
 AT_ONCE = 25  # entries prepared in one go, about a millisecond
 
@@ -82,11 +82,6 @@ class Ledger:
         credentials: str,
     ) -> Entry:
         body, hidden = without_secrets(record.request.body, server.secrets)
-        place = record.place
-        details = None
-        if place is not None:
-            told, _ = without_secrets({"input": place.details}, server.secrets)
-            details = json.dumps(told["input"], ensure_ascii=False)
         return Entry(
             key=record.key,
             created_at=record.submitted_at,
@@ -107,10 +102,7 @@ class Ledger:
             owner=self.owner.id,
             response_id=record.response_id,
             accepted_at=record.accepted_at,
-            group_key=place and place.group,
-            group_name=place and place.name,
-            group_index=place and place.index,
-            group_details=details,
+            **_of_place(record.place, server),
         )
 
     async def claim(self, record: JobRecord, *, ours: bool) -> bool:
@@ -140,6 +132,11 @@ class Ledger:
     async def write(self, record: JobRecord, **columns: Any) -> None:
         """Change the job's entry, and wait until that is committed or has failed."""
         await self._done(self.journal.change(record.key, **columns))
+
+    def note_place(self, record: JobRecord, server: Server) -> None:
+        """Write a job's new place in a group down soon."""
+        name = record.name if record.named else None
+        self.note(record, name=name, **_of_place(record.place, server))
 
     def note(self, record: JobRecord, **columns: Any) -> None:
         """Change the job's entry soon."""
@@ -173,6 +170,10 @@ class Ledger:
     def free(self, entry: Entry) -> bool:
         """Whether no living kernel follows the job, or this one does."""
         return entry.owner in (None, self.owner.id) or entry.owner in self._dead()
+
+    def free_owners(self) -> set[str | None]:
+        """The owners whose open jobs this kernel may take; None is nobody."""
+        return {None, self.owner.id, *self._dead()}
 
     def close(self, timeout: float) -> None:
         """Commit what is queued, and let other kernels have what is open."""
@@ -211,6 +212,18 @@ def record_of(entry: Entry) -> JobRecord:
         cancelling=entry.cancelling,
         place=_place(entry),
     )
+
+
+def _of_place(place: Place | None, server: Server) -> dict[str, Any]:
+    if place is None:
+        return {}
+    told, _ = without_secrets({"input": place.details}, server.secrets)
+    return {
+        "group_key": place.group,
+        "group_name": place.name,
+        "group_index": place.index,
+        "group_details": json.dumps(told["input"], ensure_ascii=False),
+    }
 
 
 def _place(entry: Entry) -> Place | None:

@@ -14,13 +14,14 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from bgmagic.client import Client
 from bgmagic.control import Listener, Variable
 from bgmagic.convoy import carry_all
 from bgmagic.course import Course, Plan
+from bgmagic.entries import Entry
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.job import Job
 from bgmagic.journal import Journal
@@ -28,11 +29,11 @@ from bgmagic.lane import Lane
 from bgmagic.ledger import Ledger, record_of
 from bgmagic.loop import CallbackThread, LoopThread
 from bgmagic.owners import Owner
+from bgmagic.place import Place
 from bgmagic.poller import Clock
 from bgmagic.request import Request
 from bgmagic.server import Server
 from bgmagic.status import JobRecord, Status
-from bgmagic.store import Entry
 
 DEADLINE = 24 * 3600.0  # seconds from acceptance
 # Seconds; a kernel is killed about 2.6 s after it was asked to stop, so both together stay below 2.
@@ -66,6 +67,7 @@ class JobManager:
         self._callbacks = CallbackThread()
         self._clients: dict[Server, Client] = {}
         self._jobs: list[Job] = []
+        self._by_key: dict[str, Job] = {}
         self._plans: dict[Job, Plan] = {}
         self._courses: dict[Job, tuple[Course, asyncio.Task[Any]]] = {}
         self._closing = False
@@ -125,7 +127,12 @@ class JobManager:
         return jobs
 
     def attach(
-        self, entry: Entry, variable: Variable | None = None, lane: Lane | None = None
+        self,
+        entry: Entry,
+        variable: Variable | None = None,
+        *,
+        lane: Lane | None = None,
+        free: Collection[str | None] | None = None,
     ) -> Job:
         """Pick up a job that the journal has, and return its handle at once.
 
@@ -137,16 +144,16 @@ class JobManager:
             BadInput: another server is configured, a living kernel follows it, or its request held
                 a secret that the journal did not keep.
         """
-        for known in self._jobs:
-            if known.record.key == entry.key and not known.done():
-                if variable is not None:
-                    known.give(variable)
-                return known  # it is followed here already
+        known = self._by_key.get(entry.key)
+        if known is not None and not known.done():
+            if variable is not None:
+                known.give(variable)
+            return known  # it is followed here already
         record = record_of(entry)
         if entry.ended_at is not None:
             return self._settled(record, variable)
         server = self.destination()
-        self._check_attachable(entry, server)
+        self._check_attachable(entry, server, free)
         same_key = self.ledger.credentials(server) == entry.credentials
         plan = Plan(server, entry.poll_interval, entry.deadline, same_key, lane)
         job = self._new(record, plan)
@@ -174,6 +181,28 @@ class JobManager:
         self._loop.run(self._run(job, attached=True))
         return job
 
+    def relocate(self, job: Job, name: str, place: Place) -> None:
+        """Give a job another place: its group has been asked anew."""
+        server = self._plans[job].server if job in self._plans else self.destination()
+
+        def move() -> None:
+            job.advance(name=name, place=place)
+            self.ledger.note_place(job.record, server)
+
+        self._loop.start()
+        self._loop.call(move)
+
+    def servers(self) -> set[Server]:
+        """Where the jobs of this process went, and where one would go now."""
+        servers = {plan.server for plan in self._plans.values()}
+        with contextlib.suppress(BadInput):
+            servers.add(self.destination())
+        return servers
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock of this manager."""
+        return self._clock.now()
+
     def past(self, entry: Entry) -> Job:
         """A job that another kernel ended, to be read; it is not one of this process."""
         job = Job(record_of(entry), self)
@@ -186,17 +215,20 @@ class JobManager:
         if variable is not None:
             job.give(variable)
         self._jobs.append(job)
+        self._by_key[record.key] = job
         # Nobody else has the handle yet, so this thread may change it.
         job.settle()
         return job
 
-    def _check_attachable(self, entry: Entry, server: Server) -> None:
+    def _check_attachable(
+        self, entry: Entry, server: Server, free: Collection[str | None] | None
+    ) -> None:
         which = entry.name or entry.response_id or entry.key
         if entry.server != server.name:
             embedded = entry.server == "bgmagic.local"
             how = "%bglocal switches to it" if embedded else "configure that one and attach again"
             raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
-        if not self.ledger.free(entry):
+        if entry.owner not in (self.ledger.free_owners() if free is None else free):
             raise BadInput(f"{which} is followed by another kernel that is alive")
         if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
             raise BadInput(
@@ -204,30 +236,11 @@ class JobManager:
                 "keep; run its cell again"
             )
 
-    def twin(self, request: Request, *, name: str | None, notebook: str = "") -> Job | None:
-        """The newest job that asks the very same of the same server for the same variable.
-
-        Args:
-            name: the variable that the user chose; None stands for all that were not chosen.
-
-        Raises:
-            BadInput: there is no server to send it to.
-        """
-        server = self.destination().name
-        wanted = request.fingerprint(server)
-        for job in reversed(self._jobs):
-            record = job.record
-            chosen = record.name if record.named else None
-            if (chosen, record.notebook, record.server) != (name, notebook, server):
-                continue
-            if record.request.fingerprint(server) == wanted:
-                return job
-        return None
-
     def _new(self, record: JobRecord, plan: Plan) -> Job:
         job = Job(record, self)
         self._plans[job] = plan
         self._jobs.append(job)
+        self._by_key[record.key] = job
         for watcher in self._watchers:
             self._loop.call(functools.partial(watcher, job))
         return job

@@ -42,13 +42,11 @@ def frame(jobs: Sequence[Job], items: Sequence[Any] | None = None) -> pandas.Dat
         import pandas
     except ImportError:
         raise BadInput("to_frame() makes a pandas DataFrame: pip install pandas") from None
-    rows = [
-        row(job, _MISSING if items is None else items[index]) for index, job in enumerate(jobs)
-    ]
+    rows = [row(job, _MISSING if items is None else items[index]) for index, job in enumerate(jobs)]
     made = pandas.DataFrame(rows)
     whole = [name for name in made.columns if name.startswith("tokens_") or name == "sample"]
     # Whole numbers, also where some are not known.
-    return made.astype(dict.fromkeys(whole, "Int64"))
+    return made.astype(dict.fromkeys(whole, "Int64") | {"seconds": float, "price": float})
 
 
 _MISSING: Any = object()
@@ -98,7 +96,7 @@ def tokens(response: Mapping[str, Any]) -> dict[str, int | None]:
 
 def _count(value: object) -> int | None:
     whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-    return int(value) if whole else None  # type: ignore[call-overload,no-any-return]
+    return int(value) if whole else None  # type: ignore[call-overload]
 
 
 # Lines of JSON.
@@ -132,8 +130,9 @@ def line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
         "seconds": None if record.ended_at is None else job.elapsed,
         **tokens(record.response or {}),
         "price": price_of(record.response, record.server),
-        "group": None if place is None else {"group": place.group, "index": place.index}
-        | place.details,
+        "group": None
+        if place is None
+        else {"group": place.group, "index": place.index} | place.details,
         "body": body,
         "response": record.response,
     }
@@ -173,7 +172,7 @@ def write(path: Path, lines: Iterable[Mapping[str, Any]], *, overwrite: bool = F
     """
     try:
         if not overwrite and not _is_ours(path):
-            raise BadInput(f"{path} is no export of bgmagic; overwrite=True replaces it all the same")
+            raise BadInput(f"{path} is no export of bgmagic; overwrite=True replaces it anyway")
         return _replace(path, lines)
     except OSError as error:
         raise BadInput(f"{path} can't be written: {error.strerror or error}") from None

@@ -86,7 +86,8 @@ def _items_of(given: Any, label: str) -> Items:
     if isinstance(given, str | bytes | bytearray | Set) or not isinstance(given, Iterable):
         ordered = "; a set has no order: sort it first" if isinstance(given, Set) else ""
         raise BadInput(
-            f"{label} must be a list, a dict, a Series or a DataFrame, not {kind_of(given)}{ordered}"
+            f"{label} must be a list, a dict, a Series or a DataFrame, "
+            f"not {kind_of(given)}{ordered}"
         )
     values = tuple(map(_row, given))
     rows = all(isinstance(value, Row) for value in values)

@@ -33,23 +33,23 @@ ROOMS: dict[str, set[str]] = {
     "client": {"errors", "request", "sdk", "server", "stream"},
     "poller": {"client", "errors", "status"},
     "listening": {"errors", "poller", "status", "stream"},
-    "following": {
-        "client", "errors", "job", "ledger", "listening", "poller", "status", "stream",
-    },
+    "following": {"client", "errors", "job", "ledger", "listening", "poller", "status", "stream"},
     "course": {
         "answer", "client", "errors", "following", "job", "ledger", "poller", "request", "server",
         "status", "stream",
     },
     "store": {"errors"},
-    "journal": {"store"},
+    "entries": {"store"},
+    "journal": {"entries", "store"},
     "owners": {"errors"},
     "redaction": set(),
     "ledger": {
-        "errors", "journal", "owners", "redaction", "request", "server", "status", "store",
+        "entries", "errors", "journal", "owners", "redaction", "request", "server", "status",
+        "store",
     },
     "manager": {
-        "client", "control", "course", "errors", "job", "journal", "ledger", "loop", "owners", "poller",
-        "request", "server", "status", "store",
+        "client", "control", "course", "entries", "errors", "job", "journal", "ledger", "loop",
+        "owners", "poller", "request", "server", "status",
     },
     "listing": {"answer", "errors", "status"},
     "values": {"errors"},
@@ -58,15 +58,15 @@ ROOMS: dict[str, set[str]] = {
     "options": {"values"},
     "header": {"errors", "options", "values"},
     "submission": {
-        "control", "display.card", "errors", "job", "journal", "ledger", "manager", "options",
-        "owners", "prompt", "request", "sdk", "status",
+        "control", "errors", "job", "options", "prompt", "request", "sdk", "session", "status",
     },
     "namespace": {"answer", "job"},
     "blocking": {"job"},
     "display.card": {"errors", "job", "status"},
-    "display.finished": {
-        "display.card", "display.render", "errors", "job", "listing", "status",
+    "session": {
+        "control", "display.card", "errors", "job", "journal", "ledger", "manager", "owners",
     },
+    "display.finished": {"display.card", "display.render", "errors", "job", "listing", "status"},
     "display.board": {"display.card", "job", "listing"},
     "display.shown": {
         "control", "display.board", "display.card", "display.finished", "job", "listing",
@@ -74,11 +74,11 @@ ROOMS: dict[str, set[str]] = {
     "embedded": {"errors", "local", "local.launcher", "server"},
     "line_magics": {
         "answer", "blocking", "display.shown", "embedded", "errors", "header", "job", "listing",
-        "namespace", "options", "submission",
+        "namespace", "options", "session", "submission",
     },
     "magics": {
         "blocking", "display.shown", "header", "job", "line_magics", "namespace", "options",
-        "submission",
+        "session", "submission",
     },
     "": {"answer", "errors", "job", "magics", "status", "submission"},
 }  # fmt: skip
@@ -87,7 +87,7 @@ ROOMS: dict[str, set[str]] = {
 ALONE = {
     "openai": {"client", "sdk"},
     "nest_asyncio2": {"blocking"},
-    "sqlite3": {"journal", "store"},
+    "sqlite3": {"entries", "journal", "store"},
     "anywidget": {"display.board", "display.card"},
     "markdown_it": {"display.markdown", "display.math", "display.render"},
     "pygments": {"display.highlight"},
