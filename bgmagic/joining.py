@@ -71,14 +71,14 @@ class Known:
 
 def running_group(jobs: Iterable[Job], server: str, name: str | None, notebook: str) -> list[Job]:
     """The jobs of this variable's newest group here, without the failed; none if all have ended."""
-    groups: dict[str, list[Job]] = defaultdict(list)
-    for job in jobs:
-        record = job.record
-        place = record.place
-        asked = place is not None and (place.name, record.notebook, record.server)
-        if place is not None and asked == (name, notebook, server):
-            groups[place.group].append(job)
-    newest = next(reversed(groups.values()), [])
+    ours = [
+        (job.record.place.group, job)
+        for job in jobs
+        if job.record.place is not None
+        and (job.record.place.name, job.record.notebook, job.record.server)
+        == (name, notebook, server)
+    ]
+    newest = [job for group, job in ours if group == ours[-1][0]]
     if all(job.done() for job in newest):
         return []
     return [job for job in newest if job.error is None or job.status == Status.UNKNOWN]

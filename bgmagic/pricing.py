@@ -110,4 +110,4 @@ def dollars(amount: float | None) -> str:
     """An amount as people write it, with enough digits: $4.80, $0.0123."""
     if amount is None:
         return ""
-    return f"${amount:,.2f}" if amount >= 1 or amount == 0 else f"${amount:.3g}"
+    return f"${amount:,.2f}" if amount >= 0.1 or amount == 0 else f"${amount:.3g}"

@@ -26,7 +26,7 @@ const short = (count) => {
   return count < 1e6 ? `${(count / 1e3).toFixed(0)} k` : `${(count / 1e6).toFixed(2)} M`;
 };
 const dollars = (amount) =>
-  amount >= 1 || amount === 0 ? `$${amount.toFixed(2)}` : `$${Number(amount.toPrecision(3))}`;
+  amount >= 0.1 || amount === 0 ? `$${amount.toFixed(2)}` : `$${Number(amount.toPrecision(3))}`;
 
 const make = (tag, name, parent, text = "") => {
   const node = document.createElement(tag);
