@@ -62,20 +62,50 @@ class Answer(str):
         usage: tokens as the server counted them (``input_tokens`` and so on), or None.
     """
 
+    _asked: Mapping[str, Any]
     job: Job | None
     response_id: str | None
     model: str | None
     usage: dict[str, Any] | None
 
-    def __new__(cls, text: str, response: Mapping[str, Any], job: Job | None = None) -> Answer:
-        """Make the answer of ``response``, whose output text is ``text``."""
+    def __new__(
+        cls,
+        text: str,
+        response: Mapping[str, Any],
+        job: Job | None = None,
+        asked: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Make the answer of ``response``, whose output text is ``text``.
+
+        Args:
+            asked: of the request body, ``input`` and ``instructions``, where there is no job.
+        """
         answer = super().__new__(cls, text)
         answer.job = job
         answer.response_id = _text(response.get("id")) or (job.response_id if job else None)
         answer.model = _text(response.get("model"))
         usage = response.get("usage")
         answer.usage = dict(usage) if isinstance(usage, dict) else None
+        answer._asked = asked or {}
         return answer
+
+    @property
+    def conversation(self) -> list[dict[str, Any]]:
+        """Every turn up to this answer, as the API takes them; a new list, the answer at its end.
+
+        A change of it changes nothing here. ``--messages`` takes such a list, ``--continue`` the
+        answer itself.
+        """
+        turns = [dict(turn) for turn in _items(self._body().get("input"))]
+        return [*turns, assistant_message(str(self))]
+
+    @property
+    def instructions(self) -> str | None:
+        """The system text it was asked with, or None."""
+        return _text(self._body().get("instructions"))
+
+    def _body(self) -> Mapping[str, Any]:
+        return self._asked if self.job is None else self.job.request.body
 
     def __await__(self) -> Generator[Any, None, Answer]:
         # `await name` works before and after the answer has replaced the job in the variable.
@@ -85,7 +115,8 @@ class Answer(str):
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the job: it belongs to a kernel, the text and its origin do not.
         origin = {"id": self.response_id, "model": self.model, "usage": self.usage}
-        return Answer, (str(self), origin)
+        asked = {"input": self.conversation[:-1], "instructions": self.instructions}
+        return Answer, (str(self), origin, None, asked)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         # Imported when an answer is looked at: most are only used.
@@ -96,6 +127,11 @@ class Answer(str):
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this for text: the text alone as it reads, in a list with its quotes.
         printer.text(str(self) if len(printer.stack) <= 1 else repr(self))
+
+
+def assistant_message(text: str) -> dict[str, Any]:
+    """The message that answered ``text`` (OpenAPI: OutputMessageContent)."""
+    return {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
 
 
 def _text(value: object) -> str | None:

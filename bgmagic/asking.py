@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgmagic import sweep
+from bgmagic.composing import Composed
 from bgmagic.errors import BadInput
+from bgmagic.expressions import Expression
 from bgmagic.options import Settings
 from bgmagic.place import Place
 from bgmagic.pricing import Bill, bill
-from bgmagic.request import Request
 from bgmagic.session import session
-from bgmagic.submission import make_request
+from bgmagic.submission import compose_prompt
 from bgmagic.sweep import Items, Point
-from bgmagic.template import Expression, Template, compile_template
+from bgmagic.template import compile_template
 from bgmagic.values import read_count
 
 CONFIRM_ABOVE = 100  # jobs; a sweep of more needs its number agreed to
@@ -37,7 +38,7 @@ class Asked:
         name: the variable that is to hold the group.
         settings: those of the whole group.
         items: what it goes over.
-        requests: each job's request, in order.
+        composed: what each job asks, in order.
         places: each job's place.
     """
 
@@ -45,7 +46,7 @@ class Asked:
     settings: Settings
     items: Items
     points: Sequence[Point]
-    requests: Sequence[Request]
+    composed: Sequence[Composed]
     places: Sequence[Place]
 
 
@@ -58,22 +59,20 @@ def ask(text: str, settings: Settings, name: str, namespace: Mapping[str, Any]) 
     items = Items() if settings.each is None else sweep.items_of(settings.each, "--each")
     axes = sweep.read_axes(settings.sweep, "--sweep")
     points = sweep.points(settings, len(items.values), axes, settings.n or 1)
-    template = compile_template(text)
-    _check_uses_item(template, items)
-    prompts = [_filled(template, items, number, namespace) for number in range(len(items.values))]
-    made: dict[tuple[int, int], Request] = {}
-    requests = []
+    _check_uses_item(() if settings.raw else compile_template(text).pieces, items)
+    made: dict[tuple[int, int], Composed] = {}
+    composed = []
     for point in points:
         # The samples of one request share it.
         which = point.item, id(point.settings)
         if which not in made:
-            made[which] = make_request(prompts[point.item], point.settings)
-        requests.append(made[which])
-    return Asked(name, settings, items, points, requests, _places(settings, items, points))
+            made[which] = _composed(text, point, items, namespace)
+        composed.append(made[which])
+    return Asked(name, settings, items, points, composed, _places(settings, items, points))
 
 
-def _check_uses_item(template: Template, items: Items) -> None:
-    expressions = [piece.source for piece in template.pieces if isinstance(piece, Expression)]
+def _check_uses_item(pieces: Sequence[str | Expression], items: Items) -> None:
+    expressions = [piece.source for piece in pieces if isinstance(piece, Expression)]
     if len(items.values) > 1 and not any(_ITEM.search(source) for source in expressions):
         raise BadInput(
             f"the cell never names {{{{ item }}}}, so all {len(items.values)} items would ask the "
@@ -81,20 +80,14 @@ def _check_uses_item(template: Template, items: Items) -> None:
         )
 
 
-def _filled(template: Template, items: Items, number: int, namespace: Mapping[str, Any]) -> str:
-    item = {"item": items.values[number]} if items.kind else {}
+def _composed(text: str, point: Point, items: Items, namespace: Mapping[str, Any]) -> Composed:
+    item = {"item": items.values[point.item]} if items.kind else {}
     try:
         # The item comes before a variable of that name.
-        filled = template.fill(ChainMap(item, namespace))  # type: ignore[arg-type]
+        return compose_prompt(text, point.settings, ChainMap(item, namespace))  # type: ignore[arg-type]
     except BadInput as error:
-        which = items.keys[number] if items.keys else number
+        which = items.keys[point.item] if items.keys else point.item
         raise BadInput(f"--each, item {which!r}: {error}" if items.kind else str(error)) from None
-    if filled.needs:
-        raise BadInput(
-            f"{filled.needs[0].name or 'a job'} has not ended, and a sweep does not wait for "
-            f"others: %bgwait {filled.needs[0].name} first"
-        )
-    return filled.text
 
 
 def _places(settings: Settings, items: Items, points: Sequence[Point]) -> list[Place]:
@@ -141,20 +134,20 @@ def check_agreed(asked: Asked) -> None:
     Raises:
         BadInput: says how many they are and what they may cost.
     """
-    count, agreed = len(asked.requests), asked.settings.yes
+    count, agreed = len(asked.composed), asked.settings.yes
     if agreed == count or (agreed is None and count <= confirm_above()):
         return
     not_these = "" if agreed is None else f", not {agreed}"
     raise BadInput(
-        f"these are {count} jobs{not_these}{_factors(asked)}: {bill_of(asked)}. Nothing was sent; "
+        f"these are {count} jobs{not_these}{factors(asked)}: {bill_of(asked)}. Nothing was sent; "
         f"--yes {count} agrees to them"
     )
 
 
-def _factors(asked: Asked) -> str:
+def factors(asked: Asked) -> str:
     """How the number comes about: " (80 items × 3 settings × 2 samples)"."""
     items, samples = len(asked.items.values), asked.settings.n or 1
-    settings = len(asked.requests) // (items * samples)
+    settings = len(asked.composed) // (items * samples)
     told = [(items, "items"), (settings, "settings"), (samples, "samples")]
     words = [f"{number} {what}" for number, what in told if number > 1]
     return f" ({' × '.join(words)})" if len(words) > 1 else ""
@@ -164,6 +157,6 @@ def bill_of(asked: Asked) -> Bill:
     """What the jobs may cost."""
     server = session.manager.destination().name
     return bill(
-        (request.model, server, point.settings.max_output_tokens, len(request.text))
-        for request, point in zip(asked.requests, asked.points, strict=True)
+        (one.request.model, server, point.settings.max_output_tokens, len(one.request.text))
+        for one, point in zip(asked.composed, asked.points, strict=True)
     )

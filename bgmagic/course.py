@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.answer import output_tokens
+from bgmagic.awaiting import Awaiting, Find, Unmet
 from bgmagic.client import Client, Reply
-from bgmagic.errors import Accepted, ServerError
+from bgmagic.draft import Draft
+from bgmagic.errors import Accepted, BadInput, ServerError
 from bgmagic.following import Following, Taken, news
 from bgmagic.job import Job
 from bgmagic.lane import Lane
@@ -66,10 +68,13 @@ class Course:
         client_of: Callable[[Server], Client],
         ledger: Ledger,
         clock: Clock,
-        crowded: Callable[[], bool] = lambda: False,
+        find: Find,
+        crowded: Callable[[], bool],
     ) -> None:
         self.job = job
         self._crowded = crowded
+        self._turn = asyncio.Event()
+        self._find = find
         self._ledger = ledger
         self._ours = True
         # While a create is under way it must not be cut off: it may have been accepted.
@@ -113,7 +118,7 @@ class Course:
             self._abandon(f"bgmagic itself failed with {type(error).__name__}: {error}")
         finally:
             if self._plan.lane is not None:
-                self._plan.lane.leave(self._wake)
+                self._plan.lane.leave(self._turn)
 
     def want_cancel(self) -> None:
         """The user wishes the job cancelled: at the server, or here if it was not sent."""
@@ -125,6 +130,7 @@ class Course:
             self._following.cancel()
         elif not self.sending:
             self._wake.set()
+            self._turn.set()
 
     def close(self) -> None:
         """Watch no further than the create that may be under way."""
@@ -144,13 +150,18 @@ class Course:
             await self._settle(status=Status.UNKNOWN, reason=reason)
         else:
             if plan.lane is not None:
-                plan.lane.enter(self._wake)
+                plan.lane.enter(self._turn)
             client = self._client_of(self._plan.server)
             at = record.accepted_at or self._clock.now()
             await self._follow(Taken(client, record.response_id, Reply({}, 0.1), at))
 
     async def _carry(self) -> None:
-        accepted = await self._create()
+        since = self.job.record.submitted_at
+        if self.job.record.draft is not None:
+            if not await self._complete(self.job.record.draft):
+                return
+            since = self._clock.now()
+        accepted = await self._create(since + self._plan.deadline)
         if accepted is None:
             return
         try:
@@ -166,12 +177,28 @@ class Course:
 
     # Submitting.
 
-    async def _create(self) -> Taken | None:
+    async def _complete(self, draft: Draft) -> bool:
+        """Put the answers that it waits for into the request; False if that ended the job."""
+        try:
+            answer_of = await Awaiting(self.job, self._find, self._clock, self._wake).run(draft)
+            if answer_of is not None:
+                request = draft.finish(self.job.request, answer_of)
+                self.job.advance(request=request, draft=None, waits_for=())
+                await self._ledger.complete(self.job.record, self._plan.server)
+        except (Unmet, BadInput) as unmet:
+            if isinstance(unmet, Unmet) and not unmet.ended:
+                self._ledger.note(self.job.record, owner=None)
+                self.job.detach(str(unmet))
+            else:
+                await self._settle(status=Status.FAILED, reason=f"not sent: {unmet}", trouble=None)
+            return False
+        return True
+
+    async def _create(self, give_up_at: float) -> Taken | None:
         """POST the request, again only after a refusal that may pass; None if that ended it."""
-        give_up_at = self.job.record.submitted_at + self._plan.deadline
         delays = Delays(5.0)
         while not self.job.record.cancelling:
-            if not await self._turn():
+            if not await self._admitted():
                 continue
             if self._closing:
                 self._abandon("the kernel is shutting down")
@@ -185,17 +212,17 @@ class Course:
                 self.job.advance(status=Status.WAITING, trouble=f"not sent yet: {failure}")
                 await self._ledger.write(self.job.record, status=Status.WAITING)
                 if self._plan.lane is not None:
-                    self._plan.lane.refused(self._wake, failure.retry_after)
+                    self._plan.lane.refused(self._turn, failure.retry_after)
                     continue
                 wait = min(delays.after_failure(failure.retry_after), left)
                 await self._clock.pause(self._wake, wait)
         await self._settle(status=Status.CANCELLED, reason="before it was sent", trouble=None)
         return None
 
-    async def _turn(self) -> bool:
+    async def _admitted(self) -> bool:
         """Wait until the group lets this job be sent; False if something else woke it."""
         lane, place = self._plan.lane, self.job.record.place
-        return lane is None or await lane.turn(place.index if place else 0, self._wake)
+        return lane is None or await lane.turn(place.index if place else 0, self._turn)
 
     async def _post(self) -> Taken | None:
         if not await self._ledger.claim(self.job.record, ours=self._ours):

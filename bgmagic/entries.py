@@ -38,6 +38,7 @@ class Entry:
         deadline: seconds after acceptance.
         owner: the kernel that follows it.
         response: JSON text, the whole response, once it is terminal.
+        draft: what is still to go into the request, as a `Draft` has it.
         group_key: the group it belongs to.
         group_name: that group's variable, if the user chose one.
         group_index: its place in the group.
@@ -70,6 +71,7 @@ class Entry:
     reason: str | None = None
     output_tokens: int | None = None
     response: str | None = None
+    draft: str | None = None
     group_key: str | None = None
     group_name: str | None = None
     group_index: int | None = None
@@ -80,7 +82,8 @@ FIELDS = tuple(field.name for field in fields(Entry))
 _BOOLS = (FIELDS.index("sendable"), FIELDS.index("cancelling"))
 _REQUEST = FIELDS.index("request")
 _BLOB = "(SELECT text FROM blobs WHERE hash = {}_hash)"
-BRIEF = ", ".join({"request": "''", "response": "NULL"}.get(name, name) for name in FIELDS)
+_LONG = {"request": "''", "response": "NULL", "draft": "NULL"}
+BRIEF = ", ".join(_LONG.get(name, name) for name in FIELDS)
 WHOLE = ", ".join(
     _BLOB.format(name) if name in ("request", "response") else name for name in FIELDS
 ) + ", input_at, {}".format(_BLOB.format("input"))

@@ -6,11 +6,12 @@ asking.py's business, how its jobs are carried the manager's.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.asking import Asked, ask, check_agreed
+from bgmagic.asking import Asked, ask, bill_of, check_agreed, factors
 from bgmagic.errors import BadInput
 from bgmagic.group import JobDict, JobGroup, JobList
 from bgmagic.job import Job
@@ -67,33 +68,54 @@ def send_group(
     return SentGroup(_group(asked, jobs), len(jobs) - len(missing))
 
 
+def dry_run(text: str, settings: Settings, namespace: Mapping[str, Any]) -> str:
+    """What a sweep would send: how many jobs, what they may cost, and the first of them.
+
+    Raises:
+        BadInput: there can't be such a sweep.
+    """
+    from bgmagic.dry_run import report
+
+    asked = ask(text, settings, settings.out or "group", namespace)
+    told = f"{len(asked.composed)} jobs{factors(asked)}: {bill_of(asked)}. The first:"
+    return f"{told}\n{report(asked.composed[0], session.secrets())}"
+
+
 def _known(asked: Asked, *, join: bool) -> Known:
     """The jobs that there are already for what is asked."""
     settings, manager, notebook = asked.settings, session.manager, session.notebook()
     server, known = manager.destination().name, Known()
     if join and not settings.again:
         running = running_group(manager.jobs(), server, settings.out, notebook)
-        known.add_jobs(running, server)
+        known.add_jobs(running)
         if not running:
             here = {job.record.key for job in manager.jobs()}
             known.add_entries(open_group(manager.ledger, here, settings.out, notebook))
     if settings.reuse:
-        fingerprints = {request.fingerprint(server) for request in set(asked.requests)}
-        known.add_entries(completed(manager.ledger, fingerprints))
+        known.add_entries(completed(manager.ledger, set(_prints(asked, server))))
     return known
+
+
+def _prints(asked: Asked, server: str) -> list[str]:
+    """The fingerprint of each job; those of one request are worked out once."""
+    made: dict[int, str] = {}
+    for one in asked.composed:
+        if id(one) not in made:
+            drafted = one.draft.text if one.draft else ""
+            made[id(one)] = one.request.fingerprint(server, drafted)
+    return [made[id(one)] for one in asked.composed]
 
 
 def _joined(asked: Asked, known: Known) -> list[Job | None]:
     """The job that is there already for each that is asked, in its new place."""
     if not known.jobs:
-        return [None] * len(asked.requests)
+        return [None] * len(asked.composed)
     manager = session.manager
     server, free = manager.destination().name, manager.ledger.free_owners()
-    prints = {request: request.fingerprint(server) for request in set(asked.requests)}
     lane = _lane(asked.settings.max_in_flight)
     found: list[Job | None] = []
-    for request, place in zip(asked.requests, asked.places, strict=True):
-        known_one = known.take(prints[request])
+    for fingerprint, place in zip(_prints(asked, server), asked.places, strict=True):
+        known_one = known.take(fingerprint)
         if known_one is None or isinstance(known_one, Job):
             job = known_one
         else:
@@ -116,10 +138,12 @@ def _submitted(asked: Asked, indices: Sequence[int]) -> list[Job]:
     from bgmagic.course import Plan
 
     manager, settings = session.manager, asked.settings
-    server, now, notebook = manager.destination(), manager.now(), session.notebook()
+    server, now, notebook = manager.destination(), time.time(), session.notebook()
     records = [
         JobRecord(
-            request=asked.requests[index],
+            request=asked.composed[index].request,
+            draft=asked.composed[index].draft,
+            waits_for=asked.composed[index].waits_for,
             server=server.name,
             submitted_at=now,
             name=titled(asked.name, asked.places[index]),

@@ -270,7 +270,8 @@ class Job(Future[Answer]):
 
     def __repr__(self) -> str:
         record = self._record
-        words = ["Job", self.name or "", readable(self.status, 40), f"{self.elapsed:.0f} s"]
+        status = record.words if self.status == record.status else self.status
+        words = ["Job", self.name or "", readable(status, 80), f"{self.elapsed:.0f} s"]
         if record.response_id:
             words.append(readable(record.response_id))
         error = self.error

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bgmagic.job import Job
-from bgmagic.request import Request
 from bgmagic.status import Status
 
 if TYPE_CHECKING:
@@ -22,20 +21,19 @@ if TYPE_CHECKING:
 
 
 def twin_of(
-    request: Request, jobs: Sequence[Job], server: str, name: str | None, notebook: str
+    fingerprint: str, jobs: Sequence[Job], server: str, name: str | None, notebook: str
 ) -> Job | None:
-    """The newest of ``jobs`` that asks the very same of the same server for the same variable.
+    """The newest of ``jobs`` with this fingerprint that is for the same variable.
 
     Args:
         name: the variable that the user chose; None stands for all that were not chosen.
     """
-    wanted = request.fingerprint(server)
     for job in reversed(jobs):
         record = job.record
         chosen = record.name if record.named else None
         if (chosen, record.notebook, record.server) != (name, notebook, server):
             continue
-        if record.place is None and record.request.fingerprint(server) == wanted:
+        if record.place is None and record.fingerprint == fingerprint:
             return job
     return None
 
@@ -48,10 +46,10 @@ class Known:
 
     seen: set[str] = field(default_factory=set)
 
-    def add_jobs(self, jobs: Iterable[Job], server: str) -> None:
+    def add_jobs(self, jobs: Iterable[Job]) -> None:
         """Offer jobs of this kernel."""
         for job in jobs:
-            self._add(job.request.fingerprint(server), job.record.key, job)
+            self._add(job.record.fingerprint, job.record.key, job)
 
     def add_entries(self, entries: Iterable[Entry]) -> None:
         """Offer jobs of the journal."""

@@ -119,13 +119,13 @@ class Journal:
         notebook: str | None = None,
         open_only: bool = False,
         name: str | None = None,
-        limit: int | None = None,
+        limit: int = -1,
     ) -> list[Entry]:
         """The jobs, newest first; ``request`` is "" and ``response`` None in all of them."""
         where = f"""WHERE {entries.OF} AND (ended_at IS NULL OR NOT :open)
             ORDER BY created_at DESC, id DESC LIMIT :limit"""
-        values = {"notebook": notebook, "name": name, "open": open_only}
-        return self._entries(entries.BRIEF, where, values | {"limit": limit or -1})
+        values = {"notebook": notebook, "name": name, "open": open_only, "limit": limit}
+        return self._entries(entries.BRIEF, where, values)
 
     def same(
         self,

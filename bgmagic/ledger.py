@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from bgmagic.draft import Draft
 from bgmagic.entries import Entry
-from bgmagic.errors import BgmagicError
+from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.journal import Journal
 from bgmagic.owners import Owner
 from bgmagic.place import Place, place_of
 from bgmagic.redaction import credentials_fingerprint, without_secrets
 from bgmagic.request import Request
 from bgmagic.server import Server
-from bgmagic.status import JobRecord
+from bgmagic.status import JobRecord, Status
 from bgmagic.store import JournalError
 
 AT_ONCE = 25  # entries prepared in one go, about a millisecond
@@ -81,7 +82,9 @@ class Ledger:
         deadline: float,
         credentials: str,
     ) -> Entry:
-        body, hidden = without_secrets(record.request.body, server.secrets)
+        request, sendable = self._kept(record.request, server)
+        drafted = record.draft.text if record.draft else None
+        draft = _hidden(drafted, server) if drafted else None
         return Entry(
             key=record.key,
             created_at=record.submitted_at,
@@ -91,9 +94,9 @@ class Ledger:
             organization=server.organization,
             project=server.project,
             credentials=credentials,
-            fingerprint=record.request.fingerprint(record.server),
-            request=json.dumps(body, ensure_ascii=False) if hidden else record.request.text,
-            sendable=not hidden,
+            fingerprint=record.fingerprint,
+            request=request,
+            sendable=sendable and draft == drafted,
             model=record.request.model,
             effort=record.request.effort,
             poll_interval=interval,
@@ -102,8 +105,23 @@ class Ledger:
             owner=self.owner.id,
             response_id=record.response_id,
             accepted_at=record.accepted_at,
+            cancelling=record.cancelling,
+            draft=draft,
             **_of_place(record.place, server),
         )
+
+    async def complete(self, record: JobRecord, server: Server) -> None:
+        """Write down the request that a draft has become."""
+        request, sendable = self._kept(record.request, server)
+        await self.write(
+            record, request=request, sendable=sendable, fingerprint=record.fingerprint, draft=None
+        )
+
+    @staticmethod
+    def _kept(request: Request, server: Server) -> tuple[str, bool]:
+        """A request as it may be kept, and whether that can still be sent."""
+        body, hidden = without_secrets(request.body, server.secrets)
+        return json.dumps(body, ensure_ascii=False) if hidden else request.text, not hidden
 
     async def claim(self, record: JobRecord, *, ours: bool) -> bool:
         """Whether the job may be sent now by this process, and by no other.
@@ -149,9 +167,7 @@ class Ledger:
         about = {key: value for key, value in response.items() if key != "output"}
         clean, _ = without_secrets(about, server.secrets)
         text = json.dumps({**clean, "output": response.get("output")}, ensure_ascii=False)
-        for secret in server.secrets:
-            text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "[secret]")
-        return text
+        return _hidden(text, server)
 
     def credentials(self, server: Server) -> str:
         """What tells the server's credentials from others, without giving them away."""
@@ -175,6 +191,31 @@ class Ledger:
         """The owners whose open jobs this kernel may take; None is nobody."""
         return {None, self.owner.id, *self._dead()}
 
+    def check_attachable(
+        self, entry: Entry, server: Server, free: Collection[str | None] | None = None
+    ) -> None:
+        """Whether the open job ``entry`` may be picked up by this process, at ``server``.
+
+        Args:
+            free: the owners whose jobs may be taken, where they are known.
+
+        Raises:
+            BadInput: another server accepted it, a living kernel follows it, or its request held a
+                secret that the journal did not keep.
+        """
+        which = entry.name or entry.response_id or entry.key
+        if entry.server != server.name:
+            embedded = entry.server == "bgmagic.local"
+            how = "%bglocal switches to it" if embedded else "configure that one and attach again"
+            raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
+        if entry.owner not in (self.free_owners() if free is None else free):
+            raise BadInput(f"{which} is followed by another kernel that is alive")
+        if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
+            raise BadInput(
+                f"{which} can't be sent: its request held a secret, which the journal does not "
+                "keep; run its cell again"
+            )
+
     def close(self, timeout: float) -> None:
         """Commit what is queued, and let other kernels have what is open."""
         self.journal.close(timeout)
@@ -189,6 +230,13 @@ class Ledger:
         except JournalError:
             return False
         return True
+
+
+def _hidden(text: str, server: Server) -> str:
+    """JSON text without the server's secrets."""
+    for secret in server.secrets:
+        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "[secret]")
+    return text
 
 
 def record_of(entry: Entry) -> JobRecord:
@@ -210,6 +258,7 @@ def record_of(entry: Entry) -> JobRecord:
         response=None if entry.response is None else json.loads(entry.response),
         reason=entry.reason,
         cancelling=entry.cancelling,
+        draft=None if entry.draft is None else Draft(entry.draft),
         place=_place(entry),
     )
 

@@ -17,6 +17,7 @@ from traitlets import All
 from traitlets import Any as AnyTrait
 
 from bgmagic.blocking import wake_on_signals
+from bgmagic.composing import Composed
 from bgmagic.header import parse
 from bgmagic.job import Job
 from bgmagic.line_magics import (
@@ -28,10 +29,10 @@ from bgmagic.line_magics import (
     wait_and_tell,
 )
 from bgmagic.namespace import Variables
-from bgmagic.options import Settings, options, read_option, settle
+from bgmagic.options import Settings, options, read_option
 from bgmagic.regroup import show_or_print
 from bgmagic.session import session
-from bgmagic.submission import send
+from bgmagic.submission import compose_prompt, send, settings_of
 from bgmagic.telling import line_of
 from bgmagic.values import read_count
 
@@ -137,23 +138,41 @@ class BgMagics(Magics):
         ::
 
             %%bgresponse -o critique --effort xhigh
-            Find the three weakest steps in this proof: …
+            Find the three weakest steps in this proof: {{ proof }}
+
+            %%bgresponse -o summary
+            Summarise for a student: {{ critique }}
+
+            %%bgresponse -c critique
+            And which of them is the hardest to mend?
 
         ``critique`` holds the job right away, and the answer, a str, when it is there. Meanwhile
         ``await critique`` and ``%bgwait critique`` wait for it and ``%bgcancel critique`` cancels.
+
+        ``{{ expression }}`` is filled in from the notebook's variables (Jinja, with len, str,
+        round, sorted, min, max and sum): text as it is, a table as CSV, short values as a list,
+        longer texts as numbered items, everything else as JSON. A job that still runs is waited
+        for. Single braces are text.
+
         A value that is exactly ``$name`` or ``{name}`` is that variable's value. Defaults:
         ``%config BgMagics.model = "…"`` or the environment variable BGMAGIC_MODEL, and so on.
         """
         with one_line():
             given = parse(Settings, "%%bgresponse", line, self._namespace)
-            settings = settle(Settings, given, config=session.config)
-            name = settings.out or f"_bg{self._shell.execution_count}"
+            settings = settings_of(given)
             if settings.each is not None or settings.n is not None or settings.sweep:
-                self._send_group(cell, settings, name)
+                self._send_group(cell, settings)
                 return
+            composed = compose_prompt(cell, settings, self._namespace)
+            if settings.dry_run:
+                self._tell_dry_run(composed)
+                return
+            name = settings.out or f"_bg{self._shell.execution_count}"
             earlier = self._namespace.get(name)
-            sent = send(cell, settings, name, self._variables([name]))
+            sent = send(composed, settings, name, self._variables([name]))
         self._tell_trouble()
+        if composed.note:
+            print(composed.note)
         if sent.joined:
             print(f"{line_of(sent.job)}: the identical request, joined; --again sends it anew")
             earlier = None
@@ -162,10 +181,14 @@ class BgMagics(Magics):
         if settings.wait:
             wait_and_tell([sent.job], None)
 
-    def _send_group(self, cell: str, settings: Settings, name: str) -> None:
+    def _send_group(self, cell: str, settings: Settings) -> None:
         # Imported with the first sweep of a kernel.
-        from bgmagic.grouping import send_group
+        from bgmagic.grouping import dry_run, send_group
 
+        if settings.dry_run:
+            print(dry_run(cell, settings, self._namespace))
+            return
+        name = settings.out or f"_bg{self._shell.execution_count}"
         sent = send_group(cell, settings, name, self._namespace, join=True)
         self._bind(name, sent.group)
         self._tell_trouble()
@@ -179,6 +202,14 @@ class BgMagics(Magics):
 
     def _bind(self, name: str, group: Any) -> None:
         self._namespace[name] = self._namespace["_bg"] = group
+
+    @staticmethod
+    def _tell_dry_run(composed: Composed) -> None:
+        from bgmagic.dry_run import report  # seldom needed
+
+        if composed.note:
+            print(composed.note)
+        print(report(composed, session.secrets()))
 
     def _tell_trouble(self) -> None:
         """Say once what is wrong with the journal, and again only after it was well."""
@@ -200,7 +231,9 @@ class BgMagics(Magics):
             show(job)
         else:
             asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
-            print(f"{job.name}: sent to {asked} in the background; %bgwait {job.name} waits for it")
+            waits = job.record.words if job.record.waits_for else ""
+            sent = f"{waits}, then it goes to {asked}" if waits else f"sent to {asked}"
+            print(f"{job.name}: {sent} in the background; %bgwait {job.name} waits for it")
             self._untold.append(job)
             if running is not None:
                 print(f"{job.name}: an earlier job for this name goes on: {running!r}")

@@ -12,15 +12,16 @@ import atexit
 import concurrent.futures
 import contextlib
 import functools
-import itertools
 import os
+import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from bgmagic.client import Client
 from bgmagic.control import Listener, Variable
-from bgmagic.convoy import carry_all
+from bgmagic.convoy import carry_all, crowded, plan_anew, relocate
 from bgmagic.course import Course, Plan
+from bgmagic.draft import Draft
 from bgmagic.entries import Entry
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.job import Job
@@ -32,6 +33,7 @@ from bgmagic.owners import Owner
 from bgmagic.place import Place
 from bgmagic.poller import Clock
 from bgmagic.request import Request
+from bgmagic.roster import Roster
 from bgmagic.server import Server
 from bgmagic.status import JobRecord, Status
 
@@ -40,7 +42,6 @@ DEADLINE = 24 * 3600.0  # seconds from acceptance
 CREATE_GRACE = 1.3
 EXIT_TIMEOUT = 0.4
 JOURNAL_GRACE = 0.3
-CROWD = 20  # jobs followed at once; beyond, each begins with the usual interval
 
 
 class JobManager:
@@ -66,14 +67,14 @@ class JobManager:
         self._loop = LoopThread()
         self._callbacks = CallbackThread()
         self._clients: dict[Server, Client] = {}
-        self._jobs: list[Job] = []
-        self._by_key: dict[str, Job] = {}
+        self._roster = Roster()
         self._plans: dict[Job, Plan] = {}
         self._courses: dict[Job, tuple[Course, asyncio.Task[Any]]] = {}
         self._closing = False
         # Where jobs go; None is the server that the environment names at submission.
         self.server: Server | None = None
         self._watchers: list[Listener] = []
+        self._attaching = threading.Lock()
         # Where they went before the embedded server was switched on.
         self.usual_server: Server | None = None
         atexit.register(self.close)
@@ -88,10 +89,14 @@ class JobManager:
         variable: Variable | None = None,
         poll_interval: float | None = None,
         deadline: float = DEADLINE,
+        draft: Draft | None = None,
+        waits_for: tuple[str, ...] = (),
     ) -> Job:
         """Start a job and return its handle at once.
 
         Args:
+            draft: what is still to go into the request, which is sent when that is there.
+            waits_for: the names of the jobs that it waits for.
             name: what the job is called.
             named: whether the user chose that name.
             notebook: where it was sent from.
@@ -110,14 +115,11 @@ class JobManager:
             name=name,
             named=named,
             notebook=notebook,
+            draft=draft,
+            waits_for=waits_for,
         )
         self._loop.start()  # a thread that can't start is told before there is a job
-        job = self._new(record, Plan(server, poll_interval, deadline))
-        # Before the job can possibly end: the answer replaces only what it finds there.
-        if variable is not None:
-            job.give(variable)
-        self._loop.run(self._run(job))
-        return job
+        return self._start(record, Plan(server, poll_interval, deadline), variable)
 
     def submit_all(self, records: Sequence[JobRecord], plan: Plan) -> list[Job]:
         """Start the jobs of a group and return their handles at once."""
@@ -144,23 +146,39 @@ class JobManager:
             BadInput: another server is configured, a living kernel follows it, or its request held
                 a secret that the journal did not keep.
         """
-        known = self._by_key.get(entry.key)
-        if known is not None and not known.done():
-            if variable is not None:
-                known.give(variable)
-            return known  # it is followed here already
-        record = record_of(entry)
+        with self._attaching:  # a cell and a job that waits for this one may want it at once
+            known = self._roster.find(entry.key)
+            if known is not None and not known.done():
+                if variable is not None:
+                    known.give(variable)
+                return known  # it is followed here already
+            record = record_of(entry)
+            if entry.ended_at is not None:
+                return self._settled(record, variable)
+            server = self.destination()
+            self.ledger.check_attachable(entry, server, free)
+            same_key = self.ledger.credentials(server) == entry.credentials
+            plan = Plan(server, entry.poll_interval, entry.deadline, same_key, lane)
+            return self._start(record, plan, variable, attached=True)
+
+    def find(self, key: str) -> Job | None:
+        """The job with this key: of this kernel, else of the journal, to be read; or None."""
+        known = self._roster.find(key)
+        if known is not None:
+            return known
+        entry = self.ledger.journal.find(key)
+        return None if entry is None else self.past(entry)
+
+    async def _needed(self, key: str) -> Job | None:
+        """The job with this key, which is followed from now on if it has not ended."""
+        if (found := self._roster.find(key)) is not None:
+            return found
+        entry = await asyncio.to_thread(self.ledger.journal.find, key)
+        if entry is None:
+            return None
         if entry.ended_at is not None:
-            return self._settled(record, variable)
-        server = self.destination()
-        self._check_attachable(entry, server, free)
-        same_key = self.ledger.credentials(server) == entry.credentials
-        plan = Plan(server, entry.poll_interval, entry.deadline, same_key, lane)
-        job = self._new(record, plan)
-        if variable is not None:
-            job.give(variable)
-        self._loop.run(self._run(job, attached=True))
-        return job
+            return self.past(entry)
+        return await asyncio.to_thread(self.attach, entry)
 
     def follow(self, response_id: str, name: str, variable: Variable | None = None) -> Job:
         """Follow a response that the journal does not have, at the server configured now."""
@@ -175,33 +193,13 @@ class JobManager:
             response_id=response_id,
             status=Status.SUBMITTING,
         )
-        job = self._new(record, Plan(server, None, DEADLINE))
-        if variable is not None:
-            job.give(variable)
-        self._loop.run(self._run(job, attached=True))
-        return job
+        return self._start(record, Plan(server, None, DEADLINE), variable, attached=True)
 
     def relocate(self, job: Job, name: str, place: Place) -> None:
         """Give a job another place: its group has been asked anew."""
         server = self._plans[job].server if job in self._plans else self.destination()
-
-        def move() -> None:
-            job.advance(name=name, place=place)
-            self.ledger.note_place(job.record, server)
-
         self._loop.start()
-        self._loop.call(move)
-
-    def servers(self) -> set[Server]:
-        """Where the jobs of this process went, and where one would go now."""
-        servers = {plan.server for plan in self._plans.values()}
-        with contextlib.suppress(BadInput):
-            servers.add(self.destination())
-        return servers
-
-    def now(self) -> float:
-        """Seconds since the epoch, by the clock of this manager."""
-        return self._clock.now()
+        self._loop.call(lambda: relocate(job, name, place, self.ledger, server))
 
     def past(self, entry: Entry) -> Job:
         """A job that another kernel ended, to be read; it is not one of this process."""
@@ -214,33 +212,25 @@ class JobManager:
         job = Job(record, self)
         if variable is not None:
             job.give(variable)
-        self._jobs.append(job)
-        self._by_key[record.key] = job
+        self._roster.add(job)
         # Nobody else has the handle yet, so this thread may change it.
         job.settle()
         return job
 
-    def _check_attachable(
-        self, entry: Entry, server: Server, free: Collection[str | None] | None
-    ) -> None:
-        which = entry.name or entry.response_id or entry.key
-        if entry.server != server.name:
-            embedded = entry.server == "bgmagic.local"
-            how = "%bglocal switches to it" if embedded else "configure that one and attach again"
-            raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
-        if entry.owner not in (self.ledger.free_owners() if free is None else free):
-            raise BadInput(f"{which} is followed by another kernel that is alive")
-        if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
-            raise BadInput(
-                f"{which} can't be sent: its request held a secret, which the journal does not "
-                "keep; run its cell again"
-            )
+    def _start(
+        self, record: JobRecord, plan: Plan, variable: Variable | None, *, attached: bool = False
+    ) -> Job:
+        job = self._new(record, plan)
+        # Before the job can possibly end: the answer replaces only what it finds there.
+        if variable is not None:
+            job.give(variable)
+        self._loop.run(self._run(job, attached=attached))
+        return job
 
     def _new(self, record: JobRecord, plan: Plan) -> Job:
         job = Job(record, self)
         self._plans[job] = plan
-        self._jobs.append(job)
-        self._by_key[record.key] = job
+        self._roster.add(job)
         for watcher in self._watchers:
             self._loop.call(functools.partial(watcher, job))
         return job
@@ -259,7 +249,7 @@ class JobManager:
 
     def jobs(self) -> list[Job]:
         """All jobs of this process, oldest first."""
-        return list(self._jobs)
+        return self._roster.jobs()
 
     def close(self, timeout: float = EXIT_TIMEOUT) -> bool:
         """End the loop thread; jobs that still run are detached, not cancelled."""
@@ -272,7 +262,7 @@ class JobManager:
                 concurrent.futures.TimeoutError, concurrent.futures.CancelledError
             ):
                 winding_down.result(CREATE_GRACE + 0.2)
-        ended = self._loop.stop(timeout)
+        ended, self._closing = self._loop.stop(timeout), False
         self.ledger.close(JOURNAL_GRACE)
         return ended
 
@@ -296,34 +286,19 @@ class JobManager:
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
         old = job.record
-        plan = self._plans.get(job) or self._plan_anew(old)
-        record = JobRecord(
-            request=old.request,
-            server=plan.server.name,
-            submitted_at=self._clock.now(),
-            name=old.name,
-            named=old.named,
-            notebook=old.notebook,
-            place=old.place,
-        )
+        plan = self._plans.get(job) or plan_anew(old, self.ledger, self.destination(), DEADLINE)
+        record = old.anew(plan.server.name, self._clock.now())
         new = self._new(record, plan)
         job.hand_over(new)
         self._loop.run(self._run(new))
         return new
-
-    def _plan_anew(self, record: JobRecord) -> Plan:
-        """The plan for a job that an earlier kernel ended."""
-        entry = self.ledger.journal.find(record.key)
-        if entry is not None and not entry.sendable:
-            raise BadInput("its request held a secret, which the journal does not keep")
-        return Plan(self.destination(), None, DEADLINE)
 
     def on_loop_thread(self) -> bool:
         """Whether the caller is the loop thread."""
         return self._loop.is_current()
 
     def call_back(self, function: Callable[[Any], object], job: Job) -> None:
-        """Call ``function(job)`` off the loop thread."""
+        """Call ``function(job)`` soon, off the loop thread."""
         self._callbacks.call(lambda: function(job))
 
     def make_card(self, job: Job) -> Any:
@@ -334,15 +309,10 @@ class JobManager:
 
     # On the loop thread.
 
-    def _crowded(self) -> bool:
-        """Whether so many jobs are followed that each need not be looked after so often."""
-        followed = (course for course, _ in self._courses.values() if course.followed)
-        return sum(1 for _ in itertools.islice(followed, CROWD + 1)) > CROWD
-
     async def _run(self, job: Job, *, attached: bool = False, intended: bool = False) -> None:
-        course = Course(
-            job, self._plans[job], self._client_of, self.ledger, self._clock, self._crowded
-        )
+        plan, clock = self._plans[job], self._clock
+        several = functools.partial(crowded, self._courses.values())
+        course = Course(job, plan, self._client_of, self.ledger, clock, self._needed, several)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in one
         self._courses[job] = course, task
@@ -360,7 +330,7 @@ class JobManager:
         if job in self._courses:
             self._courses[job][0].want_cancel()
         elif not job.done():
-            job.advance(cancelling=True)  # its group is being written down: its course will see it
+            job.advance(cancelling=True)  # its course, which is about to begin, will see that
 
     async def _wind_down(self) -> None:
         """End every course; creates that are under way may still bring their id home."""

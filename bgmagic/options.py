@@ -132,6 +132,10 @@ class Settings:
         "--messages", metavar="NAME", read=read_anything, variable=True,
         help="earlier turns, a list as the API takes it; the cell is the last user turn",
     )  # fmt: skip
+    continue_: Any = _option(
+        "-c", "--continue", metavar="NAME", read=read_anything,
+        help="go on with the conversation whose last answer is in NAME; the new one goes there too",
+    )  # fmt: skip
     param: tuple[tuple[str, Any], ...] = _option(
         "--param", metavar="KEY=VALUE", read=read_pairs, default=(), repeatable=True,
         help="any other request field, dotted, JSON or text: reasoning.summary=auto; repeatable",
@@ -167,6 +171,14 @@ class Settings:
     reuse: bool = _option(
         "--reuse", default=False, configurable=True,
         help="take the answer from the journal if it has this very request, completed",
+    )  # fmt: skip
+    raw: bool = _option(
+        "--raw", default=False,
+        help="leave {{ }} in the text alone",
+    )  # fmt: skip
+    dry_run: bool = _option(
+        "--dry-run", default=False,
+        help="show the exact request that would be sent, and send nothing",
     )  # fmt: skip
     wait: bool = _option(
         "--wait", default=False, configurable=True,

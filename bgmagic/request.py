@@ -39,14 +39,26 @@ class Request:
         body: dict[str, Any] = json.loads(self.text)
         return body
 
-    def fingerprint(self, server: str) -> str:
+    def fingerprint(self, server: str, draft: str = "") -> str:
         """What two requests have in common that ask the same of the same server, as hex digits.
 
         Whether the answer is streamed makes no difference to it.
+
+        Args:
+            draft: what still is to go into the request.
         """
         body = {key: value for key, value in self.body.items() if key not in ("stream",)}
-        text = json.dumps([server, body], sort_keys=True)
+        text = json.dumps([server, body, draft] if draft else [server, body], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Request:
+        """The request with this body.
+
+        Raises:
+            BadInput: JSON can't hold it.
+        """
+        return cls(_dump(body))
 
     @cached_property
     def streams(self) -> bool:
@@ -112,7 +124,7 @@ def build_request(
         _set(body, path, value, taken)
     if stream:
         body["stream"] = True
-    return Request(_dump(body))
+    return Request.of(body)
 
 
 def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bgmagic.answer import Answer
 from bgmagic.errors import BadInput
 from bgmagic.group import JobGroup
 from bgmagic.job import Job
-from bgmagic.options import Settings, settle
 from bgmagic.session import session
-
-if TYPE_CHECKING:
-    from bgmagic.server import Server
+from bgmagic.submission import settings_of
 
 
 def map(
     template: str,
     items: Any = None,
     *,
-    variables: Mapping[str, Any] | None = None,
     n: int | None = None,
     sweep: Mapping[str, Sequence[Any]] | None = None,
     max_in_flight: int | None = None,
@@ -39,6 +35,7 @@ def map(
     param: Mapping[str, Any] | None = None,
     again: bool | None = None,
     reuse: bool | None = None,
+    fill: Mapping[str, Any] | None = None,
 ) -> JobGroup:
     """Ask the same of many items in the background and return their group at once.
 
@@ -50,13 +47,13 @@ def map(
     Args:
         template: the prompt; ``{{ item }}`` is the item, ``{{ item.column }}`` a column of a row.
         items: a list, a dict, a Series or a DataFrame; None for samples and settings alone.
-        variables: what else the template may name.
         n: so many samples: each request n times.
         sweep: settings and the values of each, all combined: ``{"effort": ["low", "high"]}``.
         max_in_flight: jobs at the server at once (64); the others wait.
         yes: agree to a group of so many jobs; needed for more than ``confirm_above`` (100).
         out: in a notebook, the variable that is to hold the group.
         reuse: take the answers that the journal has of these very requests.
+        fill: what else the template may name.
 
     The other arguments are those of `bgmagic.submit`.
 
@@ -89,7 +86,7 @@ def map(
         "again": again,
         "reuse": reuse,
     }
-    settings = settle(Settings, given, config=session.config, from_python=True)
+    settings = settings_of(given, from_python=True)
     if not isinstance(template, str):
         raise BadInput(f"the template must be text, not {type(template).__name__}")
     if out is not None and session.bind is None:
@@ -97,7 +94,7 @@ def map(
             "out= names a notebook variable: run %load_ext bgmagic there, or leave it out"
         )
     join = out is not None
-    sent = send_group(template, settings, settings.out or "group", variables or {}, join=join)
+    sent = send_group(template, settings, settings.out or "group", fill or {}, join=join)
     if settings.out is not None and session.bind is not None:
         session.bind(settings.out, sent.group)
     return sent.group
@@ -127,7 +124,7 @@ def export(
     from bgmagic.record import line, write
 
     chosen = list(_jobs_of(jobs)) if jobs is not None else _everything(everywhere=all)
-    secrets = _secrets()
+    secrets = session.secrets()
     lines = (line(job, secrets) for job in chosen)
     return write(Path(path).expanduser(), lines, overwrite=overwrite)
 
@@ -156,8 +153,3 @@ def _everything(*, everywhere: bool) -> list[Job]:
     entries = (journal.find(key) for key in keys)
     past = [manager.past(entry) for entry in entries if entry is not None]
     return sorted([*past, *here.values()], key=lambda job: job.record.submitted_at)
-
-
-def _secrets() -> Collection[str]:
-    servers: set[Server] = set(session.manager.servers())
-    return {secret for server in servers for secret in server.secrets}

@@ -83,6 +83,13 @@ class Session:
         path = default_path()
         return self._manager is not None or (path is not None and path.exists())
 
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown of the server that is configured now; none if there is none."""
+        try:
+            return self.manager.destination().secrets
+        except BadInput:
+            return ()
+
     def move_journal(self, path: Path | None) -> None:
         """Keep the journal at ``path``, or in this process's memory only for None.
 

@@ -43,6 +43,7 @@ MIGRATIONS = (
     CREATE INDEX jobs_fingerprint ON jobs (fingerprint);
     CREATE INDEX jobs_open ON jobs (owner) WHERE ended_at IS NULL
     """,
+    "ALTER TABLE jobs ADD COLUMN draft TEXT",
     """
     ALTER TABLE jobs ADD COLUMN group_key TEXT;
     ALTER TABLE jobs ADD COLUMN group_name TEXT;

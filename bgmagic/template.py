@@ -6,42 +6,17 @@ names a job which still runs stays a `Hole`; draft.py has it filled when the ans
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.answer import Answer
 from bgmagic.errors import BadInput, readable
-from bgmagic.inserting import as_text
+from bgmagic.expressions import RAW, Expression, compiled, text_of, values_of
 from bgmagic.job import Job
-from bgmagic.values import IPYTHONS, similar
 
-# Python's own, as in the expressions of a notebook; everything else is a variable or a filter.
-FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "len": len, "str": str, "round": round, "sorted": sorted, "min": min, "max": max, "sum": sum,
-}  # fmt: skip
-_RAW = "a literal {{ needs --raw"
 _TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[][(){}]""", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Expression:
-    """One ``{{ … }}``.
-
-    Attributes:
-        source: what stands between the braces.
-        line: the line of the cell's text in which it begins, from 1.
-    """
-
-    source: str
-    line: int
-
-    @property
-    def place(self) -> str:
-        """How a message names it."""
-        return f"line {self.line}, {{{{ {readable(self.source, 60)} }}}}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +42,7 @@ class Hole:
             BadInput: the expression fails with these answers.
         """
         values = {name: _unbound(bound, answer_of) for name, bound in self.jobs.items()}
-        return _text_of(self.expression, values)
+        return text_of(self.expression, values)
 
 
 @dataclass(frozen=True)
@@ -107,30 +82,42 @@ class Template:
 
     pieces: tuple[str | Expression, ...]
 
-    def fill(self, namespace: Mapping[str, Any]) -> Filled:
+    def fill(self, namespace: Mapping[str, Any], *, waiting: bool = False) -> Filled:
         """Put the values of ``namespace`` in as they are now.
+
+        Args:
+            waiting: whether the prompt has to wait for a job anyway.
 
         Raises:
             BadInput: a name does not exist, an expression fails, a job in it ended without an
                 answer, or an expression with a running job names something else as well.
         """
+        values = {p: values_of(p, namespace) for p in self.pieces if isinstance(p, Expression)}
+        needs = {job.record.key: job for found in values.values() for job in _running(found)}
         pieces: list[str | Hole] = []
-        needs: dict[str, Job] = {}
         inserted: list[Inserted] = []
         for piece in self.pieces:
             if isinstance(piece, str):
                 pieces.append(piece)
                 continue
-            values = _values(piece, namespace)
-            running = {job.record.key: job for value in values.values() for job in _open(value)}
-            if running:
-                needs |= running
-                pieces.append(Hole(piece, {n: _bound(piece, n, v) for n, v in values.items()}))
-            else:
-                text = _text_of(piece, {n: _answered(piece, v) for n, v in values.items()})
-                inserted.append(Inserted(piece, text))
-                pieces.append(text)
+            # With one hole, whatever comes from jobs is one: the draft of a prompt is the same
+            # then, however many of its jobs have ended since, and so is known again.
+            put = _fill(piece, values[piece], hole=bool(needs) or waiting)
+            pieces.append(put)
+            if isinstance(put, str):
+                inserted.append(Inserted(piece, put))
         return Filled(tuple(pieces), tuple(needs.values()), tuple(inserted))
+
+
+def _fill(expression: Expression, values: Mapping[str, Any], *, hole: bool) -> str | Hole:
+    held = [part for value in values.values() for part in (value, *_parts(value))]
+    if hole and any(isinstance(part, Job | Answer) for part in held):
+        try:
+            return Hole(expression, {n: _bound(expression, n, v) for n, v in values.items()})
+        except BadInput:
+            if _running(values):
+                raise
+    return text_of(expression, {n: _answered(expression, v) for n, v in values.items()})
 
 
 def literal(text: str) -> Filled:
@@ -155,9 +142,9 @@ def _pieces(text: str) -> Iterator[str | Expression]:
         end, line = _end(text, begin + 2), text.count("\n", 0, begin) + 1
         if end is None:
             quoted = readable(text[begin : begin + 60])
-            raise BadInput(f"line {line}, {quoted}: this {{{{ has no }}}}; {_RAW}")
+            raise BadInput(f"line {line}, {quoted}: this {{{{ has no }}}}; {RAW}")
         expression = Expression(text[begin + 2 : end], line)
-        _compiled(expression)
+        compiled(expression)
         yield expression
         at = end + 2
     if at < len(text):
@@ -177,96 +164,14 @@ def _end(text: str, begin: int) -> int | None:
     return None
 
 
-# Expressions.
-
-
-@functools.cache
-def _environment() -> Any:
-    # Imported with the first expression of a kernel: it takes 50 ms.
-    import json
-
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    made = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
-    made.globals.clear()
-    made.globals.update(FUNCTIONS)
-    # Jinja's own escapes for HTML, which is not what a model should read.
-    made.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
-    return made
-
-
-def _compiled(expression: Expression) -> Callable[..., Any]:
-    import jinja2
-
-    try:
-        return _compile(expression.source)
-    except jinja2.TemplateSyntaxError as error:
-        about = readable(str(error.message), 200)
-        raise BadInput(f"{expression.place}: this is no expression ({about}); {_RAW}") from None
-    except Exception as error:  # deep nesting, numbers of ten thousand digits, …
-        raise BadInput(f"{expression.place}: this can't be read ({_why(error)}); {_RAW}") from None
-
-
-@functools.lru_cache(maxsize=256)
-def _compile(source: str) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = _environment().compile_expression(
-        source, undefined_to_none=False
-    )
-    return compiled
-
-
-@functools.lru_cache(maxsize=256)
-def _names(source: str) -> tuple[str, ...]:
-    """The names that an expression uses, functions included, each once and in order."""
-    import jinja2
-    from jinja2.parser import Parser
-
-    parsed = Parser(_environment(), source, state="variable").parse_expression()
-    found = jinja2.nodes.Output([parsed]).find_all(jinja2.nodes.Name)
-    return tuple(dict.fromkeys(node.name for node in found))
-
-
-def _values(expression: Expression, namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """What the expression's names stand for; a variable comes before a function."""
-    names = _names(expression.source)
-    missing = [name for name in names if name not in namespace and name not in FUNCTIONS]
-    if missing:
-        near = similar(missing[0], _visible(namespace))
-        raise BadInput(
-            f"{expression.place}: there is no variable {missing[0]!r} in this notebook{near}; "
-            f"{_RAW}"
-        )
-    return {name: namespace[name] for name in names if name in namespace}
-
-
-def _visible(namespace: Iterable[str]) -> list[str]:
-    return [name for name in namespace if name[:1] != "_" and name not in IPYTHONS]
-
-
-def _text_of(expression: Expression, values: Mapping[str, Any]) -> str:
-    import jinja2.exceptions
-
-    try:
-        value = _compiled(expression)(**values)
-        if isinstance(value, jinja2.Undefined):
-            value = str(value)  # raises, and says what is undefined
-        return as_text(value)
-    except (BadInput, jinja2.UndefinedError, jinja2.exceptions.SecurityError) as error:
-        raise BadInput(f"{expression.place}: {readable(str(error), 200)}") from None
-    except Exception as error:
-        raise BadInput(f"{expression.place}: {_why(error)}") from None
-
-
-def _why(error: Exception) -> str:
-    about = readable(str(error), 200)
-    return f"{type(error).__name__}: {about}" if about else type(error).__name__
-
-
 # Jobs among the values.
 
 
 _DEEP = 4  # lists within lists within … in which jobs are looked for: a list may hold itself
+
+
+def _running(values: Mapping[str, Any]) -> list[Job]:
+    return [job for value in values.values() for job in _open(value)]
 
 
 def _open(value: Any, deep: int = _DEEP) -> list[Job]:

@@ -123,7 +123,7 @@ def test_rows_settings_and_samples_in_a_table(ask: Ask, pointed: ScriptedServer)
     pointed.ending = echo
     table = pandas.DataFrame({"q": ["a", "b"], "count": [1, 2]})
     sweep = {"effort": ["low", "high"], "temperature": [0]}
-    group = ask("{{ item.q }}{{ item.count }} {{ who }}", table, n=2, sweep=sweep, variables={"who": "me"})  # fmt: skip
+    group = ask("{{ item.q }}{{ item.count }} {{ who }}", table, n=2, sweep=sweep, fill={"who": "me"})  # fmt: skip
     group.result(LIMIT)
     bodies = [seen.body for seen in pointed.seen if seen.kind == "create"]
     assert sorted((b["input"][0]["content"][0]["text"], b["reasoning"]["effort"]) for b in bodies) == sorted(
@@ -403,15 +403,16 @@ def test_the_same_sweep_again_joins_job_by_job(ask: Ask, pointed: ScriptedServer
     assert joined == [True, True, False, False, True, True]
     assert second.key != first.key
     eventually(lambda: all(job.record.place.group == second.key for job in second.jobs))
+    eventually(lambda: len(second.failed) == 2)
     more = ask(items=list("cab"), n=1, out="x")
     assert more.jobs[0] is second.jobs[4]
     assert more.jobs[1] is second.jobs[0]
     eventually(lambda: more.jobs[0].name == "x[0]")
-    before = pointed.count("create")
+    eventually(lambda: pointed.count("create") == 9)
     ask(items=list("c"), out="x", again=True)
     ask(items=list("c"), out="y")
     ask(items=list("c"))
-    eventually(lambda: pointed.count("create") == before + 4)
+    eventually(lambda: pointed.count("create") == 12)
 
 
 def test_an_interrupted_sweep_is_free_to_run_again(

@@ -548,7 +548,7 @@ def test_older_file_is_brought_up(path: Path, monkeypatch: pytest.MonkeyPatch) -
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute(
             "SELECT a, user_version FROM later, pragma_user_version"
-        ).fetchall() == [(1, 2)]
+        ).fetchall() == [(1, len(later))]
 
 
 @pytest.mark.parametrize("damage", ["all", "middle"])
