@@ -85,7 +85,8 @@ class JobGroup(Collection[Any]):
     def to_frame(self) -> pandas.DataFrame:
         """A pandas DataFrame with one row a job: item, settings, status, seconds, tokens, price.
 
-        Times are in seconds, prices in US dollars; what is not known is missing, never 0.
+        ``seconds`` are those the server took, prices are in US dollars; what is not known is
+        missing, never 0.
 
         Raises:
             BadInput: pandas is not installed.
@@ -187,7 +188,12 @@ class JobGroup(Collection[Any]):
         return f"<JobGroup {self.name} {number} {'job' if number == 1 else 'jobs'}: {counts}>"
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.board.bundle(), {}
+        if not self.done():
+            return self.board.bundle(), {}
+        # Imported when it is looked at. HTML, so that it outlives the kernel in the notebook.
+        from bgmagic.display.group_finished import bundle
+
+        return dict(bundle(self)), {}
 
     @property
     def board(self) -> Any:

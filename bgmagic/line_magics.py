@@ -222,7 +222,10 @@ class BgLineMagics(Magics):
         here = {job.record.key for job in jobs()}
         single, groups = regroup.apart(open_entries())
         for entry in groups:
-            regroup.attach(self._shell, entry, None)
+            try:
+                regroup.attach(self._shell, entry, None)
+            except BadInput as error:
+                print(error)
         for number, entry in enumerate(reversed(single)):
             name = entry.name or f"_bg{self._shell.execution_count}_{number}"
             if entry.key in here:

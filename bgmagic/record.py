@@ -61,16 +61,21 @@ def row(job: Job, item: Any = _MISSING) -> dict[str, Any]:
         told |= dict(place.settings)
         if place.samples > 1:
             told["sample"] = place.sample
-    seconds = job.elapsed if job.record.ended_at is not None else None
     answered = job.done() and job.error is None
     return told | {
         "status": job.status,
-        "seconds": seconds,
+        "seconds": seconds_of(job),
         **tokens(response),
         "price": price_of(response, job.record.server),
         "text": job.text if answered or job.text else None,
         "error": str(job.error) if job.error else None,
     }
+
+
+def seconds_of(job: Job) -> float | None:
+    """How long the server took, from acceptance to the end; None if that is not known."""
+    accepted, ended = job.record.accepted_at, job.record.ended_at
+    return None if accepted is None or ended is None else ended - accepted
 
 
 def _item(item: Any, kind: str, key: Any) -> dict[str, Any]:
@@ -127,7 +132,7 @@ def line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
         "accepted_at": _time(record.accepted_at),
         "started_at": _time(record.started_at),
         "ended_at": _time(record.ended_at),
-        "seconds": None if record.ended_at is None else job.elapsed,
+        "seconds": seconds_of(job),
         **tokens(record.response or {}),
         "price": price_of(record.response, record.server),
         "group": None

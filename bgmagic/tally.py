@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from bgmagic.pricing import price_of
 from bgmagic.record import tokens
 
 SLOWEST = 5  # jobs that are shown as the slowest
-REASONS = 50  # failures that are told one by one
+REASONS = 20  # different reasons that are told
+NAMED = 6  # jobs that are named with a reason
 PACE = 60.0  # seconds: the throughput is that of the newest so many
 LENGTH = 160  # characters of a reason
 
@@ -42,6 +43,28 @@ class Sum:
     tokens_reasoning: int | None = None
     price: float | None = None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why some jobs have no answer.
+
+    Attributes:
+        status: what they ended as.
+        text: the reason, in one line.
+        jobs: those that ended so for this reason, in order.
+    """
+
+    status: str
+    text: str
+    jobs: Sequence[Job]
+
+    @property
+    def names(self) -> str:
+        """What the jobs are called, the first of them."""
+        first = [readable(job.name or "", 80) for job in self.jobs[:NAMED]]
+        more = len(self.jobs) - len(first)
+        return ", ".join(first) + (f" and {more} more" if more else "")
 
 
 class Tally:
@@ -100,10 +123,19 @@ class Tally:
         chosen = running or [job for job in self._jobs if job.record.accepted_at is not None]
         return heapq.nlargest(SLOWEST, chosen, key=took)
 
-    def failed(self) -> list[tuple[Job, str]]:
-        """The jobs that ended without an answer, in order, each with its reason."""
-        pairs = zip(self._jobs, self._sums, strict=True)
-        return [(job, one.reason) for job, one in pairs if one.reason]
+    @property
+    def failures(self) -> int:
+        """How many ended without an answer."""
+        return sum(bool(one.reason) for one in self._sums)
+
+    def reasons(self) -> list[Reason]:
+        """Why jobs ended without an answer, the most frequent reason first."""
+        found: dict[tuple[str, str], list[Job]] = {}
+        for job, one in zip(self._jobs, self._sums, strict=True):
+            if one.reason:
+                found.setdefault((one.status, one.reason), []).append(job)
+        told = [Reason(*which, jobs) for which, jobs in found.items()]
+        return sorted(told, key=lambda reason: -len(reason.jobs))[:REASONS]
 
 
 def took(job: Job) -> float:

@@ -39,4 +39,4 @@ def line_of_many(jobs: Sequence[Job]) -> str:
     longest = max(job.elapsed for job in jobs)
     failed = next((job for job in jobs if job.error), None)
     about = f"; {failed.name}: {readable(str(failed.error), 200)}" if failed else ""
-    return f"{group_name(jobs)}: {told} of {len(jobs)} jobs after {longest:.0f} s{about}"
+    return f"{group_name(jobs)}: {len(jobs)} jobs, {told}, after {longest:.0f} s{about}"

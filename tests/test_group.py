@@ -70,17 +70,17 @@ def ask(kernel_of: Callable[[], dict[str, Any]]) -> Ask:
 def prompts(server: ScriptedServer) -> list[str]:
     """What was asked, in the order in which it arrived."""
     creates = [seen.body for seen in server.seen if seen.kind == "create"]
-    return [body["input"][0]["content"][0]["text"] for body in creates]
+    return [body["input"][0]["content"][0]["text"].strip() for body in creates]
 
 
 def letter(body: Any) -> str:
     """The end of what was asked."""
-    return str(body["input"][0]["content"][0]["text"])[-1]
+    return str(body["input"][0]["content"][0]["text"]).strip()[-1]
 
 
 def echo(rid: str, body: Any) -> dict[str, Any]:
     """A response that says what was asked."""
-    text = body["input"][0]["content"][0]["text"]
+    text = body["input"][0]["content"][0]["text"].strip()
     usage = {
         "input_tokens": 3,
         "output_tokens": 5,

@@ -30,7 +30,9 @@ ROOMS: dict[str, set[str]] = {
     "outcome": {"answer", "errors", "status"},
     "control": set(),
     "job": {"answer", "control", "errors", "outcome", "request", "status"},
-    "group": {"answer", "display.group_board", "errors", "job", "record", "status"},
+    "group": {
+        "answer", "display.group_board", "display.group_finished", "errors", "job", "record", "status",
+    },
     "telling": {"errors", "job"},
     "record": {"answer", "errors", "job", "pricing", "redaction"},
     "tally": {"errors", "job", "pricing", "record"},

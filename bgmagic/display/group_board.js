@@ -68,7 +68,7 @@ function render({ model, el }) {
   bar.setAttribute("role", "progressbar");
   const legend = make("div", "legend", board);
   legend.setAttribute("aria-live", "polite");
-  const facts = make("dl", "facts", board);
+  const facts = make("div", "facts", board);
   const trouble = make("div", "trouble", board);
   const slowest = make("details", "slowest", board);
   const slowTitle = make("summary", "summary", slowest);
@@ -134,9 +134,9 @@ function render({ model, el }) {
     }
     if (most) pairs.push([view.price == null ? "price" : "of", most]);
     const nodes = fit(facts, pairs.length, (parent) => {
-      const pair = make("div", "fact", parent);
-      make("dt", "dt", pair);
-      make("dd", "dd", pair);
+      const pair = make("span", "fact", parent);
+      make("span", "what", pair);
+      make("span", "value", pair);
     });
     nodes.forEach((node, index) => {
       say(node.firstChild, pairs[index][0]);
@@ -158,17 +158,15 @@ function render({ model, el }) {
       say(node.children[2], clock(job.seconds + since));
     });
     failed.hidden = view.failures === 0;
-    const more = view.failures - view.failed.length;
-    const shown = more > 0 ? `, the first ${view.failed.length} here` : "";
-    say(failTitle, `${number(view.failures)} without an answer${shown}`);
+    say(failTitle, `${number(view.failures)} without an answer`);
     fit(failList, view.failed.length, (parent) => {
       const item = make("li", "item", parent);
-      for (const part of ["job", "state", "reason"]) make("span", part, item);
+      for (const part of ["times", "reason", "names"]) make("span", part, item);
     }).forEach((node, index) => {
-      const job = view.failed[index];
-      say(node.children[0], job.name);
-      say(node.children[1], word(job.status));
-      say(node.children[2], job.reason);
+      const why = view.failed[index];
+      say(node.children[0], `${number(why.count)} ${word(why.status)}`);
+      say(node.children[1], why.reason);
+      say(node.children[2], why.names);
     });
   };
 

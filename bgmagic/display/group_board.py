@@ -19,7 +19,7 @@ import traitlets
 from bgmagic.errors import readable
 from bgmagic.job import Job
 from bgmagic.pricing import bill
-from bgmagic.tally import REASONS, Tally, took
+from bgmagic.tally import Tally, took
 
 if TYPE_CHECKING:
     from bgmagic.group import JobGroup
@@ -140,7 +140,6 @@ def _clicked(board: GroupBoard, message: Any, _buffers: Any) -> None:
 def snapshot(group: JobGroup, tally: Tally, bill_text: str) -> dict[str, Any]:
     """What a board shows of a group, as JSON; times are seconds since the epoch."""
     price, unpriced = tally.price
-    failed = tally.failed()
     submitted = [job.record.submitted_at for job in group.jobs]
     return {
         "key": group.key,
@@ -167,10 +166,15 @@ def snapshot(group: JobGroup, tally: Tally, bill_text: str) -> dict[str, Any]:
             for job in tally.slowest()
         ],
         "failed": [
-            {"name": readable(job.name or "", 80), "status": job.status, "reason": reason}
-            for job, reason in failed[:REASONS]
+            {
+                "status": reason.status,
+                "reason": reason.text,
+                "count": len(reason.jobs),
+                "names": reason.names,
+            }
+            for reason in tally.reasons()
         ],
-        "failures": len(failed),
+        "failures": tally.failures,
         "trouble": _trouble(group),
         "submitted_at": min(submitted, default=time.time()),
         "clock": time.time(),

@@ -21,10 +21,10 @@ from bgmagic.tally import Tally
 if TYPE_CHECKING:
     from bgmagic.group import JobGroup
 
-KEPT_ROWS = 200  # of the table that is saved in the notebook
+KEPT_ROWS = 100  # of the table that is saved in the notebook
 LENGTH = 200  # characters of an answer in it
 _QUIET = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
-_COLUMNS = ("status", "seconds", "tokens_out", "text")
+_COLUMNS = ("status", "text", "seconds", "tokens_out")
 
 
 def bundle(group: JobGroup) -> dict[str, str]:
@@ -35,13 +35,13 @@ def bundle(group: JobGroup) -> dict[str, str]:
 
 def as_html(group: JobGroup, tally: Tally) -> str:
     """The counts, the failed with their reasons, the folded table, and the footer."""
-    failed = tally.failed()
+    failed = tally.failures > 0
     mark, colour = ("✕", "--jp-error-color1, #d32f2f") if failed else _DONE
     counts = ", ".join(f"{count} {status}" for status, count in tally.counts.items())
     title = f'<span style="color: var({colour})">{mark}</span> <b>{html.escape(group.name)}</b>'
     parts = [f"<div>{title} {tally.size} jobs: {html.escape(counts)}</div>"]
     if failed:
-        parts.append(_failed(failed, group.name))
+        parts.append(_failed(tally, group.name))
     parts.append(_table(group))
     parts.append(f'<div style="{_QUIET}">{html.escape(footer(group, tally))}</div>')
     edge = f"border-left: 4px solid var({colour}); padding: 2px 0 2px 12px"
@@ -51,15 +51,15 @@ def as_html(group: JobGroup, tally: Tally) -> str:
 _DONE = ("✓", "--jp-success-color1, #388e3c")
 
 
-def _failed(failed: Sequence[tuple[Any, str]], name: str) -> str:
-    told = failed[:5]
+def _failed(tally: Tally, name: str) -> str:
     items = "".join(
-        f"<li>{html.escape(readable(job.name or '', 80))}: {html.escape(reason)}</li>"
-        for job, reason in told
+        f"<li>{len(reason.jobs)} {html.escape(reason.status)}: {html.escape(reason.text)} "
+        f'<span style="{_QUIET}">({html.escape(reason.names)})</span></li>'
+        for reason in tally.reasons()
     )
-    more = f" The first {len(told)}:" if len(failed) > len(told) else ""
-    retry = f"{name}.retry_failed() sends them again." if name.isidentifier() else ""
-    title = html.escape(f"{len(failed)} without an answer. {retry}{more}")
+    title = html.escape(
+        f"{tally.failures} without an answer; {name}.retry_failed() sends them again."
+    )
     return f'<div>{title}</div><ul style="margin: 0; overflow-wrap: anywhere">{items}</ul>'
 
 
@@ -68,15 +68,12 @@ def _table(group: JobGroup) -> str:
     rows = [{"": job.name or ""} | row(job) for job in jobs]
     heads = _heads(rows)
     head = "".join(f"<th>{html.escape(_title(name))}</th>" for name in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_cell(told, name))}</td>" for name in heads) + "</tr>"
-        for told in rows
-    )
+    body = "".join("<tr>" + "".join(_td(told, name) for name in heads) + "</tr>" for told in rows)
     some = f"The first {KEPT_ROWS} of {len(group.jobs)} jobs" if len(group.jobs) > KEPT_ROWS else ""
     title = some or f"All {len(group.jobs)} jobs"
     return (
-        f"<details><summary>{title}</summary><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></details>"
+        f'<details><summary>{title}</summary><div style="overflow-x: auto"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
     )
 
 
@@ -85,6 +82,13 @@ def _heads(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     asked = dict.fromkeys(name for told in rows for name in told)
     after = ("tokens_in", "tokens_reasoning", "price", "error")
     return [name for name in asked if name not in (*_COLUMNS, *after)] + list(_COLUMNS)
+
+
+def _td(told: Mapping[str, Any], name: str) -> str:
+    style = {"text": ' style="text-align: left; min-width: 30em"'}.get(name, "")
+    if name not in (*_COLUMNS, ""):
+        style = ' style="text-align: left"'
+    return f"<td{style}>{html.escape(_cell(told, name))}</td>"
 
 
 def _title(name: str) -> str:
