@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from bgmagic.conversation import Earlier
 from bgmagic.draft import Draft
 from bgmagic.errors import BadInput
+from bgmagic.extras import fields, parts
 from bgmagic.job import Job
 from bgmagic.options import Settings
 from bgmagic.prompt import messages as as_messages
@@ -46,7 +47,7 @@ def compose(filled: Filled, settings: Settings, earlier: Earlier | None = None) 
     """Put a request together.
 
     Raises:
-        BadInput: the prompt is empty, or messages or parameters can't be used.
+        BadInput: the prompt is empty, or one of the settings can't be used.
     """
     earlier = earlier or Earlier()
     if settings.messages is not None and (earlier.messages or earlier.after):
@@ -61,7 +62,11 @@ def compose(filled: Filled, settings: Settings, earlier: Earlier | None = None) 
         answer = after.result(0)
         messages, instructions = tuple(answer.conversation), answer.instructions
     request = build_request(
-        as_messages(filled.text, settings.messages if earlier == Earlier() else list(messages)),
+        as_messages(
+            filled.text,
+            settings.messages if earlier == Earlier() else list(messages),
+            parts(settings),
+        ),
         model=settings.model,
         effort=settings.effort,
         verbosity=settings.verbosity,
@@ -69,6 +74,7 @@ def compose(filled: Filled, settings: Settings, earlier: Earlier | None = None) 
         max_output_tokens=settings.max_output_tokens,
         params=settings.param,
         stream=settings.stream,
+        **fields(settings),
     )
     draft = Draft.of(filled, continues) if needs else None
     return Composed(request, draft, tuple(needs), filled.inserted, earlier.note)

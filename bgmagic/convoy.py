@@ -69,7 +69,7 @@ def crowded(courses: Iterable[tuple[Course, object]]) -> bool:
     return sum(1 for _ in itertools.islice(followed, CROWD + 1)) > CROWD
 
 
-def relocate(job: Job, name: str, place: Place, ledger: Ledger, server: Server) -> None:
+async def relocate(job: Job, name: str, place: Place, ledger: Ledger, server: Server) -> None:
     """Give a job another place in a group."""
     job.advance(name=name, place=place)
     ledger.note_place(job.record, server)

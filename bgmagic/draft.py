@@ -76,7 +76,7 @@ class Draft:
             body["input"] = [*earlier.conversation, *body["input"]]
             if earlier.instructions is not None:
                 body.setdefault("instructions", earlier.instructions)
-        return Request.of(body)
+        return Request.of(body, request.reader)
 
 
 def _as_json(hole: Hole) -> dict[str, Any]:

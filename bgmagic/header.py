@@ -1,6 +1,7 @@
 """Reads the header line of a magic: words, flags, and the variables they name.
 
-Which options there are and what they take is options.py's business; here a line becomes values.
+Which options there are and what they take is options.py's business; here a line becomes values, and
+the options the text of a magic's help.
 Splitting follows the shell (shlex), since that is what people type.
 """
 
@@ -138,3 +139,19 @@ def _variable(name: str, namespace: Mapping[str, Any], label: str) -> Any:
         near = similar(name, [key for key in namespace if key[:1] != "_" and key not in IPYTHONS])
         raise BadInput(f"{label}: there is no variable {name!r} in this notebook{near}")
     return namespace[name]
+
+
+def describe(settings: type[Any]) -> str:
+    """The options as a table in plain text, one line each."""
+    rows = [(_heading(option), option.help + _default(option)) for option in options(settings)]
+    width = max(len(heading) for heading, _ in rows)
+    return "\n".join(f"  {heading:<{width}}  {text}" for heading, text in rows)
+
+
+def _heading(option: Option) -> str:
+    return " ".join(word for word in (", ".join(option.flags), option.metavar) if word)
+
+
+def _default(option: Option) -> str:
+    shown = isinstance(option.default, str)
+    return f" ({option.default})" if shown else " (server's default)" if option.choices else ""

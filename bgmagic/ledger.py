@@ -20,7 +20,7 @@ from bgmagic.journal import Journal
 from bgmagic.owners import Owner
 from bgmagic.place import Place, place_of
 from bgmagic.redaction import credentials_fingerprint, without_secrets
-from bgmagic.request import Request
+from bgmagic.request import Reader, Request
 from bgmagic.server import Server
 from bgmagic.status import JobRecord, Status
 from bgmagic.store import JournalError
@@ -239,11 +239,11 @@ def _hidden(text: str, server: Server) -> str:
     return text
 
 
-def record_of(entry: Entry) -> JobRecord:
-    """What the journal knows of a job, as a record."""
+def record_of(entry: Entry, reader: Reader = None) -> JobRecord:
+    """What the journal knows of a job, as a record; ``reader`` is the class of its answer."""
     return JobRecord(
         key=entry.key,
-        request=Request(entry.request),
+        request=Request(entry.request, reader),
         server=entry.server,
         submitted_at=entry.created_at,
         name=entry.name,

@@ -21,7 +21,7 @@ from bgmagic.answer import Answer
 from bgmagic.blocking import wait
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.group import JobGroup
-from bgmagic.header import parse
+from bgmagic.header import describe, parse
 from bgmagic.job import Job
 from bgmagic.namespace import Variables
 from bgmagic.options import (
@@ -30,10 +30,10 @@ from bgmagic.options import (
     ListSettings,
     LocalSettings,
     WaitSettings,
-    describe,
     settle,
 )
 from bgmagic.regroup import show_or_print
+from bgmagic.request import Request
 from bgmagic.session import session
 from bgmagic.submission import jobs
 from bgmagic.telling import apart, group_name, line_of, line_of_many
@@ -220,12 +220,7 @@ class BgLineMagics(Magics):
 
     def _attach_all(self) -> None:
         here = {job.record.key for job in jobs()}
-        single, groups = regroup.apart(open_entries())
-        for entry in groups:
-            try:
-                regroup.attach(self._shell, entry, None)
-            except BadInput as error:
-                print(error)
+        single = regroup.attach_groups(self._shell, open_entries())
         for number, entry in enumerate(reversed(single)):
             name = entry.name or f"_bg{self._shell.execution_count}_{number}"
             if entry.key in here:
@@ -262,7 +257,11 @@ class BgLineMagics(Magics):
     def _take(self, key: str, name: str) -> None:
         entry = session.manager.ledger.journal.find(key)
         if entry is not None:
-            self._show(session.manager.attach(entry, Variables(self._namespace, [name])))
+            from bgmagic.schema import class_of
+
+            reader = class_of(Request(entry.request).format, self._namespace)
+            variable = Variables(self._namespace, [name])
+            self._show(session.manager.attach(entry, variable, reader))
 
     def _show(self, job: Job) -> None:
         if hasattr(self._shell, "kernel"):

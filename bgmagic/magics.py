@@ -17,6 +17,7 @@ from traitlets import All
 from traitlets import Any as AnyTrait
 
 from bgmagic.blocking import wake_on_signals
+from bgmagic.completion import matcher
 from bgmagic.composing import Composed
 from bgmagic.header import parse
 from bgmagic.job import Job
@@ -105,6 +106,7 @@ class BgMagics(Magics):
         self._shell = shell
         self._told = False
         self._untold: list[Job] = []
+        self.matcher = matcher(self._namespace)
         self.observe(self._publish, All)
         self._publish()
         session.hold = lambda name: self._variables([name])
@@ -149,6 +151,12 @@ class BgMagics(Magics):
         ``critique`` holds the job right away, and the answer, a str, when it is there. Meanwhile
         ``await critique`` and ``%bgwait critique`` wait for it and ``%bgcancel critique`` cancels.
 
+        ::
+
+            %%bgresponse -o fit --schema Fit --file $figure --file notes.pdf --tool web_search
+            Which model fits these points best?
+
+        ``fit.data`` is then a ``Fit``, a Pydantic model, and ``fit.citations`` what was found.
         ``{{ expression }}`` is filled in from the notebook's variables (Jinja, with len, str,
         round, sorted, min, max and sum): text as it is, a table as CSV, short values as a list,
         longer texts as numbered items, everything else as JSON. A job that still runs is waited
@@ -175,7 +183,8 @@ class BgMagics(Magics):
             print(composed.note)
         if sent.joined:
             print(f"{line_of(sent.job)}: the identical request, joined; --again sends it anew")
-            earlier = None
+        if sent.joined or any(job is earlier for job in composed.needs):
+            earlier = None  # nothing to be warned of
         if not settings.quiet:
             self._show(sent.job, earlier, notify=settings.notify)
         if settings.wait:
@@ -253,6 +262,7 @@ def load(shell: InteractiveShell) -> None:
         magics = BgMagics(shell)
         shell.register_magics(magics, BgLineMagics(shell))
         shell.events.register("post_run_cell", magics.tell_ended)
+        shell.Completer.custom_matchers.append(magics.matcher)
         if hasattr(shell, "kernel"):
             wake_on_signals()
         if session.has_journal():
@@ -267,6 +277,7 @@ def unload(shell: InteractiveShell) -> None:
                 shell.magics_manager.magics[kind].pop(name, None)
         if isinstance(magics, BgMagics):
             shell.events.unregister("post_run_cell", magics.tell_ended)
+            shell.Completer.custom_matchers.remove(magics.matcher)
         configurables: list[Any] = shell.configurables
         configurables.remove(magics)
         shell.magics_manager.registry.pop(type(magics).__name__, None)

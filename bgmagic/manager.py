@@ -32,7 +32,7 @@ from bgmagic.loop import CallbackThread, LoopThread
 from bgmagic.owners import Owner
 from bgmagic.place import Place
 from bgmagic.poller import Clock
-from bgmagic.request import Request
+from bgmagic.request import Reader, Request
 from bgmagic.roster import Roster
 from bgmagic.server import Server
 from bgmagic.status import JobRecord, Status
@@ -132,6 +132,7 @@ class JobManager:
         self,
         entry: Entry,
         variable: Variable | None = None,
+        reader: Reader = None,
         *,
         lane: Lane | None = None,
         free: Collection[str | None] | None = None,
@@ -140,7 +141,7 @@ class JobManager:
 
         One that has ended is given from the journal, without a call. An open one is followed at the
         server that is configured now, if it is the one that accepted it: no key goes to an address
-        that was only read.
+        that was only read. ``reader`` is the class that its structured output is read into.
 
         Raises:
             BadInput: another server is configured, a living kernel follows it, or its request held
@@ -152,7 +153,7 @@ class JobManager:
                 if variable is not None:
                     known.give(variable)
                 return known  # it is followed here already
-            record = record_of(entry)
+            record = record_of(entry, reader)
             if entry.ended_at is not None:
                 return self._settled(record, variable)
             server = self.destination()
@@ -198,12 +199,11 @@ class JobManager:
     def relocate(self, job: Job, name: str, place: Place) -> None:
         """Give a job another place: its group has been asked anew."""
         server = self._plans[job].server if job in self._plans else self.destination()
-        self._loop.start()
-        self._loop.call(lambda: relocate(job, name, place, self.ledger, server))
+        self._loop.run(relocate(job, name, place, self.ledger, server))
 
-    def past(self, entry: Entry) -> Job:
+    def past(self, entry: Entry, reader: Reader = None) -> Job:
         """A job that another kernel ended, to be read; it is not one of this process."""
-        job = Job(record_of(entry), self)
+        job = Job(record_of(entry, reader), self)
         if entry.ended_at is not None:
             job.settle()
         return job

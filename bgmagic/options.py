@@ -22,6 +22,7 @@ from bgmagic.values import (
     read_identifier,
     read_interval,
     read_pairs,
+    read_several,
     read_swept,
     read_switch,
     read_text,
@@ -47,6 +48,7 @@ class Option:
         configurable: whether `%config` and the environment can set it.
         repeatable: whether it can be given more than once; the setting is a tuple then.
         variable: whether it takes the name of a variable and means its value.
+        offered: words that completion offers; others may be allowed too.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Option:
     configurable: bool
     repeatable: bool
     variable: bool
+    offered: tuple[str, ...]
 
 
 def _option(
@@ -71,6 +74,7 @@ def _option(
     configurable: bool = False,
     repeatable: bool = False,
     variable: bool = False,
+    offered: tuple[str, ...] = (),
 ) -> Any:
     """Declare an option as the field of a settings class."""
     reader = read or (read_choice(choices) if choices else read_text if metavar else read_switch)
@@ -84,12 +88,15 @@ def _option(
         "configurable": configurable,
         "repeatable": repeatable,
         "variable": variable,
+        "offered": offered or choices,
     }
     return field(default=default, metadata=about)
 
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 VERBOSITIES = ("low", "medium", "high")
+# The hosted tools that a mere type is enough for; tools.py knows how each is sent.
+TOOLS = ("web_search", "code_interpreter", "image_generation", "shell", "web_search_preview")
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,18 @@ class Settings:
     continue_: Any = _option(
         "-c", "--continue", metavar="NAME", read=read_anything,
         help="go on with the conversation whose last answer is in NAME; the new one goes there too",
+    )  # fmt: skip
+    file: tuple[Any, ...] = _option(
+        "--file", metavar="PATH", read=read_several, default=(), repeatable=True,
+        help="attach an image, a PDF or another document, or $NAME for what NAME holds; repeatable",
+    )  # fmt: skip
+    tool: tuple[Any, ...] = _option(
+        "--tool", metavar="TYPE", read=read_several, default=(), repeatable=True, offered=TOOLS,
+        help="a tool that the server runs, as web_search, or $NAME for its dict; repeatable",
+    )  # fmt: skip
+    schema: Any = _option(
+        "--schema", metavar="NAME", read=read_anything, variable=True,
+        help="a Pydantic model or a JSON schema; the answer's .data is the validated object",
     )  # fmt: skip
     param: tuple[tuple[str, Any], ...] = _option(
         "--param", metavar="KEY=VALUE", read=read_pairs, default=(), repeatable=True,
@@ -258,6 +277,7 @@ class LocalSettings:
 
     action: tuple[str, ...] = _option(
         metavar="on|off|status", read=read_anything, default=(), repeatable=True,
+        offered=("on", "off", "status"),
         help="start or join the embedded model, go back to your own server, or tell",
     )  # fmt: skip
 
@@ -312,22 +332,6 @@ def _configured(option: Option, config: Mapping[str, Any]) -> tuple[Any, str]:
         return value, f"BgMagics.{option.name} ="
     variable = f"BGMAGIC_{option.name.upper()}"
     return os.environ.get(variable) or None, variable
-
-
-def describe(settings: type[Any]) -> str:
-    """The options as a table in plain text, one line each."""
-    rows = [(_heading(option), option.help + _default(option)) for option in options(settings)]
-    width = max(len(heading) for heading, _ in rows)
-    return "\n".join(f"  {heading:<{width}}  {text}" for heading, text in rows)
-
-
-def _heading(option: Option) -> str:
-    return " ".join(word for word in (", ".join(option.flags), option.metavar) if word)
-
-
-def _default(option: Option) -> str:
-    shown = isinstance(option.default, str)
-    return f" ({option.default})" if shown else " (server's default)" if option.choices else ""
 
 
 def names(settings: type[Any]) -> tuple[str, ...]:

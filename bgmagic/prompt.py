@@ -5,7 +5,7 @@ Knows the API's shape of a message and nothing of notebooks; request.py puts the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bgmagic.errors import BadInput
@@ -15,24 +15,27 @@ ROLES = ("user", "assistant", "system", "developer")
 _SHAPE = 'a list like [{"role": "user", "content": [{"type": "input_text", "text": "…"}]}]'
 
 
-def user_message(text: str) -> dict[str, Any]:
-    """The message that asks ``text``."""
-    return {"role": "user", "content": [{"type": "input_text", "text": text}]}
+def user_message(text: str, attached: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """The message that asks ``text``, with the parts ``attached`` after it."""
+    return {"role": "user", "content": [{"type": "input_text", "text": text}, *attached]}
 
 
-def messages(text: str, earlier: object = None) -> list[Mapping[str, Any]]:
+def messages(
+    text: str, earlier: object = None, attached: Sequence[Mapping[str, Any]] = ()
+) -> list[Mapping[str, Any]]:
     """The turns of ``earlier``, if any, and ``text`` as the last user turn.
 
     Args:
         earlier: a list of messages as the API takes it (``role`` and ``content``), or of its other
             input items, which carry a ``type``; passed on unchanged.
+        attached: further parts of the last user turn.
 
     Raises:
         BadInput: the text is empty, or ``earlier`` is not such a list.
     """
     if not text.strip():
         raise BadInput("the cell is empty: write the prompt below the %%bgresponse line")
-    return [*_checked(earlier), user_message(text)]
+    return [*_checked(earlier), user_message(text, attached)]
 
 
 def _checked(earlier: object) -> list[Mapping[str, Any]]:

@@ -30,11 +30,15 @@ def show_or_print(shell: InteractiveShell, group: JobGroup, *, notify: bool = Fa
         print(repr(group))
 
 
-def apart(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """The entries that belong to no group, and one of each group."""
-    single = [entry for entry in entries if entry.group_key is None]
+def attach_groups(shell: InteractiveShell, entries: Sequence[Entry]) -> list[Entry]:
+    """Pick up each group that has one of these jobs, or print why not; returns the other jobs."""
     groups = {entry.group_key: entry for entry in entries if entry.group_key is not None}
-    return single, list(groups.values())
+    for entry in groups.values():
+        try:
+            attach(shell, entry, None)
+        except BadInput as error:
+            print(error)
+    return [entry for entry in entries if entry.group_key is None]
 
 
 def named(entries: Sequence[Entry]) -> list[str]:

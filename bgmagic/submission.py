@@ -135,7 +135,7 @@ def send(
             return Sent(twin, joined=True)
         known = _known(composed, settings)
         if known is not None:
-            return Sent(manager.attach(known, variable), joined=True)
+            return Sent(manager.attach(known, variable, request.reader), joined=True)
     job = manager.submit(
         request,
         name=name,
@@ -152,7 +152,7 @@ def send(
 
 def _known(composed: Composed, settings: Settings) -> Entry | None:
     """The journal's job with this very request that makes sending it unnecessary, or None: one
-    that is open since before a restart or, with --reuse, the newest that completed.
+    that is open since before a restart or, with --reuse, the newest that gave an answer.
 
     Raises:
         BadInput: it may have been accepted already.
@@ -176,7 +176,9 @@ def _known(composed: Composed, settings: Settings) -> Entry | None:
                 )
             return entry
     completed = ledger.journal.same(fingerprint, completed=True) if settings.reuse else []
-    return completed[-1] if completed else None
+    reader = composed.request.reader
+    answered = (entry for entry in reversed(completed) if not manager.past(entry, reader).error)
+    return next(answered, None)
 
 
 def _ago(job: Job) -> str:
@@ -197,6 +199,9 @@ def submit(
     deadline: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
     continue_: Answer | Job | str | None = None,
+    file: Any = None,
+    tool: Any = None,
+    schema: type[Any] | Mapping[str, Any] | None = None,
     param: Mapping[str, Any] | None = None,
     stream: bool | None = None,
     again: bool | None = None,
@@ -220,6 +225,9 @@ def submit(
         deadline: seconds, or text such as "12h", after acceptance until watching ends (24 h).
         messages: earlier turns as the API takes them.
         continue_: the answer, or the job, whose conversation this goes on with; or its name.
+        file: a path, bytes, a PIL image, a matplotlib figure, or a list of these.
+        tool: the type of a hosted tool, as "web_search", its dict, or a list of these.
+        schema: a Pydantic model or a JSON schema; the answer's ``data`` is the validated object.
         param: any other field of the request body; keys may be dotted.
         stream: have ``job.text`` grow as the response is written.
         again: with ``out``, send even though the identical request is still running.
@@ -241,6 +249,9 @@ def submit(
         "deadline": deadline,
         "messages": messages,
         "continue_": continue_,
+        "file": file,
+        "tool": tool,
+        "schema": schema,
         "param": param,
         "stream": stream,
         "again": again,

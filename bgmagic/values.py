@@ -37,6 +37,11 @@ def read_anything(value: Any, label: str) -> Any:
     return value
 
 
+def read_several(value: Any, label: str) -> tuple[Any, ...]:
+    """One value, or a list or tuple of them."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
 def read_switch(value: Any, label: str) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True}
     words |= {"0": False, "false": False, "no": False, "off": False, "": False}

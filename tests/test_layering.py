@@ -19,7 +19,8 @@ ROOMS: dict[str, set[str]] = {
     "display.highlight": {"display.escaping"},
     "display.markdown": {"display.math"},
     "display.render": {"display.escaping", "display.highlight", "display.markdown"},
-    "answer": {"display.render"},
+    "citations": set(),
+    "answer": {"citations", "display.render"},
     "loop": set(),
     "request": {"errors"},
     "place": set(),
@@ -27,7 +28,8 @@ ROOMS: dict[str, set[str]] = {
     "prompt": {"errors", "values"},
     "server": {"errors"},
     "status": {"place", "request"},
-    "outcome": {"answer", "errors", "status"},
+    "schema": {"errors"},
+    "outcome": {"answer", "errors", "schema", "status"},
     "control": set(),
     "job": {"answer", "control", "errors", "outcome", "request", "status"},
     "group": {
@@ -73,8 +75,12 @@ ROOMS: dict[str, set[str]] = {
     "draft": {"answer", "errors", "expressions", "request", "template"},
     "options": {"values"},
     "sweep": {"errors", "options", "values"},
+    "attachments": {"errors"},
+    "tools": {"errors", "options", "values"},
+    "extras": {"attachments", "options", "schema", "tools"},
     "composing": {
-        "conversation", "draft", "errors", "job", "options", "prompt", "request", "template",
+        "conversation", "draft", "errors", "extras", "job", "options", "prompt", "request",
+        "template",
     },
     "dry_run": {"composing", "redaction"},
     "header": {"errors", "options", "values"},
@@ -99,7 +105,9 @@ ROOMS: dict[str, set[str]] = {
     "session": {
         "control", "display.card", "errors", "job", "journal", "ledger", "manager", "owners",
     },
-    "display.finished": {"display.card", "display.render", "errors", "job", "listing", "status"},
+    "display.finished": {
+        "answer", "citations", "display.card", "display.render", "errors", "job", "listing", "status",
+    },
     "display.board": {"display.card", "job", "listing"},
     "display.group_board": {"errors", "job", "pricing", "tally"},
     "display.group_finished": {"display.finished", "errors", "pricing", "record", "tally"},
@@ -109,20 +117,25 @@ ROOMS: dict[str, set[str]] = {
     "display.group_shown": {"display.group_board", "display.group_finished", "display.shown"},
     "embedded": {"errors", "local", "local.launcher", "server"},
     "line_magics": {
-        "answer", "blocking", "display.shown", "embedded", "errors", "group", "header",
-        "job", "listing", "namespace", "options", "regroup", "session", "submission",
+        "answer", "blocking", "display.shown", "embedded", "errors", "group", "header", "job",
+        "listing", "namespace", "options", "regroup", "request", "schema", "session", "submission",
         "telling",
     },
+    "completion": {
+        "answer", "job", "line_magics", "options", "session", "submission", "values",
+    },
     "magics": {
-        "blocking", "composing", "display.shown", "dry_run", "grouping", "header", "job",
-        "line_magics", "namespace", "options", "regroup", "session", "submission",
-        "telling", "values",
+        "blocking", "completion", "composing", "display.shown", "dry_run", "grouping", "header",
+        "job", "line_magics", "namespace", "options", "regroup", "session", "submission", "telling",
+        "values",
     },
     "": {"answer", "errors", "group", "job", "magics", "research", "status", "submission"},
 }  # fmt: skip
 
 # The one room that may import each of these.
 ALONE = {
+    "pydantic": {"schema"},
+    "fastjsonschema": {"schema"},
     "openai": {"client", "sdk"},
     "nest_asyncio2": {"blocking"},
     "sqlite3": {"entries", "journal", "store"},
@@ -140,6 +153,7 @@ ALONE = {
         "namespace",
         "display.shown",
         "display.group_shown",
+        "completion",
         "",
     },
 }

@@ -94,6 +94,7 @@ def test_conversation_in_cells(in_kernel: Kernel, echo: ScriptedServer) -> None:
     assert "joined" in in_kernel.ok("%%bgresponse -c chat\ntwo").stdout
     in_kernel.ok("%%bgresponse -c chat\nthree")
     assert in_kernel.value("repr(chat)").startswith("'<Job chat waiting for chat ")
+    assert in_kernel.value("chat.card.view.get('earlier', '')") == "''"
     assert "joined" in in_kernel.ok("%%bgresponse -c chat\nthree").stdout
     echo.polls = 0
     in_kernel.until("isinstance(chat, str)")
