@@ -23,7 +23,9 @@ from bgmagic.errors import (
     NotReady,
     ServerError,
 )
+from bgmagic.group import JobGroup
 from bgmagic.job import Job
+from bgmagic.research import export, map
 from bgmagic.status import Status
 from bgmagic.submission import jobs, submit, use
 
@@ -42,6 +44,7 @@ __all__ = [
     "JobCancelled",
     "JobError",
     "JobFailed",
+    "JobGroup",
     "JobIncomplete",
     "JobLost",
     "JobUnknown",
@@ -49,7 +52,9 @@ __all__ = [
     "NotReady",
     "ServerError",
     "Status",
+    "export",
     "jobs",
+    "map",
     "submit",
     "use",
 ]

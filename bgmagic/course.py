@@ -19,8 +19,9 @@ from bgmagic.draft import Draft
 from bgmagic.errors import Accepted, BadInput, ServerError
 from bgmagic.following import Following, Taken, news
 from bgmagic.job import Job
+from bgmagic.lane import Lane
 from bgmagic.ledger import Ledger
-from bgmagic.poller import Clock, Delays, is_terminal
+from bgmagic.poller import INTERVAL, Clock, Delays, is_terminal
 from bgmagic.request import Request
 from bgmagic.server import Server
 from bgmagic.status import Status
@@ -47,12 +48,14 @@ class Plan:
         deadline: seconds after acceptance at which watching ends, and after submission at which
             trying to send does.
         same_key: whether the server is asked with the credentials that it accepted the job with.
+        lane: what the jobs of its group go to the server by, or None.
     """
 
     server: Server
     poll_interval: float | None
     deadline: float
     same_key: bool = True
+    lane: Lane | None = None
 
 
 class Course:
@@ -66,8 +69,11 @@ class Course:
         ledger: Ledger,
         clock: Clock,
         find: Find,
+        crowded: Callable[[], bool],
     ) -> None:
         self.job = job
+        self._crowded = crowded
+        self._turn = asyncio.Event()
         self._find = find
         self._ledger = ledger
         self._ours = True
@@ -80,15 +86,23 @@ class Course:
         self._following: Following | None = None
         self._closing = False
 
-    async def run(self, *, attached: bool = False) -> None:
+    @property
+    def followed(self) -> bool:
+        """Whether the server has the job, and it is polled."""
+        return self._following is not None
+
+    async def run(self, *, attached: bool = False, intended: bool = False) -> None:
         """Carry the job to its end; never raises but for being cancelled.
 
         Args:
             attached: whether the journal has the job already, from another kernel.
+            intended: whether it has been written down with its whole group.
         """
         try:
             if attached:
                 await self._resume()
+            elif intended:
+                await self._carry()
             else:
                 await asyncio.sleep(HEAD_START)
                 plan = self._plan
@@ -102,6 +116,9 @@ class Course:
         except Exception as error:
             logger.exception("%r broke off", self.job)
             self._abandon(f"bgmagic itself failed with {type(error).__name__}: {error}")
+        finally:
+            if self._plan.lane is not None:
+                self._plan.lane.leave(self._turn)
 
     def want_cancel(self) -> None:
         """The user wishes the job cancelled: at the server, or here if it was not sent."""
@@ -113,6 +130,7 @@ class Course:
             self._following.cancel()
         elif not self.sending:
             self._wake.set()
+            self._turn.set()
 
     def close(self) -> None:
         """Watch no further than the create that may be under way."""
@@ -131,6 +149,8 @@ class Course:
             reason = _unclear("the kernel that was sending it ended before the server answered")
             await self._settle(status=Status.UNKNOWN, reason=reason)
         else:
+            if plan.lane is not None:
+                plan.lane.enter(self._turn)
             client = self._client_of(self._plan.server)
             at = record.accepted_at or self._clock.now()
             await self._follow(Taken(client, record.response_id, Reply({}, 0.1), at))
@@ -178,6 +198,11 @@ class Course:
         """POST the request, again only after a refusal that may pass; None if that ended it."""
         delays = Delays(5.0)
         while not self.job.record.cancelling:
+            if not await self._admitted():
+                continue
+            if self._closing:
+                self._abandon("the kernel is shutting down")
+                return None
             try:
                 return await self._post()
             except ServerError as failure:
@@ -186,10 +211,18 @@ class Course:
                     return None
                 self.job.advance(status=Status.WAITING, trouble=f"not sent yet: {failure}")
                 await self._ledger.write(self.job.record, status=Status.WAITING)
+                if self._plan.lane is not None:
+                    self._plan.lane.refused(self._turn, failure.retry_after)
+                    continue
                 wait = min(delays.after_failure(failure.retry_after), left)
                 await self._clock.pause(self._wake, wait)
         await self._settle(status=Status.CANCELLED, reason="before it was sent", trouble=None)
         return None
+
+    async def _admitted(self) -> bool:
+        """Wait until the group lets this job be sent; False if something else woke it."""
+        lane, place = self._plan.lane, self.job.record.place
+        return lane is None or await lane.turn(place.index if place else 0, self._turn)
 
     async def _post(self) -> Taken | None:
         if not await self._ledger.claim(self.job.record, ours=self._ours):
@@ -207,6 +240,8 @@ class Course:
             reason = "the server answered without a response id, so the job can't be followed"
             await self._settle(status=Status.UNKNOWN, response=reply.response, reason=reason)
             return None
+        if self._plan.lane is not None:
+            self._plan.lane.accepted()
         now = self._clock.now()
         status = news(self.job, reply, now)["status"]
         await self._ledger.write(
@@ -234,8 +269,9 @@ class Course:
 
     async def _follow(self, accepted: Taken) -> None:
         plan = self._plan
+        interval = plan.poll_interval or (INTERVAL if self._crowded() else None)
         following = self._following = Following(
-            self.job, accepted, self._ledger, self._clock, plan.poll_interval
+            self.job, accepted, self._ledger, self._clock, interval
         )
         last = await following.run(accepted.at + plan.deadline)
         if last is not None:

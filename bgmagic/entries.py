@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,10 @@ class Entry:
         owner: the kernel that follows it.
         response: JSON text, the whole response, once it is terminal.
         draft: what is still to go into the request, as a `Draft` has it.
+        group_key: the group it belongs to.
+        group_name: that group's variable, if the user chose one.
+        group_index: its place in the group.
+        group_details: JSON text, the rest of what place.py knows.
     """
 
     key: str
@@ -68,6 +72,10 @@ class Entry:
     output_tokens: int | None = None
     response: str | None = None
     draft: str | None = None
+    group_key: str | None = None
+    group_name: str | None = None
+    group_index: int | None = None
+    group_details: str | None = None
 
 
 FIELDS = tuple(field.name for field in fields(Entry))
@@ -87,6 +95,14 @@ _TEXTS = "SELECT request_hash, input_hash, response_hash FROM jobs WHERE key = ?
 DURATIONS = """SELECT ended_at - accepted_at FROM jobs
     WHERE server = ? AND model = ? AND effort IS ? AND status = 'completed'
     AND ended_at > accepted_at ORDER BY created_at DESC LIMIT 200"""
+GROUP = "WHERE group_key = :group ORDER BY group_index, created_at, id"
+GROUP_NAMED = """WHERE group_name = :name AND (:notebook IS NULL OR notebook = :notebook)
+    ORDER BY created_at DESC, id DESC LIMIT 1"""
+OPEN_GROUPS = """WHERE group_key IN (SELECT group_key FROM jobs
+    WHERE ended_at IS NULL AND notebook = :notebook AND group_name IS :name)
+    ORDER BY created_at, id"""
+COMPLETED = """WHERE fingerprint IN (SELECT value FROM json_each(:fingerprints))
+    AND status = 'completed' AND ended_at IS NOT NULL ORDER BY created_at, id"""
 OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :name)"
 MAY_OWN = "(owner IS NULL OR owner = :owner OR owner IN (SELECT value FROM json_each(:dead)))"
 
@@ -97,6 +113,11 @@ def add_entry(connection: sqlite3.Connection, entry: Entry) -> None:
     marks = ", ".join(f":{name}" for name in columns)
     sql = f"INSERT INTO jobs ({names}) VALUES ({marks})"  # noqa: S608 - names of our own columns
     connection.execute(sql, columns)
+
+
+def add_entries(connection: sqlite3.Connection, added: Iterable[Entry]) -> None:
+    for entry in added:
+        add_entry(connection, entry)
 
 
 def change_entry(connection: sqlite3.Connection, key: str, changes: Mapping[str, Any]) -> None:
@@ -111,10 +132,10 @@ def change_entry(connection: sqlite3.Connection, key: str, changes: Mapping[str,
         connection.execute(_SWEEP)
 
 
-def forget_entries(connection: sqlite3.Connection, keys: str) -> int:
+def forget_entries(connection: sqlite3.Connection, keys: Collection[str]) -> int:
     sql = """DELETE FROM jobs
         WHERE ended_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"""
-    count = connection.execute(sql, (keys,)).rowcount
+    count = connection.execute(sql, (json.dumps(list(keys)),)).rowcount
     connection.execute(_SWEEP)
     return count
 

@@ -74,9 +74,9 @@ class Journal:
 
     # Writing. Each future is resolved once the write is on disk, or fails with a JournalError.
 
-    def add(self, entry: Entry) -> Future[None]:
-        """Write a new job down."""
-        return self._put(lambda connection: entries.add_entry(connection, entry))
+    def add(self, *added: Entry) -> Future[None]:
+        """Write new jobs down, all of them or none."""
+        return self._put(lambda connection: entries.add_entries(connection, added))
 
     def change(self, key: str, **columns: Any) -> Future[None]:
         """Change columns of a job.
@@ -104,16 +104,14 @@ class Journal:
 
     def forget(self, keys: Collection[str]) -> Future[int]:
         """Delete those of these jobs that have ended, with their texts; gives how many."""
-        given = json.dumps(list(keys))
-        return self._put(lambda connection: entries.forget_entries(connection, given))
+        return self._put(lambda connection: entries.forget_entries(connection, keys))
 
     # Reading. What can't be read is empty, and `trouble` says so.
 
     def find(self, key_or_response_id: str) -> Entry | None:
         """The whole entry; of several with this response id the newest."""
         where = "WHERE key = :it OR response_id = :it ORDER BY created_at DESC, id DESC LIMIT 1"
-        found = self._entries(entries.WHOLE, where, {"it": key_or_response_id})
-        return found[0] if found else None
+        return next(iter(self.select(where, it=key_or_response_id)), None)
 
     def entries(
         self,
@@ -121,12 +119,11 @@ class Journal:
         notebook: str | None = None,
         open_only: bool = False,
         name: str | None = None,
-        limit: int | None = None,
+        limit: int = -1,
     ) -> list[Entry]:
         """The jobs, newest first; ``request`` is "" and ``response`` None in all of them."""
         where = f"""WHERE {entries.OF} AND (ended_at IS NULL OR NOT :open)
             ORDER BY created_at DESC, id DESC LIMIT :limit"""
-        limit = -1 if limit is None else limit
         values = {"notebook": notebook, "name": name, "open": open_only, "limit": limit}
         return self._entries(entries.BRIEF, where, values)
 
@@ -141,7 +138,10 @@ class Journal:
         """The open (or the ``completed``) jobs with this very request, whole, oldest first."""
         state = "status = 'completed' AND ended_at IS NOT NULL" if completed else "ended_at IS NULL"
         where = f"WHERE fingerprint = :it AND {entries.OF} AND {state} ORDER BY created_at, id"
-        values = {"it": fingerprint, "notebook": notebook, "name": name}
+        return self.select(where, it=fingerprint, notebook=notebook, name=name)
+
+    def select(self, where: str, **values: Any) -> list[Entry]:
+        """The whole entries that one of entries.py's own conditions picks."""
         return self._entries(entries.WHOLE, where, values)
 
     def durations(self, server: str, model: str, effort: str | None) -> list[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,11 +18,14 @@ from bgmagic.entries import Entry
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.journal import Journal
 from bgmagic.owners import Owner
+from bgmagic.place import Place, place_of
 from bgmagic.redaction import credentials_fingerprint, without_secrets
 from bgmagic.request import Reader, Request
 from bgmagic.server import Server
 from bgmagic.status import JobRecord, Status
 from bgmagic.store import JournalError
+
+AT_ONCE = 25  # entries prepared in one go, about a millisecond
 
 
 class Ledger:
@@ -48,10 +51,41 @@ class Ledger:
             self.owner.hold()
         except BgmagicError as error:
             self._trouble = str(error)
+        # Off the loop: a locked file is waited for.
+        credentials = await asyncio.to_thread(self.credentials, server)
+        entry = self._entry(record, server, interval, deadline, credentials)
+        if not await self._done(self.journal.add(entry)):
+            self._unwritten.add(record.key)
+
+    async def intend_all(
+        self, records: Sequence[JobRecord], server: Server, interval: float | None, deadline: float
+    ) -> None:
+        """Write down that the requests of a whole group are going to be sent: all or none."""
+        try:
+            self.owner.hold()
+        except BgmagicError as error:
+            self._trouble = str(error)
+        credentials = await asyncio.to_thread(self.credentials, server)
+        entries = []
+        for record in records:
+            entries.append(self._entry(record, server, interval, deadline, credentials))
+            if len(entries) % AT_ONCE == 0:
+                await asyncio.sleep(0)  # the polls of others go on
+        if not await self._done(self.journal.add(*entries)):
+            self._unwritten.update(record.key for record in records)
+
+    def _entry(
+        self,
+        record: JobRecord,
+        server: Server,
+        interval: float | None,
+        deadline: float,
+        credentials: str,
+    ) -> Entry:
         request, sendable = self._kept(record.request, server)
         drafted = record.draft.text if record.draft else None
         draft = _hidden(drafted, server) if drafted else None
-        entry = Entry(
+        return Entry(
             key=record.key,
             created_at=record.submitted_at,
             notebook=record.notebook,
@@ -59,8 +93,7 @@ class Ledger:
             server=record.server,
             organization=server.organization,
             project=server.project,
-            # Off the loop: a locked file is waited for.
-            credentials=await asyncio.to_thread(self.credentials, server),
+            credentials=credentials,
             fingerprint=record.fingerprint,
             request=request,
             sendable=sendable and draft == drafted,
@@ -74,9 +107,8 @@ class Ledger:
             accepted_at=record.accepted_at,
             cancelling=record.cancelling,
             draft=draft,
+            **_of_place(record.place, server),
         )
-        if not await self._done(self.journal.add(entry)):
-            self._unwritten.add(record.key)
 
     async def complete(self, record: JobRecord, server: Server) -> None:
         """Write down the request that a draft has become."""
@@ -119,6 +151,11 @@ class Ledger:
         """Change the job's entry, and wait until that is committed or has failed."""
         await self._done(self.journal.change(record.key, **columns))
 
+    def note_place(self, record: JobRecord, server: Server) -> None:
+        """Write a job's new place in a group down soon."""
+        name = record.name if record.named else None
+        self.note(record, name=name, **_of_place(record.place, server))
+
     def note(self, record: JobRecord, **columns: Any) -> None:
         """Change the job's entry soon."""
         self.journal.change(record.key, **columns)
@@ -150,8 +187,17 @@ class Ledger:
         """Whether no living kernel follows the job, or this one does."""
         return entry.owner in (None, self.owner.id) or entry.owner in self._dead()
 
-    def check_attachable(self, entry: Entry, server: Server) -> None:
+    def free_owners(self) -> set[str | None]:
+        """The owners whose open jobs this kernel may take; None is nobody."""
+        return {None, self.owner.id, *self._dead()}
+
+    def check_attachable(
+        self, entry: Entry, server: Server, free: Collection[str | None] | None = None
+    ) -> None:
         """Whether the open job ``entry`` may be picked up by this process, at ``server``.
+
+        Args:
+            free: the owners whose jobs may be taken, where they are known.
 
         Raises:
             BadInput: another server accepted it, a living kernel follows it, or its request held a
@@ -162,7 +208,7 @@ class Ledger:
             embedded = entry.server == "bgmagic.local"
             how = "%bglocal switches to it" if embedded else "configure that one and attach again"
             raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
-        if not self.free(entry):
+        if entry.owner not in (self.free_owners() if free is None else free):
             raise BadInput(f"{which} is followed by another kernel that is alive")
         if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
             raise BadInput(
@@ -213,4 +259,23 @@ def record_of(entry: Entry, reader: Reader = None) -> JobRecord:
         reason=entry.reason,
         cancelling=entry.cancelling,
         draft=None if entry.draft is None else Draft(entry.draft),
+        place=_place(entry),
     )
+
+
+def _of_place(place: Place | None, server: Server) -> dict[str, Any]:
+    if place is None:
+        return {}
+    told, _ = without_secrets({"input": place.details}, server.secrets)
+    return {
+        "group_key": place.group,
+        "group_name": place.name,
+        "group_index": place.index,
+        "group_details": json.dumps(told["input"], ensure_ascii=False),
+    }
+
+
+def _place(entry: Entry) -> Place | None:
+    if entry.group_key is None or entry.group_index is None or entry.group_details is None:
+        return None
+    return place_of(entry.group_key, entry.group_name, entry.group_index, entry.group_details)

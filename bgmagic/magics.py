@@ -25,15 +25,17 @@ from bgmagic.line_magics import (
     TOLD,
     BgLineMagics,
     documented,
-    line_of,
     one_line,
     tell_open,
     wait_and_tell,
 )
 from bgmagic.namespace import Variables
 from bgmagic.options import Settings, options, read_option
+from bgmagic.regroup import show_or_print
 from bgmagic.session import session
 from bgmagic.submission import compose_prompt, send, settings_of
+from bgmagic.telling import line_of
+from bgmagic.values import read_count
 
 
 class Default(AnyTrait):
@@ -50,6 +52,15 @@ class Default(AnyTrait):
             return None
         with one_line():
             return read_option(Settings, str(self.name), value, f"BgMagics.{self.name} =")
+
+
+class Count(AnyTrait):
+    """A whole number, or None for unset."""
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """Read the number, so that a wrong one is one line here and now."""
+        with one_line():
+            return None if value is None else read_count(value, f"BgMagics.{self.name} =")
 
 
 class JournalPlace(AnyTrait):
@@ -84,6 +95,10 @@ class BgMagics(Magics):
     notify = Default("notify")
     quiet = Default("quiet")
     reuse = Default("reuse")
+    max_in_flight = Default("max_in_flight")
+    confirm_above = Count(
+        None, allow_none=True, help="jobs above which a sweep needs --yes (100)"
+    ).tag(config=True)
     journal = JournalPlace()
 
     def __init__(self, shell: InteractiveShell) -> None:
@@ -95,11 +110,12 @@ class BgMagics(Magics):
         self.observe(self._publish, All)
         self._publish()
         session.hold = lambda name: self._variables([name])
+        session.bind = self._bind
         session.notebook = self._notebook
 
     def _publish(self, _change: object = None) -> None:
         names = [option.name for option in options(Settings) if option.configurable]
-        session.config = {name: getattr(self, name) for name in names}
+        session.config = {name: getattr(self, name) for name in [*names, "confirm_above"]}
 
     @property
     def _namespace(self) -> dict[str, Any]:
@@ -152,6 +168,9 @@ class BgMagics(Magics):
         with one_line():
             given = parse(Settings, "%%bgresponse", line, self._namespace)
             settings = settings_of(given)
+            if settings.each is not None or settings.n is not None or settings.sweep:
+                self._send_group(cell, settings)
+                return
             composed = compose_prompt(cell, settings, self._namespace)
             if settings.dry_run:
                 self._tell_dry_run(composed)
@@ -170,6 +189,28 @@ class BgMagics(Magics):
             self._show(sent.job, earlier, notify=settings.notify)
         if settings.wait:
             wait_and_tell([sent.job], None)
+
+    def _send_group(self, cell: str, settings: Settings) -> None:
+        # Imported with the first sweep of a kernel.
+        from bgmagic.grouping import dry_run, send_group
+
+        if settings.dry_run:
+            print(dry_run(cell, settings, self._namespace))
+            return
+        name = settings.out or f"_bg{self._shell.execution_count}"
+        sent = send_group(cell, settings, name, self._namespace, join=True)
+        self._bind(name, sent.group)
+        self._tell_trouble()
+        if sent.joined:
+            all_of = f"{sent.joined} of {len(sent.group.jobs)} jobs"
+            print(f"{name}: {all_of} are there already and were joined; --again sends all anew")
+        if not settings.quiet:
+            show_or_print(self._shell, sent.group, notify=settings.notify)
+        if settings.wait:
+            wait_and_tell(sent.group.jobs, None)
+
+    def _bind(self, name: str, group: Any) -> None:
+        self._namespace[name] = self._namespace["_bg"] = group
 
     @staticmethod
     def _tell_dry_run(composed: Composed) -> None:
@@ -241,6 +282,7 @@ def unload(shell: InteractiveShell) -> None:
         configurables.remove(magics)
         shell.magics_manager.registry.pop(type(magics).__name__, None)
     session.config, session.hold, session.notebook = {}, None, str
+    session.bind = None
 
 
 def _loaded(shell: InteractiveShell) -> list[Magics]:

@@ -14,20 +14,23 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from bgmagic.client import Client
 from bgmagic.control import Listener, Variable
+from bgmagic.convoy import carry_all, crowded, plan_anew, relocate
 from bgmagic.course import Course, Plan
 from bgmagic.draft import Draft
 from bgmagic.entries import Entry
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.job import Job
 from bgmagic.journal import Journal
+from bgmagic.lane import Lane
 from bgmagic.ledger import Ledger, record_of
 from bgmagic.loop import CallbackThread, LoopThread
 from bgmagic.owners import Owner
+from bgmagic.place import Place
 from bgmagic.poller import Clock
 from bgmagic.request import Reader, Request
 from bgmagic.roster import Roster
@@ -67,6 +70,7 @@ class JobManager:
         self._roster = Roster()
         self._plans: dict[Job, Plan] = {}
         self._courses: dict[Job, tuple[Course, asyncio.Task[Any]]] = {}
+        self._closing = False
         # Where jobs go; None is the server that the environment names at submission.
         self.server: Server | None = None
         self._watchers: list[Listener] = []
@@ -117,7 +121,22 @@ class JobManager:
         self._loop.start()  # a thread that can't start is told before there is a job
         return self._start(record, Plan(server, poll_interval, deadline), variable)
 
-    def attach(self, entry: Entry, variable: Variable | None = None, reader: Reader = None) -> Job:
+    def submit_all(self, records: Sequence[JobRecord], plan: Plan) -> list[Job]:
+        """Start the jobs of a group and return their handles at once."""
+        self._loop.start()
+        jobs = [self._new(record, plan) for record in records]
+        self._loop.run(carry_all(jobs, plan, self.ledger, self._run))
+        return jobs
+
+    def attach(
+        self,
+        entry: Entry,
+        variable: Variable | None = None,
+        reader: Reader = None,
+        *,
+        lane: Lane | None = None,
+        free: Collection[str | None] | None = None,
+    ) -> Job:
         """Pick up a job that the journal has, and return its handle at once.
 
         One that has ended is given from the journal, without a call. An open one is followed at the
@@ -138,9 +157,9 @@ class JobManager:
             if entry.ended_at is not None:
                 return self._settled(record, variable)
             server = self.destination()
-            self.ledger.check_attachable(entry, server)
+            self.ledger.check_attachable(entry, server, free)
             same_key = self.ledger.credentials(server) == entry.credentials
-            plan = Plan(server, entry.poll_interval, entry.deadline, same_key)
+            plan = Plan(server, entry.poll_interval, entry.deadline, same_key, lane)
             return self._start(record, plan, variable, attached=True)
 
     def find(self, key: str) -> Job | None:
@@ -177,6 +196,11 @@ class JobManager:
         )
         return self._start(record, Plan(server, None, DEADLINE), variable, attached=True)
 
+    def relocate(self, job: Job, name: str, place: Place) -> None:
+        """Give a job another place: its group has been asked anew."""
+        server = self._plans[job].server if job in self._plans else self.destination()
+        self._loop.run(relocate(job, name, place, self.ledger, server))
+
     def past(self, entry: Entry, reader: Reader = None) -> Job:
         """A job that another kernel ended, to be read; it is not one of this process."""
         job = Job(record_of(entry, reader), self)
@@ -192,27 +216,6 @@ class JobManager:
         # Nobody else has the handle yet, so this thread may change it.
         job.settle()
         return job
-
-    def twin(
-        self,
-        request: Request,
-        *,
-        name: str | None,
-        notebook: str = "",
-        draft: Draft | None = None,
-    ) -> Job | None:
-        """The newest job that asks the very same of the same server for the same variable.
-
-        Args:
-            draft: what is still to go into the request.
-            name: the variable that the user chose; None stands for all that were not chosen.
-
-        Raises:
-            BadInput: there is no server to send it to.
-        """
-        server = self.destination().name
-        wanted = request.fingerprint(server, draft.text if draft else "")
-        return self._roster.twin(wanted, server, name, notebook)
 
     def _start(
         self, record: JobRecord, plan: Plan, variable: Variable | None, *, attached: bool = False
@@ -259,7 +262,7 @@ class JobManager:
                 concurrent.futures.TimeoutError, concurrent.futures.CancelledError
             ):
                 winding_down.result(CREATE_GRACE + 0.2)
-        ended = self._loop.stop(timeout)
+        ended, self._closing = self._loop.stop(timeout), False
         self.ledger.close(JOURNAL_GRACE)
         return ended
 
@@ -283,16 +286,9 @@ class JobManager:
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
         old = job.record
-        record = JobRecord(
-            request=old.request,
-            server=old.server,
-            submitted_at=self._clock.now(),
-            name=old.name,
-            named=old.named,
-            notebook=old.notebook,
-            draft=old.draft,
-        )
-        new = self._new(record, self._plans[job])
+        plan = self._plans.get(job) or plan_anew(old, self.ledger, self.destination(), DEADLINE)
+        record = old.anew(plan.server.name, self._clock.now())
+        new = self._new(record, plan)
         job.hand_over(new)
         self._loop.run(self._run(new))
         return new
@@ -313,14 +309,17 @@ class JobManager:
 
     # On the loop thread.
 
-    async def _run(self, job: Job, *, attached: bool = False) -> None:
+    async def _run(self, job: Job, *, attached: bool = False, intended: bool = False) -> None:
         plan, clock = self._plans[job], self._clock
-        course = Course(job, plan, self._client_of, self.ledger, clock, self._needed)
+        several = functools.partial(crowded, self._courses.values())
+        course = Course(job, plan, self._client_of, self.ledger, clock, self._needed, several)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in one
         self._courses[job] = course, task
+        if self._closing:
+            course.close()
         try:
-            await course.run(attached=attached)
+            await course.run(attached=attached, intended=intended)
         finally:
             del self._courses[job]
 
@@ -335,6 +334,7 @@ class JobManager:
 
     async def _wind_down(self) -> None:
         """End every course; creates that are under way may still bring their id home."""
+        self._closing = True
         courses = list(self._courses.values())
         for course, _ in courses:
             course.close()

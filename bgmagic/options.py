@@ -17,11 +17,13 @@ from bgmagic.values import (
     Reader,
     read_anything,
     read_choice,
+    read_count,
     read_duration,
     read_identifier,
     read_interval,
     read_pairs,
     read_several,
+    read_swept,
     read_switch,
     read_text,
     read_tokens,
@@ -160,6 +162,26 @@ class Settings:
     stream: bool = _option(
         "--stream", default=False, configurable=True,
         help="show the output as it is written; the answer is the same",
+    )  # fmt: skip
+    each: Any = _option(
+        "--each", metavar="NAME", read=read_anything, variable=True,
+        help="a job for each item of a list, dict, Series or table: {{ item }}, {{ item.column }}",
+    )  # fmt: skip
+    n: int | None = _option(
+        "--n", metavar="N", read=read_count,
+        help="so many samples: the same request N times",
+    )  # fmt: skip
+    sweep: tuple[tuple[str, Any], ...] = _option(
+        "--sweep", metavar="KEY=A,B", read=read_swept, default=(), repeatable=True,
+        help="a job for each value: effort=low,high, or a request field; repeatable, all combined",
+    )  # fmt: skip
+    max_in_flight: int = _option(
+        "--max-in-flight", metavar="N", read=read_count, default=64, configurable=True,
+        help="jobs of a sweep at the server at once (64); the others wait",
+    )  # fmt: skip
+    yes: int | None = _option(
+        "--yes", metavar="N", read=read_count,
+        help="agree to a sweep of N jobs; needed above BgMagics.confirm_above (100)",
     )  # fmt: skip
     again: bool = _option(
         "--again", default=False,
@@ -310,22 +332,6 @@ def _configured(option: Option, config: Mapping[str, Any]) -> tuple[Any, str]:
         return value, f"BgMagics.{option.name} ="
     variable = f"BGMAGIC_{option.name.upper()}"
     return os.environ.get(variable) or None, variable
-
-
-def describe(settings: type[Any]) -> str:
-    """The options as a table in plain text, one line each."""
-    rows = [(_heading(option), option.help + _default(option)) for option in options(settings)]
-    width = max(len(heading) for heading, _ in rows)
-    return "\n".join(f"  {heading:<{width}}  {text}" for heading, text in rows)
-
-
-def _heading(option: Option) -> str:
-    return " ".join(word for word in (", ".join(option.flags), option.metavar) if word)
-
-
-def _default(option: Option) -> str:
-    shown = isinstance(option.default, str)
-    return f" ({option.default})" if shown else " (server's default)" if option.choices else ""
 
 
 def names(settings: type[Any]) -> tuple[str, ...]:

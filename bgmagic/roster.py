@@ -14,10 +14,12 @@ class Roster:
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []
+        self._by_key: dict[str, Job] = {}
 
     def add(self, job: Job) -> None:
         """Take a new job in."""
         self._jobs.append(job)
+        self._by_key[job.record.key] = job
 
     def jobs(self) -> list[Job]:
         """All jobs, oldest first."""
@@ -26,19 +28,4 @@ class Roster:
     def find(self, key: str) -> Job | None:
         """The job with this key; of several the newest, since one that was given up may have been
         attached since."""
-        return next((job for job in reversed(self._jobs) if job.record.key == key), None)
-
-    def twin(self, fingerprint: str, server: str, name: str | None, notebook: str) -> Job | None:
-        """The newest job with this fingerprint that is for the same variable.
-
-        Args:
-            name: the variable that the user chose; None stands for all that were not chosen.
-        """
-        for job in reversed(self._jobs):
-            record = job.record
-            chosen = record.name if record.named else None
-            if (chosen, record.notebook, record.server) != (name, notebook, server):
-                continue
-            if record.fingerprint == fingerprint:
-                return job
-        return None
+        return self._by_key.get(key)

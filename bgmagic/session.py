@@ -54,12 +54,14 @@ class Session:
     Attributes:
         config: option names and values set with `%config`; empty without the extension.
         hold: makes the variable for ``submit(out=…)``, or None where there is no notebook.
+        bind: gives a name to a group of jobs, or None where there is no notebook.
         notebook: tells the notebook's path, or "".
     """
 
     def __init__(self) -> None:
         self.config: Mapping[str, Any] = {}
         self.hold: Callable[[str], Variable] | None = None
+        self.bind: Callable[[str, Any], None] | None = None
         self.notebook: Callable[[], str] = str
         self._manager: JobManager | None = None
         if hasattr(os, "register_at_fork"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from bgmagic.place import Place
 from bgmagic.request import Request
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class JobRecord:
         cancelling: whether the user has asked to cancel.
         draft: what is still to go into the request, which is not sent before; or None.
         waits_for: the names of the jobs whose answers it waits for.
+        place: where it stands in its group, if it belongs to one.
     """
 
     request: Request
@@ -99,7 +101,21 @@ class JobRecord:
     cancelling: bool = False
     draft: Draft | None = None
     waits_for: tuple[str, ...] = ()
+    place: Place | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def anew(self, server: str, at: float) -> JobRecord:
+        """The record of a new job that asks the same, submitted at ``at``."""
+        return JobRecord(
+            request=self.request,
+            server=server,
+            submitted_at=at,
+            name=self.name,
+            named=self.named,
+            notebook=self.notebook,
+            draft=self.draft,
+            place=self.place,
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -44,6 +44,13 @@ MIGRATIONS = (
     CREATE INDEX jobs_open ON jobs (owner) WHERE ended_at IS NULL
     """,
     "ALTER TABLE jobs ADD COLUMN draft TEXT",
+    """
+    ALTER TABLE jobs ADD COLUMN group_key TEXT;
+    ALTER TABLE jobs ADD COLUMN group_name TEXT;
+    ALTER TABLE jobs ADD COLUMN group_index INTEGER;
+    ALTER TABLE jobs ADD COLUMN group_details TEXT;
+    CREATE INDEX jobs_group ON jobs (group_key) WHERE group_key IS NOT NULL
+    """,
 )
 
 

@@ -17,6 +17,7 @@ from bgmagic.control import Variable
 from bgmagic.conversation import Earlier, earlier_turns, same_place
 from bgmagic.errors import BadInput
 from bgmagic.job import Job
+from bgmagic.joining import twin_of
 from bgmagic.options import Settings, settle
 from bgmagic.session import session
 from bgmagic.status import Status
@@ -121,8 +122,9 @@ def send(
     """
     request, draft, manager = composed.request, composed.draft, session.manager
     if variable is not None and not settings.again:
-        notebook = session.notebook()
-        twin = manager.twin(request, name=settings.out, notebook=notebook, draft=draft)
+        server, jobs_here = manager.destination().name, manager.jobs()
+        wanted = request.fingerprint(server, draft.text if draft else "")
+        twin = twin_of(wanted, jobs_here, server, settings.out, session.notebook())
         if twin is not None and twin.status == Status.UNKNOWN:
             raise BadInput(
                 f"the very same request ended as unknown {_ago(twin)} ago and may have been "

@@ -85,6 +85,25 @@ def read_tokens(value: Any, label: str) -> int:
     return number
 
 
+def read_count(value: Any, label: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        number = None if isinstance(value, bool | float) else int(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or number < 1:
+        raise BadInput(f"{label} {value!r}: it must be a whole number, 1 or more")
+    return number
+
+
+def read_swept(value: Any, label: str) -> tuple[tuple[str, Any], ...]:
+    """Read (name, values) pairs, from a dict or from pairs; what the values are is not read yet."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+        raise BadInput(f"{label} must be a dict of lists of values, with text for keys")
+    return tuple(pairs)
+
+
 def _number(value: Any) -> float | None:
     try:
         return None if isinstance(value, bool) else float(value)

@@ -63,6 +63,10 @@ def test_configurable_options_are_as_told() -> None:
     assert fixed == {
         "out",
         "messages",
+        "each",
+        "n",
+        "sweep",
+        "yes",
         "continue_",
         "file",
         "tool",
@@ -73,7 +77,10 @@ def test_configurable_options_are_as_told() -> None:
         "dry_run",
     }
     configurable = {option.name for option in options(Settings) if option.configurable}
-    assert set(BgMagics.class_own_traits(config=True)) == configurable | {"journal"}
+    assert set(BgMagics.class_own_traits(config=True)) == configurable | {
+        "confirm_above",
+        "journal",
+    }
 
 
 def test_the_two_commands_are_there() -> None:
