@@ -6,11 +6,12 @@ Which jobs a group has and how they are carried is grouping.py's business.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.errors import BadInput
 from bgmagic.group import JobGroup
+from bgmagic.request import Reader, Request
 from bgmagic.session import session
 
 if TYPE_CHECKING:
@@ -64,6 +65,15 @@ def newest(which: str, single: Entry | None, notebook: str) -> Entry | None:
     return None
 
 
+def _reader(entry: Entry, namespace: Mapping[str, Any]) -> Reader:
+    """The notebook's class that the answer of a job is read into, if it is structured."""
+    if '"json_schema"' not in entry.request:
+        return None
+    from bgmagic.schema import class_of
+
+    return class_of(Request(entry.request).format, namespace)
+
+
 def attach(shell: InteractiveShell, entry: Entry, out: str | None) -> None:
     """Pick up the whole group of ``entry`` under its own name, or ``out``, and show it.
 
@@ -79,7 +89,7 @@ def attach(shell: InteractiveShell, entry: Entry, out: str | None) -> None:
     same = isinstance(held, JobGroup) and held.key == entry.group_key
     if name in namespace and not same:
         raise BadInput(f"{name} holds something else; %bgattach {name} -o OTHER")
-    group = attach_group(entry.group_key, name)
+    group = attach_group(entry.group_key, name, lambda found: _reader(found, namespace))
     namespace[name] = group
     missing = group.size - len(group.jobs)
     if missing > 0:

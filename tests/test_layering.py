@@ -93,10 +93,13 @@ ROOMS: dict[str, set[str]] = {
         "submission", "sweep", "template", "values",
     },
     "grouping": {
-        "asking", "course", "dry_run", "entries", "errors", "group", "job", "joining",
-        "lane", "ledger", "options", "place", "session", "status",
+        "asking", "course", "dry_run", "entries", "errors", "group", "job", "joining", "lane",
+        "ledger", "options", "place", "request", "session", "status",
     },
-    "regroup": {"display.group_shown", "entries", "errors", "group", "grouping", "session"},
+    "regroup": {
+        "display.group_shown", "entries", "errors", "group", "grouping", "request", "schema",
+        "session",
+    },
     "research": {"answer", "errors", "group", "grouping", "job", "record", "session", "submission"},
     "joining": {"entries", "job", "status"},
     "namespace": {"answer", "job"},
