@@ -16,7 +16,8 @@ from bgmagic.completion import MAGICS, offered
 from bgmagic.line_magics import BgLineMagics
 from bgmagic.magics import BgMagics
 from bgmagic.options import Settings, options
-from tests.kernels import Kernel
+from tests.conftest import KEY
+from tests.kernels import Kernel, kernel
 from tests.scripted import ScriptedServer
 
 NAMESPACE: dict[str, Any] = {"critique": 1, "rules": "", "_hidden": 2, "sys": sys, "In": []}
@@ -135,6 +136,30 @@ def test_in_a_kernel(in_kernel: Kernel, server: ScriptedServer) -> None:
     in_kernel.ok("%unload_ext bgmagic")
     assert "high" not in complete(in_kernel, "%%bgresponse -e hi|\nWhy?")[0]
     assert in_kernel.value("get_ipython().Completer.custom_matchers") == "[]"
+
+
+def test_jobs_of_an_earlier_kernel(server: ScriptedServer, tmp_path: Path) -> None:
+    """After a restart %bgattach offers what is still open, and %bgjobs and %bgwait what this kernel has."""
+    server.polls = 10**6
+    setting = {
+        "OPENAI_API_KEY": KEY,
+        "OPENAI_BASE_URL": server.base_url,
+        "BGMAGIC_POLL": "0.1",
+        "BGMAGIC_JOURNAL": str(tmp_path / "journal.sqlite3"),
+        "JPY_SESSION_NAME": "paper.ipynb",
+    }
+    with kernel(**setting) as first:
+        first.ok("%load_ext bgmagic")
+        first.ok("%%bgresponse -o critique\nWhy?")
+        first.until("critique.running()")
+    with kernel(**setting) as second:
+        second.ok("%load_ext bgmagic")
+        assert complete(second, "%bgattach |") == (["critique"], "")
+        assert complete(second, "%bgattach --al|") == (["--all"], "--al")
+        assert complete(second, "%bgwait cr|")[0] != ["critique"]
+        second.ok("%bgattach critique")
+        assert complete(second, "%bgwait cr|") == (["critique"], "cr")
+        assert complete(second, "%bgjobs cr|") == (["critique"], "cr")
 
 
 def test_in_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -523,3 +523,33 @@ def test_with_what_is_waited_for(in_kernel: Kernel, server: ScriptedServer) -> N
     assert third["input"][0] == second["input"][0]
     assert third["input"][1]["content"][0]["text"] == GOOD
     assert third["text"]["format"] == {"type": "text"}
+
+
+CITY = """
+from enum import Enum
+from pydantic import BaseModel, Field
+class Size(Enum):
+    SMALL = "small"
+    LARGE = "large"
+class Street(BaseModel):
+    name: str = Field(max_length=40)
+class City(BaseModel):
+    name: str = Field(max_length=40)
+    size: Size
+    people: int | None
+    streets: list[Street] = Field(max_length=2)
+"""
+
+
+def test_on_the_embedded_model(embedded: dict[str, str]) -> None:
+    """A real model's reply becomes an object of the class, with what is nested in it."""
+    with kernel(**embedded) as started:
+        started.ok(f"%load_ext bgmagic\n%bglocal\n{CITY}", limit=120)
+        line = "-o paris --schema City --max-output-tokens 600"
+        started.ok(
+            f"%%bgresponse {line} --wait\nDescribe Paris briefly, with two streets.", limit=110
+        )
+        assert started.value("(type(paris.data).__name__, type(paris.data.size).__name__)") == (
+            "('City', 'Size')"
+        )
+        assert started.value("all(isinstance(s, Street) for s in paris.data.streets)") == "True"
