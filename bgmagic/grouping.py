@@ -18,9 +18,10 @@ from bgmagic.job import Job
 from bgmagic.joining import Known, completed, open_group, running_group
 from bgmagic.options import Settings
 from bgmagic.place import Place
+from bgmagic.pricing import Bill
 from bgmagic.request import Reader
 from bgmagic.session import session
-from bgmagic.status import JobRecord
+from bgmagic.status import JobRecord, Status
 
 if TYPE_CHECKING:
     from bgmagic.entries import Entry
@@ -34,10 +35,18 @@ class SentGroup:
     Attributes:
         group: the jobs.
         joined: how many of them were there already, so that they were not sent.
+        unknown: of how many of these nobody knows whether they were accepted.
+        asked: what it asks.
     """
 
     group: JobGroup
     joined: int
+    unknown: int
+    asked: Asked
+
+    def bill(self) -> Bill:
+        """What the whole may cost; imports the prices."""
+        return bill_of(self.asked)
 
 
 def wants_group(settings: Settings) -> bool:
@@ -66,7 +75,8 @@ def send_group(
     for index, job in zip(missing, _submitted(asked, missing), strict=True):
         found[index] = job
     jobs = [job for job in found if job is not None]
-    return SentGroup(_group(asked, jobs), len(jobs) - len(missing))
+    unknown = sum(job.status == Status.UNKNOWN for job in jobs)
+    return SentGroup(_group(asked, jobs), len(jobs) - len(missing), unknown, asked)
 
 
 def dry_run(text: str, settings: Settings, namespace: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bgmagic.entries import Entry
 
 
-def show_or_print(shell: InteractiveShell, group: JobGroup, *, notify: bool = False) -> None:
+def show(shell: InteractiveShell, group: JobGroup, *, notify: bool = False) -> None:
     """Show a group in the cell that runs now, as its frontend can."""
     if hasattr(shell, "kernel"):
         # Imported with the first board: widgets take most of the time of loading this.
@@ -34,9 +34,9 @@ def show_or_print(shell: InteractiveShell, group: JobGroup, *, notify: bool = Fa
 def attach_groups(shell: InteractiveShell, entries: Sequence[Entry]) -> list[Entry]:
     """Pick up each group that has one of these jobs, or print why not; returns the other jobs."""
     groups = {entry.group_key: entry for entry in entries if entry.group_key is not None}
-    for entry in groups.values():
+    for number, entry in enumerate(groups.values()):
         try:
-            attach(shell, entry, None)
+            attach(shell, entry, entry.group_name or f"_bg{shell.execution_count}_g{number}")
         except BadInput as error:
             print(error)
     return [entry for entry in entries if entry.group_key is None]
@@ -53,8 +53,15 @@ def named(entries: Sequence[Entry]) -> list[str]:
     return [name.format(count) for name, count in counts.items()]
 
 
-def newest(which: str, single: Entry | None, notebook: str) -> Entry | None:
-    """A job of the newest group called ``which``, if that is newer than the ``single`` job."""
+def newest(which: str, single: Entry | None, notebook: str, out: str | None) -> Entry | None:
+    """A job of the group that ``which`` means, or None.
+
+    Args:
+        single: the job that it means: its group is meant where that job gets no name of its own,
+            ``out``; and a group of that name only if it is newer.
+    """
+    if single is not None and single.group_key is not None and out is None:
+        return single
     from bgmagic.entries import GROUP_NAMED
 
     journal = session.manager.ledger.journal
@@ -97,4 +104,4 @@ def attach(shell: InteractiveShell, entry: Entry, out: str | None) -> None:
             f"{name}: {missing} of its {group.size} jobs came from other sweeps with --reuse; run "
             "its cell again with --reuse for all"
         )
-    show_or_print(shell, group)
+    show(shell, group)

@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "schema": {"errors"},
     "outcome": {"answer", "errors", "schema", "status"},
     "control": set(),
-    "job": {"answer", "control", "errors", "outcome", "request", "status"},
+    "job": {"answer", "control", "errors", "outcome", "pricing", "request", "status"},
     "group": {
         "answer", "display.group_board", "display.group_finished", "errors", "job", "record", "status",
     },
@@ -94,7 +94,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "grouping": {
         "asking", "course", "dry_run", "entries", "errors", "group", "job", "joining", "lane",
-        "ledger", "options", "place", "request", "session", "status",
+        "ledger", "options", "place", "pricing", "request", "session", "status",
     },
     "regroup": {
         "display.group_shown", "entries", "errors", "group", "grouping", "request", "schema",
@@ -125,7 +125,7 @@ ROOMS: dict[str, set[str]] = {
         "telling",
     },
     "completion": {
-        "answer", "job", "line_magics", "options", "session", "submission", "values",
+        "answer", "group", "job", "line_magics", "options", "session", "submission", "values",
     },
     "magics": {
         "blocking", "completion", "composing", "display.shown", "dry_run", "grouping", "header",

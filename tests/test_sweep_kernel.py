@@ -115,6 +115,7 @@ def test_killed_in_the_middle(start: Start, server: ScriptedServer) -> None:
         third.ok("letters = list('abcdefghij')")
         said = third.ok(cell.replace("-o x", "-o x --reuse")).said
         assert "9 of 10 jobs are there already" in said
+        assert "may have been" not in said
         third.until("x.done()")
         assert third.value("x.counts") == "{'completed': 10}"
     eventually(lambda: server.count("create") == 11)
@@ -138,6 +139,8 @@ def test_attached_all_and_under_another_name(start: Start, server: ScriptedServe
         assert "x holds something else; %bgattach x -o OTHER" in ran.said
         said = second.ok("%bgattach --all").said
         assert "x holds something else" in said
+        second.ok("%bgattach x[1] -o one")
+        second.until("isinstance(one, str)")
         second.ok("%bgattach x -o mine")
         second.until("mine.done() and isinstance(single, str)")
         assert second.value("(x, list(mine))") == "(5, ['the answer', 'the answer', 'the answer'])"
