@@ -23,6 +23,7 @@ from IPython.core.completer import (
 )
 
 from bgmagic.answer import Answer
+from bgmagic.group import JobGroup
 from bgmagic.job import Job
 from bgmagic.line_magics import open_entries
 from bgmagic.options import (
@@ -200,7 +201,7 @@ def _names(namespace: Mapping[str, Any], begun: str) -> list[str]:
         and name not in IPYTHONS
         and not isinstance(value, ModuleType)
     ]
-    found.sort(key=lambda item: (not isinstance(item[1], Job | Answer), item[0].lower()))
+    found.sort(key=lambda item: (not isinstance(item[1], Job | Answer | JobGroup), item[0].lower()))
     return [name for name, _ in found]
 
 

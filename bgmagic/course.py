@@ -74,6 +74,7 @@ class Course:
         self.job = job
         self._crowded = crowded
         self._turn = asyncio.Event()
+        self._had_turn = False
         self._find = find
         self._ledger = ledger
         self._ours = True
@@ -203,6 +204,8 @@ class Course:
             if self._closing:
                 self._abandon("the kernel is shutting down")
                 return None
+            # A group's jobs may wait long for their turn, and it counts from there.
+            give_up_at = self._first_turn(give_up_at)
             try:
                 return await self._post()
             except ServerError as failure:
@@ -223,6 +226,12 @@ class Course:
         """Wait until the group lets this job be sent; False if something else woke it."""
         lane, place = self._plan.lane, self.job.record.place
         return lane is None or await lane.turn(place.index if place else 0, self._turn)
+
+    def _first_turn(self, give_up_at: float) -> float:
+        if self._plan.lane is None or self._had_turn:
+            return give_up_at
+        self._had_turn = True
+        return self._clock.now() + self._plan.deadline
 
     async def _post(self) -> Taken | None:
         if not await self._ledger.claim(self.job.record, ours=self._ours):

@@ -7,7 +7,7 @@ asking.py's business, how its jobs are carried the manager's.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from bgmagic.job import Job
 from bgmagic.joining import Known, completed, open_group, running_group
 from bgmagic.options import Settings
 from bgmagic.place import Place
+from bgmagic.pricing import Bill
+from bgmagic.request import Reader
 from bgmagic.session import session
-from bgmagic.status import JobRecord
+from bgmagic.status import JobRecord, Status
 
 if TYPE_CHECKING:
     from bgmagic.entries import Entry
@@ -33,10 +35,18 @@ class SentGroup:
     Attributes:
         group: the jobs.
         joined: how many of them were there already, so that they were not sent.
+        unknown: of how many of these nobody knows whether they were accepted.
+        asked: what it asks.
     """
 
     group: JobGroup
     joined: int
+    unknown: int
+    asked: Asked
+
+    def bill(self) -> Bill:
+        """What the whole may cost; imports the prices."""
+        return bill_of(self.asked)
 
 
 def wants_group(settings: Settings) -> bool:
@@ -65,7 +75,8 @@ def send_group(
     for index, job in zip(missing, _submitted(asked, missing), strict=True):
         found[index] = job
     jobs = [job for job in found if job is not None]
-    return SentGroup(_group(asked, jobs), len(jobs) - len(missing))
+    unknown = sum(job.status == Status.UNKNOWN for job in jobs)
+    return SentGroup(_group(asked, jobs), len(jobs) - len(missing), unknown, asked)
 
 
 def dry_run(text: str, settings: Settings, namespace: Mapping[str, Any]) -> str:
@@ -114,12 +125,14 @@ def _joined(asked: Asked, known: Known) -> list[Job | None]:
     server, free = manager.destination().name, manager.ledger.free_owners()
     lane = _lane(asked.settings.max_in_flight)
     found: list[Job | None] = []
-    for fingerprint, place in zip(_prints(asked, server), asked.places, strict=True):
+    prints = _prints(asked, server)
+    for fingerprint, one, place in zip(prints, asked.composed, asked.places, strict=True):
         known_one = known.take(fingerprint)
         if known_one is None or isinstance(known_one, Job):
             job = known_one
         else:
-            job = manager.attach(known_one, lane=lane, free=free)
+            reader = one.request.reader
+            job = manager.attach(known_one, None, reader, lane=lane, free=free)
         if job is not None and _is_of(job, asked):
             manager.relocate(job, titled(asked.name, place), place)
         found.append(job)
@@ -183,13 +196,16 @@ def _group(asked: Asked, jobs: Sequence[Job]) -> JobGroup:
 # Groups of earlier kernels.
 
 
-def attach_group(key: str, name: str) -> JobGroup:
+def attach_group(
+    key: str, name: str, reader_of: Callable[[Entry], Reader] = lambda _: None
+) -> JobGroup:
     """Pick up a group that the journal has: what has ended is given, what is open followed, what
     was not sent yet is sent.
 
     Args:
         key: the group's.
         name: the variable that is to hold it.
+        reader_of: tells the class that a job's structured output is read into.
 
     Raises:
         BadInput: none of its jobs can be picked up; says why.
@@ -203,7 +219,7 @@ def attach_group(key: str, name: str) -> JobGroup:
     first = _place_of(entries[0])
     lane = _lane(first.in_flight)
     troubles: list[str] = []
-    jobs = [_attached(entry, lane, free, troubles) for entry in entries]
+    jobs = [_attached(entry, reader_of(entry), lane, free, troubles) for entry in entries]
     if troubles and len(troubles) == sum(entry.ended_at is None for entry in entries):
         raise BadInput(troubles[0])
     keys = [_hashable(_place_of(entry).key) for entry in entries]
@@ -212,9 +228,11 @@ def attach_group(key: str, name: str) -> JobGroup:
     return JobList(key, name, jobs)
 
 
-def _attached(entry: Entry, lane: Lane, free: set[str | None], troubles: list[str]) -> Job:
+def _attached(
+    entry: Entry, reader: Reader, lane: Lane, free: set[str | None], troubles: list[str]
+) -> Job:
     try:
-        return session.manager.attach(entry, lane=lane, free=free)
+        return session.manager.attach(entry, None, reader, lane=lane, free=free)
     except BadInput as error:
         troubles.append(str(error))
         job = session.manager.past(entry)

@@ -32,7 +32,6 @@ from bgmagic.options import (
     WaitSettings,
     settle,
 )
-from bgmagic.regroup import show_or_print
 from bgmagic.request import Request
 from bgmagic.session import session
 from bgmagic.submission import jobs
@@ -157,7 +156,7 @@ class BgLineMagics(Magics):
     def _tell_named(self, name: str) -> None:
         group = self._namespace.get(name)
         if isinstance(group, JobGroup):
-            show_or_print(self._shell, group)
+            regroup.show(self._shell, group)
         else:
             self._tell(self._job_or_past(name))
 
@@ -237,7 +236,7 @@ class BgLineMagics(Magics):
     def _attach(self, which: str, out: str | None) -> None:
         ledger = session.manager.ledger
         entry = self._entry(which)
-        group = regroup.newest(which, entry, session.notebook())
+        group = regroup.newest(which, entry, session.notebook(), out)
         if group is not None:
             regroup.attach(self._shell, group, out)
             return

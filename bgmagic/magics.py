@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ from bgmagic.line_magics import (
 )
 from bgmagic.namespace import Variables
 from bgmagic.options import Settings, options, read_option
-from bgmagic.regroup import show_or_print
+from bgmagic.regroup import show
 from bgmagic.session import session
 from bgmagic.submission import compose_prompt, send, settings_of
-from bgmagic.telling import line_of
+from bgmagic.telling import line_of, line_of_many
 from bgmagic.values import read_count
 
 
@@ -106,6 +107,7 @@ class BgMagics(Magics):
         self._shell = shell
         self._told = False
         self._untold: list[Job] = []
+        self._untold_groups: list[Sequence[Job]] = []
         self.matcher = matcher(self._namespace)
         self.observe(self._publish, All)
         self._publish()
@@ -169,7 +171,9 @@ class BgMagics(Magics):
             given = parse(Settings, "%%bgresponse", line, self._namespace)
             settings = settings_of(given)
             if settings.each is not None or settings.n is not None or settings.sweep:
-                self._send_group(cell, settings)
+                # A conversation that it goes on with stays what it is.
+                named = settings if given.get("out") else replace(settings, out=None)
+                self._send_group(cell, named)
                 return
             composed = compose_prompt(cell, settings, self._namespace)
             if settings.dry_run:
@@ -204,8 +208,17 @@ class BgMagics(Magics):
         if sent.joined:
             all_of = f"{sent.joined} of {len(sent.group.jobs)} jobs"
             print(f"{name}: {all_of} are there already and were joined; --again sends all anew")
-        if not settings.quiet:
-            show_or_print(self._shell, sent.group, notify=settings.notify)
+        if sent.unknown:
+            print(
+                f"{name}: {sent.unknown} of them may have been accepted or not, and were not sent "
+                f"again; {name}.retry_failed(unknown=True) does, at the risk of paying twice"
+            )
+        if hasattr(self._shell, "kernel"):
+            if not settings.quiet:
+                show(self._shell, sent.group, notify=settings.notify)
+        else:
+            print(f"{sent.group!r}, {sent.bill()}; %bgwait {name} waits for them")
+            self._untold_groups.append(sent.group.jobs)
         if settings.wait:
             wait_and_tell(sent.group.jobs, None)
 
@@ -254,6 +267,10 @@ class BgMagics(Magics):
         for job in ended:
             if job not in TOLD:
                 print(line_of(job))
+        for jobs in [jobs for jobs in self._untold_groups if all(job.done() for job in jobs)]:
+            self._untold_groups.remove(jobs)
+            if not TOLD.issuperset(jobs):
+                print(line_of_many(jobs))
 
 
 def load(shell: InteractiveShell) -> None:

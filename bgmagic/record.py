@@ -68,8 +68,15 @@ def row(job: Job, item: Any = _MISSING) -> dict[str, Any]:
         **tokens(response),
         "price": price_of(response, job.record.server),
         "text": job.text if answered or job.text else None,
+        **_data(job),
         "error": str(job.error) if job.error else None,
     }
+
+
+def _data(job: Job) -> dict[str, Any]:
+    """The structured data of an answer that has some."""
+    data = job.result(0).data if job.done() and job.error is None else None
+    return {} if data is None else {"data": data}
 
 
 def seconds_of(job: Job) -> float | None:

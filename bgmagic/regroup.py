@@ -6,11 +6,12 @@ Which jobs a group has and how they are carried is grouping.py's business.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.errors import BadInput
 from bgmagic.group import JobGroup
+from bgmagic.request import Reader, Request
 from bgmagic.session import session
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from bgmagic.entries import Entry
 
 
-def show_or_print(shell: InteractiveShell, group: JobGroup, *, notify: bool = False) -> None:
+def show(shell: InteractiveShell, group: JobGroup, *, notify: bool = False) -> None:
     """Show a group in the cell that runs now, as its frontend can."""
     if hasattr(shell, "kernel"):
         # Imported with the first board: widgets take most of the time of loading this.
@@ -33,9 +34,9 @@ def show_or_print(shell: InteractiveShell, group: JobGroup, *, notify: bool = Fa
 def attach_groups(shell: InteractiveShell, entries: Sequence[Entry]) -> list[Entry]:
     """Pick up each group that has one of these jobs, or print why not; returns the other jobs."""
     groups = {entry.group_key: entry for entry in entries if entry.group_key is not None}
-    for entry in groups.values():
+    for number, entry in enumerate(groups.values()):
         try:
-            attach(shell, entry, None)
+            attach(shell, entry, entry.group_name or f"_bg{shell.execution_count}_g{number}")
         except BadInput as error:
             print(error)
     return [entry for entry in entries if entry.group_key is None]
@@ -52,8 +53,15 @@ def named(entries: Sequence[Entry]) -> list[str]:
     return [name.format(count) for name, count in counts.items()]
 
 
-def newest(which: str, single: Entry | None, notebook: str) -> Entry | None:
-    """A job of the newest group called ``which``, if that is newer than the ``single`` job."""
+def newest(which: str, single: Entry | None, notebook: str, out: str | None) -> Entry | None:
+    """A job of the group that ``which`` means, or None.
+
+    Args:
+        single: the job that it means: its group is meant where that job gets no name of its own,
+            ``out``; and a group of that name only if it is newer.
+    """
+    if single is not None and single.group_key is not None and out is None:
+        return single
     from bgmagic.entries import GROUP_NAMED
 
     journal = session.manager.ledger.journal
@@ -62,6 +70,15 @@ def newest(which: str, single: Entry | None, notebook: str) -> Entry | None:
             older = single is not None and single.created_at > entry.created_at
             return None if older else entry
     return None
+
+
+def _reader(entry: Entry, namespace: Mapping[str, Any]) -> Reader:
+    """The notebook's class that the answer of a job is read into, if it is structured."""
+    if '"json_schema"' not in entry.request:
+        return None
+    from bgmagic.schema import class_of
+
+    return class_of(Request(entry.request).format, namespace)
 
 
 def attach(shell: InteractiveShell, entry: Entry, out: str | None) -> None:
@@ -79,7 +96,7 @@ def attach(shell: InteractiveShell, entry: Entry, out: str | None) -> None:
     same = isinstance(held, JobGroup) and held.key == entry.group_key
     if name in namespace and not same:
         raise BadInput(f"{name} holds something else; %bgattach {name} -o OTHER")
-    group = attach_group(entry.group_key, name)
+    group = attach_group(entry.group_key, name, lambda found: _reader(found, namespace))
     namespace[name] = group
     missing = group.size - len(group.jobs)
     if missing > 0:
@@ -87,4 +104,4 @@ def attach(shell: InteractiveShell, entry: Entry, out: str | None) -> None:
             f"{name}: {missing} of its {group.size} jobs came from other sweeps with --reuse; run "
             "its cell again with --reuse for all"
         )
-    show_or_print(shell, group)
+    show(shell, group)

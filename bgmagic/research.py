@@ -159,7 +159,8 @@ def _everything(*, everywhere: bool) -> list[Job]:
     here = {job.record.key: job for job in manager.jobs()}
     notebook = None if everywhere else session.notebook()
     journal = manager.ledger.journal
-    keys = [entry.key for entry in journal.entries(notebook=notebook) if entry.key not in here]
-    entries = (journal.find(key) for key in keys)
-    past = [manager.past(entry) for entry in entries if entry is not None]
+    entries = reversed(journal.entries(notebook=notebook))
+    keys = [entry.key for entry in entries if entry.key not in here]
+    found = (journal.find(key) for key in keys)
+    past = [manager.past(entry) for entry in found if entry is not None]
     return sorted([*past, *here.values()], key=lambda job: job.record.submitted_at)

@@ -34,7 +34,7 @@ def at(marked: str) -> tuple[str, list[str]]:
 @pytest.mark.parametrize(
     ("marked", "raw", "texts"),
     [
-        ("%%bgresponse --ma|", "--ma", ["--max-output-tokens"]),
+        ("%%bgresponse --max-o|", "--max-o", ["--max-output-tokens"]),
         ("%%bgresponse -e |", "", ["none", "minimal", "low", "medium", "high", "xhigh", "max"]),
         ("%%bgresponse -e hi| -o x", "hi", ["high"]),
         ("%%bgresponse --effort=xh|", "xh", ["xhigh"]),

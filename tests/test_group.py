@@ -332,6 +332,33 @@ def test_early_polls_are_left_out_in_a_crowd(
     assert len(usual) >= 30
 
 
+def test_groups_that_wait_for_groups(ask: Ask, pointed: ScriptedServer) -> None:
+    """The items of a sweep may be jobs that still run, and a prompt may hold a whole group: each job is
+    sent when its own answers are there; one whose item failed ends as failed and is never sent."""
+    go = threading.Event()
+    pointed.ending = lambda rid, body: (
+        response(rid, "failed", error={"message": "no luck"})
+        if letter(body) == "b"
+        else echo(rid, body)
+        if go.is_set() or letter(body) == "a"
+        else response(rid, "in_progress")
+    )
+    first = ask(items=list("abc"))
+    eventually(lambda: first.jobs[0].running())
+    second = ask("And {{ item }}", first)
+    eventually(lambda: second.jobs[0].done() and second.jobs[1].done())
+    assert second[0] == "re: And re: Say a"
+    assert "no luck" in str(second.jobs[1].error)
+    assert second.jobs[2].record.waits_for == ("group[2]",)
+    third = ask("All: {{ group }}", None, n=2, fill={"group": [first[0], first[2]]})
+    assert third.counts == {"waiting": 2}
+    go.set()
+    assert third.result(LIMIT) == ["re: All: - re: Say a\n- re: Say c"] * 2
+    eventually(second.done)
+    assert second[2] == "re: And re: Say c"
+    assert pointed.count("create") == 7
+
+
 # Before it costs.
 
 

@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "schema": {"errors"},
     "outcome": {"answer", "errors", "schema", "status"},
     "control": set(),
-    "job": {"answer", "control", "errors", "outcome", "request", "status"},
+    "job": {"answer", "control", "errors", "outcome", "pricing", "request", "status"},
     "group": {
         "answer", "display.group_board", "display.group_finished", "errors", "job", "record", "status",
     },
@@ -93,10 +93,13 @@ ROOMS: dict[str, set[str]] = {
         "submission", "sweep", "template", "values",
     },
     "grouping": {
-        "asking", "course", "dry_run", "entries", "errors", "group", "job", "joining",
-        "lane", "ledger", "options", "place", "session", "status",
+        "asking", "course", "dry_run", "entries", "errors", "group", "job", "joining", "lane",
+        "ledger", "options", "place", "pricing", "request", "session", "status",
     },
-    "regroup": {"display.group_shown", "entries", "errors", "group", "grouping", "session"},
+    "regroup": {
+        "display.group_shown", "entries", "errors", "group", "grouping", "request", "schema",
+        "session",
+    },
     "research": {"answer", "errors", "group", "grouping", "job", "record", "session", "submission"},
     "joining": {"entries", "job", "status"},
     "namespace": {"answer", "job"},
@@ -122,7 +125,7 @@ ROOMS: dict[str, set[str]] = {
         "telling",
     },
     "completion": {
-        "answer", "job", "line_magics", "options", "session", "submission", "values",
+        "answer", "group", "job", "line_magics", "options", "session", "submission", "values",
     },
     "magics": {
         "blocking", "completion", "composing", "display.shown", "dry_run", "grouping", "header",

@@ -1,5 +1,6 @@
 """A sweep in real kernels: what its user reads, and kernels killed in the middle of one."""
 
+# ruff: noqa: F811 - fixtures of another file are used by their names
 from __future__ import annotations
 
 import threading
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from tests.kernels import Kernel
 from tests.scripted import Script, ScriptedServer, response
-from tests.test_attach import Start, journal, kill, start  # noqa: F401 - two are fixtures
+from tests.test_attach import Start, journal, kill, start  # noqa: F401
 from tests.test_group import echo, letter, prompts
 from tests.test_job import eventually
 
@@ -76,7 +77,7 @@ def test_what_its_user_reads(in_kernel: Kernel, server: ScriptedServer) -> None:
     assert kernel.value("_bg is z") == "True"
 
 
-def test_killed_in_the_middle(start: Start, server: ScriptedServer) -> None:  # noqa: F811
+def test_killed_in_the_middle(start: Start, server: ScriptedServer) -> None:
     """kill -9 in the middle of a sweep: the next kernel says so, and %bgattach NAME gives the whole of
     it; what was sent is not sent again, what was not is sent, what was being sent is unknown."""
     hold = threading.Event()
@@ -114,12 +115,13 @@ def test_killed_in_the_middle(start: Start, server: ScriptedServer) -> None:  # 
         third.ok("letters = list('abcdefghij')")
         said = third.ok(cell.replace("-o x", "-o x --reuse")).said
         assert "9 of 10 jobs are there already" in said
+        assert "may have been" not in said
         third.until("x.done()")
         assert third.value("x.counts") == "{'completed': 10}"
     eventually(lambda: server.count("create") == 11)
 
 
-def test_attached_all_and_under_another_name(start: Start, server: ScriptedServer) -> None:  # noqa: F811
+def test_attached_all_and_under_another_name(start: Start, server: ScriptedServer) -> None:
     """%bgattach --all takes up a group with everything else; a taken name is one line, -o gives it
     another."""
     server.polls = 10**6
@@ -137,13 +139,15 @@ def test_attached_all_and_under_another_name(start: Start, server: ScriptedServe
         assert "x holds something else; %bgattach x -o OTHER" in ran.said
         said = second.ok("%bgattach --all").said
         assert "x holds something else" in said
+        second.ok("%bgattach x[1] -o one")
+        second.until("isinstance(one, str)")
         second.ok("%bgattach x -o mine")
         second.until("mine.done() and isinstance(single, str)")
         assert second.value("(x, list(mine))") == "(5, ['the answer', 'the answer', 'the answer'])"
     assert server.count("create") == 4
 
 
-def test_export_of_a_notebook(start: Start, server: ScriptedServer, tmp_path: Path) -> None:  # noqa: F811
+def test_export_of_a_notebook(start: Start, server: ScriptedServer, tmp_path: Path) -> None:
     """export() has the jobs of earlier kernels too."""
     server.ending = echo
     with start() as first:
