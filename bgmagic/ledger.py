@@ -42,6 +42,7 @@ class Ledger:
         self, record: JobRecord, server: Server, interval: float | None, deadline: float
     ) -> None:
         """Write down that ``record``'s request is going to be sent."""
+        self._unwritten.add(record.key)
         try:
             self.owner.hold()
         except BgmagicError as error:
@@ -69,8 +70,12 @@ class Ledger:
             response_id=record.response_id,
             accepted_at=record.accepted_at,
         )
-        if not await self._done(self.journal.add(entry)):
-            self._unwritten.add(record.key)
+        if await self._done(self.journal.add(entry)):
+            self._unwritten.discard(record.key)
+
+    def has(self, record: JobRecord) -> bool:
+        """Whether the job's intent, which was to be written, is."""
+        return record.key not in self._unwritten
 
     async def claim(self, record: JobRecord, *, ours: bool) -> bool:
         """Whether the job may be sent now by this process, and by no other.

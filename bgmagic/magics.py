@@ -7,6 +7,7 @@ submission.py's and the manager's business, the line magics are line_magics.py's
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,13 @@ class BgMagics(Magics):
             if running is not None:
                 print(f"{job.name}: an earlier job for this name goes on: {running!r}")
 
+    @staticmethod
+    def show_again(*_: object) -> None:
+        """After a cell, show once more what frontends may not have heard from another thread."""
+        shown = sys.modules.get("bgmagic.display.shown")
+        if shown is not None:
+            shown.after_cell()
+
     def tell_ended(self, *_: object) -> None:
         """In a terminal, say in a line before the next prompt which jobs have ended since."""
         ended = [job for job in self._untold if job.done()]
@@ -182,6 +190,7 @@ def load(shell: InteractiveShell) -> None:
         magics = BgMagics(shell)
         shell.register_magics(magics, BgLineMagics(shell))
         shell.events.register("post_run_cell", magics.tell_ended)
+        shell.events.register("post_run_cell", magics.show_again)
         if hasattr(shell, "kernel"):
             wake_on_signals()
         if session.has_journal():
@@ -196,6 +205,7 @@ def unload(shell: InteractiveShell) -> None:
                 shell.magics_manager.magics[kind].pop(name, None)
         if isinstance(magics, BgMagics):
             shell.events.unregister("post_run_cell", magics.tell_ended)
+            shell.events.unregister("post_run_cell", magics.show_again)
         configurables: list[Any] = shell.configurables
         configurables.remove(magics)
         shell.magics_manager.registry.pop(type(magics).__name__, None)

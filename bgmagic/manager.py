@@ -315,11 +315,11 @@ class JobManager:
             self._courses[job][0].want_cancel()
 
     async def _wind_down(self) -> None:
-        """End every course; creates that are under way may still bring their id home."""
+        """End every course; those that set out may still send and bring their id home."""
         courses = list(self._courses.values())
         for course, _ in courses:
             course.close()
-        under_way = [task for course, task in courses if course.sending]
+        under_way = [task for course, task in courses if course.setting_out or course.sending]
         if under_way:
             await asyncio.wait(under_way, timeout=CREATE_GRACE)
         tasks = [task for _, task in courses]
