@@ -68,8 +68,8 @@ class Course:
         self.job = job
         self._ledger = ledger
         self._ours = True
-        # Before it is written down a new job must not be cut off, or it would be lost; while a create
-        # is under way neither: it may have been accepted.
+        # Before it is written down a new job must not be cut off, or it would be lost; nor while a
+        # create is under way, which may have been accepted.
         self.setting_out = True
         self.sending = False
         self._hurry = asyncio.Event()

@@ -6,7 +6,7 @@ What happens to the jobs is the manager's business.
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread
+import concurrent.futures.thread  # noqa: F401  its handler must be registered before ours
 import contextlib
 import os
 import sys
@@ -52,7 +52,7 @@ def farewell(left: Sequence[Job], written: Callable[[Job], bool]) -> str:
         _told(waiting, "to be sent by the next kernel that attaches"),
         _how(sent + waiting, written),
         _told(unsent, "never sent and written down nowhere"),
-        _told(unclear, "unknown: the server may or may not have accepted"),
+        _told(unclear, "unknown, accepted by the server or not"),
     ]
     line = " ".join(part for part in told if part)
     return f"bgmagic: {line}" if line else ""
@@ -85,11 +85,11 @@ def _how(jobs: Sequence[Job], written: Callable[[Job], bool]) -> str:
 
 def say(line: str) -> None:
     """Write ``line`` where the process's own log goes, also as a kernel ends."""
-    # A kernel's stderr is a channel to its clients, which nobody reads any more as it ends; this
-    # is its copy of the real one.
+    # A kernel's stderr is a channel to its clients, and where it can, it takes what is written to
+    # the real one there too. As it ends nobody reads that any more; this is what it keeps of it.
     real = getattr(sys.stderr, "_original_stdstream_copy", None)
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if isinstance(real, int):
             os.write(real, f"{line}\n".encode())
         else:
-            print(line, file=sys.stderr, flush=True)
+            print(line, file=sys.__stderr__, flush=True)

@@ -56,9 +56,10 @@ ROOMS: dict[str, set[str]] = {
     "options": {"values"},
     "header": {"errors", "options", "values"},
     "submission": {
-        "control", "display.card", "errors", "job", "journal", "ledger", "manager", "options",
-        "owners", "prompt", "request", "sdk", "status",
+        "control", "display.card", "errors", "farewell", "job", "journal", "ledger", "manager",
+        "options", "owners", "prompt", "request", "sdk", "status",
     },
+    "farewell": {"errors", "job", "status"},
     "namespace": {"answer", "job"},
     "blocking": {"job"},
     "display.card": {"errors", "job", "status"},
@@ -66,8 +67,10 @@ ROOMS: dict[str, set[str]] = {
         "display.card", "display.render", "errors", "job", "listing", "status",
     },
     "display.board": {"display.card", "job", "listing"},
+    "display.frontend": set(),
     "display.shown": {
-        "control", "display.board", "display.card", "display.finished", "job", "listing",
+        "control", "display.board", "display.card", "display.finished", "display.frontend", "job",
+        "listing",
     },
     "embedded": {"errors", "local", "local.launcher", "server"},
     "line_magics": {
@@ -90,7 +93,15 @@ ALONE = {
     "markdown_it": {"display.markdown", "display.math", "display.render"},
     "pygments": {"display.highlight"},
     "xllamacpp": {"local.engine"},
-    "IPython": {"magics", "line_magics", "blocking", "namespace", "display.shown", ""},
+    "IPython": {
+        "magics",
+        "line_magics",
+        "blocking",
+        "namespace",
+        "display.frontend",
+        "display.shown",
+        "",
+    },
 }
 
 

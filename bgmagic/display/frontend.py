@@ -1,4 +1,4 @@
-"""Who listens to this kernel: a page that shows widgets, a run without any page, or something between.
+"""Who listens to this kernel: a page that shows widgets, a program, or something between.
 
 What is shown in which case is shown.py's business, and when it is shown again magics.py's.
 """

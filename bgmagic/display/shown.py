@@ -1,9 +1,9 @@
 """What a job shows in the notebook it was sent from, from submission to long after its end.
 
 At first two outputs: the live card, and beside it one muted line for whoever finds the notebook
-closed early. When the job has ended for good, both are replaced in place by plain HTML. Where nobody
-looks (a headless run) there is no card: the line alone, until the end takes its place. How these
-look is card.py's and finished.py's business.
+closed early. When the job has ended for good, both are replaced in place by plain HTML. Where
+nobody looks (a headless run) there is no card: the line alone, until the end takes its place. How
+these look is card.py's and finished.py's business.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Shown:
         _SHOWN.add(self)
 
     def _ended(self) -> bool:
-        """Whether what is shown now can stay: a button that nobody can click is no reason to wait."""
+        """Whether what is shown can stay; a button that nobody can click is no reason not to."""
         return is_final(self._job) if self._live else self._job.done()
 
     def content(self) -> Mapping[str, Any] | None:
