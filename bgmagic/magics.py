@@ -31,6 +31,7 @@ from bgmagic.line_magics import (
 )
 from bgmagic.namespace import Variables
 from bgmagic.options import Settings, options, read_option, settle
+from bgmagic.server import check_url
 from bgmagic.submission import send, session
 
 
@@ -66,6 +67,21 @@ class JournalPlace(AnyTrait):
         return value
 
 
+class BaseUrl(AnyTrait):
+    """The server's address; None means BGMAGIC_BASE_URL or OPENAI_BASE_URL, else OpenAI's own."""
+
+    def __init__(self) -> None:
+        super().__init__(None, allow_none=True, help="the server's address, as https://host/v1")
+        self.tag(config=True)
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """Say in one line here and now if that is no address."""
+        if value is not None:
+            with one_line():
+                check_url(str(value), "BgMagics.base_url =")
+        return value
+
+
 @magics_class
 class BgMagics(Magics):
     """%%bgresponse, and the defaults of its options."""
@@ -82,6 +98,7 @@ class BgMagics(Magics):
     notify = Default("notify")
     quiet = Default("quiet")
     reuse = Default("reuse")
+    base_url = BaseUrl()
     journal = JournalPlace()
 
     def __init__(self, shell: InteractiveShell) -> None:
@@ -97,6 +114,7 @@ class BgMagics(Magics):
     def _publish(self, _change: object = None) -> None:
         names = [option.name for option in options(Settings) if option.configurable]
         session.config = {name: getattr(self, name) for name in names}
+        session.base_url = self.base_url
 
     @property
     def _namespace(self) -> dict[str, Any]:
@@ -210,6 +228,7 @@ def unload(shell: InteractiveShell) -> None:
         configurables.remove(magics)
         shell.magics_manager.registry.pop(type(magics).__name__, None)
     session.config, session.hold, session.notebook = {}, None, str
+    session.base_url = None
 
 
 def _loaded(shell: InteractiveShell) -> list[Magics]:

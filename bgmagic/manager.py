@@ -66,6 +66,7 @@ class JobManager:
         self._courses: dict[Job, tuple[Course, asyncio.Task[Any]]] = {}
         # Where jobs go; None is the server that the environment names at submission.
         self.server: Server | None = None
+        self.named_by_environment: Callable[[], Server] = Server.from_environment
         self._watchers: list[Listener] = []
         # Where they went before the embedded server was switched on.
         self.usual_server: Server | None = None
@@ -223,7 +224,7 @@ class JobManager:
         Raises:
             BadInput: there is no key.
         """
-        return self.server or Server.from_environment()
+        return self.server or self.named_by_environment()
 
     def watch(self, watcher: Listener) -> None:
         """Have ``watcher(job)`` called on the loop thread with each job that is new from now on."""

@@ -62,7 +62,7 @@ def test_configurable_options_are_as_told() -> None:
     fixed = {option.name for option in options(Settings) if not option.configurable}
     assert fixed == {"out", "messages", "param", "again"}
     configurable = {option.name for option in options(Settings) if option.configurable}
-    assert set(BgMagics.class_own_traits(config=True)) == configurable | {"journal"}
+    assert set(BgMagics.class_own_traits(config=True)) == configurable | {"base_url", "journal"}
 
 
 def test_the_two_commands_are_there() -> None:

@@ -55,9 +55,12 @@ ROOMS: dict[str, set[str]] = {
     "values": {"errors"},
     "options": {"values"},
     "header": {"errors", "options", "values"},
-    "submission": {
+    "session": {
         "control", "display.card", "errors", "farewell", "job", "journal", "ledger", "manager",
-        "options", "owners", "prompt", "request", "sdk", "status",
+        "owners", "server",
+    },
+    "submission": {
+        "control", "errors", "job", "options", "prompt", "request", "sdk", "session", "status",
     },
     "farewell": {"errors", "job", "status"},
     "namespace": {"answer", "job"},
@@ -79,7 +82,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "magics": {
         "blocking", "display.shown", "header", "job", "line_magics", "namespace", "options",
-        "submission",
+        "server", "submission",
     },
     "": {"answer", "errors", "job", "magics", "status", "submission"},
 }  # fmt: skip
