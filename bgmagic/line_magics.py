@@ -272,14 +272,22 @@ class BgLineMagics(Magics):
         """Use the embedded model: real, small, on this machine's CPU, no key needed.
 
         For first tries, teaching and tests. The first start fetches the weights once (93 MB).
+        ``%bglocal --tokens-per-second 15 --queue 5`` makes each status slow enough to watch.
         """
         with one_line():
-            words = self._parse(LocalSettings, "%bglocal", line).action
-            actions = {"on": embedded.on, "off": embedded.off, "status": embedded.status}
-            action = actions.get(words[0] if words else "on")
-            if action is None or len(words) > 1:
-                raise BadInput(f"%bglocal {' '.join(words)}: allowed are on, off and status")
-            action(session.manager)
+            settings = self._parse(LocalSettings, "%bglocal", line)
+            word = " ".join(settings.action) or "on"
+            paced = settings.tokens_per_second or settings.queue
+            if word not in ("on", "off", "status"):
+                raise BadInput(f"%bglocal {word}: allowed are on, off and status")
+            if paced and word != "on":
+                raise BadInput(f"%bglocal {word} takes no pace; %bglocal --queue 5 does")
+            if word == "on":
+                embedded.on(session.manager, settings.tokens_per_second, settings.queue)
+            elif word == "off":
+                embedded.off(session.manager)
+            else:
+                embedded.status(session.manager)
 
     def _named(self, names: Sequence[str]) -> list[Job]:
         return [self._job(name) for name in names]

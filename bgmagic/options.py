@@ -21,6 +21,7 @@ from bgmagic.values import (
     read_identifier,
     read_interval,
     read_pairs,
+    read_rate,
     read_switch,
     read_text,
     read_tokens,
@@ -225,6 +226,14 @@ class LocalSettings:
     action: tuple[str, ...] = _option(
         metavar="on|off|status", read=read_anything, default=(), repeatable=True,
         help="start or join the embedded model, go back to your own server, or tell",
+    )  # fmt: skip
+    tokens_per_second: float | None = _option(
+        "--tokens-per-second", metavar="N", read=read_rate,
+        help="write no faster than this, so that one can watch; without it as fast as it can",
+    )  # fmt: skip
+    queue: float | None = _option(
+        "--queue", metavar="DURATION", read=read_duration,
+        help="stay queued this long first, as 5 (seconds) or 1m",
     )  # fmt: skip
 
 

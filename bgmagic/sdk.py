@@ -33,8 +33,7 @@ def sdk_client(server: Server) -> AsyncOpenAI:
         client.organization, client.project = server.organization, server.project
         if os.environ.get("OPENAI_CUSTOM_HEADERS", "") != server.headers:
             # The SDK has read what is there now; the job was submitted with these.
-            pairs = (line.partition(":") for line in server.headers.splitlines())
-            client._custom_headers = {name.strip(): value.strip() for name, _, value in pairs}
+            client._custom_headers = _headers(server)
         return client
     client = openai.AsyncOpenAI(
         base_url=server.base_url,
@@ -44,9 +43,14 @@ def sdk_client(server: Server) -> AsyncOpenAI:
         http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
     )
     client.organization = client.project = client.admin_api_key = None
-    # What OPENAI_CUSTOM_HEADERS added; there is no public way to leave it out.
-    client._custom_headers = {}
+    # Not what OPENAI_CUSTOM_HEADERS added; there is no public way to leave it out.
+    client._custom_headers = _headers(server)
     return client
+
+
+def _headers(server: Server) -> dict[str, str]:
+    pairs = (line.partition(":") for line in server.headers.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _plain(server: Server) -> AsyncOpenAI:

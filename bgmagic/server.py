@@ -24,7 +24,8 @@ class Server:
         base_url: as the SDK takes it.
         api_key: never shown, stored or logged.
         organization, project: ids, or None.
-        headers: the value of OPENAI_CUSTOM_HEADERS at the time, which may hold credentials.
+        headers: more headers, a line each: OPENAI_CUSTOM_HEADERS as it was, which may hold
+            credentials; for the embedded server those that set its pace.
         isolated: nothing of the user's environment goes there: no headers, no ids, no proxy.
         template: the user's own SDK client, whose settings are taken over, or None.
         remedy: what to do when it can't be reached, or "".
@@ -120,7 +121,7 @@ class Server:
         values = {self.api_key.strip(), password, urllib.parse.unquote(password)}
         values.add(self.azure_token)
         values |= {value for _, value in urllib.parse.parse_qsl(parts.query)}
-        for line in self.headers.splitlines():
+        for line in [] if self.isolated else self.headers.splitlines():
             value = line.partition(":")[2].strip()
             values |= {value, value.rpartition(" ")[2]}
         if self.template is not None:

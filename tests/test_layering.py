@@ -75,7 +75,7 @@ ROOMS: dict[str, set[str]] = {
         "control", "display.board", "display.card", "display.finished", "display.frontend", "job",
         "listing",
     },
-    "embedded": {"errors", "local", "local.launcher", "server"},
+    "embedded": {"errors", "local", "local.launcher", "local.pace", "server"},
     "line_magics": {
         "answer", "blocking", "display.shown", "embedded", "errors", "header", "job", "listing",
         "namespace", "options", "submission",
