@@ -84,6 +84,7 @@ ROOMS: dict[str, set[str]] = {
         "blocking", "display.shown", "header", "job", "line_magics", "namespace", "options",
         "server", "submission",
     },
+    "__main__": {"", "errors", "local", "local.launcher", "server", "session"},
     "": {"answer", "errors", "job", "magics", "status", "submission"},
 }  # fmt: skip
 

@@ -64,10 +64,8 @@ def test_teaching_demo(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch
     }
     for cell, end in ends.items():
         assert shown[f"%%bgresponse -o {cell}"].startswith(end), end
-    assert (
-        "there: in_progress"
-        in shown['there("""%%bgresponse -o saga --max-output-tokens 150 --poll 0.5']
-    )
+    there = shown['there("""%%bgresponse -o saga --max-output-tokens 150 --poll 0.5']
+    assert "there: queued" in there or "there: in_progress" in there
     assert "alive: False" in shown["manager.shutdown_kernel(now=True)  # kill -9"]
     assert "saga: completed" in shown["%bgwait saga"]
     assert len(shown["print(saga)"].split()) > 5
