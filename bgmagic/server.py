@@ -155,8 +155,9 @@ def _no_key(base_url: str) -> str:
         )
     shown = readable(base_url.rpartition("@")[2].partition("?")[0], 200)
     return (
-        f"no API key for {shown}: set OPENAI_API_KEY (os.environ works, also now) to that server's "
-        'key; one that asks for none takes any word, such as "none"'
+        "no API key: set OPENAI_API_KEY (os.environ works, also now) to that of "
+        f"{shown}, or to any word if that asks for none, or try without: "
+        "%bglocal starts the embedded model"
     )
 
 

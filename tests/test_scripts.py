@@ -14,6 +14,14 @@ from tests.conftest import KEY
 from tests.kernels import kernel
 from tests.scripted import Script, ScriptedServer
 
+# A script that submits, and ends as soon as this is no longer so.
+UNTIL = """
+import time, bgmagic
+job = bgmagic.submit("Why?")
+while {}:
+    time.sleep(0.01)
+"""
+
 
 def run(code: str, server: ScriptedServer, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a script to its end."""
@@ -71,8 +79,7 @@ def test_script_that_ends_while_sending(server: ScriptedServer, tmp_path: Path) 
     held = threading.Event()
     server.enqueue("create", Script(hold=held))
     try:
-        code = "import time, bgmagic; bgmagic.submit('Why?'); time.sleep(1)"
-        ran = run(code, server, tmp_path)
+        ran = run(UNTIL.format("job.status != 'submitting'"), server, tmp_path)
     finally:
         held.set()
     assert "1 job is unknown, accepted by the server or not: " in ran.stderr
@@ -82,7 +89,6 @@ def test_script_that_ends_while_sending(server: ScriptedServer, tmp_path: Path) 
 def test_script_without_a_server(server: ScriptedServer, tmp_path: Path) -> None:
     """What could not be sent is left to the next kernel, and the last words say so."""
     server.always["create"] = Script(status=429, headers={"retry-after": "60"})
-    code = "import time, bgmagic; bgmagic.submit('Why?'); time.sleep(1)"
-    ran = run(code, server, tmp_path)
+    ran = run(UNTIL.format("job.record.trouble is None"), server, tmp_path)
     assert "to be sent by the next kernel that attaches" in ran.stderr
     assert "%bgattach " in ran.stderr

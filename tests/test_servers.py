@@ -172,8 +172,9 @@ def test_config_and_environment_name_the_server(in_kernel: Kernel, server: Scrip
         in_kernel.ok("%env OPENAI_API_KEY=")
         ran = in_kernel.run("%%bgresponse\nThree?")
         assert ran.said == (
-            f"UsageError: no API key for {third.base_url}: set OPENAI_API_KEY (os.environ works, also "
-            'now) to that server\'s key; one that asks for none takes any word, such as "none"'
+            "UsageError: no API key: set OPENAI_API_KEY (os.environ works, also now) to that of "
+            f"{third.base_url}, or to any word if that asks for none, or try without: %bglocal starts "
+            "the embedded model"
         )
         in_kernel.ok("%config BgMagics.base_url = None")
         in_kernel.ok("%env BGMAGIC_BASE_URL=")
@@ -236,7 +237,7 @@ def test_azure_with_something_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "nonsense")
     with pytest.raises(BadInput, match="AZURE_OPENAI_ENDPOINT 'nonsense' is no address"):
         Server.from_environment()
-    with pytest.raises(BadInput, match=r"no API key for http://127\.0\.0\.1:9/v1: "):
+    with pytest.raises(BadInput, match=r"to that of http://127\.0\.0\.1:9/v1, or"):
         Server.from_environment("http://127.0.0.1:9/v1?code=secret")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert Server.from_environment().name == "https://api.openai.com/v1"

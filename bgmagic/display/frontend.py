@@ -35,15 +35,3 @@ def in_vscode() -> bool:
     """Whether the notebook is open in VS Code, which leaves its path in the namespace."""
     shell = get_ipython()
     return shell is not None and "__vsc_ipynb_file__" in shell.user_ns
-
-
-def allow_widgets() -> None:
-    """Have Colab show widgets that are not its own, once."""
-    output = getattr(sys.modules.get("google.colab"), "output", None)
-    enable = getattr(output, "enable_custom_widget_manager", None)
-    if enable is not None and not _allowed:
-        _allowed.append(True)
-        enable()
-
-
-_allowed: list[bool] = []

@@ -49,11 +49,10 @@ class Shown:
             _publish(muted_line(self._job), self._ids[0])
             self._listen()
             return
-        frontend.allow_widgets()
         card: Card = self._job.card
         card.on_follow.append(self._follow)
         card.on_finish = self.content
-        _publish(card.bundle(), self._ids[0])
+        _publish(card.bundle(), self._ids[0], metadata=card.metadata())
         _publish(muted_line(self._job), self._ids[1])
         self._listen()
 
@@ -137,13 +136,14 @@ def show_board(
         table = {"text/html": as_html(listed), "text/plain": as_text(listed)}
         publish_display_data(table)  # type: ignore[no-untyped-call]  # IPython's
         return
-    frontend.allow_widgets()
     if which not in _BOARDS:
         _BOARDS[which] = Board(find)
         watch(_BOARDS[which].follow)
     board = _BOARDS[which]
     board.fill(listed, jobs)
-    publish_display_data(board.bundle())  # type: ignore[no-untyped-call]  # IPython's
+    publish_display_data(  # type: ignore[no-untyped-call]  # IPython's
+        board.bundle(), metadata=board.metadata()
+    )
     publish_display_data(as_it_is(listed))  # type: ignore[no-untyped-call]  # IPython's
 
 
@@ -164,7 +164,16 @@ _BOARDS: dict[str, Board] = {}
 _SHOWN: weakref.WeakSet[Shown] = weakref.WeakSet()
 
 
-def _publish(data: Mapping[str, Any], display_id: str, *, update: bool = False) -> None:
+def _publish(
+    data: Mapping[str, Any],
+    display_id: str,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    update: bool = False,
+) -> None:
     publish_display_data(  # type: ignore[no-untyped-call]  # IPython's
-        dict(data), transient={"display_id": display_id}, update=update
+        dict(data),
+        metadata=dict(metadata or {}),
+        transient={"display_id": display_id},
+        update=update,
     )
