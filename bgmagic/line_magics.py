@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 LISTED = 500  # jobs of the journal in one table; more would be no table any more
 
-# Jobs whose end a terminal has been told.
+# Jobs whose end a terminal is to be told, and those of which it has been.
+UNTOLD: list[Job] = []
 TOLD: weakref.WeakSet[Job] = weakref.WeakSet()
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -255,6 +256,8 @@ class BgLineMagics(Magics):
             show(job)
         else:
             print(line_of(job))
+            if not job.done():
+                UNTOLD.append(job)
 
     def _entry(self, which: str) -> Entry | None:
         """The journal's job with this id or, in this notebook first, this variable."""

@@ -22,6 +22,7 @@ from bgmagic.header import parse
 from bgmagic.job import Job
 from bgmagic.line_magics import (
     TOLD,
+    UNTOLD,
     BgLineMagics,
     documented,
     line_of,
@@ -105,7 +106,6 @@ class BgMagics(Magics):
         super().__init__(shell)
         self._shell = shell
         self._told = False
-        self._untold: list[Job] = []
         self.observe(self._publish, All)
         self._publish()
         session.hold = lambda name: self._variables([name])
@@ -182,7 +182,7 @@ class BgMagics(Magics):
         else:
             asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
             print(f"{job.name}: sent to {asked} in the background; %bgwait {job.name} waits for it")
-            self._untold.append(job)
+            UNTOLD.append(job)
             if running is not None:
                 print(f"{job.name}: an earlier job for this name goes on: {running!r}")
 
@@ -195,9 +195,9 @@ class BgMagics(Magics):
 
     def tell_ended(self, *_: object) -> None:
         """In a terminal, say in a line before the next prompt which jobs have ended since."""
-        ended = [job for job in self._untold if job.done()]
-        self._untold = [job for job in self._untold if not job.done()]
+        ended = [job for job in UNTOLD if job.done()]
         for job in ended:
+            UNTOLD.remove(job)
             if job not in TOLD:
                 print(line_of(job))
 
