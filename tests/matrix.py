@@ -1,4 +1,4 @@
-"""`python -m tests.matrix [--corners] [NAME…]`: the built wheel in other kernels, Pythons and versions.
+"""`python -m tests.matrix [--corners] [--quick] [NAME…]`: the built wheel in other kernels, Pythons and versions.
 
 Builds the wheel and, for each entry, makes an environment from wheels alone, installs the wheel there,
 checks it, and runs tests against it from a folder outside of the tree. Prints a line for each entry
@@ -171,17 +171,17 @@ def tried(entry: Entry, wheel: Path, folder: Path, quick: bool) -> bool | None:
 def main() -> int:
     """Run the entries that the arguments choose; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix")
-    parser.add_argument(
-        "--corners", action="store_true", help="the corners alone, a quick choice of tests"
-    )
+    parser.add_argument("--quick", action="store_true", help="a quick choice of tests")
+    parser.add_argument("--corners", action="store_true", help="the corners alone, and quickly")
     parser.add_argument("names", nargs="*", help="these entries alone")
     asked = parser.parse_args()
     chosen = [entry for entry in MATRIX if entry.name in asked.names or not asked.names]
     chosen = [entry for entry in chosen if entry.corner or not asked.corners]
+    quick = asked.quick or asked.corners
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(max_workers=2) as pool:
         folder = Path(name).resolve()
         wheel = build(folder / "dist")
-        went = list(pool.map(lambda entry: tried(entry, wheel, folder, asked.corners), chosen))
+        went = list(pool.map(lambda entry: tried(entry, wheel, folder, quick), chosen))
     passed, failed = went.count(True), went.count(False)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
