@@ -51,7 +51,7 @@ def farewell(left: Sequence[Job], written: Callable[[Job], bool]) -> str:
         _told(sent, "still at work at the server"),
         _told(waiting, "to be sent by the next kernel that attaches"),
         _how(sent + waiting, written),
-        _told(unsent, "never sent and written down nowhere"),
+        _told(unsent, "unsent and written down nowhere"),
         _told(unclear, "unknown, accepted by the server or not"),
     ]
     line = " ".join(part for part in told if part)
