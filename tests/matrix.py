@@ -68,8 +68,8 @@ class Entry:
 MATRIX = (
     Entry("lowest", "3.11", lowest=True, corner=True),
     Entry("ipython8", "3.11", ("ipython<9",)),
-    Entry("ipykernel6", "3.12", ("ipykernel==6.31.*",), corner=True),
-    Entry("ipykernel7.3", "3.12", ("ipykernel==7.3.*",)),
+    Entry("ipykernel6", "3.12", ("ipykernel==6.31.*",)),
+    Entry("ipykernel7.3", "3.12", ("ipykernel==7.3.*",), corner=True),
     Entry("newest-3.12", "3.12"),
     Entry("newest-3.13", "3.13", corner=True),
 )

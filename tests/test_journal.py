@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from bgmagic import store as module
 from bgmagic.journal import Journal
 from bgmagic.redaction import credentials_fingerprint, without_secrets
+from bgmagic.session import default_path
 from bgmagic.store import Entry, JournalError
-from bgmagic.submission import default_path
 
 TIMEOUT = 30  # seconds until a test gives up on what should come
 ROOT = Path(__file__).parent.parent
