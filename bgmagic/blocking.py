@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import signal
 import socket
 import sys
@@ -110,7 +111,7 @@ def _clicks_heard() -> Iterator[None]:
     if manager is not None and hasattr(manager, "set_on_recv_callback"):
         # ipykernel 7 handles all messages in one context, which the waiting cell has entered; those
         # that come meanwhile would be put off until it ends. This gives them another.
-        manager.set_on_recv_callback(kernel.shell_main)
+        manager.set_on_recv_callback(functools.partial(_take_message, kernel))
     queue = getattr(kernel, "msg_queue", None)
     if queue is None:
         yield
@@ -126,6 +127,21 @@ def _clicks_heard() -> Iterator[None]:
             kept.append(queue.get_nowait())
         for item in kept:
             queue.put_nowait(item)
+
+
+async def _take_message(kernel: Any, subshell: str | None, message: Any) -> None:
+    """Handle a message of ipykernel 7: those of widgets also while a cell holds the shell's lock.
+
+    From 7.4 on ipykernel does that itself; before, it does for those on a subshell alone.
+    """
+    lock = getattr(kernel, "_main_asyncio_lock", None)
+    held = subshell is None and lock is not None and lock.locked()
+    if held and _is_comm(kernel, (message,)):
+        # In a task of its own, and so in a context of its own: the message that the waiting cell
+        # came with stays the current one there.
+        await asyncio.create_task(kernel.dispatch_shell(message, subshell_id=None))
+    else:
+        await kernel.shell_main(subshell, message)
 
 
 async def _take_comms(kernel: Any, queue: Any, kept: list[Any]) -> None:

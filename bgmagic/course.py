@@ -7,6 +7,7 @@ to ask is the poller's, how to ask the client's, what the news do to the user's 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,8 +79,11 @@ class Course:
         self._find = find
         self._ledger = ledger
         self._ours = True
-        # While a create is under way it must not be cut off: it may have been accepted.
+        # Before it is written down a new job must not be cut off, or it would be lost; nor while a
+        # create is under way, which may have been accepted.
+        self.setting_out = True
         self.sending = False
+        self._hurry = asyncio.Event()
         self._plan = plan
         self._client_of = client_of
         self._clock = clock
@@ -103,9 +107,11 @@ class Course:
             if attached:
                 await self._resume()
             elif intended:
+                self.setting_out = False
                 await self._carry()
             else:
-                await asyncio.sleep(HEAD_START)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), HEAD_START)
                 plan = self._plan
                 await self._ledger.intend(
                     self.job.record, plan.server, plan.poll_interval, plan.deadline
@@ -115,7 +121,9 @@ class Course:
             self._abandon("the kernel is shutting down")
             raise
         except Exception as error:
-            logger.exception("%r broke off", self.job)
+            # In Python 3.12.0 and 3.12.1 no thread can be started as a process ends.
+            level = logging.DEBUG if self._closing else logging.ERROR
+            logger.log(level, "%r broke off", self.job, exc_info=True)
             self._abandon(f"bgmagic itself failed with {type(error).__name__}: {error}")
         finally:
             if self._plan.lane is not None:
@@ -134,12 +142,14 @@ class Course:
             self._turn.set()
 
     def close(self) -> None:
-        """Watch no further than the create that may be under way."""
+        """Watch no further than the create that may be under way or about to be."""
         self._closing = True
+        self._hurry.set()
 
     async def _resume(self) -> None:
         """Pick up where another kernel left the job."""
         record, plan, self._ours = self.job.record, self._plan, False
+        self.setting_out = False
         if not record.request.body:  # an id from elsewhere, of which the journal knows nothing
             await self._ledger.intend(record, plan.server, plan.poll_interval, plan.deadline)
         if record.response_id is None and record.status == Status.WAITING:
@@ -159,6 +169,7 @@ class Course:
     async def _carry(self) -> None:
         since = self.job.record.submitted_at
         if self.job.record.draft is not None:
+            self.setting_out = False  # it is written down, and may wait for long
             if not await self._complete(self.job.record.draft):
                 return
             since = self._clock.now()
@@ -243,7 +254,7 @@ class Course:
             client = self._client_of(self._plan.server)
             reply, stream = await _sent(client, self.job.request)
         finally:
-            self.sending = False
+            self.sending = self.setting_out = False
         response_id = reply.response.get("id")
         if not isinstance(response_id, str) or not response_id:
             reason = "the server answered without a response id, so the job can't be followed"

@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 _REMEDY = "the embedded server has ended; %bglocal starts it again"
 
 
-def on(manager: JobManager) -> None:
+def on(
+    manager: JobManager, tokens_per_second: float | None = None, queue: float | None = None
+) -> None:
     """Start or join the embedded server, and send the jobs from now on there.
+
+    Args:
+        tokens_per_second: how fast it may write; None is as fast as it can.
+        queue: seconds that a response stays queued at least.
 
     Raises:
         BadInput: it can't be started; the line says what to do.
@@ -32,13 +38,28 @@ def on(manager: JobManager) -> None:
     if manager.server is None or not manager.server.isolated:
         manager.usual_server = manager.server
     manager.server = Server(
-        base_url=endpoint.base_url, api_key=endpoint.token, isolated=True, remedy=_REMEDY
+        base_url=endpoint.base_url,
+        api_key=endpoint.token,
+        isolated=True,
+        remedy=_REMEDY,
+        headers=_pace(tokens_per_second, queue),
     )
     print(
         f"Jobs now go to {endpoint.model}, a small model on this machine's CPU.\n"
         "No key, no cost, for trying things out: its answers are often wrong.\n"
         "Cells that ask for a gpt- model run unchanged. %bglocal off goes back."
     )
+    slow = [f"at most {tokens_per_second:g} tokens a second"] if tokens_per_second else []
+    slow += [f"{queue:g} s in the queue first"] if queue else []
+    if slow:
+        print(f"Slowed down, to watch: {', '.join(slow)}. %bglocal alone takes that back.")
+
+
+def _pace(tokens_per_second: float | None, queue: float | None) -> str:
+    from bgmagic.local.pace import QUEUE, TOKENS_PER_SECOND
+
+    asked = {TOKENS_PER_SECOND: tokens_per_second, QUEUE: queue}
+    return "\n".join(f"{name}: {value!r}" for name, value in asked.items() if value)
 
 
 def off(manager: JobManager) -> None:

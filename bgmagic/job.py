@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bgmagic.answer import Answer, read_output
 from bgmagic.control import Control, Listener, Variable
@@ -297,10 +297,12 @@ class Job(Future[Answer]):
     def __bool__(self) -> bool:
         return True
 
-    def __getattr__(self, attribute: str) -> NoReturn:
-        if attribute in _STR_METHODS:
-            raise NotReadyAttribute(self._refusal(f"do .{attribute}"))
-        raise AttributeError(f"a Job has no attribute {attribute!r}", name=attribute, obj=self)
+    if not TYPE_CHECKING:  # a type checker is to find a wrong attribute by itself
+
+        def __getattr__(self, attribute: str) -> NoReturn:
+            if attribute in _STR_METHODS:
+                raise NotReadyAttribute(self._refusal(f"do .{attribute}"))
+            raise AttributeError(f"a Job has no attribute {attribute!r}", name=attribute, obj=self)
 
     def __reduce__(self) -> NoReturn:
         raise BgmagicError(

@@ -47,6 +47,7 @@ class Ledger:
         self, record: JobRecord, server: Server, interval: float | None, deadline: float
     ) -> None:
         """Write down that ``record``'s request is going to be sent."""
+        self._unwritten.add(record.key)
         try:
             self.owner.hold()
         except BgmagicError as error:
@@ -54,13 +55,19 @@ class Ledger:
         # Off the loop: a locked file is waited for.
         credentials = await asyncio.to_thread(self.credentials, server)
         entry = self._entry(record, server, interval, deadline, credentials)
-        if not await self._done(self.journal.add(entry)):
-            self._unwritten.add(record.key)
+        if await self._done(self.journal.add(entry)):
+            self._unwritten.discard(record.key)
+
+    def has(self, record: JobRecord) -> bool:
+        """Whether the job's intent, which was to be written, is."""
+        return record.key not in self._unwritten
 
     async def intend_all(
         self, records: Sequence[JobRecord], server: Server, interval: float | None, deadline: float
     ) -> None:
         """Write down that the requests of a whole group are going to be sent: all or none."""
+        keys = [record.key for record in records]
+        self._unwritten.update(keys)
         try:
             self.owner.hold()
         except BgmagicError as error:
@@ -71,8 +78,8 @@ class Ledger:
             entries.append(self._entry(record, server, interval, deadline, credentials))
             if len(entries) % AT_ONCE == 0:
                 await asyncio.sleep(0)  # the polls of others go on
-        if not await self._done(self.journal.add(*entries)):
-            self._unwritten.update(record.key for record in records)
+        if await self._done(self.journal.add(*entries)):
+            self._unwritten.difference_update(keys)
 
     def _entry(
         self,

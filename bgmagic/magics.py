@@ -7,6 +7,7 @@ submission.py's and the manager's business, the line magics are line_magics.py's
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,17 +23,12 @@ from bgmagic.completion import matcher
 from bgmagic.composing import Composed
 from bgmagic.header import parse
 from bgmagic.job import Job
-from bgmagic.line_magics import (
-    TOLD,
-    BgLineMagics,
-    documented,
-    one_line,
-    tell_open,
-    wait_and_tell,
-)
+from bgmagic.line_magics import BgLineMagics
 from bgmagic.namespace import Variables
 from bgmagic.options import Settings, options, read_option
 from bgmagic.regroup import show
+from bgmagic.reporting import TOLD, UNTOLD, documented, one_line, tell_open, wait_and_tell
+from bgmagic.server import check_url
 from bgmagic.session import session
 from bgmagic.submission import compose_prompt, send, settings_of
 from bgmagic.telling import line_of, line_of_many
@@ -80,6 +76,21 @@ class JournalPlace(AnyTrait):
         return value
 
 
+class BaseUrl(AnyTrait):
+    """The server's address; None means BGMAGIC_BASE_URL or OPENAI_BASE_URL, else OpenAI's own."""
+
+    def __init__(self) -> None:
+        super().__init__(None, allow_none=True, help="the server's address, as https://host/v1")
+        self.tag(config=True)
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """Say in one line here and now if that is no address."""
+        if value is not None:
+            with one_line():
+                check_url(str(value), "BgMagics.base_url =")
+        return value
+
+
 @magics_class
 class BgMagics(Magics):
     """%%bgresponse, and the defaults of its options."""
@@ -100,13 +111,13 @@ class BgMagics(Magics):
     confirm_above = Count(
         None, allow_none=True, help="jobs above which a sweep needs --yes (100)"
     ).tag(config=True)
+    base_url = BaseUrl()
     journal = JournalPlace()
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self._shell = shell
         self._told = False
-        self._untold: list[Job] = []
         self._untold_groups: list[Sequence[Job]] = []
         self.matcher = matcher(self._namespace)
         self.observe(self._publish, All)
@@ -118,6 +129,7 @@ class BgMagics(Magics):
     def _publish(self, _change: object = None) -> None:
         names = [option.name for option in options(Settings) if option.configurable]
         session.config = {name: getattr(self, name) for name in [*names, "confirm_above"]}
+        session.base_url = self.base_url
 
     @property
     def _namespace(self) -> dict[str, Any]:
@@ -256,15 +268,22 @@ class BgMagics(Magics):
             waits = job.record.words if job.record.waits_for else ""
             sent = f"{waits}, then it goes to {asked}" if waits else f"sent to {asked}"
             print(f"{job.name}: {sent} in the background; %bgwait {job.name} waits for it")
-            self._untold.append(job)
+            UNTOLD.append(job)
             if running is not None:
                 print(f"{job.name}: an earlier job for this name goes on: {running!r}")
 
+    @staticmethod
+    def show_again(*_: object) -> None:
+        """After a cell, show once more what frontends may not have heard from another thread."""
+        shown = sys.modules.get("bgmagic.display.shown")
+        if shown is not None:
+            shown.after_cell()
+
     def tell_ended(self, *_: object) -> None:
         """In a terminal, say in a line before the next prompt which jobs have ended since."""
-        ended = [job for job in self._untold if job.done()]
-        self._untold = [job for job in self._untold if not job.done()]
+        ended = [job for job in UNTOLD if job.done()]
         for job in ended:
+            UNTOLD.remove(job)
             if job not in TOLD:
                 print(line_of(job))
         for jobs in [jobs for jobs in self._untold_groups if all(job.done() for job in jobs)]:
@@ -279,6 +298,7 @@ def load(shell: InteractiveShell) -> None:
         magics = BgMagics(shell)
         shell.register_magics(magics, BgLineMagics(shell))
         shell.events.register("post_run_cell", magics.tell_ended)
+        shell.events.register("post_run_cell", magics.show_again)
         shell.Completer.custom_matchers.append(magics.matcher)
         if hasattr(shell, "kernel"):
             wake_on_signals()
@@ -295,11 +315,12 @@ def unload(shell: InteractiveShell) -> None:
         if isinstance(magics, BgMagics):
             shell.events.unregister("post_run_cell", magics.tell_ended)
             shell.Completer.custom_matchers.remove(magics.matcher)
+            shell.events.unregister("post_run_cell", magics.show_again)
         configurables: list[Any] = shell.configurables
         configurables.remove(magics)
         shell.magics_manager.registry.pop(type(magics).__name__, None)
     session.config, session.hold, session.notebook = {}, None, str
-    session.bind = None
+    session.bind = session.base_url = None
 
 
 def _loaded(shell: InteractiveShell) -> list[Magics]:

@@ -71,12 +71,12 @@ class JobManager:
         self._plans: dict[Job, Plan] = {}
         self._courses: dict[Job, tuple[Course, asyncio.Task[Any]]] = {}
         self._closing = False
-        # Where jobs go; None is the server that the environment names at submission.
+        # None is what the environment names; and where they went before the embedded server.
         self.server: Server | None = None
+        self.usual_server: Server | None = None
+        self.named_by_environment: Callable[[], Server] = Server.from_environment
         self._watchers: list[Listener] = []
         self._attaching = threading.Lock()
-        # Where they went before the embedded server was switched on.
-        self.usual_server: Server | None = None
         atexit.register(self.close)
 
     def submit(
@@ -241,7 +241,7 @@ class JobManager:
         Raises:
             BadInput: there is no key.
         """
-        return self.server or Server.from_environment()
+        return self.server or self.named_by_environment()
 
     def watch(self, watcher: Listener) -> None:
         """Have ``watcher(job)`` called on the loop thread with each job that is new from now on."""
@@ -333,12 +333,12 @@ class JobManager:
             job.advance(cancelling=True)  # its course, which is about to begin, will see that
 
     async def _wind_down(self) -> None:
-        """End every course; creates that are under way may still bring their id home."""
+        """End every course; those that set out may still send and bring their id home."""
         self._closing = True
         courses = list(self._courses.values())
         for course, _ in courses:
             course.close()
-        under_way = [task for course, task in courses if course.sending]
+        under_way = [task for course, task in courses if course.setting_out or course.sending]
         if under_way:
             await asyncio.wait(under_way, timeout=CREATE_GRACE)
         tasks = [task for _, task in courses]

@@ -22,6 +22,7 @@ from bgmagic.values import (
     read_identifier,
     read_interval,
     read_pairs,
+    read_rate,
     read_several,
     read_swept,
     read_switch,
@@ -279,6 +280,14 @@ class LocalSettings:
         metavar="on|off|status", read=read_anything, default=(), repeatable=True,
         offered=("on", "off", "status"),
         help="start or join the embedded model, go back to your own server, or tell",
+    )  # fmt: skip
+    tokens_per_second: float | None = _option(
+        "--tokens-per-second", metavar="N", read=read_rate,
+        help="write no faster than this, so that one can watch; without it as fast as it can",
+    )  # fmt: skip
+    queue: float | None = _option(
+        "--queue", metavar="DURATION", read=read_duration,
+        help="stay queued this long first, as 5 (seconds) or 1m",
     )  # fmt: skip
 
 

@@ -29,14 +29,11 @@ def sdk_client(server: Server) -> AsyncOpenAI:
     if server.template is not None:
         return _from_template(server.template)
     if not server.isolated:
-        client = openai.AsyncOpenAI(
-            base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=_timeout()
-        )
+        client = _plain(server)
         client.organization, client.project = server.organization, server.project
         if os.environ.get("OPENAI_CUSTOM_HEADERS", "") != server.headers:
             # The SDK has read what is there now; the job was submitted with these.
-            pairs = (line.partition(":") for line in server.headers.splitlines())
-            client._custom_headers = {name.strip(): value.strip() for name, _, value in pairs}
+            client._custom_headers = _headers(server)
         return client
     client = openai.AsyncOpenAI(
         base_url=server.base_url,
@@ -46,8 +43,32 @@ def sdk_client(server: Server) -> AsyncOpenAI:
         http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
     )
     client.organization = client.project = client.admin_api_key = None
-    # What OPENAI_CUSTOM_HEADERS added; there is no public way to leave it out.
-    client._custom_headers = {}
+    # Not what OPENAI_CUSTOM_HEADERS added; there is no public way to leave it out.
+    client._custom_headers = _headers(server)
+    return client
+
+
+def _headers(server: Server) -> dict[str, str]:
+    pairs = (line.partition(":") for line in server.headers.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _plain(server: Server) -> AsyncOpenAI:
+    import openai
+
+    if not server.azure:
+        return openai.AsyncOpenAI(
+            base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=_timeout()
+        )
+    client = openai.AsyncAzureOpenAI(
+        # The SDK adds the last part of the path itself.
+        azure_endpoint=server.base_url.removesuffix("/openai"),
+        api_version=server.azure,
+        api_key=server.api_key or None,
+        max_retries=0,
+        timeout=_timeout(),
+    )
+    client._azure_ad_token = server.azure_token or None  # not that of the moment
     return client
 
 

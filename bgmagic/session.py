@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from bgmagic.control import Variable
 from bgmagic.errors import BadInput
+from bgmagic.farewell import at_end, farewell, say
 from bgmagic.job import Job
 
 if TYPE_CHECKING:
     from bgmagic.manager import JobManager
+    from bgmagic.server import Server
 
 
 def _make_card(job: Job) -> Any:
@@ -56,6 +58,8 @@ class Session:
         hold: makes the variable for ``submit(out=…)``, or None where there is no notebook.
         bind: gives a name to a group of jobs, or None where there is no notebook.
         notebook: tells the notebook's path, or "".
+        base_url: where jobs go, if `%config` says so; else BGMAGIC_BASE_URL or OPENAI_BASE_URL do.
+        journal_path: where this process's journal is, once there is one; None is in memory.
     """
 
     def __init__(self) -> None:
@@ -63,6 +67,9 @@ class Session:
         self.hold: Callable[[str], Variable] | None = None
         self.bind: Callable[[str, Any], None] | None = None
         self.notebook: Callable[[], str] = str
+        self.base_url: str | None = None
+        self.journal_path: Path | None = None
+        self._ends = False
         self._manager: JobManager | None = None
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
@@ -77,6 +84,24 @@ class Session:
         if self._manager is None:
             self._manager = self._made(default_path())
         return self._manager
+
+    def _server(self) -> Server:
+        from bgmagic.server import Server
+
+        return Server.from_environment(self.base_url or os.environ.get("BGMAGIC_BASE_URL"))
+
+    def _end(self) -> None:
+        """As the process ends: end the manager, and say which jobs it leaves behind."""
+        if self._manager is None:
+            return
+        left = [job for job in self._manager.jobs() if not job.done()]
+        self._manager.close()
+        line = farewell(left, self._written)
+        if line:
+            say(line)
+
+    def _written(self, job: Job) -> bool:
+        return self.journal_path is not None and self.manager.ledger.has(job.record)
 
     def has_journal(self) -> bool:
         """Whether there is a journal to read; asking makes none."""
@@ -102,8 +127,7 @@ class Session:
             self._manager.close()
         self._manager = self._made(path)
 
-    @staticmethod
-    def _made(path: Path | None) -> JobManager:
+    def _made(self, path: Path | None) -> JobManager:
         # Here, and not for `%load_ext`: SQLite and what runs jobs take half of all import time.
         from bgmagic.journal import Journal
         from bgmagic.ledger import Ledger
@@ -111,7 +135,13 @@ class Session:
         from bgmagic.owners import Owner
 
         folder = None if path is None else path.parent / "owners"
-        return JobManager(make_card=_make_card, ledger=Ledger(Journal(path), Owner(folder)))
+        made = JobManager(make_card=_make_card, ledger=Ledger(Journal(path), Owner(folder)))
+        made.named_by_environment = self._server
+        self.journal_path = path
+        if not self._ends:
+            self._ends = True
+            at_end(self._end)
+        return made
 
 
 session = Session()

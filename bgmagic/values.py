@@ -119,6 +119,13 @@ def read_interval(value: Any, label: str) -> float:
     return seconds
 
 
+def read_rate(value: Any, label: str) -> float:
+    rate = _number(value)
+    if rate is None or not 0 < rate < float("inf"):
+        raise BadInput(f"{label} {value!r}: it must be a number above 0, as 15")
+    return rate
+
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

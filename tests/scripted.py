@@ -14,7 +14,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 
 @dataclass
@@ -103,6 +103,9 @@ class ScriptedServer:
         self.ending: Callable[[str, Any], dict[str, Any]] = lambda rid, body: response(
             rid, "completed", "the answer", usage={"input_tokens": 3, "output_tokens": 2}
         )
+        # What response objects look like on the wire, and what their ids are.
+        self.shape: Callable[[dict[str, Any]], dict[str, Any]] = lambda whole: whole
+        self.new_id: Callable[[int], str] = lambda number: f"resp_{number}"
         # The stream of a response, by its id: events, events of threading to wait for, and DROP.
         self.stream: Callable[[str], list[Any]] | None = None
         self._streams: dict[str, list[Any]] = {}
@@ -177,6 +180,7 @@ class ScriptedServer:
         status, reply = (script.status, script.json)
         if reply is None and script.body is None:
             status, reply = self._usual(kind, path, body) if status == 200 else (status, None)
+            reply = self.shape(reply) if status == 200 else reply
         if script.reset == "after":
             return False
         if self._streams_it(kind, path, body, status):
@@ -225,7 +229,7 @@ class ScriptedServer:
 
     @staticmethod
     def _id(path: str) -> str:
-        return path.split("?")[0].removesuffix("/cancel").rpartition("/")[2]
+        return unquote(path.split("?")[0].removesuffix("/cancel").rpartition("/")[2])
 
     def _script(self, kind: str) -> Script:
         if self.scripts[kind]:
@@ -234,7 +238,7 @@ class ScriptedServer:
 
     def _usual(self, kind: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
         if kind == "create":
-            rid = f"resp_{len(self.responses) + 1}"
+            rid = self.new_id(len(self.responses) + 1)
             self._bodies[rid] = body
             self.accepted[rid] = json.dumps(body)
             self.responses[rid] = response(rid, "queued")

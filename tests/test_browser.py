@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +16,8 @@ import pytest
 
 from tests.browser import Lab, chromium, jupyterlab, notebook, page
 from tests.conftest import KEY, missing
+from tests.notebooks import NOTEBOOKS, blank
 from tests.scripted import Script, ScriptedServer, response, written
-from tests.test_notebooks import NOTEBOOKS
 from tests.test_render import HOSTILE
 
 pytestmark = pytest.mark.timeout(240)
@@ -37,7 +36,7 @@ def test_quickstart(embedded: dict[str, str], tmp_path: Path) -> None:
     """The quickstart in JupyterLab: the card changes while the kernel is free, the variable is used."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    shutil.copy(NOTEBOOKS / "01_quickstart.ipynb", folder)
+    blank(NOTEBOOKS / "01_quickstart.ipynb", folder)
     with jupyterlab(folder, **embedded) as url, page() as opened:
         lab = Lab(opened, url.format("01_quickstart.ipynb"))
         lab.run(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import inspect
 import subprocess
 import sys
@@ -48,3 +49,10 @@ def test_plain_python_needs_no_ipython() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_what_is_no_code_is_installed_too() -> None:
+    """The displays' JavaScript and styles and the mark of a typed package lie where the code does."""
+    here = importlib.resources.files("bgmagic")
+    for name in ("py.typed", "display/card.js", "display/card.css", "display/board.js"):
+        assert here.joinpath(name).is_file(), name

@@ -1,33 +1,40 @@
-"""The notebooks, executed headless on the embedded model."""
+"""The notebooks, executed headless on the embedded model, and as they are saved."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import nbclient
 import nbformat
 import pytest
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+from tests.notebooks import execute, paths
+
+BY_NUMBER = {path.name[:2]: path for path in paths()}
+
+
+def run(number: str, embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Execute a notebook; what stands under each code cell, by the cell's first line."""
+    for name, value in embedded.items():
+        monkeypatch.setenv(name, value)
+    notebook = execute(BY_NUMBER[number], Path(embedded["BGMAGIC_CACHE"]))
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return {cell.source.splitlines()[0]: said(cell) for cell in code}
+
+
+def said(cell: nbformat.NotebookNode) -> str:
+    """The text of a cell's outputs."""
+    return "".join(
+        output.get("text", "") or output.get("data", {}).get("text/plain", "")
+        for output in cell.outputs
+    )
 
 
 @pytest.mark.timeout(300)
 def test_quickstart(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cell of the quickstart runs without a key, and what it promises is in its outputs."""
-    for name, value in embedded.items():
-        monkeypatch.setenv(name, value)
-    notebook = nbformat.read(NOTEBOOKS / "01_quickstart.ipynb", as_version=4)
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
-    shown = {
-        cell.source.splitlines()[0]: "".join(
-            output.get("text", "") or output.get("data", {}).get("text/plain", "")
-            for output in cell.outputs
-        )
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-    }
+    shown = run("01", embedded, monkeypatch)
     assert "Jobs now go to SmolLM2-135M-Instruct" in shown["%bglocal"]
-    assert shown["%%bgresponse -o fact"].startswith("fact: ")
+    assert shown["%%bgresponse -o fact"].startswith("fact: completed ")
     assert "fact: completed after" in shown["%bgwait fact"]
     assert len(shown["fact"].split()) > 5
     words = shown['print(len(fact.split()), "words by", fact.model)']
@@ -39,11 +46,60 @@ def test_quickstart(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
     assert essay.partition("text:")[2].strip()
 
 
-def test_notebooks_are_committed_without_leftovers() -> None:
-    """No notebook holds an output or a count from somebody's machine."""
-    for path in NOTEBOOKS.glob("*.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
-        for cell in notebook.cells:
-            assert not cell.get("outputs")
-            assert cell.get("execution_count") is None
+@pytest.mark.timeout(300)
+def test_teaching_demo(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo shows each status as it comes, by hand and by the magic, every kind of end, and a job that outlives its kernel."""
+    shown = run("03", embedded, monkeypatch)
+    by_hand = shown['while response.status in ("queued", "in_progress"):'].split()
+    words = [word for word in by_hand if word in ("queued", "in_progress", "completed")]
+    assert list(dict.fromkeys(words)) == ["queued", "in_progress", "completed"]
+    words = [line.split()[-1] for line in shown["def watch(job):"].splitlines()]
+    assert words[-3:] == ["queued", "in_progress", "completed"]
+    ends = {
+        "whale --max-output-tokens 60 --poll 1": "whale: completed",
+        "epic --poll 0.5": "epic: cancelled",
+        "essay --max-output-tokens 16 --poll 0.5 --wait": "essay: incomplete",
+        "refused --model llama-900b --wait": "refused: failed",
+        "summary -i $book --poll 0.5": "summary: failed",
+    }
+    for cell, end in ends.items():
+        assert shown[f"%%bgresponse -o {cell}"].startswith(end), end
+    there = shown['there("""%%bgresponse -o saga --max-output-tokens 150 --poll 0.5']
+    assert "there: queued" in there or "there: in_progress" in there
+    assert "alive: False" in shown["manager.shutdown_kernel(now=True)  # kill -9"]
+    assert "saga: completed" in shown["%bgwait saga"]
+    assert len(shown["print(saga)"].split()) > 5
+    assert "'background': True" in shown["whale.job.request.body"]
+
+
+@pytest.mark.parametrize("path", paths(), ids=lambda path: path.name)
+def test_saved_with_outputs(path: Path) -> None:
+    """A saved notebook shows what came of it where no kernel runs: every job's end, no error, no widget, and nothing of the machine it ran on."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        outputs = [out for out in cell.outputs if out.output_type != "stream" or out.text.strip()]
+        assert not [out for out in outputs if out.output_type == "error"], cell.source
+        assert not [out for out in outputs if out.get("name") == "stderr"], cell.source
+        for output in outputs:
+            kinds = set(output.get("data", {"text/plain": ""}))
+            assert kinds & {"text/html", "text/plain"}, cell.source
+            assert not any("widget" in kind for kind in kinds), cell.source
+        if cell.source.startswith("%%bgresponse"):
+            assert any("text/html" in out.get("data", {}) for out in outputs), cell.source
+            assert "sent 20" not in said(cell), "a job is still open in the saved file"
+    text = path.read_text()
+    for private in (
+        "127.0.0.1",
+        "localhost",
+        "Bearer",
+        "sk-",
+        "/tmp/",
+        "/home/",
+        "/root",
+        "\\\\Users",
+    ):
+        assert private not in text, private

@@ -107,8 +107,13 @@ class Board(anywidget.AnyWidget):
         data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
         return data | {"text/plain": as_text([Row(**row) for row in self._now.values()])}
 
+    def metadata(self) -> dict[str, Any]:
+        """What goes beside it where a frontend (Colab) must be told who draws such widgets."""
+        found = super()._repr_mimebundle_()
+        return dict(found[1]) if isinstance(found, tuple) else {}
+
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.bundle(), {}
+        return self.bundle(), self.metadata()
 
 
 def _clicked(board: Board, message: Any, _buffers: Any) -> None:

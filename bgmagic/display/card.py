@@ -123,8 +123,13 @@ class Card(anywidget.AnyWidget):
         data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
         return data | {"text/plain": line(self._job)}
 
+    def metadata(self) -> dict[str, Any]:
+        """What goes beside it where a frontend (Colab) must be told who draws such widgets."""
+        found = super()._repr_mimebundle_()
+        return dict(found[1]) if isinstance(found, tuple) else {}
+
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.bundle(), {}
+        return self.bundle(), self.metadata()
 
     def follow(self, job: Job) -> None:
         """Show ``job`` from now on."""

@@ -1,0 +1,130 @@
+"""`python -m bgmagic`: what one pastes into a bug report, without any key, prompt or answer.
+
+In a notebook `%run -m bgmagic` tells of that very kernel.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import bgmagic
+from bgmagic.errors import BgmagicError, readable
+from bgmagic.session import default_path, session
+
+if TYPE_CHECKING:
+    from bgmagic.entries import Entry
+
+# What decides how things behave: the API's client, the kernel, the widgets, the frontends.
+PACKAGES = (
+    "openai", "ipython", "ipykernel", "ipywidgets", "anywidget", "nest-asyncio2", "nest-asyncio",
+    "jupyter-client", "jupyterlab", "notebook", "nbclient", "xllamacpp",
+)  # fmt: skip
+# Whose being set matters, and whose values may be secret or private.
+SECRET = (
+    "OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS",
+    "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN",
+)  # fmt: skip
+# The frontends that tell, by what they leave in the environment.
+FRONTENDS = {
+    "VSCODE_PID": "VS Code",
+    "COLAB_RELEASE_TAG": "Colab",
+    "JPY_SESSION_NAME": "a Jupyter server",
+    "JPY_PARENT_PID": "a Jupyter server",
+    "PYCHARM_HOSTED": "PyCharm",
+}
+LISTED = 20  # open jobs
+
+
+def report() -> str:
+    """The report, as lines."""
+    journal = _journal()  # before anything that would make one
+    rows = [
+        ("bgmagic", bgmagic.__version__),
+        ("python", f"{platform.python_version()} ({platform.python_implementation()})"),
+        ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
+        *((name, found) for name in PACKAGES if (found := _version(name))),
+        ("started from", _frontend()),
+        *_server(),
+        ("embedded", _embedded()),
+        ("set", ", ".join(name for name in SECRET if os.environ.get(name)) or "no key"),
+        *journal,
+    ]
+    return "\n".join(f"{name:<15}{value}" for name, value in rows)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _frontend() -> str:
+    told = [what for variable, what in FRONTENDS.items() if variable in os.environ]
+    return told[0] if told else "a terminal" if sys.stdin.isatty() else "a program"
+
+
+def _server() -> list[tuple[str, str]]:
+    from bgmagic.server import Server
+
+    configured = [
+        f"{name} is set"
+        for name in ("BGMAGIC_BASE_URL", "OPENAI_BASE_URL", "AZURE_OPENAI_ENDPOINT")
+        if os.environ.get(name)
+    ]
+    try:
+        named: Server = session.manager.destination()
+        address = readable(named.address, 200)
+    except BgmagicError as error:
+        # What it quotes may be a key that was typed into the wrong variable.
+        address = "none: " + re.sub(r"'[^']*'", "'…'", str(error))
+    return [("server", f"{address}{' (' + ', '.join(configured) + ')' if configured else ''}")]
+
+
+def _embedded() -> str:
+    from bgmagic.local import LocalServerError, launcher
+
+    try:
+        found = launcher.find()
+    except LocalServerError as error:
+        return f"can't be looked for: {_private(str(error))}"
+    return f"running {found.model}" if found else "not running"
+
+
+def _journal() -> list[tuple[str, str]]:
+    if not session.has_journal():
+        where = default_path()
+        return [("journal", f"{_private(where)}, not there yet" if where else "in memory only")]
+    ledger = session.manager.ledger
+    entries = ledger.journal.entries()
+    open_ones = [entry for entry in entries if entry.ended_at is None]
+    alive = ledger.alive()
+    where = session.journal_path
+    trouble = f"; {_private(ledger.trouble)}" if ledger.trouble else ""
+    place = _private(where) if where else "in memory only"
+    return [
+        ("journal", f"{place}, {len(entries)} jobs{trouble}"),
+        ("open jobs", str(len(open_ones))),
+        *(("", _open(entry, alive)) for entry in open_ones[:LISTED]),
+    ]
+
+
+def _open(entry: Entry, alive: set[str]) -> str:
+    followed = "followed by a living kernel" if entry.owner in alive else "nobody follows it"
+    words = entry.name or "no name", readable(entry.status, 40), entry.response_id or "no id"
+    return f"{', '.join(readable(word, 80) for word in words)}, {followed}"
+
+
+def _private(where: str | Path) -> str:
+    """The text with the user's home folder as ``~``: its name is nobody's business."""
+    return str(where).replace(str(Path.home()), "~")
+
+
+if __name__ == "__main__":
+    print(report())
