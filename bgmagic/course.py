@@ -212,7 +212,7 @@ class Course:
         while not self.job.record.cancelling:
             if not await self._admitted():
                 continue
-            if self._closing:
+            if self._closing and not self.setting_out:
                 self._abandon("the kernel is shutting down")
                 return None
             # A group's jobs may wait long for their turn, and it counts from there.

@@ -78,6 +78,7 @@ def test_configurable_options_are_as_told() -> None:
     }
     configurable = {option.name for option in options(Settings) if option.configurable}
     assert set(BgMagics.class_own_traits(config=True)) == configurable | {
+        "base_url",
         "confirm_above",
         "journal",
     }

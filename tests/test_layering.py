@@ -161,6 +161,7 @@ ALONE = {
     "jinja2": {"expressions"},
     "xllamacpp": {"local.engine"},
     "IPython": {
+        "display.frontend",
         "reporting",
         "magics",
         "line_magics",
