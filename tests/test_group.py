@@ -142,6 +142,17 @@ def test_rows_settings_and_samples_in_a_table(ask: Ask, pointed: ScriptedServer)
     assert frame["error"].isna().all()
 
 
+def test_columns_of_any_name(ask: Ask, pointed: ScriptedServer) -> None:
+    """Columns may have the names of a dict's methods: the whole row, and each of them, goes into the text."""
+    names = ["items", "values", "keys", "get", "count"]
+    rows = [dict.fromkeys(names, number) for number in (1, 2)]
+    group = ask("{{ item.items }}{{ item.values }}{{ item.get }}{{ item }}", rows)
+    group.result(LIMIT)
+    whole = ",".join(f'\n  "{name}": 1' for name in names)
+    assert prompts(pointed)[0] == f"111{{{whole}\n}}"
+    assert list(group.to_frame()["item.items"]) == [1, 2]
+
+
 def test_jobs_stand_in_the_places_of_answers(ask: Ask, pointed: ScriptedServer) -> None:
     """Where there is no answer yet, or none came, the job stands in its place; retry_failed sends
     those again, in their places, and only those."""
