@@ -397,6 +397,18 @@ def test_many_jobs_are_agreed_to(
     assert len(ask(items=range(102), yes=102).result(LIMIT)) == 102
 
 
+def test_requests_that_are_too_large_together(
+    ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that would be in each of many requests is refused before it fills the memory."""
+    monkeypatch.setattr("bgmagic.asking.LARGEST", 3_000_000)
+    large = [f"{number}" + "x" * 1_000_000 for number in range(4)]
+    with pytest.raises(BadInput, match="these 4 jobs hold more than 3 MB together"):
+        ask(items=large)
+    assert pointed.count("create") == 0
+    assert len(ask("Say it", n=4, fill={}).result(LIMIT)) == 4
+
+
 @pytest.mark.parametrize(
     ("template", "items", "says"),
     [
