@@ -71,7 +71,7 @@ def ask(text: str, settings: Settings, name: str, namespace: Mapping[str, Any]) 
             room -= len(made[which].request.text)
             if room < 0:
                 raise BadInput(
-                    f"the requests of these {len(points)} jobs hold more than {LARGEST // 10**6} MB "
+                    f"requests of these {len(points)} jobs hold more than {LARGEST // 10**6} MB "
                     "together; give a large --file by its http(s) address, which the server fetches"
                 )
         composed.append(made[which])
