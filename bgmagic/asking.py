@@ -94,7 +94,17 @@ def _composed(text: str, point: Point, items: Items, namespace: Mapping[str, Any
         return compose_prompt(text, point.settings, ChainMap(item, namespace))  # type: ignore[arg-type]
     except BadInput as error:
         which = items.keys[point.item] if items.keys else point.item
-        raise BadInput(f"--each, item {which!r}: {error}" if items.kind else str(error)) from None
+        told = _about_columns(str(error), items.values[point.item])
+        raise BadInput(f"--each, item {which!r}: {told}" if items.kind else told) from None
+
+
+def _about_columns(told: str, item: object) -> str:
+    """What Jinja says of a row that lacks an attribute, in the words of a table."""
+    jinjas = f"'{type(item).__module__}.{type(item).__qualname__} object' has no attribute"
+    if not isinstance(item, sweep.Row) or jinjas not in told:
+        return told
+    columns = ", ".join(list(item)[:8])
+    return f"{told.replace(jinjas, 'the row has no column')}; it has {columns}"
 
 
 def _places(settings: Settings, items: Items, points: Sequence[Point]) -> list[Place]:

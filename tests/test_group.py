@@ -413,7 +413,11 @@ def test_requests_that_are_too_large_together(
     ("template", "items", "says"),
     [
         ("Say hello", ["a", "b"], "never names {{ item }}.*--n 2 instead"),
-        ("{{ item.nothing }}", [{"q": 1}], "--each, item 0: line 1, {{ item.nothing }}"),
+        (
+            "{{ item.no }}",
+            [{"q": 1}],
+            "--each, item 0: line 1, {{ item.no }}: the row has no column 'no'; it has q",
+        ),
         ("{{ item }}", {"x": bytes(3)}, "--each, item 'x': .*has no text"),
         ("{{ item }}", "text", "must be a list"),
         ("{{ other }}", ["a"], "there is no variable 'other'"),
