@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import pickle
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -316,6 +318,35 @@ def test_refusals_without_a_wish_end_too(ask: Ask, pointed: ScriptedServer) -> N
     group = ask(items=range(5), max_in_flight=5)
     assert len(group.result(LIMIT)) == 5
     assert len(pointed.accepted) == 5
+
+
+def test_a_server_that_fails_in_every_way(ask: Ask, pointed: ScriptedServer) -> None:
+    """100 jobs at a server where one call in four is refused, dropped or garbled: none is accepted twice,
+    each ends, and what is not known to be accepted is unknown."""
+    dice = random.Random(7)
+    left = {"retry-after-ms": "20"}
+    faults = [
+        Script(status=429, json=REFUSED, headers=left),
+        Script(status=500, json=REFUSED),
+        Script(reset="before"),
+        Script(reset="after"),
+        Script(truncate=5),
+    ]
+    pointed.ending = echo
+    pointed.choose = lambda kind: dice.choice(faults) if dice.random() < 0.25 else Script()
+    group = ask(items=range(100), max_in_flight=20)
+    eventually(group.done, 60.0)
+    asked = [
+        json.loads(text)["input"][0]["content"][0]["text"] for text in pointed.accepted.values()
+    ]
+    assert len(asked) == len(set(asked))
+    assert set(group.counts) == {"completed", "unknown"}
+    assert {f"Say {n}" for n, answer in enumerate(group) if isinstance(answer, Answer)} <= set(
+        asked
+    )
+    assert all(
+        answer == f"re: Say {n}" for n, answer in enumerate(group) if isinstance(answer, Answer)
+    )
 
 
 def test_early_polls_are_left_out_in_a_crowd(
