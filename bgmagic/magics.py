@@ -162,6 +162,9 @@ class BgMagics(Magics):
             %%bgresponse -c critique
             And which of them is the hardest to mend?
 
+            %%bgresponse -o study --each questions --sweep effort=low,high --n 3
+            Answer in one sentence: {{ item.question }}
+
         ``critique`` holds the job right away, and the answer, a str, when it is there. Meanwhile
         ``await critique`` and ``%bgwait critique`` wait for it and ``%bgcancel critique`` cancels.
 
@@ -174,7 +177,8 @@ class BgMagics(Magics):
         ``{{ expression }}`` is filled in from the notebook's variables (Jinja, with len, str,
         round, sorted, min, max and sum): text as it is, a table as CSV, short values as a list,
         longer texts as numbered items, everything else as JSON. A job that still runs is waited
-        for. Single braces are text.
+        for. Single braces are text. With ``--each``, ``--sweep`` and ``--n``, all combined,
+        ``study`` is a group of jobs: a sequence of the answers, and ``study.to_frame()`` a table.
 
         A value that is exactly ``$name`` or ``{name}`` is that variable's value. Defaults:
         ``%config BgMagics.model = "…"`` or the environment variable BGMAGIC_MODEL, and so on.
