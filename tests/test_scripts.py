@@ -75,7 +75,7 @@ def test_script_that_ends_at_once(server: ScriptedServer, tmp_path: Path) -> Non
 
 
 def test_script_that_ends_while_sending(server: ScriptedServer, tmp_path: Path) -> None:
-    """A create that the server does not answer holds the end up for no more than two seconds, and the last words say that the job is unknown."""
+    """A create that the server never answers does not keep the process from ending, and the last words say that the job is unknown."""
     held = threading.Event()
     server.enqueue("create", Script(hold=held))
     try:
