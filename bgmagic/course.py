@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.answer import output_tokens
-from bgmagic.client import Client, Reply
+from bgmagic.client import Client
 from bgmagic.errors import Accepted, ServerError
 from bgmagic.following import Following, Taken, news
 from bgmagic.job import Job
 from bgmagic.ledger import Ledger
-from bgmagic.poller import Clock, Delays, is_terminal
+from bgmagic.packed import Packed
+from bgmagic.poller import Clock, Delays, Wake, is_terminal
+from bgmagic.replies import Reply
 from bgmagic.request import Request
 from bgmagic.server import Server
 from bgmagic.status import Status
@@ -72,7 +74,7 @@ class Course:
         self._plan = plan
         self._client_of = client_of
         self._clock = clock
-        self._wake = asyncio.Event()
+        self._wake = Wake()
         self._following: Following | None = None
         self._closing = False
 
@@ -154,7 +156,9 @@ class Course:
         delays = Delays(5.0)
         while not self.job.record.cancelling:
             try:
-                return await self._post()
+                taken = await self._post()
+                if taken is not None or self.job.done():
+                    return taken
             except ServerError as failure:
                 left = give_up_at - self._clock.now()
                 if await self._ends_unsent(failure, left):
@@ -167,27 +171,38 @@ class Course:
         return None
 
     async def _post(self) -> Taken | None:
-        if not await self._ledger.claim(self.job.record, ours=self._ours):
-            self.job.detach("another kernel sends it, or the journal can't say that none does")
-            return None
-        self.job.advance(status=Status.SUBMITTING)
-        self.sending = True
-        try:
-            client = self._client_of(self._plan.server)
-            reply, stream = await _sent(client, self.job.request)
-        finally:
-            self.sending = False
+        client = self._client_of(self._plan.server)
+        # Waited for first: what is claimed and not sent is unclear to the next kernel.
+        async with client.creating:
+            if self.job.record.cancelling:
+                return None
+            if self._closing:
+                self._abandon("the kernel is shutting down")
+                return None
+            if not await self._ledger.claim(self.job.record, ours=self._ours):
+                self.job.detach("another kernel sends it, or the journal can't say that none does")
+                return None
+            self.job.advance(status=Status.SUBMITTING)
+            self.sending = True
+            try:
+                reply, stream = await _sent(client, self.job.request)
+            finally:
+                self.sending = False
         response_id = reply.response.get("id")
         if not isinstance(response_id, str) or not response_id:
             reason = "the server answered without a response id, so the job can't be followed"
             await self._settle(status=Status.UNKNOWN, response=reply.response, reason=reason)
             return None
         now = self._clock.now()
-        status = news(self.job, reply, now)["status"]
+        changes = news(self.job, reply, now)
+        status = changes["status"]
         await self._ledger.write(
             self.job.record, response_id=response_id, accepted_at=now, status=status
         )
-        self.job.advance(response_id=response_id, accepted_at=now, **news(self.job, reply, now))
+        if not is_terminal(reply):
+            changes["response"] = Packed(reply.response)
+            reply = Reply({}, reply.poll_after)  # held as long as the job runs
+        self.job.advance(response_id=response_id, accepted_at=now, **changes)
         return Taken(client, response_id, reply, now, stream)
 
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:

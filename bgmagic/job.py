@@ -27,6 +27,7 @@ from bgmagic.errors import (
     readable,
 )
 from bgmagic.outcome import outcome
+from bgmagic.packed import Packed
 from bgmagic.request import Request
 from bgmagic.status import JobRecord, Status
 
@@ -87,7 +88,8 @@ class Job(Future[Answer]):
     @property
     def response(self) -> Mapping[str, Any] | None:
         """The newest response object as the server sent it, or None."""
-        return self._record.response
+        response = self._record.response
+        return response.whole() if isinstance(response, Packed) else response
 
     @property
     def request(self) -> Request:

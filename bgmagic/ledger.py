@@ -47,6 +47,10 @@ class Ledger:
         except BgmagicError as error:
             self._trouble = str(error)
         body, hidden = without_secrets(record.request.body, server.secrets)
+        credentials = self._prints.get((self.journal.known_salt or "", server))
+        if credentials is None:
+            # Off the loop: a locked file is waited for.
+            credentials = await asyncio.to_thread(self.credentials, server)
         entry = Entry(
             key=record.key,
             created_at=record.submitted_at,
@@ -55,8 +59,7 @@ class Ledger:
             server=record.server,
             organization=server.organization,
             project=server.project,
-            # Off the loop: a locked file is waited for.
-            credentials=await asyncio.to_thread(self.credentials, server),
+            credentials=credentials,
             fingerprint=record.request.fingerprint(record.server),
             request=json.dumps(body, ensure_ascii=False) if hidden else record.request.text,
             sendable=not hidden,
@@ -82,7 +85,8 @@ class Ledger:
         if record.key in self._unwritten:
             return ours
         try:
-            dead = await asyncio.to_thread(self._dead)
+            # Of a job that was submitted here the owner is known.
+            dead = set() if ours else await asyncio.to_thread(self._dead)
             return await asyncio.wrap_future(self.journal.claim(record.key, self.owner.id, dead))
         except JournalError:
             return ours

@@ -66,6 +66,7 @@ class JobManager:
         self._courses: dict[Job, tuple[Course, asyncio.Task[Any]]] = {}
         # Where jobs go; None is the server that the environment names at submission.
         self.server: Server | None = None
+        self._newest: Server | None = None
         self._watchers: list[Listener] = []
         # Where they went before the embedded server was switched on.
         self.usual_server: Server | None = None
@@ -109,7 +110,7 @@ class JobManager:
         # Before the job can possibly end: the answer replaces only what it finds there.
         if variable is not None:
             job.give(variable)
-        self._loop.run(self._run(job))
+        self._loop.begin(self._run(job))
         return job
 
     def attach(self, entry: Entry, variable: Variable | None = None) -> Job:
@@ -137,7 +138,7 @@ class JobManager:
         job = self._new(record, Plan(server, entry.poll_interval, entry.deadline, same_key))
         if variable is not None:
             job.give(variable)
-        self._loop.run(self._run(job, attached=True))
+        self._loop.begin(self._run(job, attached=True))
         return job
 
     def follow(self, response_id: str, name: str, variable: Variable | None = None) -> Job:
@@ -156,7 +157,7 @@ class JobManager:
         job = self._new(record, Plan(server, None, DEADLINE))
         if variable is not None:
             job.give(variable)
-        self._loop.run(self._run(job, attached=True))
+        self._loop.begin(self._run(job, attached=True))
         return job
 
     def past(self, entry: Entry) -> Job:
@@ -223,7 +224,12 @@ class JobManager:
         Raises:
             BadInput: there is no key.
         """
-        return self.server or Server.from_environment()
+        if self.server is not None:
+            return self.server
+        found = Server.from_environment()
+        # One object for all jobs that go there.
+        self._newest = self._newest if found == self._newest else found
+        return self._newest
 
     def watch(self, watcher: Listener) -> None:
         """Have ``watcher(job)`` called on the loop thread with each job that is new from now on."""
@@ -278,7 +284,7 @@ class JobManager:
         )
         new = self._new(record, self._plans[job])
         job.hand_over(new)
-        self._loop.run(self._run(new))
+        self._loop.begin(self._run(new))
         return new
 
     def on_loop_thread(self) -> bool:
