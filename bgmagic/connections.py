@@ -69,13 +69,14 @@ class Transport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if self._session is None:
             self._session = open_session(self._tls, self._kept, auto_decompress=False)
+        content = await request.aread()  # after a redirect it is not there yet
         limits = request.extensions.get("timeout", {})
         with told():
             answer = await self._session.request(
                 request.method,
                 address(request.url),
                 headers=request.headers.multi_items(),
-                data=request.content or None,
+                data=content or None,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
                     sock_connect=limits.get("connect"), sock_read=limits.get("read")

@@ -12,7 +12,6 @@ import hashlib
 import json
 import multiprocessing
 import random
-import ssl
 import tempfile
 import time
 import urllib.request
@@ -21,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.scripted import response
+from tests.scripted import certificate, response
 
 # A response of about 9 KB, of words that come as they come: it must not be easy to compress.
 _WORDS = [hashlib.sha256(b"%d" % n).hexdigest()[: 2 + n % 9] for n in range(2000)]
@@ -84,18 +83,6 @@ class Speaker(asyncio.Protocol):
             body = counts.body(path.rpartition(b"/")[2])
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         self._transport.write(head % len(body) + body)
-
-
-def certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """A certificate of this machine's own for 127.0.0.1, as the file to trust, and the server's."""
-    import trustme
-
-    authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    trusted = folder / "authority.pem"
-    authority.cert_pem.write_to_path(trusted)
-    return trusted, context
 
 
 def _serve(pipe: Connection, tls: bool) -> None:
