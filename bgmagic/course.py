@@ -37,7 +37,7 @@ RETENTION = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How a job is to be carried.
 

@@ -39,6 +39,8 @@ class Crowd:
 class Turn:
     """One job's place in a crowd."""
 
+    __slots__ = ("_crowd", "_first", "_place")
+
     def __init__(self, crowd: Crowd, place: float) -> None:
         self._crowd = crowd
         self._place = place

@@ -28,7 +28,7 @@ LOST_AFTER = 5
 CANCEL_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 422})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Taken:
     """A response and who asks for it.
 

@@ -58,7 +58,7 @@ class Job(Future[Answer]):
         self._variables = variables
         self._answer: Answer | None = None
         self._listeners: list[Listener] = []
-        self._sleepers: set[Callable[[], None]] = set()
+        self._sleepers: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._card: Any = None
 
@@ -208,13 +208,13 @@ class Job(Future[Answer]):
         with self._lock:
             waiting = not self.done()
             if waiting:
-                self._sleepers.add(wake)
+                self._sleepers.append(wake)
         if waiting:
             try:
                 yield from woken.__await__()
             finally:
                 with self._lock:
-                    self._sleepers.discard(wake)
+                    self._sleepers.remove(wake)
         return super().result(0)
 
     # What the manager does; on the loop thread only.
@@ -243,6 +243,10 @@ class Job(Future[Answer]):
             self.set_result(ending)
         else:
             self.set_exception(ending)
+        response = self._record.response
+        if response is not None and not isinstance(response, Packed):
+            # The answer has its text; the rest is kept for as long as this kernel lives.
+            self._record = replace(self._record, response=Packed(response))
         self._wake()
 
     def detach(self, reason: str) -> None:

@@ -10,15 +10,17 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_LEVEL = 1  # the quickest; 9 kB take 0.06 ms
+_LEVEL = 1  # the quickest; 9 kB take 0.1 ms
+_QUICK = ("id", "model", "status", "usage")  # what tables ask of every job: kept as it is
 
 
 class Packed(Mapping[str, Any]):
-    """A JSON object, compressed; unpacked anew by each access."""
+    """A JSON object, compressed; unpacked anew by each access but for a few fields."""
 
-    __slots__ = ("_data",)
+    __slots__ = ("_data", "_quick")
 
     def __init__(self, value: Mapping[str, Any]) -> None:
+        self._quick = {key: value[key] for key in _QUICK if key in value}
         self._data = zlib.compress(json.dumps(value).encode(), _LEVEL)
 
     def whole(self) -> dict[str, Any]:
@@ -27,7 +29,7 @@ class Packed(Mapping[str, Any]):
         return value
 
     def __getitem__(self, key: str) -> Any:
-        return self.whole()[key]
+        return self._quick[key] if key in self._quick else self.whole()[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.whole())

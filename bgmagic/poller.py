@@ -145,7 +145,7 @@ class Clock:
         wake.clear()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Watch:
     """One response to be polled.
 

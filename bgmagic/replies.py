@@ -44,7 +44,7 @@ _PASSING = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyErr
 _OUT_OF_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Got:
     """An answer, read to its end."""
 
@@ -53,7 +53,7 @@ class Got:
     content: bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A response object as the server sent it.
 

@@ -128,7 +128,6 @@ _ONES_OWN = (
 
 # The file.
 
-
 INHERITED: set[Path] = set()  # files that a parent process has open: not to be opened here
 FORKED = (
     "this process was forked from one that uses the journal, and can't use it: start it with "
@@ -170,6 +169,7 @@ def open_file(path: Path | None) -> sqlite3.Connection:
         wal = _use_wal(connection)
         connection.execute(f"PRAGMA synchronous = {'NORMAL' if wal else 'FULL'}")
         connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA cache_size = -256")  # KiB; rows are small, texts written once
         _migrate(connection, path)
     except BaseException:
         connection.close()
@@ -282,13 +282,20 @@ def add_entry(connection: sqlite3.Connection, entry: Entry) -> None:
 
 
 def change_entry(connection: sqlite3.Connection, key: str, changes: Mapping[str, Any]) -> None:
+    before = _hashes(connection, key) if {"request", "response"} & changes.keys() else set()
     columns = _stored(connection, changes)
     sets = ", ".join(f"{name} = :{name}" for name in columns)
     sql = f"UPDATE jobs SET {sets} WHERE key = :key"  # noqa: S608 - names of our own columns
     if connection.execute(sql, {**columns, "key": key}).rowcount != 1:
         raise JournalError(f"the job {key} is not in it, so it would not survive a restart")
-    if "request" in changes or "response" in changes:
+    if before and before - _hashes(connection, key):
         connection.execute(_SWEEP)
+
+
+def _hashes(connection: sqlite3.Connection, key: str) -> set[str]:
+    # A first response leaves nothing behind: no need to look through all jobs at the end of each.
+    sql = "SELECT request_hash, input_hash, response_hash FROM jobs WHERE key = ?"
+    return {found for row in connection.execute(sql, (key,)) for found in row if found}
 
 
 def forget_entries(connection: sqlite3.Connection, keys: str) -> int:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import multiprocessing
-import random
 import tempfile
 import time
 import urllib.request
@@ -22,34 +20,41 @@ from typing import Any
 
 from tests.scripted import certificate, response
 
-# A response of about 9 KB, of words that come as they come: it must not be easy to compress.
-_WORDS = [hashlib.sha256(b"%d" % n).hexdigest()[: 2 + n % 9] for n in range(2000)]
-TEXT = " ".join(random.Random(1).choices(_WORDS, k=1250))
+# A response of about 9 KB, most of it prose, which is neither easy nor hard to compress.
+TEXT = (Path(__file__).parents[2] / "README.md").read_bytes()[:8_400].decode("ascii", "ignore")
 
 
 class Counts:
-    """What the server has been asked so far, and what it says of every response."""
+    """What the server has been asked so far, and what it says of every response: all of them run, or
+    all are over until the next create."""
 
     def __init__(self) -> None:
         self.connections = self.creates = self.polls = 0
-        self.status = "in_progress"
-        whole = response("@id@", "@status@", TEXT, usage={"input_tokens": 3, "output_tokens": 9})
-        self._parts = json.dumps(whole).encode().split(b"@id@")
+        self.over = False
+        self._running = _parts("in_progress")
+        self._ended = _parts("completed", usage={"input_tokens": 3, "output_tokens": 9})
 
     def body(self, rid: bytes) -> bytes:
-        return rid.join(self._parts).replace(b"@status@", self.status.encode())
+        """The response of that id, as it is now."""
+        return rid.join(self._ended if self.over else self._running)
+
+
+def _parts(status: str, **fields: Any) -> list[bytes]:
+    whole = response("@id@", status, TEXT, **fields)
+    return json.dumps(whole, ensure_ascii=False).encode().split(b"@id@")
 
 
 class Speaker(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: Counts, counted: bool = True) -> None:
         self._counts = counts
+        self._counted = counted
         self._left = b""
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._counts.connections += 1
+        self._counts.connections += self._counted
 
     def data_received(self, data: bytes) -> None:
         self._left += data
@@ -69,14 +74,14 @@ class Speaker(asyncio.Protocol):
         method, path = head.split(b" ", 2)[:2]
         counts = self._counts
         if path.startswith(b"/end"):
-            counts.status = "completed"
+            counts.over = True
             body = json.dumps({"at": time.time()}).encode()
         elif path.startswith(b"/counts"):
             told = {"connections": counts.connections, "creates": counts.creates}
             body = json.dumps({**told, "polls": counts.polls, "at": time.time()}).encode()
         elif method == b"POST":
             counts.creates += 1
-            counts.status = "in_progress"
+            counts.over = False
             body = counts.body(b"resp_%d" % counts.creates)
         else:
             counts.polls += 1
@@ -95,7 +100,7 @@ def _serve(pipe: Connection, tls: bool) -> None:
                 lambda: Speaker(counts), "127.0.0.1", 0, ssl=context, backlog=5000
             )
             port = server.sockets[0].getsockname()[1]
-            plain = await loop.create_server(lambda: Speaker(counts), "127.0.0.1", 0)
+            plain = await loop.create_server(lambda: Speaker(counts, False), "127.0.0.1", 0)
             asking = plain.sockets[0].getsockname()[1]
             scheme = "https" if tls else "http"
             pipe.send((f"{scheme}://127.0.0.1:{port}/v1", f"http://127.0.0.1:{asking}", trusted))
@@ -124,8 +129,6 @@ class Swarm:
         handler = urllib.request.ProxyHandler({})
         with urllib.request.build_opener(handler).open(f"{self.control}/{what}") as answer:
             told: dict[str, Any] = json.load(answer)
-        # This very question came over a connection of its own.
-        told["connections"] = told.get("connections", 0)
         return told
 
 

@@ -84,7 +84,11 @@ class Tasks(Way):
     """A task a job with AsyncOpenAI, on the loop of one thread."""
 
     aiohttp = False
-    client: Any = None  # kept, since one that is collected complains of its open connections
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Kept, since one that is collected complains of its open connections.
+        self._clients: list[Any] = []
 
     def start(self, count: int, interval: float) -> None:
         loop = asyncio.new_event_loop()
@@ -95,7 +99,8 @@ class Tasks(Way):
         import openai
 
         transport = openai.DefaultAioHttpClient() if self.aiohttp else None
-        client = self.client = openai.AsyncOpenAI(http_client=transport)
+        client = openai.AsyncOpenAI(http_client=transport)
+        self._clients.append(client)
 
         async def follow() -> None:
             answer = await client.responses.create(**BACKGROUND)  # type: ignore[call-overload]
@@ -114,17 +119,17 @@ class AiohttpTasks(Tasks):
     aiohttp = True
 
 
-def blocking(count: int, interval: float) -> float:
-    """Seconds that the loop everybody writes takes for ``count`` jobs, one after another."""
+def blocking(interval: float, accepted: Callable[[], object]) -> float:
+    """Seconds that the loop everybody writes takes for one job, which ends once ``accepted``."""
     import openai
 
     client = openai.OpenAI()
     begun = time.perf_counter()
-    for _ in range(count):
-        answer = client.responses.create(**BACKGROUND)  # type: ignore[call-overload]
-        while answer.status in ("queued", "in_progress"):
-            time.sleep(interval)
-            answer = client.responses.retrieve(answer.id)
+    answer = client.responses.create(**BACKGROUND)  # type: ignore[call-overload]
+    accepted()
+    while answer.status in ("queued", "in_progress"):
+        time.sleep(interval)
+        answer = client.responses.retrieve(answer.id)
     return time.perf_counter() - begun
 
 
