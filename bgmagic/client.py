@@ -17,6 +17,7 @@ from typing import Any
 from bgmagic.crowd import Crowd
 from bgmagic.direct import KEPT, Direct, learned, takes
 from bgmagic.errors import Accepted, ServerError
+from bgmagic.packed import Packer
 from bgmagic.replies import POLL_TIMEOUT, Got, Reader, Reply, poll_after, without_half_characters
 from bgmagic.request import Request
 from bgmagic.sdk import goes_direct, sdk_client, tls_of
@@ -32,6 +33,7 @@ class Client:
 
     Attributes:
         crowd: the jobs that are polled here, for who polls to keep them apart.
+        pack: makes the responses of jobs that go on small, for who keeps them.
         creating: so many creates are sent at once; for who creates to wait for.
     """
 
@@ -44,6 +46,7 @@ class Client:
         self._server = server
         self._reader = Reader(server)
         self.crowd = Crowd()
+        self.pack = Packer()
         self.creating = asyncio.Semaphore(AT_ONCE)
         self._polling = asyncio.Semaphore(AT_ONCE)
         self._direct: Direct | None = None

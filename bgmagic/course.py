@@ -18,7 +18,6 @@ from bgmagic.errors import Accepted, ServerError
 from bgmagic.following import Following, Taken, news
 from bgmagic.job import Job
 from bgmagic.ledger import Ledger
-from bgmagic.packed import Packed
 from bgmagic.poller import Clock, Delays, Wake, is_terminal
 from bgmagic.replies import Reply
 from bgmagic.request import Request
@@ -200,7 +199,7 @@ class Course:
             self.job.record, response_id=response_id, accepted_at=now, status=status
         )
         if not is_terminal(reply):
-            changes["response"] = Packed(reply.response)
+            changes["response"] = client.pack(reply.response)
             reply = Reply({}, reply.poll_after)  # held as long as the job runs
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
         return Taken(client, response_id, reply, now, stream)

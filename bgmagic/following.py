@@ -91,6 +91,7 @@ class Following:
             on_reply=self._heard,
             on_failure=self._failed,
             wake=self._wake,
+            pack=accepted.client.pack,
             deadline=deadline,
         )
         try:

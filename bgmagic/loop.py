@@ -107,10 +107,18 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     # One by one: looking up names for many connections would else start a thread for each.
     loop.set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="bgmagic-blocking"))
+    loop.set_exception_handler(_report)
     try:
         loop.run_forever()
     finally:
         loop.close()
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # Connections that are still open when the process ends are closed by the operating system:
+    # nothing to fill a user's last cell with.
+    if not {"client_session", "connector", "client_connection"} & context.keys():
+        loop.default_exception_handler(context)
 
 
 async def _cancel_all() -> None:

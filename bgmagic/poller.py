@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bgmagic.errors import ServerError
-from bgmagic.packed import Packed
 from bgmagic.replies import Reply
 from bgmagic.status import SERVER_TERMINAL
 
@@ -155,6 +155,7 @@ class Watch:
         on_failure: is given each failure; True gives the response up.
         wake: set to poll at once.
         deadline: the wall-clock time after which the watch ends, in seconds since the epoch.
+        pack: makes a response that goes on small.
     """
 
     fetch: Callable[[Reply | None], Awaitable[Reply]]
@@ -162,6 +163,7 @@ class Watch:
     on_failure: Callable[[ServerError], bool]
     wake: Wake
     deadline: float
+    pack: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def is_terminal(reply: Reply) -> bool:
@@ -200,7 +202,7 @@ async def poll(
             if last is None or reply.response is not last.response:
                 if is_terminal(reply):
                     return reply
-                reply = replace(reply, response=Packed(reply.response))
+                reply = replace(reply, response=watch.pack(reply.response))
             watch.on_reply(reply)
             last = reply
             delay = delays.after_reply(reply.poll_after)

@@ -35,15 +35,17 @@ ROOMS: dict[str, set[str]] = {
     "direct": {"connections", "replies"},
     "sdk": {"connections", "errors", "server"},
     "stream": set(),
-    "client": {"crowd", "direct", "errors", "replies", "request", "sdk", "server", "stream"},
-    "poller": {"errors", "packed", "replies", "status"},
+    "client": {
+        "crowd", "direct", "errors", "packed", "replies", "request", "sdk", "server", "stream",
+    },
+    "poller": {"errors", "replies", "status"},
     "listening": {"errors", "poller", "status", "stream"},
     "following": {
         "client", "errors", "job", "ledger", "listening", "poller", "replies", "status", "stream",
     },
     "course": {
-        "answer", "client", "errors", "following", "job", "ledger", "packed", "poller", "replies",
-        "request", "server", "status", "stream",
+        "answer", "client", "errors", "following", "job", "ledger", "poller", "replies", "request",
+        "server", "status", "stream",
     },
     "store": {"errors"},
     "journal": {"store"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import threading
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,7 @@ from bgmagic.client import AT_ONCE, Client
 from bgmagic.crowd import FEW, Crowd
 from bgmagic.errors import Accepted, ServerError
 from bgmagic.manager import JobManager
-from bgmagic.packed import Packed
+from bgmagic.packed import Packed, Packer
 from bgmagic.poller import Delays
 from bgmagic.replies import Reply
 from bgmagic.request import Request
@@ -438,13 +439,25 @@ def test_early_polls_are_left_out_in_a_crowd() -> None:
 # What is kept of a response
 
 
-@given(st.dictionaries(st.text(), json_values))
-def test_packed_is_the_same_object(value: dict[str, Any]) -> None:
-    """A packed response reads as it was."""
-    packed = Packed(value)
-    assert packed.whole() == value
-    assert dict(packed) == value
-    assert len(packed) == len(value)
+@given(st.lists(st.dictionaries(st.text(), json_values), min_size=1, max_size=3))
+def test_packed_is_the_same_object(values: list[dict[str, Any]]) -> None:
+    """A packed response reads as it was, whatever others were packed before it."""
+    pack = Packer()
+    for value, packed in [(value, pack(value)) for value in values]:
+        assert packed.whole() == value
+        assert dict(packed) == value
+        assert len(packed) == len(value)
+    assert Packed(values[0]).whole() == values[0]
+
+
+def test_what_responses_share_takes_no_room() -> None:
+    """Of long instructions that all jobs have, the second one's copy takes next to nothing."""
+    words = (hashlib.sha256(b"%d" % n).hexdigest() for n in range(120))
+    shared = {"instructions": " ".join(words), "tools": []}
+    pack = Packer()
+    sizes = [len(pack({"id": f"resp_{n}", **shared})._data) for n in range(3)]
+    assert max(sizes) < 300
+    assert len(Packed(shared)._data) > 3000
 
 
 def test_job_gives_the_newest_response(
