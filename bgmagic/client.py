@@ -1,9 +1,8 @@
-"""Talks to one server through the OpenAI SDK and classifies every failure.
+"""Talks to one server, through the OpenAI SDK but for most polls.
 
-The only importer of openai, and imported lazily: it takes a third of a second, which is the loop
-thread's to spend, not a cell's. Nobody outside sees an object of the SDK: a success is a `Reply`, a
-failure a `ServerError` that says whether a create can have been accepted, and no message holds a
-key. When to call again is the poller's business; nothing here retries.
+The SDK is imported lazily: it takes a third of a second, which is the loop thread's to spend, not a
+cell's. Nobody outside sees an object of it: a success is a `Reply`, a failure a `ServerError`, as
+replies.py makes them. When to call again is the poller's business; nothing here retries.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Makes the SDK's client of a server, and a server of the user's own client.
 
-With client.py the only importer of openai, and imported lazily as well. What is set here comes
+With replies.py the only importer of openai, and imported lazily as well. What is set here comes
 from the frozen `Server`, not from the environment of the moment: a job goes out as whom it was
 submitted.
 """

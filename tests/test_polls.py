@@ -367,8 +367,8 @@ def test_creates_wait_for_each_other(
     manager: JobManager, pointed: ScriptedServer, ask: Ask
 ) -> None:
     """Only so many creates are under way at once; a job behind them waits, and can be cancelled
-    without having been sent."""
-    gate = threading.Event()
+    without having been sent. All of them take three threads."""
+    before, gate = set(threading.enumerate()), threading.Event()
     pointed.always["create"] = Script(hold=gate)
     jobs = [manager.submit(ask(str(n)), poll_interval=0.2) for n in range(AT_ONCE + 3)]
     eventually(lambda: pointed.count("create") == AT_ONCE)
@@ -384,6 +384,8 @@ def test_creates_wait_for_each_other(
     assert waiting[0].status == "cancelled"
     assert pointed.count("create") == AT_ONCE + 2
     assert pointed.connections <= 2 * AT_ONCE
+    threads = set(threading.enumerate()) - before
+    assert len([thread for thread in threads if thread.name.startswith("bgmagic")]) <= 3
 
 
 def test_closing_sends_nothing_more(pointed: ScriptedServer, ask: Ask) -> None:
