@@ -50,6 +50,13 @@ def test_without_ipython(server: ScriptedServer, tmp_path: Path) -> None:
     assert ran.stderr == ""
 
 
+def test_script_that_ends_with_a_sweep(server: ScriptedServer, tmp_path: Path) -> None:
+    """A sweep that was begun just before the end of a script is written down, and sent, once, by the kernel that attaches it."""
+    ran = run("import bgmagic; bgmagic.map('{{ item }}', [1, 2, 3], poll=80)", server, tmp_path)
+    assert ran.stderr.startswith("bgmagic: 3 jobs are to be sent by the next kernel that attaches:")
+    assert server.count("create") == 0
+
+
 @pytest.mark.skipif(
     (3, 12) <= sys.version_info < (3, 12, 2),
     reason="these start no thread as a process ends (CPython issue 113964)",
