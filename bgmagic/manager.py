@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from bgmagic.again import past_plan
 from bgmagic.client import Client
 from bgmagic.control import Listener, Variable
 from bgmagic.course import Course, Plan
@@ -263,10 +264,11 @@ class JobManager:
         The new job takes those of the variables that still hold the old one.
 
         Raises:
-            BadInput: the job has not ended.
+            BadInput: the job has not ended, or is an earlier kernel's and can't be sent from here.
         """
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
+        plan = self._plans.get(job) or past_plan(job, self.ledger, self.destination())
         old = job.record
         record = JobRecord(
             request=old.request,
@@ -276,7 +278,7 @@ class JobManager:
             named=old.named,
             notebook=old.notebook,
         )
-        new = self._new(record, self._plans[job])
+        new = self._new(record, plan)
         job.hand_over(new)
         self._loop.run(self._run(new))
         return new

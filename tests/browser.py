@@ -145,6 +145,12 @@ class Lab:
                 return
         raise TimeoutError(f"cell {index} never ran")
 
+    def restart(self) -> None:
+        """Restart the kernel, as a user does."""
+        self.page.locator(".lm-MenuBar-itemLabel", has_text="Kernel").click()
+        self.page.locator(".lm-Menu-itemLabel").get_by_text("Restart Kernel…", exact=True).click()
+        self.page.locator(".jp-Dialog").get_by_text("Restart", exact=True).click()
+
 
 _PROMPT = """([index, before, pattern]) => {
   const cell = document.querySelectorAll('.jp-Notebook .jp-CodeCell')[index];

@@ -47,8 +47,9 @@ ROOMS: dict[str, set[str]] = {
     "ledger": {
         "errors", "journal", "owners", "redaction", "request", "server", "status", "store",
     },
+    "again": {"answer", "control", "course", "errors", "job", "ledger", "server", "status", "store"},
     "manager": {
-        "client", "control", "course", "errors", "job", "journal", "ledger", "loop", "owners", "poller",
+        "again", "client", "control", "course", "errors", "job", "journal", "ledger", "loop", "owners", "poller",
         "request", "server", "status", "store",
     },
     "listing": {"answer", "errors", "status"},
@@ -56,16 +57,17 @@ ROOMS: dict[str, set[str]] = {
     "options": {"values"},
     "header": {"errors", "options", "values"},
     "submission": {
-        "control", "display.card", "errors", "job", "journal", "ledger", "manager", "options",
+        "again", "control", "display.card", "errors", "job", "journal", "ledger", "manager", "options",
         "owners", "prompt", "request", "sdk", "status",
     },
     "namespace": {"answer", "job"},
     "blocking": {"job"},
-    "display.card": {"errors", "job", "status"},
+    "display.widgets": set(),
+    "display.card": {"display.widgets", "errors", "job", "status"},
     "display.finished": {
         "display.card", "display.render", "errors", "job", "listing", "status",
     },
-    "display.board": {"display.card", "job", "listing"},
+    "display.board": {"display.card", "display.widgets", "job", "listing"},
     "display.shown": {
         "control", "display.board", "display.card", "display.finished", "job", "listing",
     },

@@ -26,7 +26,10 @@ _MARKS = {
     Status.CANCELLED: ("⊘", "--jp-ui-font-color2, #757575"),
 }
 KEPT_ROWS = 100  # of a table that is saved in the notebook
-_QUIET = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em; padding-left: 16px"
+_QUIET = (
+    "color: var(--jp-ui-font-color2, var(--vscode-descriptionForeground, #757575)); "
+    "font-size: 0.9em; padding-left: 16px; overflow-wrap: anywhere"
+)
 
 # What to do about an end, by its status, the server's `error.code` (OpenAPI: ResponseErrorCode) or
 # the reason in `incomplete_details`.
@@ -55,7 +58,8 @@ def bundles(job: Job) -> dict[str, dict[str, str]]:
 
 def answer_html(job: Job) -> str:
     """Status, the answer or the partial text, and for a failure its reason and what to do."""
-    mark, colour = _MARKS.get(Status(job.status), ("", "--jp-ui-font-color2, #757575"))
+    whole = not isinstance(job.error, NoAnswer)
+    mark, colour = _MARKS[Status(job.status) if whole else Status.INCOMPLETE]
     name = html.escape(job.name or "")
     title = f'<span style="color: var({colour})">{mark}</span> <b>{name}</b>'
     parts = [f"<div>{title} {html.escape(job.status)}</div>"]
@@ -92,7 +96,9 @@ def remedy(job: Job) -> str:
 
 def footer_html(job: Job) -> str:
     """The footer as HTML."""
-    return f'<div style="{_QUIET}">{html.escape(footer(job))}</div>'
+    # Breaks come between its parts, not within them.
+    parts = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in footer(job).split(" · ")]
+    return f'<div style="{_QUIET}">{html.escape(" · ".join(parts))}</div>'
 
 
 def footer(job: Job) -> str:

@@ -45,7 +45,8 @@ class Shown:
         card: Card = self._job.card
         card.on_follow.append(self._follow)
         card.on_finish = self.content
-        _publish(card.bundle(), self._ids[0])
+        # What is saved of it: how it stood then would read as if it were so for ever.
+        _publish(card.bundle() | {"text/plain": f"{self._job.name or 'job'}: sent"}, self._ids[0])
         _publish(muted_line(self._job), self._ids[1])
         self._job.add_listener(self._changed)
         if self._job.done():
