@@ -12,6 +12,7 @@ import pytest
 from bgmagic.local import LocalServerError, launcher, weights
 from bgmagic.manager import JobManager
 from bgmagic.request import Request, build_request
+from tests.browser import lab_with as lab_with
 from tests.kernels import Kernel, kernel
 from tests.scripted import ScriptedServer
 

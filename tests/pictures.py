@@ -58,7 +58,7 @@ STATES = {
     "streaming": ("weak_steps", "--stream --param reasoning.summary=auto", "which"),
     "confirming": ("lemma", "", "in progress"),
     "cancelling": ("appendix", "", "in progress"),
-    "earlier": ("outline", "-v high", "An earlier job"),
+    "earlier": ("outline", "-v high", "queued"),
     "offline": ("referee", "", "in progress"),
     "failing": ("referee_b", "", "in progress"),
     "detached": ("overnight", "--deadline 1s", "detached"),
@@ -196,7 +196,9 @@ def take(folder: Path, theme: str, width: int) -> None:
             output.get_by_text(words).first.wait_for(timeout=30000)
             if state in ("offline", "failing"):
                 told = {"error": {"message": "Overloaded."}}
-                broken = Script(reset="before") if state == "offline" else Script(status=503, json=told)
+                broken = (
+                    Script(reset="before") if state == "offline" else Script(status=503, json=told)
+                )
                 stage.server.by_id[rid] = broken
                 output.get_by_text("the job goes on").wait_for(timeout=30000)
             if state == "cancelling":

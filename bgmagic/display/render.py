@@ -37,9 +37,7 @@ _WIDE = 'tabindex="0" style="overflow-x: auto; max-width: 100%"'
 # Jupyter's own style for code would break its lines, and put a background of its own behind them.
 _CODE = 'style="white-space: pre; padding: 0; background: none"'
 # Words of a narrow table stay whole.
-_CELL = (
-    f"border: 1px solid {_LINE}; padding: 0.3em 0.7em; overflow-wrap: break-word; text-align: "
-)
+_CELL = f"border: 1px solid {_LINE}; padding: 0.3em 0.7em; overflow-wrap: break-word; text-align: "
 
 _OPENED = {
     "paragraph": "<p>",
