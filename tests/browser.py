@@ -147,15 +147,18 @@ class Lab:
         """Run the cell at ``index`` until it has finished, or only until it has begun."""
         shown = self.cell(index).locator(".jp-InputPrompt")
         before, end = shown.inner_text(), time.monotonic() + LIMIT
-        pattern = "[0-9]" if finish else "[0-9*]"
         while time.monotonic() < end:
             # The first Ctrl+Enter after loading is sometimes swallowed.
             self.cell(index).locator(".cm-content").click()
             self.page.keyboard.press("Control+Enter")
             with contextlib.suppress(Exception):
-                self.page.wait_for_function(_PROMPT, arg=[index, before, pattern], timeout=5000)
-                return
-        raise TimeoutError(f"cell {index} never ran")
+                self.page.wait_for_function(_PROMPT, arg=[index, before, "[0-9*]"], timeout=5000)
+                break
+        else:
+            raise TimeoutError(f"cell {index} never ran")
+        if finish:
+            left = max(end - time.monotonic(), 1.0) * 1000
+            self.page.wait_for_function(_PROMPT, arg=[index, before, "[0-9]"], timeout=left)
 
     def interrupt(self, index: int) -> None:
         """Interrupt the cell at ``index``, which runs, as a user does."""
