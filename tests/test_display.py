@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from nbconvert import HTMLExporter
 
 from tests.browser import Lab, Open, barriers, outputs, saved, status
 from tests.scripted import Script, ScriptedServer, event, response, written
@@ -87,7 +88,8 @@ def test_no_barriers(theme: str, app: str, server: ScriptedServer, lab_with: Ope
     assert (sum(paper) < 200) == (theme == "dark"), paper
 
 
-def test_click_while_a_cell_computes(server: ScriptedServer, lab_with: Open) -> None:
+@pytest.mark.parametrize("app", ["jupyterlab", "notebook"])
+def test_click_while_a_cell_computes(app: str, server: ScriptedServer, lab_with: Open) -> None:
     """Cancel reaches the server while a cell computes; where the kernel makes the click wait, the card
     says so at once, and it counts when the cell has ended."""
     server.polls = 10**6
@@ -99,6 +101,7 @@ def test_click_while_a_cell_computes(server: ScriptedServer, lab_with: Open) -> 
         "%%bgresponse -o b\nWhy?",
         "b.card.comm._reply_subshell_for = lambda *_: None  # as frontends without subshells do",
         "threading.Timer(6, lambda: globals().update(done=True)).start()\n" + busy,
+        app=app,
     )
     lab.run(1)
     lab.run(2)
@@ -134,18 +137,21 @@ window.away = away => Object.defineProperty(document, 'hidden', {value: away, co
 """
 
 
-def test_notice_and_offline(server: ScriptedServer, lab_with: Open) -> None:
-    """--notify asks the browser for a notification at the end, only if the tab is hidden then, and only
+def test_notice_copy_and_offline(server: ScriptedServer, lab_with: Open) -> None:
+    """The response id can be copied; --notify asks the browser for a notification at the end, only if the tab is hidden then, and only
     for jobs that asked; a card whose polls fail says that the job goes on, until they work again."""
     server.polls = 10**6
     lab, _ = lab_with(
         *(f"%%bgresponse -o {name} {flag}\n{name}" for name, flag in
           (("seen", "--notify"), ("hidden", "--notify"), ("quiet", ""))),
     )  # fmt: skip
+    lab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     lab.page.evaluate(STUB)
     for index in (1, 2, 3):
         lab.run(index)
         status(lab, index, "in_progress")
+    lab.cell(2).get_by_role("button", name="Copy the response id resp_2").click()
+    lab.page.wait_for_function("async () => await navigator.clipboard.readText() === 'resp_2'")
     server.always["retrieve"] = Script(reset="before")
     told = lab.cell(1).locator(".bgmagic-message")
     told.get_by_text("Offline, the job goes on at the server: no answer").wait_for(timeout=20_000)
@@ -177,9 +183,9 @@ board"""
 
 def test_many_cards_and_rows(server: ScriptedServer, lab_with: Open) -> None:
     """200 live cards all tick, and a board of 1,000 rows and them sorts, while keys typed into a cell
-    land in it; a card displayed twice, in a box too, shows the same."""
+    land in it; a card displayed twice in a box shows the same, also after a click on one."""
     server.polls = 10**6
-    lab, _ = lab_with(MANY, THOUSAND, "x = 1")
+    lab, _ = lab_with(MANY, THOUSAND, "x = 1", "VBox([jobs[0].card, jobs[0].card])")
     lab.run(1)
     lab.page.wait_for_function(
         "() => document.querySelectorAll('.bgmagic-card[data-status=in_progress]').length === 200",
@@ -201,8 +207,16 @@ def test_many_cards_and_rows(server: ScriptedServer, lab_with: Open) -> None:
     first = board.locator("tbody tr:visible .bgmagic-open").first
     board.get_by_role("button", name="variable").click()
     assert first.inner_text() == "row_999"
+    lab.run(4)
+    twice = lab.cell(4).locator(".bgmagic-card[data-status=in_progress]")
+    wait_until(lab, lambda: twice.count() == 2)
+    twice.first.get_by_role("button", name="Cancel").click()
+    twice.first.get_by_role("button", name="Really cancel?").click()
+    ended = lab.cell(4).locator(".bgmagic-card[data-status=cancelled]")
+    wait_until(lab, lambda: ended.count() == 2)
     server.polls = 0
-    board.get_by_role("button", name="completed 200").wait_for(timeout=60_000)
+    board.get_by_role("button", name="completed 199").wait_for(timeout=60_000)
+    assert server.count("cancel") == 1
 
 
 @pytest.mark.parametrize("app", ["jupyterlab", "notebook"])
@@ -230,6 +244,9 @@ def test_saved_and_opened_without_its_kernel(
     server.responses["resp_1"] = response("resp_1", "completed", "It is **so**.")
     lab.cell(1).get_by_text("It is so.").wait_for(timeout=20_000)
     saved(lab.page, path, 1, "<strong>so</strong>")
+    converted, _ = HTMLExporter().from_filename(str(path))
+    for part in ("<strong>so</strong>", "gpt-5.2-true", "stopped", "Later %bgjobs going shows it"):
+        assert part in converted
     kinds = [kind for data in outputs(path, 3) for kind in data]
     assert "application/vnd.jupyter.widget-view+json" in kinds
     lab.page.evaluate(
