@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser import Lab, Open, jupyterlab, need_browser, notebook, page, saved, status
+from tests.browser import Lab, Open, jupyterlab, need_browser, notebook, outputs, page, saved, status
 from tests.conftest import KEY
 from tests.scripted import Script, ScriptedServer, response, written
 from tests.test_notebooks import NOTEBOOKS
@@ -115,7 +115,9 @@ def test_reload_keeps_the_card_alive_and_the_end_is_html(
     lab, path = lab_with("%%bgresponse -o critique\nWhy?")
     lab.run(1)
     status(lab, 1, "in_progress")
-    lab.page.keyboard.press("Control+s")
+    while not outputs(path, 1):
+        lab.page.keyboard.press("Control+s")
+        lab.page.wait_for_timeout(300)
     lab = Lab(lab.page, lab.page.url.partition("?")[0])
     status(lab, 1, "in_progress")
     assert "Later %bgjobs critique shows it" in lab.cell(1).locator(".jp-OutputArea").inner_text()
@@ -199,8 +201,9 @@ def test_nothing_hostile_fires(server: ScriptedServer, lab_with: Open) -> None:
     asked for anything; shown raw, the very same trap fires."""
     shown = f"""from IPython.display import HTML, display
 from bgmagic.display.render import to_html
-for text in {HOSTILE!r}:
-    display(HTML(to_html(text.replace("fired=1", "window.fired=1"))))
+texts = [text.replace("fired=1", "window.fired=1") for text in {HOSTILE!r}]
+for start in range(0, len(texts), 5):  # JupyterLab shows no more than 50 outputs
+    display(HTML("".join(map(to_html, texts[start:start + 5]))))
 print("all shown")"""
     raw = "display(HTML('<img src=x onerror=window.fired=1>'))"
     lab, _ = lab_with(shown, raw)

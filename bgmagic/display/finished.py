@@ -96,9 +96,7 @@ def remedy(job: Job) -> str:
 
 def footer_html(job: Job) -> str:
     """The footer as HTML."""
-    # Breaks come between its parts, not within them.
-    parts = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in footer(job).split(" · ")]
-    return f'<div style="{_QUIET}">{html.escape(" · ".join(parts))}</div>'
+    return f'<div style="{_QUIET}">{html.escape(footer(job))}</div>'
 
 
 def footer(job: Job) -> str:
