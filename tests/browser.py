@@ -78,14 +78,13 @@ def jupyterlab(
     env |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), **environment}
     # The browser must reach the server directly.
     env["NO_PROXY"] = "127.0.0.1,localhost"
-    token, port = secrets.token_hex(16), _free_port()
-    command = [sys.executable, "-m", app, "--no-browser", "--allow-root", f"--port={port}"]
-    command += ["--ip=127.0.0.1", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
+    token = secrets.token_hex(16)
+    command = [sys.executable, "-m", app, "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
     command += [f"--IdentityProvider.token={token}", "--LabApp.collaborative=False"]
     with (folder / ".lab.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+        process, port = _started(command, env, token, log, folder / ".lab.log")
         try:
-            _await_http(f"http://127.0.0.1:{port}/api?token={token}", process, folder / ".lab.log")
             path = "lab/tree/{}?reset&" if app == "jupyterlab" else "notebooks/{}?"
             yield f"http://127.0.0.1:{port}/{path}token={token}"
         finally:
@@ -95,6 +94,26 @@ def jupyterlab(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(5)
+
+
+def _started(
+    command: list[str], env: dict[str, str], token: str, log: Any, told: Path
+) -> tuple[subprocess.Popen[bytes], int]:
+    """The process that answers, and its port; another one if somebody else was quicker to take it."""
+    for left in (2, 1, 0):
+        port = _free_port()
+        process = subprocess.Popen(
+            [*command, f"--port={port}"], env=env, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            _await_http(f"http://127.0.0.1:{port}/api?token={token}", process, told)
+        except RuntimeError:
+            process.kill()
+            if not left:
+                raise
+        else:
+            return process, port
+    raise AssertionError
 
 
 def _free_port() -> int:

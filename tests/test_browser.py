@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from tests.browser import Lab, Open, jupyterlab, need_browser, notebook, outputs, page, saved, status
+from tests.browser import (
+    Lab,
+    Open,
+    jupyterlab,
+    need_browser,
+    notebook,
+    outputs,
+    page,
+    saved,
+    status,
+)
 from tests.conftest import KEY
 from tests.scripted import Script, ScriptedServer, response, written
 from tests.test_notebooks import NOTEBOOKS
