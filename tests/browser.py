@@ -153,10 +153,7 @@ class Lab:
         self.page = page
         page.goto(url)
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=LIMIT * 1000)
-        page.wait_for_function(
-            "() => document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')",
-            timeout=LIMIT * 1000,
-        )
+        page.wait_for_function(_READY, timeout=LIMIT * 1000)
 
     def cell(self, index: int) -> Any:
         """The code cell at ``index``."""
@@ -193,6 +190,13 @@ class Lab:
         self.page.locator(".jp-Dialog").get_by_text("Restart", exact=True).click()
 
 
+# The indicator alone is idle before there is a kernel, too.
+_READY = """() => {
+  const idle = document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]');
+  const bar = document.querySelector('#jp-bottom-panel');
+  const name = /Python 3 \\(ipykernel\\)/.test(document.body.innerText);
+  return idle && name && (!bar || /\\| Idle/.test(bar.innerText));
+}"""
 _PROMPT = """([index, before, pattern]) => {
   const cell = document.querySelectorAll('.jp-Notebook .jp-CodeCell')[index];
   const shown = cell.querySelector('.jp-InputPrompt').innerText;

@@ -207,6 +207,8 @@ def test_nesting_does_not_hang(text: str) -> None:
         "It costs $5 and $10.",
         "Between $5 and $10 million, or $3.50 each",
         "$5",
+        "It is $5 here and 10$ there",
+        "$20 a month or 200$ a year",
         "US$5 to US$10",
         "Pay $20/month, not $200/month!",
         "from $1,000 to $2,000",

@@ -78,7 +78,9 @@ def test_preview_ten_times_a_second(server: ScriptedServer) -> None:
             beat.set()
             time.sleep(0.01)  # the server's pace: a hundred words a second
         took = time.monotonic() - begun
-        told = of(heard(running), "preview")
+        messages = heard(running)
+        told = of(messages, "preview")
+        assert of(messages, "view") == []  # all else stands still
         assert told[-1]["text"].endswith("w299 ")
         assert 3 <= len(told) <= 10 * took + 2, (len(told), took)
 
