@@ -1,6 +1,6 @@
 """The jobs of a group together: they are written down in one go, then each is carried.
 
-Everything here is on the loop thread but `plan_anew`.
+Everything here is on the loop thread.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from bgmagic.course import HEAD_START
-from bgmagic.errors import BadInput
 from bgmagic.job import Job
 from bgmagic.ledger import AT_ONCE, Ledger
 from bgmagic.place import Place
 from bgmagic.plan import Plan
 from bgmagic.server import Server
-from bgmagic.status import JobRecord
 
 logger = logging.getLogger("bgmagic")
 
@@ -80,15 +78,3 @@ async def relocate(job: Job, name: str, place: Place, ledger: Ledger, server: Se
     """Give a job another place in a group."""
     job.advance(name=name, place=place)
     ledger.note_place(job.record, server)
-
-
-def plan_anew(record: JobRecord, ledger: Ledger, server: Server, deadline: float) -> Plan:
-    """The plan for sending a job again that an earlier kernel ended.
-
-    Raises:
-        BadInput: its request held a secret, so that the journal does not have it whole.
-    """
-    entry = ledger.journal.find(record.key)
-    if entry is not None and not entry.sendable:
-        raise BadInput("its request held a secret, which the journal does not keep")
-    return Plan(server, None, deadline)

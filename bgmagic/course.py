@@ -334,7 +334,8 @@ def _unclear(failure: str) -> str:
 
 
 def _deadline_line(job: Job, deadline: float) -> str:
+    unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if deadline >= s), ("s", 1))
     return (
-        f"it was still {job.record.status} {deadline / 3600:g} h after it was accepted, "
+        f"it was still {job.record.status} {deadline / size:g} {unit} after it was accepted, "
         f"the deadline; the server goes on with {job.response_id}"
     )

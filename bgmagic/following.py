@@ -121,9 +121,10 @@ class Following:
         gone = failure.status_code == 404 and failure.told
         self._missing = self._missing + 1 if gone else 0
         refused = failure.status_code in (401, 403)
-        about = "the key is refused" if refused else "the poll failed"
         offline = failure.status_code is None
-        self._job.advance(trouble=f"{about}, the job goes on: {failure}", offline=offline)
+        about = "offline" if offline else "the key is refused" if refused else "the poll failed"
+        trouble = f"{about}, the job goes on at the server: {failure}"
+        self._job.advance(trouble=trouble, offline=offline)
         return self.gone
 
     # Listening.

@@ -17,8 +17,9 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from bgmagic.again import past_plan
 from bgmagic.control import Listener, Variable
-from bgmagic.convoy import plan_anew, relocate
+from bgmagic.convoy import relocate
 from bgmagic.draft import Draft
 from bgmagic.entries import Entry
 from bgmagic.errors import BadInput, BgmagicError
@@ -286,12 +287,12 @@ class JobManager:
         The new job takes those of the variables that still hold the old one.
 
         Raises:
-            BadInput: the job has not ended.
+            BadInput: the job has not ended, or is an earlier kernel's and can't be sent from here.
         """
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
+        plan = self._plans.get(job) or past_plan(job, self.ledger, self.destination())
         old = job.record
-        plan = self._plans.get(job) or plan_anew(old, self.ledger, self.destination(), DEADLINE)
         record = old.anew(plan.server.name, self._clock.now())
         new = self._new(record, plan)
         job.hand_over(new)

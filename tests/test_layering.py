@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "bgmagic"
 # Each room and the rooms it may import: the picture in CONTRIBUTING.md, from the bottom up.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
+    "display.widgets": set(),
     "textlike": set(),
     "packed": set(),
     "crowd": set(),
@@ -68,7 +69,7 @@ ROOMS: dict[str, set[str]] = {
         "answer", "awaiting", "client", "draft", "errors", "following", "job", "ledger", "plan",
         "poller", "replies", "request", "server", "status", "stream",
     },
-    "convoy": {"course", "errors", "job", "ledger", "place", "plan", "server", "status"},
+    "convoy": {"course", "job", "ledger", "place", "plan", "server"},
     "store": {"errors"},
     "entries": {"store"},
     "journal": {"entries", "store"},
@@ -81,10 +82,13 @@ ROOMS: dict[str, set[str]] = {
     "fleet": {
         "awaiting", "client", "convoy", "course", "job", "ledger", "plan", "poller", "server",
     },
+    "again": {
+        "answer", "control", "entries", "errors", "job", "ledger", "plan", "server", "status",
+    },
     "manager": {
-        "control", "convoy", "draft", "entries", "errors", "fleet", "job", "journal", "lane",
-        "ledger", "loop", "owners", "place", "plan", "poller", "request", "roster", "server",
-        "status",
+        "again", "control", "convoy", "draft", "entries", "errors", "fleet", "job", "journal",
+        "lane", "ledger", "loop", "owners", "place", "plan", "poller", "request", "roster",
+        "server", "status",
     },
     "listing": {"answer", "errors", "status"},
     "values": {"errors"},
@@ -124,16 +128,16 @@ ROOMS: dict[str, set[str]] = {
     "joining": {"entries", "job", "status"},
     "namespace": {"answer", "job"},
     "blocking": {"job"},
-    "display.card": {"errors", "job", "status"},
+    "display.card": {"display.widgets", "errors", "job", "status"},
     "session": {
-        "control", "display.card", "errors", "farewell", "job", "journal", "ledger", "manager",
-        "owners", "server",
+        "again", "control", "display.card", "errors", "farewell", "job", "journal", "ledger",
+        "manager", "owners", "server",
     },
     "display.finished": {
         "answer", "citations", "display.card", "display.render", "errors", "job", "listing",
         "status",
     },
-    "display.board": {"display.card", "job", "listing"},
+    "display.board": {"display.card", "display.widgets", "job", "listing"},
     "display.group_board": {"errors", "job", "pricing", "tally"},
     "display.group_finished": {"display.finished", "errors", "pricing", "record", "tally"},
     "display.shown": {

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable
 
 from tests.benchmarks import load
 from tests.benchmarks.journal import journal_cost
+from tests.benchmarks.keys import keys
 from tests.benchmarks.measures import Row, cpu_a_poll, load_time, time_to_prompt
+from tests.benchmarks.streaming import stream_end
 from tests.benchmarks.traffic import traffic
 
 
@@ -26,6 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
         "loading": load_time,
         "cpu": cpu_a_poll,
         "traffic": traffic,
+        "stream": stream_end,
+        "keys": keys,
         "journal": lambda: (Row(*figures) for figures in journal_cost()),
         **load.parts(load.Size(**asked)),
     }
