@@ -12,6 +12,7 @@ from bgmagic.errors import (
     BadInput,
     BgmagicError,
     Detached,
+    InvalidAnswer,
     JobCancelled,
     JobError,
     JobFailed,
@@ -22,7 +23,9 @@ from bgmagic.errors import (
     NotReady,
     ServerError,
 )
+from bgmagic.group import JobGroup
 from bgmagic.job import Job
+from bgmagic.research import export, map
 from bgmagic.status import Status
 from bgmagic.submission import jobs, submit, use
 
@@ -36,10 +39,12 @@ __all__ = [
     "BadInput",
     "BgmagicError",
     "Detached",
+    "InvalidAnswer",
     "Job",
     "JobCancelled",
     "JobError",
     "JobFailed",
+    "JobGroup",
     "JobIncomplete",
     "JobLost",
     "JobUnknown",
@@ -47,7 +52,9 @@ __all__ = [
     "NotReady",
     "ServerError",
     "Status",
+    "export",
     "jobs",
+    "map",
     "submit",
     "use",
 ]

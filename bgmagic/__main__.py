@@ -18,7 +18,7 @@ from bgmagic.errors import BgmagicError, readable
 from bgmagic.session import default_path, session
 
 if TYPE_CHECKING:
-    from bgmagic.store import Entry
+    from bgmagic.entries import Entry
 
 # What decides how things behave: the API's client, the kernel, the widgets, the frontends.
 PACKAGES = (

@@ -49,7 +49,8 @@ def wait(jobs: Sequence[Job], timeout: float | None = None) -> list[Job]:
         else:
             _wait_plainly(pending, timeout)
     except KeyboardInterrupt:
-        names = ", ".join(job.name or job.response_id or "a job" for job in jobs if not job.done())
+        left = [job.name or job.response_id or "a job" for job in jobs if not job.done()]
+        names = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
         raise WaitInterrupted(f"not waiting any longer; still going on: {names}") from None
     return [job for job in jobs if not job.done()]
 

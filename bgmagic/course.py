@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.answer import output_tokens
+from bgmagic.awaiting import Awaiting, Find, Unmet
 from bgmagic.client import Client, Reply
-from bgmagic.errors import Accepted, ServerError
+from bgmagic.draft import Draft
+from bgmagic.errors import Accepted, BadInput, ServerError
 from bgmagic.following import Following, Taken, news
 from bgmagic.job import Job
+from bgmagic.lane import Lane
 from bgmagic.ledger import Ledger
-from bgmagic.poller import Clock, Delays, is_terminal
+from bgmagic.poller import INTERVAL, Clock, Delays, is_terminal
 from bgmagic.request import Request
 from bgmagic.server import Server
 from bgmagic.status import Status
@@ -46,12 +49,14 @@ class Plan:
         deadline: seconds after acceptance at which watching ends, and after submission at which
             trying to send does.
         same_key: whether the server is asked with the credentials that it accepted the job with.
+        lane: what the jobs of its group go to the server by, or None.
     """
 
     server: Server
     poll_interval: float | None
     deadline: float
     same_key: bool = True
+    lane: Lane | None = None
 
 
 class Course:
@@ -64,8 +69,14 @@ class Course:
         client_of: Callable[[Server], Client],
         ledger: Ledger,
         clock: Clock,
+        find: Find,
+        crowded: Callable[[], bool],
     ) -> None:
         self.job = job
+        self._crowded = crowded
+        self._turn = asyncio.Event()
+        self._had_turn = False
+        self._find = find
         self._ledger = ledger
         self._ours = True
         # Before it is written down a new job must not be cut off, or it would be lost; nor while a
@@ -80,15 +91,24 @@ class Course:
         self._following: Following | None = None
         self._closing = False
 
-    async def run(self, *, attached: bool = False) -> None:
+    @property
+    def followed(self) -> bool:
+        """Whether the server has the job, and it is polled."""
+        return self._following is not None
+
+    async def run(self, *, attached: bool = False, intended: bool = False) -> None:
         """Carry the job to its end; never raises but for being cancelled.
 
         Args:
             attached: whether the journal has the job already, from another kernel.
+            intended: whether it has been written down with its whole group.
         """
         try:
             if attached:
                 await self._resume()
+            elif intended:
+                self.setting_out = False
+                await self._carry()
             else:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._hurry.wait(), HEAD_START)
@@ -105,6 +125,9 @@ class Course:
             level = logging.DEBUG if self._closing else logging.ERROR
             logger.log(level, "%r broke off", self.job, exc_info=True)
             self._abandon(f"bgmagic itself failed with {type(error).__name__}: {error}")
+        finally:
+            if self._plan.lane is not None:
+                self._plan.lane.leave(self._turn)
 
     def want_cancel(self) -> None:
         """The user wishes the job cancelled: at the server, or here if it was not sent."""
@@ -116,6 +139,7 @@ class Course:
             self._following.cancel()
         elif not self.sending:
             self._wake.set()
+            self._turn.set()
 
     def close(self) -> None:
         """Watch no further than the create that may be under way or about to be."""
@@ -136,12 +160,19 @@ class Course:
             reason = _unclear("the kernel that was sending it ended before the server answered")
             await self._settle(status=Status.UNKNOWN, reason=reason)
         else:
+            if plan.lane is not None:
+                plan.lane.enter(self._turn)
             client = self._client_of(self._plan.server)
             at = record.accepted_at or self._clock.now()
             await self._follow(Taken(client, record.response_id, Reply({}, 0.1), at))
 
     async def _carry(self) -> None:
-        accepted = await self._create()
+        since = self.job.record.submitted_at
+        if self.job.record.draft is not None:
+            if not await self._complete(self.job.record.draft):
+                return
+            since = self._clock.now()
+        accepted = await self._create(since + self._plan.deadline)
         if accepted is None:
             return
         try:
@@ -157,11 +188,35 @@ class Course:
 
     # Submitting.
 
-    async def _create(self) -> Taken | None:
+    async def _complete(self, draft: Draft) -> bool:
+        """Put the answers that it waits for into the request; False if that ended the job."""
+        self.setting_out = False  # it is written down, and may wait for long
+        try:
+            answer_of = await Awaiting(self.job, self._find, self._clock, self._wake).run(draft)
+            if answer_of is not None:
+                request = draft.finish(self.job.request, answer_of)
+                self.job.advance(request=request, draft=None, waits_for=())
+                await self._ledger.complete(self.job.record, self._plan.server)
+        except (Unmet, BadInput) as unmet:
+            if isinstance(unmet, Unmet) and not unmet.ended:
+                self._ledger.note(self.job.record, owner=None)
+                self.job.detach(str(unmet))
+            else:
+                await self._settle(status=Status.FAILED, reason=f"not sent: {unmet}", trouble=None)
+            return False
+        return True
+
+    async def _create(self, give_up_at: float) -> Taken | None:
         """POST the request, again only after a refusal that may pass; None if that ended it."""
-        give_up_at = self.job.record.submitted_at + self._plan.deadline
         delays = Delays(5.0)
         while not self.job.record.cancelling:
+            if not await self._admitted():
+                continue
+            if self._closing and not self.setting_out:
+                self._abandon("the kernel is shutting down")
+                return None
+            # A group's jobs may wait long for their turn, and it counts from there.
+            give_up_at = self._first_turn(give_up_at)
             try:
                 return await self._post()
             except ServerError as failure:
@@ -170,10 +225,24 @@ class Course:
                     return None
                 self.job.advance(status=Status.WAITING, trouble=f"not sent yet: {failure}")
                 await self._ledger.write(self.job.record, status=Status.WAITING)
+                if self._plan.lane is not None:
+                    self._plan.lane.refused(self._turn, failure.retry_after)
+                    continue
                 wait = min(delays.after_failure(failure.retry_after), left)
                 await self._clock.pause(self._wake, wait)
         await self._settle(status=Status.CANCELLED, reason="before it was sent", trouble=None)
         return None
+
+    async def _admitted(self) -> bool:
+        """Wait until the group lets this job be sent; False if something else woke it."""
+        lane, place = self._plan.lane, self.job.record.place
+        return lane is None or await lane.turn(place.index if place else 0, self._turn)
+
+    def _first_turn(self, give_up_at: float) -> float:
+        if self._plan.lane is None or self._had_turn:
+            return give_up_at
+        self._had_turn = True
+        return self._clock.now() + self._plan.deadline
 
     async def _post(self) -> Taken | None:
         if not await self._ledger.claim(self.job.record, ours=self._ours):
@@ -191,6 +260,8 @@ class Course:
             reason = "the server answered without a response id, so the job can't be followed"
             await self._settle(status=Status.UNKNOWN, response=reply.response, reason=reason)
             return None
+        if self._plan.lane is not None:
+            self._plan.lane.accepted()
         now = self._clock.now()
         status = news(self.job, reply, now)["status"]
         await self._ledger.write(
@@ -218,8 +289,9 @@ class Course:
 
     async def _follow(self, accepted: Taken) -> None:
         plan = self._plan
+        interval = plan.poll_interval or (INTERVAL if self._crowded() else None)
         following = self._following = Following(
-            self.job, accepted, self._ledger, self._clock, plan.poll_interval
+            self.job, accepted, self._ledger, self._clock, interval
         )
         last = await following.run(accepted.at + plan.deadline)
         if last is not None:

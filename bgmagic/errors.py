@@ -11,6 +11,7 @@
         ├── JobUnknown               it is unclear whether the server accepted it
         ├── JobLost                  accepted, but the server no longer knows it
         ├── NoAnswer                 completed, but with a refusal or without any text
+        │   └── InvalidAnswer        completed, but the text in job.text does not fit its schema
         └── Detached                 still open at the server, and no longer watched from here
 
 A message holds what is wrong and what to do about it; in a notebook each of them is one line.
@@ -128,6 +129,10 @@ class JobLost(JobError):
 
 class NoAnswer(JobError):
     """The job completed, but what came is a refusal or has no text."""
+
+
+class InvalidAnswer(NoAnswer):
+    """The job completed, but its text, which is in ``job.text``, does not fit the schema."""
 
 
 class Detached(JobError):

@@ -1,6 +1,7 @@
 """Reads the header line of a magic: words, flags, and the variables they name.
 
-Which options there are and what they take is options.py's business; here a line becomes values.
+Which options there are and what they take is options.py's business; here a line becomes values, and
+the options the text of a magic's help.
 Splitting follows the shell (shlex), since that is what people type.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 from bgmagic.errors import BadInput
 from bgmagic.options import Option, options
-from bgmagic.values import IPYTHONS, Written, read_pairs, similar
+from bgmagic.values import IPYTHONS, Written, read_pairs, read_swept, similar
 
 
 def parse(
@@ -113,7 +114,7 @@ _REFERENCE = re.compile(r"\$([^\W\d]\w*)|\{([^\W\d]\w*)\}")
 def _looked_up(option: Option, value: Any, namespace: Mapping[str, Any]) -> Any:
     """``value`` with the variables it names put in their place."""
     label = option.flags[-1] if option.flags else option.name
-    if option.read is read_pairs:
+    if option.read in (read_pairs, read_swept):
         return tuple(_pair(text, namespace, label) for text in value)
     if isinstance(value, list):
         return tuple(_looked_up(option, word, namespace) for word in value)
@@ -127,7 +128,8 @@ def _looked_up(option: Option, value: Any, namespace: Mapping[str, Any]) -> Any:
 def _pair(text: str, namespace: Mapping[str, Any], label: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise BadInput(f"{label} {text!r}: write KEY=VALUE, as in --param reasoning.summary=auto")
+        example = "effort=low,high" if label == "--sweep" else "reasoning.summary=auto"
+        raise BadInput(f"{label} {text!r}: write KEY=VALUE, as in {label} {example}")
     named = _REFERENCE.fullmatch(value)
     return key, _variable(named[1] or named[2], namespace, label) if named else Written(value)
 
@@ -137,3 +139,19 @@ def _variable(name: str, namespace: Mapping[str, Any], label: str) -> Any:
         near = similar(name, [key for key in namespace if key[:1] != "_" and key not in IPYTHONS])
         raise BadInput(f"{label}: there is no variable {name!r} in this notebook{near}")
     return namespace[name]
+
+
+def describe(settings: type[Any]) -> str:
+    """The options as a table in plain text, one line each."""
+    rows = [(_heading(option), option.help + _default(option)) for option in options(settings)]
+    width = max(len(heading) for heading, _ in rows)
+    return "\n".join(f"  {heading:<{width}}  {text}" for heading, text in rows)
+
+
+def _heading(option: Option) -> str:
+    return " ".join(word for word in (", ".join(option.flags), option.metavar) if word)
+
+
+def _default(option: Option) -> str:
+    shown = isinstance(option.default, str)
+    return f" ({option.default})" if shown else " (server's default)" if option.choices else ""

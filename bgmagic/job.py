@@ -27,6 +27,7 @@ from bgmagic.errors import (
     readable,
 )
 from bgmagic.outcome import outcome
+from bgmagic.pricing import price_of
 from bgmagic.request import Request
 from bgmagic.status import JobRecord, Status
 
@@ -112,6 +113,11 @@ class Job(Future[Answer]):
         """Tokens as the server counted them, or None."""
         usage = (self._record.response or {}).get("usage")
         return dict(usage) if isinstance(usage, dict) else None
+
+    @property
+    def price(self) -> float | None:
+        """US dollars by the list of the extra [prices]; None where that has no price."""
+        return price_of(self._record.response, self._record.server)
 
     @property
     def elapsed(self) -> float:
@@ -270,7 +276,8 @@ class Job(Future[Answer]):
 
     def __repr__(self) -> str:
         record = self._record
-        words = ["Job", self.name or "", readable(self.status, 40), f"{self.elapsed:.0f} s"]
+        status = record.words if self.status == record.status else self.status
+        words = ["Job", self.name or "", readable(status, 80), f"{self.elapsed:.0f} s"]
         if record.response_id:
             words.append(readable(record.response_id))
         error = self.error

@@ -21,8 +21,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bgmagic import store
-from bgmagic.store import FORKED, Action, Entry, JournalError
+from bgmagic import entries, store
+from bgmagic.entries import Entry
+from bgmagic.store import FORKED, Action, JournalError
 
 T = TypeVar("T")
 
@@ -73,9 +74,9 @@ class Journal:
 
     # Writing. Each future is resolved once the write is on disk, or fails with a JournalError.
 
-    def add(self, entry: Entry) -> Future[None]:
-        """Write a new job down."""
-        return self._put(lambda connection: store.add_entry(connection, entry))
+    def add(self, *added: Entry) -> Future[None]:
+        """Write new jobs down, all of them or none."""
+        return self._put(lambda connection: entries.add_entries(connection, added))
 
     def change(self, key: str, **columns: Any) -> Future[None]:
         """Change columns of a job.
@@ -83,10 +84,10 @@ class Journal:
         Raises:
             TypeError: there is no such column, or it is the key; at once.
         """
-        unknown = [name for name in columns if name not in store.FIELDS or name == "key"]
+        unknown = [name for name in columns if name not in entries.FIELDS or name == "key"]
         if unknown or not columns:
             raise TypeError(f"{', '.join(unknown) or 'nothing'} can't be changed in the journal")
-        return self._put(lambda connection: store.change_entry(connection, key, columns))
+        return self._put(lambda connection: entries.change_entry(connection, key, columns))
 
     def claim(self, key: str, owner: str, dead: Collection[str]) -> Future[bool]:
         """Take a waiting job to send it, if its owner is nobody, ``owner`` or one of ``dead``.
@@ -103,16 +104,14 @@ class Journal:
 
     def forget(self, keys: Collection[str]) -> Future[int]:
         """Delete those of these jobs that have ended, with their texts; gives how many."""
-        given = json.dumps(list(keys))
-        return self._put(lambda connection: store.forget_entries(connection, given))
+        return self._put(lambda connection: entries.forget_entries(connection, keys))
 
     # Reading. What can't be read is empty, and `trouble` says so.
 
     def find(self, key_or_response_id: str) -> Entry | None:
         """The whole entry; of several with this response id the newest."""
         where = "WHERE key = :it OR response_id = :it ORDER BY created_at DESC, id DESC LIMIT 1"
-        found = self._entries(store.WHOLE, where, {"it": key_or_response_id})
-        return found[0] if found else None
+        return next(iter(self.select(where, it=key_or_response_id)), None)
 
     def entries(
         self,
@@ -120,14 +119,13 @@ class Journal:
         notebook: str | None = None,
         open_only: bool = False,
         name: str | None = None,
-        limit: int | None = None,
+        limit: int = -1,
     ) -> list[Entry]:
         """The jobs, newest first; ``request`` is "" and ``response`` None in all of them."""
-        where = f"""WHERE {store.OF} AND (ended_at IS NULL OR NOT :open)
+        where = f"""WHERE {entries.OF} AND (ended_at IS NULL OR NOT :open)
             ORDER BY created_at DESC, id DESC LIMIT :limit"""
-        limit = -1 if limit is None else limit
         values = {"notebook": notebook, "name": name, "open": open_only, "limit": limit}
-        return self._entries(store.BRIEF, where, values)
+        return self._entries(entries.BRIEF, where, values)
 
     def same(
         self,
@@ -139,13 +137,16 @@ class Journal:
     ) -> list[Entry]:
         """The open (or the ``completed``) jobs with this very request, whole, oldest first."""
         state = "status = 'completed' AND ended_at IS NOT NULL" if completed else "ended_at IS NULL"
-        where = f"WHERE fingerprint = :it AND {store.OF} AND {state} ORDER BY created_at, id"
-        values = {"it": fingerprint, "notebook": notebook, "name": name}
-        return self._entries(store.WHOLE, where, values)
+        where = f"WHERE fingerprint = :it AND {entries.OF} AND {state} ORDER BY created_at, id"
+        return self.select(where, it=fingerprint, notebook=notebook, name=name)
+
+    def select(self, where: str, **values: Any) -> list[Entry]:
+        """The whole entries that one of entries.py's own conditions picks."""
+        return self._entries(entries.WHOLE, where, values)
 
     def durations(self, server: str, model: str, effort: str | None) -> list[float]:
         """Seconds from acceptance to completion of the newest such jobs, at most 200."""
-        return [row[0] for row in self._read(store.DURATIONS, (server, model, effort))]
+        return [row[0] for row in self._read(entries.DURATIONS, (server, model, effort))]
 
     def owners(self) -> set[str]:
         """Who follows, or followed, the jobs that have not ended."""
@@ -189,7 +190,7 @@ class Journal:
 
     def _take(self, sql: str, key: str, owner: str, dead: Collection[str]) -> Future[bool]:
         values = {"key": key, "owner": owner, "dead": json.dumps(list(dead))}
-        sql = f"{sql} AND key = :key AND {store.MAY_OWN}"
+        sql = f"{sql} AND key = :key AND {entries.MAY_OWN}"
         return self._put(lambda connection: connection.execute(sql, values).rowcount == 1)
 
     def _put(self, action: Action) -> Future[Any]:
@@ -326,7 +327,7 @@ class Journal:
 
     def _entries(self, columns: str, where: str, values: Mapping[str, Any]) -> list[Entry]:
         sql = f"SELECT {columns} FROM jobs {where}"  # noqa: S608 - of our own constants
-        return [store.entry_of(row) for row in self._read(sql, values)]
+        return [entries.entry_of(row) for row in self._read(sql, values)]
 
     def _leak(self) -> None:
         """In a forked child: never let SQLite close what the parent uses; that could damage it."""

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from bgmagic.errors import BgmagicError
+from bgmagic.draft import Draft
+from bgmagic.entries import Entry
+from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.journal import Journal
 from bgmagic.owners import Owner
+from bgmagic.place import Place, place_of
 from bgmagic.redaction import credentials_fingerprint, without_secrets
-from bgmagic.request import Request
+from bgmagic.request import Reader, Request
 from bgmagic.server import Server
-from bgmagic.status import JobRecord
-from bgmagic.store import Entry, JournalError
+from bgmagic.status import JobRecord, Status
+from bgmagic.store import JournalError
+
+AT_ONCE = 25  # entries prepared in one go, about a millisecond
 
 
 class Ledger:
@@ -47,8 +52,46 @@ class Ledger:
             self.owner.hold()
         except BgmagicError as error:
             self._trouble = str(error)
-        body, hidden = without_secrets(record.request.body, server.secrets)
-        entry = Entry(
+        # Off the loop: a locked file is waited for.
+        credentials = await asyncio.to_thread(self.credentials, server)
+        entry = self._entry(record, server, interval, deadline, credentials)
+        if await self._done(self.journal.add(entry)):
+            self._unwritten.discard(record.key)
+
+    def has(self, record: JobRecord) -> bool:
+        """Whether the job's intent, which was to be written, is."""
+        return record.key not in self._unwritten
+
+    async def intend_all(
+        self, records: Sequence[JobRecord], server: Server, interval: float | None, deadline: float
+    ) -> None:
+        """Write down that the requests of a whole group are going to be sent: all or none."""
+        self._unwritten.update(record.key for record in records)
+        try:
+            self.owner.hold()
+        except BgmagicError as error:
+            self._trouble = str(error)
+        credentials = await asyncio.to_thread(self.credentials, server)
+        entries = []
+        for record in records:
+            entries.append(self._entry(record, server, interval, deadline, credentials))
+            if len(entries) % AT_ONCE == 0:
+                await asyncio.sleep(0)  # the polls of others go on
+        if await self._done(self.journal.add(*entries)):
+            self._unwritten.difference_update(record.key for record in records)
+
+    def _entry(
+        self,
+        record: JobRecord,
+        server: Server,
+        interval: float | None,
+        deadline: float,
+        credentials: str,
+    ) -> Entry:
+        request, sendable = self._kept(record.request, server)
+        drafted = record.draft.text if record.draft else None
+        draft = _hidden(drafted, server) if drafted else None
+        return Entry(
             key=record.key,
             created_at=record.submitted_at,
             notebook=record.notebook,
@@ -56,11 +99,10 @@ class Ledger:
             server=record.server,
             organization=server.organization,
             project=server.project,
-            # Off the loop: a locked file is waited for.
-            credentials=await asyncio.to_thread(self.credentials, server),
-            fingerprint=record.request.fingerprint(record.server),
-            request=json.dumps(body, ensure_ascii=False) if hidden else record.request.text,
-            sendable=not hidden,
+            credentials=credentials,
+            fingerprint=record.fingerprint,
+            request=request,
+            sendable=sendable and draft == drafted,
             model=record.request.model,
             effort=record.request.effort,
             poll_interval=interval,
@@ -69,13 +111,23 @@ class Ledger:
             owner=self.owner.id,
             response_id=record.response_id,
             accepted_at=record.accepted_at,
+            cancelling=record.cancelling,
+            draft=draft,
+            **_of_place(record.place, server),
         )
-        if await self._done(self.journal.add(entry)):
-            self._unwritten.discard(record.key)
 
-    def has(self, record: JobRecord) -> bool:
-        """Whether the job's intent, which was to be written, is."""
-        return record.key not in self._unwritten
+    async def complete(self, record: JobRecord, server: Server) -> None:
+        """Write down the request that a draft has become."""
+        request, sendable = self._kept(record.request, server)
+        await self.write(
+            record, request=request, sendable=sendable, fingerprint=record.fingerprint, draft=None
+        )
+
+    @staticmethod
+    def _kept(request: Request, server: Server) -> tuple[str, bool]:
+        """A request as it may be kept, and whether that can still be sent."""
+        body, hidden = without_secrets(request.body, server.secrets)
+        return json.dumps(body, ensure_ascii=False) if hidden else request.text, not hidden
 
     async def claim(self, record: JobRecord, *, ours: bool) -> bool:
         """Whether the job may be sent now by this process, and by no other.
@@ -105,6 +157,11 @@ class Ledger:
         """Change the job's entry, and wait until that is committed or has failed."""
         await self._done(self.journal.change(record.key, **columns))
 
+    def note_place(self, record: JobRecord, server: Server) -> None:
+        """Write a job's new place in a group down soon."""
+        name = record.name if record.named else None
+        self.note(record, name=name, **_of_place(record.place, server))
+
     def note(self, record: JobRecord, **columns: Any) -> None:
         """Change the job's entry soon."""
         self.journal.change(record.key, **columns)
@@ -116,9 +173,7 @@ class Ledger:
         about = {key: value for key, value in response.items() if key != "output"}
         clean, _ = without_secrets(about, server.secrets)
         text = json.dumps({**clean, "output": response.get("output")}, ensure_ascii=False)
-        for secret in server.secrets:
-            text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "[secret]")
-        return text
+        return _hidden(text, server)
 
     def credentials(self, server: Server) -> str:
         """What tells the server's credentials from others, without giving them away."""
@@ -138,6 +193,35 @@ class Ledger:
         """Whether no living kernel follows the job, or this one does."""
         return entry.owner in (None, self.owner.id) or entry.owner in self._dead()
 
+    def free_owners(self) -> set[str | None]:
+        """The owners whose open jobs this kernel may take; None is nobody."""
+        return {None, self.owner.id, *self._dead()}
+
+    def check_attachable(
+        self, entry: Entry, server: Server, free: Collection[str | None] | None = None
+    ) -> None:
+        """Whether the open job ``entry`` may be picked up by this process, at ``server``.
+
+        Args:
+            free: the owners whose jobs may be taken, where they are known.
+
+        Raises:
+            BadInput: another server accepted it, a living kernel follows it, or its request held a
+                secret that the journal did not keep.
+        """
+        which = entry.name or entry.response_id or entry.key
+        if entry.server != server.name:
+            embedded = entry.server == "bgmagic.local"
+            how = "%bglocal switches to it" if embedded else "configure that one and attach again"
+            raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
+        if entry.owner not in (self.free_owners() if free is None else free):
+            raise BadInput(f"{which} is followed by another kernel that is alive")
+        if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
+            raise BadInput(
+                f"{which} can't be sent: its request held a secret, which the journal does not "
+                "keep; run its cell again"
+            )
+
     def close(self, timeout: float) -> None:
         """Commit what is queued, and let other kernels have what is open."""
         self.journal.close(timeout)
@@ -154,11 +238,18 @@ class Ledger:
         return True
 
 
-def record_of(entry: Entry) -> JobRecord:
-    """What the journal knows of a job, as a record."""
+def _hidden(text: str, server: Server) -> str:
+    """JSON text without the server's secrets."""
+    for secret in server.secrets:
+        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "[secret]")
+    return text
+
+
+def record_of(entry: Entry, reader: Reader = None) -> JobRecord:
+    """What the journal knows of a job, as a record; ``reader`` is the class of its answer."""
     return JobRecord(
         key=entry.key,
-        request=Request(entry.request),
+        request=Request(entry.request, reader),
         server=entry.server,
         submitted_at=entry.created_at,
         name=entry.name,
@@ -173,4 +264,24 @@ def record_of(entry: Entry) -> JobRecord:
         response=None if entry.response is None else json.loads(entry.response),
         reason=entry.reason,
         cancelling=entry.cancelling,
+        draft=None if entry.draft is None else Draft(entry.draft),
+        place=_place(entry),
     )
+
+
+def _of_place(place: Place | None, server: Server) -> dict[str, Any]:
+    if place is None:
+        return {}
+    told, _ = without_secrets({"input": place.details}, server.secrets)
+    return {
+        "group_key": place.group,
+        "group_name": place.name,
+        "group_index": place.index,
+        "group_details": json.dumps(told["input"], ensure_ascii=False),
+    }
+
+
+def _place(entry: Entry) -> Place | None:
+    if entry.group_key is None or entry.group_index is None or entry.group_details is None:
+        return None
+    return place_of(entry.group_key, entry.group_name, entry.group_index, entry.group_details)

@@ -16,11 +16,12 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
-from bgmagic import embedded, listing
+from bgmagic import embedded, listing, regroup
 from bgmagic.answer import Answer
 from bgmagic.blocking import wait
-from bgmagic.errors import BadInput, BgmagicError, readable
-from bgmagic.header import parse
+from bgmagic.errors import BadInput, BgmagicError
+from bgmagic.group import JobGroup
+from bgmagic.header import describe, parse
 from bgmagic.job import Job
 from bgmagic.namespace import Variables
 from bgmagic.options import (
@@ -29,13 +30,15 @@ from bgmagic.options import (
     ListSettings,
     LocalSettings,
     WaitSettings,
-    describe,
     settle,
 )
-from bgmagic.submission import jobs, session
+from bgmagic.request import Request
+from bgmagic.session import session
+from bgmagic.submission import jobs
+from bgmagic.telling import apart, group_name, line_of, line_of_many
 
 if TYPE_CHECKING:
-    from bgmagic.store import Entry
+    from bgmagic.entries import Entry
 
 LISTED = 500  # jobs of the journal in one table; more would be no table any more
 
@@ -67,21 +70,13 @@ def one_line() -> Iterator[None]:
         raise UsageError(str(error)) from None
 
 
-def line_of(job: Job) -> str:
-    """A job in one line."""
-    about = f": {job.error}" if job.error else ""
-    name = readable(job.name or job.response_id or "job")
-    return f"{name}: {readable(job.status, 40)} after {job.elapsed:.0f} s{about}"
-
-
 def wait_and_tell(chosen: Sequence[Job], timeout: float | None) -> None:
     """Wait for jobs and print how each stands then."""
     pending = wait(chosen, timeout)
-    for job in chosen:
-        goes_on = f", not done after {timeout:g} s; it goes on" if job in pending else ""
-        print(f"{line_of(job)}{goes_on}")
-        if job.done():
-            TOLD.add(job)
+    for some in apart(chosen):
+        on = f", not done after {timeout:g} s; it goes on" if set(some) & set(pending) else ""
+        print(f"{line_of_many(some)}{on}")
+        TOLD.update(job for job in some if job.done())
     if "bgmagic.display.shown" in sys.modules:
         # Frontends without a live kernel connection only hear what the running cell displays.
         from bgmagic.display.shown import send_again
@@ -132,12 +127,15 @@ class BgLineMagics(Magics):
             if not settings.names and not settings.all:
                 raise BadInput("name what to cancel: %bgcancel NAME, a response id, or --all")
             chosen = jobs() if settings.all else self._named(settings.names)
-        asked = [job for job in chosen if job.cancel()]
-        for job in chosen:
-            if job in asked:
-                print(f"{job.name or job.response_id}: the server is asked to cancel it")
+        asked = {job for job in chosen if job.cancel()}
+        for some in apart(chosen):
+            left = [job for job in some if job in asked]
+            if len(left) > 1:
+                print(f"{group_name(some)}: {len(left)} jobs are cancelled, or asked to be")
+            elif left:
+                print(f"{left[0].name or left[0].response_id}: the server is asked to cancel it")
             elif not settings.all:
-                print(f"{line_of(job)}; there is nothing to cancel")
+                print(f"{line_of_many(some)}; there is nothing to cancel")
         if settings.all and not asked:
             print("No job is open.")
 
@@ -151,10 +149,17 @@ class BgLineMagics(Magics):
             if settings.forget:
                 print(f"{self._forget(settings)} jobs that had ended are forgotten.")
             elif settings.names:
-                for job in [self._job_or_past(name) for name in settings.names]:
-                    self._tell(job)
+                for name in settings.names:
+                    self._tell_named(name)
             else:
                 self._list(all_notebooks=settings.all)
+
+    def _tell_named(self, name: str) -> None:
+        group = self._namespace.get(name)
+        if isinstance(group, JobGroup):
+            regroup.show(self._shell, group)
+        else:
+            self._tell(self._job_or_past(name))
 
     def _tell(self, job: Job) -> None:
         """Show a job with what it gave; one of an earlier kernel can't be shown live."""
@@ -215,7 +220,8 @@ class BgLineMagics(Magics):
 
     def _attach_all(self) -> None:
         here = {job.record.key for job in jobs()}
-        for number, entry in enumerate(reversed(open_entries())):
+        single = regroup.attach_groups(self._shell, open_entries())
+        for number, entry in enumerate(reversed(single)):
             name = entry.name or f"_bg{self._shell.execution_count}_{number}"
             if entry.key in here:
                 continue
@@ -231,6 +237,10 @@ class BgLineMagics(Magics):
     def _attach(self, which: str, out: str | None) -> None:
         ledger = session.manager.ledger
         entry = self._entry(which)
+        group = regroup.newest(which, entry, session.notebook(), out)
+        if group is not None:
+            regroup.attach(self._shell, group, out)
+            return
         name = out or (entry.name if entry else None) or f"_bg{self._shell.execution_count}"
         held = self._namespace.get(name)
         old = isinstance(held, Job) and entry is not None and held.record.key == entry.key
@@ -247,7 +257,11 @@ class BgLineMagics(Magics):
     def _take(self, key: str, name: str) -> None:
         entry = session.manager.ledger.journal.find(key)
         if entry is not None:
-            self._show(session.manager.attach(entry, Variables(self._namespace, [name])))
+            from bgmagic.schema import class_of
+
+            reader = class_of(Request(entry.request).format, self._namespace)
+            variable = Variables(self._namespace, [name])
+            self._show(session.manager.attach(entry, variable, reader))
 
     def _show(self, job: Job) -> None:
         if hasattr(self._shell, "kernel"):
@@ -280,20 +294,14 @@ class BgLineMagics(Magics):
         with one_line():
             settings = self._parse(LocalSettings, "%bglocal", line)
             word = " ".join(settings.action) or "on"
-            paced = settings.tokens_per_second or settings.queue
-            if word not in ("on", "off", "status"):
-                raise BadInput(f"%bglocal {word}: allowed are on, off and status")
-            if paced and word != "on":
-                raise BadInput(f"%bglocal {word} takes no pace; %bglocal --queue 5 does")
-            if word == "on":
-                embedded.on(session.manager, settings.tokens_per_second, settings.queue)
-            elif word == "off":
-                embedded.off(session.manager)
-            else:
-                embedded.status(session.manager)
+            embedded.do(session.manager, word, settings.tokens_per_second, settings.queue)
 
     def _named(self, names: Sequence[str]) -> list[Job]:
-        return [self._job(name) for name in names]
+        return [job for name in names for job in self._jobs(name)]
+
+    def _jobs(self, name: str) -> Sequence[Job]:
+        group = self._namespace.get(name)
+        return group.jobs if isinstance(group, JobGroup) else [self._job(name)]
 
     def _job(self, name: str) -> Job:
         """The job of this kernel that a variable or a response id names.
@@ -334,7 +342,8 @@ def tell_open(remedy: str) -> None:
     """Say in one line which jobs of this notebook are still open, or nothing if none is."""
     found = open_entries()
     if found:
-        names = ", ".join(entry.name or entry.response_id or "unnamed" for entry in found[:5])
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        told = regroup.named(found)
+        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+        names = ", ".join(told[:5])
         jobs_are = "job is" if len(found) == 1 else "jobs are"
         print(f"{len(found)} {jobs_are} still open from this notebook: {names}{more}. {remedy}")

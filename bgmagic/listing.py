@@ -14,8 +14,8 @@ from bgmagic.errors import readable
 from bgmagic.status import Status
 
 if TYPE_CHECKING:
+    from bgmagic.entries import Entry
     from bgmagic.job import Job
-    from bgmagic.store import Entry
 
 HEADS = ("variable", "status", "model", "effort", "age", "took", "tokens out", "id")
 

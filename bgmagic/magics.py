@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from traitlets import All
 from traitlets import Any as AnyTrait
 
 from bgmagic.blocking import wake_on_signals
+from bgmagic.completion import matcher
+from bgmagic.composing import Composed
 from bgmagic.header import parse
 from bgmagic.job import Job
 from bgmagic.line_magics import (
@@ -25,15 +28,18 @@ from bgmagic.line_magics import (
     UNTOLD,
     BgLineMagics,
     documented,
-    line_of,
     one_line,
     tell_open,
     wait_and_tell,
 )
 from bgmagic.namespace import Variables
-from bgmagic.options import Settings, options, read_option, settle
+from bgmagic.options import Settings, options, read_option
+from bgmagic.regroup import show
 from bgmagic.server import check_url
-from bgmagic.submission import send, session
+from bgmagic.session import session
+from bgmagic.submission import compose_prompt, send, settings_of
+from bgmagic.telling import line_of, line_of_many
+from bgmagic.values import read_count
 
 
 class Default(AnyTrait):
@@ -50,6 +56,15 @@ class Default(AnyTrait):
             return None
         with one_line():
             return read_option(Settings, str(self.name), value, f"BgMagics.{self.name} =")
+
+
+class Count(AnyTrait):
+    """A whole number, or None for unset."""
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """Read the number, so that a wrong one is one line here and now."""
+        with one_line():
+            return None if value is None else read_count(value, f"BgMagics.{self.name} =")
 
 
 class JournalPlace(AnyTrait):
@@ -99,6 +114,10 @@ class BgMagics(Magics):
     notify = Default("notify")
     quiet = Default("quiet")
     reuse = Default("reuse")
+    max_in_flight = Default("max_in_flight")
+    confirm_above = Count(
+        None, allow_none=True, help="jobs above which a sweep needs --yes (100)"
+    ).tag(config=True)
     base_url = BaseUrl()
     journal = JournalPlace()
 
@@ -106,14 +125,17 @@ class BgMagics(Magics):
         super().__init__(shell)
         self._shell = shell
         self._told = False
+        self._untold_groups: list[Sequence[Job]] = []
+        self.matcher = matcher(self._namespace)
         self.observe(self._publish, All)
         self._publish()
         session.hold = lambda name: self._variables([name])
+        session.bind = self._bind
         session.notebook = self._notebook
 
     def _publish(self, _change: object = None) -> None:
         names = [option.name for option in options(Settings) if option.configurable]
-        session.config = {name: getattr(self, name) for name in names}
+        session.config = {name: getattr(self, name) for name in [*names, "confirm_above"]}
         session.base_url = self.base_url
 
     @property
@@ -139,27 +161,96 @@ class BgMagics(Magics):
         ::
 
             %%bgresponse -o critique --effort xhigh
-            Find the three weakest steps in this proof: …
+            Find the three weakest steps in this proof: {{ proof }}
+
+            %%bgresponse -o summary
+            Summarise for a student: {{ critique }}
+
+            %%bgresponse -c critique
+            And which of them is the hardest to mend?
 
         ``critique`` holds the job right away, and the answer, a str, when it is there. Meanwhile
         ``await critique`` and ``%bgwait critique`` wait for it and ``%bgcancel critique`` cancels.
+
+        ::
+
+            %%bgresponse -o fit --schema Fit --file $figure --file notes.pdf --tool web_search
+            Which model fits these points best?
+
+        ``fit.data`` is then a ``Fit``, a Pydantic model, and ``fit.citations`` what was found.
+        ``{{ expression }}`` is filled in from the notebook's variables (Jinja, with len, str,
+        round, sorted, min, max and sum): text as it is, a table as CSV, short values as a list,
+        longer texts as numbered items, everything else as JSON. A job that still runs is waited
+        for. Single braces are text.
+
         A value that is exactly ``$name`` or ``{name}`` is that variable's value. Defaults:
         ``%config BgMagics.model = "…"`` or the environment variable BGMAGIC_MODEL, and so on.
         """
         with one_line():
             given = parse(Settings, "%%bgresponse", line, self._namespace)
-            settings = settle(Settings, given, config=session.config)
+            settings = settings_of(given)
+            if settings.each is not None or settings.n is not None or settings.sweep:
+                # A conversation that it goes on with stays what it is.
+                named = settings if given.get("out") else replace(settings, out=None)
+                self._send_group(cell, named)
+                return
+            composed = compose_prompt(cell, settings, self._namespace)
+            if settings.dry_run:
+                self._tell_dry_run(composed)
+                return
             name = settings.out or f"_bg{self._shell.execution_count}"
             earlier = self._namespace.get(name)
-            sent = send(cell, settings, name, self._variables([name]))
+            sent = send(composed, settings, name, self._variables([name]))
         self._tell_trouble()
+        if composed.note:
+            print(composed.note)
         if sent.joined:
             print(f"{line_of(sent.job)}: the identical request, joined; --again sends it anew")
-            earlier = None
+        if sent.joined or any(job is earlier for job in composed.needs):
+            earlier = None  # nothing to be warned of
         if not settings.quiet:
             self._show(sent.job, earlier, notify=settings.notify)
         if settings.wait:
             wait_and_tell([sent.job], None)
+
+    def _send_group(self, cell: str, settings: Settings) -> None:
+        # Imported with the first sweep of a kernel.
+        from bgmagic.grouping import dry_run, send_group
+
+        if settings.dry_run:
+            print(dry_run(cell, settings, self._namespace))
+            return
+        name = settings.out or f"_bg{self._shell.execution_count}"
+        sent = send_group(cell, settings, name, self._namespace, join=True)
+        self._bind(name, sent.group)
+        self._tell_trouble()
+        if sent.joined:
+            all_of = f"{sent.joined} of {len(sent.group.jobs)} jobs"
+            print(f"{name}: {all_of} are there already and were joined; --again sends all anew")
+        if sent.unknown:
+            print(
+                f"{name}: {sent.unknown} of them may have been accepted or not, and were not sent "
+                f"again; {name}.retry_failed(unknown=True) does, at the risk of paying twice"
+            )
+        if hasattr(self._shell, "kernel"):
+            if not settings.quiet:
+                show(self._shell, sent.group, notify=settings.notify)
+        else:
+            print(f"{sent.group!r}, {sent.bill()}; %bgwait {name} waits for them")
+            self._untold_groups.append(sent.group.jobs)
+        if settings.wait:
+            wait_and_tell(sent.group.jobs, None)
+
+    def _bind(self, name: str, group: Any) -> None:
+        self._namespace[name] = self._namespace["_bg"] = group
+
+    @staticmethod
+    def _tell_dry_run(composed: Composed) -> None:
+        from bgmagic.dry_run import report  # seldom needed
+
+        if composed.note:
+            print(composed.note)
+        print(report(composed, session.secrets()))
 
     def _tell_trouble(self) -> None:
         """Say once what is wrong with the journal, and again only after it was well."""
@@ -181,7 +272,9 @@ class BgMagics(Magics):
             show(job)
         else:
             asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
-            print(f"{job.name}: sent to {asked} in the background; %bgwait {job.name} waits for it")
+            waits = job.record.words if job.record.waits_for else ""
+            sent = f"{waits}, then it goes to {asked}" if waits else f"sent to {asked}"
+            print(f"{job.name}: {sent} in the background; %bgwait {job.name} waits for it")
             UNTOLD.append(job)
             if running is not None:
                 print(f"{job.name}: an earlier job for this name goes on: {running!r}")
@@ -200,6 +293,10 @@ class BgMagics(Magics):
             UNTOLD.remove(job)
             if job not in TOLD:
                 print(line_of(job))
+        for jobs in [jobs for jobs in self._untold_groups if all(job.done() for job in jobs)]:
+            self._untold_groups.remove(jobs)
+            if not TOLD.issuperset(jobs):
+                print(line_of_many(jobs))
 
 
 def load(shell: InteractiveShell) -> None:
@@ -209,6 +306,7 @@ def load(shell: InteractiveShell) -> None:
         shell.register_magics(magics, BgLineMagics(shell))
         shell.events.register("post_run_cell", magics.tell_ended)
         shell.events.register("post_run_cell", magics.show_again)
+        shell.Completer.custom_matchers.append(magics.matcher)
         if hasattr(shell, "kernel"):
             wake_on_signals()
         if session.has_journal():
@@ -224,11 +322,13 @@ def unload(shell: InteractiveShell) -> None:
         if isinstance(magics, BgMagics):
             shell.events.unregister("post_run_cell", magics.tell_ended)
             shell.events.unregister("post_run_cell", magics.show_again)
+            shell.Completer.custom_matchers.remove(magics.matcher)
         configurables: list[Any] = shell.configurables
         configurables.remove(magics)
         shell.magics_manager.registry.pop(type(magics).__name__, None)
     session.config, session.hold, session.notebook = {}, None, str
     session.base_url = None
+    session.bind = None
 
 
 def _loaded(shell: InteractiveShell) -> list[Magics]:

@@ -13,29 +13,34 @@ import concurrent.futures
 import contextlib
 import functools
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from bgmagic.client import Client
 from bgmagic.control import Listener, Variable
+from bgmagic.convoy import carry_all, crowded, plan_anew, relocate
 from bgmagic.course import Course, Plan
+from bgmagic.draft import Draft
+from bgmagic.entries import Entry
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.job import Job
 from bgmagic.journal import Journal
+from bgmagic.lane import Lane
 from bgmagic.ledger import Ledger, record_of
 from bgmagic.loop import CallbackThread, LoopThread
 from bgmagic.owners import Owner
+from bgmagic.place import Place
 from bgmagic.poller import Clock
-from bgmagic.request import Request
+from bgmagic.request import Reader, Request
+from bgmagic.roster import Roster
 from bgmagic.server import Server
 from bgmagic.status import JobRecord, Status
-from bgmagic.store import Entry
 
 DEADLINE = 24 * 3600.0  # seconds from acceptance
 # Seconds; a kernel is killed about 2.6 s after it was asked to stop, so both together stay below 2.
 CREATE_GRACE = 1.3
-EXIT_TIMEOUT = 0.4
-JOURNAL_GRACE = 0.3
+EXIT_TIMEOUT, JOURNAL_GRACE = 0.4, 0.3
 
 
 class JobManager:
@@ -58,16 +63,17 @@ class JobManager:
         self._clock = clock or Clock()
         self.ledger = ledger or Ledger(Journal(None), Owner(None))
         self._pid = os.getpid()
-        self._loop = LoopThread()
-        self._callbacks = CallbackThread()
+        self._loop, self._callbacks = LoopThread(), CallbackThread()
         self._clients: dict[Server, Client] = {}
-        self._jobs: list[Job] = []
+        self._roster = Roster()
         self._plans: dict[Job, Plan] = {}
         self._courses: dict[Job, tuple[Course, asyncio.Task[Any]]] = {}
+        self._ending, self._leaving = asyncio.Event(), set[asyncio.Task[Any]]()
         # Where jobs go; None is the server that the environment names at submission.
         self.server: Server | None = None
         self.named_by_environment: Callable[[], Server] = Server.from_environment
         self._watchers: list[Listener] = []
+        self._attaching = threading.Lock()
         # Where they went before the embedded server was switched on.
         self.usual_server: Server | None = None
         atexit.register(self.close)
@@ -82,10 +88,14 @@ class JobManager:
         variable: Variable | None = None,
         poll_interval: float | None = None,
         deadline: float = DEADLINE,
+        draft: Draft | None = None,
+        waits_for: tuple[str, ...] = (),
     ) -> Job:
         """Start a job and return its handle at once.
 
         Args:
+            draft: what is still to go into the request, which is sent when that is there.
+            waits_for: the names of the jobs that it waits for.
             name: what the job is called.
             named: whether the user chose that name.
             notebook: where it was sent from.
@@ -104,42 +114,71 @@ class JobManager:
             name=name,
             named=named,
             notebook=notebook,
+            draft=draft,
+            waits_for=waits_for,
         )
         self._loop.start()  # a thread that can't start is told before there is a job
-        job = self._new(record, Plan(server, poll_interval, deadline))
-        # Before the job can possibly end: the answer replaces only what it finds there.
-        if variable is not None:
-            job.give(variable)
-        self._loop.run(self._run(job))
-        return job
+        return self._start(record, Plan(server, poll_interval, deadline), variable)
 
-    def attach(self, entry: Entry, variable: Variable | None = None) -> Job:
+    def submit_all(self, records: Sequence[JobRecord], plan: Plan) -> list[Job]:
+        """Start the jobs of a group and return their handles at once."""
+        self._loop.start()
+        jobs = [self._new(record, plan) for record in records]
+        self._loop.run(carry_all(jobs, plan, self.ledger, self._run, self._ending, self._leaving))
+        return jobs
+
+    def attach(
+        self,
+        entry: Entry,
+        variable: Variable | None = None,
+        reader: Reader = None,
+        *,
+        lane: Lane | None = None,
+        free: Collection[str | None] | None = None,
+    ) -> Job:
         """Pick up a job that the journal has, and return its handle at once.
 
         One that has ended is given from the journal, without a call. An open one is followed at the
         server that is configured now, if it is the one that accepted it: no key goes to an address
-        that was only read.
+        that was only read. ``reader`` is the class that its structured output is read into.
 
         Raises:
             BadInput: another server is configured, a living kernel follows it, or its request held
                 a secret that the journal did not keep.
         """
-        for known in self._jobs:
-            if known.record.key == entry.key and not known.done():
+        with self._attaching:  # a cell and a job that waits for this one may want it at once
+            known = self._roster.find(entry.key)
+            if known is not None and not known.done():
                 if variable is not None:
                     known.give(variable)
                 return known  # it is followed here already
-        record = record_of(entry)
+            record = record_of(entry, reader)
+            if entry.ended_at is not None:
+                return self._settled(record, variable)
+            server = self.destination()
+            self.ledger.check_attachable(entry, server, free)
+            same_key = self.ledger.credentials(server) == entry.credentials
+            plan = Plan(server, entry.poll_interval, entry.deadline, same_key, lane)
+            return self._start(record, plan, variable, attached=True)
+
+    def find(self, key: str) -> Job | None:
+        """The job with this key: of this kernel, else of the journal, to be read; or None."""
+        known = self._roster.find(key)
+        if known is not None:
+            return known
+        entry = self.ledger.journal.find(key)
+        return None if entry is None else self.past(entry)
+
+    async def _needed(self, key: str) -> Job | None:
+        """The job with this key, which is followed from now on if it has not ended."""
+        if (found := self._roster.find(key)) is not None:
+            return found
+        entry = await asyncio.to_thread(self.ledger.journal.find, key)
+        if entry is None:
+            return None
         if entry.ended_at is not None:
-            return self._settled(record, variable)
-        server = self.destination()
-        self._check_attachable(entry, server)
-        same_key = self.ledger.credentials(server) == entry.credentials
-        job = self._new(record, Plan(server, entry.poll_interval, entry.deadline, same_key))
-        if variable is not None:
-            job.give(variable)
-        self._loop.run(self._run(job, attached=True))
-        return job
+            return self.past(entry)
+        return await asyncio.to_thread(self.attach, entry)
 
     def follow(self, response_id: str, name: str, variable: Variable | None = None) -> Job:
         """Follow a response that the journal does not have, at the server configured now."""
@@ -154,15 +193,16 @@ class JobManager:
             response_id=response_id,
             status=Status.SUBMITTING,
         )
-        job = self._new(record, Plan(server, None, DEADLINE))
-        if variable is not None:
-            job.give(variable)
-        self._loop.run(self._run(job, attached=True))
-        return job
+        return self._start(record, Plan(server, None, DEADLINE), variable, attached=True)
 
-    def past(self, entry: Entry) -> Job:
+    def relocate(self, job: Job, name: str, place: Place) -> None:
+        """Give a job another place: its group has been asked anew."""
+        server = self._plans[job].server if job in self._plans else self.destination()
+        self._loop.run(relocate(job, name, place, self.ledger, server))
+
+    def past(self, entry: Entry, reader: Reader = None) -> Job:
         """A job that another kernel ended, to be read; it is not one of this process."""
-        job = Job(record_of(entry), self)
+        job = Job(record_of(entry, reader), self)
         if entry.ended_at is not None:
             job.settle()
         return job
@@ -171,49 +211,25 @@ class JobManager:
         job = Job(record, self)
         if variable is not None:
             job.give(variable)
-        self._jobs.append(job)
+        self._roster.add(job)
         # Nobody else has the handle yet, so this thread may change it.
         job.settle()
         return job
 
-    def _check_attachable(self, entry: Entry, server: Server) -> None:
-        which = entry.name or entry.response_id or entry.key
-        if entry.server != server.name:
-            embedded = entry.server == "bgmagic.local"
-            how = "%bglocal switches to it" if embedded else "configure that one and attach again"
-            raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
-        if not self.ledger.free(entry):
-            raise BadInput(f"{which} is followed by another kernel that is alive")
-        if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
-            raise BadInput(
-                f"{which} can't be sent: its request held a secret, which the journal does not "
-                "keep; run its cell again"
-            )
-
-    def twin(self, request: Request, *, name: str | None, notebook: str = "") -> Job | None:
-        """The newest job that asks the very same of the same server for the same variable.
-
-        Args:
-            name: the variable that the user chose; None stands for all that were not chosen.
-
-        Raises:
-            BadInput: there is no server to send it to.
-        """
-        server = self.destination().name
-        wanted = request.fingerprint(server)
-        for job in reversed(self._jobs):
-            record = job.record
-            chosen = record.name if record.named else None
-            if (chosen, record.notebook, record.server) != (name, notebook, server):
-                continue
-            if record.request.fingerprint(server) == wanted:
-                return job
-        return None
+    def _start(
+        self, record: JobRecord, plan: Plan, variable: Variable | None, *, attached: bool = False
+    ) -> Job:
+        job = self._new(record, plan)
+        # Before the job can possibly end: the answer replaces only what it finds there.
+        if variable is not None:
+            job.give(variable)
+        self._loop.run(self._run(job, attached=attached))
+        return job
 
     def _new(self, record: JobRecord, plan: Plan) -> Job:
         job = Job(record, self)
         self._plans[job] = plan
-        self._jobs.append(job)
+        self._roster.add(job)
         for watcher in self._watchers:
             self._loop.call(functools.partial(watcher, job))
         return job
@@ -232,7 +248,7 @@ class JobManager:
 
     def jobs(self) -> list[Job]:
         """All jobs of this process, oldest first."""
-        return list(self._jobs)
+        return self._roster.jobs()
 
     def close(self, timeout: float = EXIT_TIMEOUT) -> bool:
         """End the loop thread; jobs that still run are detached, not cancelled."""
@@ -246,6 +262,7 @@ class JobManager:
             ):
                 winding_down.result(CREATE_GRACE + 0.2)
         ended = self._loop.stop(timeout)
+        self._ending.clear()
         self.ledger.close(JOURNAL_GRACE)
         return ended
 
@@ -269,15 +286,9 @@ class JobManager:
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
         old = job.record
-        record = JobRecord(
-            request=old.request,
-            server=old.server,
-            submitted_at=self._clock.now(),
-            name=old.name,
-            named=old.named,
-            notebook=old.notebook,
-        )
-        new = self._new(record, self._plans[job])
+        plan = self._plans.get(job) or plan_anew(old, self.ledger, self.destination(), DEADLINE)
+        record = old.anew(plan.server.name, self._clock.now())
+        new = self._new(record, plan)
         job.hand_over(new)
         self._loop.run(self._run(new))
         return new
@@ -287,7 +298,7 @@ class JobManager:
         return self._loop.is_current()
 
     def call_back(self, function: Callable[[Any], object], job: Job) -> None:
-        """Call ``function(job)`` off the loop thread."""
+        """Call ``function(job)`` soon, off the loop thread."""
         self._callbacks.call(lambda: function(job))
 
     def make_card(self, job: Job) -> Any:
@@ -298,13 +309,17 @@ class JobManager:
 
     # On the loop thread.
 
-    async def _run(self, job: Job, *, attached: bool = False) -> None:
-        course = Course(job, self._plans[job], self._client_of, self.ledger, self._clock)
+    async def _run(self, job: Job, *, attached: bool = False, intended: bool = False) -> None:
+        plan, clock = self._plans[job], self._clock
+        several = functools.partial(crowded, self._courses.values())
+        course = Course(job, plan, self._client_of, self.ledger, clock, self._needed, several)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in one
         self._courses[job] = course, task
+        if self._ending.is_set():
+            course.close()
         try:
-            await course.run(attached=attached)
+            await course.run(attached=attached, intended=intended)
         finally:
             del self._courses[job]
 
@@ -314,15 +329,18 @@ class JobManager:
     def _want_cancel(self, job: Job) -> None:
         if job in self._courses:
             self._courses[job][0].want_cancel()
+        elif not job.done():
+            job.advance(cancelling=True)  # its course, which is about to begin, will see that
 
     async def _wind_down(self) -> None:
         """End every course; those that set out may still send and bring their id home."""
+        self._ending.set()
         courses = list(self._courses.values())
         for course, _ in courses:
             course.close()
         under_way = [task for course, task in courses if course.setting_out or course.sending]
-        if under_way:
-            await asyncio.wait(under_way, timeout=CREATE_GRACE)
+        if under_way or self._leaving:
+            await asyncio.wait({*under_way, *self._leaving}, timeout=CREATE_GRACE)
         tasks = [task for _, task in courses]
         for task in tasks:
             task.cancel()

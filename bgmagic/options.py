@@ -17,11 +17,14 @@ from bgmagic.values import (
     Reader,
     read_anything,
     read_choice,
+    read_count,
     read_duration,
     read_identifier,
     read_interval,
     read_pairs,
     read_rate,
+    read_several,
+    read_swept,
     read_switch,
     read_text,
     read_tokens,
@@ -46,6 +49,7 @@ class Option:
         configurable: whether `%config` and the environment can set it.
         repeatable: whether it can be given more than once; the setting is a tuple then.
         variable: whether it takes the name of a variable and means its value.
+        offered: words that completion offers; others may be allowed too.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Option:
     configurable: bool
     repeatable: bool
     variable: bool
+    offered: tuple[str, ...]
 
 
 def _option(
@@ -70,6 +75,7 @@ def _option(
     configurable: bool = False,
     repeatable: bool = False,
     variable: bool = False,
+    offered: tuple[str, ...] = (),
 ) -> Any:
     """Declare an option as the field of a settings class."""
     reader = read or (read_choice(choices) if choices else read_text if metavar else read_switch)
@@ -83,12 +89,15 @@ def _option(
         "configurable": configurable,
         "repeatable": repeatable,
         "variable": variable,
+        "offered": offered or choices,
     }
     return field(default=default, metadata=about)
 
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 VERBOSITIES = ("low", "medium", "high")
+# The hosted tools that a mere type is enough for; tools.py knows how each is sent.
+TOOLS = ("web_search", "code_interpreter", "image_generation", "shell", "web_search_preview")
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,22 @@ class Settings:
         "--messages", metavar="NAME", read=read_anything, variable=True,
         help="earlier turns, a list as the API takes it; the cell is the last user turn",
     )  # fmt: skip
+    continue_: Any = _option(
+        "-c", "--continue", metavar="NAME", read=read_anything,
+        help="go on with the conversation whose last answer is in NAME; the new one goes there too",
+    )  # fmt: skip
+    file: tuple[Any, ...] = _option(
+        "--file", metavar="PATH", read=read_several, default=(), repeatable=True,
+        help="attach an image, a PDF or another document, or $NAME for what NAME holds; repeatable",
+    )  # fmt: skip
+    tool: tuple[Any, ...] = _option(
+        "--tool", metavar="TYPE", read=read_several, default=(), repeatable=True, offered=TOOLS,
+        help="a tool that the server runs, as web_search, or $NAME for its dict; repeatable",
+    )  # fmt: skip
+    schema: Any = _option(
+        "--schema", metavar="NAME", read=read_anything, variable=True,
+        help="a Pydantic model or a JSON schema; the answer's .data is the validated object",
+    )  # fmt: skip
     param: tuple[tuple[str, Any], ...] = _option(
         "--param", metavar="KEY=VALUE", read=read_pairs, default=(), repeatable=True,
         help="any other request field, dotted, JSON or text: reasoning.summary=auto; repeatable",
@@ -139,6 +164,26 @@ class Settings:
         "--stream", default=False, configurable=True,
         help="show the output as it is written; the answer is the same",
     )  # fmt: skip
+    each: Any = _option(
+        "--each", metavar="NAME", read=read_anything, variable=True,
+        help="a job for each item of a list, dict, Series or table: {{ item }}, {{ item.column }}",
+    )  # fmt: skip
+    n: int | None = _option(
+        "--n", metavar="N", read=read_count,
+        help="so many samples: the same request N times",
+    )  # fmt: skip
+    sweep: tuple[tuple[str, Any], ...] = _option(
+        "--sweep", metavar="KEY=A,B", read=read_swept, default=(), repeatable=True,
+        help="a job for each value: effort=low,high, or a request field; repeatable, all combined",
+    )  # fmt: skip
+    max_in_flight: int = _option(
+        "--max-in-flight", metavar="N", read=read_count, default=64, configurable=True,
+        help="jobs of a sweep at the server at once (64); the others wait",
+    )  # fmt: skip
+    yes: int | None = _option(
+        "--yes", metavar="N", read=read_count,
+        help="agree to a sweep of N jobs; needed above BgMagics.confirm_above (100)",
+    )  # fmt: skip
     again: bool = _option(
         "--again", default=False,
         help="send even though the identical request is still running, or may be",
@@ -146,6 +191,14 @@ class Settings:
     reuse: bool = _option(
         "--reuse", default=False, configurable=True,
         help="take the answer from the journal if it has this very request, completed",
+    )  # fmt: skip
+    raw: bool = _option(
+        "--raw", default=False,
+        help="leave {{ }} in the text alone",
+    )  # fmt: skip
+    dry_run: bool = _option(
+        "--dry-run", default=False,
+        help="show the exact request that would be sent, and send nothing",
     )  # fmt: skip
     wait: bool = _option(
         "--wait", default=False, configurable=True,
@@ -225,6 +278,7 @@ class LocalSettings:
 
     action: tuple[str, ...] = _option(
         metavar="on|off|status", read=read_anything, default=(), repeatable=True,
+        offered=("on", "off", "status"),
         help="start or join the embedded model, go back to your own server, or tell",
     )  # fmt: skip
     tokens_per_second: float | None = _option(
@@ -287,22 +341,6 @@ def _configured(option: Option, config: Mapping[str, Any]) -> tuple[Any, str]:
         return value, f"BgMagics.{option.name} ="
     variable = f"BGMAGIC_{option.name.upper()}"
     return os.environ.get(variable) or None, variable
-
-
-def describe(settings: type[Any]) -> str:
-    """The options as a table in plain text, one line each."""
-    rows = [(_heading(option), option.help + _default(option)) for option in options(settings)]
-    width = max(len(heading) for heading, _ in rows)
-    return "\n".join(f"  {heading:<{width}}  {text}" for heading, text in rows)
-
-
-def _heading(option: Option) -> str:
-    return " ".join(word for word in (", ".join(option.flags), option.metavar) if word)
-
-
-def _default(option: Option) -> str:
-    shown = isinstance(option.default, str)
-    return f" ({option.default})" if shown else " (server's default)" if option.choices else ""
 
 
 def names(settings: type[Any]) -> tuple[str, ...]:

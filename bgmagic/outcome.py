@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bgmagic.answer import Answer, read_output
 from bgmagic.errors import (
+    InvalidAnswer,
     JobCancelled,
     JobError,
     JobFailed,
@@ -50,8 +51,27 @@ def _completed(job: Job, response: Mapping[str, Any]) -> Answer | NoAnswer:
     if output.refusal:
         return NoAnswer(f"completed, but the model refused: {readable(output.refusal)}", job)
     if not output.text.strip():
-        return NoAnswer("completed, but without any text", job)
-    return Answer(output.text, response, job)
+        return NoAnswer(f"completed, but without any text{_instead(response)}", job)
+    form = job.request.format
+    if form is None:
+        return Answer(output.text, response, job)
+    from bgmagic.schema import validated  # most answers are plain text
+
+    try:
+        data = validated(output.text, form, job.request.reader)
+    except ValueError as error:
+        told = f"completed, but the text does not fit the schema: {error}; it is in .text"
+        return InvalidAnswer(told, job)
+    return Answer(output.text, response, job, data=data)
+
+
+def _instead(response: Mapping[str, Any]) -> str:
+    """What the output has instead of text, if anything, as a part of a sentence."""
+    output = response.get("output")
+    items = output if isinstance(output, list) else []
+    kinds = {str(item.get("type")) for item in items if isinstance(item, dict)}
+    named = readable(", ".join(sorted(kinds - {"message", "reasoning"})), 100)
+    return f"; .response has its output: {named}" if named else ""
 
 
 def _field(value: object, key: str) -> str:

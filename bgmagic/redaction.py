@@ -75,7 +75,7 @@ class _Redaction:
         name = re.sub("[-_]", "", key)
         if name.lower() == "headers" or _NAME.fullmatch(name):
             return self._blank(value)
-        if name == "properties" and isinstance(value, Mapping):
+        if name in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
             # A JSON schema: its names are those of values to come, not of values.
             return {self._exact(key): self._walk(part) for key, part in value.items()}
         return self._walk(value)

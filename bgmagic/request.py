@@ -1,7 +1,8 @@
 """The exact JSON body of one POST /responses, frozen, and how settings become one.
 
-Every body is a background request with text output. What is in `FORBIDDEN` is never in a body:
-background mode can't be combined with `store`, and whether a job streams is not the user's field.
+Every body is a background request whose output is text, plain or structured. What is in `FORBIDDEN`
+is never in a body: background mode can't be combined with `store`, and whether a job streams is not
+the user's field.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,15 +24,21 @@ FORBIDDEN: Mapping[str, str] = {
 }
 
 
+Reader = type[Any] | None  # the class that structured output is read into, if there is one
+
+
 @dataclass(frozen=True)
 class Request:
     """One request body.
 
     Attributes:
         text: the body as JSON text, exactly as it is sent.
+        reader: the user's class that the answer is to be an object of; no part of the body, and not
+            in the journal.
     """
 
     text: str
+    reader: Reader = field(default=None, compare=False, repr=False)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -39,29 +46,61 @@ class Request:
         body: dict[str, Any] = json.loads(self.text)
         return body
 
-    def fingerprint(self, server: str) -> str:
+    def fingerprint(self, server: str, draft: str = "") -> str:
         """What two requests have in common that ask the same of the same server, as hex digits.
 
         Whether the answer is streamed makes no difference to it.
+
+        Args:
+            draft: what still is to go into the request.
         """
-        body = {key: value for key, value in self.body.items() if key not in ("stream",)}
-        text = json.dumps([server, body], sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        if (server, draft) not in self._prints:
+            body = {key: value for key, value in self.body.items() if key not in ("stream",)}
+            text = json.dumps([server, body, draft] if draft else [server, body], sort_keys=True)
+            found = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+            self._prints[server, draft] = found
+        return self._prints[server, draft]
 
     @cached_property
+    def _prints(self) -> dict[tuple[str, str], str]:
+        return {}
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any], reader: Reader = None) -> Request:
+        """The request with this body.
+
+        Raises:
+            BadInput: JSON can't hold it.
+        """
+        return cls(_dump(body), reader)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        # Read once: with files in it, the input is large.
+        return {key: value for key, value in self.body.items() if key != "input"}
+
+    @property
     def streams(self) -> bool:
         """Whether the server is asked to send the response as it is written."""
-        return self.body.get("stream") is True
+        return self._settings.get("stream") is True
 
-    @cached_property
+    @property
     def model(self) -> str:
         """The model that was asked for."""
-        return str(self.body.get("model", ""))
+        return str(self._settings.get("model", ""))
 
-    @cached_property
+    @property
+    def format(self) -> dict[str, Any] | None:
+        """The JSON schema that was asked for, as ``text.format`` holds it, or None for text."""
+        text = self._settings.get("text")
+        form = text.get("format") if isinstance(text, dict) else None
+        structured = isinstance(form, dict) and form.get("type") == "json_schema"
+        return form if structured else None
+
+    @property
     def effort(self) -> str | None:
         """The reasoning effort that was asked for, or None for the server's default."""
-        reasoning = self.body.get("reasoning")
+        reasoning = self._settings.get("reasoning")
         effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
         return None if effort is None else str(effort)
 
@@ -76,6 +115,9 @@ def build_request(
     max_output_tokens: int | None = None,
     params: Iterable[tuple[str, Any]] = (),
     stream: bool = False,
+    form: Mapping[str, Any] | None = None,
+    reader: Reader = None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> Request:
     """Make the request that asks ``messages`` with these settings.
 
@@ -86,13 +128,16 @@ def build_request(
         max_output_tokens: the most tokens the response may have, reasoning included.
         params: further body fields as (dotted path, JSON value).
         stream: whether the response is sent as it is written.
+        form: ``text.format`` for structured output; None means text.
+        reader: the class that the structured output is read into.
+        tools: the hosted tools that the model may use.
 
     Raises:
         BadInput: a field that is not the user's to set, one that is set twice, or a value that
             JSON can't hold.
     """
     body: dict[str, Any] = {"model": model, "input": list(messages), "background": True}
-    body["text"] = {"format": {"type": "text"}}
+    body["text"] = {"format": {"type": "text"} if form is None else dict(form)}
     if verbosity is not None:
         body["text"]["verbosity"] = verbosity
     if effort is not None:
@@ -101,18 +146,21 @@ def build_request(
         body["instructions"] = instructions
     if max_output_tokens is not None:
         body["max_output_tokens"] = max_output_tokens
+    if tools:
+        body["tools"] = list(tools)
     given: dict[str, object] = {
         "reasoning.effort": effort,
         "text.verbosity": verbosity,
         "instructions": instructions,
         "max_output_tokens": max_output_tokens,
+        "tools": tools or None,
     }
-    taken = {path for path, value in given.items() if value is not None} | {"text.format.type"}
+    taken = {path for path, value in given.items() if value is not None}
     for path, value in params:
         _set(body, path, value, taken)
     if stream:
         body["stream"] = True
-    return Request(_dump(body))
+    return Request.of(body, reader)
 
 
 def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:
@@ -124,6 +172,8 @@ def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:
         )
     if keys[0] in FORBIDDEN:
         raise BadInput(f"--param {keys[0]} can't be set: {FORBIDDEN[keys[0]]}")
+    if _overlap("text.format", path):
+        raise BadInput(f"--param {path} can't be set: --schema and --verbosity are for that")
     clash = [other for other in sorted(taken) if _overlap(other, path)]
     if clash:
         raise BadInput(f"--param {path}: {clash[0]} is already set; give it once")

@@ -57,6 +57,7 @@ class Session:
     Attributes:
         config: option names and values set with `%config`; empty without the extension.
         hold: makes the variable for ``submit(out=…)``, or None where there is no notebook.
+        bind: gives a name to a group of jobs, or None where there is no notebook.
         notebook: tells the notebook's path, or "".
         base_url: where jobs go, if `%config` says so; else BGMAGIC_BASE_URL or OPENAI_BASE_URL do.
         journal_path: where this process's journal is, once there is one; None is in memory.
@@ -65,6 +66,7 @@ class Session:
     def __init__(self) -> None:
         self.config: Mapping[str, Any] = {}
         self.hold: Callable[[str], Variable] | None = None
+        self.bind: Callable[[str, Any], None] | None = None
         self.notebook: Callable[[], str] = str
         self.base_url: str | None = None
         self.journal_path: Path | None = None
@@ -106,6 +108,13 @@ class Session:
         """Whether there is a journal to read; asking makes none."""
         path = default_path()
         return self._manager is not None or (path is not None and path.exists())
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown of the server that is configured now; none if there is none."""
+        try:
+            return self.manager.destination().secrets
+        except BadInput:
+            return ()
 
     def move_journal(self, path: Path | None) -> None:
         """Keep the journal at ``path``, or in this process's memory only for None.

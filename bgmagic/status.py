@@ -9,9 +9,13 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bgmagic.place import Place
 from bgmagic.request import Request
+
+if TYPE_CHECKING:
+    from bgmagic.draft import Draft
 
 
 class Status(StrEnum):
@@ -72,6 +76,9 @@ class JobRecord:
         offline: whether the newest call got no answer at all.
         preview: what a streamed response says so far; the response is the truth once it has ended.
         cancelling: whether the user has asked to cancel.
+        draft: what is still to go into the request, which is not sent before; or None.
+        waits_for: the names of the jobs whose answers it waits for.
+        place: where it stands in its group, if it belongs to one.
     """
 
     request: Request
@@ -92,4 +99,33 @@ class JobRecord:
     offline: bool = False
     preview: Preview | None = None
     cancelling: bool = False
+    draft: Draft | None = None
+    waits_for: tuple[str, ...] = ()
+    place: Place | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def anew(self, server: str, at: float) -> JobRecord:
+        """The record of a new job that asks the same, submitted at ``at``."""
+        return JobRecord(
+            request=self.request,
+            server=server,
+            submitted_at=at,
+            name=self.name,
+            named=self.named,
+            notebook=self.notebook,
+            draft=self.draft,
+            place=self.place,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """What it has in common with those that ask the same of the same server."""
+        return self.request.fingerprint(self.server, self.draft.text if self.draft else "")
+
+    @property
+    def words(self) -> str:
+        """The status as people read it: "waiting for critique" where that is what it does."""
+        if not self.waits_for or self.status != Status.WAITING:
+            return self.status
+        first, more = self.waits_for[:3], len(self.waits_for) - 3
+        return f"waiting for {', '.join(first)}{f' and {more} more' if more > 0 else ''}"

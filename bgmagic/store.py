@@ -1,19 +1,16 @@
-"""The file of the journal: its tables, how it is opened and brought up, what is done to its rows.
+"""The file of the journal: its tables, how it is opened and brought up, and transactions on it.
 
-Functions on a connection, for the thread that holds it; queueing and threads are journal.py's. With
-that the only importer of sqlite3.
+Functions on a connection, for the thread that holds it; queueing and threads are journal.py's, what
+is in a row entries.py's. With journal.py the only importer of sqlite3.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +22,6 @@ Action = Callable[[sqlite3.Connection], Any]
 BUSY_TIMEOUT = 5.0  # seconds the writer waits for other kernels
 READ_TIMEOUT = 0.5  # seconds a reader waits for them: the caller may be a cell
 READ_WAIT = 1.0  # seconds a read waits for what this process has queued
-SHARED_INPUT = 10_000  # characters of JSON from which an input is worth a place of its own
 
 # Append only: a file that an older bgmagic left is brought up by the scripts it has not seen.
 MIGRATIONS = (
@@ -47,6 +43,14 @@ MIGRATIONS = (
     CREATE INDEX jobs_fingerprint ON jobs (fingerprint);
     CREATE INDEX jobs_open ON jobs (owner) WHERE ended_at IS NULL
     """,
+    "ALTER TABLE jobs ADD COLUMN draft TEXT",
+    """
+    ALTER TABLE jobs ADD COLUMN group_key TEXT;
+    ALTER TABLE jobs ADD COLUMN group_name TEXT;
+    ALTER TABLE jobs ADD COLUMN group_index INTEGER;
+    ALTER TABLE jobs ADD COLUMN group_details TEXT;
+    CREATE INDEX jobs_group ON jobs (group_key) WHERE group_key IS NOT NULL
+    """,
 )
 
 
@@ -54,79 +58,11 @@ class JournalError(BgmagicError):
     """The journal did not take a write; the job itself goes on."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """All that is kept of a job. Times are seconds since the epoch; None is "not yet" or "unset".
-
-    Attributes:
-        key: our own name of the job, unique.
-        notebook: the notebook it belongs to, or "" where that is unknown.
-        name: the variable that waits for the answer.
-        server: its address without secrets, or "bgmagic.local".
-        credentials: from `credentials_fingerprint`.
-        fingerprint: of the request and its server.
-        request: JSON text of the body, without secrets.
-        sendable: False if something had to be taken out of the request.
-        poll_interval: seconds.
-        deadline: seconds after acceptance.
-        owner: the kernel that follows it.
-        response: JSON text, the whole response, once it is terminal.
-    """
-
-    key: str
-    created_at: float
-    notebook: str
-    name: str | None
-    server: str
-    organization: str | None
-    project: str | None
-    credentials: str
-    fingerprint: str
-    request: str
-    sendable: bool
-    model: str
-    effort: str | None
-    poll_interval: float | None
-    deadline: float
-    status: str
-    owner: str | None
-    response_id: str | None = None
-    accepted_at: float | None = None
-    started_at: float | None = None
-    checked_at: float | None = None
-    ended_at: float | None = None
-    cancelling: bool = False
-    reason: str | None = None
-    output_tokens: int | None = None
-    response: str | None = None
-
-
-FIELDS = tuple(field.name for field in fields(Entry))
-_BOOLS = (FIELDS.index("sendable"), FIELDS.index("cancelling"))
-_REQUEST = FIELDS.index("request")
-_BLOB = "(SELECT text FROM blobs WHERE hash = {}_hash)"
-BRIEF = ", ".join({"request": "''", "response": "NULL"}.get(name, name) for name in FIELDS)
-WHOLE = ", ".join(
-    _BLOB.format(name) if name in ("request", "response") else name for name in FIELDS
-) + ", input_at, {}".format(_BLOB.format("input"))
-_SWEEP = """DELETE FROM blobs WHERE hash NOT IN (
-    SELECT request_hash FROM jobs
-    UNION SELECT input_hash FROM jobs WHERE input_hash IS NOT NULL
-    UNION SELECT response_hash FROM jobs WHERE response_hash IS NOT NULL)"""
-DURATIONS = """SELECT ended_at - accepted_at FROM jobs
-    WHERE server = ? AND model = ? AND effort IS ? AND status = 'completed'
-    AND ended_at > accepted_at ORDER BY created_at DESC LIMIT 200"""
-OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :name)"
-MAY_OWN = "(owner IS NULL OR owner = :owner OR owner IN (SELECT value FROM json_each(:dead)))"
-
 # What is wrong with one write and not with the file.
 _ONES_OWN = (
     JournalError, TypeError, ValueError, OverflowError,
     sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
 )  # fmt: skip
-
-
-# The file.
 
 
 INHERITED: set[Path] = set()  # files that a parent process has open: not to be opened here
@@ -268,76 +204,3 @@ def trouble_of(error: Exception, path: Path | None) -> str:
         f"the journal {path} can't be used; jobs still run, but would not survive a restart of "
         f"this kernel: {advice}"
     )
-
-
-# What is done to its rows.
-
-
-def add_entry(connection: sqlite3.Connection, entry: Entry) -> None:
-    columns = _stored(connection, {name: getattr(entry, name) for name in FIELDS})
-    names = ", ".join(columns)
-    marks = ", ".join(f":{name}" for name in columns)
-    sql = f"INSERT INTO jobs ({names}) VALUES ({marks})"  # noqa: S608 - names of our own columns
-    connection.execute(sql, columns)
-
-
-def change_entry(connection: sqlite3.Connection, key: str, changes: Mapping[str, Any]) -> None:
-    columns = _stored(connection, changes)
-    sets = ", ".join(f"{name} = :{name}" for name in columns)
-    sql = f"UPDATE jobs SET {sets} WHERE key = :key"  # noqa: S608 - names of our own columns
-    if connection.execute(sql, {**columns, "key": key}).rowcount != 1:
-        raise JournalError(f"the job {key} is not in it, so it would not survive a restart")
-    if "request" in changes or "response" in changes:
-        connection.execute(_SWEEP)
-
-
-def forget_entries(connection: sqlite3.Connection, keys: str) -> int:
-    sql = """DELETE FROM jobs
-        WHERE ended_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"""
-    count = connection.execute(sql, (keys,)).rowcount
-    connection.execute(_SWEEP)
-    return count
-
-
-def _stored(connection: sqlite3.Connection, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The table's columns for these, their large texts stored."""
-    columns = dict(values)
-    if "request" in columns:
-        rest, part, at = _split(columns.pop("request"))
-        columns["request_hash"] = _blob(connection, rest)
-        columns["input_hash"] = None if part is None else _blob(connection, part)
-        columns["input_at"] = at
-    if "response" in columns:
-        text = columns.pop("response")
-        columns["response_hash"] = None if text is None else _blob(connection, text)
-    return columns
-
-
-def _blob(connection: sqlite3.Connection, text: str) -> str:
-    key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    connection.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?)", (key, text))
-    return key
-
-
-def _split(request: str) -> tuple[str, str | None, int | None]:
-    """A request without its input, the input, and where it goes back in."""
-    if len(request) > SHARED_INPUT:
-        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            part = json.dumps(json.loads(request)["input"], ensure_ascii=False)
-            at = request.find(part)
-            if len(part) > SHARED_INPUT and at >= 0:
-                return request[:at] + request[at + len(part) :], part, at
-    return request, None, None
-
-
-def entry_of(row: tuple[Any, ...]) -> Entry:
-    values = list(row[: len(FIELDS)])
-    for index in _BOOLS:
-        values[index] = bool(values[index])
-    if len(row) > len(FIELDS) and row[-1] is not None:
-        at = row[-2]
-        values[_REQUEST] = values[_REQUEST][:at] + row[-1] + values[_REQUEST][at:]
-    entry = object.__new__(Entry)
-    # Not by its constructor, which takes most of the time of a long listing in a frozen class.
-    entry.__dict__.update(zip(FIELDS, values, strict=True))
-    return entry

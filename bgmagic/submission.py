@@ -1,45 +1,99 @@
 """The one way in: settings and a prompt become a request, and the request a job.
 
 Shared by the magic and by plain Python. What is particular to notebooks (names, cards, one-line
-errors) is magics.py's business, where the one manager of this process lives session.py's.
+errors) is magics.py's business.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bgmagic.answer import Answer
+from bgmagic.composing import Composed, compose
 from bgmagic.control import Variable
+from bgmagic.conversation import Earlier, earlier_turns, same_place
 from bgmagic.errors import BadInput
 from bgmagic.job import Job
+from bgmagic.joining import twin_of
 from bgmagic.options import Settings, settle
-from bgmagic.prompt import messages as as_messages
-from bgmagic.request import Request, build_request
-from bgmagic.session import session as session  # where magics look for it
+from bgmagic.session import session
 from bgmagic.status import Status
+from bgmagic.template import compile_template, literal
+from bgmagic.values import read_identifier, similar
 
 if TYPE_CHECKING:
-    from bgmagic.store import Entry
+    from bgmagic.entries import Entry
 
 
-def make_request(prompt: str, settings: Settings) -> Request:
-    """The request that asks ``prompt`` with ``settings``.
+def settings_of(given: Mapping[str, Any], *, from_python: bool = False) -> Settings:
+    """The settings of a submission: what is given, then `%config`, the environment, the defaults.
 
     Raises:
-        BadInput: the prompt is empty, or messages or parameters can't be used.
+        BadInput: a value can't be what it is given for.
     """
-    return build_request(
-        as_messages(prompt, settings.messages),
-        model=settings.model,
-        effort=settings.effort,
-        verbosity=settings.verbosity,
-        instructions=settings.instructions,
-        max_output_tokens=settings.max_output_tokens,
-        params=settings.param,
-        stream=settings.stream,
-    )
+    settings = settle(Settings, given, config=session.config, from_python=from_python)
+    if settings.continue_ is None:
+        return settings
+    # A conversation brings its own instructions, which a default does not replace.
+    instructions = settings.instructions if given.get("instructions") is not None else None
+    name = settings.out
+    if name is None and type(settings.continue_) is str and not from_python:
+        name = read_identifier(settings.continue_, "--continue")
+    return replace(settings, instructions=instructions, out=name)
+
+
+def compose_prompt(
+    prompt: str, settings: Settings, namespace: Mapping[str, Any] | None
+) -> Composed:
+    """The request that ``prompt`` becomes with these settings, or the draft of one.
+
+    Args:
+        namespace: the variables that its expressions name; None if it has none.
+
+    Raises:
+        BadInput: there can't be such a request.
+    """
+    template = None if settings.raw or namespace is None else compile_template(prompt)
+
+    def composed(earlier: Earlier | None) -> Composed:
+        waiting = earlier is not None and earlier.waits
+        if template is None:
+            return compose(literal(prompt), settings, earlier)
+        return compose(template.fill(namespace or {}, waiting=waiting), settings, earlier)
+
+    if settings.continue_ is None:
+        return composed(None)
+    name, held = _continued(settings.continue_, namespace or {})
+    find = session.manager.find
+    running = held if isinstance(held, Job) and not held.done() else None
+    place = same_place(running, find) if running and running.name == settings.out else None
+    if running is not None and place is not None and not settings.again:
+        # The cell of the turn that still runs, run again: it is that turn, not one after it.
+        again = composed(place)
+        draft = again.draft.text if again.draft else ""
+        if again.request.fingerprint(running.record.server, draft) == running.record.fingerprint:
+            return again
+    return composed(earlier_turns(held, name, find))
+
+
+def _continued(given: object, namespace: Mapping[str, Any]) -> tuple[str, object]:
+    """The name and the value that --continue means; the journal knows names of earlier kernels."""
+    if type(given) is not str:
+        job = given.job if isinstance(given, Answer) else given
+        return (job.name if isinstance(job, Job) else None) or "the answer", given
+    if given in namespace:
+        return given, namespace[given]
+    for job in reversed(session.manager.jobs()):
+        if job.name == given:
+            return given, job
+    journal = session.manager.ledger.journal
+    for entry in journal.entries(notebook=session.notebook(), name=given, limit=1):
+        return given, session.manager.find(entry.key)
+    near = similar(given, [name for name in namespace if name[:1] != "_"])
+    raise BadInput(f"--continue: there is no variable {given!r}, and no job of that name{near}")
 
 
 @dataclass(frozen=True)
@@ -56,17 +110,21 @@ class Sent:
     joined: bool = False
 
 
-def send(prompt: str, settings: Settings, name: str | None, variable: Variable | None) -> Sent:
-    """Start the job that asks ``prompt``, or join its twin that still runs; returns at once.
+def send(
+    composed: Composed, settings: Settings, name: str | None, variable: Variable | None
+) -> Sent:
+    """Start the job that asks this, or join its twin that still runs; returns at once.
 
     A submission without a variable is never joined: who asks twice in Python means it.
 
     Raises:
         BadInput: nothing was sent.
     """
-    request, manager = make_request(prompt, settings), session.manager
+    request, draft, manager = composed.request, composed.draft, session.manager
     if variable is not None and not settings.again:
-        twin = manager.twin(request, name=settings.out, notebook=session.notebook())
+        server, jobs_here = manager.destination().name, manager.jobs()
+        wanted = request.fingerprint(server, draft.text if draft else "")
+        twin = twin_of(wanted, jobs_here, server, settings.out, session.notebook())
         if twin is not None and twin.status == Status.UNKNOWN:
             raise BadInput(
                 f"the very same request ended as unknown {_ago(twin)} ago and may have been "
@@ -75,9 +133,9 @@ def send(prompt: str, settings: Settings, name: str | None, variable: Variable |
         if twin is not None and not twin.done():
             twin.give(variable)
             return Sent(twin, joined=True)
-        known = _known(request, settings)
+        known = _known(composed, settings)
         if known is not None:
-            return Sent(manager.attach(known, variable), joined=True)
+            return Sent(manager.attach(known, variable, request.reader), joined=True)
     job = manager.submit(
         request,
         name=name,
@@ -86,20 +144,23 @@ def send(prompt: str, settings: Settings, name: str | None, variable: Variable |
         variable=variable,
         poll_interval=settings.poll,
         deadline=settings.deadline,
+        draft=draft,
+        waits_for=composed.waits_for,
     )
     return Sent(job)
 
 
-def _known(request: Request, settings: Settings) -> Entry | None:
+def _known(composed: Composed, settings: Settings) -> Entry | None:
     """The journal's job with this very request that makes sending it unnecessary, or None: one
-    that is open since before a restart or, with --reuse, the newest that completed.
+    that is open since before a restart or, with --reuse, the newest that gave an answer.
 
     Raises:
         BadInput: it may have been accepted already.
     """
     manager = session.manager
     ledger = manager.ledger
-    fingerprint = request.fingerprint(manager.destination().name)
+    draft = composed.draft.text if composed.draft else ""
+    fingerprint = composed.request.fingerprint(manager.destination().name, draft)
     here = {job.record.key for job in manager.jobs()}
     notebook = session.notebook()
     for entry in reversed(ledger.journal.same(fingerprint, notebook=notebook, name=settings.out)):
@@ -115,7 +176,9 @@ def _known(request: Request, settings: Settings) -> Entry | None:
                 )
             return entry
     completed = ledger.journal.same(fingerprint, completed=True) if settings.reuse else []
-    return completed[-1] if completed else None
+    reader = composed.request.reader
+    answered = (entry for entry in reversed(completed) if not manager.past(entry, reader).error)
+    return next(answered, None)
 
 
 def _ago(job: Job) -> str:
@@ -135,10 +198,15 @@ def submit(
     poll: float | None = None,
     deadline: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
+    continue_: Answer | Job | str | None = None,
+    file: Any = None,
+    tool: Any = None,
+    schema: type[Any] | Mapping[str, Any] | None = None,
     param: Mapping[str, Any] | None = None,
     stream: bool | None = None,
     again: bool | None = None,
     reuse: bool | None = None,
+    fill: Mapping[str, Any] | None = None,
 ) -> Job:
     """Send a prompt in the background and return its job at once.
 
@@ -156,10 +224,16 @@ def submit(
         poll: seconds between polls, more than 0 and less than 90.
         deadline: seconds, or text such as "12h", after acceptance until watching ends (24 h).
         messages: earlier turns as the API takes them.
+        continue_: the answer, or the job, whose conversation this goes on with; or its name.
+        file: a path, bytes, a PIL image, a matplotlib figure, or a list of these.
+        tool: the type of a hosted tool, as "web_search", its dict, or a list of these.
+        schema: a Pydantic model or a JSON schema; the answer's ``data`` is the validated object.
         param: any other field of the request body; keys may be dotted.
         stream: have ``job.text`` grow as the response is written.
         again: with ``out``, send even though the identical request is still running.
         reuse: with ``out``, take the answer of this very request from the journal if it has one.
+        fill: what the ``{{ expressions }}`` in the prompt name; without it braces are text. A job
+            that still runs is waited for.
 
     Raises:
         BadInput: an argument can't be used or there is no API key; nothing was sent.
@@ -174,12 +248,16 @@ def submit(
         "poll": poll,
         "deadline": deadline,
         "messages": messages,
+        "continue_": continue_,
+        "file": file,
+        "tool": tool,
+        "schema": schema,
         "param": param,
         "stream": stream,
         "again": again,
         "reuse": reuse,
     }
-    settings = settle(Settings, given, config=session.config, from_python=True)
+    settings = settings_of(given, from_python=True)
     if not isinstance(prompt, str):
         raise BadInput(f"the prompt must be text, not {type(prompt).__name__}")
     variable = None
@@ -189,7 +267,8 @@ def submit(
                 "out= names a notebook variable: run %load_ext bgmagic there, or leave it out"
             )
         variable = session.hold(settings.out)
-    return send(prompt, settings, settings.out, variable).job
+    composed = compose_prompt(prompt, settings, fill)
+    return send(composed, settings, settings.out, variable).job
 
 
 def jobs(*, past: bool = False) -> list[Job]:

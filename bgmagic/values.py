@@ -37,6 +37,11 @@ def read_anything(value: Any, label: str) -> Any:
     return value
 
 
+def read_several(value: Any, label: str) -> tuple[Any, ...]:
+    """One value, or a list or tuple of them."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
 def read_switch(value: Any, label: str) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True}
     words |= {"0": False, "false": False, "no": False, "off": False, "": False}
@@ -78,6 +83,25 @@ def read_tokens(value: Any, label: str) -> int:
     if number < 1:
         raise BadInput(f"{label} {number} is too small; it must be 1 or more")
     return number
+
+
+def read_count(value: Any, label: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        number = None if isinstance(value, bool | float) else int(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or number < 1:
+        raise BadInput(f"{label} {value!r}: it must be a whole number, 1 or more")
+    return number
+
+
+def read_swept(value: Any, label: str) -> tuple[tuple[str, Any], ...]:
+    """Read (name, values) pairs, from a dict or from pairs; what the values are is not read yet."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+        raise BadInput(f"{label} must be a dict of lists of values, with text for keys")
+    return tuple(pairs)
 
 
 def _number(value: Any) -> float | None:
@@ -150,6 +174,12 @@ def _no_constant(name: str) -> None:
 
 class Written(str):
     """Text as it stands in a header line, as opposed to a variable's value."""
+
+
+def kind_of(value: object) -> str:
+    """What ``value`` is, for a message: "a dict", "an int", "a class"."""
+    name = "class" if isinstance(value, type) else type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def similar(word: str, words: Iterable[str]) -> str:

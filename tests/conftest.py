@@ -9,13 +9,22 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from bgmagic.composing import compose
 from bgmagic.local import LocalServerError, launcher, weights
 from bgmagic.manager import JobManager
+from bgmagic.options import Settings
 from bgmagic.request import Request, build_request
+from bgmagic.template import literal
 from tests.kernels import Kernel, kernel
 from tests.scripted import ScriptedServer
 
 KEY = "sk-test-0123456789abcdef"
+
+
+def asked(prompt: str, settings: Settings) -> Request:
+    """The request that ``prompt`` becomes with these settings, nothing filled in."""
+    return compose(literal(prompt), settings).request
+
 
 # Deadlines measure the machine, not the code.
 hypothesis.settings.register_profile("bgmagic", deadline=None, max_examples=100)

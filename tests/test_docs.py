@@ -60,9 +60,28 @@ def test_every_flag_in_the_readme_exists() -> None:
 def test_configurable_options_are_as_told() -> None:
     """All options but these have a default in %config and the environment, as the README says."""
     fixed = {option.name for option in options(Settings) if not option.configurable}
-    assert fixed == {"out", "messages", "param", "again"}
+    assert fixed == {
+        "out",
+        "messages",
+        "each",
+        "n",
+        "sweep",
+        "yes",
+        "continue_",
+        "file",
+        "tool",
+        "schema",
+        "param",
+        "again",
+        "raw",
+        "dry_run",
+    }
     configurable = {option.name for option in options(Settings) if option.configurable}
-    assert set(BgMagics.class_own_traits(config=True)) == configurable | {"base_url", "journal"}
+    assert set(BgMagics.class_own_traits(config=True)) == configurable | {
+        "base_url",
+        "confirm_above",
+        "journal",
+    }
 
 
 def test_the_two_commands_are_there() -> None:

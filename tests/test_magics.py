@@ -273,18 +273,28 @@ def test_help_is_complete(in_kernel: Kernel) -> None:
     """%%bgresponse? shows every option and an example."""
     reply = in_kernel.client.inspect("%%bgresponse", reply=True, timeout=20)
     text = reply["content"]["data"]["text/plain"]
-    for word in ("-o, --out", "xhigh", "--max-output-tokens", "--deadline", "%config", "critique"):
+    for word in (
+        "-o, --out",
+        "xhigh",
+        "--max-output-tokens",
+        "--deadline",
+        "%config",
+        "critique",
+        "--schema Fit",
+        "--file $figure",
+        "web_search",
+    ):
         assert word in text
 
 
 def test_header_is_not_expanded(in_kernel: Kernel, server: ScriptedServer) -> None:
-    """Nothing in the header or the cell is expanded but a whole-value $name."""
+    """Nothing is expanded but a whole-value $name in the header and {{ }} in the cell."""
     in_kernel.ok("a = 'A'; text = 'T {a} $a'")
     in_kernel.ok("%%bgresponse -i $text --param metadata.x='$a {a}' --wait\n$a {a} {{a}} \\alpha")
     body = server.seen[0].body
     assert body["instructions"] == "T {a} $a"
     assert body["metadata"] == {"x": "$a {a}"}
-    assert body["input"][0]["content"][0]["text"] == "$a {a} {{a}} \\alpha\n"
+    assert body["input"][0]["content"][0]["text"] == "$a {a} A \\alpha\n"
 
 
 def test_key_is_nowhere(in_kernel: Kernel, server: ScriptedServer) -> None:

@@ -33,15 +33,19 @@ def test_every_public_thing_is_documented() -> None:
 def test_submit_takes_the_options_names() -> None:
     """submit() takes the options of the magic, but those that only a notebook has."""
     taken = list(inspect.signature(bgmagic.submit).parameters)
-    shown = ("wait", "notify", "quiet")
-    assert taken == ["prompt", *(name for name in names(Settings) if name not in shown)]
+    shown = ("wait", "notify", "quiet", "raw", "dry_run")
+    group = ("each", "n", "sweep", "max_in_flight", "yes")
+    expected = [name for name in names(Settings) if name not in shown]
+    assert taken == ["prompt", *(name for name in expected if name not in group), "fill"]
+    mapped = set(inspect.signature(bgmagic.map).parameters)
+    assert mapped == {"template", "items", "fill", *expected} - {"each"}
 
 
 def test_plain_python_needs_no_ipython() -> None:
-    """Importing bgmagic imports neither IPython nor widgets nor openai."""
+    """Importing bgmagic imports neither IPython nor widgets nor openai, nor what schemas and files need."""
     code = (
         "import sys, bgmagic; "
-        "print([m for m in ('IPython', 'ipywidgets', 'anywidget', 'openai', 'tornado') if m in sys.modules])"
+        "print([m for m in ('IPython', 'ipywidgets', 'anywidget', 'openai', 'tornado', 'pydantic', 'fastjsonschema', 'PIL') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

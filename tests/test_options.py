@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgmagic.errors import BadInput
-from bgmagic.header import parse
-from bgmagic.options import Settings, WaitSettings, describe, options, settle
+from bgmagic.header import describe, parse
+from bgmagic.options import Settings, WaitSettings, options, settle
 
 NAMESPACE: dict[str, Any] = {
     "rules": "Be brief. Don't explain.",

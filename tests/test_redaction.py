@@ -20,7 +20,13 @@ PLAIN: dict[str, Any] = {
     "prompt_cache_key": "sk-learn-course-of-the-autumn",
     "safety_identifier": "user-1",
     "text": {
-        "format": {"type": "json_schema", "schema": {"properties": {"token": {"type": "string"}}}}
+        "format": {
+            "type": "json_schema",
+            "schema": {
+                "properties": {"token": {"type": "string"}},
+                "$defs": {"Token": {"type": "string"}, "Credentials": {"type": "object"}},
+            },
+        }
     },
     "tools": [
         {"type": "file_search", "filters": {"type": "eq", "key": "author", "value": "Noether"}},

@@ -177,7 +177,7 @@ def snapshot(job: Job) -> dict[str, Any]:
         "effort": record.request.effort or "",
         "response_id": readable(record.response_id or "", 400),
         "cancelling": record.cancelling and not job.done(),
-        "message": sentence(str(error) if error else record.trouble or ""),
+        "message": sentence(str(error) if error else record.trouble or _waits(job)),
         "offline": record.offline and not job.done(),
         "submitted_at": record.submitted_at,
         "accepted_at": record.accepted_at,
@@ -186,6 +186,11 @@ def snapshot(job: Job) -> dict[str, Any]:
         "ended_at": record.ended_at,
         "clock": time.time(),
     }
+
+
+def _waits(job: Job) -> str:
+    words = job.record.words
+    return "" if job.done() or words == job.record.status else words
 
 
 def previewed(record: JobRecord) -> dict[str, str]:

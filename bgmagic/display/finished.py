@@ -11,9 +11,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from bgmagic.answer import as_markdown, sources_html
+from bgmagic.citations import read_citations
 from bgmagic.display.card import line, model_of, sentence
 from bgmagic.display.render import to_html
-from bgmagic.errors import JobError, NoAnswer, readable
+from bgmagic.errors import InvalidAnswer, JobError, NoAnswer, readable
 from bgmagic.job import Job
 from bgmagic.listing import Row, as_html, summary
 from bgmagic.status import Status
@@ -56,6 +58,8 @@ def bundles(job: Job) -> dict[str, dict[str, str]]:
 def answer_html(job: Job) -> str:
     """Status, the answer or the partial text, and for a failure its reason and what to do."""
     mark, colour = _MARKS.get(Status(job.status), ("", "--jp-ui-font-color2, #757575"))
+    if isinstance(job.error, NoAnswer):
+        mark, colour = _MARKS[Status.INCOMPLETE]  # completed, but not what was asked for
     name = html.escape(job.name or "")
     title = f'<span style="color: var({colour})">{mark}</span> <b>{name}</b>'
     parts = [f"<div>{title} {html.escape(job.status)}</div>"]
@@ -63,13 +67,17 @@ def answer_html(job: Job) -> str:
     if error is not None:
         parts.append(_reason(job, error))
     if job.text.strip():
-        parts.append(f"<div>{to_html(job.text)}</div>")
+        text = as_markdown(job.text, structured=job.request.format is not None)
+        below = sources_html(read_citations(job.response or {}))
+        parts.append(f"<div>{to_html(text)}{below}</div>")
     edge = f"border-left: 4px solid var({colour}); padding: 2px 0 2px 12px"
     return f'<div style="{edge}">{"".join(parts)}</div>'
 
 
 def _reason(job: Job, error: JobError) -> str:
     partial = "What was written until then:" if job.text.strip() else ""
+    if isinstance(error, InvalidAnswer):
+        partial = "What was written:"
     words = [html.escape(sentence(str(error)) + "."), html.escape(remedy(job)), partial]
     if isinstance(error, NoAnswer) and not partial:
         words = words[:2]

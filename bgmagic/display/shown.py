@@ -161,7 +161,12 @@ def send_again() -> None:
 
 _BOARDS: dict[str, Board] = {}
 # Alive as long as its job listens to it.
-_SHOWN: weakref.WeakSet[Shown] = weakref.WeakSet()
+_SHOWN: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def remember(shown: Any) -> None:
+    """Have `send_again` call the method of that name of ``shown``, as long as that lives."""
+    _SHOWN.add(shown)
 
 
 def _publish(

@@ -1,9 +1,9 @@
 """What POST /v1/responses may say: a body is checked and becomes an `Ask`, or a `Refusal`.
 
 Refusals are phrased and coded as the API's own, so that a notebook that works here works there.
-What this server can't do (tools, images, structured output, earlier responses) is refused rather
-than ignored. `reasoning` and `text.verbosity` are checked and echoed but change nothing: the
-model does not reason, and writes as much as it likes. The field `input` is left to `items`.
+What this server can't do (tools, images, earlier responses) is refused rather than ignored.
+`reasoning` and `text.verbosity` are checked and echoed but change nothing: the model does not
+reason, and writes as much as it likes. The field `input` is left to `items`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Ask:
         echo: the fields every state of the response carries unchanged.
         items: the input as `items.pack` keeps it.
         stream: whether its events can be streamed.
+        schema: the JSON schema that the answer has to fit, or None for plain text.
     """
 
     messages: tuple[Mapping[str, str], ...]
@@ -53,6 +54,7 @@ class Ask:
     echo: Mapping[str, Any]
     items: bytes = b"[]"
     stream: bool = False
+    schema: Mapping[str, Any] | None = None
 
 
 def parse(raw: bytes) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def check(body: Mapping[str, Any], model: str) -> Ask:
     limit = _limit(given)
     temperature = number(given, "temperature", 2, default=0.0)
     top_p = number(given, "top_p", 1, default=1.0)
+    text = _text(given)
     return Ask(
         messages=tuple(messages),
         max_output_tokens=limit,
@@ -96,6 +99,7 @@ def check(body: Mapping[str, Any], model: str) -> Ask:
         top_p=top_p,
         items=items.pack(read),
         stream=typed(given, "stream", bool, False),
+        schema=text["format"].get("schema"),
         echo={
             "model": model,
             "background": True,
@@ -106,7 +110,7 @@ def check(body: Mapping[str, Any], model: str) -> Ask:
             "reasoning": _reasoning(given),
             "service_tier": "default",
             "temperature": temperature,
-            "text": _text(given),
+            "text": text,
             "tool_choice": choice(given, "tool_choice", ("auto", "none"), "auto"),
             "tools": [],
             "top_p": top_p,
@@ -206,9 +210,26 @@ def _reasoning(given: Mapping[str, Any]) -> dict[str, Any]:
 def _text(given: Mapping[str, Any]) -> dict[str, Any]:
     settings = typed(given, "text", dict, {})
     only(settings, "text", ("format", "verbosity"))
-    shape = typed(settings, "format", dict, {}, "text")
-    choice(shape, "type", ("text",), "text", "text.format")
     return {
-        "format": {"type": "text"},
+        "format": _format(typed(settings, "format", dict, {}, "text")),
         "verbosity": choice(settings, "verbosity", VERBOSITIES, "medium", "text"),
+    }
+
+
+def _format(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """The form of the answer: plain text, or JSON that fits a schema."""
+    where = "text.format"
+    if choice(shape, "type", ("text", "json_schema"), "text", where) == "text":
+        return {"type": "text"}
+    only(shape, where, ("type", "name", "schema", "strict", "description"))
+    for name, kind in (("name", str), ("schema", dict)):
+        if typed(shape, name, kind, None, where) is None:
+            path = f"{where}.{name}"
+            refuse(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
+    return {
+        "type": "json_schema",
+        "name": shape["name"],
+        "schema": shape["schema"],
+        "strict": typed(shape, "strict", bool, False, where),
+        "description": typed(shape, "description", str, None, where),
     }

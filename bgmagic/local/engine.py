@@ -58,6 +58,10 @@ class PromptTooLong(Exception):
     """The prompt has more tokens than the model takes."""
 
 
+class SchemaRefused(Exception):
+    """llama.cpp can't follow this JSON schema; the message is its own."""
+
+
 class GenerationFailed(Exception):
     """llama.cpp refused or broke off; the message is its own."""
 
@@ -97,6 +101,7 @@ class Engine:
         max_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        schema: Mapping[str, Any] | None = None,
     ) -> Generation:
         """Generates one answer; returns when it is complete or stopped.
 
@@ -104,13 +109,16 @@ class Engine:
             on_text: gets each piece of text, and "" now and then while the prompt is read;
                 returning True stops the generation.
             max_tokens: at most this many tokens; None for as many as the context holds.
+            schema: a JSON schema that every answer fits which is not cut off: only tokens that go
+                on with such JSON are considered.
 
         Raises:
             PromptTooLong: the messages don't fit.
+            SchemaRefused: the schema can't be followed.
             GenerationFailed: anything else that llama.cpp reports.
         """
         watch = _Watch(on_text)
-        request = {
+        request: dict[str, Any] = {
             "messages": [dict(message) for message in messages],
             "max_tokens": -1 if max_tokens is None else min(max_tokens, CONTEXT),
             "temperature": temperature,
@@ -121,8 +129,13 @@ class Engine:
             "timings_per_token": True,
             "return_progress": True,
         }
+        if schema is not None:
+            shape = {"name": "answer", "schema": dict(schema), "strict": True}
+            request["response_format"] = {"type": "json_schema", "json_schema": shape}
         try:
             self._server.handle_chat_completions(request, watch)
+        except ValueError as error:
+            raise SchemaRefused(str(error).rpartition("failed: ")[2]) from error
         except RuntimeError as error:
             raise GenerationFailed(str(error)) from error
         return watch.result()

@@ -19,7 +19,7 @@ from typing import Any
 
 from bgmagic.local import events
 from bgmagic.local.body import Ask
-from bgmagic.local.engine import Engine, Generation, PromptTooLong
+from bgmagic.local.engine import Engine, Generation, PromptTooLong, SchemaRefused
 from bgmagic.local.events import OPEN, Outline
 from bgmagic.local.pace import Pace, pauses
 from bgmagic.local.transcript import Transcript
@@ -124,6 +124,7 @@ class Response:
             max_tokens=ask.max_output_tokens,
             temperature=ask.temperature,
             top_p=ask.top_p,
+            schema=ask.schema,
         )
 
     def finish(self, generation: Generation) -> None:
@@ -264,6 +265,8 @@ class Responses:
             response.fail(
                 "invalid_prompt", f"Your input exceeds the model's context window: {error}."
             )
+        except SchemaRefused as error:
+            response.fail("invalid_prompt", f"Invalid schema for 'text.format.schema': {error}.")
         except Exception:
             log.exception("a generation failed")
             response.fail("server_error", "The local model failed; its log says more.")

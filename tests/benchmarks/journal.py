@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bgmagic import listing
+from bgmagic.entries import Entry
 from bgmagic.journal import Journal
 from bgmagic.line_magics import LISTED
-from bgmagic.store import Entry
 
 ROWS = 10_000
 QUEUED = 500

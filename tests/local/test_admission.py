@@ -111,7 +111,17 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"reasoning": {"depth": 3}}, "reasoning.depth", "unknown_parameter"),
     ({"reasoning": "high"}, "reasoning", "invalid_type"),
     ({"text": {"verbosity": "chatty"}}, "text.verbosity", "invalid_value"),
-    ({"text": {"format": {"type": "json_schema"}}}, "text.format.type", "invalid_value"),
+    ({"text": {"format": {"type": "json_object"}}}, "text.format.type", "invalid_value"),
+    (
+        {"text": {"format": {"type": "json_schema", "schema": {}}}},
+        "text.format.name",
+        "missing_required_parameter",
+    ),
+    (
+        {"text": {"format": {"type": "json_schema", "name": "x", "schema": []}}},
+        "text.format.schema",
+        "invalid_type",
+    ),
     ({"max_output_tokens": 15}, "max_output_tokens", "integer_below_min_value"),
     ({"max_output_tokens": True}, "max_output_tokens", "invalid_type"),
     ({"max_output_tokens": 20.5}, "max_output_tokens", "invalid_type"),

@@ -264,3 +264,27 @@ def test_a_failure_of_the_engine_fails_only_that_response() -> None:
         work.cancel()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("question", ["Is an ant an animal?", "Write a ```json block, please."])
+def test_an_answer_fits_its_schema(client: Client, question: str) -> None:
+    """With a JSON schema the answer is JSON that fits it, and nothing around it."""
+    schema = {
+        "type": "object",
+        "properties": {"animal": {"type": "boolean"}, "legs": {"enum": [4, 6]}},
+        "required": ["animal", "legs"],
+        "additionalProperties": False,
+    }
+    shape = {"type": "json_schema", "name": "ant", "schema": schema, "strict": True}
+    done = client.answer(input=question, text={"format": shape})
+    Draft202012Validator(schema).validate(json.loads(text(done)))
+    assert done["text"]["format"] == shape | {"description": None}
+
+
+def test_a_schema_that_cannot_be_followed(client: Client) -> None:
+    """A schema that llama.cpp does not understand makes the response fail; the next one is answered."""
+    shape = {"type": "json_schema", "name": "x", "schema": {"$ref": "#/$defs/nowhere"}}
+    failed = client.answer(text={"format": shape})
+    assert failed["status"] == "failed"
+    assert "nowhere" in failed["error"]["message"]
+    assert client.answer(max_output_tokens=16)["output"]

@@ -1,0 +1,220 @@
+"""Files and images become parts of the message that asks about them.
+
+What a file is, is read off its content where that says it, else off its name. Whatever can't go
+along is one line. Where the parts go is prompt.py's business.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import mimetypes
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from bgmagic.errors import BadInput, readable
+
+# OpenAI's guides "File inputs" and "Images": so much in all files of one request.
+MOST = 50 * 2**20  # bytes
+_LIMIT = "one request takes 50 MB of files"
+
+_IMAGES = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"))
+# What the guide "File inputs" lists and has no text in it: bytes that open it, endings, MIME type.
+_OFFICE = "application/vnd.openxmlformats-officedocument."
+_ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_DOCUMENTS = {
+    ".docx": (_ZIP, _OFFICE + "wordprocessingml.document"),
+    ".pptx": (_ZIP, _OFFICE + "presentationml.presentation"),
+    ".xlsx": (_ZIP, _OFFICE + "spreadsheetml.sheet"),
+    ".odt": (_ZIP, "application/vnd.oasis.opendocument.text"),
+    ".doc": (_OLE, "application/msword"),
+    ".ppt": (_OLE, "application/vnd.ms-powerpoint"),
+    ".xls": (_OLE, "application/vnd.ms-excel"),
+}
+_OTHER_IMAGES = {".bmp", ".heic", ".heif", ".ico", ".tif", ".tiff", ".avif"}
+_TAKEN = "it takes images (PNG, JPEG, WEBP, GIF), PDF, Office documents and text"
+_KINDS = "a path, bytes, a PIL image or a matplotlib figure"
+_URL = re.compile(r"https?://\S+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What is attached: ``data``, and its ``name`` or "" for what came from a variable."""
+
+    data: bytes
+    name: str = ""
+
+
+def attached(files: Sequence[Any], label: str = "--file") -> list[dict[str, Any]]:
+    """The parts of a message, in this order, that hold ``files``.
+
+    PNG, JPEG, WEBP and GIF become ``input_image``, all else ``input_file``. An http(s) address is
+    passed on for the server to fetch: as an image if it ends like one.
+
+    Args:
+        files: paths, relative to the working directory and with ``~`` expanded, addresses, bytes,
+            PIL images, matplotlib figures, and lists of these.
+        label: what a message begins with.
+
+    Raises:
+        BadInput: one of them can't be read or attached, or they are too large together.
+    """
+    parts: list[dict[str, Any]] = []
+    left = MOST
+    for number, value in enumerate(_flat(files), start=1):
+        if isinstance(value, str) and _URL.fullmatch(value):
+            parts.append(_linked(value))
+            continue
+        found = _read(value, left, label)
+        left -= len(found.data)
+        if left < 0:
+            raise BadInput(f"{label}: the files are too large together; {_LIMIT}")
+        parts.append(_part(found, number, label))
+    return parts
+
+
+def _flat(values: Sequence[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _linked(address: str) -> dict[str, Any]:
+    ending = Path(unquote(urlsplit(address).path)).suffix.lower()
+    if ending in (".png", ".jpg", ".jpeg", ".webp", ".gif"):
+        return {"type": "input_image", "image_url": address, "detail": "auto"}
+    return {"type": "input_file", "file_url": address}
+
+
+def _read(value: Any, left: int, label: str) -> _File:
+    if isinstance(value, str | os.PathLike):
+        return _from_disk(os.fspath(value), left, label)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _File(bytes(value))
+    if isinstance(value, io.BytesIO):
+        return _File(value.getvalue())
+    drawn = _drawn(value, label)
+    if drawn is None:
+        raise BadInput(f"{label} takes {_KINDS}, not {type(value).__name__}")
+    return _File(drawn)
+
+
+def _from_disk(path: Any, left: int, label: str) -> _File:
+    shown = readable(str(path), 200)
+    try:
+        place = Path(path).expanduser()
+        found = place.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise BadInput(f"{label} {shown} is a folder: name the files in it")
+        if not stat.S_ISREG(found.st_mode):
+            raise BadInput(f"{label} {shown} is no file")
+        if found.st_size > left:
+            size = f"{found.st_size / 2**20:.0f} MB"
+            raise BadInput(f"{label} {shown} has {size}, too much: {_LIMIT}")
+        return _File(place.read_bytes(), place.name)
+    except FileNotFoundError:
+        where = "" if Path(shown).is_absolute() else f" in {Path.cwd()}"
+        raise BadInput(f"{label}: there is no file {shown}{where}{_hint(shown)}") from None
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"{label} {shown} can't be read: {readable(str(why))}") from None
+
+
+def _hint(path: str) -> str:
+    return f"; for what is in a variable write ${path}" if path.isidentifier() else ""
+
+
+def _drawn(value: Any, label: str) -> bytes | None:
+    """``value`` as a PNG if it is something of PIL's or matplotlib's, else None."""
+    # Only looked for: who has such a value has imported the library.
+    image, figure = _loaded("PIL.Image", "Image"), _loaded("matplotlib.figure", "Figure")
+    axes = _loaded("matplotlib.axes", "Axes")
+    out = io.BytesIO()
+    try:
+        if axes is not None and isinstance(value, axes):
+            value = value.get_figure()
+        if figure is not None and isinstance(value, figure):
+            value.savefig(out, format="png", bbox_inches="tight")
+        elif image is not None and isinstance(value, image):
+            plain = value if value.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else None
+            drawn = plain or value.convert("RGB")
+            # Quickly rather than small: the cell waits for it. Photos would take a second as PNG.
+            if getattr(value, "format", None) == "JPEG" and drawn.mode in ("L", "RGB"):
+                drawn.save(out, format="JPEG", quality=95)
+            else:
+                drawn.save(out, format="PNG", compress_level=1)
+        else:
+            return None
+    except Exception as error:
+        kind = type(value).__name__
+        raise BadInput(f"{label}: the {kind} can't be drawn: {readable(str(error))}") from None
+    return out.getvalue()
+
+
+def _loaded(module: str, name: str) -> type[Any] | None:
+    found = getattr(sys.modules.get(module), name, None)
+    return found if isinstance(found, type) else None
+
+
+def _part(found: _File, number: int, label: str) -> dict[str, Any]:
+    if not found.data:
+        raise BadInput(f"{label} {found.name or 'the value'} is empty".replace("  ", " "))
+    image = _image_kind(found.data)
+    if image is not None:
+        address = _data_url(f"image/{image}", found.data)
+        return {"type": "input_image", "image_url": address, "detail": "auto"}
+    kind, ending = _document_kind(found, label)
+    name = found.name or f"attachment-{number}{ending}"
+    return {"type": "input_file", "filename": name, "file_data": _data_url(kind, found.data)}
+
+
+def _image_kind(data: bytes) -> str | None:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return next((kind for opening, kind in _IMAGES if data.startswith(opening)), None)
+
+
+def _document_kind(found: _File, label: str) -> tuple[str, str]:
+    """The MIME type of what is no image, and how the name of such a file ends."""
+    ending = Path(found.name).suffix.lower()
+    if b"%PDF-" in found.data[:1024]:  # where readers look for it
+        return "application/pdf", ".pdf"
+    opening, kind = _DOCUMENTS.get(ending, (b"", ""))
+    if kind and found.data.startswith(opening):
+        return kind, ending
+    if _is_text(found.data):
+        guessed = mimetypes.guess_type(found.name)[0] or ""
+        known = guessed.startswith("text/") or guessed in ("application/json", "application/rtf")
+        return (guessed if known else "text/plain"), ".txt"
+    what = found.name or "what is in the variable"
+    if ending in _OTHER_IMAGES or found.data.startswith(b"BM"):
+        raise BadInput(f"{label}: {what} is an image that the API does not take; save it as PNG")
+    unnamed = "" if found.name else "; a document of Office needs a path with its ending"
+    raise BadInput(f"{label}: {what} is of a kind that the API does not take; {_TAKEN}{unnamed}")
+
+
+def _is_text(data: bytes) -> bool:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True  # UTF-16 says so itself
+    if b"\0" in data:
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        # Latin-1 and its like have text in every byte, but hardly any control characters.
+        controls = sum(data[:4096].count(code) for code in range(32) if code not in b"\t\n\r\f\x1b")
+        return controls == 0
+    return True
+
+
+def _data_url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,0 +1,194 @@
+"""The board of a group: what its jobs add up to, live, an ordinary widget.
+
+Listens to all jobs of the group and sends the browser one message a few times a second at most, how
+many jobs there may be. group_board.js draws it, text only; what stays in the notebook when all have
+ended is group_finished.py's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets
+
+from bgmagic.errors import readable
+from bgmagic.job import Job
+from bgmagic.pricing import bill
+from bgmagic.tally import Tally, took
+
+if TYPE_CHECKING:
+    from bgmagic.group import JobGroup
+
+_HERE = Path(__file__).parent
+INTERVAL = 0.4  # seconds between two updates at least
+
+
+class GroupBoard(anywidget.AnyWidget):
+    """A live display of a group.
+
+    Attributes:
+        view: what the browser draws, see `snapshot`.
+    """
+
+    _esm = _HERE / "group_board.js"
+    _css = _HERE / "group_board.css"
+    view = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, group: JobGroup, **traits: Any) -> None:
+        """Make the board; it follows the group from now on."""
+        self._group = group
+        self._changed: dict[int, Job] = {}
+        self._due = False
+        self._bill = ""
+        self._asked = False
+        self._was_done = group.done()
+        self._notify = False
+        # Told when all jobs have ended, and when all have again after a retry.
+        self.on_end: list[Callable[[], None]] = []
+        self._tally = Tally(group.jobs)
+        super().__init__(view=self._snapshot(), **traits)
+        self.on_msg(_clicked)
+        group.add_listener(self._refresh)
+
+    @property
+    def tally(self) -> Tally:
+        """What the jobs add up to, as shown."""
+        return self._tally
+
+    def _refresh(self, job: Job) -> None:
+        self._changed[self._group.index_of(job)] = job
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # not on the loop thread: with the next change
+            return
+        if not self._due:
+            self._due = True
+            # Looking at all of them takes a while.
+            loop.call_later(INTERVAL * max(1.0, self._tally.size / 1000), self._tell)
+            if not self._asked:
+                self._asked = True
+                loop.run_in_executor(None, self._estimate).add_done_callback(self._estimated)
+
+    def _tell(self) -> None:
+        self._due = False
+        self.catch_up()
+        done = self._group.done()
+        if done and not self._was_done:
+            for tell in self.on_end:
+                tell()
+        self._was_done = done
+
+    def catch_up(self) -> None:
+        """Take in what has changed, and tell the browser."""
+        changed, self._changed = self._changed, {}
+        for index, job in changed.items():
+            self._tally.take(index, job)
+        self.view = self._snapshot()
+
+    def notify(self) -> None:
+        """Have the browser show a desktop notification at the end, if its tab is hidden then."""
+        self._notify = True
+        self.view = self._snapshot()
+
+    def _estimate(self) -> str:
+        """Work out what the group may cost, which may import a list of prices."""
+        return str(
+            bill(
+                (
+                    job.request.model,
+                    job.record.server,
+                    job.request.body.get("max_output_tokens"),
+                    len(job.request.text),
+                )
+                for job in self._group.jobs
+            )
+        )
+
+    def _estimated(self, found: asyncio.Future[str]) -> None:
+        if not found.cancelled() and found.exception() is None:
+            self._bill = found.result()
+            self.view = self._snapshot()
+
+    def _snapshot(self) -> dict[str, Any]:
+        return snapshot(self._group, self._tally, self._bill) | {"notify": self._notify}
+
+    def bundle(self) -> dict[str, Any]:
+        """What displaying the board sends: the widget, and a line for where there are none."""
+        found = super()._repr_mimebundle_()
+        data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
+        return data | {"text/plain": repr(self._group)}
+
+    def metadata(self) -> dict[str, Any]:
+        """What goes beside it where a frontend (Colab) must be told who draws such widgets."""
+        found = super()._repr_mimebundle_()
+        return dict(found[1]) if isinstance(found, tuple) else {}
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.bundle(), self.metadata()
+
+    def cancel(self) -> None:
+        """Cancel all jobs that have not ended."""
+        self._group.cancel()
+
+
+def _clicked(board: GroupBoard, message: Any, _buffers: Any) -> None:
+    # Any page script could send a message, so only what the button sends is understood.
+    if isinstance(message, dict) and message.get("action") == "cancel":
+        board.cancel()
+
+
+def snapshot(group: JobGroup, tally: Tally, bill_text: str) -> dict[str, Any]:
+    """What a board shows of a group, as JSON; times are seconds since the epoch."""
+    price, unpriced = tally.price
+    submitted = [job.record.submitted_at for job in group.jobs]
+    return {
+        "key": group.key,
+        "name": group.name,
+        "size": tally.size,
+        "ended": tally.ended,
+        "done": tally.ended == tally.size,
+        "counts": tally.counts,
+        "cancelling": any(job.record.cancelling and not job.done() for job in group.jobs),
+        "pace": tally.pace(),
+        "tokens_in": tally.total("tokens_in"),
+        "tokens_out": tally.total("tokens_out"),
+        "tokens_reasoning": tally.total("tokens_reasoning"),
+        "price": price,
+        "unpriced": unpriced,
+        "bill": bill_text,
+        "slowest": [
+            {
+                "name": readable(job.name or "", 80),
+                "status": readable(job.status, 40),
+                "seconds": took(job),
+                "done": job.done(),
+            }
+            for job in tally.slowest()
+        ],
+        "failed": [
+            {
+                "status": reason.status,
+                "reason": reason.text,
+                "count": len(reason.jobs),
+                "names": reason.names,
+            }
+            for reason in tally.reasons()
+        ],
+        "failures": tally.failures,
+        "trouble": _trouble(group),
+        "submitted_at": min(submitted, default=time.time()),
+        "clock": time.time(),
+    }
+
+
+def _trouble(group: JobGroup) -> str:
+    """What holds the group up just now: the newest trouble of a job that is not sent yet."""
+    for job in reversed(group.jobs):
+        if job.record.trouble and not job.done():
+            return readable(job.record.trouble, 200)
+    return ""

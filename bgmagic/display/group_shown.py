@@ -1,0 +1,105 @@
+"""What a group shows in the notebook it was sent from, from submission to long after its end.
+
+At first its board, live, and beside it one muted line; when all jobs have ended, plain HTML in
+place of both. Where nobody looks there is no board, as in shown.py. How these look is
+group_board.py's and group_finished.py's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from IPython.display import publish_display_data
+
+from bgmagic.display import frontend
+from bgmagic.display.group_board import GroupBoard
+from bgmagic.display.group_finished import bundle, muted_line
+from bgmagic.display.shown import remember
+
+if TYPE_CHECKING:
+    from bgmagic.group import JobGroup
+
+logger = logging.getLogger("bgmagic")
+
+
+class ShownGroup:
+    """The two outputs of one cell, and the group that they show."""
+
+    def __init__(self, group: JobGroup) -> None:
+        self._group = group
+        which = f"bgmagic-{group.key}-{uuid.uuid4().hex[:8]}"
+        self._ids = which, f"{which}-line"
+        # What is displayed later from another thread still belongs to this cell.
+        self._context = contextvars.copy_context()
+        self._sent_again = False
+
+    def show(self, *, notify: bool = False) -> None:
+        """Display the group: live, or at once as it ended."""
+        if self._group.done():
+            _publish(bundle(self._group), self._ids[0])
+            return
+        if frontend.headless():
+            _publish(muted_line(self._group), self._ids[0])
+            remember(self)
+            _UNSEEN.append(self)  # no board holds it
+            return
+        board: GroupBoard = self._group.board
+        if notify:
+            board.notify()
+        board.on_end.append(self._ended)
+        _publish(board.bundle(), self._ids[0], metadata=board.metadata())
+        _publish(muted_line(self._group), self._ids[1])
+        remember(self)
+        board.catch_up()
+
+    def send_again(self) -> None:
+        """Replace once more, from the cell that runs now: for frontends that only hear that."""
+        if self._group.done() and not self._sent_again:
+            self._sent_again = True
+            self._publish_end()
+            if self in _UNSEEN:
+                _UNSEEN.remove(self)
+
+    def _ended(self) -> None:
+        # A table of many rows takes a while that the polls of others need not wait for.
+        asyncio.get_running_loop().run_in_executor(None, self._replace)
+
+    def _replace(self) -> None:
+        try:
+            self._context.copy().run(self._publish_end)
+        except Exception:
+            logger.exception("the end of %r can't be shown", self._group)
+
+    def _publish_end(self) -> None:
+        _publish(bundle(self._group), self._ids[0], update=True)
+        nothing = {"text/html": "", "text/plain": ""}
+        _publish(nothing, self._ids[1], update=True)
+
+
+def show_group(group: JobGroup, *, notify: bool = False) -> None:
+    """Display ``group`` in the cell that runs now."""
+    ShownGroup(group).show(notify=notify)
+
+
+# Shown in a run without a page, until it has ended.
+_UNSEEN: list[ShownGroup] = []
+
+
+def _publish(
+    data: Mapping[str, Any],
+    display_id: str,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    update: bool = False,
+) -> None:
+    publish_display_data(  # type: ignore[no-untyped-call]  # IPython's
+        dict(data),
+        metadata=dict(metadata or {}),
+        transient={"display_id": display_id},
+        update=update,
+    )

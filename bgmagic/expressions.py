@@ -1,0 +1,136 @@
+"""The expressions between ``{{`` and ``}}``: read, evaluated and turned into text.
+
+In Jinja's sandbox, without Jinja's blocks: an expression reads values and changes none. Where they
+stand in a prompt and what becomes of jobs in them is template.py's business.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bgmagic.errors import BadInput, readable
+from bgmagic.inserting import as_text
+from bgmagic.values import IPYTHONS, similar
+
+# Python's own, as in the expressions of a notebook; everything else is a variable or a filter.
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "len": len, "str": str, "round": round, "sorted": sorted, "min": min, "max": max, "sum": sum,
+}  # fmt: skip
+RAW = "a literal {{ needs --raw"
+
+
+@dataclass(frozen=True)
+class Expression:
+    """One ``{{ … }}``.
+
+    Attributes:
+        source: what stands between the braces.
+        line: the line of the cell's text in which it begins, from 1.
+    """
+
+    source: str
+    line: int
+
+    @property
+    def place(self) -> str:
+        """How a message names it."""
+        return f"line {self.line}, {{{{ {readable(self.source, 60)} }}}}"
+
+
+@functools.cache
+def _environment() -> Any:
+    # Imported with the first expression of a kernel: it takes 50 ms.
+    import json
+
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    made = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
+    made.globals.clear()
+    made.globals.update(FUNCTIONS)
+    # Jinja's own escapes for HTML, which is not what a model should read.
+    made.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
+    return made
+
+
+def compiled(expression: Expression) -> Callable[..., Any]:
+    """What evaluates the expression, given its names as keyword arguments.
+
+    Raises:
+        BadInput: it is no expression.
+    """
+    import jinja2
+
+    try:
+        return _compile(expression.source)
+    except jinja2.TemplateSyntaxError as error:
+        about = readable(str(error.message), 200)
+        raise BadInput(f"{expression.place}: this is no expression ({about}); {RAW}") from None
+    except Exception as error:  # deep nesting, numbers of ten thousand digits, …
+        raise BadInput(f"{expression.place}: this can't be read ({_why(error)}); {RAW}") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _compile(source: str) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = _environment().compile_expression(
+        source, undefined_to_none=False
+    )
+    return compiled
+
+
+@functools.lru_cache(maxsize=256)
+def _names(source: str) -> tuple[str, ...]:
+    """The names that an expression uses, functions included, each once and in order."""
+    import jinja2
+    from jinja2.parser import Parser
+
+    parsed = Parser(_environment(), source, state="variable").parse_expression()
+    found = jinja2.nodes.Output([parsed]).find_all(jinja2.nodes.Name)
+    return tuple(dict.fromkeys(node.name for node in found))
+
+
+def values_of(expression: Expression, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """What the expression's names stand for; a variable comes before a function.
+
+    Raises:
+        BadInput: there is neither.
+    """
+    names = _names(expression.source)
+    missing = [name for name in names if name not in namespace and name not in FUNCTIONS]
+    if missing:
+        near = similar(missing[0], _visible(namespace))
+        raise BadInput(
+            f"{expression.place}: there is no variable {missing[0]!r} in this notebook{near}; {RAW}"
+        )
+    return {name: namespace[name] for name in names if name in namespace}
+
+
+def _visible(namespace: Iterable[str]) -> list[str]:
+    return [name for name in namespace if name[:1] != "_" and name not in IPYTHONS]
+
+
+def text_of(expression: Expression, values: Mapping[str, Any]) -> str:
+    """What comes of the expression, as text.
+
+    Raises:
+        BadInput: it fails, or gives something that is no text.
+    """
+    import jinja2.exceptions
+
+    try:
+        value = compiled(expression)(**values)
+        if isinstance(value, jinja2.Undefined):
+            value = str(value)  # raises, and says what is undefined
+        return as_text(value)
+    except (BadInput, jinja2.UndefinedError, jinja2.exceptions.SecurityError) as error:
+        raise BadInput(f"{expression.place}: {readable(str(error), 200)}") from None
+    except Exception as error:
+        raise BadInput(f"{expression.place}: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    about = readable(str(error), 200)
+    return f"{type(error).__name__}: {about}" if about else type(error).__name__

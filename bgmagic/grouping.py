@@ -1,0 +1,254 @@
+"""Sends a sweep as a group of jobs, joins what there is of it already, and picks groups up again.
+
+Shared by the magic and by plain Python, as submission.py is for one job. What a sweep asks is
+asking.py's business, how its jobs are carried the manager's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bgmagic.asking import Asked, ask, bill_of, check_agreed, factors
+from bgmagic.errors import BadInput
+from bgmagic.group import JobDict, JobGroup, JobList
+from bgmagic.job import Job
+from bgmagic.joining import Known, completed, open_group, running_group
+from bgmagic.options import Settings
+from bgmagic.place import Place
+from bgmagic.pricing import Bill
+from bgmagic.request import Reader
+from bgmagic.session import session
+from bgmagic.status import JobRecord, Status
+
+if TYPE_CHECKING:
+    from bgmagic.entries import Entry
+    from bgmagic.lane import Lane
+
+
+@dataclass(frozen=True)
+class SentGroup:
+    """What became of a sweep.
+
+    Attributes:
+        group: the jobs.
+        joined: how many of them were there already, so that they were not sent.
+        unknown: of how many of these nobody knows whether they were accepted.
+        asked: what it asks.
+    """
+
+    group: JobGroup
+    joined: int
+    unknown: int
+    asked: Asked
+
+    def bill(self) -> Bill:
+        """What the whole may cost; imports the prices."""
+        return bill_of(self.asked)
+
+
+def wants_group(settings: Settings) -> bool:
+    """Whether these settings ask for many jobs."""
+    return settings.each is not None or settings.n is not None or bool(settings.sweep)
+
+
+def send_group(
+    text: str, settings: Settings, name: str, namespace: Mapping[str, Any], *, join: bool
+) -> SentGroup:
+    """Start the jobs of a sweep, or join those that there are already; returns at once.
+
+    Args:
+        text: the template; ``{{ item }}`` in it is the item that a job is for.
+        name: the variable that is to hold the group.
+        namespace: the variables that the template may name.
+        join: whether jobs of this variable that still run are joined.
+
+    Raises:
+        BadInput: nothing was sent.
+    """
+    asked = ask(text, settings, name, namespace)
+    check_agreed(asked)
+    found = _joined(asked, _known(asked, join=join))
+    missing = [index for index, job in enumerate(found) if job is None]
+    for index, job in zip(missing, _submitted(asked, missing), strict=True):
+        found[index] = job
+    jobs = [job for job in found if job is not None]
+    unknown = sum(job.status == Status.UNKNOWN for job in jobs)
+    return SentGroup(_group(asked, jobs), len(jobs) - len(missing), unknown, asked)
+
+
+def dry_run(text: str, settings: Settings, namespace: Mapping[str, Any]) -> str:
+    """What a sweep would send: how many jobs, what they may cost, and the first of them.
+
+    Raises:
+        BadInput: there can't be such a sweep.
+    """
+    from bgmagic.dry_run import report
+
+    asked = ask(text, settings, settings.out or "group", namespace)
+    told = f"{len(asked.composed)} jobs{factors(asked)}: {bill_of(asked)}. The first:"
+    return f"{told}\n{report(asked.composed[0], session.secrets())}"
+
+
+def _known(asked: Asked, *, join: bool) -> Known:
+    """The jobs that there are already for what is asked."""
+    settings, manager, notebook = asked.settings, session.manager, session.notebook()
+    server, known = manager.destination().name, Known()
+    if join and not settings.again:
+        running = running_group(manager.jobs(), server, settings.out, notebook)
+        known.add_jobs(running)
+        if not running:
+            here = {job.record.key for job in manager.jobs()}
+            known.add_entries(open_group(manager.ledger, here, settings.out, notebook))
+    if settings.reuse:
+        known.add_entries(completed(manager.ledger, set(_prints(asked, server))))
+    return known
+
+
+def _prints(asked: Asked, server: str) -> list[str]:
+    """The fingerprint of each job; those of one request are worked out once."""
+    made: dict[int, str] = {}
+    for one in asked.composed:
+        if id(one) not in made:
+            drafted = one.draft.text if one.draft else ""
+            made[id(one)] = one.request.fingerprint(server, drafted)
+    return [made[id(one)] for one in asked.composed]
+
+
+def _joined(asked: Asked, known: Known) -> list[Job | None]:
+    """The job that is there already for each that is asked, in its new place."""
+    if not known.jobs:
+        return [None] * len(asked.composed)
+    manager = session.manager
+    server, free = manager.destination().name, manager.ledger.free_owners()
+    lane = _lane(asked.settings.max_in_flight)
+    found: list[Job | None] = []
+    prints = _prints(asked, server)
+    for fingerprint, one, place in zip(prints, asked.composed, asked.places, strict=True):
+        known_one = known.take(fingerprint)
+        if known_one is None or isinstance(known_one, Job):
+            job = known_one
+        else:
+            reader = one.request.reader
+            job = manager.attach(known_one, None, reader, lane=lane, free=free)
+        if job is not None and _is_of(job, asked):
+            manager.relocate(job, titled(asked.name, place), place)
+        found.append(job)
+    return found
+
+
+def _is_of(job: Job, asked: Asked) -> bool:
+    """Whether the job belonged to this very variable; what others have is only read."""
+    place, notebook = job.record.place, session.notebook()
+    theirs = place and (place.name, job.record.notebook)
+    return theirs == (asked.settings.out, notebook)
+
+
+def _submitted(asked: Asked, indices: Sequence[int]) -> list[Job]:
+    """Start the jobs at these places."""
+    from bgmagic.course import Plan
+
+    manager, settings = session.manager, asked.settings
+    server, now, notebook = manager.destination(), time.time(), session.notebook()
+    records = [
+        JobRecord(
+            request=asked.composed[index].request,
+            draft=asked.composed[index].draft,
+            waits_for=asked.composed[index].waits_for,
+            server=server.name,
+            submitted_at=now,
+            name=titled(asked.name, asked.places[index]),
+            named=settings.out is not None,
+            notebook=notebook,
+            place=asked.places[index],
+        )
+        for index in indices
+    ]
+    lane = _lane(settings.max_in_flight)
+    plan = Plan(server, settings.poll, settings.deadline, lane=lane)
+    return manager.submit_all(records, plan) if records else []
+
+
+def _lane(most: int) -> Lane:
+    # With the first sweep: what runs jobs takes half of all import time.
+    from bgmagic.lane import Lane
+
+    return Lane(most)
+
+
+def titled(name: str, place: Place) -> str:
+    """What one job of a group is called: ``critiques[3]``, or ``critiques['a']`` of a dict."""
+    several = place.kind == "dict" and place.samples == 1 and not place.settings
+    return f"{name}[{place.key!r}]" if several else f"{name}[{place.index}]"
+
+
+def _group(asked: Asked, jobs: Sequence[Job]) -> JobGroup:
+    items = [asked.items.values[point.item] for point in asked.points]
+    key = asked.places[0].group
+    if asked.items.kind != "dict":
+        return JobList(key, asked.name, jobs, items)
+    keys = [asked.items.keys[point.item] for point in asked.points]
+    return JobDict(key, asked.name, jobs, items, keys=keys)
+
+
+# Groups of earlier kernels.
+
+
+def attach_group(
+    key: str, name: str, reader_of: Callable[[Entry], Reader] = lambda _: None
+) -> JobGroup:
+    """Pick up a group that the journal has: what has ended is given, what is open followed, what
+    was not sent yet is sent.
+
+    Args:
+        key: the group's.
+        name: the variable that is to hold it.
+        reader_of: tells the class that a job's structured output is read into.
+
+    Raises:
+        BadInput: none of its jobs can be picked up; says why.
+    """
+    from bgmagic.entries import GROUP
+
+    manager = session.manager
+    newest = {e.group_index: e for e in manager.ledger.journal.select(GROUP, group=key)}
+    entries = list(newest.values())
+    free = manager.ledger.free_owners()
+    first = _place_of(entries[0])
+    lane = _lane(first.in_flight)
+    troubles: list[str] = []
+    jobs = [_attached(entry, reader_of(entry), lane, free, troubles) for entry in entries]
+    if troubles and len(troubles) == sum(entry.ended_at is None for entry in entries):
+        raise BadInput(troubles[0])
+    keys = [_hashable(_place_of(entry).key) for entry in entries]
+    if first.kind == "dict":
+        return JobDict(key, name, jobs, keys=keys)
+    return JobList(key, name, jobs)
+
+
+def _attached(
+    entry: Entry, reader: Reader, lane: Lane, free: set[str | None], troubles: list[str]
+) -> Job:
+    try:
+        return session.manager.attach(entry, None, reader, lane=lane, free=free)
+    except BadInput as error:
+        troubles.append(str(error))
+        job = session.manager.past(entry)
+        # Nobody else has the handle yet, so this thread may change it.
+        job.detach(str(error))
+        return job
+
+
+def _place_of(entry: Entry) -> Place:
+    from bgmagic.ledger import record_of
+
+    place = record_of(entry).place
+    assert place is not None  # noqa: S101 - the query asks for a group's jobs
+    return place
+
+
+def _hashable(key: Any) -> Any:
+    # JSON has no tuples.
+    return tuple(map(_hashable, key)) if isinstance(key, list) else key

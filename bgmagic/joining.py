@@ -1,0 +1,107 @@
+"""Which jobs there are already that ask the very same, so that nothing is paid for twice.
+
+A cell that is run again joins its job that still runs; a sweep that is run again joins, as long as
+one of its jobs runs, all of them but those that failed. The k-th sample joins the k-th such job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bgmagic.job import Job
+from bgmagic.status import Status
+
+if TYPE_CHECKING:
+    from bgmagic.entries import Entry
+    from bgmagic.ledger import Ledger
+
+
+def twin_of(
+    fingerprint: str, jobs: Sequence[Job], server: str, name: str | None, notebook: str
+) -> Job | None:
+    """The newest of ``jobs`` with this fingerprint that is for the same variable.
+
+    Args:
+        name: the variable that the user chose; None stands for all that were not chosen.
+    """
+    for job in reversed(jobs):
+        record = job.record
+        chosen = record.name if record.named else None
+        if (chosen, record.notebook, record.server) != (name, notebook, server):
+            continue
+        if record.place is None and record.fingerprint == fingerprint:
+            return job
+    return None
+
+
+@dataclass
+class Known:
+    """The jobs that a sweep can join, by the fingerprint of their requests; each is given once."""
+
+    jobs: dict[str, list[Job | Entry]] = field(default_factory=lambda: defaultdict(list))
+
+    seen: set[str] = field(default_factory=set)
+
+    def add_jobs(self, jobs: Iterable[Job]) -> None:
+        """Offer jobs of this kernel."""
+        for job in jobs:
+            self._add(job.record.fingerprint, job.record.key, job)
+
+    def add_entries(self, entries: Iterable[Entry]) -> None:
+        """Offer jobs of the journal."""
+        for entry in entries:
+            self._add(entry.fingerprint, entry.key, entry)
+
+    def _add(self, fingerprint: str, key: str, job: Job | Entry) -> None:
+        if key not in self.seen:
+            self.seen.add(key)
+            self.jobs[fingerprint].append(job)
+
+    def take(self, fingerprint: str) -> Job | Entry | None:
+        """The next job with this request, or None."""
+        left = self.jobs.get(fingerprint)
+        return left.pop(0) if left else None
+
+
+def running_group(jobs: Iterable[Job], server: str, name: str | None, notebook: str) -> list[Job]:
+    """The jobs of this variable's newest group here, without the failed; none if all have ended."""
+    ours = [
+        (job.record.place.group, job)
+        for job in jobs
+        if job.record.place is not None
+        and (job.record.place.name, job.record.notebook, job.record.server)
+        == (name, notebook, server)
+    ]
+    newest = [job for group, job in ours if group == ours[-1][0]]
+    if all(job.done() for job in newest):
+        return []
+    return [job for job in newest if job.error is None or job.status == Status.UNKNOWN]
+
+
+def open_group(ledger: Ledger, here: set[str], name: str | None, notebook: str) -> list[Entry]:
+    """The same of the groups that earlier kernels left open, from the journal."""
+    from bgmagic.entries import OPEN_GROUPS
+
+    found = ledger.journal.select(OPEN_GROUPS, notebook=notebook, name=name)
+    others = [entry for entry in found if entry.key not in here]
+    free = ledger.free_owners()
+    return [entry for entry in others if _joinable(entry, free)]
+
+
+def completed(ledger: Ledger, fingerprints: Iterable[str]) -> list[Entry]:
+    """The journal's completed jobs that asked one of these, oldest first."""
+    from bgmagic.entries import COMPLETED
+
+    return ledger.journal.select(COMPLETED, fingerprints=json.dumps(list(fingerprints)))
+
+
+def _joinable(entry: Entry, free: set[str | None]) -> bool:
+    if entry.ended_at is not None:
+        return entry.status in (Status.COMPLETED, Status.UNKNOWN)
+    never_sent = entry.status == Status.WAITING and entry.response_id is None
+    # What the journal can't send, the cell can.
+    return entry.owner in free and (entry.sendable or not never_sent)

@@ -1,0 +1,166 @@
+"""Many jobs from plain Python, and keeping what became of them: `bgmagic.map`, `bgmagic.export`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from bgmagic.answer import Answer
+from bgmagic.errors import BadInput
+from bgmagic.group import JobGroup
+from bgmagic.job import Job
+from bgmagic.session import session
+from bgmagic.submission import settings_of
+
+
+def map(
+    template: str,
+    items: Any = None,
+    *,
+    n: int | None = None,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    max_in_flight: int | None = None,
+    yes: int | None = None,
+    out: str | None = None,
+    model: str | None = None,
+    effort: str | None = None,
+    verbosity: str | None = None,
+    instructions: str | None = None,
+    max_output_tokens: int | None = None,
+    poll: float | None = None,
+    deadline: float | str | None = None,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    continue_: Any = None,
+    file: Any = None,
+    tool: Any = None,
+    schema: Any = None,
+    param: Mapping[str, Any] | None = None,
+    stream: bool | None = None,
+    again: bool | None = None,
+    reuse: bool | None = None,
+    fill: Mapping[str, Any] | None = None,
+) -> JobGroup:
+    """Ask the same of many items in the background and return their group at once.
+
+    ::
+
+        group = bgmagic.map("Summarise: {{ item }}", texts, effort="low")
+        answers = await group
+
+    Args:
+        template: the prompt; ``{{ item }}`` is the item, ``{{ item.column }}`` a column of a row.
+        items: a list, a dict, a Series or a DataFrame; None for samples and settings alone.
+        n: so many samples: each request n times.
+        sweep: settings and the values of each, all combined: ``{"effort": ["low", "high"]}``.
+        max_in_flight: jobs at the server at once (64); the others wait.
+        yes: agree to a group of so many jobs; needed for more than ``confirm_above`` (100).
+        out: in a notebook, the variable that is to hold the group.
+        reuse: take the answers that the journal has of these very requests.
+        fill: what else the template may name.
+
+    The other arguments are those of `bgmagic.submit`.
+
+    Returns:
+        the group: a sequence of the answers, or for a dict a mapping.
+
+    Raises:
+        BadInput: an argument can't be used, the number of jobs must be agreed to, or there is no
+            API key; nothing was sent.
+    """
+    # Imported when used: most kernels send no sweep.
+    from bgmagic.grouping import send_group
+
+    given: dict[str, Any] = {
+        "each": items,
+        "n": n,
+        "sweep": sweep,
+        "max_in_flight": max_in_flight,
+        "yes": yes,
+        "out": out,
+        "model": model,
+        "effort": effort,
+        "verbosity": verbosity,
+        "instructions": instructions,
+        "max_output_tokens": max_output_tokens,
+        "poll": poll,
+        "deadline": deadline,
+        "messages": messages,
+        "continue_": continue_,
+        "file": file,
+        "tool": tool,
+        "schema": schema,
+        "param": param,
+        "stream": stream,
+        "again": again,
+        "reuse": reuse,
+    }
+    settings = settings_of(given, from_python=True)
+    if not isinstance(template, str):
+        raise BadInput(f"the template must be text, not {type(template).__name__}")
+    if out is not None and session.bind is None:
+        raise BadInput(
+            "out= names a notebook variable: run %load_ext bgmagic there, or leave it out"
+        )
+    join = out is not None
+    sent = send_group(template, settings, settings.out or "group", fill or {}, join=join)
+    if settings.out is not None and session.bind is not None:
+        session.bind(settings.out, sent.group)
+    return sent.group
+
+
+def export(
+    path: str | PathLike[str],
+    *,
+    jobs: Job | Answer | JobGroup | Iterable[Job | Answer | JobGroup] | None = None,
+    all: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """Write jobs to ``path``, a line of JSON each, oldest first, and return how many.
+
+    A line has the prompt, the whole request and response, times (ISO 8601, UTC), tokens, the price
+    in US dollars where it is known, and the error of a job that failed. Keys are not in it. The
+    file is written whole or not at all; an earlier export is replaced, any other file is not.
+
+    Args:
+        jobs: which; None means all of this notebook, from the journal too.
+        all: all in the journal, whatever notebook they are from.
+        overwrite: replace ``path`` even if it is something else than an earlier export.
+
+    Raises:
+        BadInput: the file can't be written, or is something else.
+    """
+    from bgmagic.record import line, write
+
+    chosen = list(_jobs_of(jobs)) if jobs is not None else _everything(everywhere=all)
+    secrets = session.secrets()
+    lines = (line(job, secrets) for job in chosen)
+    return write(Path(path).expanduser(), lines, overwrite=overwrite)
+
+
+def _jobs_of(given: Any) -> Iterator[Job]:
+    if isinstance(given, JobGroup):
+        yield from given.jobs
+    elif isinstance(given, Job):
+        yield given
+    elif isinstance(given, Answer) and given.job is not None:
+        yield given.job
+    elif isinstance(given, str) or not isinstance(given, Iterable):
+        raise BadInput(f"jobs= takes jobs, answers and groups, not {type(given).__name__}")
+    else:
+        for part in given:
+            yield from _jobs_of(part)
+
+
+def _everything(*, everywhere: bool) -> list[Job]:
+    """This notebook's jobs, or everybody's: those here, and the others from the journal."""
+    manager = session.manager
+    here = {job.record.key: job for job in manager.jobs()}
+    notebook = None if everywhere else session.notebook()
+    journal = manager.ledger.journal
+    entries = reversed(journal.entries(notebook=notebook))
+    keys = [entry.key for entry in entries if entry.key not in here]
+    found = (journal.find(key) for key in keys)
+    past = [manager.past(entry) for entry in found if entry is not None]
+    return sorted([*past, *here.values()], key=lambda job: job.record.submitted_at)

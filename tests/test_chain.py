@@ -1,0 +1,391 @@
+"""Prompts that build on each other: waiting for answers, and conversations; in plain Python."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bgmagic
+from bgmagic.answer import Answer
+from bgmagic.draft import Draft
+from bgmagic.errors import BadInput, JobCancelled, JobFailed
+from bgmagic.job import Job
+from bgmagic.session import session
+from bgmagic.submission import jobs, submit
+from bgmagic.template import compile_template
+from tests.scripted import Script, ScriptedServer, response
+from tests.test_job import LIMIT, eventually
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "journal.sqlite3"
+    monkeypatch.setenv("BGMAGIC_JOURNAL", str(place))
+    return place
+
+
+@pytest.fixture
+def chain(pointed: ScriptedServer, path: Path) -> Iterator[ScriptedServer]:
+    """A server whose answer to every question is "re: " and the question."""
+    pointed.ending = lambda rid, body: response(rid, "completed", f"re: {question(body)}")
+    yield pointed
+    restart()
+
+
+def question(body: Any) -> str:
+    return str(body["input"][-1]["content"][0]["text"])
+
+
+def restart() -> None:
+    """End this process's manager, as the end of a kernel does; the next use makes a new one."""
+    if session._manager is not None:
+        session._manager.close(10)
+        session._manager = None
+
+
+def ask(text: str, /, **fill: Any) -> Job:
+    return submit(text, poll=0.02, fill=fill)
+
+
+def bodies(server: ScriptedServer) -> list[Any]:
+    return [seen.body for seen in server.seen if seen.kind == "create"]
+
+
+def test_a_chain_is_sent_link_by_link(chain: ScriptedServer) -> None:
+    """Ten prompts that each need the one before are submitted at once, and sent one after another,
+    each with the answer before it."""
+    links = [ask("0")]
+    for number in range(1, 10):
+        links.append(ask(f"{number} {{{{ before }}}}", before=links[-1]))
+    assert [job.status for job in links[1:]] == ["waiting"] * 9
+    assert repr(links[1]).startswith("<Job waiting for another job ")
+    assert links[-1].result(LIMIT) == "re: " + " ".join(f"{n} re:" for n in range(9, 0, -1)) + " 0"
+    assert [question(body)[0] for body in bodies(chain)] == list("0123456789")
+
+
+def test_many_wait_for_one_and_one_for_many(chain: ScriptedServer) -> None:
+    """Several jobs can wait for one, and one for several, also in a list."""
+    chain.polls = 10**6
+    first = ask("first")
+    eventually(lambda: first.running())
+    twins = [ask(f"{n} {{{{ first | upper }}}}", first=first) for n in (1, 2)]
+    last = ask("{{ twins }} {{ twins[0] | length }} {{ n }}", twins=twins, n=7)
+    assert last.record.waits_for == ("another job", "another job")
+    chain.polls = 0
+    text = "- re: 1 RE: FIRST\n- re: 2 RE: FIRST 15 7"
+    assert last.result(LIMIT) == f"re: {text}"
+    assert len(bodies(chain)) == 4
+
+
+def test_values_are_those_of_the_submission(chain: ScriptedServer) -> None:
+    """What stands beside a running job is filled in at submission, whatever changes later."""
+    chain.polls = 10**6
+    first = ask("first")
+    values = {"first": first, "note": ["early"]}
+    job = submit("{{ note }} {{ first }}", poll=0.02, fill=values)
+    values["note"][0] = "late"  # type: ignore[index]
+    values["first"] = "late"  # type: ignore[assignment]
+    chain.polls = 0
+    assert job.result(LIMIT) == "re: - early re: first"
+
+
+@pytest.mark.parametrize("expression", ["first[:n]", "first + note", "[first, n]", "first ~ fn"])
+def test_a_running_job_stands_alone(chain: ScriptedServer, expression: str) -> None:
+    """An expression with a running job takes nothing but jobs, literals and filters beside it."""
+    chain.polls = 10**6
+    first = ask("first")
+    with pytest.raises(BadInput, match=r"give \w+ braces of its own"):
+        ask(f"{{{{ {expression} }}}}", first=first, n=3, note="x", fn=len)
+    assert ask("{{ first[:3] | upper }}", first=first).record.waits_for
+    eventually(lambda: chain.count("create") == 1)
+
+
+def test_what_it_needs_fails(chain: ScriptedServer) -> None:
+    """If what a job waits for does not complete, it ends as failed, says which and why, and is never
+    sent; so do those that wait for it."""
+    chain.ending = lambda rid, _: response(rid, "failed", error={"code": "oops", "message": "no"})
+    first = ask("first")
+    second = ask("{{ first }}", first=first)
+    third = ask("{{ second }}", second=second)
+    with pytest.raises(JobFailed, match="oops: no") as caught:
+        third.result(LIMIT)
+    assert str(caught.value).startswith("not sent: it needs the answer of the other job, which is ")
+    assert second.status == "failed"
+    assert len(bodies(chain)) == 1
+    with pytest.raises(BadInput, match="is failed and has no answer"):
+        ask("{{ first }}", first=first)
+
+
+def test_an_expression_that_fails_with_the_answer(chain: ScriptedServer) -> None:
+    """An expression that the answer makes fail ends the waiting job, which is not sent."""
+    first = ask("first")
+    second = ask("{{ first.nosuch }}", first=first)
+    with pytest.raises(JobFailed, match="has no attribute 'nosuch'"):
+        second.result(LIMIT)
+    assert len(bodies(chain)) == 1
+
+
+def test_cancel_while_waiting(chain: ScriptedServer) -> None:
+    """A waiting job can be cancelled: it is never sent, and what it waited for goes on."""
+    chain.polls = 10**6
+    first = ask("first")
+    second = ask("{{ first }}", first=first)
+    assert second.cancel()
+    with pytest.raises(JobCancelled, match="before it was sent"):
+        second.result(LIMIT)
+    chain.polls = 0
+    assert first.result(LIMIT) == "re: first"
+    assert (len(bodies(chain)), chain.count("cancel")) == (1, 0)
+
+
+def test_waiting_survives_a_restart(chain: ScriptedServer) -> None:
+    """A chain is picked up by the next process, from its last link: what that needs is followed too,
+    and each is sent once."""
+    chain.polls = 10**6
+    first = ask("first")
+    eventually(lambda: first.response_id)
+    second = ask("2 {{ first }} {{ 'x' | upper }}", first=first)
+    third = ask("3 {{ second }}", second=second)
+    journal = session.manager.ledger.journal
+    eventually(lambda: len(journal.entries(open_only=True)) == 3)
+    keys = [job.record.key for job in (first, second, third)]
+    restart()
+    assert third.done()
+    with pytest.raises(bgmagic.Detached):
+        third.result(0)
+    chain.polls = 0
+    entry = session.manager.ledger.journal.find(keys[2])
+    assert entry is not None
+    again = session.manager.attach(entry)
+    assert again.result(LIMIT) == "re: 3 re: 2 re: first X"
+    assert len(bodies(chain)) == 3
+    kept = session.manager.ledger.journal.find(keys[1])
+    assert kept is not None
+    assert (kept.draft, question(json.loads(kept.request))) == (None, "2 re: first X")
+
+
+def test_needs_nothing_but_the_journal(chain: ScriptedServer) -> None:
+    """A waiting job whose need ended before the restart is sent with the journal's answer; one whose
+    need was removed from the journal ends, and says so."""
+    chain.polls = 10**6
+    first, other = ask("first"), ask("other")
+    waiting = [ask("{{ first }}{{ other }}", first=first, other=other), ask("{{ o }}", o=other)]
+    journal = session.manager.ledger.journal
+    eventually(lambda: len(journal.entries(open_only=True)) == 4)
+    eventually(lambda: first.response_id and other.response_id)
+    chain.by_id[str(first.response_id)] = Script(json=response("x", "completed", "re: first"))
+    first.result(LIMIT)
+    restart()
+    journal = session.manager.ledger.journal
+    entry = journal.find(waiting[0].record.key)
+    assert entry is not None
+    job = session.manager.attach(entry)
+    eventually(lambda: job.record.waits_for == (other.response_id,) or job.done())
+    chain.polls = 0
+    assert job.result(LIMIT) == "re: re: firstre: other"
+    journal.forget([other.record.key]).result(LIMIT)
+    restart()
+    entry = session.manager.ledger.journal.find(waiting[1].record.key)
+    assert entry is not None
+    with pytest.raises(JobFailed, match="no longer in the journal"):
+        session.manager.attach(entry).result(LIMIT)
+
+
+def test_one_that_needs_two_is_known_again(chain: ScriptedServer) -> None:
+    """Its cell run again while one of two needs has ended is still the same request: the draft of a
+    prompt does not depend on how many of its jobs have ended."""
+    chain.polls = 10**6
+    first, second = ask("first"), ask("second")
+    template = compile_template("{{ first }} {{ second }} {{ n }} {{ first[:n] if n < 3 else n }}")
+    values: dict[str, Any] = {"second": second, "n": 3}
+    with pytest.raises(BadInput):
+        template.fill(values | {"first": first})
+    template = compile_template("{{ first }} {{ second }} {{ n }}")
+    before = Draft.of(template.fill(values | {"first": first}), None)
+    eventually(lambda: first.response_id)
+    chain.by_id[str(first.response_id)] = Script(json=response("x", "completed", "re: first"))
+    answer = first.result(LIMIT)
+    after = Draft.of(template.fill(values | {"first": answer}), None)
+    assert before == after
+    assert before.needs == (first.record.key, second.record.key)
+
+
+def test_conversation_goes_on(chain: ScriptedServer) -> None:
+    """A conversation is sent whole, as messages in the API's form; instructions carry over unless they
+    are given again; any earlier answer can be gone on from."""
+    one = submit("one", poll=0.02, instructions="Be brief.").result(LIMIT)
+    two = submit("two", poll=0.02, continue_=one).result(LIMIT)
+    three = submit("three", poll=0.02, continue_=two, instructions="Be long.").result(LIMIT)
+    other = submit("other", poll=0.02, continue_=one).result(LIMIT)
+    sent = bodies(chain)
+    assert [body.get("instructions") for body in sent] == [
+        *["Be brief."] * 2,
+        "Be long.",
+        "Be brief.",
+    ]
+    turns = [
+        {"role": "user", "content": [{"type": "input_text", "text": "one"}]},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "re: one"}]},
+        {"role": "user", "content": [{"type": "input_text", "text": "two"}]},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "re: two"}]},
+        {"role": "user", "content": [{"type": "input_text", "text": "three"}]},
+    ]
+    assert [body["input"] for body in sent[:3]] == [turns[:1], turns[:3], turns]
+    assert [part["content"][0]["text"] for part in sent[3]["input"]] == ["one", "re: one", "other"]
+    assert three.conversation[:5] == turns
+    assert other.conversation[-1]["content"][0]["text"] == "re: other"
+    kept: Answer = pickle.loads(pickle.dumps(two))
+    assert kept.conversation == two.conversation
+    again = submit("again", poll=0.02, continue_=kept).result(LIMIT)
+    assert bodies(chain)[-1]["instructions"] == "Be brief."
+    assert again.conversation[:4] == turns[:4]
+
+
+def test_conversation_waits_for_its_turn(chain: ScriptedServer) -> None:
+    """Turns can be submitted before the one before them has ended, also with a prompt that waits."""
+    chain.polls = 10**6
+    one = submit("one", poll=0.02, instructions="Be brief.")
+    side = submit("side", poll=0.02)
+    two = submit("two {{ side }}", poll=0.02, continue_=one, fill={"side": side})
+    three = submit("three", poll=0.02, continue_=two)
+    assert three.record.waits_for == ("another job",)
+    chain.polls = 0
+    answer = three.result(LIMIT)
+    said = [turn["content"][0]["text"] for turn in answer.conversation]
+    assert said == ["one", "re: one", "two re: side", "re: two re: side", "three", "re: three"]
+    assert answer.instructions == "Be brief."
+
+
+def test_conversation_outlives_the_process(chain: ScriptedServer) -> None:
+    """An earlier process's conversation goes on from the journal, by its name, also when the server has
+    forgotten it, and while it is still open."""
+    session.hold = lambda name: Held({}, name)
+    try:
+        submit("one", poll=0.02, out="chat").result(LIMIT)
+        chain.polls = 10**6
+        submit("two", poll=0.02, out="chat2", continue_="chat")
+        journal = session.manager.ledger.journal
+        eventually(
+            lambda: any(entry.response_id and not entry.ended_at for entry in journal.entries())
+        )
+    finally:
+        session.hold = None
+    restart()
+    chain.responses.pop("resp_1")
+    chain.polls = 0
+    three = submit("three", poll=0.02, continue_="chat2").result(LIMIT)
+    said = [turn["content"][0]["text"] for turn in three.conversation]
+    assert said == ["one", "re: one", "two", "re: two", "three", "re: three"]
+    assert [job.name for job in jobs() if job.name] == ["chat2"]
+
+
+class Held:
+    """A variable of a notebook."""
+
+    def __init__(self, namespace: dict[str, Any], name: str) -> None:
+        self.namespace, self.name = namespace, name
+
+    def hold(self, job: Job) -> None:
+        self.namespace[self.name] = job
+
+    def replace(self, job: Job, successor: Any) -> None:
+        if self.namespace.get(self.name) is job:
+            self.namespace[self.name] = successor
+
+
+def test_after_a_failed_turn(chain: ScriptedServer) -> None:
+    """After a turn without an answer the conversation goes on from the one before; without any answer
+    before, or with something else, it is one line and nothing is sent."""
+    usual = chain.ending
+    one = submit("one", poll=0.02, instructions="Be brief.").result(LIMIT)
+    chain.ending = lambda rid, _: response(rid, "failed")
+    chain.polls = 10**6
+    failed = submit("two", poll=0.02, continue_=one)
+    needs_failed = submit("three", poll=0.02, continue_=failed)
+    chain.polls = 0
+    assert needs_failed.exception(LIMIT)
+    chain.ending = usual
+    four = submit("four", poll=0.02, continue_=needs_failed).result(LIMIT)
+    assert [turn["content"][0]["text"] for turn in four.conversation[:3]] == [
+        "one",
+        "re: one",
+        "four",
+    ]
+    assert four.instructions == "Be brief."
+    chain.ending = lambda rid, _: response(rid, "failed")
+    lonely = submit("lonely", poll=0.02)
+    assert lonely.exception(LIMIT)
+    count = len(bodies(chain))
+    for wrong, told in (
+        (lonely, "no answer before it"),
+        (["a"], "it holds a list"),
+        ("nosuch", "no variable 'nosuch'"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            submit("five", continue_=wrong)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="give one of them"):
+        submit("five", continue_=four, messages=[{"role": "user", "content": "x"}])
+    assert len(bodies(chain)) == count
+
+
+def test_waits_for_another_kernel(chain: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose need another living kernel follows waits for that kernel to write the answer down."""
+    monkeypatch.setattr("bgmagic.awaiting.RETRY", 0.05)
+    chain.polls = 10**6
+    first = ask("first")
+    eventually(lambda: first.response_id)
+    second = ask("{{ first }}", first=first)
+    journal = session.manager.ledger.journal
+    eventually(lambda: len(journal.entries(open_only=True)) == 2)
+    theirs, session._manager = session._manager, None
+    assert theirs is not None
+    # As if that kernel had died but for the job it follows.
+    theirs._loop.run(_give_up(theirs, second)).result(LIMIT)
+    entry = session.manager.ledger.journal.find(second.record.key)
+    assert entry is not None
+    job = session.manager.attach(entry)
+    eventually(lambda: "alive" in (job.record.trouble or ""))
+    chain.polls = 0
+    assert job.result(LIMIT) == "re: re: first"
+    assert len(bodies(chain)) == 2
+    assert theirs.close(LIMIT)
+
+
+async def _give_up(manager: Any, job: Job) -> None:
+    manager._courses[job][1].cancel()
+    await manager.ledger.write(job.record, owner=None)
+
+
+parts = st.lists(st.text(max_size=5) | st.integers(0, 3), max_size=6)
+
+
+@given(parts, st.lists(st.text(max_size=9), min_size=4, max_size=4))
+def test_drafts_survive_the_journal(pieces: list[Any], answers: list[str]) -> None:
+    """Whatever text stands around the holes, a draft that was written down gives the same prompt."""
+    made = [_waiting() for _ in answers]
+    shown = "".join(
+        p.replace("{", "(") if isinstance(p, str) else f"{{{{ j{p} }}}}" for p in pieces
+    )
+    filled = compile_template("." + shown).fill({f"j{n}": job for n, job in enumerate(made)})
+    draft = Draft(json.loads(json.dumps(Draft.of(filled, None).text)))
+    texts = {job.record.key: Answer(text, {}) for job, text in zip(made, answers, strict=True)}
+    body = {"input": [{"role": "user", "content": [{"type": "input_text", "text": filled.text}]}]}
+    sent = draft.finish(bgmagic.request.Request.of(body), lambda key: texts[key])
+    expected = "".join(p.replace("{", "(") if isinstance(p, str) else answers[p] for p in pieces)
+    assert question(sent.body) == f".{expected}"
+
+
+def _waiting() -> Job:
+    from bgmagic.status import JobRecord
+
+    record = JobRecord(request=bgmagic.request.Request("{}"), server="", submitted_at=time.time())
+    control: Callable[..., Any] = None  # type: ignore[assignment]
+    return Job(record, control)  # type: ignore[arg-type]

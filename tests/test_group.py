@@ -1,0 +1,513 @@
+"""Many jobs as one: the group as a sequence, on its way to the server, joined and picked up again."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+
+import bgmagic
+from bgmagic.answer import Answer
+from bgmagic.errors import BadInput, BgmagicError, JobCancelled, JobFailed, NotReady
+from bgmagic.group import JobGroup
+from bgmagic.grouping import attach_group
+from bgmagic.job import Job
+from bgmagic.manager import JobManager
+from bgmagic.poller import Clock
+from bgmagic.session import Session, session
+from tests.scripted import Script, ScriptedServer, response
+from tests.test_job import LIMIT, SOON, eventually
+
+NOTEBOOK = "/home/user/study.ipynb"
+REFUSED = {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}
+Ask = Callable[..., JobGroup]
+
+
+@pytest.fixture
+def kernel_of(pointed: ScriptedServer, tmp_path: Path) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Makes this process the next kernel of a notebook: the last one's jobs are left behind."""
+    path, made = tmp_path / "data" / "journal.sqlite3", []
+
+    def begin() -> dict[str, Any]:
+        end()
+        session._manager = Session._made(path)
+        namespace: dict[str, Any] = {}
+        session.bind, session.notebook = namespace.__setitem__, lambda: NOTEBOOK
+        session.hold = lambda name: None  # type: ignore[assignment,return-value]
+        made.append(session.manager)
+        return namespace
+
+    def end() -> None:
+        if made:
+            assert made.pop().close(10)
+        session._manager = None
+
+    yield begin
+    end()
+    session.bind = session.hold = None
+    session.notebook = str
+
+
+@pytest.fixture
+def ask(kernel_of: Callable[[], dict[str, Any]]) -> Ask:
+    """Sends a group whose jobs are polled often."""
+    kernel_of()
+
+    def ask(template: str = "Say {{ item }}", items: Any = None, **options: Any) -> JobGroup:
+        return bgmagic.map(template, items, **{"poll": SOON, **options})
+
+    return ask
+
+
+def prompts(server: ScriptedServer) -> list[str]:
+    """What was asked, in the order in which it arrived."""
+    creates = [seen.body for seen in server.seen if seen.kind == "create"]
+    return [body["input"][0]["content"][0]["text"].strip() for body in creates]
+
+
+def letter(body: Any) -> str:
+    """The end of what was asked."""
+    return str(body["input"][0]["content"][0]["text"]).strip()[-1]
+
+
+def echo(rid: str, body: Any) -> dict[str, Any]:
+    """A response that says what was asked."""
+    text = body["input"][0]["content"][0]["text"].strip()
+    usage = {
+        "input_tokens": 3,
+        "output_tokens": 5,
+        "output_tokens_details": {"reasoning_tokens": 2},
+    }
+    return response(rid, "completed", f"re: {text}", usage=usage)
+
+
+# As a collection.
+
+
+def test_a_list_becomes_a_list_of_answers(ask: Ask, pointed: ScriptedServer) -> None:
+    """Each item is asked once, the answers stand in the items' order, and the group is a sequence."""
+    pointed.ending = echo
+    group = ask(items=["a", "b", "c"])
+    assert group.result(LIMIT) == ["re: Say a", "re: Say b", "re: Say c"]
+    assert sorted(prompts(pointed)) == ["Say a", "Say b", "Say c"]
+    assert list(group) == group.result() == group[:]
+    assert (len(group), group[-1], group.index("re: Say b")) == (3, "re: Say c", 1)
+    assert all(isinstance(answer, Answer) for answer in group)
+    assert repr(group) == "<JobGroup group 3 jobs: 3 completed>"
+    with pytest.raises(BgmagicError, match="pickle its answers"):
+        pickle.dumps(group)
+
+
+def test_a_dict_becomes_a_dict(ask: Ask, pointed: ScriptedServer) -> None:
+    """The answers of a dict have its keys, whatever these are; several of one item are a list."""
+    pointed.ending = echo
+    group = ask(items={"x": "a", 7: "b", (1, 2): "c"})
+    assert group.result(LIMIT) == {"x": "re: Say a", 7: "re: Say b", (1, 2): "re: Say c"}
+    assert dict(group) == group.result()
+    assert group.jobs[0].name == "group['x']"
+    twice = ask(items={"x": "a", "y": "b"}, n=2)
+    assert twice.result(LIMIT) == {"x": ["re: Say a"] * 2, "y": ["re: Say b"] * 2}
+
+
+def test_rows_settings_and_samples_in_a_table(ask: Ask, pointed: ScriptedServer) -> None:
+    """Rows of a DataFrame, two settings and two samples: all combined, and the table has a row for
+    each with its columns, its settings, tokens and text; what is not known is missing."""
+    pointed.ending = echo
+    table = pandas.DataFrame({"q": ["a", "b"], "count": [1, 2]})
+    sweep = {"effort": ["low", "high"], "temperature": [0]}
+    group = ask("{{ item.q }}{{ item.count }} {{ who }}", table, n=2, sweep=sweep, fill={"who": "me"})  # fmt: skip
+    group.result(LIMIT)
+    bodies = [seen.body for seen in pointed.seen if seen.kind == "create"]
+    assert sorted((b["input"][0]["content"][0]["text"], b["reasoning"]["effort"]) for b in bodies) == sorted(
+        itertools.chain.from_iterable([pair] * 2 for pair in itertools.product(["a1 me", "b2 me"], ["low", "high"]))
+    )  # fmt: skip
+    assert {body["temperature"] for body in bodies} == {0}
+    frame = group.to_frame()
+    assert list(frame["item.q"]) == ["a"] * 4 + ["b"] * 4
+    assert list(frame["effort"]) == ["low", "low", "high", "high"] * 2
+    assert list(frame["sample"]) == [0, 1] * 4
+    assert list(frame["text"])[:1] == ["re: a1 me"]
+    assert (frame["tokens_in"].sum(), frame["tokens_out"].sum(), frame["tokens_reasoning"].sum()) == (24, 40, 16)  # fmt: skip
+    assert set(frame["status"]) == {"completed"}
+    assert (frame["seconds"] > 0).all()
+    assert frame["price"].isna().all()
+    assert frame["error"].isna().all()
+
+
+def test_jobs_stand_in_the_places_of_answers(ask: Ask, pointed: ScriptedServer) -> None:
+    """Where there is no answer yet, or none came, the job stands in its place; retry_failed sends
+    those again, in their places, and only those."""
+    go = threading.Event()
+    pointed.ending = lambda rid, body: (
+        response(rid, "failed", error={"code": "server_error", "message": "no luck"})
+        if letter(body) == "b"
+        else echo(rid, body)
+        if go.is_set() or letter(body) == "a"
+        else response(rid, "in_progress")
+    )
+    group = ask(items=["a", "b", "c"])
+    eventually(lambda: isinstance(group[0], Answer) and group.jobs[1].done())
+    assert group[1] is group.jobs[1]
+    assert isinstance(group[2], Job)
+    assert group.failed == (group.jobs[1],)
+    assert not group.done()
+    with pytest.raises(NotReady):
+        assert "no such answer" in group
+    with pytest.raises(TimeoutError):
+        group.result(0.01)
+    go.set()
+    with pytest.raises(JobFailed, match="no luck") as caught:
+        group.result(LIMIT)
+    assert caught.value.__notes__ == ["1 of 3 jobs ended without an answer; .failed has them all"]
+    mixed = group.result(LIMIT, return_exceptions=True)
+    assert [type(part) for part in mixed] == [Answer, JobFailed, Answer]
+    pointed.ending = echo
+    failed, before = group.jobs[1], pointed.count("create")
+    (again,) = group.retry_failed()
+    assert group.jobs[1] is again is not failed
+    assert group.result(LIMIT) == ["re: Say a", "re: Say b", "re: Say c"]
+    assert pointed.count("create") == before + 1
+
+
+def test_what_may_have_been_accepted_is_not_retried(ask: Ask, pointed: ScriptedServer) -> None:
+    """A job of which nobody knows whether it was accepted is sent again only on purpose."""
+    pointed.enqueue("create", Script(reset="after"))
+    group = ask(items=["a"])
+    eventually(group.done)
+    assert group.counts == {"unknown": 1}
+    assert group.retry_failed() == ()
+    assert pointed.count("create") == 1
+    (again,) = group.retry_failed(unknown=True)
+    assert again.result(LIMIT) == "the answer"
+
+
+def test_waiting_for_all_of_them(ask: Ask, pointed: ScriptedServer) -> None:
+    """`await`, `as_completed` and `async for` give every answer; to be cancelled while awaiting does
+    not cancel a job."""
+    pointed.ending = echo
+    group = ask(items=list("abcd"))
+
+    async def everything() -> tuple[Any, list[str]]:
+        answers = await group
+        ended = [str(job.result()) async for job in group.as_completed(LIMIT)]
+        return answers, ended
+
+    answers, ended = asyncio.run(everything())
+    assert answers == sorted(ended) == [f"re: Say {letter}" for letter in "abcd"]
+    assert sorted(job.result() for job in group.as_completed(LIMIT)) == answers
+    pointed.polls = 10**6
+    endless = ask(items=list("ef"))
+
+    async def impatient() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await endless
+        with pytest.raises(TimeoutError):
+            async for _ in endless.as_completed(0.1):
+                pass
+
+    asyncio.run(impatient())
+    assert not any(job.record.cancelling for job in endless.jobs)
+
+
+# On the way to the server.
+
+
+def test_so_many_at_once_and_the_others_wait(ask: Ask, pointed: ScriptedServer) -> None:
+    """No more jobs than --max-in-flight are at the server; the others wait, in order, and each that
+    ends makes room for one."""
+    pointed.polls = 10**6
+    group = ask(items=range(12), max_in_flight=4)
+    eventually(lambda: sum(job.running() for job in group.jobs) == 4)
+    assert group.counts == {"waiting": 8, "queued": 4} or group.counts["waiting"] == 8
+    assert sorted(prompts(pointed)) == [f"Say {n}" for n in range(4)]
+    running = [len(prompts(pointed))]
+    pointed.ending = echo
+    pointed.polls = 1
+    watch = [sum(job.running() for job in group.jobs)]
+    while not group.done():
+        watch.append(sum(job.running() or job.status == "submitting" for job in group.jobs))
+        time.sleep(0.001)
+    assert max(watch) <= 4
+    assert len(group.result(LIMIT)) == 12
+    asked = [int(text.removeprefix("Say ")) for text in prompts(pointed)]
+    assert sorted(asked) == list(range(12))
+    # Those that are let go together may overtake each other, nobody else.
+    assert all(abs(place - number) < 4 for place, number in enumerate(asked))
+    assert running == [4]
+
+
+def test_cancel_all(ask: Ask, pointed: ScriptedServer) -> None:
+    """Cancelling the group cancels those at the server there, and those that wait here: they are never
+    sent."""
+    pointed.polls = 10**6
+    group = ask(items=range(20), max_in_flight=3)
+    eventually(lambda: sum(job.running() for job in group.jobs) == 3)
+    assert group.cancel()
+    eventually(group.done)
+    assert group.counts == {"cancelled": 20}
+    assert (pointed.count("create"), pointed.count("cancel")) == (3, 3)
+    assert not group.cancel()
+    with pytest.raises(JobCancelled):
+        group.result(0)
+
+
+def test_cancelled_before_it_was_written_down(ask: Ask, pointed: ScriptedServer) -> None:
+    """A group that is cancelled in the same breath sends nothing."""
+    group = ask(items=range(50))
+    group.cancel()
+    eventually(group.done)
+    assert group.counts == {"cancelled": 50}
+    assert pointed.count("create") == 0
+
+
+def test_a_refusal_stops_the_whole_group(ask: Ask, pointed: ScriptedServer) -> None:
+    """After a 429 nobody of the group sends before the time that the server wished is over; then the
+    number at the server grows again, in order, and each job is accepted once."""
+    shut_until = 0.0
+    refused: list[float] = []
+
+    def choose(kind: str) -> Script:
+        nonlocal shut_until
+        if kind != "create":
+            return Script()
+        now, count = time.monotonic(), pointed.count("create")
+        if count == 6:
+            shut_until = now + 0.4
+        if now < shut_until:
+            refused.append(now)
+            left = {"retry-after-ms": str(int((shut_until - now) * 1000) + 20)}
+            return Script(status=429, json=REFUSED, headers=left)
+        return Script()
+
+    pointed.choose, pointed.ending = choose, echo
+    group = ask(items=range(30), max_in_flight=8)
+    eventually(lambda: refused)
+    assert group.result(LIMIT) == [f"re: Say {n}" for n in range(30)]
+    # Only what was on its way when the first was refused.
+    assert 1 <= len(refused) <= 8
+    assert len(pointed.accepted) == 30
+    later = [seen.at for seen in pointed.seen if seen.kind == "create" and seen.at > refused[-1]]
+    assert min(later) >= shut_until
+
+
+def test_refusals_without_a_wish_end_too(ask: Ask, pointed: ScriptedServer) -> None:
+    """Refused without a retry-after, the group waits by itself, and all jobs are sent in the end."""
+    pointed.enqueue("create", *[Script(status=429, json=REFUSED)] * 3)
+    group = ask(items=range(5), max_in_flight=5)
+    assert len(group.result(LIMIT)) == 5
+    assert len(pointed.accepted) == 5
+
+
+def test_early_polls_are_left_out_in_a_crowd(
+    pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few jobs are polled after 1 second; of many each but the first is left for the usual 10."""
+    pauses: list[float] = []
+
+    async def pause(wake: asyncio.Event, seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0.01 if len(pauses) > 60 else 0)
+        await wake.wait() if len(pauses) > 60 else None
+
+    manager = JobManager(clock=Clock(wait=pause))
+    monkeypatch.setattr(session, "_manager", manager)
+    pointed.polls = 10**6
+    try:
+        group = bgmagic.map("{{ item }}", range(60), max_in_flight=60)
+        eventually(lambda: len(pauses) > 60 and all(job.response_id for job in group.jobs))
+    finally:
+        assert manager.close(10)
+    early = [seconds for seconds in pauses if seconds < 5]
+    usual = [seconds for seconds in pauses if 9 <= seconds <= 11]
+    assert early
+    assert len(usual) >= 30
+
+
+def test_groups_that_wait_for_groups(ask: Ask, pointed: ScriptedServer) -> None:
+    """The items of a sweep may be jobs that still run, and a prompt may hold a whole group: each job is
+    sent when its own answers are there; one whose item failed ends as failed and is never sent."""
+    go = threading.Event()
+    pointed.ending = lambda rid, body: (
+        response(rid, "failed", error={"message": "no luck"})
+        if letter(body) == "b"
+        else echo(rid, body)
+        if go.is_set() or letter(body) == "a"
+        else response(rid, "in_progress")
+    )
+    first = ask(items=list("abc"))
+    eventually(lambda: first.jobs[0].running())
+    second = ask("And {{ item }}", first)
+    eventually(lambda: second.jobs[0].done() and second.jobs[1].done())
+    assert second[0] == "re: And re: Say a"
+    assert "no luck" in str(second.jobs[1].error)
+    assert second.jobs[2].record.waits_for == ("group[2]",)
+    third = ask("All: {{ group }}", None, n=2, fill={"group": [first[0], first[2]]})
+    assert third.counts == {"waiting": 2}
+    go.set()
+    assert third.result(LIMIT) == ["re: All: - re: Say a\n- re: Say c"] * 2
+    eventually(second.done)
+    assert second[2] == "re: And re: Say c"
+    assert pointed.count("create") == 7
+
+
+# Before it costs.
+
+
+def test_many_jobs_are_agreed_to(
+    ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than confirm_above jobs are sent only with their very number; the line says how they come
+    about and what they may cost. Nothing is sent before."""
+    sweep = {"effort": ["low", "high"]}
+    with pytest.raises(BadInput, match=r"these are 102 jobs \(51 items × 2 settings\): .*--yes 102") as caught:  # fmt: skip
+        ask(items=range(51), sweep=sweep)
+    assert "no price known" in str(caught.value)
+    with pytest.raises(BadInput, match=r"these are 102 jobs, not 100"):
+        ask(items=range(51), sweep=sweep, yes=100)
+    with pytest.raises(BadInput, match=r"these are 3 jobs, not 2"):
+        ask(items=range(3), yes=2)
+    monkeypatch.setenv("BGMAGIC_CONFIRM_ABOVE", "2")
+    with pytest.raises(BadInput, match="these are 3 jobs: "):
+        ask(items=range(3))
+    monkeypatch.setenv("BGMAGIC_CONFIRM_ABOVE", "many")
+    with pytest.raises(BadInput, match="BGMAGIC_CONFIRM_ABOVE 'many': it must be a whole number"):
+        ask(items=range(3))
+    assert pointed.count("create") == 0
+    monkeypatch.delenv("BGMAGIC_CONFIRM_ABOVE")
+    assert len(ask(items=range(102), yes=102).result(LIMIT)) == 102
+
+
+@pytest.mark.parametrize(
+    ("template", "items", "says"),
+    [
+        ("Say hello", ["a", "b"], "never names {{ item }}.*--n 2 instead"),
+        ("{{ item.nothing }}", [{"q": 1}], "--each, item 0: line 1, {{ item.nothing }}"),
+        ("{{ item }}", {"x": bytes(3)}, "--each, item 'x': .*has no text"),
+        ("{{ item }}", "text", "must be a list"),
+        ("{{ other }}", ["a"], "there is no variable 'other'"),
+        ("{{ item", ["a"], "has no }}"),
+        ("{{ item }}", ["a", " "], "empty"),
+    ],
+)
+def test_bad_input_sends_nothing(
+    ask: Ask, pointed: ScriptedServer, template: str, items: Any, says: str
+) -> None:
+    """What can't be asked is one line that says which item, and nothing is sent."""
+    with pytest.raises(BadInput, match=says) as caught:
+        ask(template, items)
+    assert "\n" not in str(caught.value)
+    assert pointed.count("create") == 0
+
+
+# Joined, and picked up again.
+
+
+def test_the_same_sweep_again_joins_job_by_job(ask: Ask, pointed: ScriptedServer) -> None:
+    """A sweep that is sent again while it runs joins it, the k-th sample the k-th; of those that have
+    ended the answers are taken, the failed are sent anew; `again` sends all."""
+    pointed.ending = lambda rid, body: (
+        response(rid, "failed", error={"message": "no luck"})
+        if letter(body) == "b"
+        else echo(rid, body)
+        if letter(body) == "a"
+        else response(rid, "in_progress")
+    )
+    first = ask(items=list("abc"), n=2, out="x")
+    eventually(lambda: sum(job.done() for job in first.jobs) == 4)
+    assert pointed.count("create") == 6
+    second = ask(items=list("abc"), n=2, out="x")
+    eventually(lambda: pointed.count("create") == 8)
+    joined = [one is two for one, two in zip(first.jobs, second.jobs, strict=True)]
+    assert joined == [True, True, False, False, True, True]
+    assert second.key != first.key
+    eventually(lambda: all(job.record.place.group == second.key for job in second.jobs))
+    eventually(lambda: len(second.failed) == 2)
+    more = ask(items=list("cab"), n=1, out="x")
+    assert more.jobs[0] is second.jobs[4]
+    assert more.jobs[1] is second.jobs[0]
+    eventually(lambda: more.jobs[0].name == "x[0]")
+    eventually(lambda: pointed.count("create") == 9)
+    ask(items=list("c"), out="x", again=True)
+    ask(items=list("c"), out="y")
+    ask(items=list("c"))
+    eventually(lambda: pointed.count("create") == 12)
+
+
+def test_an_interrupted_sweep_is_free_to_run_again(
+    ask: Ask, pointed: ScriptedServer, kernel_of: Callable[[], dict[str, Any]]
+) -> None:
+    """With --reuse a sweep that was interrupted is sent again for nothing: what has completed is given
+    from the journal, sample by sample, what runs is followed, what waited is sent."""
+    pointed.ending = lambda rid, body: (
+        echo(rid, body) | {"output": response(rid, "completed", f"from {rid}")["output"]}
+        if letter(body) == "a"
+        else response(rid, "in_progress")
+    )
+    first = ask(items=list("ab"), n=3, out="x", max_in_flight=4)
+    eventually(lambda: pointed.count("create") == 6 and sum(job.done() for job in first.jobs) == 3)
+    said = sorted(first[:3])
+    pointed.ending = echo
+    kernel_of()
+    second = ask(items=list("ab"), n=3, out="x", reuse=True)
+    assert sorted(second[:3]) == said
+    assert len(set(said)) == 3
+    assert second.result(LIMIT)[3:] == ["re: Say b"] * 3
+    assert pointed.count("create") == 6
+    kernel_of()
+    third = ask(items=list("ab"), n=4, out="x", reuse=True)
+    assert sorted(third.result(LIMIT)[:3]) == said
+    assert pointed.count("create") == 8
+
+
+def test_the_next_kernel_sends_what_was_not_sent(
+    ask: Ask, pointed: ScriptedServer, kernel_of: Callable[[], dict[str, Any]]
+) -> None:
+    """A group picked up by the next kernel is whole: answers from the journal, jobs that run followed,
+    those not yet sent are sent; none is sent twice, and the table is the same."""
+    pointed.ending = lambda rid, body: (
+        response(rid, "in_progress") if letter(body) == "b" else echo(rid, body)
+    )
+    first = ask(items={"k1": "a", "k2": "b", "k3": "c"}, n=2, out="x", max_in_flight=2)
+    eventually(lambda: pointed.count("create") == 4)
+    eventually(lambda: first.counts.get("in_progress") == 2)
+    assert first.counts == {"completed": 2, "in_progress": 2, "waiting": 2}
+    kernel_of()
+    assert first.counts == {"completed": 2, "detached": 4}
+    second = attach_group(first.key, "x")
+    assert list(second) == ["k1", "k2", "k3"]
+    assert second["k1"] == ["re: Say a"] * 2
+    pointed.ending = echo
+    assert second.result(LIMIT) == {f"k{n}": [f"re: Say {c}"] * 2 for n, c in enumerate("abc", 1)}
+    assert len(pointed.accepted) == pointed.count("create") == 6
+    frame = second.to_frame()
+    assert list(frame["key"]) == ["k1", "k1", "k2", "k2", "k3", "k3"]
+    assert list(frame["item"]) == ["a", "a", "b", "b", "c", "c"]
+    assert list(frame["sample"]) == [0, 1] * 3
+
+
+def test_retried_jobs_stay_in_the_journals_group(
+    ask: Ask, pointed: ScriptedServer, kernel_of: Callable[[], dict[str, Any]]
+) -> None:
+    """A job that was retried is the one that the next kernel finds in its place, and a failed one can
+    be retried there too."""
+    pointed.ending = lambda rid, body: response(rid, "failed", error={"message": "no luck"})
+    first = ask(items=["a", "b"], out="x")
+    eventually(first.done)
+    first.retry_failed()
+    eventually(lambda: first.done() and len(first.failed) == 2)
+    kernel_of()
+    pointed.ending = echo
+    second = attach_group(first.key, "x")
+    assert [job.record.key for job in second.jobs] == [job.record.key for job in first.jobs]
+    second.retry_failed()
+    assert second.result(LIMIT) == ["re: Say a", "re: Say b"]
+    assert pointed.count("create") == 6

@@ -1,0 +1,132 @@
+"""What a sweep asks: items, settings and samples, combined."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgmagic.errors import BadInput
+from bgmagic.options import Settings
+from bgmagic.sweep import KEPT_ITEM, Row, items_of, kept, points, read_axes
+from tests.test_answer import json_values
+
+
+def test_items_of_everything_that_has_an_order() -> None:
+    """Lists, tuples, ranges, generators, dicts, arrays, Series and the rows of a DataFrame are gone
+    over in their order."""
+    table = pandas.DataFrame({"q": ["a", "b"], "count": [1, 2]}, index=[7, 9])
+    assert items_of(["a", "b"], "--each").values == ("a", "b")
+    assert items_of((n for n in (1, 2)), "--each").values == (1, 2)
+    assert items_of(range(3), "--each").values == (0, 1, 2)
+    assert items_of(numpy.array([1.5, 2.5]), "--each").values == (1.5, 2.5)
+    assert items_of(table["q"], "--each").values == ("a", "b")
+    assert items_of(table["q"], "--each").kind == "list"
+    keyed = items_of({"x": "a", "y": "b"}, "--each")
+    assert (keyed.kind, keyed.keys, keyed.values) == ("dict", ("x", "y"), ("a", "b"))
+    rows = items_of(table, "--each")
+    assert rows.kind == "rows"
+    assert rows.values == ({"q": "a", "count": 1}, {"q": "b", "count": 2})
+    assert items_of([{"q": "a"}], "--each").kind == "rows"
+
+
+@pytest.mark.parametrize(
+    "given", ["text", b"bytes", 7, None, {"a", "b"}, [], {}, object()], ids=lambda v: repr(v)[:20]
+)
+def test_items_of_what_has_none(given: object) -> None:
+    """Text, a number, a set and whatever is empty are refused in one line that says what is allowed."""
+    with pytest.raises(BadInput, match=r"^--each.*(must be a list|is empty)"):
+        items_of(given, "--each")
+
+
+def test_a_rows_columns_come_before_a_dicts_methods() -> None:
+    """A column called `count`, `values` or `items` is that column, as an attribute too."""
+    row = Row(count=1, values=2, other=3)
+    assert (row.count, row.values, row["count"]) == (1, 2, 1)
+    assert list(row.keys()) == ["count", "values", "other"]
+    assert row.get("nothing") is None
+
+
+def test_axes_are_read_as_their_options_are() -> None:
+    """Settings are checked like the options of their names; other fields are JSON or text; a list in
+    JSON, or one from Python, may hold what has commas."""
+    read = dict(
+        read_axes(
+            [
+                ("effort", "low, high"),
+                ("max_output_tokens", "1000,2000"),
+                ("temperature", "0,0.5"),
+                ("reasoning.summary", "auto,detailed"),
+                ("instructions", ["Be brief, please.", "Be long."]),
+                ("service_tier", '["a,b", null]'),
+            ],
+            "--sweep",
+        )
+    )
+    assert read["effort"] == ("low", "high")
+    assert read["max_output_tokens"] == (1000, 2000)
+    assert read["temperature"] == (0, 0.5)
+    assert read["reasoning.summary"] == ("auto", "detailed")
+    assert read["instructions"] == ("Be brief, please.", "Be long.")
+    assert read["service_tier"] == ("a,b", None)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "says"),
+    [
+        ([("effort", "low,hihg")], "not one of"),
+        ([("efort", "low,high")], "did you mean effort"),
+        ([("out", "a,b")], "can't be swept"),
+        ([("poll", "1,2")], "can't be swept"),
+        ([("effort", "")], "no values"),
+        ([("effort", "low,low")], "twice"),
+        ([("effort", "low"), ("effort", "high")], "twice"),
+        ([("temperature", "[0, 1")], "no JSON list"),
+        ([("temperature", 3)], "list of values"),
+        ([("model", {"a"})], "list of values"),
+    ],
+)
+def test_axes_that_can_not_be_swept(pairs: Any, says: str) -> None:
+    """A wrong name or value is one line that names it."""
+    with pytest.raises(BadInput, match=says) as caught:
+        read_axes(pairs, "--sweep")
+    assert "\n" not in str(caught.value)
+
+
+@given(
+    items=st.integers(1, 4),
+    efforts=st.lists(st.sampled_from(["low", "medium", "high"]), min_size=1, unique=True),
+    heats=st.lists(st.integers(0, 5), unique=True, max_size=3),
+    samples=st.integers(1, 4),
+)
+def test_every_combination_once_and_in_order(
+    items: int, efforts: list[str], heats: list[int], samples: int
+) -> None:
+    """Item by item, setting by setting, sample by sample, each once; the settings are in the job's
+    own, request fields among its params."""
+    axes = [("effort", efforts)] + ([("temperature", heats)] if heats else [])
+    made = points(Settings(param=(("top_p", 1),)), items, read_axes(axes, "--sweep"), samples)
+    assert len(made) == items * len(efforts) * max(1, len(heats)) * samples
+    told = [(point.item, point.swept, point.sample) for point in made]
+    assert len(set(told)) == len(told)
+    assert [point.item for point in made] == sorted(point.item for point in made)
+    for point in made:
+        swept = dict(point.swept)
+        assert point.settings.effort == swept["effort"]
+        assert dict(point.settings.param).get("temperature") == swept.get("temperature")
+        assert dict(point.settings.param)["top_p"] == 1
+
+
+@given(st.one_of(json_values, st.text(), st.binary(), st.builds(object), st.just(float("nan"))))
+def test_what_is_kept_of_an_item_is_json(value: Any) -> None:
+    """Whatever an item is, what the journal keeps of it is JSON of a bounded length; a short one is
+    kept as it is."""
+    told = json.dumps(kept(value), allow_nan=False)
+    assert len(told) <= 8 * KEPT_ITEM
+    if isinstance(value, str | int) and len(str(value)) < 100:
+        assert kept(value) == value

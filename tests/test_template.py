@@ -1,0 +1,143 @@
+"""The prompt's {{ expressions }}: what they become, and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgmagic.answer import Answer
+from bgmagic.errors import BadInput
+from bgmagic.inserting import as_text
+from bgmagic.template import compile_template
+
+
+def filled(text: str, **values: Any) -> str:
+    return compile_template(text).fill(values).text
+
+
+@given(st.text().filter(lambda text: "{{" not in text))
+def test_text_without_double_braces_arrives_unchanged(text: str) -> None:
+    """Any text without ``{{`` arrives as it was: JSON, LaTeX, code, line ends, control characters."""
+    assert filled(text) == text
+
+
+@given(st.text(), st.text().filter(lambda text: not text.endswith("{")), st.text())
+def test_values_are_inserted_exactly(value: str, before: str, after: str) -> None:
+    """Any text in a variable goes in to the letter, its own braces included."""
+    before, after = before.replace("{{", "{"), after.replace("{{", "{")
+    assert filled(f"{before}{{{{ x }}}}{after}", x=value) == f"{before}{value}{after}"
+
+
+@pytest.mark.parametrize(
+    ("text", "become"),
+    [
+        ("{{ x | upper }}", "AB"),
+        ("{{ n * 2 }} {{ n }}", "6 3"),
+        ("{{ names | map('upper') | join(', ') }}", "U, V"),
+        ("{{ len(names) }} {{ max(3, n) }} {{ round(2.4) }} {{ sorted(names)[0] }}", "2 3 2 u"),
+        ("{{ sum([1, 2]) }} {{ min(1, 2) }} {{ str(n) + '!' }}", "3 1 3!"),
+        ("{{ {'a': {'b': 1}}['a']['b'] }}", "1"),
+        ("{{ {'a': 1}}}", '{\n  "a": 1\n}'),
+        ("{{ '}} {{' }}", "}} {{"),
+        ("{{ x if n > 2 else names }}", "ab"),
+        ("{{ d.k }}{{ d['k'] }}", "11"),
+        ('{"a": {"b": 1}} \\frac{a}{b} {% if %} {# #} {x}', None),
+        ("{{ {'ü': '<'} | tojson }}", '{"ü": "<"}'),
+    ],
+)
+def test_expressions(text: str, become: str | None) -> None:
+    """Expressions, filters and Python's own functions work; single braces and blocks are text."""
+    values = {"x": "ab", "n": 3, "names": ["u", "v"], "d": {"k": 1}}
+    assert filled(text, **values) == (text if become is None else become)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("one\n{{ critque }}", "line 2, {{ critque }}: there is no variable 'critque'"),
+        ("{{ critque }}", "did you mean critique?"),
+        ("\\frac{{a}}{b}", "a literal {{ needs --raw"),
+        ("{{ critique", "this {{ has no }}"),
+        ("{{}}", "this is no expression"),
+        ("{{ a b }}", "this is no expression"),
+        ("{{ x | nosuch }}", "nosuch"),
+        ("{{ " + "(" * 5000 + ")" * 5000 + " }}", "line 1, {{ ((("),
+        ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+        ("{{ critique.__class__ }}", "unsafe"),
+        ("{{ names.append(1) }}", "unsafe"),
+        ("{{ critique.nosuch }}", "has no attribute 'nosuch'"),
+        ("{{ open('x') }}", "there is no variable 'open'"),
+        ("{{ range(9) }}", "there is no variable 'range'"),
+        ("{{ plain }}", "an object has no text of its own"),
+        ("{{ function }}", "has no text of its own"),
+        ("{{ itself }}", "RecursionError"),
+    ],
+)
+def test_what_is_refused(text: str, told: str) -> None:
+    """What can't be filled in is one line that quotes the place."""
+    itself: list[Any] = []
+    itself.append(itself)
+    values = {"critique": "c", "names": [], "plain": object(), "function": len, "itself": itself}
+    with pytest.raises(BadInput) as caught:
+        filled(text, **values)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@given(st.text(alphabet="{}()[]'\"\\ abx.|+\n", max_size=40))
+def test_whatever_is_written_is_filled_or_refused(text: str) -> None:
+    """Whatever stands in a cell either becomes text or is refused in one line."""
+    refused = ""
+    try:
+        assert isinstance(filled(text, a="1", b=["2"], x={}), str)
+    except BadInput as error:
+        refused = str(error)
+    assert "\n" not in refused
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    where: Path
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("as\nit is ", "as\nit is "),
+        (Answer("said", {}), "said"),
+        (None, "None"),
+        (True, "True"),
+        (0.5, "0.5"),
+        (["a", "b", 3], "- a\n- b\n- 3"),
+        ((), ""),
+        ({"b"}, "- b"),
+        (["one\ntwo", "b"], "<item 1>\none\ntwo\n</item 1>\n<item 2>\nb\n</item 2>"),
+        ({"k": [1, "ü"]}, '{\n  "k": [\n    1,\n    "ü"\n  ]\n}'),
+        ([{"k": 1}], '[\n  {\n    "k": 1\n  }\n]'),
+        (Point(1, Path("a")), '{\n  "x": 1,\n  "where": "a"\n}'),
+        (iter([1, 2]), "- 1\n- 2"),
+    ],
+)
+def test_values_as_text(value: Any, text: str) -> None:
+    """Lists, dicts and objects become text as the help says."""
+    assert as_text(value) == text
+
+
+def test_tables_as_text() -> None:
+    """A DataFrame is CSV, with its index only where that is more than a count; arrays are JSON."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"q": ["a, b", "c"], "n": [1, 2]})
+    assert as_text(frame) == 'q,n\n"a, b",1\nc,2\n'
+    assert as_text(frame.set_index("n")) == 'n,q\n1,"a, b"\n2,c\n'
+    assert as_text(frame["q"]) == 'q\n"a, b"\nc\n'
+    assert json.loads(as_text(frame[["n"]].to_numpy())) == [[1], [2]]
+    assert as_text({"t": frame.n}).startswith('{\n  "t": [')
+    assert as_text(frame.n.iloc[0]) == "1"
