@@ -22,7 +22,7 @@ from bgmagic.grouping import attach_group
 from bgmagic.job import Job
 from bgmagic.manager import JobManager
 from bgmagic.poller import Clock
-from bgmagic.session import Session, session
+from bgmagic.session import session
 from tests.scripted import Script, ScriptedServer, response
 from tests.test_job import LIMIT, SOON, eventually
 
@@ -38,7 +38,7 @@ def kernel_of(pointed: ScriptedServer, tmp_path: Path) -> Iterator[Callable[[], 
 
     def begin() -> dict[str, Any]:
         end()
-        session._manager = Session._made(path)
+        session._manager = session._made(path)
         namespace: dict[str, Any] = {}
         session.bind, session.notebook = namespace.__setitem__, lambda: NOTEBOOK
         session.hold = lambda name: None  # type: ignore[assignment,return-value]
