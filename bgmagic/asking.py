@@ -26,6 +26,7 @@ from bgmagic.sweep import Items, Point
 from bgmagic.template import compile_template
 from bgmagic.values import read_count
 
+LARGEST = 500_000_000  # characters of all requests of a sweep: they are kept in memory, and written
 CONFIRM_ABOVE = 100  # jobs; a sweep of more needs its number agreed to
 _ITEM = re.compile(r"\bitem\b")
 
@@ -61,12 +62,18 @@ def ask(text: str, settings: Settings, name: str, namespace: Mapping[str, Any]) 
     points = sweep.points(settings, len(items.values), axes, settings.n or 1)
     _check_uses_item(() if settings.raw else compile_template(text).pieces, items)
     made: dict[tuple[int, int], Composed] = {}
-    composed = []
+    composed, room = [], LARGEST
     for point in points:
         # The samples of one request share it.
         which = point.item, id(point.settings)
         if which not in made:
             made[which] = _composed(text, point, items, namespace)
+            room -= len(made[which].request.text)
+            if room < 0:
+                raise BadInput(
+                    f"requests of these {len(points)} jobs hold more than {LARGEST // 10**6} MB "
+                    "together; give a large --file by its http(s) address, which the server fetches"
+                )
         composed.append(made[which])
     return Asked(name, settings, items, points, composed, _places(settings, items, points))
 
@@ -87,7 +94,17 @@ def _composed(text: str, point: Point, items: Items, namespace: Mapping[str, Any
         return compose_prompt(text, point.settings, ChainMap(item, namespace))  # type: ignore[arg-type]
     except BadInput as error:
         which = items.keys[point.item] if items.keys else point.item
-        raise BadInput(f"--each, item {which!r}: {error}" if items.kind else str(error)) from None
+        told = _about_columns(str(error), items.values[point.item])
+        raise BadInput(f"--each, item {which!r}: {told}" if items.kind else told) from None
+
+
+def _about_columns(told: str, item: object) -> str:
+    """What Jinja says of a row that lacks an attribute, in the words of a table."""
+    jinjas = f"'{type(item).__module__}.{type(item).__qualname__} object' has no attribute"
+    if not isinstance(item, sweep.Row) or jinjas not in told:
+        return told
+    columns = ", ".join(list(item)[:8])
+    return f"{told.replace(jinjas, 'the row has no column')}; it has {columns}"
 
 
 def _places(settings: Settings, items: Items, points: Sequence[Point]) -> list[Place]:

@@ -25,7 +25,6 @@ from IPython.core.completer import (
 from bgmagic.answer import Answer
 from bgmagic.group import JobGroup
 from bgmagic.job import Job
-from bgmagic.line_magics import open_entries
 from bgmagic.options import (
     AttachSettings,
     CancelSettings,
@@ -36,6 +35,7 @@ from bgmagic.options import (
     WaitSettings,
     options,
 )
+from bgmagic.reporting import open_entries
 from bgmagic.session import session
 from bgmagic.submission import jobs
 from bgmagic.values import IPYTHONS

@@ -18,25 +18,6 @@ if TYPE_CHECKING:
 _REMEDY = "the embedded server has ended; %bglocal starts it again"
 
 
-def do(
-    manager: JobManager, action: str, tokens_per_second: float | None, queue: float | None
-) -> None:
-    """Do what %bglocal was asked to: ``on``, ``off`` or ``status``.
-
-    Raises:
-        BadInput: it is none of these, or it can't be done.
-    """
-    others = {"off": off, "status": status}
-    if action == "on":
-        on(manager, tokens_per_second, queue)
-    elif action not in others:
-        raise BadInput(f"%bglocal {action}: allowed are on, off and status")
-    elif tokens_per_second or queue:
-        raise BadInput(f"%bglocal {action} takes no pace; %bglocal --queue 5 does")
-    else:
-        others[action](manager)
-
-
 def on(
     manager: JobManager, tokens_per_second: float | None = None, queue: float | None = None
 ) -> None:

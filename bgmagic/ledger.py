@@ -66,7 +66,8 @@ class Ledger:
         self, records: Sequence[JobRecord], server: Server, interval: float | None, deadline: float
     ) -> None:
         """Write down that the requests of a whole group are going to be sent: all or none."""
-        self._unwritten.update(record.key for record in records)
+        keys = [record.key for record in records]
+        self._unwritten.update(keys)
         try:
             self.owner.hold()
         except BgmagicError as error:
@@ -78,7 +79,7 @@ class Ledger:
             if len(entries) % AT_ONCE == 0:
                 await asyncio.sleep(0)  # the polls of others go on
         if await self._done(self.journal.add(*entries)):
-            self._unwritten.difference_update(record.key for record in records)
+            self._unwritten.difference_update(keys)
 
     def _entry(
         self,

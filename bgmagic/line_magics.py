@@ -1,27 +1,22 @@
 """The line magics: waiting for jobs, cancelling, listing and picking them up again.
 
 How they are run is the manager's business, what the journal knows the ledger's; here is what the
-user types and reads. Shared with magics.py is how help and errors look.
+user types and reads. What it has in common with magics.py is in reporting.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
 from bgmagic import embedded, listing, regroup
 from bgmagic.answer import Answer
-from bgmagic.blocking import wait
-from bgmagic.errors import BadInput, BgmagicError
+from bgmagic.errors import BadInput
 from bgmagic.group import JobGroup
-from bgmagic.header import describe, parse
+from bgmagic.header import parse
 from bgmagic.job import Job
 from bgmagic.namespace import Variables
 from bgmagic.options import (
@@ -31,6 +26,14 @@ from bgmagic.options import (
     LocalSettings,
     WaitSettings,
     settle,
+)
+from bgmagic.reporting import (
+    UNTOLD,
+    documented,
+    one_line,
+    open_entries,
+    tell_open,
+    wait_and_tell,
 )
 from bgmagic.request import Request
 from bgmagic.session import session
@@ -42,46 +45,7 @@ if TYPE_CHECKING:
 
 LISTED = 500  # jobs of the journal in one table; more would be no table any more
 
-# Jobs whose end a terminal is to be told, and those of which it has been.
-UNTOLD: list[Job] = []
-TOLD: weakref.WeakSet[Job] = weakref.WeakSet()
-
-F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
-
-
-def documented(settings: type[Any]) -> Callable[[F], F]:
-    """Append the options to a magic's help, which Shift+Tab and ``?`` show."""
-
-    def document(function: F) -> F:
-        function.__doc__ = f"{function.__doc__}\n\nOptions:\n{describe(settings)}\n"
-        return function
-
-    return document
-
-
-@contextlib.contextmanager
-def one_line() -> Iterator[None]:
-    """Show an error of ours as one line."""
-    # Exactly UsageError: IPython prints the traceback of a subclass.
-    try:
-        yield
-    except BgmagicError as error:
-        raise UsageError(str(error)) from None
-
-
-def wait_and_tell(chosen: Sequence[Job], timeout: float | None) -> None:
-    """Wait for jobs and print how each stands then."""
-    pending = wait(chosen, timeout)
-    for some in apart(chosen):
-        on = f", not done after {timeout:g} s; it goes on" if set(some) & set(pending) else ""
-        print(f"{line_of_many(some)}{on}")
-        TOLD.update(job for job in some if job.done())
-    if "bgmagic.display.shown" in sys.modules:
-        # Frontends without a live kernel connection only hear what the running cell displays.
-        from bgmagic.display.shown import send_again
-
-        send_again()
 
 
 @magics_class
@@ -294,7 +258,17 @@ class BgLineMagics(Magics):
         with one_line():
             settings = self._parse(LocalSettings, "%bglocal", line)
             word = " ".join(settings.action) or "on"
-            embedded.do(session.manager, word, settings.tokens_per_second, settings.queue)
+            paced = settings.tokens_per_second or settings.queue
+            if word not in ("on", "off", "status"):
+                raise BadInput(f"%bglocal {word}: allowed are on, off and status")
+            if paced and word != "on":
+                raise BadInput(f"%bglocal {word} takes no pace; %bglocal --queue 5 does")
+            if word == "on":
+                embedded.on(session.manager, settings.tokens_per_second, settings.queue)
+            elif word == "off":
+                embedded.off(session.manager)
+            else:
+                embedded.status(session.manager)
 
     def _named(self, names: Sequence[str]) -> list[Job]:
         return [job for name in names for job in self._jobs(name)]
@@ -328,22 +302,3 @@ class BgLineMagics(Magics):
             if not whole:
                 raise
             return session.manager.past(whole)
-
-
-def open_entries() -> list[Entry]:
-    """This notebook's open jobs that no living kernel follows, newest first."""
-    ledger = session.manager.ledger
-    entries = ledger.journal.entries(notebook=session.notebook(), open_only=True)
-    here = {job.record.key for job in jobs()}
-    return [entry for entry in entries if entry.key not in here and ledger.free(entry)]
-
-
-def tell_open(remedy: str) -> None:
-    """Say in one line which jobs of this notebook are still open, or nothing if none is."""
-    found = open_entries()
-    if found:
-        told = regroup.named(found)
-        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
-        names = ", ".join(told[:5])
-        jobs_are = "job is" if len(found) == 1 else "jobs are"
-        print(f"{len(found)} {jobs_are} still open from this notebook: {names}{more}. {remedy}")

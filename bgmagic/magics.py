@@ -23,18 +23,11 @@ from bgmagic.completion import matcher
 from bgmagic.composing import Composed
 from bgmagic.header import parse
 from bgmagic.job import Job
-from bgmagic.line_magics import (
-    TOLD,
-    UNTOLD,
-    BgLineMagics,
-    documented,
-    one_line,
-    tell_open,
-    wait_and_tell,
-)
+from bgmagic.line_magics import BgLineMagics
 from bgmagic.namespace import Variables
 from bgmagic.options import Settings, options, read_option
 from bgmagic.regroup import show
+from bgmagic.reporting import TOLD, UNTOLD, documented, one_line, tell_open, wait_and_tell
 from bgmagic.server import check_url
 from bgmagic.session import session
 from bgmagic.submission import compose_prompt, send, settings_of
@@ -169,6 +162,9 @@ class BgMagics(Magics):
             %%bgresponse -c critique
             And which of them is the hardest to mend?
 
+            %%bgresponse -o study --each questions --sweep effort=low,high --n 3
+            Answer in one sentence: {{ item.question }}
+
         ``critique`` holds the job right away, and the answer, a str, when it is there. Meanwhile
         ``await critique`` and ``%bgwait critique`` wait for it and ``%bgcancel critique`` cancels.
 
@@ -181,7 +177,8 @@ class BgMagics(Magics):
         ``{{ expression }}`` is filled in from the notebook's variables (Jinja, with len, str,
         round, sorted, min, max and sum): text as it is, a table as CSV, short values as a list,
         longer texts as numbered items, everything else as JSON. A job that still runs is waited
-        for. Single braces are text.
+        for. Single braces are text. With ``--each``, ``--sweep`` and ``--n``, all combined,
+        ``study`` is a group of jobs: a sequence of the answers, and ``study.to_frame()`` a table.
 
         A value that is exactly ``$name`` or ``{name}`` is that variable's value. Defaults:
         ``%config BgMagics.model = "…"`` or the environment variable BGMAGIC_MODEL, and so on.
@@ -321,14 +318,13 @@ def unload(shell: InteractiveShell) -> None:
                 shell.magics_manager.magics[kind].pop(name, None)
         if isinstance(magics, BgMagics):
             shell.events.unregister("post_run_cell", magics.tell_ended)
-            shell.events.unregister("post_run_cell", magics.show_again)
             shell.Completer.custom_matchers.remove(magics.matcher)
+            shell.events.unregister("post_run_cell", magics.show_again)
         configurables: list[Any] = shell.configurables
         configurables.remove(magics)
         shell.magics_manager.registry.pop(type(magics).__name__, None)
     session.config, session.hold, session.notebook = {}, None, str
-    session.base_url = None
-    session.bind = None
+    session.bind = session.base_url = None
 
 
 def _loaded(shell: InteractiveShell) -> list[Magics]:

@@ -63,19 +63,19 @@ class JobManager:
         self._clock = clock or Clock()
         self.ledger = ledger or Ledger(Journal(None), Owner(None))
         self._pid = os.getpid()
-        self._loop, self._callbacks = LoopThread(), CallbackThread()
+        self._loop = LoopThread()
+        self._callbacks = CallbackThread()
         self._clients: dict[Server, Client] = {}
         self._roster = Roster()
         self._plans: dict[Job, Plan] = {}
         self._courses: dict[Job, tuple[Course, asyncio.Task[Any]]] = {}
         self._ending, self._leaving = asyncio.Event(), set[asyncio.Task[Any]]()
-        # Where jobs go; None is the server that the environment names at submission.
+        # None is what the environment names; and where they went before the embedded server.
         self.server: Server | None = None
+        self.usual_server: Server | None = None
         self.named_by_environment: Callable[[], Server] = Server.from_environment
         self._watchers: list[Listener] = []
         self._attaching = threading.Lock()
-        # Where they went before the embedded server was switched on.
-        self.usual_server: Server | None = None
         atexit.register(self.close)
 
     def submit(

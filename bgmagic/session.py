@@ -1,7 +1,6 @@
-"""This process's one manager: made when it is needed, ended with the process.
+"""This process's one manager and its journal, and the defaults that belong to a notebook.
 
-With it the defaults that `%config` holds while the extension is loaded. What is sent through it is
-submission.py's business.
+What the manager does is its own business, what is sent submission.py's.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def _open(value: Any, deep: int = _DEEP) -> list[Job]:
 
 def _parts(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
-        return list(value.values())
+        return [value[key] for key in value]  # a row's columns may be called `values`
     held = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | range)
     return list(value) if held else []
 
@@ -236,5 +236,5 @@ def _answered(expression: Expression, value: Any, deep: int = _DEEP) -> Any:
     if not deep or not any(isinstance(part, Job) or _parts(part) for part in _parts(value)):
         return value
     if isinstance(value, Mapping):
-        return {key: _answered(expression, item, deep - 1) for key, item in value.items()}
+        return {key: _answered(expression, value[key], deep - 1) for key in value}
     return [_answered(expression, item, deep - 1) for item in value]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import pickle
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -140,6 +142,17 @@ def test_rows_settings_and_samples_in_a_table(ask: Ask, pointed: ScriptedServer)
     assert (frame["seconds"] > 0).all()
     assert frame["price"].isna().all()
     assert frame["error"].isna().all()
+
+
+def test_columns_of_any_name(ask: Ask, pointed: ScriptedServer) -> None:
+    """Columns may have the names of a dict's methods: the whole row, and each of them, goes into the text."""
+    names = ["items", "values", "keys", "get", "count"]
+    rows = [dict.fromkeys(names, number) for number in (1, 2)]
+    group = ask("{{ item.items }}{{ item.values }}{{ item.get }}{{ item }}", rows)
+    group.result(LIMIT)
+    whole = ",".join(f'\n  "{name}": 1' for name in names)
+    assert prompts(pointed)[0] == f"111{{{whole}\n}}"
+    assert list(group.to_frame()["item.items"]) == [1, 2]
 
 
 def test_jobs_stand_in_the_places_of_answers(ask: Ask, pointed: ScriptedServer) -> None:
@@ -307,6 +320,35 @@ def test_refusals_without_a_wish_end_too(ask: Ask, pointed: ScriptedServer) -> N
     assert len(pointed.accepted) == 5
 
 
+def test_a_server_that_fails_in_every_way(ask: Ask, pointed: ScriptedServer) -> None:
+    """100 jobs at a server where one call in four is refused, dropped or garbled: none is accepted twice,
+    each ends, and what is not known to be accepted is unknown."""
+    dice = random.Random(7)
+    left = {"retry-after-ms": "20"}
+    faults = [
+        Script(status=429, json=REFUSED, headers=left),
+        Script(status=500, json=REFUSED),
+        Script(reset="before"),
+        Script(reset="after"),
+        Script(truncate=5),
+    ]
+    pointed.ending = echo
+    pointed.choose = lambda kind: dice.choice(faults) if dice.random() < 0.25 else Script()
+    group = ask(items=range(100), max_in_flight=20)
+    eventually(group.done, 60.0)
+    asked = [
+        json.loads(text)["input"][0]["content"][0]["text"] for text in pointed.accepted.values()
+    ]
+    assert len(asked) == len(set(asked))
+    assert set(group.counts) == {"completed", "unknown"}
+    assert {f"Say {n}" for n, answer in enumerate(group) if isinstance(answer, Answer)} <= set(
+        asked
+    )
+    assert all(
+        answer == f"re: Say {n}" for n, answer in enumerate(group) if isinstance(answer, Answer)
+    )
+
+
 def test_early_polls_are_left_out_in_a_crowd(
     pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,11 +428,27 @@ def test_many_jobs_are_agreed_to(
     assert len(ask(items=range(102), yes=102).result(LIMIT)) == 102
 
 
+def test_requests_that_are_too_large_together(
+    ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that would be in each of many requests is refused before it fills the memory."""
+    monkeypatch.setattr("bgmagic.asking.LARGEST", 3_000_000)
+    large = [f"{number}" + "x" * 1_000_000 for number in range(4)]
+    with pytest.raises(BadInput, match="these 4 jobs hold more than 3 MB together"):
+        ask(items=large)
+    assert pointed.count("create") == 0
+    assert len(ask("Say it", n=4, fill={}).result(LIMIT)) == 4
+
+
 @pytest.mark.parametrize(
     ("template", "items", "says"),
     [
         ("Say hello", ["a", "b"], "never names {{ item }}.*--n 2 instead"),
-        ("{{ item.nothing }}", [{"q": 1}], "--each, item 0: line 1, {{ item.nothing }}"),
+        (
+            "{{ item.no }}",
+            [{"q": 1}],
+            "--each, item 0: line 1, {{ item.no }}: the row has no column 'no'; it has q",
+        ),
         ("{{ item }}", {"x": bytes(3)}, "--each, item 'x': .*has no text"),
         ("{{ item }}", "text", "must be a list"),
         ("{{ other }}", ["a"], "there is no variable 'other'"),

@@ -17,6 +17,7 @@ from tests.scripted import Script, ScriptedServer, response
 from tests.test_browser import Open, _browser, lab_with  # noqa: F401
 from tests.test_group import Ask, ask, echo, kernel_of, letter  # noqa: F401
 from tests.test_job import LIMIT, eventually
+from tests.test_record import done_job
 
 HOSTILE = "<img src=x onerror='window.fired=1'>"
 USAGE = {"input_tokens": 10, "output_tokens": 20, "output_tokens_details": {"reasoning_tokens": 5}}
@@ -94,6 +95,17 @@ def test_what_stays_is_plain(ask: Ask, pointed: ScriptedServer) -> None:
     assert "1,500 out" not in page
     assert group._repr_mimebundle_()[0] == shown
     assert Tally(group.jobs).price == (None, 100)
+
+
+def test_prices_of_some() -> None:
+    """The price so far is that of the jobs whose price is known, and it is said of how many it is not."""
+    usage = {"input_tokens": 1000, "output_tokens": 500}
+    known = done_job({"model": "gpt-5.2", "usage": usage, "output": []})
+    unknown = done_job({"model": "dream-9", "usage": usage, "output": []})
+    price, unpriced = Tally([known, known, unknown]).price
+    assert price == pytest.approx(2 * (known.price or 0))
+    assert price
+    assert (unpriced, unknown.price) == (1, None)
 
 
 @pytest.mark.timeout(240)

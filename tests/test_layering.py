@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "bgmagic"
 # Each room and the rooms it may import: the picture in CONTRIBUTING.md, from the bottom up.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
+    "display.frontend": set(),
     "display": set(),
     "display.escaping": set(),
     "display.math": {"display.escaping"},
@@ -32,8 +33,10 @@ ROOMS: dict[str, set[str]] = {
     "outcome": {"answer", "errors", "schema", "status"},
     "control": set(),
     "job": {"answer", "control", "errors", "outcome", "pricing", "request", "status"},
+    "farewell": {"errors", "job", "status"},
     "group": {
-        "answer", "display.group_board", "display.group_finished", "errors", "job", "record", "status",
+        "answer", "display.group_board", "display.group_finished", "errors", "job", "record",
+        "status",
     },
     "telling": {"errors", "job"},
     "record": {"answer", "errors", "job", "pricing", "redaction"},
@@ -48,8 +51,8 @@ ROOMS: dict[str, set[str]] = {
     "following": {"client", "errors", "job", "ledger", "listening", "poller", "status", "stream"},
     "lane": {"poller"},
     "course": {
-        "answer", "awaiting", "client", "draft", "errors", "following", "job", "lane",
-        "ledger", "poller", "request", "server", "status", "stream",
+        "answer", "awaiting", "client", "draft", "errors", "following", "job", "lane", "ledger",
+        "poller", "request", "server", "status", "stream",
     },
     "convoy": {"course", "errors", "job", "ledger", "place", "server", "status"},
     "store": {"errors"},
@@ -62,9 +65,9 @@ ROOMS: dict[str, set[str]] = {
         "server", "status", "store",
     },
     "manager": {
-        "client", "control", "convoy", "course", "draft", "entries", "errors", "job",
-        "journal", "lane", "ledger", "loop", "owners", "place", "poller", "request",
-        "roster", "server", "status",
+        "client", "control", "convoy", "course", "draft", "entries", "errors", "job", "journal",
+        "lane", "ledger", "loop", "owners", "place", "poller", "request", "roster", "server",
+        "status",
     },
     "listing": {"answer", "errors", "status"},
     "values": {"errors"},
@@ -85,8 +88,8 @@ ROOMS: dict[str, set[str]] = {
     "dry_run": {"composing", "redaction"},
     "header": {"errors", "options", "values"},
     "submission": {
-        "answer", "composing", "control", "conversation", "errors", "job", "joining",
-        "options", "sdk", "session", "status", "template", "values",
+        "answer", "composing", "control", "conversation", "errors", "job", "joining", "options",
+        "sdk", "session", "status", "template", "values",
     },
     "asking": {
         "composing", "errors", "expressions", "options", "place", "pricing", "session",
@@ -105,41 +108,44 @@ ROOMS: dict[str, set[str]] = {
     "namespace": {"answer", "job"},
     "blocking": {"job"},
     "display.card": {"errors", "job", "status"},
-    "farewell": {"errors", "job", "status"},
     "session": {
         "control", "display.card", "errors", "farewell", "job", "journal", "ledger", "manager",
         "owners", "server",
     },
     "display.finished": {
-        "answer", "citations", "display.card", "display.render", "errors", "job", "listing", "status",
+        "answer", "citations", "display.card", "display.render", "errors", "job", "listing",
+        "status",
     },
     "display.board": {"display.card", "job", "listing"},
-    "display.frontend": set(),
     "display.group_board": {"errors", "job", "pricing", "tally"},
     "display.group_finished": {"display.finished", "errors", "pricing", "record", "tally"},
     "display.shown": {
         "control", "display.board", "display.card", "display.finished", "display.frontend", "job",
         "listing",
     },
+    "reporting": {
+        "blocking", "display.shown", "errors", "header", "job", "regroup", "session", "submission",
+        "telling",
+    },
     "display.group_shown": {
         "display.frontend", "display.group_board", "display.group_finished", "display.shown",
     },
     "embedded": {"errors", "local", "local.launcher", "local.pace", "server"},
     "line_magics": {
-        "answer", "blocking", "display.shown", "embedded", "errors", "group", "header", "job",
-        "listing", "namespace", "options", "regroup", "request", "schema", "session", "submission",
-        "telling",
+        "answer", "display.shown", "embedded", "errors", "group", "header", "job", "listing",
+        "namespace", "options", "regroup", "reporting", "request", "schema", "session",
+        "submission", "telling",
     },
     "completion": {
-        "answer", "group", "job", "line_magics", "options", "session", "submission", "values",
+        "answer", "group", "job", "options", "reporting", "session", "submission", "values",
     },
     "magics": {
         "blocking", "completion", "composing", "display.shown", "dry_run", "grouping", "header",
-        "job", "line_magics", "namespace", "options", "regroup", "server", "session", "submission",
-        "telling", "values",
+        "job", "line_magics", "namespace", "options", "regroup", "reporting", "server", "session",
+        "submission", "telling", "values",
     },
-    "__main__": {"", "errors", "local", "local.launcher", "server", "session"},
     "": {"answer", "errors", "group", "job", "magics", "research", "status", "submission"},
+    "__main__": {"", "errors", "local", "local.launcher", "server", "session"},
 }  # fmt: skip
 
 # The one room that may import each of these.
@@ -157,11 +163,12 @@ ALONE = {
     "jinja2": {"expressions"},
     "xllamacpp": {"local.engine"},
     "IPython": {
+        "display.frontend",
+        "reporting",
         "magics",
         "line_magics",
         "blocking",
         "namespace",
-        "display.frontend",
         "display.shown",
         "display.group_shown",
         "completion",

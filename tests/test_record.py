@@ -139,13 +139,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 @given(hostile)
 def test_any_response_can_be_told(response: dict[str, Any]) -> None:
     """Whatever a server calls a response, its line is JSON and its row has all columns."""
-    job = _job(response)
+    job = done_job(response)
     told = json.loads(json.dumps(line(job, [KEY])))
     assert told["key"] == job.record.key
     assert {"status", "seconds", "tokens_in", "price", "text", "error"} <= set(row(job))
 
 
-def _job(response: dict[str, Any]) -> Job:
+def done_job(response: dict[str, Any]) -> Job:
     from bgmagic.request import Request
     from bgmagic.status import JobRecord
 
