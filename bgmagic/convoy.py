@@ -49,6 +49,9 @@ class Convoy:
             records = [job.record for job in jobs]
             await self._ledger.intend_all(records, plan.server, plan.poll_interval, plan.deadline)
             self._written.set()
+            if self._hurry.is_set():
+                _detach(jobs, "the kernel is shutting down")
+                return
             for number, job in enumerate(jobs, 1):
                 task = asyncio.create_task(carry(job))
                 begun.add(task)  # the loop itself keeps only weak references

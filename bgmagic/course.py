@@ -169,6 +169,7 @@ class Course:
 
     async def _complete(self, draft: Draft) -> bool:
         """Put the answers that it waits for into the request; False if that ended the job."""
+        self.setting_out = False  # it is written down, and may wait for long
         try:
             answer_of = await Awaiting(self.job, self._find, self._clock, self._wake).run(draft)
             if answer_of is not None:

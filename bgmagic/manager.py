@@ -41,8 +41,7 @@ from bgmagic.status import JobRecord, Status
 DEADLINE = 24 * 3600.0  # seconds from acceptance
 # Seconds; a kernel is killed about 2.6 s after it was asked to stop, so both together stay below 2.
 CREATE_GRACE = 1.3
-EXIT_TIMEOUT = 0.4
-JOURNAL_GRACE = 0.3
+EXIT_TIMEOUT, JOURNAL_GRACE = 0.4, 0.3
 
 
 class JobManager:

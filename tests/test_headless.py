@@ -65,6 +65,8 @@ def test_saved_file_holds_the_ends(tool: str, server: ScriptedServer, tmp_path: 
         "while not isinstance(one, str): __import__('time').sleep(0.05)",
         "%%bgresponse -o three\nFourth?",
         "print(await three)",
+        "%%bgresponse -o many --n 3\nFifth?",
+        "len(await many)",
         "%bgjobs",
         "%%bgresponse -o five --poll 80\nFifth, and the notebook ends here?",
     )  # fmt: skip
@@ -75,9 +77,11 @@ def test_saved_file_holds_the_ends(tool: str, server: ScriptedServer, tmp_path: 
         assert "the answer" in html(ended), name
         assert "resp_" in html(ended), name
     assert "unknown" in html(outputs["%%bgresponse -o four"])
+    many = html(outputs["%%bgresponse -o many --n 3"])
+    assert many.count("the answer") >= 3
     table = html(outputs["%bgjobs"])
     assert table.startswith("<table>")
-    assert table.count("completed") == 3
+    assert table.count("completed") == 6
     left = html(outputs["%%bgresponse -o five --poll 80"])
     assert "%bgattach five follows it in another kernel" in left
     said = [line for line in log.splitlines() if line.startswith("bgmagic: ")]
@@ -93,7 +97,7 @@ def test_saved_file_holds_the_ends(tool: str, server: ScriptedServer, tmp_path: 
         other.ok("%load_ext bgmagic")
         other.ok("%bgattach five")
         other.until("isinstance(five, str)")
-    assert server.count("create") == 5
+    assert server.count("create") == 8
 
 
 def test_wait_by_environment(server: ScriptedServer, tmp_path: Path) -> None:

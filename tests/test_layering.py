@@ -148,7 +148,9 @@ ROOMS: dict[str, set[str]] = {
         "blocking", "display.shown", "errors", "header", "job", "regroup", "session", "submission",
         "telling",
     },
-    "display.group_shown": {"display.group_board", "display.group_finished", "display.shown"},
+    "display.group_shown": {
+        "display.frontend", "display.group_board", "display.group_finished", "display.shown",
+    },
     "embedded": {"errors", "local", "local.launcher", "local.pace", "server"},
     "line_magics": {
         "answer", "display.shown", "embedded", "errors", "group", "header", "job", "listing",

@@ -50,13 +50,6 @@ def test_without_ipython(server: ScriptedServer, tmp_path: Path) -> None:
     assert ran.stderr == ""
 
 
-def test_script_that_ends_with_a_sweep(server: ScriptedServer, tmp_path: Path) -> None:
-    """A sweep that was begun just before the end of a script is written down, and sent, once, by the kernel that attaches it."""
-    ran = run("import bgmagic; bgmagic.map('{{ item }}', [1, 2, 3], poll=80)", server, tmp_path)
-    assert ran.stderr.startswith("bgmagic: 3 jobs are to be sent by the next kernel that attaches:")
-    assert server.count("create") == 0
-
-
 @pytest.mark.skipif(
     (3, 12) <= sys.version_info < (3, 12, 2),
     reason="these start no thread as a process ends (CPython issue 113964)",
@@ -99,3 +92,25 @@ def test_script_without_a_server(server: ScriptedServer, tmp_path: Path) -> None
     ran = run(UNTIL.format("job.record.trouble is None"), server, tmp_path)
     assert "to be sent by the next kernel that attaches" in ran.stderr
     assert "%bgattach " in ran.stderr
+
+
+@pytest.mark.skipif(
+    (3, 12) <= sys.version_info < (3, 12, 2),
+    reason="these start no thread as a process ends (CPython issue 113964)",
+)
+def test_group_of_a_script_that_ends_at_once(server: ScriptedServer, tmp_path: Path) -> None:
+    """A group that was submitted just before the end is written down whole, sent by nobody, and sent once by the kernel that attaches it."""
+    ran = run("import bgmagic; bgmagic.map('{{ item }}?', ['Why', 'How'])", server, tmp_path)
+    assert server.count("create") == 0
+    assert "2 jobs are to be sent by the next kernel that attaches" in ran.stderr
+    where = server.base_url.replace("127.0.0.1", "localhost")
+    with kernel(
+        OPENAI_API_KEY=KEY, OPENAI_BASE_URL=where, BGMAGIC_JOURNAL=str(tmp_path / "j.sqlite3"),
+        BGMAGIC_POLL="0.05",
+    ) as other:  # fmt: skip
+        other.ok("%load_ext bgmagic")
+        other.ok("%bgattach --all")
+        other.until("len(__import__('bgmagic').jobs()) == 2")
+        other.ok("%bgwait")
+        assert other.value("{j.status for j in __import__('bgmagic').jobs()}") == "{'completed'}"
+    assert server.count("create") == 2

@@ -123,8 +123,13 @@ class GroupBoard(anywidget.AnyWidget):
         data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
         return data | {"text/plain": repr(self._group)}
 
+    def metadata(self) -> dict[str, Any]:
+        """What goes beside it where a frontend (Colab) must be told who draws such widgets."""
+        found = super()._repr_mimebundle_()
+        return dict(found[1]) if isinstance(found, tuple) else {}
+
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.bundle(), {}
+        return self.bundle(), self.metadata()
 
     def cancel(self) -> None:
         """Cancel all jobs that have not ended."""

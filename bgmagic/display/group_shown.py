@@ -1,7 +1,8 @@
 """What a group shows in the notebook it was sent from, from submission to long after its end.
 
 At first its board, live, and beside it one muted line; when all jobs have ended, plain HTML in
-place of both. How these look is group_board.py's and group_finished.py's business.
+place of both. Where nobody looks there is no board, as in shown.py. How these look is
+group_board.py's and group_finished.py's business.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import contextvars
 import logging
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from IPython.display import publish_display_data
 
+from bgmagic.display import frontend
 from bgmagic.display.group_board import GroupBoard
 from bgmagic.display.group_finished import bundle, muted_line
 from bgmagic.display.shown import remember
@@ -41,11 +43,16 @@ class ShownGroup:
         if self._group.done():
             _publish(bundle(self._group), self._ids[0])
             return
+        if frontend.headless():
+            _publish(muted_line(self._group), self._ids[0])
+            remember(self)
+            _UNSEEN.append(self)  # no board holds it
+            return
         board: GroupBoard = self._group.board
         if notify:
             board.notify()
         board.on_end.append(self._ended)
-        _publish(board.bundle(), self._ids[0])
+        _publish(board.bundle(), self._ids[0], metadata=board.metadata())
         _publish(muted_line(self._group), self._ids[1])
         remember(self)
         board.catch_up()
@@ -55,6 +62,8 @@ class ShownGroup:
         if self._group.done() and not self._sent_again:
             self._sent_again = True
             self._publish_end()
+            if self in _UNSEEN:
+                _UNSEEN.remove(self)
 
     def _ended(self) -> None:
         # A table of many rows takes a while that the polls of others need not wait for.
@@ -77,7 +86,20 @@ def show_group(group: JobGroup, *, notify: bool = False) -> None:
     ShownGroup(group).show(notify=notify)
 
 
-def _publish(data: Mapping[str, str], display_id: str, *, update: bool = False) -> None:
+# Shown in a run without a page, until it has ended.
+_UNSEEN: list[ShownGroup] = []
+
+
+def _publish(
+    data: Mapping[str, Any],
+    display_id: str,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    update: bool = False,
+) -> None:
     publish_display_data(  # type: ignore[no-untyped-call]  # IPython's
-        dict(data), transient={"display_id": display_id}, update=update
+        dict(data),
+        metadata=dict(metadata or {}),
+        transient={"display_id": display_id},
+        update=update,
     )
