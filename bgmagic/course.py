@@ -36,7 +36,7 @@ RETENTION = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """How a job is to be carried.
 
