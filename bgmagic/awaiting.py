@@ -6,14 +6,13 @@ answers is the draft's, how a job with an unmet need ends course.py's business.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 from bgmagic.answer import Answer
 from bgmagic.draft import Draft
 from bgmagic.errors import BadInput, Detached
 from bgmagic.job import Job
-from bgmagic.poller import Clock
+from bgmagic.poller import Clock, Wake
 
 # Finds a job by its key: here, or in the journal. None if it is nowhere.
 Find = Callable[[str], Awaitable[Job | None]]
@@ -35,7 +34,7 @@ class Unmet(Exception):
 class Awaiting:
     """What one job waits for."""
 
-    def __init__(self, job: Job, find: Find, clock: Clock, wake: asyncio.Event) -> None:
+    def __init__(self, job: Job, find: Find, clock: Clock, wake: Wake) -> None:
         """Make it; `run` waits.
 
         Args:

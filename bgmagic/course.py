@@ -10,19 +10,19 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.answer import output_tokens
 from bgmagic.awaiting import Awaiting, Find, Unmet
-from bgmagic.client import Client, Reply
+from bgmagic.client import Client
 from bgmagic.draft import Draft
 from bgmagic.errors import Accepted, BadInput, ServerError
 from bgmagic.following import Following, Taken, news
 from bgmagic.job import Job
-from bgmagic.lane import Lane
 from bgmagic.ledger import Ledger
-from bgmagic.poller import INTERVAL, Clock, Delays, is_terminal
+from bgmagic.plan import Plan
+from bgmagic.poller import Clock, Delays, Wake, is_terminal
+from bgmagic.replies import Reply
 from bgmagic.request import Request
 from bgmagic.server import Server
 from bgmagic.status import Status
@@ -39,26 +39,6 @@ RETENTION = (
 )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a job is to be carried.
-
-    Attributes:
-        server: where it goes, and as whom.
-        poll_interval: seconds between polls; None means soon at first, then every 10.
-        deadline: seconds after acceptance at which watching ends, and after submission at which
-            trying to send does.
-        same_key: whether the server is asked with the credentials that it accepted the job with.
-        lane: what the jobs of its group go to the server by, or None.
-    """
-
-    server: Server
-    poll_interval: float | None
-    deadline: float
-    same_key: bool = True
-    lane: Lane | None = None
-
-
 class Course:
     """Carries one job. All methods run on the loop thread."""
 
@@ -70,10 +50,8 @@ class Course:
         ledger: Ledger,
         clock: Clock,
         find: Find,
-        crowded: Callable[[], bool],
     ) -> None:
         self.job = job
-        self._crowded = crowded
         self._turn = asyncio.Event()
         self._had_turn = False
         self._find = find
@@ -87,7 +65,7 @@ class Course:
         self._plan = plan
         self._client_of = client_of
         self._clock = clock
-        self._wake = asyncio.Event()
+        self._wake = Wake()
         self._following: Following | None = None
         self._closing = False
 
@@ -219,7 +197,9 @@ class Course:
             # A group's jobs may wait long for their turn, and it counts from there.
             give_up_at = self._first_turn(give_up_at)
             try:
-                return await self._post()
+                taken = await self._post()
+                if taken is not None or self.job.done():
+                    return taken
             except ServerError as failure:
                 left = give_up_at - self._clock.now()
                 if await self._ends_unsent(failure, left):
@@ -246,16 +226,25 @@ class Course:
         return self._clock.now() + self._plan.deadline
 
     async def _post(self) -> Taken | None:
-        if not await self._ledger.claim(self.job.record, ours=self._ours):
-            self.job.detach("another kernel sends it, or the journal can't say that none does")
-            return None
-        self.job.advance(status=Status.SUBMITTING)
-        self.sending = True
-        try:
-            client = self._client_of(self._plan.server)
-            reply, stream = await _sent(client, self.job.request)
-        finally:
-            self.sending = self.setting_out = False
+        client = self._client_of(self._plan.server)
+        # Waited for first: what is claimed and not sent is unclear to the next kernel.
+        if client.creating.locked():
+            self.setting_out = False  # the end of a process does not wait for that
+        async with client.creating:
+            if self.job.record.cancelling:
+                return None
+            if self._closing and not self.setting_out:
+                self._abandon("the kernel is shutting down")
+                return None
+            if not await self._ledger.claim(self.job.record, ours=self._ours):
+                self.job.detach("another kernel sends it, or the journal can't say that none does")
+                return None
+            self.job.advance(status=Status.SUBMITTING)
+            self.sending = True
+            try:
+                reply, stream = await _sent(client, self.job.request)
+            finally:
+                self.sending = self.setting_out = False
         response_id = reply.response.get("id")
         if not isinstance(response_id, str) or not response_id:
             reason = "the server answered without a response id, so the job can't be followed"
@@ -264,11 +253,15 @@ class Course:
         if self._plan.lane is not None:
             self._plan.lane.accepted()
         now = self._clock.now()
-        status = news(self.job, reply, now)["status"]
+        changes = news(self.job, reply, now)
+        status = changes["status"]
         await self._ledger.write(
             self.job.record, response_id=response_id, accepted_at=now, status=status
         )
-        self.job.advance(response_id=response_id, accepted_at=now, **news(self.job, reply, now))
+        if not is_terminal(reply):
+            changes["response"] = client.pack(reply.response)
+            reply = Reply({}, reply.poll_after)  # held as long as the job runs
+        self.job.advance(response_id=response_id, accepted_at=now, **changes)
         return Taken(client, response_id, reply, now, stream)
 
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
@@ -290,9 +283,8 @@ class Course:
 
     async def _follow(self, accepted: Taken) -> None:
         plan = self._plan
-        interval = plan.poll_interval or (INTERVAL if self._crowded() else None)
         following = self._following = Following(
-            self.job, accepted, self._ledger, self._clock, interval
+            self.job, accepted, self._ledger, self._clock, plan.poll_interval
         )
         last = await following.run(accepted.at + plan.deadline)
         if last is not None:
@@ -343,7 +335,8 @@ def _unclear(failure: str) -> str:
 
 
 def _deadline_line(job: Job, deadline: float) -> str:
+    unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if deadline >= s), ("s", 1))
     return (
-        f"it was still {job.record.status} {deadline / 3600:g} h after it was accepted, "
+        f"it was still {job.record.status} {deadline / size:g} {unit} after it was accepted, "
         f"the deadline; the server goes on with {job.response_id}"
     )

@@ -121,15 +121,19 @@ def add_entries(connection: sqlite3.Connection, added: Iterable[Entry]) -> None:
 
 
 def change_entry(connection: sqlite3.Connection, key: str, changes: Mapping[str, Any]) -> None:
+    before = _hashes(connection, key) if {"request", "response"} & changes.keys() else set()
     columns = _stored(connection, changes)
-    old = connection.execute(_TEXTS, (key,)).fetchone() or ()
     sets = ", ".join(f"{name} = :{name}" for name in columns)
     sql = f"UPDATE jobs SET {sets} WHERE key = :key"  # noqa: S608 - names of our own columns
     if connection.execute(sql, {**columns, "key": key}).rowcount != 1:
         raise JournalError(f"the job {key} is not in it, so it would not survive a restart")
-    replaced = set(old) - {None, *connection.execute(_TEXTS, (key,)).fetchone()}
-    if replaced:  # seldom: a first response replaces nothing, and looking for others takes a while
+    # A first response replaces nothing: no need to look through all jobs at the end of each.
+    if before and before - _hashes(connection, key):
         connection.execute(_SWEEP)
+
+
+def _hashes(connection: sqlite3.Connection, key: str) -> set[str]:
+    return {found for row in connection.execute(_TEXTS, (key,)) for found in row if found}
 
 
 def forget_entries(connection: sqlite3.Connection, keys: Collection[str]) -> int:

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bgmagic.client import Client, Reply
+from bgmagic.client import Client
 from bgmagic.errors import ServerError
 from bgmagic.job import Job
 from bgmagic.ledger import Ledger
 from bgmagic.listening import Listening
-from bgmagic.poller import Clock, Delays, Watch, poll
+from bgmagic.poller import Clock, Delays, Wake, Watch, poll
+from bgmagic.replies import Reply
 from bgmagic.status import SERVER_TERMINAL, Preview, Status
 from bgmagic.stream import Stream
 
@@ -27,7 +28,7 @@ LOST_AFTER = 5
 CANCEL_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 422})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Taken:
     """A response and who asks for it.
 
@@ -59,8 +60,9 @@ class Following:
         self._accepted = accepted
         self._ledger = ledger
         self._clock = clock
-        self._delays = Delays(poll_interval)
-        self._wake = asyncio.Event()
+        self._turn = accepted.client.crowd.join()
+        self._delays = Delays(poll_interval, turn=self._turn.wait)
+        self._wake = Wake()
         self._missing = 0
         self._cancelling: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -85,10 +87,11 @@ class Following:
             self._listening = asyncio.create_task(self._listen())
         accepted = self._accepted
         watch = Watch(
-            fetch=lambda: accepted.client.retrieve(accepted.response_id),
+            fetch=lambda last: accepted.client.retrieve(accepted.response_id, last),
             on_reply=self._heard,
             on_failure=self._failed,
             wake=self._wake,
+            pack=accepted.client.pack,
             deadline=deadline,
         )
         try:
@@ -97,12 +100,16 @@ class Following:
             self._end()
 
     def _end(self) -> None:
+        self._turn.leave()
         for task in (self._cancelling, self._listening):
             if task is not None:
                 task.cancel()
 
     def _heard(self, reply: Reply) -> None:
         self._missing = 0
+        if reply.response is self._job.record.response:
+            self._job.advance(checked_at=self._clock.now(), trouble=None, offline=False)
+            return
         changes = news(self._job, reply, self._clock.now())
         if changes["status"] != self._job.record.status:
             written = {name: changes[name] for name in ("status", "started_at", "checked_at")}
@@ -114,9 +121,10 @@ class Following:
         gone = failure.status_code == 404 and failure.told
         self._missing = self._missing + 1 if gone else 0
         refused = failure.status_code in (401, 403)
-        about = "the key is refused" if refused else "the poll failed"
         offline = failure.status_code is None
-        self._job.advance(trouble=f"{about}, the job goes on: {failure}", offline=offline)
+        about = "offline" if offline else "the key is refused" if refused else "the poll failed"
+        trouble = f"{about}, the job goes on at the server: {failure}"
+        self._job.advance(trouble=trouble, offline=offline)
         return self.gone
 
     # Listening.

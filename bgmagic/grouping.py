@@ -148,7 +148,7 @@ def _is_of(job: Job, asked: Asked) -> bool:
 
 def _submitted(asked: Asked, indices: Sequence[int]) -> list[Job]:
     """Start the jobs at these places."""
-    from bgmagic.course import Plan
+    from bgmagic.plan import Plan
 
     manager, settings = session.manager, asked.settings
     server, now, notebook = manager.destination(), time.time(), session.notebook()

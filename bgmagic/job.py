@@ -27,9 +27,11 @@ from bgmagic.errors import (
     readable,
 )
 from bgmagic.outcome import outcome
+from bgmagic.packed import Packed
 from bgmagic.pricing import price_of
 from bgmagic.request import Request
 from bgmagic.status import JobRecord, Status
+from bgmagic.textlike import METHODS, OPERATORS, refuser
 
 logger = logging.getLogger("bgmagic")
 
@@ -58,7 +60,7 @@ class Job(Future[Answer]):
         self._variables = variables
         self._answer: Answer | None = None
         self._listeners: list[Listener] = []
-        self._sleepers: set[Callable[[], None]] = set()
+        self._sleepers: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._card: Any = None
 
@@ -88,7 +90,8 @@ class Job(Future[Answer]):
     @property
     def response(self) -> Mapping[str, Any] | None:
         """The newest response object as the server sent it, or None."""
-        return self._record.response
+        response = self._record.response
+        return response.whole() if isinstance(response, Packed) else response
 
     @property
     def request(self) -> Request:
@@ -212,13 +215,13 @@ class Job(Future[Answer]):
         with self._lock:
             waiting = not self.done()
             if waiting:
-                self._sleepers.add(wake)
+                self._sleepers.append(wake)
         if waiting:
             try:
                 yield from woken.__await__()
             finally:
                 with self._lock:
-                    self._sleepers.discard(wake)
+                    self._sleepers.remove(wake)
         return super().result(0)
 
     # What the manager does; on the loop thread only.
@@ -247,6 +250,10 @@ class Job(Future[Answer]):
             self.set_result(ending)
         else:
             self.set_exception(ending)
+        response = self._record.response
+        if response is not None and not isinstance(response, Packed):
+            # The answer has its text; the rest is kept for as long as this kernel lives.
+            self._record = replace(self._record, response=Packed(response))
         self._wake()
 
     def detach(self, reason: str) -> None:
@@ -291,7 +298,7 @@ class Job(Future[Answer]):
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str):
             # Plain inequality would be a wrong result: the text may well equal `other` later.
-            self._refuse("be compared with text")
+            self.refuse("be compared with text")
         return self is other
 
     def __bool__(self) -> bool:
@@ -300,7 +307,7 @@ class Job(Future[Answer]):
     if not TYPE_CHECKING:  # a type checker is to find a wrong attribute by itself
 
         def __getattr__(self, attribute: str) -> NoReturn:
-            if attribute in _STR_METHODS:
+            if attribute in METHODS:
                 raise NotReadyAttribute(self._refusal(f"do .{attribute}"))
             raise AttributeError(f"a Job has no attribute {attribute!r}", name=attribute, obj=self)
 
@@ -309,7 +316,8 @@ class Job(Future[Answer]):
             f"{self._title()} is a live handle and can't be pickled; pickle its answer"
         )
 
-    def _refuse(self, action: str) -> NoReturn:
+    def refuse(self, action: str) -> NoReturn:
+        """Say that this is no text (yet), and can't do what text can."""
         raise NotReady(self._refusal(action))
 
     def _refusal(self, action: str) -> str:
@@ -323,25 +331,5 @@ class Job(Future[Answer]):
         return f"{self._title()} is {self.status} and can't {action}: {remedy}"
 
 
-_STR_METHODS = frozenset(name for name in dir(str) if not name.startswith("_"))
-
-
-def _refuser(action: str) -> Callable[..., NoReturn]:
-    def refuse(self: Job, *_: object) -> NoReturn:
-        self._refuse(action)
-
-    return refuse
-
-
-for _operator, _action in {
-    "__format__": "go into an f-string",
-    "__len__": "tell its length",
-    "__iter__": "be iterated",
-    "__getitem__": "be indexed",
-    "__contains__": "be searched",
-    **dict.fromkeys(("__add__", "__radd__"), "be joined with +"),
-    **dict.fromkeys(("__mul__", "__rmul__"), "be repeated with *"),
-    **dict.fromkeys(("__mod__", "__rmod__"), "be formatted with %"),
-    **dict.fromkeys(("__lt__", "__le__", "__gt__", "__ge__"), "be ordered"),
-}.items():
-    setattr(Job, _operator, _refuser(_action))
+for _operator, _action in OPERATORS.items():
+    setattr(Job, _operator, refuser(_action))

@@ -50,7 +50,7 @@ class Journal:
         self._inode: tuple[int, int] | None = None
         self._reading = threading.RLock()
         self._reader: tuple[object, sqlite3.Connection] | None = None
-        self._salt: str | None = None
+        self.known_salt: str | None = None  # `salt`, where that has been read
         self._failure: str | None = None
         self._notice: str | None = None
         _JOURNALS.add(self)
@@ -66,11 +66,11 @@ class Journal:
     @property
     def salt(self) -> str:
         """The file's own random salt; one of this process where the file can't be read."""
-        if self._salt is None:
+        if self.known_salt is None:
             ask = "SELECT value FROM meta WHERE key = 'salt'"
             rows = self._read(ask, wait=store.BUSY_TIMEOUT + store.READ_WAIT)
-            self._salt = rows[0][0] if rows else secrets.token_hex(16)
-        return str(self._salt)
+            self.known_salt = rows[0][0] if rows else secrets.token_hex(16)
+        return str(self.known_salt)
 
     # Writing. Each future is resolved once the write is on disk, or fails with a JournalError.
 
@@ -261,7 +261,7 @@ class Journal:
             # Also when somebody else moved a damaged file aside, or deleted it.
             self._drop_writer()
             self._connection = store.open_file(self._path)
-            self._inode, self._salt = store.inode_of(self._path), None
+            self._inode, self.known_salt = store.inode_of(self._path), None
         return self._connection
 
     def _drop_writer(self) -> None:

@@ -52,8 +52,7 @@ class Ledger:
             self.owner.hold()
         except BgmagicError as error:
             self._trouble = str(error)
-        # Off the loop: a locked file is waited for.
-        credentials = await asyncio.to_thread(self.credentials, server)
+        credentials = await self._known_credentials(server)
         entry = self._entry(record, server, interval, deadline, credentials)
         if await self._done(self.journal.add(entry)):
             self._unwritten.discard(record.key)
@@ -72,7 +71,7 @@ class Ledger:
             self.owner.hold()
         except BgmagicError as error:
             self._trouble = str(error)
-        credentials = await asyncio.to_thread(self.credentials, server)
+        credentials = await self._known_credentials(server)
         entries = []
         for record in records:
             entries.append(self._entry(record, server, interval, deadline, credentials))
@@ -80,6 +79,13 @@ class Ledger:
                 await asyncio.sleep(0)  # the polls of others go on
         if await self._done(self.journal.add(*entries)):
             self._unwritten.difference_update(keys)
+
+    async def _known_credentials(self, server: Server) -> str:
+        known = self._prints.get((self.journal.known_salt or "", server))
+        if known is not None:
+            return known
+        # Off the loop: a locked file is waited for.
+        return await asyncio.to_thread(self.credentials, server)
 
     def _entry(
         self,
@@ -140,7 +146,8 @@ class Ledger:
         if record.key in self._unwritten:
             return ours
         try:
-            dead = await asyncio.to_thread(self._dead)
+            # Of a job that was submitted here the owner is known.
+            dead = set() if ours else await asyncio.to_thread(self._dead)
             return await asyncio.wrap_future(self.journal.claim(record.key, self.owner.id, dead))
         except JournalError:
             return ours

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -27,6 +27,8 @@ class LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._begun: list[Coroutine[Any, Any, object]] = []
+        self._tasks: set[asyncio.Task[object]] = set()  # the loop itself holds tasks only weakly
 
     def start(self) -> None:
         """Start the thread now.
@@ -39,6 +41,23 @@ class LoopThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Start ``coroutine`` on the loop from any thread; never waits for it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._started())
+
+    def begin(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """The same for one whose result nobody wants; wakes the loop once for many in a row."""
+        loop = self._started()
+        with self._lock:
+            first = not self._begun
+            self._begun.append(coroutine)
+        if first:
+            loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        with self._lock:
+            begun, self._begun = self._begun, []
+        for coroutine in begun:
+            task = asyncio.get_running_loop().create_task(coroutine)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def run_if_started(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T] | None:
         """Start what ``make`` gives on the loop, if that runs; else None."""
@@ -86,10 +105,20 @@ class LoopThread:
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
+    # One by one: looking up names for many connections would else start a thread for each.
+    loop.set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="bgmagic-blocking"))
+    loop.set_exception_handler(_report)
     try:
         loop.run_forever()
     finally:
         loop.close()
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # Connections that are still open when the process ends are closed by the operating system:
+    # nothing to fill a user's last cell with.
+    if not {"client_session", "connector", "client_connection"} & context.keys():
+        loop.default_exception_handler(context)
 
 
 async def _cancel_all() -> None:

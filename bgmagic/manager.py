@@ -1,7 +1,7 @@
 """All jobs of this kernel: starts, cancels, sends again, and ends with the process.
 
 One `JobManager` a process. Its public methods can be called from any thread and never wait for
-the network; what happens to a job is course.py's business, on the loop thread, which alone changes
+the network; what happens to a job is the fleet's business, on the loop thread, which alone changes
 jobs. It knows neither IPython nor widgets: displays listen, the user's variable is handed in.
 """
 
@@ -17,13 +17,13 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from bgmagic.client import Client
+from bgmagic.again import past_plan
 from bgmagic.control import Listener, Variable
-from bgmagic.convoy import carry_all, crowded, plan_anew, relocate
-from bgmagic.course import Course, Plan
+from bgmagic.convoy import relocate
 from bgmagic.draft import Draft
 from bgmagic.entries import Entry
 from bgmagic.errors import BadInput, BgmagicError
+from bgmagic.fleet import Fleet
 from bgmagic.job import Job
 from bgmagic.journal import Journal
 from bgmagic.lane import Lane
@@ -31,6 +31,7 @@ from bgmagic.ledger import Ledger, record_of
 from bgmagic.loop import CallbackThread, LoopThread
 from bgmagic.owners import Owner
 from bgmagic.place import Place
+from bgmagic.plan import Plan
 from bgmagic.poller import Clock
 from bgmagic.request import Reader, Request
 from bgmagic.roster import Roster
@@ -65,13 +66,12 @@ class JobManager:
         self._pid = os.getpid()
         self._loop = LoopThread()
         self._callbacks = CallbackThread()
-        self._clients: dict[Server, Client] = {}
         self._roster = Roster()
         self._plans: dict[Job, Plan] = {}
-        self._courses: dict[Job, tuple[Course, asyncio.Task[Any]]] = {}
-        self._ending, self._leaving = asyncio.Event(), set[asyncio.Task[Any]]()
+        self._fleet = Fleet(self.ledger, self._clock, self._needed)
         # None is what the environment names; and where they went before the embedded server.
         self.server: Server | None = None
+        self._newest: Server | None = None
         self.usual_server: Server | None = None
         self.named_by_environment: Callable[[], Server] = Server.from_environment
         self._watchers: list[Listener] = []
@@ -124,7 +124,7 @@ class JobManager:
         """Start the jobs of a group and return their handles at once."""
         self._loop.start()
         jobs = [self._new(record, plan) for record in records]
-        self._loop.run(carry_all(jobs, plan, self.ledger, self._run, self._ending, self._leaving))
+        self._loop.begin(self._fleet.carry_all(jobs, plan))
         return jobs
 
     def attach(
@@ -223,7 +223,7 @@ class JobManager:
         # Before the job can possibly end: the answer replaces only what it finds there.
         if variable is not None:
             job.give(variable)
-        self._loop.run(self._run(job, attached=attached))
+        self._loop.begin(self._fleet.carry(job, plan, attached=attached))
         return job
 
     def _new(self, record: JobRecord, plan: Plan) -> Job:
@@ -240,7 +240,12 @@ class JobManager:
         Raises:
             BadInput: there is no key.
         """
-        return self.server or self.named_by_environment()
+        if self.server is not None:
+            return self.server
+        found = self.named_by_environment()
+        # One object for all jobs that go there.
+        self._newest = self._newest if found == self._newest else found
+        return self._newest
 
     def watch(self, watcher: Listener) -> None:
         """Have ``watcher(job)`` called on the loop thread with each job that is new from now on."""
@@ -255,14 +260,14 @@ class JobManager:
         atexit.unregister(self.close)
         if os.getpid() != self._pid:
             return True  # a forked child: thread and journal are its parent's
-        winding_down = self._loop.run_if_started(self._wind_down)
+        winding_down = self._loop.run_if_started(lambda: self._fleet.wind_down(CREATE_GRACE))
         if winding_down is not None:
             with contextlib.suppress(
                 concurrent.futures.TimeoutError, concurrent.futures.CancelledError
             ):
                 winding_down.result(CREATE_GRACE + 0.2)
         ended = self._loop.stop(timeout)
-        self._ending.clear()
+        self._fleet = Fleet(self.ledger, self._clock, self._needed)
         self.ledger.close(JOURNAL_GRACE)
         return ended
 
@@ -272,7 +277,7 @@ class JobManager:
         """Pass the user's wish to cancel on; False if the job has ended."""
         if job.done():
             return False
-        self._loop.call(lambda: self._want_cancel(job))
+        self._loop.call(lambda: self._fleet.want_cancel(job))
         return True
 
     def resend(self, job: Job) -> Job:
@@ -281,16 +286,16 @@ class JobManager:
         The new job takes those of the variables that still hold the old one.
 
         Raises:
-            BadInput: the job has not ended.
+            BadInput: the job has not ended, or is an earlier kernel's and can't be sent from here.
         """
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
+        plan = self._plans.get(job) or past_plan(job, self.ledger, self.destination())
         old = job.record
-        plan = self._plans.get(job) or plan_anew(old, self.ledger, self.destination(), DEADLINE)
         record = old.anew(plan.server.name, self._clock.now())
         new = self._new(record, plan)
         job.hand_over(new)
-        self._loop.run(self._run(new))
+        self._loop.begin(self._fleet.carry(new, plan))
         return new
 
     def on_loop_thread(self) -> bool:
@@ -306,45 +311,3 @@ class JobManager:
         if self._make_card is None:
             raise BgmagicError("this manager was made without displays")
         return self._make_card(job)
-
-    # On the loop thread.
-
-    async def _run(self, job: Job, *, attached: bool = False, intended: bool = False) -> None:
-        plan, clock = self._plans[job], self._clock
-        several = functools.partial(crowded, self._courses.values())
-        course = Course(job, plan, self._client_of, self.ledger, clock, self._needed, several)
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine always runs in one
-        self._courses[job] = course, task
-        if self._ending.is_set():
-            course.close()
-        try:
-            await course.run(attached=attached, intended=intended)
-        finally:
-            del self._courses[job]
-
-    def _client_of(self, server: Server) -> Client:
-        return self._clients.get(server) or self._clients.setdefault(server, Client(server))
-
-    def _want_cancel(self, job: Job) -> None:
-        if job in self._courses:
-            self._courses[job][0].want_cancel()
-        elif not job.done():
-            job.advance(cancelling=True)  # its course, which is about to begin, will see that
-
-    async def _wind_down(self) -> None:
-        """End every course; those that set out may still send and bring their id home."""
-        self._ending.set()
-        courses = list(self._courses.values())
-        for course, _ in courses:
-            course.close()
-        under_way = [task for course, task in courses if course.setting_out or course.sending]
-        if under_way or self._leaving:
-            await asyncio.wait({*under_way, *self._leaving}, timeout=CREATE_GRACE)
-        tasks = [task for _, task in courses]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            await client.close()

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from bgmagic.client import Reply
 from bgmagic.errors import ServerError
+from bgmagic.replies import Reply
 from bgmagic.status import SERVER_TERMINAL
 
 # The user's specification of the API: poll usually every 10 seconds and always less than 90 apart.
@@ -29,7 +30,10 @@ class Delays:
     """How many seconds to wait before the next poll. Every delay is above 0 and below 90."""
 
     def __init__(
-        self, interval: float | None = None, jitter: Callable[[], float] = random.random
+        self,
+        interval: float | None = None,
+        jitter: Callable[[], float] = random.random,
+        turn: Callable[[float], float | None] = lambda _: None,
     ) -> None:
         """Start the delays of one job.
 
@@ -37,7 +41,9 @@ class Delays:
             interval: seconds between polls from the first one on; None means 1, 2, 4 and then
                 every 10 seconds.
             jitter: gives numbers from 0 to 1.
+            turn: in a crowd, the seconds until this job's turn when it polls so often; else None.
         """
+        self._turn = turn
         self._interval = INTERVAL if interval is None else interval
         self._early = EARLY if interval is None else ()
         self._jitter = jitter
@@ -50,6 +56,9 @@ class Delays:
         self._polls += 1
         if hint is not None:
             return self._at_least(max(hint, 0.1))
+        turn = self._turn(self._interval)
+        if turn is not None:
+            return min(turn, LIMIT)
         early = self._polls <= len(self._early)
         return self._around(self._early[self._polls - 1] if early else self._interval)
 
@@ -60,7 +69,10 @@ class Delays:
         """
         self._failures += 1
         backoff = self._interval / 5 * 2 ** min(self._failures - 1, 16)
-        return max(self._around(backoff), self._at_least(retry_after or 0.0))
+        wished = max(self._around(backoff), self._at_least(retry_after or 0.0))
+        turn = self._turn(self._interval)
+        # A crowd that fails together must not come back together, and not at once.
+        return wished if turn is None else min(max(wished, turn), LIMIT)
 
     def slow(self) -> float:
         """The delay while the server refuses the key: a user has to do something first."""
@@ -78,48 +90,81 @@ class Delays:
         return min(seconds * (1 + SPREAD * self._jitter()), LIMIT)
 
 
+class Wake:
+    """What one job's waiting ends by, ahead of time. Lighter than an event and a timeout."""
+
+    __slots__ = ("_set", "_waiter")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """End the wait; if nobody waits, the next one."""
+        self._set = True
+        self._end(self._waiter)
+
+    def clear(self) -> None:
+        """Take it back."""
+        self._set = False
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Wait until it is set, at most ``seconds``."""
+        if self._set:
+            return
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
+        timer = None if seconds is None else loop.call_later(seconds, self._end, waiter)
+        try:
+            await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._waiter = None
+
+    @staticmethod
+    def _end(waiter: asyncio.Future[None] | None) -> None:
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
 @dataclass(frozen=True)
 class Clock:
     """Where the poller gets its time; tests put another in its place.
 
     Attributes:
         now: seconds since the epoch, by the wall clock, so that a suspended laptop counts.
-        wait: wait for an event at most so many seconds.
+        wait: wait to be woken at most so many seconds.
     """
 
     now: Callable[[], float] = time.time
-    wait: Callable[[asyncio.Event, float], Awaitable[None]] | None = None
+    wait: Callable[[Wake, float], Awaitable[None]] = Wake.wait
 
-    async def pause(self, wake: asyncio.Event, seconds: float) -> None:
+    async def pause(self, wake: Wake, seconds: float) -> None:
         """Wait ``seconds``, or until ``wake`` is set, and clear it."""
-        if self.wait is not None:
-            await self.wait(wake, seconds)
-        else:
-            try:
-                async with asyncio.timeout(seconds):
-                    await wake.wait()
-            except TimeoutError:
-                pass
+        await self.wait(wake, seconds)
         wake.clear()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Watch:
     """One response to be polled.
 
     Attributes:
-        fetch: asks the server once; raises ServerError.
+        fetch: asks the server once, given the newest reply so far; raises ServerError.
         on_reply: is given each reply.
         on_failure: is given each failure; True gives the response up.
         wake: set to poll at once.
         deadline: the wall-clock time after which the watch ends, in seconds since the epoch.
+        pack: makes a response that goes on small.
     """
 
-    fetch: Callable[[], Awaitable[Reply]]
+    fetch: Callable[[Reply | None], Awaitable[Reply]]
     on_reply: Callable[[Reply], None]
     on_failure: Callable[[ServerError], bool]
-    wake: asyncio.Event
+    wake: Wake
     deadline: float
+    pack: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def is_terminal(reply: Reply) -> bool:
@@ -141,12 +186,13 @@ async def poll(
         one poll after it included, or the response was given up.
     """
     delay = delays.after_reply(hint)
+    last: Reply | None = None
     while True:
         left = watch.deadline - clock.now()
         await clock.pause(watch.wake, max(0.0, min(delay, left)))
         late = clock.now() >= watch.deadline
         try:
-            reply = await watch.fetch()
+            reply = await watch.fetch(last)
         except ServerError as failure:
             if watch.on_failure(failure):
                 return None
@@ -154,9 +200,12 @@ async def poll(
             if failure.status_code in (401, 403):
                 delay = max(delay, delays.slow())
         else:
-            if is_terminal(reply):
-                return reply
+            if last is None or reply.response is not last.response:
+                if is_terminal(reply):
+                    return reply
+                reply = replace(reply, response=watch.pack(reply.response))
             watch.on_reply(reply)
+            last = reply
             delay = delays.after_reply(reply.poll_after)
         if late:
             return None

@@ -1,6 +1,6 @@
 """Makes the SDK's client of a server, and a server of the user's own client.
 
-With client.py the only importer of openai, and imported lazily as well. What is set here comes
+With replies.py the only importer of openai, and imported lazily as well. What is set here comes
 from the frozen `Server`, not from the environment of the moment: a job goes out as whom it was
 submitted.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +22,27 @@ if TYPE_CHECKING:
 # Seconds without a byte while a create is under way, the SDK's own default. Giving up sooner would
 # only turn more creates into `unknown`.
 CREATE_TIMEOUT = 600.0
+# Seconds for which an idle connection is used again. A create that is sent just as the server
+# closes its connection ends as `unknown`; they do so after 2 s (gunicorn), 5 s (uvicorn) and more.
+CREATE_KEPT = 1.0
 
 
-def sdk_client(server: Server) -> AsyncOpenAI:
+def tls_of(server: Server) -> ssl.SSLContext:
+    """How the SDK's own transport checks certificates; SSL_CERT_FILE and SSL_CERT_DIR count."""
+    import httpx2
+
+    return httpx2.create_ssl_context(trust_env=not server.isolated)
+
+
+def sdk_client(server: Server, tls: ssl.SSLContext, kept: float = CREATE_KEPT) -> AsyncOpenAI:
+    """The SDK's client of ``server``, whose idle connections are used again for ``kept`` s."""
     import openai
 
+    http = _transport(server, tls, kept)
     if server.template is not None:
-        return _from_template(server.template)
+        return _from_template(server.template, http)
     if not server.isolated:
-        client = _plain(server)
+        client = _plain(server, http)
         client.organization, client.project = server.organization, server.project
         if os.environ.get("OPENAI_CUSTOM_HEADERS", "") != server.headers:
             # The SDK has read what is there now; the job was submitted with these.
@@ -40,7 +53,7 @@ def sdk_client(server: Server) -> AsyncOpenAI:
         api_key=server.api_key,
         max_retries=0,
         timeout=_timeout(),
-        http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
+        http_client=http,
     )
     client.organization = client.project = client.admin_api_key = None
     # Not what OPENAI_CUSTOM_HEADERS added; there is no public way to leave it out.
@@ -53,12 +66,16 @@ def _headers(server: Server) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _plain(server: Server) -> AsyncOpenAI:
+def _plain(server: Server, http: Any) -> AsyncOpenAI:
     import openai
 
     if not server.azure:
         return openai.AsyncOpenAI(
-            base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=_timeout()
+            base_url=server.base_url,
+            api_key=server.api_key,
+            max_retries=0,
+            timeout=_timeout(),
+            http_client=http,
         )
     client = openai.AsyncAzureOpenAI(
         # The SDK adds the last part of the path itself.
@@ -67,9 +84,36 @@ def _plain(server: Server) -> AsyncOpenAI:
         api_key=server.api_key or None,
         max_retries=0,
         timeout=_timeout(),
+        http_client=http,
     )
     client._azure_ad_token = server.azure_token or None  # not that of the moment
     return client
+
+
+def goes_direct(client: AsyncOpenAI, url: Any) -> bool:
+    """Whether the client reaches ``url`` without a proxy."""
+    return _is_direct(client._client, url)
+
+
+def _is_direct(http: Any, url: Any) -> bool:
+    # There is no public way to ask; NO_PROXY has rules of its own in the SDK's transport.
+    return bool(http._transport_for_url(url) is http._transport)
+
+
+def _transport(server: Server, tls: ssl.SSLContext, kept: float) -> Any:
+    import httpx2
+    import openai
+
+    from bgmagic.connections import Transport
+
+    limits = httpx2.Limits(
+        max_connections=1000, max_keepalive_connections=100, keepalive_expiry=kept
+    )
+    trust = not server.isolated
+    usual = openai.DefaultAsyncHttpxClient(verify=tls, limits=limits, trust_env=trust)
+    if not _is_direct(usual, httpx2.URL(server.base_url)):
+        return usual
+    return openai.DefaultAsyncHttpxClient(transport=Transport(tls, kept), trust_env=trust)
 
 
 def _timeout() -> Any:
@@ -78,11 +122,10 @@ def _timeout() -> Any:
     return openai.Timeout(CREATE_TIMEOUT, connect=30.0)
 
 
-def _from_template(template: Any) -> AsyncOpenAI:
+def _from_template(template: Any, fresh: Any) -> AsyncOpenAI:
     """An async client with the settings of ``template``, which is left alone."""
     import openai
 
-    fresh = openai.DefaultAsyncHttpxClient()
     if isinstance(template, openai.AsyncOpenAI):
         return template.copy(max_retries=0, http_client=fresh, timeout=_timeout())
     provider = getattr(template, "_api_key_provider", None)

@@ -24,7 +24,13 @@ def _make_card(job: Job) -> Any:
     # Imported when a card is shown: plain Python needs no widgets.
     from bgmagic.display.card import Card
 
-    return Card(job, history=_history)
+    return Card(job, history=_history, pick_up=_picked_up)
+
+
+def _picked_up(job: Job) -> Job:
+    from bgmagic.again import picked_up
+
+    return picked_up(job, session.manager.ledger, session.manager.attach)
 
 
 def _history(job: Job) -> dict[str, Any]:

@@ -106,6 +106,7 @@ def open_file(path: Path | None) -> sqlite3.Connection:
         wal = _use_wal(connection)
         connection.execute(f"PRAGMA synchronous = {'NORMAL' if wal else 'FULL'}")
         connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA cache_size = -256")  # KiB; rows are small, texts written once
         _migrate(connection, path)
     except BaseException:
         connection.close()

@@ -15,6 +15,7 @@ from bgmagic.manager import JobManager
 from bgmagic.options import Settings
 from bgmagic.request import Request, build_request
 from bgmagic.template import literal
+from tests.browser import lab_with as lab_with
 from tests.kernels import Kernel, kernel
 from tests.scripted import ScriptedServer
 

@@ -1,16 +1,23 @@
 """Screenshots of every state in a real JupyterLab: ``python -m tests.pictures FOLDER``.
 
-In light and dark, wide and narrow; ``running.png`` of the light wide ones is the README's picture.
+In light and dark, wide and narrow, and what is left as nbconvert shows it and without any styles.
+``streaming-light-1200.png`` is the README's picture.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bgmagic.journal import Journal
+from bgmagic.store import Entry
 from tests.browser import Lab, jupyterlab, notebook, page
 from tests.conftest import KEY
 from tests.scripted import Script, ScriptedServer, event, response, written
@@ -39,54 +46,123 @@ USAGE = {
     "output_tokens_details": {"reasoning_tokens": 8960},
     "total_tokens": 10218,
 }
-STREAMED = [f"{word} " for word in PARTIAL.split()]
-STATES = (
-    "queued", "running", "streaming", "completed", "failed", "incomplete", "cancelled", "unknown",
-    "lost", "offline", "waiting",
-)  # fmt: skip
+THOUGHT = "The claim in step 2 needs a bound on f. **Checking the interval.** It is only half open."
+PIECES = [f"{word} " for word in PARTIAL.split()]
+LONG = "the_weakest_steps_of_the_proof_that_was_sent_by_the_editor_in_march"
+QUESTION = "Find the three weakest steps in this proof."
+# Each with its variable, the options of its cell, and the words that show that it is reached.
+STATES = {
+    "submitting": ("critique", "", "submitting"),
+    "queued": ("outline", "", "queued"),
+    "running": ("survey", "", "in progress"),
+    "streaming": ("weak_steps", "--stream --param reasoning.summary=auto", "which"),
+    "confirming": ("lemma", "", "in progress"),
+    "cancelling": ("appendix", "", "in progress"),
+    "earlier": ("outline", "-v high", "queued"),
+    "offline": ("referee", "", "in progress"),
+    "failing": ("referee_b", "", "in progress"),
+    "detached": ("overnight", "--deadline 1s", "detached"),
+    "unknown": ("figures", "", "Send again"),
+    "completed": ("proof", "", "completed"),
+    "folded": ("book", "", "Show the remaining"),
+    "failed": ("tables", "", "failed"),
+    "incomplete": ("draft", "--max-output-tokens 9406", "incomplete"),
+    "cancelled": ("notes", "", "cancelled"),
+    "refused": ("advice", "", "refused"),
+    "lost": ("old", "", "lost"),
+    "long": (LONG, "", "in progress"),
+    "waiting": ("appraisal", "", "waiting"),  # last: whatever is sent then has to wait
+}
+ENDED = ("completed", "folded", "failed", "incomplete", "cancelled", "refused", "lost")
 
 
-def ending(rid: str, body: Any) -> dict[str, Any]:
-    """What the scripted server says of a response, by the name its prompt begins with."""
-    state = body["input"][-1]["content"][0]["text"].split()[0]
-    if state == "queued":
-        return response(rid, "queued", model="gpt-5.2")
-    if state == "completed":
-        return response(rid, "completed", ANSWER, usage=USAGE, model="gpt-5.2-2026-10-01")
-    if state == "failed":
-        told = {"code": "server_error", "message": "The model had an error while processing this."}
-        return response(rid, "failed", error=told)
-    if state == "incomplete":
-        why = {"reason": "max_output_tokens"}
-        return response(rid, "incomplete", PARTIAL, incomplete_details=why, usage=USAGE)
-    if state == "cancelled":
-        return response(rid, "cancelled")
-    return response(rid, "in_progress", model="gpt-5.2")
+class Stage:
+    """The scripted server, told which state comes next."""
 
+    def __init__(self, server: ScriptedServer) -> None:
+        self.server = server
+        self.states: dict[str, str] = {}
+        self.held = threading.Event()
+        server.polls, server.ending, server.stream = 0, self._ending, self._streamed
 
-def streamed(rid: str) -> list[Any]:
-    """Some reasoning and some text, and then nothing for as long as the pictures are taken."""
-    thought = "The claim in step 2 needs a bound on f. **Checking the interval.**"
-    reasoning = event("response.reasoning_summary_text.delta", 2, delta=thought)
-    begun, *deltas = written(rid, STREAMED)[:-1]
-    later = [item | {"sequence_number": item["sequence_number"] + 2} for item in deltas]
-    return [begun, reasoning, *later, threading.Event()]
+    def prepare(self, state: str) -> str:
+        """Have the next submission end in ``state``; gives its response id."""
+        rid = f"resp_{len(self.server.responses) + 1}"
+        self.states[rid] = state
+        told = {"error": {"message": "Rate limit reached for gpt-5.2.", "code": "slow_down"}}
+        if state == "submitting":
+            self.server.enqueue("create", Script(hold=self.held, reset="before"))
+        elif state == "waiting":
+            self.server.enqueue("create", *[Script(status=429, json=told)] * 30)
+        elif state == "unknown":
+            self.server.enqueue("create", Script(reset="after"))
+        elif state == "lost":
+            self.server.by_id[rid] = Script(status=404, json={"error": {"message": "Not found."}})
+        return rid
+
+    def _ending(self, rid: str, _body: Any) -> dict[str, Any]:
+        state = self.states.get(rid, "")
+        if state in ("queued", "earlier"):
+            return response(rid, "queued", model="gpt-5.2")
+        if state == "completed":
+            return response(rid, "completed", ANSWER, usage=USAGE, model="gpt-5.2-2026-10-01")
+        if state == "folded":
+            text = "\n\n".join([ANSWER] * 6)
+            return response(rid, "completed", text, usage=USAGE, model="gpt-5.2-2026-10-01")
+        if state == "failed":
+            told = {"code": "server_error", "message": "The model had an error."}
+            return response(rid, "failed", error=told)
+        if state == "incomplete":
+            why = {"reason": "max_output_tokens"}
+            return response(rid, "incomplete", PARTIAL, incomplete_details=why, usage=USAGE)
+        if state == "cancelled":
+            return response(rid, "cancelled")
+        if state == "refused":
+            part = {"type": "refusal", "refusal": "I can't help with that."}
+            return response(
+                rid, "completed", output=[{"type": "message", "content": [part]}], usage=USAGE
+            )
+        if state == "long":
+            return response(rid, "in_progress", model="gpt-5.2-preview-with-a-very-long-name-" * 2)
+        return response(rid, "in_progress", model="gpt-5.2-2026-10-01")
+
+    def _streamed(self, rid: str) -> list[Any]:
+        """Some reasoning and some text, and then nothing for as long as the pictures are taken."""
+        begun, going, *deltas = written(rid, PIECES)[:-1]
+        thought = event("response.reasoning_summary_text.delta", 2, delta=THOUGHT)
+        later = [item | {"sequence_number": item["sequence_number"] + 1} for item in deltas]
+        return [begun, going, thought, *later, threading.Event()]
 
 
 def cells() -> list[str]:
-    made = ["%load_ext bgmagic"]
-    for state in STATES:
-        flags = " --stream" if state == "streaming" else ""
-        prompt = f"{state} Find the three weakest steps in this proof."
-        made.append(f"%%bgresponse -o {state} -e xhigh{flags}\n{prompt}")
-    return [*made, "%bgjobs"]
+    asked = [
+        f"%%bgresponse -o {name} -e xhigh {flags}".strip() + f"\n{QUESTION}"
+        for name, flags, _ in STATES.values()
+    ]
+    return ["%load_ext bgmagic", *asked, "%bgjobs"]
 
 
-def take(folder: Path, theme: str, width: int) -> None:
-    """Take one picture of each state."""
-    told = {"error": {"message": "Response not found.", "type": "invalid_request_error"}}
+def remember(path: Path, server: ScriptedServer) -> None:
+    """Earlier jobs of the same model and effort, for what the card says of them."""
+    journal = Journal(path)
+    for number, minutes in enumerate((7.5, 9.2, 12.0, 14.1, 31.4)):
+        sent = time.time() - 86_400 * (number + 1)
+        entry = Entry(
+            key=f"past{number}", created_at=sent, notebook="states.ipynb", name="earlier",
+            server=server.base_url, organization=None, project=None, credentials="c" * 32,
+            fingerprint=f"f{number}", request="{}", sendable=True, model="gpt-5.2", effort="xhigh",
+            poll_interval=None, deadline=86_400.0, status="submitting", owner=None,
+        )  # fmt: skip
+        journal.add(entry).result(10)
+        ended = {"status": "completed", "ended_at": sent + 60 * minutes, "accepted_at": sent}
+        journal.change(entry.key, response_id=f"resp_old{number}", **ended).result(10)
+    journal.close(10)
+
+
+@contextlib.contextmanager
+def opened(theme: str, width: int) -> Iterator[tuple[Lab, Stage, Path]]:
     with ScriptedServer() as server, tempfile.TemporaryDirectory() as work:
-        server.polls, server.ending, server.stream = 0, ending, streamed
+        remember(Path(work) / ".journal.sqlite3", server)
         path = notebook(Path(work) / "states.ipynb", cells())
         environment = {
             "OPENAI_API_KEY": KEY,
@@ -98,30 +174,77 @@ def take(folder: Path, theme: str, width: int) -> None:
             page(viewport={"width": width, "height": 900}, device_scale_factor=1.5) as tab,
         ):
             lab = Lab(tab, url.format(path.name))
+            tab.keyboard.press("Control+b")  # more room: without the list of files
             lab.run(0)
-            for number, state in enumerate(STATES, 1):
-                if state == "unknown":
-                    server.enqueue("create", Script(reset="after"))
-                if state == "waiting":
-                    server.enqueue("create", *[Script(status=429, json=told)] * 9)
-                rid = f"resp_{len(server.responses) + 1}"
-                if state == "lost":
-                    server.by_id[rid] = Script(status=404, json=told)
-                lab.run(number)
-                output = lab.cell(number).locator(".jp-Cell-outputArea")
-                word = {"running": "in progress", "streaming": "which", "offline": "in progress"}
-                output.get_by_text(word.get(state, state)).first.wait_for(timeout=30000)
-                if state == "offline":
-                    server.by_id[rid] = Script(reset="before")
-                    output.get_by_text("Offline, the job").wait_for(timeout=30000)
-                if state in ("completed", "failed", "incomplete", "cancelled", "lost"):
-                    output.locator(".bgmagic-card").wait_for(state="detached", timeout=30000)
-                tab.mouse.move(5, 5)
-                lab.cell(number).screenshot(path=folder / f"{state}-{theme}-{width}.png")
-            lab.run(len(STATES) + 1)
-            output = lab.cell(len(STATES) + 1).locator(".jp-Cell-outputArea")
-            output.get_by_text("queued").first.wait_for(timeout=30000)
-            lab.cell(len(STATES) + 1).screenshot(path=folder / f"board-{theme}-{width}.png")
+            yield lab, Stage(server), path
+
+
+def take(folder: Path, theme: str, width: int) -> None:
+    """Take one picture of each state."""
+    with opened(theme, width) as (lab, stage, path):
+        places = {state: number for number, state in enumerate(STATES, 1)}
+        shots = f"-{theme}-{width}.png"
+
+        def shot(state: str) -> None:
+            lab.page.mouse.move(5, 5)
+            lab.cell(places[state]).screenshot(path=folder / f"{state}{shots}")
+
+        for state, (_, _, words) in STATES.items():
+            rid = stage.prepare(state)
+            lab.run(places[state])
+            output = lab.cell(places[state]).locator(".jp-Cell-outputArea")
+            output.get_by_text(words).first.wait_for(timeout=30000)
+            if state in ("offline", "failing"):
+                told = {"error": {"message": "Overloaded."}}
+                broken = (
+                    Script(reset="before") if state == "offline" else Script(status=503, json=told)
+                )
+                stage.server.by_id[rid] = broken
+                output.get_by_text("the job goes on").wait_for(timeout=30000)
+            if state == "cancelling":
+                stage.server.by_id[rid] = Script(hold=stage.held)
+                for _ in range(2):
+                    output.get_by_role("button", name="ancel").click()
+                output.get_by_text("Cancelling…").wait_for()
+            if state in ENDED:
+                output.locator(".bgmagic-card").wait_for(state="detached", timeout=30000)
+                lab.page.wait_for_timeout(300)  # formulas
+            if state in (*ENDED, "submitting", "waiting"):
+                shot(state)
+        places["board"] = len(STATES) + 1
+        lab.run(places["board"])
+        board = lab.cell(places["board"]).locator(".bgmagic-board")
+        board.get_by_role("button", name="proof", exact=True).click()
+        board.get_by_text("The proof has three weak steps.").wait_for()
+        shot("board")
+        lab.cell(places["confirming"]).get_by_role("button", name="Cancel").click()
+        for state in STATES:
+            if state not in (*ENDED, "submitting", "waiting"):
+                shot(state)
+        lab.page.keyboard.press("Control+s")
+        left(folder, path, lab.page, shots)
+        lab.restart()
+        lab.cell(places["running"]).get_by_text("This kernel has ended").wait_for()
+        places["restarted"] = places["running"]
+        shot("restarted")
+        stage.held.set()
+
+
+def left(folder: Path, path: Path, tab: Any, shots: str) -> None:
+    """What is saved, as nbconvert shows it, and as a site that strips all styles does."""
+    import nbconvert
+
+    while "✓" not in path.read_text():
+        tab.wait_for_timeout(100)
+    made, _ = nbconvert.HTMLExporter().from_filename(str(path))
+    outputs = nbconvert.HTMLExporter(template_name="basic").from_filename(str(path))[0]
+    bare = re.sub(r'\s(style|class|tabindex|target|rel|data-\w+)="[^"]*"', "", outputs)
+    bare = re.sub(r"<(script|style).*?</\1>", "", bare, flags=re.DOTALL)
+    for name, page_source in (("nbconvert", made), ("stripped", bare)):
+        other = tab.context.new_page()
+        other.set_content(page_source, wait_until="domcontentloaded")
+        other.screenshot(path=folder / f"{name}{shots}", full_page=True)
+        other.close()
 
 
 def main() -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -22,7 +24,8 @@ class Script:
     """How the server answers one request.
 
     ``reset`` closes the connection without an answer, before or after the request took effect;
-    ``truncate`` sends only so many bytes of the body; ``hold`` is an event to wait for first.
+    ``truncate`` sends only so many bytes of the body; ``close`` ends the connection after the answer,
+    without a word; ``hold`` is an event to wait for first.
     """
 
     status: int = 200
@@ -31,6 +34,7 @@ class Script:
     headers: dict[str, str] = field(default_factory=dict)
     reset: str | None = None
     truncate: int | None = None
+    close: bool = False
     delay: float = 0.0
     hold: threading.Event | None = None
 
@@ -83,11 +87,24 @@ def written(
     return [*events, *deltas[:after], *extra, *deltas[after:], end]
 
 
+def certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """The file to trust, and what a server on 127.0.0.1 shows who connects to it."""
+    import trustme
+
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusted = folder / "authority.pem"
+    authority.cert_pem.write_to_path(trusted)
+    return trusted, context
+
+
 class ScriptedServer:
     """The server, on a thread of its own; a context manager."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self._port = port
+        self._tls = tls
         self.seen: list[Seen] = []
         self.responses: dict[str, dict[str, Any]] = {}
         self.scripts: dict[str, deque[Script]] = defaultdict(deque)
@@ -119,7 +136,7 @@ class ScriptedServer:
 
     def __enter__(self) -> ScriptedServer:
         self._thread.start()
-        start = asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        start = asyncio.start_server(self._serve, "127.0.0.1", self._port, ssl=self._tls)
         self._server = asyncio.run_coroutine_threadsafe(start, self._loop).result(10)
         return self
 
@@ -132,7 +149,8 @@ class ScriptedServer:
     @property
     def base_url(self) -> str:
         assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        scheme = "https" if self._tls else "http"
+        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
 
     def enqueue(self, kind: str, *scripts: Script) -> None:
         """Answer the next requests of ``kind`` (create, retrieve, cancel) like this."""
@@ -193,7 +211,7 @@ class ScriptedServer:
         text = "".join(f"{key}: {value}\r\n" for key, value in lines.items())
         writer.write(f"HTTP/1.1 {status} OK\r\n{text}\r\n".encode("latin-1") + data[:kept])
         await writer.drain()
-        return script.truncate is None
+        return script.truncate is None and not script.close
 
     def _streams_it(self, kind: str, path: str, body: Any, status: int) -> bool:
         asked = (kind == "create" and (body or {}).get("stream")) or "stream=true" in path

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser import Lab, chromium, jupyterlab, notebook, page
-from tests.conftest import KEY, missing
+from tests.browser import (
+    Lab,
+    Open,
+    jupyterlab,
+    need_browser,
+    notebook,
+    outputs,
+    page,
+    saved,
+    status,
+)
+from tests.conftest import KEY
 from tests.notebooks import NOTEBOOKS, blank
 from tests.scripted import Script, ScriptedServer, response, written
 from tests.test_render import HOSTILE
@@ -25,11 +31,7 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture(autouse=True)
 def _browser() -> None:
-    for module in ("playwright", "jupyterlab"):
-        if importlib.util.find_spec(module) is None:
-            missing(f"the Python package {module}")
-    if chromium() is None:
-        missing("chromium (Debian: apt-get install chromium)")
+    need_browser()
 
 
 def test_quickstart(embedded: dict[str, str], tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_card_lives(server: ScriptedServer, tmp_path: Path) -> None:
         lab.run(0)
         lab.run(1)
         card = lab.cell(1).locator(".bgmagic-card")
-        _status(lab, 1, "in_progress")
+        status(lab, 1, "in_progress")
         text = card.inner_text()
         for part in ("critique", "in progress", "gpt-5.2-true", "effort xhigh", "resp_1", "Cancel"):
             assert part in text
@@ -91,51 +93,12 @@ def test_card_lives(server: ScriptedServer, tmp_path: Path) -> None:
         assert opened.evaluate("window.fired") is None
         server.enqueue("create", Script(reset="after"))
         lab.run(3)
-        _status(lab, 3, "unknown")
+        status(lab, 3, "unknown")
         server.ending = lambda rid, _: response(rid, "completed", "after all")
         lab.cell(3).get_by_role("button", name="Send again").click()
         lab.cell(3).get_by_text("after all").wait_for(timeout=20_000)
         assert lab.cell(3).locator(".bgmagic-card").count() == 0
         assert server.count("create") == 4
-
-
-def _outputs(path: Path, index: int) -> list[dict[str, Any]]:
-    """The MIME bundles that the saved notebook holds under a cell."""
-    cells = json.loads(path.read_text())["cells"]
-    return [output.get("data", {}) for output in cells[index]["outputs"]]
-
-
-def _saved(opened: Any, path: Path, index: int, wanted: str) -> str:
-    """The HTML under a cell of the saved notebook, once it has ``wanted`` and no widget."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        opened.keyboard.press("Control+s")
-        opened.wait_for_timeout(300)
-        data = _outputs(path, index)
-        html = "".join("".join(part.get("text/html", "")) for part in data)
-        if wanted in html and not any("widget-view" in kind for part in data for kind in part):
-            return html
-    raise AssertionError(f"never saved as plain HTML: {_outputs(path, index)}")
-
-
-@pytest.fixture
-def lab_with(server: ScriptedServer, tmp_path: Path) -> Iterator[Callable[..., tuple[Lab, Path]]]:
-    """Opens a notebook of these cells, after %load_ext, in JupyterLab pointed at the server."""
-    with contextlib.ExitStack() as stack:
-
-        def open_(*cells: str) -> tuple[Lab, Path]:
-            path = notebook(tmp_path / "study.ipynb", ["%load_ext bgmagic", *cells])
-            environment = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url}
-            started = jupyterlab(tmp_path, BGMAGIC_POLL="0.2", **environment)
-            url = stack.enter_context(started).format(path.name)
-            lab = Lab(stack.enter_context(page()), url)
-            lab.run(0)
-            return lab, path
-
-        yield open_
-
-
-Open = Callable[..., tuple[Lab, Path]]
 
 
 def test_end_is_saved_as_plain_html(server: ScriptedServer, lab_with: Open) -> None:
@@ -146,7 +109,7 @@ def test_end_is_saved_as_plain_html(server: ScriptedServer, lab_with: Open) -> N
     lab, path = lab_with("%%bgresponse -o critique -e high\nWhy?")
     lab.run(1)
     lab.cell(1).get_by_text("It is so.").wait_for(timeout=20_000)
-    html = _saved(lab.page, path, 1, "<strong>so</strong>")
+    html = saved(lab.page, path, 1, "<strong>so</strong>")
     for part in ("critique", "completed", "gpt-5.2-true", "effort high", "1,200 out", "resp_1"):
         assert part in html
     assert "%bgattach" not in html
@@ -160,14 +123,16 @@ def test_reload_keeps_the_card_alive_and_the_end_is_html(
     server.polls = 10**6
     lab, path = lab_with("%%bgresponse -o critique\nWhy?")
     lab.run(1)
-    _status(lab, 1, "in_progress")
-    lab.page.keyboard.press("Control+s")
+    status(lab, 1, "in_progress")
+    while not outputs(path, 1):
+        lab.page.keyboard.press("Control+s")
+        lab.page.wait_for_timeout(300)
     lab = Lab(lab.page, lab.page.url.partition("?")[0])
-    _status(lab, 1, "in_progress")
+    status(lab, 1, "in_progress")
     assert "Later %bgjobs critique shows it" in lab.cell(1).locator(".jp-OutputArea").inner_text()
     server.polls = 0
     lab.cell(1).get_by_text("the answer").first.wait_for(timeout=30_000)
-    _saved(lab.page, path, 1, "the answer")
+    saved(lab.page, path, 1, "the answer")
 
 
 def test_card_by_keyboard_alone(server: ScriptedServer, lab_with: Open) -> None:
@@ -175,7 +140,7 @@ def test_card_by_keyboard_alone(server: ScriptedServer, lab_with: Open) -> None:
     server.polls = 10**6
     lab, _ = lab_with("%%bgresponse -o critique\nWhy?")
     lab.run(1)
-    _status(lab, 1, "in_progress")
+    status(lab, 1, "in_progress")
     button = lab.cell(1).locator(".bgmagic-buttons button").last
     button.focus()
     lab.page.keyboard.press("Enter")
@@ -245,8 +210,9 @@ def test_nothing_hostile_fires(server: ScriptedServer, lab_with: Open) -> None:
     asked for anything; shown raw, the very same trap fires."""
     shown = f"""from IPython.display import HTML, display
 from bgmagic.display.render import to_html
-for text in {HOSTILE!r}:
-    display(HTML(to_html(text.replace("fired=1", "window.fired=1"))))
+texts = [text.replace("fired=1", "window.fired=1") for text in {HOSTILE!r}]
+for start in range(0, len(texts), 5):  # JupyterLab shows no more than 50 outputs
+    display(HTML("".join(map(to_html, texts[start:start + 5]))))
 print("all shown")"""
     raw = "display(HTML('<img src=x onerror=window.fired=1>'))"
     lab, _ = lab_with(shown, raw)
@@ -262,10 +228,6 @@ print("all shown")"""
     assert outside == []
     lab.run(2)
     lab.page.wait_for_function("() => window.fired === 1")
-
-
-def _status(lab: Lab, index: int, status: str) -> None:
-    lab.cell(index).locator(f".bgmagic-card[data-status={status}]").wait_for(timeout=20_000)
 
 
 def _picture(opened: Any, name: str) -> None:

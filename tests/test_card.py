@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ import ipywidgets
 import pytest
 
 from bgmagic.display.card import Card, line, snapshot
+from bgmagic.errors import BadInput
+from bgmagic.job import Job
 from bgmagic.manager import JobManager
 from bgmagic.request import Request
 from tests.kernels import Kernel
@@ -69,6 +72,65 @@ def test_card_tells_failures(shown: JobManager, pointed: ScriptedServer, ask: As
     pointed.ending = lambda rid, _: response(rid, "failed", error=error)
     assert job.exception(LIMIT)
     eventually(lambda: job.card.view["message"] == "server_error: Broke.")
+
+
+def test_card_tells_how_long_earlier_jobs_took(pointed: ScriptedServer, ask: Ask) -> None:
+    """From acceptance on the card has what the journal says of earlier jobs, asked off the loop thread,
+    and nothing if that can't be read."""
+    threads: list[str] = []
+
+    def look_back(job: Job) -> dict[str, Any]:
+        threads.append(threading.current_thread().name)
+        if job.name == "broken":
+            raise OSError("no journal")
+        return {"count": 3, "median": 60.0, "low": 5.0, "high": 90.0}
+
+    made = JobManager(make_card=lambda job: Card(job, history=look_back))
+    pointed.polls = 10**6
+    job, broken = (made.submit(ask(), name=name, poll_interval=SOON) for name in ("x", "broken"))
+    eventually(lambda: job.card.view.get("history", {}).get("median") == 60.0)
+    eventually(lambda: broken.card.view["status"] == "in_progress" and len(threads) == 2)
+    assert broken.card.view["history"] == {}
+    assert not any(name == "bgmagic" for name in threads)
+    assert made.close(10)
+
+
+def test_history_is_of_the_same_model_and_effort(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """The card's figures come from this user's own completed jobs of the same model and effort; without
+    any there are none."""
+    server.polls = 0
+    for effort in ("low", "low", "high"):
+        in_kernel.ok(f"%%bgresponse -o x -e {effort} --wait --again\nWhy?")
+    server.polls = 10**6
+    for effort, count in (("low", 2), ("high", 1), ("none", 0)):
+        in_kernel.ok(f"%%bgresponse -o y_{effort} -e {effort}\nWhat?")
+        in_kernel.until(f"y_{effort}.card.view.get('history')")
+        assert in_kernel.value(f"y_{effort}.card.view['history']['count']") == str(count)
+    assert in_kernel.value("'median' in y_none.card.view.get('history')") == "False"
+
+
+def test_what_a_click_can_not_do_is_said(
+    shown: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """Check again picks up only a detached job; why that can't be is said on the card; and each click is
+    acknowledged, so that the page knows that it was heard."""
+    pointed.polls = 10**6
+    job = shown.submit(ask(), name="x", poll_interval=SOON, deadline=0.3)
+    asked: list[Job] = []
+
+    def refuse(which: Job) -> Job:
+        asked.append(which)
+        raise BadInput("another kernel follows it")
+
+    card, sent = Card(job, pick_up=refuse), []
+    card.send = lambda content, buffers=None: sent.append(content)
+    card._handle_custom_msg({"action": "check"}, [])
+    assert (asked, sent) == ([], [{"heard": "check"}])
+    eventually(lambda: card.view["status"] == "detached")
+    card._handle_custom_msg({"action": "check"}, [])
+    assert asked == [job]
+    assert card.view["refused"] == "Another kernel follows it"
+    assert sent[-1] == {"heard": "check"}
 
 
 def test_only_the_buttons_message_cancels(

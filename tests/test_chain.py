@@ -360,7 +360,7 @@ def test_waits_for_another_kernel(chain: ScriptedServer, monkeypatch: pytest.Mon
 
 
 async def _give_up(manager: Any, job: Job) -> None:
-    manager._courses[job][1].cancel()
+    manager._fleet._courses[job][1].cancel()
     await manager.ledger.write(job.record, owner=None)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import openai
 import pytest
 
-from bgmagic.client import Client, Reply
+from bgmagic.client import Client
 from bgmagic.errors import Accepted, BadInput, ServerError
+from bgmagic.replies import Reply
 from bgmagic.request import Request
 from bgmagic.sdk import server_of
 from bgmagic.server import Server

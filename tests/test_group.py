@@ -22,8 +22,6 @@ from bgmagic.errors import BadInput, BgmagicError, JobCancelled, JobFailed, NotR
 from bgmagic.group import JobGroup
 from bgmagic.grouping import attach_group
 from bgmagic.job import Job
-from bgmagic.manager import JobManager
-from bgmagic.poller import Clock
 from bgmagic.session import session
 from tests.scripted import Script, ScriptedServer, response
 from tests.test_job import LIMIT, SOON, eventually
@@ -347,31 +345,6 @@ def test_a_server_that_fails_in_every_way(ask: Ask, pointed: ScriptedServer) -> 
     assert all(
         answer == f"re: Say {n}" for n, answer in enumerate(group) if isinstance(answer, Answer)
     )
-
-
-def test_early_polls_are_left_out_in_a_crowd(
-    pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Few jobs are polled after 1 second; of many each but the first is left for the usual 10."""
-    pauses: list[float] = []
-
-    async def pause(wake: asyncio.Event, seconds: float) -> None:
-        pauses.append(seconds)
-        await asyncio.sleep(0.01 if len(pauses) > 60 else 0)
-        await wake.wait() if len(pauses) > 60 else None
-
-    manager = JobManager(clock=Clock(wait=pause))
-    monkeypatch.setattr(session, "_manager", manager)
-    pointed.polls = 10**6
-    try:
-        group = bgmagic.map("{{ item }}", range(60), max_in_flight=60)
-        eventually(lambda: len(pauses) > 60 and all(job.response_id for job in group.jobs))
-    finally:
-        assert manager.close(10)
-    early = [seconds for seconds in pauses if seconds < 5]
-    usual = [seconds for seconds in pauses if 9 <= seconds <= 11]
-    assert early
-    assert len(usual) >= 30
 
 
 def test_groups_that_wait_for_groups(ask: Ask, pointed: ScriptedServer) -> None:

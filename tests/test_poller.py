@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.client import Reply
 from bgmagic.errors import Accepted, ServerError
-from bgmagic.poller import Clock, Delays, Watch, poll
+from bgmagic.packed import Packed
+from bgmagic.poller import Clock, Delays, Wake, Watch, poll
+from bgmagic.replies import Reply
 
 seconds = st.floats(0, 1e9)
 
@@ -73,7 +74,7 @@ class Time:
         self.at = 1000.0
         self.waits: list[float] = []
 
-    async def wait(self, _wake: asyncio.Event, seconds: float) -> None:
+    async def wait(self, _wake: Wake, seconds: float) -> None:
         self.waits.append(seconds)
         self.at += seconds
 
@@ -88,14 +89,14 @@ def run(
     time, heard = Time(), list[object]()
     script = itertools.chain(replies, itertools.repeat(replies[-1]))
 
-    async def fetch() -> Reply:
+    async def fetch(_: Reply | None) -> Reply:
         reply = next(script)
         if isinstance(reply, ServerError):
             raise reply
         return reply
 
     async def main() -> Reply | None:
-        watch = Watch(fetch, heard.append, heard.append, asyncio.Event(), 1000 + deadline)
+        watch = Watch(fetch, heard.append, heard.append, Wake(), 1000 + deadline, Packed)
         return await poll(watch, Delays(10, lambda: 0.5), time.clock(), hint)
 
     return asyncio.run(main()), time, heard

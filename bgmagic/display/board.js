@@ -1,5 +1,4 @@
-// Draws the board: a table of jobs that sorts, filters and opens. All text goes in through
-// textContent: nothing a server or a model wrote is ever markup here.
+// Draws the board: a table of jobs that sorts, filters and opens.
 
 const COLUMNS = [
   ["name", "variable"],
@@ -12,32 +11,13 @@ const COLUMNS = [
   ["response_id", "id"],
 ];
 const EFFORTS = ["", "none", "minimal", "low", "medium", "high", "xhigh", "max"];
-const CONFIRM = 5000; // milliseconds that a first click on Cancel waits for the second
-
-const word = (status) => status.replaceAll("_", " ");
+const REFUSED = 10000; // milliseconds after which a cancel that changed nothing can be tried again
 
 const duration = (total) => {
   const s = Math.max(0, Math.floor(total));
   if (s < 100) return `${s} s`;
   if (s < 6000) return `${Math.round(s / 60)} min`;
   return s < 172800 ? `${(s / 3600).toFixed(1)} h` : `${Math.round(s / 86400)} d`;
-};
-
-const make = (tag, name, parent, text = "") => {
-  const node = document.createElement(tag);
-  node.className = `bgmagic-${name}`;
-  if (tag === "button") {
-    node.type = "button";
-    // Else Enter and Space would be the notebook's shortcuts, not clicks.
-    node.setAttribute("data-lm-suppress-shortcuts", "true");
-  }
-  node.textContent = text;
-  parent?.append(node);
-  return node;
-};
-
-const say = (node, text) => {
-  if (node.textContent !== text) node.textContent = text;
 };
 
 function render({ model, el }) {
@@ -98,7 +78,11 @@ function render({ model, el }) {
       parts.push(line.tr);
       if (line.detail) parts.push(line.detail);
     }
+    if (parts.length === body.children.length && parts.every((tr, i) => tr === body.children[i]))
+      return;
+    const focused = body.contains(document.activeElement) ? document.activeElement : null;
     body.replaceChildren(...parts);
+    focused?.focus({ preventScroll: true });
   };
 
   const visible = (row) => only === null || row.status === only;
@@ -146,20 +130,35 @@ function render({ model, el }) {
       toggle(key);
     });
     tr.addEventListener("click", () => String(getSelection()) || toggle(key));
+    const calm = () => {
+      clearTimeout(line.confirming);
+      line.confirming = 0;
+      cancel.removeAttribute("aria-disabled");
+      name("Cancel");
+    };
+    const name = (text) => {
+      say(cancel, text);
+      cancel.setAttribute("aria-label", `${text} ${open.textContent}`);
+    };
+    line.heard = () => {
+      name("Cancelling…");
+      line.confirming = setTimeout(calm, REFUSED);
+    };
     cancel.addEventListener("click", (event) => {
       event.stopPropagation();
-      if (line.confirming) {
-        clearTimeout(line.confirming);
-        cancel.disabled = true;
-        say(cancel, "Cancelling…");
-        model.send({ action: "cancel", key });
+      if (cancel.ariaDisabled) return;
+      if (!line.confirming) {
+        name("Really cancel?");
+        line.confirming = setTimeout(calm, CONFIRM);
         return;
       }
-      say(cancel, "Really?");
-      line.confirming = setTimeout(() => {
-        line.confirming = 0;
-        say(cancel, "Cancel");
-      }, CONFIRM);
+      clearTimeout(line.confirming);
+      cancel.ariaDisabled = "true";
+      name("Waiting for the kernel…"); // until it has heard of it: at once, unless a cell computes
+      model.send({ action: "cancel", key });
+    });
+    cancel.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && !cancel.ariaDisabled) calm();
     });
     lines.set(key, line);
     return line;
@@ -201,7 +200,7 @@ function render({ model, el }) {
     say(cells.response_id, row.response_id);
     cells.response_id.title = row.response_id;
     cancel.hidden = !(row.open && row.here);
-    cancel.setAttribute("aria-label", `${cancel.textContent} ${row.name}`.trim());
+    if (!cancel.ariaLabel) cancel.setAttribute("aria-label", `Cancel ${open.textContent}`);
     times(row);
     hide(row);
     if (line.detail && !row.open) model.send({ action: "show", key: row.key });
@@ -216,6 +215,7 @@ function render({ model, el }) {
 
   const heard = (content) => {
     if (content?.rows) take(content.rows);
+    if (content?.heard) lines.get(content.heard)?.heard();
     const shown = content?.shown;
     const detail = shown && lines.get(shown.key)?.detail;
     if (detail) {

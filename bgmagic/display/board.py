@@ -16,6 +16,7 @@ import anywidget
 import traitlets
 
 from bgmagic.display.card import sentence
+from bgmagic.display.widgets import hear_beside_cells, script
 from bgmagic.job import Job
 from bgmagic.listing import Row, as_text, row_of
 
@@ -31,7 +32,7 @@ class Board(anywidget.AnyWidget):
             later is given the rows of that moment.
     """
 
-    _esm = _HERE / "board.js"
+    _esm = script("elements.js", "board.js")
     _css = _HERE / "board.css"
     rows: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
@@ -47,6 +48,7 @@ class Board(anywidget.AnyWidget):
         self._due = False
         self._find = find
         super().__init__(**traits)
+        hear_beside_cells(self)
         self.on_msg(_clicked)
 
     def fill(self, listed: Sequence[Row], jobs: Sequence[Job]) -> None:
@@ -100,6 +102,7 @@ class Board(anywidget.AnyWidget):
         """Ask the server to cancel a job of this kernel."""
         if key in self._jobs:
             self._jobs[key].cancel()
+        self.send({"heard": key})
 
     def bundle(self) -> dict[str, Any]:
         """What displaying the board sends: the widget, and a table for where there are none."""

@@ -1,19 +1,4 @@
-// Draws the card of one job. All text goes in through textContent: nothing a server or a model
-// wrote is ever markup here.
-
-const WORDS = {
-  waiting: "waiting",
-  submitting: "submitting",
-  queued: "queued",
-  in_progress: "in progress",
-  completed: "completed",
-  failed: "failed",
-  incomplete: "incomplete",
-  cancelled: "cancelled",
-  unknown: "unknown",
-  lost: "lost",
-  detached: "detached",
-};
+// Draws the card of one job.
 
 // One stroke drawing each, in a square of 16.
 const RING = "M8 2a6 6 0 1 0 0 12a6 6 0 1 0 0-12";
@@ -29,51 +14,41 @@ const ICONS = {
   unknown: "M5.5 6a2.6 2.6 0 1 1 3.6 2.4c-.8.4-1.1.8-1.1 1.7 M8 12.8v.2",
   lost: "M3 8h2 M7 8h2 M11 8h2",
   detached: "M6.5 4H5a4 4 0 0 0 0 8h1.5 M9.5 4H11a4 4 0 0 1 0 8H9.5",
-  copy: "M5.5 5.5h7.5v7.5h-7.5z M10.5 3h-7.5v7.5",
 };
-const CONFIRM = 5000; // milliseconds that a first click on Cancel waits for the second
-const OURS = 1500; // milliseconds after which a finished card that still stands replaces itself
-
-const known = (status) => Object.hasOwn(WORDS, status);
-const word = (status) => (known(status) ? WORDS[status] : status);
-
-const make = (tag, name, parent) => {
-  const node = document.createElement(tag);
-  node.className = `bgmagic-${name}`;
-  if (tag === "button") {
-    node.type = "button";
-    // Else Enter and Space would be the notebook's shortcuts, not clicks.
-    node.setAttribute("data-lm-suppress-shortcuts", "true");
-  }
-  parent.append(node);
-  return node;
+const COPY = "M5.5 5.5h7.5v7.5h-7.5z M10.5 3h-7.5v7.5";
+// What the page calls a kernel that is no more, or another one in its place.
+const ENDINGS = new Set(["restarting", "autorestarting", "starting", "dead", "terminating"]);
+const PATIENCE = 400; // milliseconds until a click that the kernel has not answered says why
+const BUSY =
+  "No answer from the kernel yet. It is busy with a cell and will hear the click afterwards, or it "
+  + "has ended. Interrupting the cell does no harm to the job.";
+// What the button does where it is not Cancel; and what it says: at first, to be sure, meanwhile.
+const ACTIONS = { unknown: "resend", detached: "check" };
+const BUTTONS = {
+  cancel: ["Cancel", "Really cancel?", "Cancelling…"],
+  resend: ["Send again"],
+  check: ["Check again"],
 };
 
-const icon = (name, parent) => {
+// A line that is there only as long as it says something.
+const tell = (node, text) => {
+  say(node, text);
+  node.hidden = !text;
+};
+
+const known = (status) => Object.hasOwn(ICONS, status);
+
+const icon = (drawing, parent) => {
   const ns = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(ns, "svg");
   svg.setAttribute("viewBox", "0 0 16 16");
   svg.setAttribute("aria-hidden", "true");
   svg.setAttribute("class", "bgmagic-icon");
   const path = document.createElementNS(ns, "path");
-  path.setAttribute("d", ICONS[name] ?? ICONS.waiting);
+  path.setAttribute("d", drawing);
   svg.append(path);
   parent.append(svg);
   return path;
-};
-
-// Only what changed: most cards stand still while others tick.
-const say = (node, text) => {
-  if (node.textContent !== text) node.textContent = text;
-  node.hidden = !text;
-};
-
-export const seconds = (total) => {
-  const s = Math.max(0, Math.floor(total));
-  const pad = (n) => String(n).padStart(2, "0");
-  const h = Math.floor(s / 3600);
-  const m = Math.floor(s / 60) % 60;
-  return h ? `${h}:${pad(m)}:${pad(s % 60)}` : `${m}:${pad(s % 60)}`;
 };
 
 const ago = (total) =>
@@ -100,70 +75,10 @@ const earlier = (history) => {
   return `${jobs} took ${seconds(median)}${range}`;
 };
 
-const request = () => {
-  // Some browsers give a promise, old ones take a callback, and some refuse without a click.
-  try {
-    return Promise.resolve(Notification.requestPermission()).catch(() => "default");
-  } catch {
-    return Promise.resolve("default");
-  }
-};
-
-// The notebook that a frontend shows the widget in, where it lets us know: JupyterLab and Notebook.
-const notebook = (model) => model.widget_manager?.context;
-
-const outputs = function* (model) {
-  const cells = notebook(model)?.model?.cells;
-  for (let i = 0; i < (cells?.length ?? 0); i += 1) {
-    const found = cells.get(i).outputs;
-    for (let j = 0; j < (found?.length ?? 0); j += 1) yield [found, j];
-  }
-};
-
-// After a reload of the page the kernel can't replace an output any more; the page can. Else the
-// notebook would be saved with a widget that is an error without its kernel.
-const replace = (model, content) => {
-  const view = model.get("view");
-  for (const [list, index] of outputs(model)) {
-    const data = list.get(index).data ?? {};
-    const widget = data["application/vnd.jupyter.widget-view+json"]?.model_id;
-    const html = [data["text/html"] ?? ""].flat().join("");
-    const part =
-      widget === view.model_id
-        ? content.answer
-        : html.includes(`data-bgmagic="${view.key}"`)
-          ? content.footer
-          : null;
-    if (part) list.set(index, { output_type: "display_data", metadata: {}, data: part });
-  }
-};
-
-function initialize({ model }) {
-  let told = model.get("view").done;
-  const changed = () => {
-    const view = model.get("view");
-    if (!view.notify || !view.done || told || !document.hidden) return;
-    told = true;
-    if (globalThis.Notification?.permission !== "granted") return;
-    const shown = new Notification(`${view.name}: ${word(view.status)}`, {
-      body: view.message || `after ${seconds(view.ended_at - view.submitted_at)}`,
-      tag: view.key,
-    });
-    shown.onclick = () => window.focus();
-  };
-  const heard = (content) => content?.finished && replace(model, content.finished);
-  model.on("change:view", changed);
-  model.on("msg:custom", heard);
-  return () => {
-    model.off("change:view", changed);
-    model.off("msg:custom", heard);
-  };
-}
-
 function render({ model, el }) {
   const card = make("section", "card", el);
   const top = make("div", "top", card);
-  const drawing = icon("waiting", top);
+  const drawing = icon(ICONS.waiting, top);
   const name = make("span", "name", top);
   // Only the status is announced to screen readers, and not every second.
   const status = make("span", "status", top);
@@ -176,9 +91,11 @@ function render({ model, el }) {
   const asked = make("span", "asked", about);
   const id = make("code", "id", about);
   const copy = make("button", "copy", about);
-  const copied = icon("copy", copy);
+  const copied = icon(COPY, copy);
   const times = make("div", "times", card);
   const message = make("div", "message", card);
+  const wait = make("div", "wait", card);
+  wait.setAttribute("aria-live", "polite");
   const before = make("div", "before", card);
   const beforeText = make("span", "before-text", before);
   const beforeButton = make("button", "button", before);
@@ -193,85 +110,94 @@ function render({ model, el }) {
   beforeButton.textContent = "Cancel the earlier one";
   allow.textContent = "Allow notifications";
 
-  // The kernel's clock minus ours. A snapshot kept from earlier makes it look smaller than it is,
-  // never larger, so the largest seen is the best.
-  let offset = -Infinity;
+  // The kernel's clock minus ours: whatever it says was said just now.
+  let offset = model.get("view").clock - Date.now() / 1000;
   let ended = false; // the kernel, as far as this page knows
+  let drawn = ""; // the status
   let confirming = 0;
-  let sent = "";
+  let sent = ""; // the action of a click that the kernel has not answered yet
+  let waiting = 0;
+
+  // Whether the job was still open when its kernel ended.
+  const over = (view) => ended && view.ended_at == null;
 
   const tick = () => {
     const view = model.get("view");
     const now = Date.now() / 1000 + offset;
-    const quiet = view.done || ended;
-    say(time, ended && !view.done ? "" : seconds((view.ended_at ?? now) - view.submitted_at));
-    const checked =
-      view.checked_at == null || quiet ? "" : `checked ${ago(now - view.checked_at)}`;
-    const parts = ended && !view.done ? [] : stretches(view, now);
-    say(times, [...parts, checked, quiet ? "" : earlier(view.history)].filter(Boolean).join(" · "));
+    const unwatched = view.done && view.ended_at == null || over(view);
+    const parts = unwatched ? [] : stretches(view, now);
+    if (view.checked_at != null && view.ended_at == null)
+      parts.push(`checked ${ago(now - view.checked_at)}`);
+    if (view.ended_at == null && !unwatched) parts.push(earlier(view.history));
+    tell(time, unwatched ? "" : seconds((view.ended_at ?? now) - view.submitted_at));
+    tell(times, parts.filter(Boolean).join(" · "));
   };
 
   const drawButton = (view) => {
     // A job of which nobody knows whether it was accepted is sent again only on purpose.
-    const again = view.status === "unknown";
-    const cancelling = view.cancelling || sent === "cancel";
-    button.hidden = ended || (view.done && !again);
-    button.disabled = cancelling || sent === "resend";
-    button.dataset.action = again ? "resend" : "cancel";
+    const action = ACTIONS[view.status] ?? (view.done ? "" : "cancel");
+    const [ask, sure, doing] = BUTTONS[action] ?? [];
+    button.hidden = ended || !action;
+    // Not disabled, which would take the focus of the keyboard away.
+    button.setAttribute("aria-disabled", String(Boolean(sent) || view.cancelling));
+    button.dataset.action = action;
     button.classList.toggle("bgmagic-sure", confirming !== 0);
-    button.textContent = again
-      ? sent === "resend" ? "Sending…" : "Send again"
-      : cancelling ? "Cancelling…" : confirming ? "Really cancel?" : "Cancel";
+    button.textContent =
+      action === "cancel" && view.cancelling ? doing
+        : sent ? "Waiting for the kernel…" : confirming ? sure : ask;
     button.setAttribute("aria-label", `${button.textContent} ${view.name}`.trim());
+  };
+
+  // Said only where it is so: a kernel that is free has answered long before.
+  const answered = () => {
+    clearTimeout(waiting);
+    sent = "";
+    say(wait, "");
+  };
+  const send = (action) => {
+    sent = action;
+    model.send({ action });
+    clearTimeout(waiting);
+    waiting = setTimeout(() => say(wait, BUSY), PATIENCE);
+    drawButton(model.get("view"));
   };
 
   const draw = () => {
     const view = model.get("view");
-    offset = Math.max(offset, view.clock - Date.now() / 1000);
-    const shown = ended && !view.done ? "detached" : view.status;
-    if (card.dataset.status !== shown) {
+    const shown = over(view) ? "detached" : view.status;
+    if (drawn !== shown) {
+      drawn = shown;
       card.dataset.status = known(shown) ? shown : "other";
-      drawing.setAttribute("d", ICONS[shown] ?? ICONS.waiting);
-      if (sent === "resend" || view.done) sent = "";
+      drawing.setAttribute("d", known(shown) ? ICONS[shown] : ICONS.waiting);
+      clearTimeout(confirming);
       confirming = 0;
     }
-    if (!view.cancelling && view.message) sent = ""; // a refused cancel can be tried again
+    card.classList.toggle("bgmagic-offline", view.offline && !over(view));
     card.setAttribute("aria-label", `Job ${view.name}`.trim());
-    say(status, word(shown));
-    say(name, view.name);
-    say(asked, [view.model, view.effort && `effort ${view.effort}`].filter(Boolean).join(" · "));
-    say(id, view.response_id);
+    tell(status, word(shown));
+    tell(name, view.name);
+    tell(asked, [view.model, view.effort && `effort ${view.effort}`].filter(Boolean).join(" · "));
+    tell(id, view.response_id);
     id.title = view.response_id;
     copy.hidden = !view.response_id;
     copy.setAttribute("aria-label", `Copy the response id ${view.response_id}`);
-    const left = `This kernel has ended; the job goes on at the server. %bgattach ${view.name}`
-      + " follows it in the next one.";
-    const offline = view.offline ? "Offline, the job goes on at the server. " : "";
-    say(message, ended && !view.done ? left : offline + view.message);
-    say(beforeText, view.earlier ?? "");
+    const left = "This kernel has ended; the job goes on at the server. "
+      + `%bgattach ${view.name || view.response_id} follows it in the next one.`;
+    tell(message, over(view) ? left : view.refused || view.message);
+    tell(beforeText, view.earlier ?? "");
     before.hidden = !view.earlier;
     const may = globalThis.Notification?.permission;
     allow.hidden = !view.notify || view.done || may !== "default";
     drawButton(view);
     tick();
-    if (view.final) setTimeout(finish, OURS);
-  };
-
-  // The kernel replaces a finished card in place. One that still stands then was reloaded.
-  const finish = () => {
-    if (!el.isConnected || !notebook(model)) return;
-    for (const [list, index] of outputs(model)) {
-      const data = list.get(index).data ?? {};
-      const widget = data["application/vnd.jupyter.widget-view+json"]?.model_id;
-      if (widget === model.get("view").model_id) return model.send({ action: "finish" });
-    }
+    if (view.final) setTimeout(finish, OURS, model, el);
   };
 
   const drawPreview = () => {
     const { text = "", reasoning = "" } = model.get("preview");
     for (const [node, content] of [[thoughts, reasoning], [preview, text]]) {
       const atEnd = node.scrollHeight - node.scrollTop - node.clientHeight < 30;
-      say(node, content);
+      tell(node, content);
       if (atEnd) node.scrollTop = node.scrollHeight;
     }
   };
@@ -284,6 +210,7 @@ function render({ model, el }) {
 
   button.addEventListener("click", () => {
     const action = button.dataset.action;
+    if (sent || model.get("view").cancelling) return;
     if (action === "cancel" && !confirming) {
       confirming = setTimeout(stopConfirming, CONFIRM);
       drawButton(model.get("view"));
@@ -291,15 +218,13 @@ function render({ model, el }) {
     }
     clearTimeout(confirming);
     confirming = 0;
-    // Said at once: in a busy kernel the click may have to wait.
-    sent = action;
-    model.send({ action });
-    drawButton(model.get("view"));
+    send(action);
   });
   button.addEventListener("keydown", (event) => event.key === "Escape" && stopConfirming());
   beforeButton.addEventListener("click", () => {
-    beforeButton.disabled = true;
-    model.send({ action: "cancel-earlier" });
+    if (beforeButton.ariaDisabled) return;
+    beforeButton.ariaDisabled = "true";
+    send("cancel-earlier");
   });
   copy.addEventListener("click", async () => {
     try {
@@ -308,12 +233,12 @@ function render({ model, el }) {
     } catch {
       getSelection().selectAllChildren(id); // no permission: ready for Ctrl+C
     }
-    setTimeout(() => copied.setAttribute("d", ICONS.copy), 1500);
+    setTimeout(() => copied.setAttribute("d", COPY), 1500);
   });
   allow.addEventListener("click", () => request().then(draw));
 
   const died = (_, state) => {
-    if (["restarting", "autorestarting", "dead", "terminating"].includes(state)) {
+    if (ENDINGS.has(state)) {
       ended = true;
       draw();
     }
@@ -321,7 +246,18 @@ function render({ model, el }) {
   const session = notebook(model)?.sessionContext;
   session?.statusChanged?.connect(died);
 
-  model.on("change:view", draw);
+  const changed = () => {
+    const view = model.get("view");
+    offset = view.clock - Date.now() / 1000;
+    draw();
+  };
+  const heard = (content) => {
+    if (!content?.heard) return;
+    answered();
+    drawButton(model.get("view"));
+  };
+  model.on("change:view", changed);
+  model.on("msg:custom", heard);
   model.on("change:preview", drawPreview);
   draw();
   drawPreview();
@@ -338,8 +274,10 @@ function render({ model, el }) {
   return () => {
     clearTimeout(timer);
     clearTimeout(confirming);
+    clearTimeout(waiting);
     session?.statusChanged?.disconnect(died);
-    model.off("change:view", draw);
+    model.off("change:view", changed);
+    model.off("msg:custom", heard);
     model.off("change:preview", drawPreview);
   };
 }

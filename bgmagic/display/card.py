@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any
 import anywidget
 import traitlets
 
-from bgmagic.errors import readable
+from bgmagic.display.widgets import hear_beside_cells, script
+from bgmagic.errors import BgmagicError, readable
 from bgmagic.job import Job
 from bgmagic.status import JobRecord, Status
 
@@ -40,22 +42,33 @@ class Card(anywidget.AnyWidget):
         preview: the end of what a streamed response says so far, and of its reasoning.
     """
 
-    _esm = _HERE / "card.js"
+    _esm = script("elements.js", "page.js", "card.js")
     _css = _HERE / "card.css"
     view = traitlets.Dict().tag(sync=True)
     preview = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, job: Job, history: History | None = None, **traits: Any) -> None:
+    def __init__(
+        self,
+        job: Job,
+        history: History | None = None,
+        pick_up: Callable[[Job], Job] | None = None,
+        **traits: Any,
+    ) -> None:
         """Make the card; it follows the job from now on.
 
         Args:
             history: tells how long earlier jobs like this one took: ``count``, and ``median``,
                 ``low`` and ``high`` in seconds. May read a file: called off the loop thread.
+            pick_up: follows a detached job again, by the handle that it gives back.
         """
         self._earlier: Job | None = None
         self._history: Mapping[str, Any] = {}
         self._look_back = history
+        self._pick_up = pick_up
         self._notify = False
+        self._refused = ""  # why a click could do nothing
+        # A click may come on another thread than the news of the job.
+        self._drawing = threading.RLock()
         # Told when the card goes over to another job, and when a page asks for the end.
         self.on_follow: list[Callable[[Job], None]] = []
         self.on_finish: Callable[[], Mapping[str, Any] | None] | None = None
@@ -63,14 +76,25 @@ class Card(anywidget.AnyWidget):
         known = job.record
         super().__init__(view=snapshot(job), **traits)
         self._job = job
+        hear_beside_cells(self)
         self.on_msg(_clicked)
         job.add_listener(self._refresh)
         if job.record is not known:
             self._refresh(job)  # what happened before the listener was there
 
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        """What a page is given: the newest view, with the time as it is now."""
+        state: dict[str, Any] = super().get_state(key, drop_defaults)
+        return (
+            state | {"view": state["view"] | {"clock": time.time()}} if "view" in state else state
+        )
+
     def _refresh(self, job: Job) -> None:
-        if job is not self._job:
-            return
+        with self._drawing:
+            if job is self._job:
+                self._draw(job)
+
+    def _draw(self, job: Job) -> None:
         shown = previewed(job.record)
         if shown != self.preview:
             self.preview = shown
@@ -80,6 +104,7 @@ class Card(anywidget.AnyWidget):
             "earlier": self._about_earlier(),
             "history": self._history,
             "notify": self._notify,
+            "refused": self._refused,
         }
         # The clock alone is no news.
         if now != self.view | {"clock": now["clock"]}:
@@ -133,11 +158,32 @@ class Card(anywidget.AnyWidget):
 
     def follow(self, job: Job) -> None:
         """Show ``job`` from now on."""
-        self._job = job
+        with self._drawing:
+            self._job, self._refused = job, ""
         job.add_listener(self._refresh)
         self._refresh(job)
         for tell in self.on_follow:
             tell(job)
+
+    def do(self, action: str) -> None:
+        """What a button asks for; what can't be done is said on the card."""
+        try:
+            self._do(action)
+        except BgmagicError as error:
+            self._refused = sentence(str(error))
+            self._refresh(self._job)
+        self.send({"heard": action})
+
+    def _do(self, action: str) -> None:
+        job = self._job
+        if action == "cancel":
+            job.cancel()
+        elif action == "cancel-earlier" and self._earlier is not None:
+            self._earlier.cancel()
+        elif action == "resend" and job.status == Status.UNKNOWN:
+            self.follow(job.resend())
+        elif action == "check" and job.status == Status.DETACHED and self._pick_up is not None:
+            self.follow(self._pick_up(job))
 
     def finish(self) -> None:
         """Have the page put plain HTML in the card's place, if the job has ended for good."""
@@ -149,14 +195,10 @@ class Card(anywidget.AnyWidget):
 def _clicked(card: Card, message: Any, _buffers: Any) -> None:
     # Any page script could send a message, so only what the buttons send is understood.
     action = message.get("action") if isinstance(message, dict) else None
-    if action == "cancel-earlier" and card._earlier is not None:
-        card._earlier.cancel()
-    elif action == "cancel":
-        card._job.cancel()
-    elif action == "resend" and card._job.status == Status.UNKNOWN:
-        card.follow(card._job.resend())
-    elif action == "finish":
+    if action == "finish":
         card.finish()
+    elif isinstance(action, str):
+        card.do(action)
 
 
 def snapshot(job: Job) -> dict[str, Any]:
@@ -206,7 +248,7 @@ def previewed(record: JobRecord) -> dict[str, str]:
 def sentence(text: str) -> str:
     """``text`` beginning with a capital, unless its first word is a code such as server_error."""
     first = text.partition(" ")[0]
-    return text[:1].upper() + text[1:] if first.isalpha() else text
+    return text[:1].upper() + text[1:] if first.rstrip(",").isalpha() else text
 
 
 def is_final(job: Job) -> bool:

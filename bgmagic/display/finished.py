@@ -28,7 +28,10 @@ _MARKS = {
     Status.CANCELLED: ("⊘", "--jp-ui-font-color2, #757575"),
 }
 KEPT_ROWS = 100  # of a table that is saved in the notebook
-_QUIET = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em; padding-left: 16px"
+_QUIET = (
+    "color: var(--jp-ui-font-color2, var(--vscode-descriptionForeground, #757575)); "
+    "font-size: 0.9em; padding-left: 16px; overflow-wrap: anywhere"
+)
 
 # What to do about an end, by its status, the server's `error.code` (OpenAPI: ResponseErrorCode) or
 # the reason in `incomplete_details`.

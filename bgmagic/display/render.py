@@ -28,19 +28,23 @@ _LONGEST_ADDRESS = 80  # of an image, as it is shown
 _LINE = "var(--jp-border-color1, rgba(127, 127, 127, 0.5))"
 _SHADE = "var(--jp-cell-editor-background, rgba(127, 127, 127, 0.12))"
 _ALL = "max-width: 52em; overflow-wrap: anywhere"
+# What may be too wide scrolls, by the keyboard too: hence the tabindex.
 _PRE = (
-    "overflow-x: auto; white-space: pre; padding: 0.6em 0.8em; line-height: 1.35; "
-    f"border: 1px solid {_LINE}; border-radius: 3px; background: {_SHADE}"
+    'tabindex="0" style="overflow-x: auto; padding: 0.6em 0.8em; line-height: 1.35; '
+    f'border: 1px solid {_LINE}; border-radius: 3px; background: {_SHADE}"'
 )
-_WIDE = "overflow-x: auto; max-width: 100%"
-_CELL = f"border: 1px solid {_LINE}; padding: 0.3em 0.7em; text-align: "
+_WIDE = 'tabindex="0" style="overflow-x: auto; max-width: 100%"'
+# Jupyter's own style for code would break its lines, and put a background of its own behind them.
+_CODE = 'style="white-space: pre; padding: 0; background: none"'
+# Words of a narrow table stay whole.
+_CELL = f"border: 1px solid {_LINE}; padding: 0.3em 0.7em; overflow-wrap: break-word; text-align: "
 
 _OPENED = {
     "paragraph": "<p>",
     "blockquote": "<blockquote>",
     "bullet_list": "<ul>",
     "list_item": "<li>",
-    "table": f'<div style="{_WIDE}"><table style="border-collapse: collapse; margin: 0.5em 0">',
+    "table": f'<div {_WIDE}><table style="border-collapse: collapse; margin: 0.5em 0">',
     "thead": "<thead>",
     "tbody": "<tbody>",
     "tr": "<tr>",
@@ -168,7 +172,7 @@ class _Page:
             case "fence" | "code_block":
                 return self._code(token.content, token.info)
             case "math_block":
-                return _formula(token, "div", f'<pre style="{_PRE}"><code>', "</code></pre>\n")
+                return _formula(token, "div", f"<pre {_PRE}><code {_CODE}>", "</code></pre>\n")
             case "hr":
                 return "<hr>\n"
             case "too_deep":
@@ -180,7 +184,7 @@ class _Page:
         if highlight.readable_size(code):
             self._colour_left -= len(code)
         inside = highlighted(code, language if self._colour_left >= 0 else "")
-        return f'<pre dir="ltr" style="{_PRE}"><code>{inside}</code></pre>\n'
+        return f'<pre dir="ltr" {_PRE}><code {_CODE}>{inside}</code></pre>\n'
 
 
 def _tag(token: Token) -> str:
@@ -255,5 +259,5 @@ def _formula(token: Token, element: str, before: str, after: str) -> str:
     source = code_text(token.content)
     if token.hidden:
         return f"{before}{source}{after}"
-    style = f' style="{_WIDE}"' if element == "div" else ""
+    style = f" {_WIDE}" if element == "div" else ""
     return f"<{element}{style}>{source}</{element}>" + ("\n" if element == "div" else "")

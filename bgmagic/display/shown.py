@@ -52,7 +52,9 @@ class Shown:
         card: Card = self._job.card
         card.on_follow.append(self._follow)
         card.on_finish = self.content
-        _publish(card.bundle(), self._ids[0], metadata=card.metadata())
+        # What is saved of it: how it stood then would read as if it were so for ever.
+        bundle = card.bundle() | {"text/plain": f"{self._job.name or 'job'}: sent"}
+        _publish(bundle, self._ids[0], metadata=card.metadata())
         _publish(muted_line(self._job), self._ids[1])
         self._listen()
 

@@ -5,16 +5,40 @@ Quote ratios and differences, not single times: machines differ, and a busy one 
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable, Iterable
+
+from tests.benchmarks import load
 from tests.benchmarks.journal import journal_cost
+from tests.benchmarks.keys import keys
 from tests.benchmarks.measures import Row, cpu_a_poll, load_time, time_to_prompt
+from tests.benchmarks.streaming import stream_end
 from tests.benchmarks.traffic import traffic
 
 
-def main() -> None:
-    """Measure everything and print the table."""
+def main(arguments: list[str] | None = None) -> None:
+    """Measure what is named, or everything, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="what to measure (everything)")
+    load.add_options(parser)
+    asked = vars(parser.parse_args(arguments))
+    names = asked.pop("parts")
+    parts: dict[str, Callable[[], Iterable[Row]]] = {
+        "prompt": time_to_prompt,
+        "loading": load_time,
+        "cpu": cpu_a_poll,
+        "traffic": traffic,
+        "stream": stream_end,
+        "keys": keys,
+        "journal": lambda: (Row(*figures) for figures in journal_cost()),
+        **load.parts(load.Size(**asked)),
+    }
+    unknown = [name for name in names if name not in parts]
+    if unknown:
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(parts)}")
     rows = [Row("figure", "bgmagic", "otherwise", "target")]
-    rows += [*time_to_prompt(), *load_time(), *cpu_a_poll(), *traffic()]
-    rows += [Row(*figures) for figures in journal_cost()]
+    for name in names or parts:
+        rows += parts[name]()
     cells = [(row.figure, row.ours, row.other, row.target) for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(4)]
     for row in cells:

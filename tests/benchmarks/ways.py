@@ -1,0 +1,141 @@
+"""Ways to have very many jobs in flight from one Python process: ours, and those one writes oneself.
+
+Each is started with a number of jobs and seconds between polls; gives what tells how many were
+accepted, and what waits for the last answer. A process measures one of them only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+PROMPT = "Why? " * 40
+BACKGROUND = {"model": "gpt-5.2", "input": PROMPT, "background": True}
+
+
+class Way:
+    """A started one.
+
+    Attributes:
+        accepted: how many jobs have their response id.
+        answers: the texts that have come.
+    """
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.answers: list[str] = []
+
+    def start(self, count: int, interval: float) -> None:
+        """Submit ``count`` jobs and follow them; returns as soon as it can."""
+        raise NotImplementedError
+
+    def ended(self) -> int:
+        return len(self.answers)
+
+
+class Ours(Way):
+    """bgmagic's own jobs, the journal in a file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[Any] = []
+
+    def start(self, count: int, interval: float) -> None:
+        import bgmagic
+
+        self.jobs += [bgmagic.submit(f"{n} {PROMPT}", poll=interval) for n in range(count)]
+
+    @property
+    def accepted(self) -> int:
+        return sum(job.record.accepted_at is not None for job in self.jobs)
+
+    @accepted.setter
+    def accepted(self, _: int) -> None:
+        pass
+
+    def ended(self) -> int:
+        return sum(job.done() for job in self.jobs)
+
+
+class Threads(Way):
+    """A thread a job, with the SDK's ordinary client."""
+
+    def start(self, count: int, interval: float) -> None:
+        import openai
+
+        client = openai.OpenAI()
+
+        def follow() -> None:
+            answer = client.responses.create(**BACKGROUND)  # type: ignore[call-overload]
+            self.accepted += 1
+            while answer.status in ("queued", "in_progress"):
+                time.sleep(interval)
+                answer = client.responses.retrieve(answer.id)
+            self.answers.append(answer.output_text)
+
+        for _ in range(count):
+            threading.Thread(target=follow, daemon=True).start()
+
+
+class Tasks(Way):
+    """A task a job with AsyncOpenAI, on the loop of one thread."""
+
+    aiohttp = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Kept, since one that is collected complains of its open connections.
+        self._clients: list[Any] = []
+
+    def start(self, count: int, interval: float) -> None:
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, daemon=True).start()
+        asyncio.run_coroutine_threadsafe(self._all(count, interval), loop)
+
+    async def _all(self, count: int, interval: float) -> None:
+        import openai
+
+        transport = openai.DefaultAioHttpClient() if self.aiohttp else None
+        client = openai.AsyncOpenAI(http_client=transport)
+        self._clients.append(client)
+
+        async def follow() -> None:
+            answer = await client.responses.create(**BACKGROUND)  # type: ignore[call-overload]
+            self.accepted += 1
+            while answer.status in ("queued", "in_progress"):
+                await asyncio.sleep(interval)
+                answer = await client.responses.retrieve(answer.id)
+            self.answers.append(answer.output_text)
+
+        await asyncio.gather(*(follow() for _ in range(count)))
+
+
+class AiohttpTasks(Tasks):
+    """The same over the SDK's aiohttp transport."""
+
+    aiohttp = True
+
+
+def blocking(interval: float, accepted: Callable[[], object]) -> float:
+    """Seconds that the loop everybody writes takes for one job, which ends once ``accepted``."""
+    import openai
+
+    client = openai.OpenAI()
+    begun = time.perf_counter()
+    answer = client.responses.create(**BACKGROUND)  # type: ignore[call-overload]
+    accepted()
+    while answer.status in ("queued", "in_progress"):
+        time.sleep(interval)
+        answer = client.responses.retrieve(answer.id)
+    return time.perf_counter() - begun
+
+
+WAYS: dict[str, Callable[[], Way]] = {
+    "ours": Ours,
+    "threads": Threads,
+    "tasks": Tasks,
+    "aiohttp": AiohttpTasks,
+}
