@@ -47,6 +47,17 @@ def test_quickstart(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.timeout(300)
+def test_research_workflow(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The study runs from the sweep to the plot and the chain, and the same sweep again is paid for by nobody."""
+    shown = run("02", embedded, monkeypatch)
+    assert "36 completed" in shown["%bgwait verdicts"]
+    assert "title: completed" in shown["%bgwait pattern title"]
+    assert "Figure" in shown["import matplotlib.pyplot as plt"]
+    same = next(text for head, text in shown.items() if head.startswith("same = "))
+    assert same.startswith("36 of 36 answers came from the journal")
+
+
+@pytest.mark.timeout(300)
 def test_teaching_demo(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo shows each status as it comes, by hand and by the magic, every kind of end, and a job that outlives its kernel."""
     shown = run("03", embedded, monkeypatch)
