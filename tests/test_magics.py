@@ -302,7 +302,9 @@ def test_key_is_nowhere(in_kernel: Kernel, server: ScriptedServer) -> None:
     told = {"error": {"message": f"Incorrect API key: {KEY}", "code": "invalid_api_key"}}
     server.enqueue("create", Script(status=401, json=told))
     shown = in_kernel.ok("%%bgresponse -o x --wait\nWhy?")
-    state = in_kernel.value("(repr(x.record), repr(x.record.request), x.card.get_state(), repr(x), x.error, x.error.args)")
+    state = in_kernel.value(
+        "(repr(x.record), repr(x.record.request), x.card.get_state(), repr(x), x.error, x.error.args)"
+    )
     everything = f"{shown}{state}{in_kernel.run('await x').said}{in_kernel.ok('%bgjobs x').said}"
     assert "Incorrect API key: [secret]" in everything
     assert KEY not in everything
