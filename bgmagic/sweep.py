@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import numbers
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -80,7 +81,7 @@ def items_of(given: object, label: str) -> Items:
 def _items_of(given: Any, label: str) -> Items:
     if isinstance(given, Mapping):
         return Items("dict", tuple(map(_row, given.values())), tuple(given))
-    table = _table(given)
+    table = _table(given, label)
     if table is not None:
         return Items("rows", tuple(table))
     if isinstance(given, str | bytes | bytearray | Set) or not isinstance(given, Iterable):
@@ -99,11 +100,14 @@ def _row(value: Any) -> Any:
     return Row(value) if named else value
 
 
-def _table(given: Any) -> Iterator[Row] | None:
+def _table(given: Any, label: str) -> Iterator[Row] | None:
     # Whoever has a table has imported its library; importing it here would take half a second.
     pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
     if pandas is not None and isinstance(given, pandas.DataFrame):
         names = [str(name) for name in given.columns]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise BadInput(f"{label}: two columns are called {twice!r}; rename one")
         tuples = given.itertuples(index=False, name=None)
         return (Row(zip(names, values, strict=True)) for values in tuples)
     if polars is not None and isinstance(given, polars.DataFrame):
@@ -194,7 +198,7 @@ def _with(settings: Settings, swept: Sequence[tuple[str, Any]]) -> Settings:
 def kept(value: Any) -> Any:
     """An item, or its key, as far as it is worth keeping in JSON."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
     except (TypeError, ValueError, RecursionError):
         text = ""
     if text and len(text) <= KEPT_ITEM:
@@ -202,8 +206,18 @@ def kept(value: Any) -> Any:
     return _shortened(value)
 
 
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: a number of NumPy's is one, everything else is its text."""
+    item = getattr(value, "item", None)
+    return item() if isinstance(value, numbers.Number) and callable(item) else _text(value)
+
+
+def _text(value: Any) -> str:
+    return repr(value) if isinstance(value, bytes | bytearray) else str(value)
+
+
 def _shortened(value: Any) -> Any:
     if isinstance(value, Row):
         return {name: kept(part) for name, part in dict.items(value)}
-    text = value if isinstance(value, str) else repr(value)
+    text = _text(value)
     return text if len(text) <= KEPT_ITEM else f"{text[:KEPT_ITEM]}…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from typing import Any
 
@@ -42,6 +43,24 @@ def test_items_of_what_has_none(given: object) -> None:
     """Text, a number, a set and whatever is empty are refused in one line that says what is allowed."""
     with pytest.raises(BadInput, match=r"^--each.*(must be a list|is empty)"):
         items_of(given, "--each")
+
+
+def test_columns_of_one_name() -> None:
+    """Two columns of one name are refused: which of them an item's would be is not known."""
+    table = pandas.DataFrame([[1, 2]], columns=["q", "q"])
+    with pytest.raises(BadInput, match=r"^--each: two columns are called 'q'; rename one$"):
+        items_of(table, "--each")
+
+
+def test_what_json_has_no_word_for() -> None:
+    """Numbers of NumPy's are kept as numbers, dates and the like as their text, wherever they stand."""
+    day = datetime.date(2026, 1, 2)
+    assert kept(numpy.int64(3)) == 3
+    assert type(kept(numpy.float32(1.5))) is float
+    assert kept(day) == "2026-01-02"
+    assert kept(Row(n=numpy.int64(3), at=[day], none=float("nan"), raw=b"x")) == {
+        "n": 3, "at": ["2026-01-02"], "none": "nan", "raw": "b'x'",
+    }  # fmt: skip
 
 
 def test_a_rows_columns_come_before_a_dicts_methods() -> None:
