@@ -11,15 +11,12 @@ import asyncio
 import contextvars
 import logging
 import uuid
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from IPython.display import publish_display_data
+from typing import TYPE_CHECKING
 
 from bgmagic.display import frontend
 from bgmagic.display.group_board import GroupBoard
 from bgmagic.display.group_finished import bundle, muted_line
-from bgmagic.display.shown import remember
+from bgmagic.display.shown import publish, remember
 
 if TYPE_CHECKING:
     from bgmagic.group import JobGroup
@@ -41,10 +38,10 @@ class ShownGroup:
     def show(self, *, notify: bool = False) -> None:
         """Display the group: live, or at once as it ended."""
         if self._group.done():
-            _publish(bundle(self._group), self._ids[0])
+            publish(bundle(self._group), self._ids[0])
             return
         if frontend.headless():
-            _publish(muted_line(self._group), self._ids[0])
+            publish(muted_line(self._group), self._ids[0])
             remember(self)
             _UNSEEN.append(self)  # no board holds it
             return
@@ -53,8 +50,8 @@ class ShownGroup:
             board.notify()
         board.on_end.append(self._ended)
         board.on_finish = self._content
-        _publish(board.bundle(), self._ids[0], metadata=board.metadata())
-        _publish(muted_line(self._group), self._ids[1])
+        publish(board.bundle(), self._ids[0], metadata=board.metadata())
+        publish(muted_line(self._group), self._ids[1])
         remember(self)
         board.catch_up()
 
@@ -78,8 +75,8 @@ class ShownGroup:
 
     def _publish_end(self) -> None:
         content = self._content()
-        _publish(content["answer"], self._ids[0], update=True)
-        _publish(content["footer"], self._ids[1], update=True)
+        publish(content["answer"], self._ids[0], update=True)
+        publish(content["footer"], self._ids[1], update=True)
 
     def _content(self) -> dict[str, dict[str, str]]:
         """What replaces the board and the line."""
@@ -93,18 +90,3 @@ def show_group(group: JobGroup, *, notify: bool = False) -> None:
 
 # Shown in a run without a page, until it has ended.
 _UNSEEN: list[ShownGroup] = []
-
-
-def _publish(
-    data: Mapping[str, Any],
-    display_id: str,
-    *,
-    metadata: Mapping[str, Any] | None = None,
-    update: bool = False,
-) -> None:
-    publish_display_data(  # type: ignore[no-untyped-call]  # IPython's
-        dict(data),
-        metadata=dict(metadata or {}),
-        transient={"display_id": display_id},
-        update=update,
-    )

@@ -46,7 +46,7 @@ class Shown:
             self._publish(update=False)
             return
         if not self._live:
-            _publish(muted_line(self._job), self._ids[0])
+            publish(muted_line(self._job), self._ids[0])
             self._listen()
             return
         card: Card = self._job.card
@@ -54,8 +54,8 @@ class Shown:
         card.on_finish = self.content
         # What is saved of it: how it stood then would read as if it were so for ever.
         bundle = card.bundle() | {"text/plain": f"{self._job.name or 'job'}: sent"}
-        _publish(bundle, self._ids[0], metadata=card.metadata())
-        _publish(muted_line(self._job), self._ids[1])
+        publish(bundle, self._ids[0], metadata=card.metadata())
+        publish(muted_line(self._job), self._ids[1])
         self._listen()
 
     def _listen(self) -> None:
@@ -110,10 +110,10 @@ class Shown:
                 kind: f"{text}\n{content['footer'][kind]}"
                 for kind, text in content["answer"].items()
             }
-            _publish(both, self._ids[0], update=update)
+            publish(both, self._ids[0], update=update)
             return
-        _publish(content["answer"], self._ids[0], update=update)
-        _publish(content["footer"], self._ids[1], update=update)
+        publish(content["answer"], self._ids[0], update=update)
+        publish(content["footer"], self._ids[1], update=update)
 
 
 def show(job: Job) -> None:
@@ -171,13 +171,14 @@ def remember(shown: Any) -> None:
     _SHOWN.add(shown)
 
 
-def _publish(
+def publish(
     data: Mapping[str, Any],
     display_id: str,
     *,
     metadata: Mapping[str, Any] | None = None,
     update: bool = False,
 ) -> None:
+    """Display ``data`` in the cell that runs now, or in place of what has this display id."""
     publish_display_data(  # type: ignore[no-untyped-call]  # IPython's
         dict(data),
         metadata=dict(metadata or {}),
