@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
@@ -33,6 +33,9 @@ from bgmagic.session import session
 from bgmagic.submission import compose_prompt, send, settings_of
 from bgmagic.telling import line_of, line_of_many
 from bgmagic.values import read_count
+
+if TYPE_CHECKING:
+    from bgmagic.grouping import SentGroup
 
 
 class Default(AnyTrait):
@@ -212,14 +215,20 @@ class BgMagics(Magics):
 
     def _send_group(self, cell: str, settings: Settings) -> None:
         # Imported with the first sweep of a kernel.
-        from bgmagic.grouping import dry_run, send_group
+        from bgmagic.grouping import collecting_later, dry_run, send_group
 
         if settings.dry_run:
             print(dry_run(cell, settings, self._namespace))
             return
         name = settings.out or f"_bg{self._shell.execution_count}"
-        sent = send_group(cell, settings, name, self._namespace, join=True)
-        self._bind(name, sent.group)
+        with collecting_later():
+            sent = send_group(cell, settings, name, self._namespace, join=True)
+            self._bind(name, sent.group)
+            self._tell_sent(sent, name, settings)
+        if settings.wait:
+            wait_and_tell(sent.group.jobs, None)
+
+    def _tell_sent(self, sent: SentGroup, name: str, settings: Settings) -> None:
         self._tell_trouble()
         if sent.joined:
             all_of = f"{sent.joined} of {len(sent.group.jobs)} jobs"
@@ -235,8 +244,6 @@ class BgMagics(Magics):
         else:
             print(f"{sent.group!r}, {sent.bill()}; %bgwait {name} waits for them")
             self._untold_groups.append(sent.group.jobs)
-        if settings.wait:
-            wait_and_tell(sent.group.jobs, None)
 
     def _bind(self, name: str, group: Any) -> None:
         self._namespace[name] = self._namespace["_bg"] = group

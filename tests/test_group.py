@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import gc
 import itertools
 import json
 import pickle
@@ -260,6 +261,28 @@ def test_what_is_retried_while_someone_waits_is_waited_for(
         gate.set()
         assert found.result(LIMIT) == ["re: Say a", "re: Say b"]
         assert group.jobs == (again, second)
+
+
+def test_garbage_is_not_collected_meanwhile(ask: Ask, pointed: ScriptedServer) -> None:
+    """While a sweep is sent nothing is collected; afterwards Python does as before, also after an error."""
+    seen: list[bool] = []
+
+    class Item:
+        def __str__(self) -> str:
+            seen.append(gc.isenabled())
+            return "a"
+
+    ask(items=[Item()])
+    with pytest.raises(BadInput):
+        ask(items=[Item(), print])
+    assert set(seen) == {False}
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        ask(items=["a"])
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 # On the way to the server.
