@@ -118,7 +118,7 @@ class JobGroup(Collection[Any]):
                 accepted after all is paid for twice.
         """
         again = [job for job in self.failed if unknown or job.status != Status.UNKNOWN]
-        return tuple(job.resend() for job in again)
+        return Retried(job.resend() for job in again)
 
     def result(self, timeout: float | None = None, *, return_exceptions: bool = False) -> Any:
         """The answers, once all jobs have ended: a list, or a dict for a dict.
@@ -290,6 +290,13 @@ class Seat:
         """Put the job that takes over there; an answer is read off its job."""
         if isinstance(successor, Job):
             self.group.take(self.index, job, successor)
+
+
+class Retried(tuple[Job, ...]):
+    """Jobs that were sent again; as the last line of a cell, one line however many they are."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} {'job' if len(self) == 1 else 'jobs'} sent again>"
 
 
 class Completed:

@@ -186,8 +186,11 @@ def test_jobs_stand_in_the_places_of_answers(ask: Ask, pointed: ScriptedServer) 
     assert [type(part) for part in mixed] == [Answer, JobFailed, Answer]
     pointed.ending = echo
     failed, before = group.jobs[1], pointed.count("create")
-    (again,) = group.retry_failed()
+    retried = group.retry_failed()
+    assert repr(retried) == "<1 job sent again>"
+    (again,) = retried
     assert group.jobs[1] is again is not failed
+    assert group.retry_failed() == ()  # pressed twice, sent once
     assert group.result(LIMIT) == ["re: Say a", "re: Say b", "re: Say c"]
     assert pointed.count("create") == before + 1
 
