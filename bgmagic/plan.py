@@ -8,7 +8,7 @@ from bgmagic.lane import Lane
 from bgmagic.server import Server
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """How a job is to be carried.
 

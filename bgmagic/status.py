@@ -38,7 +38,7 @@ class Status(StrEnum):
 SERVER_TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.INCOMPLETE, Status.CANCELLED})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Preview:
     """What a streamed response says so far.
 
@@ -51,7 +51,7 @@ class Preview:
     reasoning: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class JobRecord:
     """What is known of a job at one moment. Times are seconds since the epoch, or None.
 

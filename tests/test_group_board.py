@@ -13,8 +13,8 @@ import pytest
 from bgmagic.display.group_board import GroupBoard
 from bgmagic.display.group_finished import KEPT_ROWS, bundle
 from bgmagic.tally import NAMED, Tally
+from tests.browser import Lab, Open, lab_with, outputs, saved  # noqa: F401
 from tests.scripted import Script, ScriptedServer, response
-from tests.test_browser import Open, _browser, lab_with  # noqa: F401
 from tests.test_group import Ask, ask, echo, kernel_of, letter  # noqa: F401
 from tests.test_job import LIMIT, eventually
 from tests.test_record import done_job
@@ -142,12 +142,26 @@ def test_board_in_a_notebook(server: ScriptedServer, lab_with: Open) -> None:
     lab.cell(2).get_by_text(title).wait_for(timeout=30_000)
     assert server.count("cancel") == 8
     assert board.count() == 0
-    lab.page.keyboard.press("Control+s")
-
-    def saved() -> str:
-        return json.dumps(json.loads(path.read_text())["cells"][2]["outputs"])
-
-    eventually(lambda: "All 24 jobs" in saved())
-    assert "widget-view" not in saved()
-    assert "%bgattach" not in saved()
+    assert "%bgattach" not in saved(lab.page, path, 2, "All 24 jobs")
     assert lab.page.evaluate("window.fired") is None
+
+
+@pytest.mark.timeout(240)
+def test_reload_keeps_the_board_alive(server: ScriptedServer, lab_with: Open) -> None:
+    """After a reload of the page the board is live, and what ends then is saved as plain HTML too."""
+    server.polls = 10**6
+    lab, path = lab_with("%%bgresponse -o study --n 3\nSay a")
+    lab.run(1)
+    lab.cell(1).locator(".bgmagic-group-board").get_by_text("3 in progress").wait_for(
+        timeout=30_000
+    )
+    while not outputs(path, 1):
+        lab.page.keyboard.press("Control+s")
+        lab.page.wait_for_timeout(300)
+    lab = Lab(lab.page, lab.page.url.partition("?")[0])
+    board = lab.cell(1).locator(".bgmagic-group-board")
+    board.get_by_text("3 in progress").wait_for(timeout=30_000)
+    server.polls = 0
+    lab.cell(1).get_by_text("study 3 jobs: 3 completed").wait_for(timeout=30_000)
+    assert board.count() == 0
+    assert "%bgattach study" not in saved(lab.page, path, 1, "All 3 jobs")

@@ -138,7 +138,7 @@ ROOMS: dict[str, set[str]] = {
         "status",
     },
     "display.board": {"display.card", "display.widgets", "job", "listing"},
-    "display.group_board": {"errors", "job", "pricing", "tally"},
+    "display.group_board": {"display.widgets", "errors", "job", "pricing", "tally"},
     "display.group_finished": {"display.finished", "errors", "pricing", "record", "tally"},
     "display.shown": {
         "control", "display.board", "display.card", "display.finished", "display.frontend", "job",

@@ -1,7 +1,5 @@
-// Draws the board of a group: a bar by status, what it adds up to, the slowest and the failed. All
-// text goes in through textContent: nothing a server or a model wrote is ever markup here.
+// Draws the board of a group: a bar by status, what it adds up to, the slowest and the failed.
 
-const CONFIRM = 5000; // milliseconds that a first click on Cancel all waits for the second
 // In the order in which a job goes through them; others come before the last.
 const ORDER = [
   "completed", "incomplete", "failed", "lost", "unknown", "cancelled", "detached",
@@ -9,18 +7,11 @@ const ORDER = [
 ];
 const SHARES = 12; // segments of the bar at most
 
-const word = (status) => status.replaceAll("_", " ");
 const place = (status) => {
   const found = ORDER.indexOf(status);
   return found < 0 ? ORDER.length - 1.5 : found;
 };
 const number = (value) => value.toLocaleString("en");
-const clock = (total) => {
-  const s = Math.max(0, Math.floor(total));
-  const [hours, minutes, seconds] = [Math.floor(s / 3600), Math.floor(s / 60) % 60, s % 60];
-  const pad = (part) => String(part).padStart(2, "0");
-  return hours ? `${hours}:${pad(minutes)}:${pad(seconds)}` : `${minutes}:${pad(seconds)}`;
-};
 const short = (count) => {
   if (count < 10_000) return number(count);
   return count < 1e6 ? `${(count / 1e3).toFixed(0)} k` : `${(count / 1e6).toFixed(2)} M`;
@@ -28,54 +19,26 @@ const short = (count) => {
 const dollars = (amount) =>
   amount >= 0.1 || amount === 0 ? `$${amount.toFixed(2)}` : `$${Number(amount.toPrecision(3))}`;
 
-const make = (tag, name, parent, text = "") => {
-  const node = document.createElement(tag);
-  node.className = `bgmagic-group-${name}`;
-  if (tag === "button") {
-    node.type = "button";
-    // Else Enter and Space would be the notebook's shortcuts, not clicks.
-    node.setAttribute("data-lm-suppress-shortcuts", "true");
-  }
-  node.textContent = text;
-  parent?.append(node);
-  return node;
-};
-
-const say = (node, text) => {
-  if (node.textContent !== text) node.textContent = text;
-};
-
-const tellEnd = (view) => {
-  if (globalThis.Notification?.permission !== "granted" || !document.hidden) return;
-  const counts = Object.entries(view.counts).map(([status, n]) => `${n} ${word(status)}`);
-  const shown = new Notification(`${view.name}: all ${view.size} jobs have ended`, {
-    body: counts.join(", "),
-    tag: view.key,
-  });
-  shown.onclick = () => {
-    window.focus();
-    shown.close();
-  };
-};
+const piece = (tag, name, parent, text = "") => make(tag, `group-${name}`, parent, text);
 
 function render({ model, el }) {
-  const board = make("section", "board", el);
-  const top = make("div", "top", board);
-  const name = make("span", "name", top);
-  const progress = make("span", "progress", top);
-  const cancel = make("button", "cancel", top);
-  const bar = make("div", "bar", board);
+  const board = piece("section", "board", el);
+  const top = piece("div", "top", board);
+  const name = piece("span", "name", top);
+  const progress = piece("span", "progress", top);
+  const cancel = piece("button", "cancel", top);
+  const bar = piece("div", "bar", board);
   bar.setAttribute("role", "progressbar");
-  const legend = make("div", "legend", board);
+  const legend = piece("div", "legend", board);
   legend.setAttribute("aria-live", "polite");
-  const facts = make("div", "facts", board);
-  const trouble = make("div", "trouble", board);
-  const slowest = make("details", "slowest", board);
-  const slowTitle = make("summary", "summary", slowest);
-  const slowList = make("ol", "list", slowest);
-  const failed = make("details", "failed", board);
-  const failTitle = make("summary", "summary", failed);
-  const failList = make("ul", "list", failed);
+  const facts = piece("div", "facts", board);
+  const trouble = piece("div", "trouble", board);
+  const slowest = piece("details", "slowest", board);
+  const slowTitle = piece("summary", "summary", slowest);
+  const slowList = piece("ol", "list", slowest);
+  const failed = piece("details", "failed", board);
+  const failTitle = piece("summary", "summary", failed);
+  const failList = piece("ul", "list", failed);
   slowest.open = true;
   for (const fold of [slowTitle, failTitle])
     fold.setAttribute("data-lm-suppress-shortcuts", "true");
@@ -83,7 +46,6 @@ function render({ model, el }) {
   let confirming = 0;
   let sent = false;
   let offset = 0;
-  let wasDone = model.get("view").done;
   const now = () => Date.now() / 1000 + offset;
 
   // Nodes are kept and their text changed, so that a folded list or a selection stays as it is.
@@ -96,13 +58,13 @@ function render({ model, el }) {
   const drawBar = (view) => {
     const counts = Object.entries(view.counts).sort((a, b) => place(a[0]) - place(b[0]));
     const shown = counts.slice(0, SHARES);
-    fit(bar, shown.length, (parent) => make("span", "share", parent)).forEach((node, index) => {
+    fit(bar, shown.length, (parent) => piece("span", "share", parent)).forEach((node, index) => {
       const [status, count] = shown[index];
       node.dataset.status = status;
       node.style.flexGrow = String(count);
       node.title = `${count} ${word(status)}`;
     });
-    fit(legend, shown.length, (parent) => make("span", "count", parent)).forEach((node, index) => {
+    fit(legend, shown.length, (parent) => piece("span", "count", parent)).forEach((node, index) => {
       const [status, count] = shown[index];
       node.dataset.status = status;
       say(node, `${number(count)} ${word(status)}`);
@@ -115,11 +77,11 @@ function render({ model, el }) {
 
   const drawFacts = (view) => {
     const pairs = [];
-    if (!view.done) pairs.push(["elapsed", clock(now() - view.submitted_at)]);
+    if (!view.done) pairs.push(["elapsed", seconds(now() - view.submitted_at)]);
     if (view.pace != null && !view.done) {
       const left = (view.size - view.ended) / view.pace;
       pairs.push(["pace", `${number(Number(view.pace.toPrecision(2)))} a minute`]);
-      pairs.push(["left at this pace", left < 1 ? "less than a minute" : clock(left * 60)]);
+      pairs.push(["left at this pace", left < 1 ? "less than a minute" : seconds(left * 60)]);
     }
     if (view.tokens_in != null) pairs.push(["tokens in", short(view.tokens_in)]);
     if (view.tokens_out != null) {
@@ -134,9 +96,9 @@ function render({ model, el }) {
     }
     if (most) pairs.push([view.price == null ? "price" : "of", most]);
     const nodes = fit(facts, pairs.length, (parent) => {
-      const pair = make("span", "fact", parent);
-      make("span", "what", pair);
-      make("span", "value", pair);
+      const pair = piece("span", "fact", parent);
+      piece("span", "what", pair);
+      piece("span", "value", pair);
     });
     nodes.forEach((node, index) => {
       say(node.firstChild, pairs[index][0]);
@@ -148,20 +110,20 @@ function render({ model, el }) {
     slowest.hidden = view.slowest.length === 0;
     say(slowTitle, view.slowest[0]?.done ? "The slowest" : "Longest at the server");
     fit(slowList, view.slowest.length, (parent) => {
-      const item = make("li", "item", parent);
-      for (const part of ["job", "state", "seconds"]) make("span", part, item);
+      const item = piece("li", "item", parent);
+      for (const part of ["job", "state", "seconds"]) piece("span", part, item);
     }).forEach((node, index) => {
       const job = view.slowest[index];
       const since = job.done ? 0 : now() - view.clock;
       say(node.children[0], job.name);
       say(node.children[1], word(job.status));
-      say(node.children[2], clock(job.seconds + since));
+      say(node.children[2], seconds(job.seconds + since));
     });
     failed.hidden = view.failures === 0;
     say(failTitle, `${number(view.failures)} without an answer`);
     fit(failList, view.failed.length, (parent) => {
-      const item = make("li", "item", parent);
-      for (const part of ["times", "reason", "names"]) make("span", part, item);
+      const item = piece("li", "item", parent);
+      for (const part of ["times", "reason", "names"]) piece("span", part, item);
     }).forEach((node, index) => {
       const why = view.failed[index];
       say(node.children[0], `${number(why.count)} ${word(why.status)}`);
@@ -193,8 +155,7 @@ function render({ model, el }) {
     drawFacts(view);
     drawLists(view);
     drawButton(view);
-    if (view.done && !wasDone && view.notify) tellEnd(view);
-    wasDone = view.done;
+    if (view.done) setTimeout(() => finish(model, el), OURS);
   };
 
   const stopConfirming = () => {
@@ -218,8 +179,7 @@ function render({ model, el }) {
 
   model.on("change:view", draw);
   draw();
-  if (model.get("view").notify && globalThis.Notification?.permission === "default")
-    Promise.resolve(Notification.requestPermission()).catch(() => "default");
+  if (model.get("view").notify && !model.get("view").done) request();
   const timer = setInterval(() => {
     const view = model.get("view");
     if (view.done || document.hidden) return;
@@ -233,4 +193,4 @@ function render({ model, el }) {
   };
 }
 
-export default { render };
+export default { initialize, render };

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
+from bgmagic.display.widgets import hear_beside_cells, script
 from bgmagic.errors import readable
 from bgmagic.job import Job
 from bgmagic.pricing import bill
@@ -35,7 +36,7 @@ class GroupBoard(anywidget.AnyWidget):
         view: what the browser draws, see `snapshot`.
     """
 
-    _esm = _HERE / "group_board.js"
+    _esm = script("elements.js", "page.js", "group_board.js")
     _css = _HERE / "group_board.css"
     view = traitlets.Dict().tag(sync=True)
 
@@ -48,10 +49,13 @@ class GroupBoard(anywidget.AnyWidget):
         self._asked = False
         self._was_done = group.done()
         self._notify = False
-        # Told when all jobs have ended, and when all have again after a retry.
+        # Told when all jobs have ended, and when all have again after a retry; and asked by a page
+        # for what replaces the board.
         self.on_end: list[Callable[[], None]] = []
+        self.on_finish: Callable[[], Mapping[str, Any]] | None = None
         self._tally = Tally(group.jobs)
         super().__init__(view=self._snapshot(), **traits)
+        hear_beside_cells(self)
         self.on_msg(_clicked)
         group.add_listener(self._refresh)
 
@@ -115,7 +119,10 @@ class GroupBoard(anywidget.AnyWidget):
             self.view = self._snapshot()
 
     def _snapshot(self) -> dict[str, Any]:
-        return snapshot(self._group, self._tally, self._bill) | {"notify": self._notify}
+        return snapshot(self._group, self._tally, self._bill) | {
+            "notify": self._notify,
+            "model_id": getattr(self, "comm", None) and self.model_id,
+        }
 
     def bundle(self) -> dict[str, Any]:
         """What displaying the board sends: the widget, and a line for where there are none."""
@@ -135,11 +142,19 @@ class GroupBoard(anywidget.AnyWidget):
         """Cancel all jobs that have not ended."""
         self._group.cancel()
 
+    def finish(self) -> None:
+        """Have the page put plain HTML in the board's place, if all jobs have ended."""
+        if self.on_finish is not None and self._group.done():
+            self.send({"finished": self.on_finish()})
+
 
 def _clicked(board: GroupBoard, message: Any, _buffers: Any) -> None:
-    # Any page script could send a message, so only what the button sends is understood.
-    if isinstance(message, dict) and message.get("action") == "cancel":
+    # Any page script could send a message, so only what ours sends is understood.
+    action = message.get("action") if isinstance(message, dict) else None
+    if action == "cancel":
         board.cancel()
+    elif action == "finish":
+        board.finish()
 
 
 def snapshot(group: JobGroup, tally: Tally, bill_text: str) -> dict[str, Any]:
@@ -153,6 +168,9 @@ def snapshot(group: JobGroup, tally: Tally, bill_text: str) -> dict[str, Any]:
         "ended": tally.ended,
         "done": tally.ended == tally.size,
         "counts": tally.counts,
+        # For the notification of the desktop.
+        "status": f"all {tally.size} jobs have ended",
+        "message": ", ".join(f"{count} {status}" for status, count in tally.counts.items()),
         "cancelling": any(job.record.cancelling and not job.done() for job in group.jobs),
         "pace": tally.pace(),
         "tokens_in": tally.total("tokens_in"),

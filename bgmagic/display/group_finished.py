@@ -142,5 +142,6 @@ def muted_line(group: JobGroup) -> dict[str, str]:
         f"{group.name}: {len(group.jobs)} jobs, begun {sent}. Later %bgjobs {group.name} shows "
         f"them, and %bgattach {group.name} follows them in another kernel."
     )
-    marked = f'<div style="{_QUIET}">{html.escape(text)}</div>'
+    # By this mark a page that was reloaded finds the line again.
+    marked = f'<div data-bgmagic="{group.key}" style="{_QUIET}">{html.escape(text)}</div>'
     return {"text/html": marked, "text/plain": text}

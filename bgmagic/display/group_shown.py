@@ -52,6 +52,7 @@ class ShownGroup:
         if notify:
             board.notify()
         board.on_end.append(self._ended)
+        board.on_finish = self._content
         _publish(board.bundle(), self._ids[0], metadata=board.metadata())
         _publish(muted_line(self._group), self._ids[1])
         remember(self)
@@ -76,9 +77,13 @@ class ShownGroup:
             logger.exception("the end of %r can't be shown", self._group)
 
     def _publish_end(self) -> None:
-        _publish(bundle(self._group), self._ids[0], update=True)
-        nothing = {"text/html": "", "text/plain": ""}
-        _publish(nothing, self._ids[1], update=True)
+        content = self._content()
+        _publish(content["answer"], self._ids[0], update=True)
+        _publish(content["footer"], self._ids[1], update=True)
+
+    def _content(self) -> dict[str, dict[str, str]]:
+        """What replaces the board and the line."""
+        return {"answer": bundle(self._group), "footer": {"text/html": "", "text/plain": ""}}
 
 
 def show_group(group: JobGroup, *, notify: bool = False) -> None:

@@ -26,7 +26,8 @@ LONGEST = 300_000
 _LONGEST_ADDRESS = 80  # of an image, as it is shown
 
 _LINE = "var(--jp-border-color1, rgba(127, 127, 127, 0.5))"
-_SHADE = "var(--jp-cell-editor-background, rgba(127, 127, 127, 0.12))"
+# On the background of the page: Jupyter's colours of code are too faint on that of its editor.
+_SHADE = "var(--jp-layout-color1, rgba(127, 127, 127, 0.12))"
 _ALL = "max-width: 52em; overflow-wrap: anywhere"
 # What may be too wide scrolls, by the keyboard too: hence the tabindex.
 _PRE = (
