@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -41,6 +42,7 @@ from bgmagic.status import JobRecord, Status
 DEADLINE = 24 * 3600.0  # seconds from acceptance
 # Seconds; a kernel is killed about 2.6 s after it was asked to stop, so both together stay below 2.
 CREATE_GRACE = 1.3
+SCRIPT_GRACE = 4.0  # nobody kills a script that ends, and importing the SDK may take a second of it
 EXIT_TIMEOUT, JOURNAL_GRACE = 0.4, 0.3
 
 
@@ -260,12 +262,13 @@ class JobManager:
         atexit.unregister(self.close)
         if os.getpid() != self._pid:
             return True  # a forked child: thread and journal are its parent's
-        winding_down = self._loop.run_if_started(lambda: self._fleet.wind_down(CREATE_GRACE))
+        grace = CREATE_GRACE if "ipykernel" in sys.modules else SCRIPT_GRACE
+        winding_down = self._loop.run_if_started(lambda: self._fleet.wind_down(grace))
         if winding_down is not None:
             with contextlib.suppress(
                 concurrent.futures.TimeoutError, concurrent.futures.CancelledError
             ):
-                winding_down.result(CREATE_GRACE + 0.2)
+                winding_down.result(grace + 0.2)
         ended = self._loop.stop(timeout)
         self._fleet = Fleet(self.ledger, self._clock, self._needed)
         self.ledger.close(JOURNAL_GRACE)
