@@ -116,7 +116,9 @@ class Following:
         refused = failure.status_code in (401, 403)
         offline = failure.status_code is None
         about = "the key is refused" if refused else "the poll failed"
-        goes_on = "offline, the job goes on at the server" if offline else f"{about}, the job goes on"
+        goes_on = (
+            "offline, the job goes on at the server" if offline else f"{about}, the job goes on"
+        )
         self._job.advance(trouble=f"{goes_on}: {failure}", offline=offline)
         return self.gone
 
