@@ -108,6 +108,30 @@ def test_a_running_job_stands_alone(chain: ScriptedServer, expression: str) -> N
     eventually(lambda: chain.count("create") == 1)
 
 
+def test_jobs_deep_within_lists_and_dicts(chain: ScriptedServer) -> None:
+    """Jobs are waited for wherever they stand in lists and dicts, with text and numbers beside them; what
+    else is beside them is one line, as is a list that holds itself, and text that can't be sent."""
+    chain.polls = 10**6
+    first = ask("first")
+    mixed = {"a": [[first, 1.5, None]], "b": {}, "c": "x"}
+    job = ask("{{ mixed | tojson }}", mixed=mixed)
+    itself: list[Any] = [first]
+    itself.append(itself)
+    for value, told in (
+        ({"a": [first, object()]}, "beside or within an object"),
+        ({1: first}, "beside or within a dict"),
+        (itself, "beside or within a list"),
+        ([first, "\ud800"], r"U\+D800, half a character"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            ask("{{ value }}", value=value)
+    chain.polls = 0
+    assert job.result(LIMIT) == 're: {"a": [["re: first", 1.5, null]], "b": {}, "c": "x"}'
+    done = {"a": [[first]]}
+    assert ask("{{ done.a[0][0] }}", done=done).result(LIMIT) == "re: re: first"
+    assert len(bodies(chain)) == 3
+
+
 def test_what_it_needs_fails(chain: ScriptedServer) -> None:
     """If what a job waits for does not complete, it ends as failed, says which and why, and is never
     sent; so do those that wait for it."""
