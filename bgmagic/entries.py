@@ -104,6 +104,7 @@ OPEN_GROUPS = """WHERE group_key IN (SELECT group_key FROM jobs
 COMPLETED = """WHERE fingerprint IN (SELECT value FROM json_each(:fingerprints))
     AND status = 'completed' AND ended_at IS NOT NULL ORDER BY created_at, id"""
 OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :name)"
+ADOPT = "UPDATE jobs SET owner = :owner WHERE status {} 'waiting' AND ended_at IS NULL"
 MAY_OWN = "(owner IS NULL OR owner = :owner OR owner IN (SELECT value FROM json_each(:dead)))"
 
 

@@ -17,12 +17,12 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from bgmagic.again import past_plan
+from bgmagic.again import Inherited, past_plan
 from bgmagic.control import Listener, Variable
 from bgmagic.convoy import relocate
 from bgmagic.draft import Draft
 from bgmagic.entries import Entry
-from bgmagic.errors import BadInput, BgmagicError
+from bgmagic.errors import BadInput, BgmagicError, Unsendable
 from bgmagic.fleet import Fleet
 from bgmagic.job import Job
 from bgmagic.journal import Journal
@@ -156,7 +156,11 @@ class JobManager:
             if entry.ended_at is not None:
                 return self._settled(record, variable)
             server = self.destination()
-            self.ledger.check_attachable(entry, server, free)
+            try:
+                self.ledger.check_attachable(entry, server, free)
+            except Unsendable as error:
+                self.ledger.give_up(entry, str(error), self._clock.now())
+                raise
             same_key = self.ledger.credentials(server) == entry.credentials
             plan = Plan(server, entry.poll_interval, entry.deadline, same_key, lane)
             return self._start(record, plan, variable, attached=True)
@@ -171,14 +175,16 @@ class JobManager:
 
     async def _needed(self, key: str) -> Job | None:
         """The job with this key, which is followed from now on if it has not ended."""
-        if (found := self._roster.find(key)) is not None:
+        found = self._roster.find(key)
+        if found is not None and found.status != Status.DETACHED:
             return found
         entry = await asyncio.to_thread(self.ledger.journal.find, key)
         if entry is None:
-            return None
-        if entry.ended_at is not None:
+            return found
+        if entry.ended_at is not None and found is None:
             return self.past(entry)
-        return await asyncio.to_thread(self.attach, entry)
+        heir = None if found is None else Inherited(found)
+        return await asyncio.to_thread(self.attach, entry, heir)
 
     def follow(self, response_id: str, name: str, variable: Variable | None = None) -> Job:
         """Follow a response that the journal does not have, at the server configured now."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from bgmagic.job import Job
 
-# Set while an expression becomes a part of a prompt: a job that is hidden in some object must not put
-# its status where its answer belongs.
+# Set while an expression becomes a part of a prompt: a job that some object holds must not put its
+# status where its answer belongs.
 FILLING: ContextVar[bool] = ContextVar("bgmagic_filling", default=False)
 
 METHODS = frozenset(name for name in dir(str) if not name.startswith("_"))
