@@ -60,6 +60,13 @@ class Draft:
         found = [key for piece in pieces if isinstance(piece, Hole) for key in _keys(piece.jobs)]
         return tuple(dict.fromkeys([*([continues] if continues else []), *found]))
 
+    def renewed(self, newest: Callable[[str], str]) -> Draft:
+        """The same, needing the jobs that were sent since in place of those that it needs."""
+        text = self.text
+        for key in self.needs:
+            text = text.replace(json.dumps(key), json.dumps(newest(key)))  # keys are random
+        return Draft(text)
+
     def finish(self, request: Request, answer_of: Callable[[str], Answer]) -> Request:
         """The request that is to be sent.
 

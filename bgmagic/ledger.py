@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from bgmagic.draft import Draft
-from bgmagic.entries import Entry
+from bgmagic.entries import DRAFTED, Entry
 from bgmagic.errors import BadInput, BgmagicError, Unsendable
 from bgmagic.journal import Journal
 from bgmagic.owners import Owner
@@ -234,6 +234,11 @@ class Ledger:
                 f"{which} can't be sent: its request held a secret, which the journal does not "
                 "keep; run its cell again"
             )
+
+    def needed(self) -> set[str]:
+        """The keys of the jobs whose answers open jobs wait for."""
+        drafts = (Draft(entry.draft) for entry in self.journal.select(DRAFTED) if entry.draft)
+        return {key for draft in drafts for key in draft.needs}
 
     def give_up(self, entry: Entry, reason: str, now: float) -> None:
         """Write down that a job that was not sent ends so: nobody can send it."""

@@ -15,6 +15,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bgmagic.again import Inherited, past_plan
@@ -299,7 +300,10 @@ class JobManager:
         plan = self._plans.get(job) or past_plan(job, self.ledger, self.destination())
         old = job.record
         record = old.anew(plan.server.name, self._clock.now())
+        if record.draft is not None:
+            record = replace(record, draft=record.draft.renewed(self._roster.newest))
         new = self._new(record, plan)
+        self._roster.succeed(job, new)
         job.hand_over(new)
         self._loop.begin(self._fleet.carry(new, plan))
         return new

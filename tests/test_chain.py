@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import pickle
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from bgmagic.answer import Answer
 from bgmagic.draft import Draft
 from bgmagic.errors import BadInput, JobCancelled, JobFailed
 from bgmagic.job import Job
+from bgmagic.ledger import Ledger
 from bgmagic.manager import JobManager
 from bgmagic.session import session
 from bgmagic.submission import jobs, submit
@@ -473,6 +476,51 @@ def _taken(manager: JobManager, entry: Any) -> Job | None:
         return manager.attach(entry)
     except BadInput:
         return None
+
+
+def test_what_it_needs_is_sent_again(chain: ScriptedServer) -> None:
+    """After a need that failed was sent again, the link that ended for want of it can be, too: with the
+    new answer. Without that it says once more what it lacks."""
+    usual = chain.ending
+    chain.ending = lambda rid, _: response(rid, "failed")
+    first = ask("first")
+    second = ask("2 {{ first }}", first=first)
+    assert second.exception(LIMIT)
+    chain.ending = usual
+    with pytest.raises(JobFailed, match="it needs the answer of the other job, which is failed"):
+        second.resend().result(LIMIT)
+    first.resend()
+    assert second.resend().result(LIMIT) == "re: 2 re: first"
+    assert [question(body) for body in bodies(chain)] == ["first", "first", "2 re: first"]
+
+
+@pytest.mark.parametrize("moment", ["complete", "claim"])
+def test_restart_between_answer_and_sending(
+    chain: ScriptedServer, path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A process that ends after the answer came, before or after the finished request was written down,
+    has not sent it: the next one does, once."""
+    reached = threading.Event()
+
+    async def stuck(*_: Any, **__: Any) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    chain.polls = 10**6
+    first = ask("first")
+    second = ask("2 {{ first }}", first=first)
+    eventually(lambda: first.response_id and second.record.waits_for)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, moment, stuck)
+        chain.polls = 0
+        assert reached.wait(LIMIT)
+        kept = session.manager.ledger.journal.find(second.record.key)
+        assert kept is not None
+        assert (kept.status, kept.draft is None) == ("waiting", moment == "claim")
+        restart()
+    assert len(bodies(chain)) == 1
+    assert picked(session.manager, second.record.key).result(LIMIT) == "re: 2 re: first"
+    assert len(bodies(chain)) == 2
 
 
 def test_a_cancelled_wait_ends_in_one_kernel_only(
