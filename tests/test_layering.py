@@ -99,7 +99,7 @@ ROOMS: dict[str, set[str]] = {
     "draft": {"answer", "errors", "expressions", "request", "template"},
     "options": {"values"},
     "sweep": {"errors", "options", "values"},
-    "attachments": {"errors"},
+    "attachments": {"errors", "values"},
     "tools": {"errors", "options", "values"},
     "extras": {"attachments", "options", "schema", "tools"},
     "composing": {
