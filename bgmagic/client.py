@@ -48,7 +48,8 @@ class Client:
         self.pack = Packer()
         self.creating = asyncio.Semaphore(AT_ONCE)
         self._polling = asyncio.Semaphore(AT_ONCE)
-        self._direct: Direct | None = None
+        self._direct: Direct | None = None  # what polls use now
+        self._opened: Direct | None = None  # what is to be closed in the end
         # The user's own clients and Azure's may give another key each time.
         self._learns = server.template is None and not server.azure
         try:
@@ -143,21 +144,16 @@ class Client:
                 raise self._reader.refusal(got)
             if got.status < 300:
                 return got
-            # A redirect: the SDK follows it, from now on at once.
-            await self._forget_direct()
+            # A redirect: the SDK follows it, from now on at once. Polls that are under way go on.
+            self._direct = None
         raw = await self._sdk_polls.responses.with_raw_response.retrieve(response_id)
         http = raw.http_response
         self._reader.learn(http.request)
         if self._learns and not http.history:
             self._learns = False
             if goes_direct(self._sdk_polls, http.request.url):
-                self._direct = learned(http.request, response_id, self._tls)
+                self._direct = self._opened = learned(http.request, response_id, self._tls)
         return Got(http.status_code, http.headers, http.content)
-
-    async def _forget_direct(self) -> None:
-        direct, self._direct = self._direct, None
-        if direct is not None:
-            await direct.close()
 
     async def cancel(self, response_id: str) -> Reply:
         """Ask the server to cancel the response.
@@ -170,7 +166,8 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._forget_direct()
+        if self._opened is not None:
+            await self._opened.close()
         await self._sdk.close()
         await self._sdk_polls.close()
 

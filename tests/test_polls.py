@@ -216,6 +216,25 @@ def test_redirects_and_odd_ids_are_the_sdks(polled: ScriptedServer, ask: Ask) ->
     with_client(Server(polled.base_url, KEY), odd)
 
 
+def test_redirect_leaves_other_polls_alone(polled: ScriptedServer) -> None:
+    """A poll that is under way as another one is redirected gets its answer."""
+    gate = threading.Event()
+    polled.responses["resp_1"] = response("resp_1", "in_progress")
+    polled.by_id["resp_1"] = Script(hold=gate, json=response("resp_1", "queued"))
+    polled.by_id["resp_2"] = Script(status=307, headers={"location": "/v1/responses/resp_0"})
+
+    async def both(client: Client) -> None:
+        slow = asyncio.create_task(client.retrieve("resp_1"))
+        async with asyncio.timeout(10):
+            while not any(seen.path.endswith("resp_1") for seen in polled.seen):
+                await asyncio.sleep(0.001)
+        assert (await client.retrieve("resp_2")).response["id"] == "resp_0"
+        gate.set()
+        assert (await slow).response["status"] == "queued"
+
+    with_client(Server(polled.base_url, KEY), both)
+
+
 @pytest.mark.parametrize("way", ["straight", "sdk", "azure"])
 def test_redirects_take_no_secret_to_another_host(
     polled: ScriptedServer, monkeypatch: pytest.MonkeyPatch, way: str
