@@ -19,6 +19,7 @@ from bgmagic.values import kind_of, similar
 
 # Settings that a job can have of its own; everything else is one for the whole sweep.
 SWEPT = ("model", "effort", "verbosity", "instructions", "max_output_tokens")
+MOST_ITEMS = 200_000  # an iterator may be endless
 KEPT_ITEM = 2000  # characters of JSON; a longer item is kept as the beginning of its text
 
 Axes = tuple[tuple[str, tuple[Any, ...]], ...]
@@ -90,7 +91,9 @@ def _items_of(given: Any, label: str) -> Items:
             f"{label} must be a list, a dict, a Series or a DataFrame, "
             f"not {kind_of(given)}{ordered}"
         )
-    values = tuple(map(_row, given))
+    values = tuple(map(_row, itertools.islice(given, MOST_ITEMS + 1)))
+    if len(values) > MOST_ITEMS:
+        raise BadInput(f"{label}: it has more than {MOST_ITEMS:,} items, or never ends")
     rows = all(isinstance(value, Row) for value in values)
     return Items("rows" if rows else "list", values)
 

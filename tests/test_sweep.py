@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 from typing import Any
 
@@ -43,6 +44,12 @@ def test_items_of_what_has_none(given: object) -> None:
     """Text, a number, a set and whatever is empty are refused in one line that says what is allowed."""
     with pytest.raises(BadInput, match=r"^--each.*(must be a list|is empty)"):
         items_of(given, "--each")
+
+
+def test_what_never_ends() -> None:
+    """An endless iterator is refused instead of filling the memory."""
+    with pytest.raises(BadInput, match="or never ends"):
+        items_of(itertools.count(), "--each")
 
 
 def test_columns_of_one_name() -> None:
