@@ -134,6 +134,11 @@ class Job(Future[Answer]):
             self._card = self._control.make_card(self)
         return self._card
 
+    @property
+    def unbound(self) -> bool:
+        """Whether no variable waits for it."""
+        return not self._variables
+
     def give(self, variable: Variable) -> None:
         """Have ``variable`` hold this job, and get its answer, too."""
         with self._lock:
