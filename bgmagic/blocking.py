@@ -23,6 +23,9 @@ from typing import Any
 
 from bgmagic.job import Job
 
+# Set as the wait is over, one for each wait that goes on in a cell, the outermost first.
+_waits: list[asyncio.Event] = []
+
 _SLICE = 0.1  # seconds; a plain wait is cut into slices so that Windows can be interrupted too
 
 
@@ -81,7 +84,7 @@ def _wait_nested(jobs: Sequence[Job], timeout: float | None) -> None:
 
     loop = asyncio.get_running_loop()
     nest_asyncio2.apply(loop)
-    with _clicks_heard(), _interruptible():
+    with _cells_put_off(), _clicks_heard(), _interruptible():
         task = loop.create_task(_all_done(jobs, timeout))
         try:
             loop.run_until_complete(task)
@@ -101,6 +104,18 @@ async def _all_done(jobs: Sequence[Job], timeout: float | None) -> None:
 async def _quietly(job: Awaitable[Any]) -> None:
     with contextlib.suppress(Exception):
         await job
+
+
+@contextlib.contextmanager
+def _cells_put_off() -> Iterator[None]:
+    """Have cells that arrive during the wait follow those that arrived before it."""
+    over = asyncio.Event()
+    _waits.append(over)
+    try:
+        yield
+    finally:
+        _waits.remove(over)
+        over.set()
 
 
 @contextlib.contextmanager
@@ -140,8 +155,12 @@ async def _take_message(kernel: Any, subshell: str | None, message: Any) -> None
         # In a task of its own, and so in a context of its own: the message that the waiting cell
         # came with stays the current one there.
         await asyncio.create_task(kernel.dispatch_shell(message, subshell_id=None))
-    else:
-        await kernel.shell_main(subshell, message)
+        return
+    if held and _waits:
+        # A cell that came just before the wait belongs to the waiting cell's context, and can only
+        # queue for the lock when the wait is over. This one comes after it.
+        await _waits[0].wait()
+    await kernel.shell_main(subshell, message)
 
 
 async def _take_comms(kernel: Any, queue: Any, kept: list[Any]) -> None:

@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -42,6 +43,7 @@ from bgmagic.status import JobRecord, Status
 DEADLINE = 24 * 3600.0  # seconds from acceptance
 # Seconds; a kernel is killed about 2.6 s after it was asked to stop, so both together stay below 2.
 CREATE_GRACE = 1.3
+SCRIPT_GRACE = 4.0  # nobody kills a script that ends, and importing the SDK may take a second of it
 EXIT_TIMEOUT, JOURNAL_GRACE = 0.4, 0.3
 
 
@@ -69,6 +71,7 @@ class JobManager:
         self._callbacks = CallbackThread()
         self._roster = Roster()
         self._plans: dict[Job, Plan] = {}
+        self._moves: dict[Job, Place] = {}
         self._fleet = Fleet(self.ledger, self._clock, self._needed)
         # None is what the environment names; and where they went before the embedded server.
         self.server: Server | None = None
@@ -205,6 +208,8 @@ class JobManager:
     def relocate(self, job: Job, name: str, place: Place) -> None:
         """Give a job another place: its group has been asked anew."""
         server = self._plans[job].server if job in self._plans else self.destination()
+        # What is asked next must find it there, even if the loop is still busy.
+        self._moves[job] = place
         self._loop.run(relocate(job, name, place, self.ledger, server))
 
     def past(self, entry: Entry, reader: Reader = None) -> Job:
@@ -267,16 +272,21 @@ class JobManager:
         atexit.unregister(self.close)
         if os.getpid() != self._pid:
             return True  # a forked child: thread and journal are its parent's
-        winding_down = self._loop.run_if_started(lambda: self._fleet.wind_down(CREATE_GRACE))
+        grace = CREATE_GRACE if "ipykernel" in sys.modules else SCRIPT_GRACE
+        winding_down = self._loop.run_if_started(lambda: self._fleet.wind_down(grace))
         if winding_down is not None:
             with contextlib.suppress(
                 concurrent.futures.TimeoutError, concurrent.futures.CancelledError
             ):
-                winding_down.result(CREATE_GRACE + 0.2)
+                winding_down.result(grace + 0.2)
         ended = self._loop.stop(timeout)
         self._fleet = Fleet(self.ledger, self._clock, self._needed)
         self.ledger.close(JOURNAL_GRACE)
         return ended
+
+    def placed(self) -> list[tuple[Job, Place | None]]:
+        """All jobs of this process, oldest first, each with its place in a group."""
+        return [(job, self._moves.get(job, job.record.place)) for job in self.jobs()]
 
     # What a job asks for (job.Control).
 

