@@ -41,7 +41,9 @@ def twin_of(
         chosen = record.name if record.named else None
         if (chosen, record.notebook, record.server) != (name, notebook, server):
             continue
-        if record.place is None and fingerprint in (record.fingerprint, _to_be(job, find)):
+        if record.place is not None:
+            continue
+        if record.fingerprint == fingerprint or _to_be(job, find) == fingerprint:
             return job
     return None
 
