@@ -152,7 +152,6 @@ class Course:
     async def _carry(self) -> None:
         since = self.job.record.submitted_at
         if self.job.record.draft is not None:
-            self.setting_out = False  # it is written down, and may wait for long
             if not await self._complete(self.job.record.draft):
                 return
             since = self._clock.now()

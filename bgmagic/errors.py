@@ -59,7 +59,7 @@ class NotReady(BgmagicError, TypeError):
 
 
 class NotReadyAttribute(NotReady, AttributeError):
-    """The same for a string method; an AttributeError too, so that ``hasattr`` works."""
+    """The same for an attribute of answers; an AttributeError too, so that ``hasattr`` works."""
 
 
 class Accepted(Enum):

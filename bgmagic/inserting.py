@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, MappingView, Sequence, Set
-from typing import Any
+from typing import Any, cast
 
 from bgmagic.errors import BadInput
 from bgmagic.values import kind_of
@@ -77,11 +78,14 @@ def _plain(value: Any) -> Any:
 
 
 def _word(value: Any) -> str:
-    kind: Any = type(value)
-    textless = kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__
-    if textless or callable(value) or isinstance(value, bytes | bytearray | memoryview):
-        raise BadInput(f"{kind_of(value)} has no text of its own; turn it into text first")
-    return str(value)
+    if callable(getattr(value, "savefig", None)):
+        raise BadInput(f"{kind_of(value)} has no text of its own; --file $NAME attaches an image")
+    if not callable(value) and not isinstance(value, bytes | bytearray | memoryview):
+        text, kind = str(value), cast("Any", type(value))
+        # Images, modules, coroutines: what Python itself shows of them tells a model nothing.
+        if kind.__str__ is not object.__str__ or not re.fullmatch("<.*>", text, re.DOTALL):
+            return text
+    raise BadInput(f"{kind_of(value)} has no text of its own; turn it into text first")
 
 
 def _lines(items: list[Any]) -> str:

@@ -31,7 +31,7 @@ from bgmagic.packed import Packed
 from bgmagic.pricing import price_of
 from bgmagic.request import Request
 from bgmagic.status import JobRecord, Status
-from bgmagic.textlike import FILLING, METHODS, OPERATORS, refuser
+from bgmagic.textlike import ATTRIBUTES, FILLING, OPERATORS, refuser
 
 logger = logging.getLogger("bgmagic")
 
@@ -133,6 +133,11 @@ class Job(Future[Answer]):
         if self._card is None:
             self._card = self._control.make_card(self)
         return self._card
+
+    @property
+    def unbound(self) -> bool:
+        """Whether no variable waits for it."""
+        return not self._variables
 
     def give(self, variable: Variable) -> None:
         """Have ``variable`` hold this job, and get its answer, too."""
@@ -309,8 +314,8 @@ class Job(Future[Answer]):
     if not TYPE_CHECKING:  # a type checker is to find a wrong attribute by itself
 
         def __getattr__(self, attribute: str) -> NoReturn:
-            if attribute in METHODS:
-                raise NotReadyAttribute(self._refusal(f"do .{attribute}"))
+            if attribute in ATTRIBUTES:
+                raise NotReadyAttribute(self._refusal(ATTRIBUTES[attribute]))
             raise AttributeError(f"a Job has no attribute {attribute!r}", name=attribute, obj=self)
 
     def __reduce__(self) -> NoReturn:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bgmagic.errors import BadInput
 from bgmagic.job import Job
 from bgmagic.place import Place
 from bgmagic.status import Status
@@ -22,21 +23,49 @@ if TYPE_CHECKING:
 
 
 def twin_of(
-    fingerprint: str, jobs: Sequence[Job], server: str, name: str | None, notebook: str
+    fingerprint: str,
+    jobs: Sequence[Job],
+    server: str,
+    name: str | None,
+    notebook: str,
+    find: Callable[[str], Job | None],
 ) -> Job | None:
     """The newest of ``jobs`` with this fingerprint that is for the same variable.
 
     Args:
         name: the variable that the user chose; None stands for all that were not chosen.
+        find: gives a job by its key, or None.
     """
     for job in reversed(jobs):
         record = job.record
         chosen = record.name if record.named else None
         if (chosen, record.notebook, record.server) != (name, notebook, server):
             continue
-        if record.place is None and record.fingerprint == fingerprint:
+        if record.place is not None:
+            continue
+        if record.fingerprint == fingerprint or _to_be(job, find) == fingerprint:
             return job
     return None
+
+
+def _to_be(job: Job, find: Callable[[str], Job | None]) -> str | None:
+    """The fingerprint that a job is about to have, if the answers it waited for are there."""
+    record = job.record
+    if record.draft is None or job.done():
+        return None
+    needed = {key: find(key) for key in record.draft.needs}
+    answers = {key: found.result(0) for key, found in needed.items() if found and _answered(found)}
+    if answers.keys() != needed.keys():
+        return None
+    try:
+        request = record.draft.finish(record.request, answers.__getitem__)
+    except BadInput:
+        return None
+    return request.fingerprint(record.server)
+
+
+def _answered(job: Job) -> bool:
+    return job.done() and job.error is None
 
 
 @dataclass

@@ -191,20 +191,34 @@ class BgLineMagics(Magics):
                 tell_open("Name one, or --all.")
 
     def _attach_all(self) -> None:
-        here = {job.record.key for job in jobs()}
         single = regroup.attach_groups(self._shell, open_entries())
-        for number, entry in enumerate(reversed(single)):
+        found = sorted([*self._nameless(), *single], key=lambda entry: entry.created_at)
+        newest = {entry.name: entry.key for entry in found}
+        needed = session.manager.ledger.needed()
+        for number, entry in enumerate(found):
             name = entry.name or f"_bg{self._shell.execution_count}_{number}"
-            if entry.key in here:
-                continue
-            if name in self._namespace:
-                rest = entry.response_id or name
+            older = entry.name is not None and newest[name] != entry.key
+            if older and entry.key in needed:
+                continue  # an earlier turn, which the later one has followed
+            if older or name in self._namespace:
+                rest = entry.response_id or entry.key
                 print(f"{name} is taken; %bgattach {rest} -o OTHER gives it another variable")
                 continue
             try:
                 self._take(entry.key, name)
             except BadInput as error:
                 print(error)
+
+    def _nameless(self) -> list[Entry]:
+        """Jobs that are followed already, since others need them, and whose variable is free."""
+        journal = session.manager.ledger.journal
+        followed = [job.record for job in jobs() if job.unbound]
+        wanted = [
+            record.key
+            for record in followed
+            if record.named and record.place is None and record.name not in self._namespace
+        ]
+        return [entry for key in wanted if (entry := journal.find(key))]
 
     def _attach(self, which: str, out: str | None) -> None:
         ledger = session.manager.ledger

@@ -124,7 +124,8 @@ def send(
     if variable is not None and not settings.again:
         server, jobs_here = manager.destination().name, manager.jobs()
         wanted = request.fingerprint(server, draft.text if draft else "")
-        twin = twin_of(wanted, jobs_here, server, settings.out, session.notebook())
+        where = server, settings.out, session.notebook()
+        twin = twin_of(wanted, jobs_here, *where, manager.find)
         if twin is not None and twin.status == Status.UNKNOWN:
             raise BadInput(
                 f"the very same request ended as unknown {_ago(twin)} ago and may have been "

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 # status where its answer belongs.
 FILLING: ContextVar[bool] = ContextVar("bgmagic_filling", default=False)
 
-METHODS = frozenset(name for name in dir(str) if not name.startswith("_"))
+# What an answer has: the methods of text, and what stands beside it.
+_BESIDE = ("citations", "conversation", "data", "instructions", "job", "model")
+ATTRIBUTES: Mapping[str, str] = {
+    **{name: f"do .{name}" for name in dir(str) if not name.startswith("_")},
+    **{name: f"give .{name}" for name in _BESIDE},
+}
 
 OPERATORS: Mapping[str, str] = {
     "__format__": "go into an f-string",

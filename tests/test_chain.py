@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import bgmagic
 from bgmagic.answer import Answer
+from bgmagic.awaiting import Awaiting
 from bgmagic.draft import Draft
 from bgmagic.errors import BadInput, JobCancelled, JobFailed
 from bgmagic.job import Job
@@ -155,6 +156,35 @@ def test_what_it_needs_fails(chain: ScriptedServer) -> None:
         ask("{{ first }}", first=first)
 
 
+@pytest.mark.parametrize(
+    "ending", ["cancelled", "incomplete", "lost", "unknown", "refused", "empty"]
+)
+def test_what_it_needs_has_no_answer(chain: ScriptedServer, ending: str) -> None:
+    """However a job ends without an answer, what needs it ends as failed, says so in those words, and is
+    not sent; nor can it be asked for again."""
+    refusal = {"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}
+    status = ending if ending in ("cancelled", "incomplete") else "completed"
+    output = [refusal] if ending == "refused" else []
+    chain.ending = lambda rid, _: response(rid, status, "part") | {"output": output}
+    chain.polls = 10**6
+    if ending == "unknown":
+        chain.enqueue("create", Script(reset="after", delay=0.2))
+    first = ask("first")
+    second = ask("{{ first }}", first=first)
+    eventually(lambda: first.response_id or ending == "unknown")
+    if ending == "lost":
+        gone = {"error": {"message": "Response not found.", "type": "invalid_request_error"}}
+        chain.by_id[str(first.response_id)] = Script(status=404, json=gone)
+    chain.polls = 0
+    error = second.exception(LIMIT)
+    assert isinstance(error, JobFailed)
+    assert f"it needs the answer of the other job, which is {first.status}: " in str(error)
+    assert str(first.error) in str(error)
+    with pytest.raises(BadInput, match=f"is {first.status} and has no answer"):
+        ask("{{ first }}", first=first)
+    assert len(bodies(chain)) == 1
+
+
 def test_an_expression_that_fails_with_the_answer(chain: ScriptedServer) -> None:
     """An expression that the answer makes fail ends the waiting job, which is not sent."""
     first = ask("first")
@@ -247,6 +277,39 @@ def test_one_that_needs_two_is_known_again(chain: ScriptedServer) -> None:
     after = Draft.of(template.fill(values | {"first": answer}), None)
     assert before == after
     assert before.needs == (first.record.key, second.record.key)
+
+
+def test_run_again_as_the_answer_comes(
+    chain: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell that is run again in the moment between the answer it waited for and its own sending joins:
+    it is not sent twice."""
+    came, go_on = threading.Event(), threading.Event()
+    usual = Awaiting.run
+
+    async def slowly(self: Awaiting, draft: Draft) -> Any:
+        answers = await usual(self, draft)
+        came.set()
+        await asyncio.to_thread(go_on.wait, LIMIT)
+        return answers
+
+    monkeypatch.setattr(Awaiting, "run", slowly)
+    values: dict[str, Any] = {}
+    monkeypatch.setattr(session, "hold", lambda name: Held(values, name))
+    chain.polls = 10**6
+    values["one"] = first = ask("one")
+    job = submit("2 {{ one }}", poll=0.02, out="two", fill=values)
+    assert submit("2 {{ one }}", poll=0.02, out="two", fill=values) is job
+    chain.polls = 0
+    assert came.wait(LIMIT)
+    values["one"] = first.result(LIMIT)
+    assert job.status == "waiting"
+    again = submit("2 {{ one }}", poll=0.02, out="two", fill=values)
+    other = submit("3 {{ one }}", poll=0.02, out="two", fill=values)
+    go_on.set()
+    assert again is job
+    assert [one.result(LIMIT) for one in (job, other)] == ["re: 2 re: one", "re: 3 re: one"]
+    assert len(bodies(chain)) == 3
 
 
 def test_conversation_goes_on(chain: ScriptedServer) -> None:

@@ -103,6 +103,23 @@ def test_pending_job_is_no_text(
     assert "\n" not in str(caught.value)
 
 
+def test_what_answers_have_is_told_of_a_pending_job(
+    pointed: ScriptedServer, send: Callable[..., Job]
+) -> None:
+    """Every public attribute of an answer is one of its job or raises one line; others don't exist."""
+    pointed.polls = 10**6
+    job = send()
+    answer = Answer("text", {}, job)
+    public = [name for name in {*dir(answer), *vars(answer)} if not name.startswith("_")]
+    assert {"conversation", "data", "upper"} <= set(public)
+    for name in public:
+        if not hasattr(type(job), name):
+            with pytest.raises(NotReady, match=rf"is \w+ and can't (do|give) \.{name}: "):
+                getattr(job, name)
+    with pytest.raises(AttributeError, match=r"^a Job has no attribute 'nosuch'$"):
+        job.nosuch  # type: ignore[attr-defined]  # noqa: B018
+
+
 def test_pending_job_shows_its_status(pointed: ScriptedServer, send: Callable[..., Job]) -> None:
     """str, repr and %s of a running job tell name, status and id; it is true and hashable."""
     pointed.polls = 10**6

@@ -431,7 +431,7 @@ def test_trouble_shows_and_goes(manager: JobManager, pointed: ScriptedServer, as
     job = manager.submit(ask(), poll_interval=SOON)
     job.add_listener(lambda changed: seen.append(changed.record.trouble))
     job.result(LIMIT)
-    assert "the key is refused, the job goes on at the server: HTTP 401: Bad key." in seen
+    assert "the key is refused, the job goes on: HTTP 401: Bad key." in seen
     assert job.record.trouble is None
 
 

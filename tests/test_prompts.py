@@ -193,6 +193,36 @@ def test_forgetting_keeps_what_is_needed(start: Start, echo: ScriptedServer) -> 
         assert second.ok("%bgjobs --forget").stdout == "4 jobs that had ended are forgotten.\n"
 
 
+def test_turns_of_a_conversation_are_attached(start: Start, echo: ScriptedServer) -> None:
+    """Of a conversation whose turns were all open, %bgattach --all gives the variable to the last one, and
+    has those before it followed; also if they are followed for another cell already."""
+    echo.polls = 10**6
+    with start() as first:
+        for n in (1, 2, 3):
+            first.ok(f"%%bgresponse -{'o' if n == 1 else 'c'} chat\n{n}")
+        first.ok(KEPT)
+        first.until("len(kept()) == 3 and kept()[-1].response_id")
+        kill(first)
+    with start() as second:
+        said = second.ok("%bgattach --all").said
+        assert "is taken" not in said
+        second.until("chat.record.waits_for")
+        second.ok("%%bgresponse -c chat -o branch\n4")
+        second.ok(KEPT)
+        second.until("len(kept()) == 4")
+        kill(second)
+    with start() as third:
+        third.ok("%bgattach branch")
+        third.until("len(__import__('bgmagic').jobs()) == 4")
+        assert third.value("'chat' in globals()") == "False"
+        third.ok("%bgattach --all")
+        echo.polls = 0
+        third.until("isinstance(chat, str) and isinstance(branch, str)")
+        assert third.value("(str(chat), len(chat.conversation))") == "('re: 3', 6)"
+        assert third.value("(str(branch), len(branch.conversation))") == "('re: 4', 8)"
+    assert [question(body) for body in bodies(echo)] == ["1", "2", "3", "4"]
+
+
 KEPT = "from bgmagic.session import session\nkept = session.manager.ledger.journal.entries"
 
 

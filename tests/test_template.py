@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from PIL import Image
 
 from bgmagic.answer import Answer
 from bgmagic.errors import BadInput
@@ -188,6 +190,28 @@ class Point:
 def test_values_as_text(value: Any, text: str) -> None:
     """Lists, dicts and objects become text as the help says."""
     assert as_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (json, "a module has no text of its own"),
+        ({"k": [Image.new("L", (1, 1))]}, "an Image has no text of its own"),
+        (Figure(), r"a Figure has no text of its own; --file \$NAME attaches an image"),
+        (b"x", "a bytes has no text of its own"),
+        (map, "has no text of its own"),
+    ],
+)
+def test_what_has_no_text(value: Any, told: str) -> None:
+    """What Python only shows as something in angle brackets is refused; a tag of HTML is text."""
+    with pytest.raises(BadInput, match=told):
+        as_text(value)
+    assert as_text(Tag()) == "<b>x</b>"
+
+
+class Tag:
+    def __str__(self) -> str:
+        return "<b>x</b>"
 
 
 def test_tables_as_text() -> None:
