@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,11 +62,12 @@ def ask(text: str, settings: Settings, name: str, namespace: Mapping[str, Any]) 
     _check_uses_item(() if settings.raw else compile_template(text).pieces, items)
     made: dict[tuple[int, int], Composed] = {}
     composed, room = [], LARGEST
+    scope = dict(namespace)
     for point in points:
         # The samples of one request share it.
         which = point.item, id(point.settings)
         if which not in made:
-            made[which] = _composed(text, point, items, namespace)
+            made[which] = _composed(text, point, items, scope)
             room -= len(made[which].request.text)
             if room < 0:
                 raise BadInput(
@@ -87,11 +87,12 @@ def _check_uses_item(pieces: Sequence[str | Expression], items: Items) -> None:
         )
 
 
-def _composed(text: str, point: Point, items: Items, namespace: Mapping[str, Any]) -> Composed:
-    item = {"item": items.values[point.item]} if items.kind else {}
+def _composed(text: str, point: Point, items: Items, scope: dict[str, Any]) -> Composed:
+    if items.kind:
+        # Before a variable of that name.
+        scope["item"] = items.values[point.item]
     try:
-        # The item comes before a variable of that name.
-        return compose_prompt(text, point.settings, ChainMap(item, namespace))  # type: ignore[arg-type]
+        return compose_prompt(text, point.settings, scope)
     except BadInput as error:
         which = items.keys[point.item] if items.keys else point.item
         told = _about_columns(str(error), items.values[point.item])

@@ -122,9 +122,11 @@ class Following:
         self._missing = self._missing + 1 if gone else 0
         refused = failure.status_code in (401, 403)
         offline = failure.status_code is None
-        about = "offline" if offline else "the key is refused" if refused else "the poll failed"
-        trouble = f"{about}, the job goes on at the server: {failure}"
-        self._job.advance(trouble=trouble, offline=offline)
+        about = "the key is refused" if refused else "the poll failed"
+        goes_on = (
+            "offline, the job goes on at the server" if offline else f"{about}, the job goes on"
+        )
+        self._job.advance(trouble=f"{goes_on}: {failure}", offline=offline)
         return self.gone
 
     # Listening.

@@ -99,7 +99,7 @@ class JobGroup(Collection[Any]):
 
     def done(self) -> bool:
         """Whether all have ended."""
-        return all(job.done() for job in self.jobs)
+        return _all_done(self.jobs)
 
     def running(self) -> bool:
         """Whether the server has at least one that has not ended."""
@@ -133,17 +133,20 @@ class JobGroup(Collection[Any]):
             TimeoutError: not all have ended within ``timeout``; they go on.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        for job in self.jobs:
-            job.exception(None if until is None else max(0.0, until - time.monotonic()))
-        return self._results(return_exceptions=return_exceptions)
+        jobs = self.jobs
+        while not _all_done(jobs):
+            for job in jobs:
+                job.exception(None if until is None else max(0.0, until - time.monotonic()))
+            jobs = self.jobs  # one that was retried meanwhile counts instead
+        return self._results(jobs, return_exceptions=return_exceptions)
 
-    def _results(self, *, return_exceptions: bool = False) -> Any:
-        failed = [job for job in self.jobs if job.error is not None]
+    def _results(self, jobs: Sequence[Job], *, return_exceptions: bool = False) -> Any:
+        failed = [job for job in jobs if job.error is not None]
         if failed and not return_exceptions:
             error = failed[0].error
             assert error is not None  # noqa: S101 - that is why it is in the list
-            raise _with_the_others(error, len(failed), len(self.jobs))
-        return self._shaped([job.error or job.result(0) for job in self.jobs])
+            raise _with_the_others(error, len(failed), len(jobs))
+        return self._shaped([job.error or job.result(0) for job in jobs])
 
     def as_completed(self, timeout: float | None = None) -> Completed:
         """The jobs as they end, for ``for`` and for ``async for``.
@@ -154,8 +157,11 @@ class JobGroup(Collection[Any]):
         return Completed(self.jobs, timeout)
 
     def __await__(self) -> Generator[Any, None, Any]:
-        yield from _all_ended(self.jobs).__await__()
-        return self._results()
+        jobs = self.jobs
+        while not _all_done(jobs):
+            yield from _all_ended(jobs).__await__()
+            jobs = self.jobs
+        return self._results(jobs)
 
     def add_listener(self, listener: Callable[[Job], None]) -> None:
         """Have ``listener(job)`` called after each change of a job, mostly on the loop thread."""
@@ -308,6 +314,10 @@ class Completed:
         finally:
             for left in tasks:
                 left.cancel()
+
+
+def _all_done(jobs: Sequence[Job]) -> bool:
+    return all(job.done() for job in jobs)
 
 
 async def _all_ended(jobs: Sequence[Job]) -> None:

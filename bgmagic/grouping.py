@@ -15,7 +15,7 @@ from bgmagic.asking import Asked, ask, bill_of, check_agreed, factors
 from bgmagic.errors import BadInput
 from bgmagic.group import JobDict, JobGroup, JobList
 from bgmagic.job import Job
-from bgmagic.joining import Known, completed, open_group, running_group
+from bgmagic.joining import Known, completed, open_group, running_groups
 from bgmagic.options import Settings
 from bgmagic.place import Place
 from bgmagic.pricing import Bill
@@ -97,7 +97,7 @@ def _known(asked: Asked, *, join: bool) -> Known:
     settings, manager, notebook = asked.settings, session.manager, session.notebook()
     server, known = manager.destination().name, Known()
     if join and not settings.again:
-        running = running_group(manager.jobs(), server, settings.out, notebook)
+        running = running_groups(manager.placed(), server, settings.out, notebook)
         known.add_jobs(running)
         if not running:
             here = {job.record.key for job in manager.jobs()}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bgmagic.job import Job
+from bgmagic.place import Place
 from bgmagic.status import Status
 
 if TYPE_CHECKING:
@@ -67,19 +68,23 @@ class Known:
         return left.pop(0) if left else None
 
 
-def running_group(jobs: Iterable[Job], server: str, name: str | None, notebook: str) -> list[Job]:
-    """The jobs of this variable's newest group here, without the failed; none if all have ended."""
+def running_groups(
+    placed: Iterable[tuple[Job, Place | None]], server: str, name: str | None, notebook: str
+) -> list[Job]:
+    """The jobs of this variable's groups here in which one still runs, without the failed.
+
+    Args:
+        placed: all jobs, oldest first, each with its place in a group.
+    """
     ours = [
-        (job.record.place.group, job)
-        for job in jobs
-        if job.record.place is not None
-        and (job.record.place.name, job.record.notebook, job.record.server)
-        == (name, notebook, server)
+        (place.group, job)
+        for job, place in placed
+        if place is not None
+        and (place.name, job.record.notebook, job.record.server) == (name, notebook, server)
     ]
-    newest = [job for group, job in ours if group == ours[-1][0]]
-    if all(job.done() for job in newest):
-        return []
-    return [job for job in newest if job.error is None or job.status == Status.UNKNOWN]
+    running = {group for group, job in ours if not job.done()}
+    found = [job for group, job in ours if group in running]
+    return [job for job in found if job.error is None or job.status == Status.UNKNOWN]
 
 
 def open_group(ledger: Ledger, here: set[str], name: str | None, notebook: str) -> list[Entry]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 
-from bgmagic.poller import Delays
+from bgmagic.poller import LIMIT, Delays
 
 
 class Lane:
@@ -70,7 +70,9 @@ class Lane:
         closed = loop.time() < self._opens_at
         if retry_after is not None or not closed:
             # Refusals that arrive together are one piece of news.
-            wait = self._delays.after_failure(retry_after) if not closed else retry_after or 0.0
+            # None is longer than the first, which is limited too.
+            more = min(retry_after or 0.0, LIMIT)
+            wait = more if closed else self._delays.after_failure(retry_after)
             self._opens_at = max(self._opens_at, loop.time() + wait)
             loop.call_at(self._opens_at, self._open)
         self._inside.discard(wake)

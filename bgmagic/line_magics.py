@@ -91,7 +91,8 @@ class BgLineMagics(Magics):
             if not settings.names and not settings.all:
                 raise BadInput("name what to cancel: %bgcancel NAME, a response id, or --all")
             chosen = jobs() if settings.all else self._named(settings.names)
-        asked = {job for job in chosen if job.cancel()}
+        # The last first, as a group does.
+        asked = {job for job in reversed(chosen) if job.cancel()}
         for some in apart(chosen):
             left = [job for job in some if job in asked]
             if len(left) > 1:

@@ -70,6 +70,7 @@ class JobManager:
         self._callbacks = CallbackThread()
         self._roster = Roster()
         self._plans: dict[Job, Plan] = {}
+        self._moves: dict[Job, Place] = {}
         self._fleet = Fleet(self.ledger, self._clock, self._needed)
         # None is what the environment names; and where they went before the embedded server.
         self.server: Server | None = None
@@ -200,6 +201,8 @@ class JobManager:
     def relocate(self, job: Job, name: str, place: Place) -> None:
         """Give a job another place: its group has been asked anew."""
         server = self._plans[job].server if job in self._plans else self.destination()
+        # What is asked next must find it there, even if the loop is still busy.
+        self._moves[job] = place
         self._loop.run(relocate(job, name, place, self.ledger, server))
 
     def past(self, entry: Entry, reader: Reader = None) -> Job:
@@ -273,6 +276,10 @@ class JobManager:
         self._fleet = Fleet(self.ledger, self._clock, self._needed)
         self.ledger.close(JOURNAL_GRACE)
         return ended
+
+    def placed(self) -> list[tuple[Job, Place | None]]:
+        """All jobs of this process, oldest first, each with its place in a group."""
+        return [(job, self._moves.get(job, job.record.place)) for job in self.jobs()]
 
     # What a job asks for (job.Control).
 

@@ -183,6 +183,8 @@ def write(path: Path, lines: Iterable[Mapping[str, Any]], *, overwrite: bool = F
         BadInput: there is another file, or the place can't be written to.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path} is no file, so it can't be replaced by one")
         if not overwrite and not _is_ours(path):
             raise BadInput(f"{path} is no export of bgmagic; overwrite=True replaces it anyway")
         return _replace(path, lines)

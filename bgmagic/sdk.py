@@ -128,12 +128,30 @@ def _transport(server: Server, tls: ssl.SSLContext, kept: float) -> Any:
     limits = httpx2.Limits(
         max_connections=1000, max_keepalive_connections=100, keepalive_expiry=kept
     )
-    trust, auth = not server.isolated, _user(server.base_url)
-    usual = openai.DefaultAsyncHttpxClient(verify=tls, limits=limits, trust_env=trust, auth=auth)
-    if not _is_direct(usual, httpx2.URL(server.base_url)):
+    home = httpx2.URL(server.base_url)
+    settings: dict[str, Any] = {
+        "trust_env": not server.isolated,
+        "auth": _user(server.base_url),
+        "event_hooks": {"request": [_at_home(server, home)]},
+    }
+    usual = openai.DefaultAsyncHttpxClient(verify=tls, limits=limits, **settings)
+    if not _is_direct(usual, home):
         return usual
-    transport = Transport(tls, kept)
-    return openai.DefaultAsyncHttpxClient(transport=transport, trust_env=trust, auth=auth)
+    return openai.DefaultAsyncHttpxClient(transport=Transport(tls, kept), **settings)
+
+
+def _at_home(server: Server, home: Any) -> Callable[[Any], Awaitable[None]]:
+    """Keeps secrets from a host that a redirect leads to; the SDK keeps only its own key."""
+    homes = {(home.scheme, home.host, home.port), ("https", home.host, None)}
+
+    async def strip(request: Any) -> None:
+        url, headers = request.url, request.headers
+        if (url.scheme, url.host, url.port) not in homes:
+            for name, value in headers.multi_items():
+                if any(secret in value for secret in server.secrets) and name in headers:
+                    del headers[name]
+
+    return strip
 
 
 def _timeout() -> Any:

@@ -182,9 +182,11 @@ def _open(value: Any, deep: int = _DEEP) -> list[Job]:
 
 
 def _parts(value: Any) -> list[Any]:
+    if isinstance(value, str):  # most are, and abstract classes take longer to say so
+        return []
     if isinstance(value, Mapping):
         return [value[key] for key in value]  # a row's columns may be called `values`
-    held = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | range)
+    held = isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | range)
     return list(value) if held else []
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import functools
 import itertools
 import json
 import pickle
@@ -17,6 +19,7 @@ import pandas
 import pytest
 
 import bgmagic
+from bgmagic import lane, poller
 from bgmagic.answer import Answer
 from bgmagic.errors import BadInput, BgmagicError, JobCancelled, JobFailed, NotReady
 from bgmagic.group import JobGroup
@@ -229,6 +232,36 @@ def test_waiting_for_all_of_them(ask: Ask, pointed: ScriptedServer) -> None:
     assert not any(job.record.cancelling for job in endless.jobs)
 
 
+@pytest.mark.parametrize("how", ["result", "await"])
+def test_what_is_retried_while_someone_waits_is_waited_for(
+    ask: Ask, pointed: ScriptedServer, how: str
+) -> None:
+    """Who waits for a group whose failed job is sent again meanwhile gets the new answer."""
+    refused = {"error": {"message": "no such model"}}
+    pointed.enqueue("create", Script(status=400, json=refused))
+    pointed.polls = 10**6
+    group = ask(items=["a", "b"], max_in_flight=1)
+    eventually(lambda: group.failed and group.jobs[1].running())
+
+    async def awaited() -> Any:
+        return await group
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        wait = functools.partial(group.result, LIMIT)
+        found = pool.submit(wait if how == "result" else lambda: asyncio.run(awaited()))
+        # Once it waits for the second.
+        second = group.jobs[1]
+        eventually(lambda: second._sleepers or second._condition._waiters)  # type: ignore[attr-defined]
+        gate = threading.Event()
+        pointed.enqueue("create", Script(hold=gate))
+        (again,) = group.retry_failed()
+        pointed.polls, pointed.ending = 1, echo
+        eventually(second.done)
+        gate.set()
+        assert found.result(LIMIT) == ["re: Say a", "re: Say b"]
+        assert group.jobs == (again, second)
+
+
 # On the way to the server.
 
 
@@ -316,6 +349,18 @@ def test_refusals_without_a_wish_end_too(ask: Ask, pointed: ScriptedServer) -> N
     group = ask(items=range(5), max_in_flight=5)
     assert len(group.result(LIMIT)) == 5
     assert len(pointed.accepted) == 5
+
+
+def test_no_wish_of_a_server_stops_a_group_for_ever(
+    ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refusals that arrive together and wish for years are heeded for no longer than one of them."""
+    for module in (poller, lane):
+        monkeypatch.setattr(module, "LIMIT", 0.2, raising=False)
+    years = {"retry-after": str(10**9)}
+    pointed.enqueue("create", *[Script(status=429, json=REFUSED, headers=years)] * 5)
+    group = ask(items=range(5), max_in_flight=5)
+    assert len(group.result(LIMIT)) == 5
 
 
 def test_a_server_that_fails_in_every_way(ask: Ask, pointed: ScriptedServer) -> None:
@@ -471,6 +516,38 @@ def test_the_same_sweep_again_joins_job_by_job(ask: Ask, pointed: ScriptedServer
     ask(items=list("c"), out="y")
     ask(items=list("c"))
     eventually(lambda: pointed.count("create") == 12)
+
+
+def test_a_sweep_run_again_and_again_while_the_loop_is_busy(
+    ask: Ask, pointed: ScriptedServer
+) -> None:
+    """However quickly a growing sweep is run again, what its earlier runs asked is asked once, whether
+    it still runs or has its answer."""
+    pointed.polls = 10**6
+    pointed.by_id["resp_1"] = Script(json=response("resp_1", "completed", "early"))
+    first = ask(items=[1, 2, 3], out="study")
+    eventually(first.jobs[0].done)
+    eventually(lambda: pointed.count("create") == 3)
+    busy = threading.Event()
+    session.manager._loop.call(lambda: busy.wait(10))
+    ask(items=[1, 2, 3, 4], out="study")
+    third = ask(items=[1, 2, 3, 4, 5], out="study")
+    busy.set()
+    eventually(lambda: third.jobs[4].running())
+    assert third[0] == "early"
+    assert sorted(prompts(pointed)) == [f"Say {n}" for n in range(1, 6)]
+    eventually(lambda: [job.name for job in third.jobs] == [f"study[{n}]" for n in range(5)])
+
+
+def test_what_an_earlier_sweep_of_the_variable_still_asks_is_joined(
+    ask: Ask, pointed: ScriptedServer
+) -> None:
+    """Back from other items to those that the variable's earlier group still runs: nothing is sent."""
+    pointed.polls = 10**6
+    first = ask(items=[1, 2], out="study")
+    ask(items=[3], out="study")
+    assert ask(items=[1, 2], out="study").jobs == first.jobs
+    eventually(lambda: pointed.count("create") == 3)
 
 
 def test_an_interrupted_sweep_is_free_to_run_again(

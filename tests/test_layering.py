@@ -125,7 +125,7 @@ ROOMS: dict[str, set[str]] = {
         "session",
     },
     "research": {"answer", "errors", "group", "grouping", "job", "record", "session", "submission"},
-    "joining": {"entries", "job", "status"},
+    "joining": {"entries", "job", "place", "status"},
     "namespace": {"answer", "job"},
     "blocking": {"job"},
     "display.card": {"display.widgets", "errors", "job", "status"},

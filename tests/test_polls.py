@@ -8,6 +8,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,32 @@ def test_redirects_and_odd_ids_are_the_sdks(polled: ScriptedServer, ask: Ask) ->
         assert polled.seen[-1].path == "/v1/responses/a%20b%2F..%2Fc%3Fd"
 
     with_client(Server(polled.base_url, KEY), odd)
+
+
+@pytest.mark.parametrize("way", ["straight", "sdk", "azure"])
+def test_redirects_take_no_secret_to_another_host(
+    polled: ScriptedServer, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """A redirect to another host is followed without the key and without what custom headers hold; one
+    on the same host with them."""
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway: Bearer my-own-secret-1234")
+    with ScriptedServer() as other:
+        other.responses["resp_1"] = response("resp_1", "queued", "elsewhere")
+        polled.responses["resp_1"] = response("resp_1", "queued", "here")
+
+        async def moved(client: Client) -> None:
+            for place in (other.base_url, polled.base_url):
+                to = {"location": f"{place}/responses/resp_1"}
+                polled.by_id["resp_0"] = Script(status=307, headers=to)
+                assert (await client.retrieve("resp_0")).response["id"] == "resp_1"
+
+        server = server_by(way, polled, monkeypatch)
+        headers = "X-Gateway: Bearer my-own-secret-1234"
+        with_client(replace(server, headers=headers) if way == "straight" else server, moved)
+        assert other.seen
+        for seen in other.seen:
+            assert not {KEY, "my-own-secret-1234"} & set(" ".join(seen.headers.values()).split())
+        assert "my-own-secret-1234" in polled.seen[-1].headers["x-gateway"]
 
 
 def test_user_and_password_go_along(polled: ScriptedServer) -> None:

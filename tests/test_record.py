@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         write(other, [])
     assert other.read_text() == "years of work"
     assert write(other, [], overwrite=True) == 0
+    pipe = tmp_path / "pipe"
+    if hasattr(os, "mkfifo"):  # not on Windows
+        os.mkfifo(pipe)
+    else:
+        pipe.mkdir()
+    with pytest.raises(BadInput, match="is no file"):
+        write(pipe, [], overwrite=True)
+    assert pipe.exists() and not pipe.is_file()
     with pytest.raises(BadInput, match="can't be written"):
         write(tmp_path / "no" / "out.jsonl", [])
 

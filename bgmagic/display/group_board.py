@@ -8,6 +8,7 @@ ended is group_finished.py's business.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,6 +45,7 @@ class GroupBoard(anywidget.AnyWidget):
         """Make the board; it follows the group from now on."""
         self._group = group
         self._changed: dict[int, Job] = {}
+        self._taking = threading.Lock()
         self._due = False
         self._bill = ""
         self._asked = False
@@ -89,9 +91,11 @@ class GroupBoard(anywidget.AnyWidget):
 
     def catch_up(self) -> None:
         """Take in what has changed, and tell the browser."""
-        changed, self._changed = self._changed, {}
-        for index, job in changed.items():
-            self._tally.take(index, job)
+        if not self._changed:
+            return
+        with self._taking:
+            while self._changed:  # one by one: the loop thread may add some meanwhile
+                self._tally.take(*self._changed.popitem())
         self.view = self._snapshot()
 
     def notify(self) -> None:
