@@ -140,7 +140,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         pipe.mkdir()
     with pytest.raises(BadInput, match="is no file"):
         write(pipe, [], overwrite=True)
-    assert pipe.exists() and not pipe.is_file()
+    assert pipe.exists()
+    assert not pipe.is_file()
     with pytest.raises(BadInput, match="can't be written"):
         write(tmp_path / "no" / "out.jsonl", [])
 
