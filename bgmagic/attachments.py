@@ -13,13 +13,14 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from bgmagic.errors import BadInput, readable
+from bgmagic.values import flat
 
 # OpenAI's guides "File inputs" and "Images": so much in all files of one request.
 MOST = 50 * 2**20  # bytes
@@ -68,7 +69,7 @@ def attached(files: Sequence[Any], label: str = "--file") -> list[dict[str, Any]
     """
     parts: list[dict[str, Any]] = []
     left = MOST
-    for number, value in enumerate(_flat(files), start=1):
+    for number, value in enumerate(flat(files, label), start=1):
         if isinstance(value, str) and _URL.fullmatch(value):
             parts.append(_linked(value))
             continue
@@ -78,14 +79,6 @@ def attached(files: Sequence[Any], label: str = "--file") -> list[dict[str, Any]
             raise BadInput(f"{label}: the files are too large together; {_LIMIT}")
         parts.append(_part(found, number, label))
     return parts
-
-
-def _flat(values: Sequence[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from _flat(value)
-        else:
-            yield value
 
 
 def _linked(address: str) -> dict[str, Any]:
@@ -110,23 +103,31 @@ def _read(value: Any, left: int, label: str) -> _File:
 
 def _from_disk(path: Any, left: int, label: str) -> _File:
     shown = readable(str(path), 200)
+    if not str(path).strip():
+        raise BadInput(f"{label} needs the path of a file")
     try:
         place = Path(path).expanduser()
-        found = place.stat()
-        if stat.S_ISDIR(found.st_mode):
-            raise BadInput(f"{label} {shown} is a folder: name the files in it")
-        if not stat.S_ISREG(found.st_mode):
-            raise BadInput(f"{label} {shown} is no file")
-        if found.st_size > left:
-            size = f"{found.st_size / 2**20:.0f} MB"
-            raise BadInput(f"{label} {shown} has {size}, too much: {_LIMIT}")
-        return _File(place.read_bytes(), place.name)
+        unfit = _unfit(place.stat(), left)
+        data = b"" if unfit else place.read_bytes()
     except FileNotFoundError:
         where = "" if Path(shown).is_absolute() else f" in {Path.cwd()}"
         raise BadInput(f"{label}: there is no file {shown}{where}{_hint(shown)}") from None
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or error
         raise BadInput(f"{label} {shown} can't be read: {readable(str(why))}") from None
+    if unfit:
+        raise BadInput(f"{label} {shown} {unfit}")
+    return _File(data, place.name)
+
+
+def _unfit(found: os.stat_result, left: int) -> str:
+    """Why a file of the disk can't go along, or ""."""
+    if stat.S_ISDIR(found.st_mode):
+        return "is a folder: name the files in it"
+    if not stat.S_ISREG(found.st_mode):
+        return "is no file"
+    size = f"{found.st_size / 2**20:.0f} MB"
+    return f"has {size}, too much: {_LIMIT}" if found.st_size > left else ""
 
 
 def _hint(path: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from bgmagic.answer import Answer
 from bgmagic.draft import Draft
-from bgmagic.errors import BadInput, Detached
+from bgmagic.errors import BadInput, Detached, Unsendable
 from bgmagic.job import Job
 from bgmagic.poller import Clock, Wake
 
@@ -55,13 +55,19 @@ class Awaiting:
             Unmet: one of the jobs has no answer, or is no longer watched.
         """
         needed: dict[str, Job] = {}
-        for key in draft.needs:
-            found = await self._found(key)
-            if found is None:
-                return None
-            needed[key] = found
-            found.add_listener(self._heard)
+        again: set[str] = set()
         while not self._job.record.cancelling:
+            for key in draft.needs:
+                known = needed.get(key)
+                if known is not None and (key in again or not isinstance(known.error, Detached)):
+                    continue
+                if known is not None:
+                    again.add(key)  # another kernel was faster: its answer is as good
+                found = await self._found(key)
+                if found is None:
+                    return None
+                needed[key] = found
+                found.add_listener(self._heard)
             for job in needed.values():
                 _check(job)
             open_jobs = [job for job in needed.values() if not job.done()]
@@ -77,6 +83,8 @@ class Awaiting:
         while not self._job.record.cancelling:
             try:
                 found = await self._find(key)
+            except Unsendable as error:
+                raise Unmet(f"what it needs never comes: {error}") from None
             except BadInput as error:  # another kernel follows it, or another server is configured
                 self._job.advance(trouble=str(error))
                 await self._clock.pause(self._wake, RETRY)

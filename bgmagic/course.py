@@ -37,6 +37,7 @@ RETENTION = (
     "the server no longer knows this response. Servers keep one for a limited time, OpenAI for 30 "
     "days and for about 10 minutes in projects with zero data retention"
 )
+_TAKEN = "another kernel sends it, or the journal can't say that none does"
 
 
 class Course:
@@ -130,10 +131,14 @@ class Course:
         self.setting_out = False
         if not record.request.body:  # an id from elsewhere, of which the journal knows nothing
             await self._ledger.intend(record, plan.server, plan.poll_interval, plan.deadline)
-        if record.response_id is None and record.status == Status.WAITING:
-            await self._carry()
-        elif not await self._ledger.adopt(record):
+        waits = record.response_id is None and record.status == Status.WAITING
+        if waits and record.draft is None:
+            await self._carry()  # whoever claims it first sends it
+        elif not await self._ledger.adopt(record, waits=waits):
             self.job.detach("another kernel follows it")
+        elif waits:
+            self._ours = True
+            await self._carry()
         elif record.response_id is None:
             reason = _unclear("the kernel that was sending it ended before the server answered")
             await self._settle(status=Status.UNKNOWN, reason=reason)
@@ -211,7 +216,10 @@ class Course:
                     continue
                 wait = min(delays.after_failure(failure.retry_after), left)
                 await self._clock.pause(self._wake, wait)
-        await self._settle(status=Status.CANCELLED, reason="before it was sent", trouble=None)
+        if self._ours or await self._ledger.claim(self.job.record, ours=False):
+            await self._settle(status=Status.CANCELLED, reason="before it was sent", trouble=None)
+        else:
+            self.job.detach(_TAKEN)
         return None
 
     async def _admitted(self) -> bool:
@@ -237,7 +245,7 @@ class Course:
                 self._abandon("the kernel is shutting down")
                 return None
             if not await self._ledger.claim(self.job.record, ours=self._ours):
-                self.job.detach("another kernel sends it, or the journal can't say that none does")
+                self.job.detach(_TAKEN)
                 return None
             self.job.advance(status=Status.SUBMITTING)
             self.sending = True

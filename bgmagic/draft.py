@@ -15,7 +15,7 @@ from typing import Any
 from bgmagic.answer import Answer
 from bgmagic.errors import BadInput
 from bgmagic.expressions import Expression
-from bgmagic.request import Request
+from bgmagic.request import Request, check_text
 from bgmagic.template import Filled, Hole
 
 
@@ -32,9 +32,15 @@ class Draft:
 
     @classmethod
     def of(cls, filled: Filled, continues: str | None) -> Draft:
-        """The draft of a prompt with holes, or of a turn whose conversation still runs."""
+        """The draft of a prompt with holes, or of a turn whose conversation still runs.
+
+        Raises:
+            BadInput: a text in it can't be sent.
+        """
         pieces = [piece if isinstance(piece, str) else _as_json(piece) for piece in filled.pieces]
-        return cls(json.dumps({"pieces": pieces, "continues": continues}, ensure_ascii=False))
+        text = json.dumps({"pieces": pieces, "continues": continues}, ensure_ascii=False)
+        check_text(text)
+        return cls(text)
 
     @cached_property
     def _parts(self) -> tuple[tuple[str | Hole, ...], str | None]:
@@ -53,6 +59,13 @@ class Draft:
         pieces, continues = self._parts
         found = [key for piece in pieces if isinstance(piece, Hole) for key in _keys(piece.jobs)]
         return tuple(dict.fromkeys([*([continues] if continues else []), *found]))
+
+    def renewed(self, newest: Callable[[str], str]) -> Draft:
+        """The same, needing the jobs that were sent since in place of those that it needs."""
+        text = self.text
+        for key in self.needs:
+            text = text.replace(json.dumps(key), json.dumps(newest(key)))  # keys are random
+        return Draft(text)
 
     def finish(self, request: Request, answer_of: Callable[[str], Answer]) -> Request:
         """The request that is to be sent.

@@ -101,9 +101,11 @@ GROUP_NAMED = """WHERE group_name = :name AND (:notebook IS NULL OR notebook = :
 OPEN_GROUPS = """WHERE group_key IN (SELECT group_key FROM jobs
     WHERE ended_at IS NULL AND notebook = :notebook AND group_name IS :name)
     ORDER BY created_at, id"""
+DRAFTED = "WHERE draft IS NOT NULL AND ended_at IS NULL ORDER BY created_at, id"
 COMPLETED = """WHERE fingerprint IN (SELECT value FROM json_each(:fingerprints))
     AND status = 'completed' AND ended_at IS NOT NULL ORDER BY created_at, id"""
 OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :name)"
+ADOPT = "UPDATE jobs SET owner = :owner WHERE status {} 'waiting' AND ended_at IS NULL"
 MAY_OWN = "(owner IS NULL OR owner = :owner OR owner IN (SELECT value FROM json_each(:dead)))"
 
 

@@ -2,6 +2,7 @@
 
     BgmagicError
     ├── BadInput (ValueError)        the cell or the call is wrong; nothing was sent
+    │   └── Unsendable               a job of the journal's, whose request held a secret
     ├── NotReady (TypeError)         a job was used as if it were its text
     ├── ServerError                  one call to the server failed; says whether it was accepted
     └── JobError                     a job did not end with an answer; has .job
@@ -47,6 +48,10 @@ class BgmagicError(Exception):
 
 class BadInput(BgmagicError, ValueError):
     """The cell, the option or the argument can't be used; nothing was sent."""
+
+
+class Unsendable(BadInput):
+    """The journal has not the whole request of a job that was never sent: it held a secret."""
 
 
 class NotReady(BgmagicError, TypeError):

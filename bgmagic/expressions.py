@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bgmagic.errors import BadInput, readable
+from bgmagic.errors import BadInput, BgmagicError, readable
 from bgmagic.inserting import as_text
+from bgmagic.textlike import FILLING
 from bgmagic.values import IPYTHONS, similar
 
 # Python's own, as in the expressions of a notebook; everything else is a variable or a filter.
@@ -96,9 +97,11 @@ def values_of(expression: Expression, namespace: Mapping[str, Any]) -> dict[str,
     """What the expression's names stand for; a variable comes before a function.
 
     Raises:
-        BadInput: there is neither.
+        BadInput: there is neither, or Jinja itself takes the name.
     """
     names = _names(expression.source)
+    if "self" in names:
+        raise BadInput(f"{expression.place}: Jinja has a `self` of its own; take another name")
     missing = [name for name in names if name not in namespace and name not in FUNCTIONS]
     if missing:
         near = similar(missing[0], _visible(namespace))
@@ -120,15 +123,18 @@ def text_of(expression: Expression, values: Mapping[str, Any]) -> str:
     """
     import jinja2.exceptions
 
+    filling = FILLING.set(True)
     try:
         value = compiled(expression)(**values)
         if isinstance(value, jinja2.Undefined):
             value = str(value)  # raises, and says what is undefined
         return as_text(value)
-    except (BadInput, jinja2.UndefinedError, jinja2.exceptions.SecurityError) as error:
-        raise BadInput(f"{expression.place}: {readable(str(error), 200)}") from None
+    except (BgmagicError, jinja2.UndefinedError, jinja2.exceptions.SecurityError) as error:
+        raise BadInput(f"{expression.place}: {readable(str(error), 300)}") from None
     except Exception as error:
         raise BadInput(f"{expression.place}: {_why(error)}") from None
+    finally:
+        FILLING.reset(filling)
 
 
 def _why(error: Exception) -> str:

@@ -31,7 +31,7 @@ from bgmagic.packed import Packed
 from bgmagic.pricing import price_of
 from bgmagic.request import Request
 from bgmagic.status import JobRecord, Status
-from bgmagic.textlike import METHODS, OPERATORS, refuser
+from bgmagic.textlike import FILLING, METHODS, OPERATORS, refuser
 
 logger = logging.getLogger("bgmagic")
 
@@ -282,6 +282,8 @@ class Job(Future[Answer]):
         return f"job {self.name!r}" if self.name else "this job"
 
     def __repr__(self) -> str:
+        if FILLING.get():
+            self.refuse("go into a prompt out of another object")
         record = self._record
         status = record.words if self.status == record.status else self.status
         words = ["Job", self.name or "", readable(status, 80), f"{self.elapsed:.0f} s"]

@@ -97,9 +97,9 @@ class Journal:
         sql = "UPDATE jobs SET owner = :owner, status = 'submitting' WHERE status = 'waiting'"
         return self._take(sql, key, owner, dead)
 
-    def adopt(self, key: str, owner: str, dead: Collection[str]) -> Future[bool]:
-        """Take an open job that waits no more, to follow it, from the same; the status stays."""
-        sql = "UPDATE jobs SET owner = :owner WHERE status != 'waiting' AND ended_at IS NULL"
+    def adopt(self, key: str, owner: str, dead: Collection[str], waits: bool) -> Future[bool]:
+        """Take an open job that still ``waits``, or waits no more, from the same; it stays so."""
+        sql = entries.ADOPT.format("=" if waits else "!=")
         return self._take(sql, key, owner, dead)
 
     def forget(self, keys: Collection[str]) -> Future[int]:

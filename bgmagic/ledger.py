@@ -14,8 +14,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from bgmagic.draft import Draft
-from bgmagic.entries import Entry
-from bgmagic.errors import BadInput, BgmagicError
+from bgmagic.entries import DRAFTED, Entry
+from bgmagic.errors import BadInput, BgmagicError, Unsendable
 from bgmagic.journal import Journal
 from bgmagic.owners import Owner
 from bgmagic.place import Place, place_of
@@ -152,12 +152,17 @@ class Ledger:
         except JournalError:
             return ours
 
-    async def adopt(self, record: JobRecord) -> bool:
-        """Whether this process may follow a job that another one had accepted."""
+    async def adopt(self, record: JobRecord, *, waits: bool = False) -> bool:
+        """Whether this process may look after a job of another one.
+
+        Args:
+            waits: whether it still waits to be sent; else it was accepted.
+        """
         try:
             self.owner.hold()
             dead = await asyncio.to_thread(self._dead)
-            return await asyncio.wrap_future(self.journal.adopt(record.key, self.owner.id, dead))
+            taken = self.journal.adopt(record.key, self.owner.id, dead, waits)
+            return await asyncio.wrap_future(taken)
         except BgmagicError:
             return False
 
@@ -225,10 +230,20 @@ class Ledger:
         if entry.owner not in (self.free_owners() if free is None else free):
             raise BadInput(f"{which} is followed by another kernel that is alive")
         if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
-            raise BadInput(
+            raise Unsendable(
                 f"{which} can't be sent: its request held a secret, which the journal does not "
                 "keep; run its cell again"
             )
+
+    def needed(self) -> set[str]:
+        """The keys of the jobs whose answers open jobs wait for."""
+        drafts = (Draft(entry.draft) for entry in self.journal.select(DRAFTED) if entry.draft)
+        return {key for draft in drafts for key in draft.needs}
+
+    def give_up(self, entry: Entry, reason: str, now: float) -> None:
+        """Write down that a job that was not sent ends so: nobody can send it."""
+        told = f"not sent: {reason}"
+        self.journal.change(entry.key, status=Status.FAILED, ended_at=now, reason=told)
 
     def close(self, timeout: float) -> None:
         """Commit what is queued, and let other kernels have what is open."""

@@ -112,7 +112,7 @@ class BgLineMagics(Magics):
         with one_line():
             settings = self._parse(ListSettings, "%bgjobs", line)
             if settings.forget:
-                print(f"{self._forget(settings)} jobs that had ended are forgotten.")
+                self._forget(settings)
             elif settings.names:
                 for name in settings.names:
                     self._tell_named(name)
@@ -156,14 +156,21 @@ class BgLineMagics(Magics):
         entry = session.manager.ledger.journal.find(key)
         return session.manager.past(entry) if entry else None
 
-    def _forget(self, settings: ListSettings) -> int:
-        journal = session.manager.ledger.journal
+    def _forget(self, settings: ListSettings) -> None:
+        ledger = session.manager.ledger
+        journal = ledger.journal
         if settings.names:
             keys = [self._job_or_past(name).record.key for name in settings.names]
         else:
             notebook = None if settings.all else session.notebook()
             keys = [entry.key for entry in journal.entries(notebook=notebook)]
-        return journal.forget(keys).result(10)
+        needed = ledger.needed()
+        count = journal.forget([key for key in keys if key not in needed]).result(10)
+        print(f"{count} jobs that had ended are forgotten.")
+        kept = [entry for key in needed.intersection(keys) if (entry := journal.find(key))]
+        ended = sum(entry.ended_at is not None for entry in kept)
+        if ended:
+            print(f"{ended} more are kept: open jobs need their answers.")
 
     @no_var_expand
     @line_magic

@@ -16,14 +16,15 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
-from bgmagic.again import past_plan
+from bgmagic.again import Inherited, past_plan
 from bgmagic.control import Listener, Variable
 from bgmagic.convoy import relocate
 from bgmagic.draft import Draft
 from bgmagic.entries import Entry
-from bgmagic.errors import BadInput, BgmagicError
+from bgmagic.errors import BadInput, BgmagicError, Unsendable
 from bgmagic.fleet import Fleet
 from bgmagic.job import Job
 from bgmagic.journal import Journal
@@ -159,7 +160,11 @@ class JobManager:
             if entry.ended_at is not None:
                 return self._settled(record, variable)
             server = self.destination()
-            self.ledger.check_attachable(entry, server, free)
+            try:
+                self.ledger.check_attachable(entry, server, free)
+            except Unsendable as error:
+                self.ledger.give_up(entry, str(error), self._clock.now())
+                raise
             same_key = self.ledger.credentials(server) == entry.credentials
             plan = Plan(server, entry.poll_interval, entry.deadline, same_key, lane)
             return self._start(record, plan, variable, attached=True)
@@ -174,14 +179,16 @@ class JobManager:
 
     async def _needed(self, key: str) -> Job | None:
         """The job with this key, which is followed from now on if it has not ended."""
-        if (found := self._roster.find(key)) is not None:
+        found = self._roster.find(key)
+        if found is not None and found.status != Status.DETACHED:
             return found
         entry = await asyncio.to_thread(self.ledger.journal.find, key)
         if entry is None:
-            return None
-        if entry.ended_at is not None:
+            return found
+        if entry.ended_at is not None and found is None:
             return self.past(entry)
-        return await asyncio.to_thread(self.attach, entry)
+        heir = None if found is None else Inherited(found)
+        return await asyncio.to_thread(self.attach, entry, heir)
 
     def follow(self, response_id: str, name: str, variable: Variable | None = None) -> Job:
         """Follow a response that the journal does not have, at the server configured now."""
@@ -303,7 +310,10 @@ class JobManager:
         plan = self._plans.get(job) or past_plan(job, self.ledger, self.destination())
         old = job.record
         record = old.anew(plan.server.name, self._clock.now())
+        if record.draft is not None:
+            record = replace(record, draft=record.draft.renewed(self._roster.newest))
         new = self._new(record, plan)
+        self._roster.succeed(job, new)
         job.hand_over(new)
         self._loop.begin(self._fleet.carry(new, plan))
         return new

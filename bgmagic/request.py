@@ -190,14 +190,25 @@ def _overlap(one: str, other: str) -> bool:
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
+def check_text(text: str) -> None:
+    """Whether ``text`` can be sent and written down.
+
+    Raises:
+        BadInput: it has lone surrogates: halves of character pairs, mostly from text that was cut.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        broken = f"U+{ord(error.object[error.start]):04X}"
+        raise BadInput(f"the text holds {broken}, half a character that can't be sent") from None
+
+
 def _dump(body: Mapping[str, Any]) -> str:
     try:
         text = json.dumps(body, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except UnicodeEncodeError as error:
-        # Lone surrogates: half of a character pair, mostly from text cut in the middle.
-        broken = f"U+{ord(error.object[error.start]):04X}"
-        raise BadInput(f"the text holds {broken}, half a character that can't be sent") from None
+        check_text(text)
+    except BadInput:
+        raise
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"the request can't be written as JSON: {error}") from None
     return text

@@ -15,6 +15,7 @@ class Roster:
     def __init__(self) -> None:
         self._jobs: list[Job] = []
         self._by_key: dict[str, Job] = {}
+        self._successors: dict[str, str] = {}
 
     def add(self, job: Job) -> None:
         """Take a new job in."""
@@ -29,3 +30,13 @@ class Roster:
         """The job with this key; of several the newest, since one that was given up may have been
         attached since."""
         return self._by_key.get(key)
+
+    def succeed(self, job: Job, successor: Job) -> None:
+        """Note that a job was sent again, as ``successor``."""
+        self._successors[job.record.key] = successor.record.key
+
+    def newest(self, key: str) -> str:
+        """The key of the job that was sent last in place of the one with this key, or this."""
+        while key in self._successors:
+            key = self._successors[key]
+        return key

@@ -15,6 +15,7 @@ from bgmagic.answer import Answer
 from bgmagic.errors import BadInput, readable
 from bgmagic.expressions import RAW, Expression, compiled, text_of, values_of
 from bgmagic.job import Job
+from bgmagic.values import kind_of
 
 _TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[][(){}]""", re.DOTALL)
 
@@ -25,8 +26,8 @@ class Hole:
 
     Attributes:
         expression: the expression.
-        jobs: what each of its names stands for, as JSON: ``{"job": key}``, ``{"text": …}`` or a
-            list or dict of these.
+        jobs: what each of its names stands for, as JSON: ``{"job": key}``, ``{"text": …}`` (or a
+            number in its place) or a list or dict of these.
     """
 
     expression: Expression
@@ -110,8 +111,7 @@ class Template:
 
 
 def _fill(expression: Expression, values: Mapping[str, Any], *, hole: bool) -> str | Hole:
-    held = [part for value in values.values() for part in (value, *_parts(value))]
-    if hole and any(isinstance(part, Job | Answer) for part in held):
+    if hole and any(True for value in values.values() for _ in _held(value)):
         try:
             return Hole(expression, {n: _bound(expression, n, v) for n, v in values.items()})
         except BadInput:
@@ -168,33 +168,43 @@ def _end(text: str, begin: int) -> int | None:
 
 
 _DEEP = 4  # lists within lists within … in which jobs are looked for: a list may hold itself
+# What holds no jobs, by its very type: nearly all that is in a long list.
+_LEAVES = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 def _running(values: Mapping[str, Any]) -> list[Job]:
-    return [job for value in values.values() for job in _open(value)]
+    found = (held for value in values.values() for held in _held(value))
+    return [held for held in found if isinstance(held, Job) and not held.done()]
 
 
-def _open(value: Any, deep: int = _DEEP) -> list[Job]:
-    """The jobs in a value that have not ended."""
-    if isinstance(value, Job):
-        return [] if value.done() else [value]
-    return [job for part in _parts(value) for job in _open(part, deep - 1)] if deep else []
+def _held(value: Any, deep: int = _DEEP) -> Iterator[Job | Answer]:
+    """The jobs in a value, and the answers that came of jobs."""
+    if isinstance(value, Job | Answer):
+        yield value
+    elif deep:
+        for part in _parts(value):
+            if type(part) not in _LEAVES:
+                yield from _held(part, deep - 1)
 
 
 def _parts(value: Any) -> list[Any]:
     if isinstance(value, str):  # most are, and abstract classes take longer to say so
         return []
-    if isinstance(value, Mapping):
-        return [value[key] for key in value]  # a row's columns may be called `values`
-    held = isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | range)
-    return list(value) if held else []
+    try:
+        if isinstance(value, Mapping):
+            return [value[key] for key in value]  # a row's columns may be called `values`
+        held = isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | range)
+        return list(value) if held else []
+    except Exception:  # an object of the user's, which will say so itself when it becomes text
+        return []
 
 
-def _bound(expression: Expression, name: str, value: Any, *, within: bool = False) -> Any:
+def _bound(expression: Expression, name: str, value: Any, deep: int = _DEEP) -> Any:
     """What `name` stands for, as JSON that outlives the kernel.
 
     Args:
-        within: whether it is a part of a list or dict.
+        deep: how many lists and dicts within each other are still looked into; less than at first
+            for a part of one.
     """
     if isinstance(value, Job) and value.done():
         value = _answered(expression, value)
@@ -202,14 +212,21 @@ def _bound(expression: Expression, name: str, value: Any, *, within: bool = Fals
         return {"job": value.record.key}
     if isinstance(value, Answer):
         return {"job": value.job.record.key} if value.job else {"text": str(value)}
-    if isinstance(value, str) and within:
+    within = deep < _DEEP
+    if within and (isinstance(value, str) or type(value) in _LEAVES - {bytes}):
         return {"text": value}
     parts = _parts(value)
-    bound = [_bound(expression, name, part, within=True) for part in parts]
-    if parts and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {"dict": dict(zip(value, bound, strict=True))}
-    if parts and not isinstance(value, Mapping):
-        return {"list": bound}
+    if (parts or (within and isinstance(value, list | tuple | dict))) and deep:
+        bound = [_bound(expression, name, part, deep - 1) for part in parts]
+        if not isinstance(value, Mapping):
+            return {"list": bound}
+        if all(isinstance(key, str) for key in value):
+            return {"dict": dict(zip(value, bound, strict=True))}
+    if within or any(True for _ in _held(value)):
+        raise BadInput(
+            f"{expression.place}: {name} has a job that still runs in it, beside or within "
+            f"{kind_of(value)}; it may have text, numbers, and lists and dicts of them there"
+        )
     raise BadInput(
         f"{expression.place}: it has to wait for a job, so everything else in it must be a literal "
         f"or a filter; give {name} braces of its own"
@@ -235,7 +252,7 @@ def _answered(expression: Expression, value: Any, deep: int = _DEEP) -> Any:
                 f"{expression.place}: {name} is {value.status} and has no answer: {value.error}"
             )
         return value.result(0)
-    if not deep or not any(isinstance(part, Job) or _parts(part) for part in _parts(value)):
+    if not any(isinstance(held, Job) for held in _held(value, deep)):
         return value
     if isinstance(value, Mapping):
         return {key: _answered(expression, value[key], deep - 1) for key in value}

@@ -7,10 +7,15 @@ says what to wait for, and never give a wrong result.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from bgmagic.job import Job
+
+# Set while an expression becomes a part of a prompt: a job that some object holds must not put its
+# status where its answer belongs.
+FILLING: ContextVar[bool] = ContextVar("bgmagic_filling", default=False)
 
 METHODS = frozenset(name for name in dir(str) if not name.startswith("_"))
 

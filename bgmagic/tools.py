@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bgmagic.errors import BadInput, readable
 from bgmagic.options import TOOLS
-from bgmagic.values import similar
+from bgmagic.values import flat, similar
 
 # By type, as in the OpenAPI description (Tool): what goes along with a mere type.
 _WITH: Mapping[str, Mapping[str, Any]] = {
@@ -47,15 +47,7 @@ def hosted(tools: Sequence[Any], label: str = "--tool") -> list[dict[str, Any]]:
     Raises:
         BadInput: one of them is no tool, lacks something, or would have to be answered here.
     """
-    return [_entry(tool, label) for tool in _flat(tools)]
-
-
-def _flat(values: Sequence[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from _flat(value)
-        else:
-            yield value
+    return [_entry(tool, label) for tool in flat(tools, label)]
 
 
 def _entry(tool: Any, label: str) -> dict[str, Any]:

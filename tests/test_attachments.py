@@ -123,16 +123,22 @@ def test_addresses_are_passed_on(address: str, part: dict[str, str]) -> None:
     assert attached([address]) == [{**part, field: address}]
 
 
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
+
+
 @pytest.mark.parametrize(
     ("value", "told"),
     [
         ("none.png", "there is no file none.png in /"),
         ("figure", r"there is no file figure in /.*; for what is in a variable write \$figure"),
-        (".", r"\. is a folder: name the files in it"),
+        (".", r"^--file \. is a folder: name the files in it"),
+        (" ", "^--file needs the path of a file$"),
+        (ENDLESS, "^--file: too many lists within each other$"),
         ("~nobody-here/x", "can't be read: "),
         ("a\0b", "can't be read: "),
         ("x" * 5000, "can't be read: File name too long"),
-        ("/dev/null", "/dev/null is no file"),
+        ("/dev/null", "^--file /dev/null is no file"),
         (b"", "the value is empty"),
         ("empty.txt", "empty.txt is empty"),
         (
@@ -146,7 +152,7 @@ def test_addresses_are_passed_on(address: str, part: dict[str, str]) -> None:
         (5, "takes a path, bytes, a PIL image or a matplotlib figure, not int"),
         (None, "not NoneType"),
         ({"a": 1}, "not dict"),
-        ("big.bin", "big.bin has 51 MB, too much: one request takes 50 MB of files"),
+        ("big.bin", "^--file big.bin has 51 MB, too much: one request takes 50 MB of files"),
         ([b"a" * (MOST // 2 + 1)] * 2, "the files are too large together"),
     ],
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import pickle
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,12 @@ from bgmagic.answer import Answer
 from bgmagic.draft import Draft
 from bgmagic.errors import BadInput, JobCancelled, JobFailed
 from bgmagic.job import Job
+from bgmagic.ledger import Ledger
+from bgmagic.manager import JobManager
 from bgmagic.session import session
 from bgmagic.submission import jobs, submit
 from bgmagic.template import compile_template
+from tests.conftest import KEY
 from tests.scripted import Script, ScriptedServer, response
 from tests.test_job import LIMIT, eventually
 
@@ -106,6 +113,30 @@ def test_a_running_job_stands_alone(chain: ScriptedServer, expression: str) -> N
         ask(f"{{{{ {expression} }}}}", first=first, n=3, note="x", fn=len)
     assert ask("{{ first[:3] | upper }}", first=first).record.waits_for
     eventually(lambda: chain.count("create") == 1)
+
+
+def test_jobs_deep_within_lists_and_dicts(chain: ScriptedServer) -> None:
+    """Jobs are waited for wherever they stand in lists and dicts, with text and numbers beside them; what
+    else is beside them is one line, as is a list that holds itself, and text that can't be sent."""
+    chain.polls = 10**6
+    first = ask("first")
+    mixed = {"a": [[first, 1.5, None]], "b": {}, "c": "x"}
+    job = ask("{{ mixed | tojson }}", mixed=mixed)
+    itself: list[Any] = [first]
+    itself.append(itself)
+    for value, told in (
+        ({"a": [first, object()]}, "beside or within an object"),
+        ({1: first}, "beside or within a dict"),
+        (itself, "beside or within a list"),
+        ([first, "\ud800"], r"U\+D800, half a character"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            ask("{{ value }}", value=value)
+    chain.polls = 0
+    assert job.result(LIMIT) == 're: {"a": [["re: first", 1.5, null]], "b": {}, "c": "x"}'
+    done = {"a": [[first]]}
+    assert ask("{{ done.a[0][0] }}", done=done).result(LIMIT) == "re: re: first"
+    assert len(bodies(chain)) == 3
 
 
 def test_what_it_needs_fails(chain: ScriptedServer) -> None:
@@ -362,6 +393,195 @@ def test_waits_for_another_kernel(chain: ScriptedServer, monkeypatch: pytest.Mon
 async def _give_up(manager: Any, job: Job) -> None:
     manager._fleet._courses[job][1].cancel()
     await manager.ledger.write(job.record, owner=None)
+
+
+@contextlib.contextmanager
+def two_kernels() -> Iterator[tuple[JobManager, JobManager]]:
+    """Two managers of one journal, both alive, as of two kernels."""
+    made = []
+    for _ in range(2):
+        session._manager = None
+        made.append(session.manager)
+    yield made[0], made[1]
+    session._manager = None
+    for manager in made:
+        assert manager.close(10)
+
+
+def keys_of(jobs: list[Job]) -> list[str]:
+    """The jobs' keys, once the journal has them all; then their kernel ends."""
+    journal = session.manager.ledger.journal
+    eventually(lambda: len(journal.entries(open_only=True)) == len(jobs))
+    eventually(lambda: jobs[0].response_id)
+    restart()
+    return [job.record.key for job in jobs]
+
+
+def picked(manager: JobManager, key: str) -> Job:
+    entry = manager.ledger.journal.find(key)
+    assert entry is not None
+    return manager.attach(entry)
+
+
+def test_two_kernels_attach_a_chain(
+    chain: ScriptedServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kernels that each take another link of the same chain send every link once: who needs a link
+    of the other's waits until that is answered."""
+    monkeypatch.setattr("bgmagic.awaiting.RETRY", 0.05)
+    chain.polls = 10**6
+    links = [ask("0")]
+    for n in range(1, 4):
+        links.append(ask(f"{n} {{{{ before }}}}", before=links[-1]))
+    keys = keys_of(links)
+    with two_kernels() as (one, other):
+        middle = picked(one, keys[1])
+        eventually(lambda: middle.record.waits_for)
+        last = picked(other, keys[3])
+        eventually(lambda: any("alive" in (job.record.trouble or "") for job in other.jobs()))
+        chain.polls = 0
+        assert last.result(LIMIT) == "re: 3 re: 2 re: 1 re: 0"
+        assert middle.result(LIMIT) == "re: 1 re: 0"
+        assert [len(manager.jobs()) for manager in (one, other)] == [2, 2]
+    assert [question(body)[0] for body in bodies(chain)] == list("0123")
+
+
+def test_two_kernels_attach_everything(
+    chain: ScriptedServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kernels that attach a whole chain in the same moment send every link once; whichever has the
+    last link gets its answer, the other's says that it is followed elsewhere."""
+    monkeypatch.setattr("bgmagic.awaiting.RETRY", 0.05)
+    chain.polls = 10**6
+    links = [ask("0")]
+    for n in range(1, 5):
+        links.append(ask(f"{n} {{{{ before }}}}", before=links[-1]))
+    keys = keys_of(links)
+    chain.polls = 0
+    with two_kernels() as managers, ThreadPoolExecutor(2) as threads:
+        entries = [[m.ledger.journal.find(key) for key in keys] for m in managers]
+        both = threads.map(
+            lambda pair: [_taken(pair[0], entry) for entry in pair[1]],
+            zip(managers, entries, strict=True),
+        )
+        ends = [jobs[-1] for jobs in both]
+        eventually(lambda: all(job is None or job.done() for job in ends))
+        answers = [str(job.result(0)) for job in ends if job is not None and job.error is None]
+        assert answers == ["re: 4 re: 3 re: 2 re: 1 re: 0"]
+    assert [question(body)[0] for body in bodies(chain)] == list("01234")
+
+
+def _taken(manager: JobManager, entry: Any) -> Job | None:
+    try:
+        return manager.attach(entry)
+    except BadInput:
+        return None
+
+
+def test_what_it_needs_is_sent_again(chain: ScriptedServer) -> None:
+    """After a need that failed was sent again, the link that ended for want of it can be, too: with the
+    new answer. Without that it says once more what it lacks."""
+    usual = chain.ending
+    chain.ending = lambda rid, _: response(rid, "failed")
+    first = ask("first")
+    second = ask("2 {{ first }}", first=first)
+    assert second.exception(LIMIT)
+    chain.ending = usual
+    with pytest.raises(JobFailed, match="it needs the answer of the other job, which is failed"):
+        second.resend().result(LIMIT)
+    first.resend()
+    assert second.resend().result(LIMIT) == "re: 2 re: first"
+    assert [question(body) for body in bodies(chain)] == ["first", "first", "2 re: first"]
+
+
+@pytest.mark.parametrize("moment", ["complete", "claim"])
+def test_restart_between_answer_and_sending(
+    chain: ScriptedServer, path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A process that ends after the answer came, before or after the finished request was written down,
+    has not sent it: the next one does, once."""
+    reached = threading.Event()
+
+    async def stuck(*_: Any, **__: Any) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    chain.polls = 10**6
+    first = ask("first")
+    second = ask("2 {{ first }}", first=first)
+    eventually(lambda: first.response_id and second.record.waits_for)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, moment, stuck)
+        chain.polls = 0
+        assert reached.wait(LIMIT)
+        kept = session.manager.ledger.journal.find(second.record.key)
+        assert kept is not None
+        assert (kept.status, kept.draft is None) == ("waiting", moment == "claim")
+        restart()
+    assert len(bodies(chain)) == 1
+    assert picked(session.manager, second.record.key).result(LIMIT) == "re: 2 re: first"
+    assert len(bodies(chain)) == 2
+
+
+def test_a_cancelled_wait_ends_in_one_kernel_only(
+    chain: ScriptedServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A waiting link that one kernel looks after can't be ended by another that also attached it."""
+    chain.polls = 10**6
+    first = ask("first")
+    keys = keys_of([first, ask("{{ first }}", first=first)])
+    with two_kernels() as (one, other):
+        entry = other.ledger.journal.find(keys[1])
+        assert entry is not None
+        mine = picked(one, keys[1])
+        eventually(lambda: mine.record.waits_for)
+        with pytest.raises(BadInput, match="followed by another kernel that is alive"):
+            picked(other, keys[1])
+        # As if it had looked a moment earlier.
+        monkeypatch.setattr(other.ledger, "check_attachable", lambda *_: None)
+        theirs = other.attach(entry)
+        theirs.cancel()
+        eventually(theirs.done)
+        chain.polls = 0
+        assert mine.result(LIMIT) == "re: re: first"
+        assert theirs.status == "detached"
+
+
+def test_what_it_needs_is_picked_up_again(chain: ScriptedServer, path: Path) -> None:
+    """A link whose need was detached by its deadline picks that up again when it is attached, and the
+    need's own variable gets its answer too."""
+    chain.polls = 10**6
+    values: dict[str, Any] = {}
+    session.hold = lambda name: Held(values, name)
+    try:
+        submit("first", poll=0.02, out="first", deadline=0.3)
+    finally:
+        session.hold = None
+    second = ask("{{ first }}", first=values["first"])
+    with pytest.raises(bgmagic.Detached, match="it needs first: job 'first' is no longer watched"):
+        second.result(LIMIT)
+    assert values["first"].status == "detached"
+    chain.polls = 0
+    assert picked(session.manager, second.record.key).result(LIMIT) == "re: re: first"
+    assert values["first"] == "re: first"
+    assert len(bodies(chain)) == 2
+
+
+def test_what_it_needs_held_a_secret(chain: ScriptedServer, path: Path) -> None:
+    """A link that needs one whose request the journal could not keep whole ends and says so, instead of
+    waiting for ever; that one is open no more, since nobody can send it."""
+    chain.polls = 10**6
+    first = ask("first")
+    second = ask("{{ first }} {{ key }}", first=first, key=KEY)
+    keys = keys_of([first, second, ask("{{ second }}", second=second)])
+    assert KEY.encode() not in path.read_bytes()
+    third = picked(session.manager, keys[2])
+    with pytest.raises(JobFailed, match=r"not sent: what it needs never comes: .* held a secret"):
+        third.result(LIMIT)
+    left = session.manager.ledger.journal.entries(open_only=True)
+    assert [entry.key for entry in left] == keys[:1]
+    assert "not sent: " in str(picked(session.manager, keys[1]).error)
+    assert len(bodies(chain)) == 1
 
 
 parts = st.lists(st.text(max_size=5) | st.integers(0, 3), max_size=6)

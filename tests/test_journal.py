@@ -304,15 +304,17 @@ def test_whose_jobs_can_be_taken(
     journal: Journal, status: str, owner: str, ended: float | None, claimed: bool, adopted: bool
 ) -> None:
     """Waiting jobs are claimed and other open ones adopted, from nobody, oneself or the dead only."""
-    for key in ("claim", "adopt"):
+    for key in ("claim", "adopt", "wait"):
         journal.add(entry(key, status=status, owner=owner, ended_at=ended))
     assert journal.claim("claim", "me", ["dead", "gone"]).result(TIMEOUT) is claimed
-    assert journal.adopt("adopt", "me", ["dead", "gone"]).result(TIMEOUT) is adopted
+    assert journal.adopt("adopt", "me", ["dead", "gone"], False).result(TIMEOUT) is adopted
+    assert journal.adopt("wait", "me", ["dead", "gone"], True).result(TIMEOUT) is claimed
     expected = ("submitting", "me") if claimed else (status, owner)
-    found = [journal.find("claim"), journal.find("adopt")]
+    found = [journal.find(key) for key in ("claim", "adopt", "wait")]
     assert [(one.status, one.owner) for one in found if one] == [
         expected,
         (status, "me" if adopted else owner),
+        (status, "me" if claimed else owner),
     ]
     assert journal.claim("nobody", "me", []).result(TIMEOUT) is False
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.kernels import Kernel, kernel
-from tests.scripted import ScriptedServer, response
+from tests.scripted import Script, ScriptedServer, response
 from tests.test_attach import NOTEBOOK, Start, journal, kill, start
 
 __all__ = ["journal", "start"]  # fixtures
@@ -166,6 +166,36 @@ def test_chain_outlives_its_kernel(start: Start, echo: ScriptedServer) -> None:
     assert [question(body)[0] for body in bodies(echo)] == list("0123456789")
 
 
+def test_forgetting_keeps_what_is_needed(start: Start, echo: ScriptedServer) -> None:
+    """%bgjobs --forget keeps the answers that open jobs need, and says so; when these have ended, too, all
+    are forgotten."""
+    echo.polls = 10**6
+    with start() as first:
+        first.ok("%%bgresponse -o slow\nslow")
+        first.ok("%%bgresponse -o fast\nfast")
+        first.ok("%%bgresponse -o both\n{{ slow }} {{ fast }}")
+        first.ok("%%bgresponse -c fast -o turn\nnext {{ slow }}")
+        first.until("fast.running() and slow.running()")
+        first.ok(KEPT)
+        fast = first.value("fast.response_id").strip("'")
+        echo.by_id[fast] = Script(json=response(fast, "completed", "re: fast"))
+        first.ok("%bgwait fast")
+        first.until("len(kept()) == 4")
+        kill(first)
+    with start() as second:
+        said = second.ok("%bgjobs fast --forget\n%bgjobs --forget").stdout.splitlines()
+        kept = "1 more are kept: open jobs need their answers."
+        assert said == ["0 jobs that had ended are forgotten.", kept] * 2
+        second.ok("%bgattach --all")
+        echo.polls = 0
+        second.ok("%bgwait")
+        assert second.value("str(both)") == "'re: re: slow re: fast'"
+        assert second.ok("%bgjobs --forget").stdout == "4 jobs that had ended are forgotten.\n"
+
+
+KEPT = "from bgmagic.session import session\nkept = session.manager.ledger.journal.entries"
+
+
 def test_run_all_again_after_a_restart(start: Start, echo: ScriptedServer) -> None:
     """A chain whose cells are run again in a new kernel joins what is open instead of paying again."""
     echo.polls = 10**6
@@ -173,8 +203,7 @@ def test_run_all_again_after_a_restart(start: Start, echo: ScriptedServer) -> No
     with start() as first:
         for cell in cells:
             first.ok(cell)
-        kept = "from bgmagic.session import session\nkept = session.manager.ledger.journal.entries"
-        first.ok(kept)
+        first.ok(KEPT)
         first.until("a.running() and len(kept()) == 3")
         kill(first)
     with start() as second:

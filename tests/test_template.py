@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from hypothesis import strategies as st
 from bgmagic.answer import Answer
 from bgmagic.errors import BadInput
 from bgmagic.inserting import as_text
+from bgmagic.job import Job
+from bgmagic.request import Request
+from bgmagic.status import JobRecord
 from bgmagic.template import compile_template
 
 
-def filled(text: str, **values: Any) -> str:
+def filled(text: str, /, **values: Any) -> str:
     return compile_template(text).fill(values).text
 
 
@@ -77,6 +81,7 @@ def test_expressions(text: str, become: str | None) -> None:
         ("{{ plain }}", "an object has no text of its own"),
         ("{{ function }}", "has no text of its own"),
         ("{{ itself }}", "RecursionError"),
+        ("{{ self }}", "Jinja has a `self` of its own"),
     ],
 )
 def test_what_is_refused(text: str, told: str) -> None:
@@ -89,6 +94,60 @@ def test_what_is_refused(text: str, told: str) -> None:
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+class Broken(Mapping[str, Any]):
+    """What a closed shelf or a lost connection is like."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise ValueError("it is\nclosed")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter("ab")
+
+    def __len__(self) -> int:
+        return 2
+
+
+def test_objects_that_break() -> None:
+    """An object of the user's that raises while it is read is one line."""
+    with pytest.raises(BadInput, match=r"^line 1, \{\{ x \}\}: ValueError: it is closed$"):
+        filled("{{ x }}", x=Broken())
+
+
+@pytest.mark.parametrize("name", ["result", "loop", "text", "list", "dict", "item", "job", "str"])
+def test_names_of_variables(name: str) -> None:
+    """A variable may be called as a function or whatever else Jinja knows."""
+    assert filled(f"{{{{ {name} }}}} {{{{ {name} ~ '!' }}}}", **{name: "v"}) == "v v!"
+
+
+@pytest.mark.parametrize(
+    "expression", ["x", "x.held", "x.held ~ '!'", "x.held | upper", "[x] | map(attribute='held')"]
+)
+def test_a_status_never_stands_for_an_answer(expression: str) -> None:
+    """A job that an object holds somewhere inside is refused, running or not: its status is no answer."""
+    record = JobRecord(request=Request("{}"), server="", submitted_at=0.0, name="critique")
+    job = Job(record, None)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="job 'critique' is waiting and can't go into a prompt"):
+        filled(f"{{{{ {expression} }}}}", x=Holder(job))
+    job.detach("it is late")
+    with pytest.raises(BadInput, match="job 'critique' is detached and can't go into a prompt"):
+        filled(f"{{{{ {expression} }}}}", x=Holder(job))
+    assert repr(job).startswith("<Job critique detached")
+
+
+def test_a_status_is_in_no_table() -> None:
+    """A table that holds a job is refused as well."""
+    pandas = pytest.importorskip("pandas")
+    job = Job(JobRecord(request=Request("{}"), server="", submitted_at=0.0), None)  # type: ignore[arg-type]
+    for table in (pandas.DataFrame({"a": [job]}), pandas.Series([job])):
+        with pytest.raises(BadInput, match="can't go into a prompt"):
+            filled("{{ table }}", table=table)
+
+
+@dataclasses.dataclass
+class Holder:
+    held: Job
 
 
 @given(st.text(alphabet="{}()[]'\"\\ abx.|+\n", max_size=40))
