@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,11 +142,26 @@ def _variable(name: str, namespace: Mapping[str, Any], label: str) -> Any:
     return namespace[name]
 
 
+_COLUMN = 28  # where the help of an option begins; a longer heading has its own line
+
+
 def describe(settings: type[Any]) -> str:
-    """The options as a table in plain text, one line each."""
-    rows = [(_heading(option), option.help + _default(option)) for option in options(settings)]
-    width = max(len(heading) for heading, _ in rows)
-    return "\n".join(f"  {heading:<{width}}  {text}" for heading, text in rows)
+    """The options as a table in plain text, of at most 100 columns."""
+    lines = []
+    for option in options(settings):
+        heading, text = _heading(option), option.help + _default(option)
+        first = f"  {heading:<{_COLUMN - 2}}"
+        if len(heading) > _COLUMN - 4:
+            lines.append(first)
+            first = ""
+        lines += textwrap.wrap(
+            text,
+            100,
+            initial_indent=f"{first:<{_COLUMN}}",
+            subsequent_indent=" " * _COLUMN,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 def _heading(option: Option) -> str:

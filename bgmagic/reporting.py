@@ -6,6 +6,7 @@ The magics themselves are magics.py's and line_magics.py's, a job in a line of t
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,9 @@ def documented(settings: type[Any]) -> Callable[[F], F]:
     """Append the options to a magic's help, which Shift+Tab and ``?`` show."""
 
     def document(function: F) -> F:
-        function.__doc__ = f"{function.__doc__}\n\nOptions:\n{describe(settings)}\n"
+        # Before Python 3.13 a docstring has the indentation of the code.
+        text = inspect.cleandoc(function.__doc__ or "")
+        function.__doc__ = f"{text}\n\nOptions:\n{describe(settings)}\n"
         return function
 
     return document

@@ -90,7 +90,7 @@ def jupyterlab(
         finally:
             process.terminate()
             try:
-                process.wait(15)
+                process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(5)

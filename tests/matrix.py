@@ -34,6 +34,7 @@ QUICK = (
     "tests/test_magics.py::test_unload_and_reload",
     "tests/test_magics.py::test_key_is_nowhere",
     "tests/test_blocking.py::test_kernel_stays_alive",
+    "tests/test_blocking.py::test_cells_keep_their_order",
     "tests/test_blocking.py::test_interrupt_leaves_the_job_alone",
     "tests/test_blocking.py::test_await_interrupted_leaves_the_job_alone",
     "tests/test_attach.py::test_killed_while_the_server_works",
@@ -44,6 +45,8 @@ WHOLE = (
     "tests/test_names.py", "tests/test_magics.py", "tests/test_blocking.py", "tests/test_attach.py",
     "tests/test_client.py", "tests/test_card.py", "tests/test_journal.py", "tests/test_servers.py",
     "tests/test_headless.py", "tests/test_scripts.py", "tests/test_terminal.py", "tests/test_colab.py",
+    "tests/test_template.py", "tests/test_chain.py", "tests/test_stream.py", "tests/test_options.py",
+    "tests/test_completion.py", "tests/test_citations.py", "tests/test_render.py",
 )  # fmt: skip
 
 

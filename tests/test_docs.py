@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import re
 import tomllib
@@ -32,6 +33,7 @@ TEXTS = {
     )
     for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
 } | {"README.md": README}
+SWEEPS = {"each", "n", "sweep", "max_in_flight", "yes"}
 
 
 def flags(settings: type[Any]) -> set[str]:
@@ -171,6 +173,14 @@ def test_configurable_options_are_as_told() -> None:
         "confirm_above",
         "journal",
     }
+
+
+def test_what_submit_lacks_is_told() -> None:
+    """The README names the options that submit() does not take."""
+    (told,) = re.findall(r"same names but those of a sweep and (.*?)\n?\(", README, re.DOTALL)
+    takes = {*inspect.signature(bgmagic.submit).parameters, *SWEEPS}
+    lacks = {option.flags[-1] for option in options(Settings) if option.name not in takes}
+    assert set(re.findall(r"--[a-z-]+", told)) == lacks
 
 
 def test_the_two_commands_are_there() -> None:

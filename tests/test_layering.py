@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import functools
+import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "bgmagic"
+CONTRIBUTING = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+PICTURE = "\n".join(re.findall(r"```\n(.*?)```", CONTRIBUTING.partition("## To add")[0], re.DOTALL))
 
 # Each room and the rooms it may import: the picture in CONTRIBUTING.md, from the bottom up.
 ROOMS: dict[str, set[str]] = {
@@ -200,15 +205,24 @@ ALONE = {
 }
 
 
-def rooms() -> Iterator[tuple[str, Path]]:
+@functools.cache
+def rooms() -> list[tuple[str, Path]]:
+    found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        yield ".".join(part for part in parts if part != "__init__"), path
+        found.append((".".join(part for part in parts if part != "__init__"), path))
+    return found
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
+@functools.cache
+def imports(path: Path) -> list[tuple[str, bool]]:
+    return list(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
     """Each imported module, and whether it is imported only for type checking."""
     tree = ast.parse(path.read_text())
+    known = {f"bgmagic.{name}" for name, _ in rooms()}
     typing = {
         id(node)
         for block in ast.walk(tree)
@@ -221,7 +235,6 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             module = node.module or ""
-            known = {f"bgmagic.{name}" for name, _ in rooms()}
             for alias in node.names:
                 full = f"{module}.{alias.name}"
                 yield (full if full in known else module), id(node) in typing
@@ -250,6 +263,28 @@ def test_picture_has_no_rooms_that_are_not_there() -> None:
     """The picture names exactly the rooms there are, and no arrow that nobody uses."""
     found = {room: ours(path) for room, path in rooms() if room.split(".")[0] != "local"}
     assert found == ROOMS
+
+
+def drawn() -> Iterator[tuple[str, str]]:
+    """The arrows in CONTRIBUTING.md that lie within a line, by the last part of the rooms' names."""
+    for line in re.sub(r"\(.*?\)", "", PICTURE).splitlines():
+        for chain in re.findall(r"[\w/]+(?:, [\w/]+)*(?: ─+► [\w/]+(?:, [\w/]+)*)+", line):
+            links = [part.split(", ") for part in re.split(" ─+► ", chain)]
+            for left, right in pairwise(links):
+                yield from ((last(left[-1]), last(room)) for room in right)
+
+
+def last(room: str) -> str:
+    return room.rstrip("/").replace("/", ".").rpartition(".")[2]
+
+
+def test_drawing_is_as_the_table_says() -> None:
+    """The picture in CONTRIBUTING.md has every room, and no arrow in a line of it that is not so."""
+    words = set(re.findall(r"\w+", PICTURE))
+    assert {last(room) for room in ROOMS} - words - {""} == set()
+    true = {(last(room), last(below)) for room, belows in ROOMS.items() for below in belows}
+    assert len(list(drawn())) > 50
+    assert set(drawn()) - true == set()
 
 
 def test_picture_has_no_circles() -> None:

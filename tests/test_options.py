@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from bgmagic.errors import BadInput
 from bgmagic.header import describe, parse
+from bgmagic.line_magics import BgLineMagics
+from bgmagic.magics import BgMagics
 from bgmagic.options import Settings, WaitSettings, options, settle
 
 NAMESPACE: dict[str, Any] = {
@@ -199,3 +201,15 @@ def test_odd_python_arguments_are_one_line(given: dict[str, Any]) -> None:
     """Arguments of any type are settings or one BadInput."""
     with pytest.raises(BadInput):
         settle(Settings, given, from_python=True)
+
+
+def test_help_fits_a_page() -> None:
+    """The help of every magic begins at the margin, Python's indentation gone, and fits in 100 columns."""
+    magics = {**BgMagics.magics["cell"], **BgLineMagics.magics["line"]}
+    for kind in (BgMagics, BgLineMagics):
+        for name in set(magics) & set(vars(kind)):
+            first, _, rest = vars(kind)[name].__doc__.partition("\n\n")
+            assert first == first.strip(), name
+            assert not rest.startswith(" "), name
+            assert max(map(len, rest.splitlines())) <= 100, name
+            assert "\nOptions:\n  " in f"\n{rest}", name
