@@ -38,7 +38,7 @@ def test_items_of_everything_that_has_an_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["text", b"bytes", 7, None, {"a", "b"}, [], {}, object()], ids=lambda v: repr(v)[:20]
+    "given", ["text", b"bytes", 7, None, {"a"}, [], {}, object()], ids=lambda v: type(v).__name__
 )
 def test_items_of_what_has_none(given: object) -> None:
     """Text, a number, a set and whatever is empty are refused in one line that says what is allowed."""
