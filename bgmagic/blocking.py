@@ -48,7 +48,7 @@ def wait(jobs: Sequence[Job], timeout: float | None = None) -> list[Job]:
     pending = [job for job in jobs if not job.done()]
     try:
         if pending and _can_nest():
-            _wait_nested(pending, timeout)
+            _wait_nested(_nested_loop(), pending, timeout)
         else:
             _wait_plainly(pending, timeout)
     except KeyboardInterrupt:
@@ -79,11 +79,18 @@ def _wait_plainly(jobs: Sequence[Job], timeout: float | None) -> None:
         pending = concurrent.futures.wait(pending, left).not_done  # type: ignore[assignment]
 
 
-def _wait_nested(jobs: Sequence[Job], timeout: float | None) -> None:
+def _nested_loop() -> asyncio.AbstractEventLoop:
+    """The running loop, which can be run inside the cell from now on."""
     import nest_asyncio2
 
     loop = asyncio.get_running_loop()
     nest_asyncio2.apply(loop)
+    return loop
+
+
+def _wait_nested(
+    loop: asyncio.AbstractEventLoop, jobs: Sequence[Job], timeout: float | None
+) -> None:
     with _cells_put_off(), _clicks_heard(), _interruptible():
         task = loop.create_task(_all_done(jobs, timeout))
         try:
