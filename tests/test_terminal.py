@@ -30,7 +30,7 @@ class Terminal:
         self.child = pexpect.spawn(
             sys.executable, ["-m", "IPython", "--simple-prompt", "--no-banner", "--colors=NoColor"],
             env={**os.environ, **ours, "TERM": "dumb"}, encoding="utf-8", timeout=60,
-            # Those that run tests beside each other ignore interrupts, and children inherit that.
+            # Tests that are started in the background may ignore interrupts; children inherit that.
             preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self.child.expect(PROMPT)
