@@ -19,7 +19,7 @@ from bgmagic.errors import Accepted, ServerError
 from bgmagic.packed import Packer
 from bgmagic.replies import POLL_TIMEOUT, Got, Reader, Reply, poll_after, without_half_characters
 from bgmagic.request import Request
-from bgmagic.sdk import goes_direct, sdk_client, tls_of
+from bgmagic.sdk import goes_direct, post, sdk_client, tls_of
 from bgmagic.server import Server
 from bgmagic.stream import Stream
 
@@ -66,9 +66,7 @@ class Client:
         Raises:
             ServerError: with ``accepted`` telling whether the server can have taken it.
         """
-        create = self._sdk.responses.with_raw_response.create
-        # As extra_body it goes out exactly as it was built, with fields the SDK doesn't know.
-        return await self._call(lambda: create(extra_body=request.body), None)
+        return await self._call(lambda: post(self._sdk, request.text.encode()), None)
 
     async def create_streamed(self, request: Request) -> tuple[Reply, Stream | None]:
         """POST the request once, and read on as the response is written.
@@ -162,7 +160,11 @@ class Client:
             ServerError: the server gave no response object within 30 s.
         """
         cancel = self._sdk.responses.with_raw_response.cancel
-        return await self._call(lambda: cancel(response_id), POLL_TIMEOUT)
+
+        async def send() -> Any:
+            return (await cancel(response_id)).http_response
+
+        return await self._call(send, POLL_TIMEOUT)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -186,8 +188,7 @@ class Client:
     async def _call(self, send: Callable[[], Awaitable[Any]], total: float | None) -> Reply:
         try:
             async with asyncio.timeout(total):
-                raw = await send()
-            http = raw.http_response
+                http = await send()
             self._reader.learn(http.request)
         except Exception as error:
             raise self._reader.failure(error) from None

@@ -55,7 +55,8 @@ def told() -> Iterator[None]:
 
 def address(url: httpx2.URL) -> yarl.URL:
     """The same address exactly, but for user and password: they are in a header by now."""
-    return yarl.URL(str(url.copy_with(username=None, password=None)), encoded=True)
+    bare = url.copy_with(username=None, password=None) if url.userinfo else url
+    return yarl.URL(str(bare), encoded=True)
 
 
 class Transport(httpx2.AsyncBaseTransport):

@@ -7,7 +7,6 @@ to ask is the poller's, how to ask the client's, what the news do to the user's 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +52,7 @@ class Course:
         find: Find,
     ) -> None:
         self.job = job
-        self._turn = asyncio.Event()
+        self._turn = Wake()
         self._had_turn = False
         self._find = find
         self._ledger = ledger
@@ -62,7 +61,7 @@ class Course:
         # create is under way, which may have been accepted.
         self.setting_out = True
         self.sending = False
-        self._hurry = asyncio.Event()
+        self._hurry = Wake()
         self._plan = plan
         self._client_of = client_of
         self._clock = clock
@@ -89,8 +88,7 @@ class Course:
                 self.setting_out = False
                 await self._carry()
             else:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), HEAD_START)
+                await self._hurry.wait(HEAD_START)
                 plan = self._plan
                 await self._ledger.intend(
                     self.job.record, plan.server, plan.poll_interval, plan.deadline

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bgmagic.answer import Answer, read_output
@@ -237,7 +236,7 @@ class Job(Future[Answer]):
 
     def advance(self, **changes: Any) -> None:
         """Take ``changes`` into the record, and tell the listeners."""
-        self._record = replace(self._record, **changes)
+        self._record = self._record.but(**changes)
         self._notify()
 
     def settle(self, **changes: Any) -> None:
@@ -245,7 +244,7 @@ class Job(Future[Answer]):
 
         The order is promised: variable, then whoever waits, then the displays.
         """
-        self._record = replace(self._record, **changes)
+        self._record = self._record.but(**changes)
         ending = outcome(self)
         if isinstance(ending, Answer):
             with self._lock:
@@ -258,7 +257,7 @@ class Job(Future[Answer]):
         response = self._record.response
         if response is not None and not isinstance(response, Packed):
             # The answer has its text; the rest is kept for as long as this kernel lives.
-            self._record = replace(self._record, response=Packed(response))
+            self._record = self._record.but(response=Packed(response))
         self._wake()
 
     def detach(self, reason: str) -> None:

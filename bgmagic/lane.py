@@ -10,27 +10,27 @@ from __future__ import annotations
 import asyncio
 import heapq
 
-from bgmagic.poller import LIMIT, Delays
+from bgmagic.poller import LIMIT, Delays, Wake
 
 
 class Lane:
     """The jobs of one group that are at the server, and those that wait their turn.
 
-    Each is known by the event that wakes its course.
+    Each is known by what wakes its course.
     """
 
     def __init__(self, most: int) -> None:
         """Make a lane for at most ``most`` jobs at once."""
         self._most = most
         self._limit = most
-        self._inside: set[asyncio.Event] = set()
-        self._queue: list[tuple[int, int, asyncio.Event]] = []
-        self._asking: set[asyncio.Event] = set()
+        self._inside: set[Wake] = set()
+        self._queue: list[tuple[int, int, Wake]] = []
+        self._asking: set[Wake] = set()
         self._asked = 0
         self._delays = Delays(5.0)
         self._opens_at = 0.0  # by the loop's clock
 
-    async def turn(self, order: int, wake: asyncio.Event) -> bool:
+    async def turn(self, order: int, wake: Wake) -> bool:
         """Wait for a turn, the lowest ``order`` first; False if ``wake`` was set by someone else.
 
         Who is inside already has its turn.
@@ -46,11 +46,11 @@ class Lane:
         self._asking.discard(wake)
         return wake in self._inside
 
-    def enter(self, wake: asyncio.Event) -> None:
+    def enter(self, wake: Wake) -> None:
         """Count in a job that the server has already."""
         self._inside.add(wake)
 
-    def leave(self, wake: asyncio.Event) -> None:
+    def leave(self, wake: Wake) -> None:
         """Make room: the job has ended, or is to try again later."""
         self._asking.discard(wake)
         self._inside.discard(wake)
@@ -62,7 +62,7 @@ class Lane:
         self._limit = min(self._most, max(self._limit, len(self._inside)) + 2)
         self._admit()
 
-    def refused(self, wake: asyncio.Event, retry_after: float | None) -> None:
+    def refused(self, wake: Wake, retry_after: float | None) -> None:
         """The server takes none now: let nobody try before ``retry_after`` seconds, or a delay that
         grows, are over, and then one.
         """

@@ -17,6 +17,7 @@ from bgmagic.draft import Draft
 from bgmagic.entries import DRAFTED, Entry
 from bgmagic.errors import BadInput, BgmagicError, Unsendable
 from bgmagic.journal import Journal
+from bgmagic.landing import Landing
 from bgmagic.owners import Owner
 from bgmagic.place import Place, place_of
 from bgmagic.redaction import credentials_fingerprint, without_secrets
@@ -37,6 +38,7 @@ class Ledger:
         self._trouble: str | None = None
         self._unwritten: set[str] = set()
         self._prints: dict[tuple[str, Server], str] = {}
+        self._landing = Landing()
 
     @property
     def trouble(self) -> str | None:
@@ -148,7 +150,7 @@ class Ledger:
         try:
             # Of a job that was submitted here the owner is known.
             dead = set() if ours else await asyncio.to_thread(self._dead)
-            return await asyncio.wrap_future(self.journal.claim(record.key, self.owner.id, dead))
+            return await self._landing.wait(self.journal.claim(record.key, self.owner.id, dead))
         except JournalError:
             return ours
 
@@ -162,7 +164,7 @@ class Ledger:
             self.owner.hold()
             dead = await asyncio.to_thread(self._dead)
             taken = self.journal.adopt(record.key, self.owner.id, dead, waits)
-            return await asyncio.wrap_future(taken)
+            return await self._landing.wait(taken)
         except BgmagicError:
             return False
 
@@ -255,7 +257,7 @@ class Ledger:
 
     async def _done(self, future: Future[Any]) -> bool:
         try:
-            await asyncio.wrap_future(future)
+            await self._landing.wait(future)
         except JournalError:
             return False
         return True

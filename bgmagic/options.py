@@ -7,7 +7,6 @@ reads them off a line. Whatever is wrong is one `BadInput` line that says what i
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -32,6 +31,7 @@ from bgmagic.values import (
 )
 
 S = TypeVar("S")
+_KNOWN: dict[type[Any], tuple[Option, ...]] = {}  # a sweep asks once for each of its jobs
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,9 @@ class LocalSettings:
 
 def options(settings: type[Any]) -> tuple[Option, ...]:
     """The options of a settings class, in the order in which they are declared."""
-    return tuple(Option(name=f.name, **f.metadata) for f in fields(settings))
+    if settings not in _KNOWN:
+        _KNOWN[settings] = tuple(Option(name=f.name, **f.metadata) for f in fields(settings))
+    return _KNOWN[settings]
 
 
 def read_option(settings: type[Any], name: str, value: Any, label: str) -> Any:
@@ -345,4 +347,4 @@ def _configured(option: Option, config: Mapping[str, Any]) -> tuple[Any, str]:
 
 def names(settings: type[Any]) -> tuple[str, ...]:
     """The options' names in Python."""
-    return tuple(f.name for f in dataclasses.fields(settings))
+    return tuple(f.name for f in fields(settings))

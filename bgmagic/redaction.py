@@ -6,6 +6,7 @@ sent is for the caller, who is told that something was taken out.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -56,6 +57,13 @@ def without_secrets(
     return redaction.of_body(body), redaction.found
 
 
+@functools.lru_cache(1024)  # the few names that requests have
+def _is_secret(key: str) -> bool:
+    """Whether what stands under this name is secret."""
+    name = re.sub("[-_]", "", key)
+    return name.lower() == "headers" or _NAME.fullmatch(name) is not None
+
+
 class _Redaction:
     """One walk through a body, which remembers whether it took something out."""
 
@@ -72,10 +80,9 @@ class _Redaction:
         }
 
     def _field(self, key: str, value: Any) -> Any:
-        name = re.sub("[-_]", "", key)
-        if name.lower() == "headers" or _NAME.fullmatch(name):
+        if _is_secret(key):
             return self._blank(value)
-        if name in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
+        if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
             # A JSON schema: its names are those of values to come, not of values.
             return {self._exact(key): self._walk(part) for key, part in value.items()}
         return self._walk(value)

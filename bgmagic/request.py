@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,16 +55,12 @@ class Request:
         Args:
             draft: what still is to go into the request.
         """
-        if (server, draft) not in self._prints:
-            body = {key: value for key, value in self.body.items() if key not in ("stream",)}
-            text = json.dumps([server, body, draft] if draft else [server, body], sort_keys=True)
-            found = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-            self._prints[server, draft] = found
-        return self._prints[server, draft]
-
-    @cached_property
-    def _prints(self) -> dict[tuple[str, str], str]:
-        return {}
+        known = self.__dict__.get("_print")
+        if known is None or known[:2] != (server, draft):
+            known = server, draft, _fingerprint(self.body, server, draft)
+            self.__dict__["_print"] = known
+        found: str = known[2]
+        return found
 
     @classmethod
     def of(cls, body: Mapping[str, Any], reader: Reader = None) -> Request:
@@ -75,34 +72,61 @@ class Request:
         return cls(_dump(body), reader)
 
     @cached_property
-    def _settings(self) -> dict[str, Any]:
-        # Read once: with files in it, the input is large.
-        return {key: value for key, value in self.body.items() if key != "input"}
+    def _settings(self) -> _Settings:
+        # Read once: with files in it, the input is large. And little of it: there may be thousands.
+        return _Settings.of(self.body)
 
     @property
     def streams(self) -> bool:
         """Whether the server is asked to send the response as it is written."""
-        return self._settings.get("stream") is True
+        return self._settings.streams
 
     @property
     def model(self) -> str:
         """The model that was asked for."""
-        return str(self._settings.get("model", ""))
+        return self._settings.model
 
     @property
     def format(self) -> dict[str, Any] | None:
         """The JSON schema that was asked for, as ``text.format`` holds it, or None for text."""
-        text = self._settings.get("text")
-        form = text.get("format") if isinstance(text, dict) else None
-        structured = isinstance(form, dict) and form.get("type") == "json_schema"
-        return form if structured else None
+        return self._settings.format
 
     @property
     def effort(self) -> str | None:
         """The reasoning effort that was asked for, or None for the server's default."""
-        reasoning = self._settings.get("reasoning")
-        effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
-        return None if effort is None else str(effort)
+        return self._settings.effort
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What is asked of a request again and again."""
+
+    streams: bool
+    model: str
+    format: dict[str, Any] | None
+    effort: str | None
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> _Settings:
+        form, effort = _inner(body, "text", "format"), _inner(body, "reasoning", "effort")
+        structured = isinstance(form, dict) and form.get("type") == "json_schema"
+        return cls(
+            streams=body.get("stream") is True,
+            model=sys.intern(str(body.get("model", ""))),
+            format=form if structured else None,
+            effort=None if effort is None else sys.intern(str(effort)),
+        )
+
+
+def _inner(body: Mapping[str, Any], outer: str, inner: str) -> Any:
+    found = body.get(outer)
+    return found.get(inner) if isinstance(found, dict) else None
+
+
+def _fingerprint(body: Mapping[str, Any], server: str, draft: str) -> str:
+    asked = {key: value for key, value in body.items() if key != "stream"}
+    text = json.dumps([server, asked, draft] if draft else [server, asked], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def build_request(

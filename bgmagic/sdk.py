@@ -65,6 +65,27 @@ def sdk_client(server: Server, tls: ssl.SSLContext, kept: float = CREATE_KEPT) -
     return client
 
 
+async def post(client: AsyncOpenAI, body: bytes) -> Any:
+    """POST a response with exactly this body, and give the HTTP answer.
+
+    By the SDK's way for what it has no method for. Its own create takes a body apart and puts it
+    together again, and what the options do not name is copied from the defaults each time: both
+    together are a third of its time.
+
+    Raises:
+        openai.OpenAIError: there was no answer, or an error status.
+    """
+    import httpx2
+
+    options: Any = {
+        "security": {"bearer_auth": True},  # as its own create
+        "headers": {},
+        "max_retries": 0,
+        "timeout": client.timeout,
+    }
+    return await client.post("/responses", cast_to=httpx2.Response, content=body, options=options)
+
+
 def _headers(server: Server) -> dict[str, str]:
     pairs = (line.partition(":") for line in server.headers.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}

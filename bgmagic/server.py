@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import urllib.parse
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from bgmagic.errors import BadInput, readable
@@ -113,7 +114,7 @@ class Server:
             azure_token=token,
         )
 
-    @property
+    @cached_property
     def secrets(self) -> tuple[str, ...]:
         """Everything here that must not show up in a message, longest first."""
         parts = urllib.parse.urlsplit(self.base_url)

@@ -197,8 +197,10 @@ def test_environment_is_what_the_sdk_means(
     monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: blue")
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "sk-admin-of-the-organization")  # for other calls
     call(Server.from_environment(), "create", ask())
     headers = pointed.seen[0].headers
+    assert headers["authorization"] == f"Bearer {KEY}"
     assert headers["openai-organization"] == "org-1"
     assert headers["openai-project"] == "proj-1"
     assert headers["x-team"] == "blue"

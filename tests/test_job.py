@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from bgmagic.errors import (
 from bgmagic.job import Job
 from bgmagic.manager import JobManager
 from bgmagic.request import Request
+from bgmagic.status import JobRecord
 from tests.scripted import Script, ScriptedServer, response
 
 Ask = Callable[..., Request]
@@ -356,3 +358,13 @@ def test_error_is_one_line_in_a_notebook(pointed: ScriptedServer, send: Callable
     error = job.exception(LIMIT)
     assert isinstance(error, BgmagicError)
     assert error._render_traceback_() == ["JobFailed: not accepted by the server: HTTP 400: No."]
+
+
+def test_record_changes_only_in_what_it_has() -> None:
+    """A changed record is a new one, equal in all else; a name it does not have is an error."""
+    old = JobRecord(request=Request("{}"), server="x", submitted_at=1.0, key="k")
+    new = old.but(status="queued", checked_at=2.0)
+    assert new == replace(old, status="queued", checked_at=2.0)
+    assert (old.status, old.checked_at) == ("waiting", None)
+    with pytest.raises(TypeError, match="no stauts"):
+        old.but(stauts="queued")

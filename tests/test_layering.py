@@ -18,6 +18,7 @@ PICTURE = "\n".join(re.findall(r"```\n(.*?)```", CONTRIBUTING.partition("## To a
 # Each room and the rooms it may import: the picture in CONTRIBUTING.md, from the bottom up.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
+    "landing": set(),
     "display.widgets": set(),
     "textlike": set(),
     "packed": set(),
@@ -81,8 +82,8 @@ ROOMS: dict[str, set[str]] = {
     "owners": {"errors"},
     "redaction": set(),
     "ledger": {
-        "draft", "entries", "errors", "journal", "owners", "place", "redaction", "request",
-        "server", "status", "store",
+        "draft", "entries", "errors", "journal", "landing", "owners", "place", "redaction",
+        "request", "server", "status", "store",
     },
     "fleet": {
         "awaiting", "client", "convoy", "course", "job", "ledger", "plan", "poller", "server",
