@@ -256,8 +256,10 @@ class Job(Future[Answer]):
             self.set_exception(ending)
         response = self._record.response
         if response is not None and not isinstance(response, Packed):
-            # The answer has its text; the rest is kept for as long as this kernel lives.
-            self._record = self._record.but(response=Packed(response))
+            # The answer has its text, the request what was asked; the rest is kept for as long as
+            # this kernel lives.
+            like = ending if isinstance(ending, Answer) else ""
+            self._record = self._record.but(response=Packed(response, (self.request.text, like)))
         self._wake()
 
     def detach(self, reason: str) -> None:

@@ -1,6 +1,7 @@
-"""A response object of a job that goes on, kept small: a thousand of them are mostly their text.
+"""A response object, kept small: a thousand of them are mostly text that is elsewhere, too.
 
-Few are ever looked at, since a newer one takes their place; who looks gets an ordinary dict.
+Few are ever looked at: while a job goes on a newer one takes their place, and once it has ended its
+answer has the text. Who looks gets an ordinary dict.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _LEVEL = 1  # the quickest; 9 kB take 0.1 ms
+_WINDOW = 32 * 1024  # bytes that deflate looks back (RFC 1951)
+_CODE = ("utf-8", "surrogatepass")  # a server's JSON may have lone surrogates
 _QUICK = ("id", "model", "status", "usage")  # what tables ask of every job: kept as it is
 
 
@@ -19,18 +22,24 @@ class Packed(Mapping[str, Any]):
 
     __slots__ = ("_data", "_like", "_quick")
 
-    def __init__(self, value: Mapping[str, Any], like: bytes = b"") -> None:
-        """Pack ``value``; what its JSON has in common with ``like`` takes no room."""
+    def __init__(self, value: Mapping[str, Any], like: bytes | tuple[str, ...] = b"") -> None:
+        """Pack ``value``; what its JSON has in common with ``like``, held anyway, takes no room."""
         self._quick = {key: value[key] for key in _QUICK if key in value}
         self._like = like
-        packer = zlib.compressobj(_LEVEL, zdict=like)
+        packer = zlib.compressobj(_LEVEL, zdict=self._dictionary)
         self._data = packer.compress(_text(value)) + packer.flush()
 
     def whole(self) -> dict[str, Any]:
         """The object as it was."""
-        text = zlib.decompressobj(zdict=self._like).decompress(self._data)
-        value: dict[str, Any] = json.loads(text)
+        text = zlib.decompressobj(zdict=self._dictionary).decompress(self._data)
+        value: dict[str, Any] = json.loads(text.decode(*_CODE))
         return value
+
+    @property
+    def _dictionary(self) -> bytes:
+        if isinstance(self._like, bytes):
+            return self._like
+        return "".join(self._like).encode(*_CODE)[-_WINDOW:]  # of more it would use the end alone
 
     def __getitem__(self, key: str) -> Any:
         return self._quick[key] if key in self._quick else self.whole()[key]
@@ -50,9 +59,10 @@ class Packer:
 
     def __call__(self, value: Mapping[str, Any]) -> Packed:
         """``value``, packed; the first one is what the others are compared with."""
-        self._like = self._like or _text(value)
+        self._like = self._like or _text(value)[-_WINDOW:]
         return Packed(value, self._like)
 
 
 def _text(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value).encode()
+    # As it stands in an answer, so that they have it in common.
+    return json.dumps(value, ensure_ascii=False).encode(*_CODE)

@@ -508,6 +508,25 @@ def test_what_responses_share_takes_no_room() -> None:
     assert len(Packed(shared)._data) > 3000
 
 
+def test_what_an_answer_has_takes_no_room_twice(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """Of the response of a job that has ended, the answer's text and the instructions are not kept
+    once more; who asks for the response gets it whole."""
+    words = [hashlib.sha256(b"%d" % n).hexdigest() for n in range(240)]
+    told, text = " ".join(words[:120]), "\u00fc\u4e2d " + " ".join(words[120:])
+    pointed.polls = 0
+    ended = response("resp_1", "completed", text, instructions=told)
+    pointed.always["retrieve"] = Script(json=ended)
+    job = manager.submit(ask(instructions=told), poll_interval=0.05)
+    assert job.result(20) == text
+    eventually(lambda: isinstance(job.record.response, Packed))
+    packed = job.record.response
+    assert isinstance(packed, Packed)
+    assert len(packed._data) < 400
+    assert job.response == ended
+
+
 def test_job_gives_the_newest_response(
     manager: JobManager, pointed: ScriptedServer, ask: Ask
 ) -> None:
