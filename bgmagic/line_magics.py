@@ -39,6 +39,7 @@ from bgmagic.request import Request
 from bgmagic.session import session
 from bgmagic.submission import jobs
 from bgmagic.telling import apart, group_name, line_of, line_of_many
+from bgmagic.values import read_response_id
 
 if TYPE_CHECKING:
     from bgmagic.entries import Entry
@@ -234,11 +235,16 @@ class BgLineMagics(Magics):
             raise BadInput(f"{name} holds something else; %bgattach {which} -o OTHER")
         if entry is not None:
             self._take(entry.key, name)
-        elif which.startswith("resp"):
-            self._show(session.manager.follow(which, name, Variables(self._namespace, [name])))
+        elif which.startswith(("resp_", "resp-")):
+            response_id = read_response_id(which, "%bgattach")
+            variable = Variables(self._namespace, [name])
+            self._show(session.manager.follow(response_id, name, variable))
         else:
             known = len(ledger.journal.entries(notebook=session.notebook()))
-            raise BadInput(f"the journal has no job {which!r} (of {known}); see %bgjobs --all")
+            raise BadInput(
+                f"the journal has no job {which!r} (of {known}; %bgjobs --all lists them), and "
+                "it is no response id, which begins with resp_"
+            )
 
     def _take(self, key: str, name: str) -> None:
         entry = session.manager.ledger.journal.find(key)

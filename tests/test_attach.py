@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -287,10 +288,35 @@ def test_bare_id(start: Start, server: ScriptedServer) -> None:
         first.ok("%bgwait x")
         assert first.value("str(x)") == "'the answer'"
         assert "has no job 'nothing'" in first.run("%bgattach nothing").said
+        for wrong in ("..", "response", "resp_a/b", "resp_1/../x", "resp_..", "resp_a?b", "resp_ä"):
+            (line,) = first.run(f"%bgattach {wrong}").said.splitlines()
+            assert line.startswith("UsageError")
+            assert "no response id" in line
+        assert {seen.path.rpartition("/")[2] for seen in server.seen} == {"resp_else"}
         kill(first)
     with start() as second:
         second.ok("%bgattach resp_else -o y")
         assert second.value("str(y)") == "'the answer'"
+
+
+def test_the_line_beside_a_card_is_true(start: Start, server: ScriptedServer) -> None:
+    """The command that stands beside a live card or board follows the job in another kernel, also where it has no name or only an id."""
+    server.responses["resp_else"] = {"id": "resp_else", "status": "in_progress"}
+    server.polls = 10**6
+    kinds = ("%%bgresponse -o x\nOne?", "%%bgresponse\nTwo?", "%%bgresponse --n 2\nThree?")
+    lines = []
+    with start() as first:
+        for code in (*kinds, "%bgattach resp_else"):
+            lines.append(first.ok(code).displays[-1]["text/plain"])
+        first.until("all(job.running() for job in __import__('bgmagic').jobs())")
+        kill(first)
+    assert "resp_else, followed since" in lines[-1]
+    commands = [re.search(r"and (%bgattach \S+)", line)[1] for line in lines]
+    assert commands == ["%bgattach x", *["%bgattach --all"] * 2, "%bgattach resp_else"]
+    with start() as second:
+        for command in dict.fromkeys(commands):
+            second.ok(command)
+        second.until("len([job for job in __import__('bgmagic').jobs() if job.running()]) == 5")
 
 
 def test_same_cell_after_a_restart_joins(start: Start, server: ScriptedServer) -> None:
