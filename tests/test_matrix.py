@@ -22,4 +22,6 @@ def test_missing_python(
     assert "0 passed, 0 failed" in said
     monkeypatch.setenv("CI", "true")
     assert matrix.main() == 1
-    assert "far: FAILED, CI must not skip" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "far: FAILED, CI must not skip" in said
+    assert "0 passed, 1 failed" in said
