@@ -15,29 +15,21 @@ from tests.kernels import Kernel, kernel
 from tests.scripted import Script, ScriptedServer
 from tests.test_job import eventually
 
-NOTEBOOK = "/home/user/study.ipynb"
 Start = Callable[..., contextlib.AbstractContextManager[Kernel]]
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "journal.sqlite3"
+def journal(lasting: dict[str, str]) -> Path:
+    return Path(lasting["BGMAGIC_JOURNAL"])
 
 
 @pytest.fixture
-def start(server: ScriptedServer, journal: Path) -> Start:
+def start(lasting: dict[str, str]) -> Start:
     """Starts a kernel of the notebook, with the extension, on the shared journal."""
 
     @contextlib.contextmanager
     def started(**more: str):
-        environment = {
-            "OPENAI_API_KEY": KEY,
-            "OPENAI_BASE_URL": server.base_url,
-            "BGMAGIC_POLL": "0.1",
-            "BGMAGIC_JOURNAL": str(journal),
-            "JPY_SESSION_NAME": NOTEBOOK,
-        }
-        with kernel(**environment | more) as running:
+        with kernel(**lasting | more) as running:
             running.greeting = running.ok("%load_ext bgmagic").said
             yield running
 
