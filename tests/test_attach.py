@@ -400,7 +400,7 @@ def test_journal_that_cant_be_written(start: Start, server: ScriptedServer, tmp_
 
 
 def test_listing_and_forgetting(start: Start, server: ScriptedServer) -> None:
-    """%bgjobs lists this notebook's jobs, --all everybody's; --forget removes those that ended."""
+    """%bgjobs lists this notebook's jobs, --all everybody's; --forget removes those that ended, also those that this kernel's variables hold."""
     with start(JPY_SESSION_NAME="/other.ipynb") as other:
         other.ok("%%bgresponse -o o --wait\nWhy?")
     server.polls = 10**6
@@ -424,6 +424,11 @@ def test_listing_and_forgetting(start: Start, server: ScriptedServer) -> None:
             "['runs', 'x']"
         )
         assert second.ok("%bgjobs --forget --all").said == "2 jobs that had ended are forgotten."
+        assert listed("--all") == {"runs": "detached"}
+        assert second.value("str(x)") == "'the answer'"
+        second.ok("%%bgresponse -o y --wait\nWhy?")
+        assert second.ok("%bgjobs y --forget").said == "1 job that had ended is forgotten."
+        assert listed("") == {"runs": "detached"}
     with start() as third:
         assert "runs" in third.greeting
         assert third.ok("%bgjobs --all").displays[0]["text/plain"].count("completed") == 0
