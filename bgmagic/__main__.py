@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 
 # What decides how things behave: the API's client, the kernel, the widgets, the frontends.
 PACKAGES = (
-    "openai", "ipython", "ipykernel", "ipywidgets", "anywidget", "nest-asyncio2", "nest-asyncio",
-    "jupyter-client", "jupyterlab", "notebook", "nbclient", "xllamacpp",
+    "openai", "httpx2", "aiohttp", "pydantic", "ipython", "ipykernel", "ipywidgets", "anywidget",
+    "nest-asyncio2", "nest-asyncio", "jupyter-client", "jupyter-server", "jupyterlab", "notebook",
+    "nbclient", "xllamacpp", "genai-prices",
 )  # fmt: skip
 # Whose being set matters, and whose values may be secret or private.
 SECRET = (
     "OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS",
     "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN",
 )  # fmt: skip
+# What connections are made by.
+WAYS = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 # The frontends that tell, by what they leave in the environment.
 FRONTENDS = {
     "VSCODE_PID": "VS Code",
@@ -53,6 +56,7 @@ def report() -> str:
         *_server(),
         ("embedded", _embedded()),
         ("set", ", ".join(name for name in SECRET if os.environ.get(name)) or "no key"),
+        ("settings", ", ".join(_settings()) or "the defaults"),
         *journal,
     ]
     return "\n".join(f"{name:<15}{value}" for name, value in rows)
@@ -70,6 +74,13 @@ def _frontend() -> str:
     return told[0] if told else "a terminal" if sys.stdin.isatty() else "a program"
 
 
+def _settings() -> list[str]:
+    """What is not as it is without settings, by name: a value may be a part of a prompt."""
+    found = [f"BgMagics.{name}" for name, value in session.config.items() if value is not None]
+    ours = (name for name in os.environ if name.startswith("BGMAGIC_") or name.upper() in WAYS)
+    return [*found, *sorted(ours)]
+
+
 def _server() -> list[tuple[str, str]]:
     from bgmagic.server import Server
 
@@ -78,8 +89,10 @@ def _server() -> list[tuple[str, str]]:
         for name in ("BGMAGIC_BASE_URL", "OPENAI_BASE_URL", "AZURE_OPENAI_ENDPOINT")
         if os.environ.get(name)
     ]
+    configured += ["BgMagics.base_url is set"] if session.base_url else []
     try:
         named: Server = session.manager.destination()
+        configured += ["by bgmagic.use()"] if named.template is not None else []
         address = readable(named.address, 200)
     except BgmagicError as error:
         # What it quotes may be a key that was typed into the wrong variable.

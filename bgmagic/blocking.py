@@ -76,7 +76,7 @@ def _wait_plainly(jobs: Sequence[Job], timeout: float | None) -> None:
     pending = {job for job in jobs if not job.done()}
     while pending and (end is None or time.monotonic() < end):
         left = _SLICE if end is None else max(0.0, min(_SLICE, end - time.monotonic()))
-        pending = concurrent.futures.wait(pending, left).not_done  # type: ignore[assignment]
+        pending = concurrent.futures.wait(pending, left).not_done  # type: ignore[assignment]  # jobs are futures to it
 
 
 def _nested_loop() -> asyncio.AbstractEventLoop:

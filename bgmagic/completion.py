@@ -76,7 +76,7 @@ def matcher(namespace: Mapping[str, Any]) -> Matcher:
     """A matcher for ``ip.Completer.custom_matchers`` that offers the variables of ``namespace``."""
 
     # Before all others: what they would find is thrown away then.
-    @context_matcher(identifier="bgmagic", priority=1000)  # type: ignore[untyped-decorator]
+    @context_matcher(identifier="bgmagic", priority=1000)  # type: ignore[untyped-decorator]  # IPython's
     def bgmagic(context: CompletionContext) -> SimpleMatcherResult:
         try:
             at = context.cursor_line, context.cursor_position

@@ -49,10 +49,7 @@ def on(
         "No key, no cost, for trying things out: its answers are often wrong.\n"
         "Cells that ask for a gpt- model run unchanged. %bglocal off goes back."
     )
-    slow = [f"at most {tokens_per_second:g} tokens a second"] if tokens_per_second else []
-    slow += [f"{queue:g} s in the queue first"] if queue else []
-    if slow:
-        print(f"Slowed down, to watch: {', '.join(slow)}. %bglocal alone takes that back.")
+    _tell_pace(manager.server.headers)
 
 
 def _pace(tokens_per_second: float | None, queue: float | None) -> str:
@@ -60,6 +57,16 @@ def _pace(tokens_per_second: float | None, queue: float | None) -> str:
 
     asked = {TOKENS_PER_SECOND: tokens_per_second, QUEUE: queue}
     return "\n".join(f"{name}: {value!r}" for name, value in asked.items() if value)
+
+
+def _tell_pace(headers: str) -> None:
+    from bgmagic.local.pace import QUEUE, TOKENS_PER_SECOND
+
+    asked = dict(line.split(": ") for line in headers.splitlines())
+    words = {TOKENS_PER_SECOND: "at most {:g} tokens a second", QUEUE: "{:g} s in the queue first"}
+    slow = [told.format(float(asked[name])) for name, told in words.items() if name in asked]
+    if slow:
+        print(f"Slowed down, to watch: {', '.join(slow)}. %bglocal alone takes that back.")
 
 
 def off(manager: JobManager) -> None:
@@ -81,9 +88,11 @@ def status(manager: JobManager) -> None:
 
     with _one_line():
         endpoint = launcher.find()
-    used = manager.server is not None and manager.server.isolated
+    used = manager.server if manager.server is not None and manager.server.isolated else None
     runs = f"runs {endpoint.model} at {endpoint.base_url}" if endpoint else "is not running"
     print(f"The embedded server {runs}; jobs go {'there' if used else 'to your own server'}.")
+    if used is not None:
+        _tell_pace(used.headers)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,9 @@ from bgmagic.job import Job
 from bgmagic.status import Status
 
 NAMED = 5  # jobs that are named; more are counted
+# These start no thread as a process ends (CPython issue 113964), so nothing more can be sent then.
+NO_THREADS = (3, 12) <= sys.version_info < (3, 12, 2)
+TOO_LATE = "This Python starts no thread as it ends; 3.12.2 does, and job.result() waits before."
 
 
 def at_end(function: Callable[[], object]) -> None:
@@ -52,6 +55,7 @@ def farewell(left: Sequence[Job], written: Callable[[Job], bool]) -> str:
         _told(waiting, "to be sent by the next kernel that attaches"),
         _how(sent + waiting, written),
         _told(unsent, "unsent and written down nowhere"),
+        TOO_LATE if unsent and NO_THREADS else "",
         _told(unclear, "unknown, accepted by the server or not"),
     ]
     line = " ".join(part for part in told if part)

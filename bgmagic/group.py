@@ -307,7 +307,7 @@ class Completed:
         self._timeout = timeout
 
     def __iter__(self) -> Iterator[Job]:
-        yield from concurrent.futures.as_completed(self._jobs, self._timeout)  # type: ignore[misc]
+        yield from concurrent.futures.as_completed(self._jobs, self._timeout)  # type: ignore[misc]  # jobs are futures to it
 
     async def __aiter__(self) -> AsyncIterator[Job]:
         async def ended(job: Job) -> Job:

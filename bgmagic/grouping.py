@@ -51,11 +51,6 @@ class SentGroup:
         return bill_of(self.asked)
 
 
-def wants_group(settings: Settings) -> bool:
-    """Whether these settings ask for many jobs."""
-    return settings.each is not None or settings.n is not None or bool(settings.sweep)
-
-
 def send_group(
     text: str, settings: Settings, name: str, namespace: Mapping[str, Any], *, join: bool
 ) -> SentGroup:

@@ -39,6 +39,7 @@ from bgmagic.request import Request
 from bgmagic.session import session
 from bgmagic.submission import jobs
 from bgmagic.telling import apart, group_name, line_of, line_of_many
+from bgmagic.values import read_response_id
 
 if TYPE_CHECKING:
     from bgmagic.entries import Entry
@@ -55,6 +56,7 @@ class BgLineMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self._shell = shell
+        self._forgotten: set[str] = set()
 
     @property
     def _namespace(self) -> dict[str, Any]:
@@ -137,7 +139,7 @@ class BgLineMagics(Magics):
         ledger = session.manager.ledger
         notebook = None if all_notebooks else session.notebook()
         entries = ledger.journal.entries(notebook=notebook, limit=LISTED)
-        here = jobs()
+        here = [job for job in jobs() if job.record.key not in self._forgotten]
         found = listing.rows(here, entries, ledger.alive())
         if len(entries) == LISTED:
             print(f"The newest {LISTED}; older ones are in the journal too.")
@@ -165,8 +167,13 @@ class BgLineMagics(Magics):
             notebook = None if settings.all else session.notebook()
             keys = [entry.key for entry in journal.entries(notebook=notebook)]
         needed = ledger.needed()
-        count = journal.forget([key for key in keys if key not in needed]).result(10)
-        print(f"{count} jobs that had ended are forgotten.")
+        going = [key for key in keys if key not in needed]
+        ended_here = {job.record.key for job in jobs() if job.done()}
+        count = journal.forget(going).result(10)
+        # This kernel's variables still hold theirs.
+        self._forgotten |= ended_here.intersection(going)
+        gone = "1 job that had ended is" if count == 1 else f"{count} jobs that had ended are"
+        print(f"{gone} forgotten.")
         kept = [entry for key in needed.intersection(keys) if (entry := journal.find(key))]
         ended = sum(entry.ended_at is not None for entry in kept)
         if ended:
@@ -234,11 +241,16 @@ class BgLineMagics(Magics):
             raise BadInput(f"{name} holds something else; %bgattach {which} -o OTHER")
         if entry is not None:
             self._take(entry.key, name)
-        elif which.startswith("resp"):
-            self._show(session.manager.follow(which, name, Variables(self._namespace, [name])))
+        elif which.startswith(("resp_", "resp-")):
+            response_id = read_response_id(which, "%bgattach")
+            variable = Variables(self._namespace, [name])
+            self._show(session.manager.follow(response_id, name, variable))
         else:
             known = len(ledger.journal.entries(notebook=session.notebook()))
-            raise BadInput(f"the journal has no job {which!r} (of {known}); see %bgjobs --all")
+            raise BadInput(
+                f"the journal has no job {which!r} (of {known}; %bgjobs --all lists them), and "
+                "it is no response id, which begins with resp_"
+            )
 
     def _take(self, key: str, name: str) -> None:
         entry = session.manager.ledger.journal.find(key)

@@ -86,9 +86,9 @@ def seconds_of(job: Job) -> float | None:
 
 
 def _item(item: Any, kind: str, key: Any) -> dict[str, Any]:
-    if kind == "rows" and isinstance(item, Mapping):
-        # A table's own columns, set apart from ours.
-        return {f"item.{name}": dict.get(item, name) for name in item}  # type: ignore[call-overload]
+    if kind == "rows" and isinstance(item, dict):
+        # A table's own columns, set apart from ours. A column may be called "get".
+        return {f"item.{name}": dict.get(item, name) for name in item}
     keyed = {"key": key} if kind == "dict" else {}
     return keyed | ({"item": item} if kind else {})
 
@@ -107,8 +107,9 @@ def tokens(response: Mapping[str, Any]) -> dict[str, int | None]:
 
 
 def _count(value: object) -> int | None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-    return int(value) if whole else None  # type: ignore[call-overload]
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+        return int(value)
+    return None
 
 
 # Lines of JSON.

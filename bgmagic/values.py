@@ -88,6 +88,14 @@ def read_identifier(value: Any, label: str) -> str:
     return name
 
 
+def read_response_id(value: Any, label: str) -> str:
+    """An id that can be a part of an address: what it has else would name something else there."""
+    found = re.search(r"[\s/\\?#%]|\.\.|[^ -~]", read_text(value, label))
+    if found:
+        raise BadInput(f"{label} {value!r} is no response id: none has {found[0]!r} in it")
+    return str(value)
+
+
 def read_tokens(value: Any, label: str) -> int:
     try:
         number = None if isinstance(value, bool | float) else int(value)

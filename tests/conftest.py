@@ -20,6 +20,7 @@ from tests.kernels import Kernel, kernel
 from tests.scripted import ScriptedServer
 
 KEY = "sk-test-0123456789abcdef"
+NOTEBOOK = "/home/user/study.ipynb"
 
 
 def asked(prompt: str, settings: Settings) -> Request:
@@ -71,6 +72,18 @@ def in_kernel(server: ScriptedServer) -> Iterator[Kernel]:
     with kernel(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.base_url, BGMAGIC_POLL="0.1") as started:
         started.ok("%load_ext bgmagic")
         yield started
+
+
+@pytest.fixture
+def lasting(server: ScriptedServer, tmp_path: Path) -> dict[str, str]:
+    """The environment of a notebook's kernels, one after another: one server, one journal."""
+    return {
+        "OPENAI_API_KEY": KEY,
+        "OPENAI_BASE_URL": server.base_url,
+        "BGMAGIC_POLL": "0.1",
+        "BGMAGIC_JOURNAL": str(tmp_path / "data" / "journal.sqlite3"),
+        "JPY_SESSION_NAME": NOTEBOOK,
+    }
 
 
 @pytest.fixture(scope="session")

@@ -157,11 +157,16 @@ def run(command: list[str], folder: Path) -> str:
 
 
 def tried(entry: Entry, wheel: Path, folder: Path, quick: bool) -> bool | None:
-    """Install and test one entry, and say how it went; None if there is no such Python here."""
+    """Install and test one entry, and say how it went; None if it was skipped for want of its Python.
+
+    Where CI is set, the machine must be complete: what is missing is a failure.
+    """
     begun, python = time.monotonic(), interpreter(entry.python)
     if python is None:
-        print(f"{entry.name}: skipped, there is no Python {entry.python} here", flush=True)
-        return None
+        must = bool(os.environ.get("CI"))
+        how = "FAILED, CI must not skip" if must else "skipped"
+        print(f"{entry.name}: {how}: there is no Python {entry.python} here", flush=True)
+        return False if must else None
     try:
         said = test(entry, install(entry, python, wheel, folder), folder, quick=quick)
     except RuntimeError as error:

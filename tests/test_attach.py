@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,29 +15,21 @@ from tests.kernels import Kernel, kernel
 from tests.scripted import Script, ScriptedServer
 from tests.test_job import eventually
 
-NOTEBOOK = "/home/user/study.ipynb"
 Start = Callable[..., contextlib.AbstractContextManager[Kernel]]
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "journal.sqlite3"
+def journal(lasting: dict[str, str]) -> Path:
+    return Path(lasting["BGMAGIC_JOURNAL"])
 
 
 @pytest.fixture
-def start(server: ScriptedServer, journal: Path) -> Start:
+def start(lasting: dict[str, str]) -> Start:
     """Starts a kernel of the notebook, with the extension, on the shared journal."""
 
     @contextlib.contextmanager
     def started(**more: str):
-        environment = {
-            "OPENAI_API_KEY": KEY,
-            "OPENAI_BASE_URL": server.base_url,
-            "BGMAGIC_POLL": "0.1",
-            "BGMAGIC_JOURNAL": str(journal),
-            "JPY_SESSION_NAME": NOTEBOOK,
-        }
-        with kernel(**environment | more) as running:
+        with kernel(**lasting | more) as running:
             running.greeting = running.ok("%load_ext bgmagic").said
             yield running
 
@@ -287,10 +280,35 @@ def test_bare_id(start: Start, server: ScriptedServer) -> None:
         first.ok("%bgwait x")
         assert first.value("str(x)") == "'the answer'"
         assert "has no job 'nothing'" in first.run("%bgattach nothing").said
+        for wrong in ("..", "response", "resp_a/b", "resp_1/../x", "resp_..", "resp_a?b", "resp_ä"):
+            (line,) = first.run(f"%bgattach {wrong}").said.splitlines()
+            assert line.startswith("UsageError")
+            assert "no response id" in line
+        assert {seen.path.rpartition("/")[2] for seen in server.seen} == {"resp_else"}
         kill(first)
     with start() as second:
         second.ok("%bgattach resp_else -o y")
         assert second.value("str(y)") == "'the answer'"
+
+
+def test_the_line_beside_a_card_is_true(start: Start, server: ScriptedServer) -> None:
+    """The command that stands beside a live card or board follows the job in another kernel, also where it has no name or only an id."""
+    server.responses["resp_else"] = {"id": "resp_else", "status": "in_progress"}
+    server.polls = 10**6
+    kinds = ("%%bgresponse -o x\nOne?", "%%bgresponse\nTwo?", "%%bgresponse --n 2\nThree?")
+    lines = []
+    with start() as first:
+        for code in (*kinds, "%bgattach resp_else"):
+            lines.append(first.ok(code).displays[-1]["text/plain"])
+        first.until("all(job.running() for job in __import__('bgmagic').jobs())")
+        kill(first)
+    assert "resp_else, followed since" in lines[-1]
+    commands = [re.search(r"and (%bgattach \S+)", line)[1] for line in lines]
+    assert commands == ["%bgattach x", *["%bgattach --all"] * 2, "%bgattach resp_else"]
+    with start() as second:
+        for command in dict.fromkeys(commands):
+            second.ok(command)
+        second.until("len([job for job in __import__('bgmagic').jobs() if job.running()]) == 5")
 
 
 def test_same_cell_after_a_restart_joins(start: Start, server: ScriptedServer) -> None:
@@ -382,7 +400,7 @@ def test_journal_that_cant_be_written(start: Start, server: ScriptedServer, tmp_
 
 
 def test_listing_and_forgetting(start: Start, server: ScriptedServer) -> None:
-    """%bgjobs lists this notebook's jobs, --all everybody's; --forget removes those that ended."""
+    """%bgjobs lists this notebook's jobs, --all everybody's; --forget removes those that ended, also those that this kernel's variables hold."""
     with start(JPY_SESSION_NAME="/other.ipynb") as other:
         other.ok("%%bgresponse -o o --wait\nWhy?")
     server.polls = 10**6
@@ -406,6 +424,11 @@ def test_listing_and_forgetting(start: Start, server: ScriptedServer) -> None:
             "['runs', 'x']"
         )
         assert second.ok("%bgjobs --forget --all").said == "2 jobs that had ended are forgotten."
+        assert listed("--all") == {"runs": "detached"}
+        assert second.value("str(x)") == "'the answer'"
+        second.ok("%%bgresponse -o y --wait\nWhy?")
+        assert second.ok("%bgjobs y --forget").said == "1 job that had ended is forgotten."
+        assert listed("") == {"runs": "detached"}
     with start() as third:
         assert "runs" in third.greeting
         assert third.ok("%bgjobs --all").displays[0]["text/plain"].count("completed") == 0

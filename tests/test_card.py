@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,7 +13,9 @@ from typing import Any
 import ipywidgets
 import pytest
 
+from bgmagic.display.board import Board
 from bgmagic.display.card import Card, line, snapshot
+from bgmagic.display.group_board import GroupBoard
 from bgmagic.errors import BadInput
 from bgmagic.job import Job
 from bgmagic.manager import JobManager
@@ -227,3 +230,20 @@ def test_terminal_tells_the_end_at_the_next_prompt(pointed: ScriptedServer) -> N
     )
     after = ran.stdout.partition("NEXT")[2]
     assert after.count("x: completed") == 1, ran.stdout + ran.stderr
+
+
+def test_colours_are_the_frontends() -> None:
+    """Each display takes its ink and paper from Jupyter or VS Code, and no colour that its style sheet does not define."""
+    for widget in (Card, Board, GroupBoard):
+        sheet = widget._css
+        used, defined = (
+            re.findall(r"var\((--bgmagic-\w+)", sheet),
+            re.findall(r"(--bgmagic-\w+):", sheet),
+        )
+        assert set(used) <= set(defined)
+        for name in (
+            "--jp-ui-font-color1",
+            "--vscode-editor-foreground",
+            "--vscode-editor-background",
+        ):
+            assert name in sheet

@@ -100,7 +100,7 @@ def test_values_are_those_of_the_submission(chain: ScriptedServer) -> None:
     values = {"first": first, "note": ["early"]}
     job = submit("{{ note }} {{ first }}", poll=0.02, fill=values)
     values["note"][0] = "late"  # type: ignore[index]
-    values["first"] = "late"  # type: ignore[assignment]
+    values["first"] = "late"
     chain.polls = 0
     assert job.result(LIMIT) == "re: - early re: first"
 

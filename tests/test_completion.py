@@ -16,7 +16,6 @@ from bgmagic.completion import MAGICS, offered
 from bgmagic.line_magics import BgLineMagics
 from bgmagic.magics import BgMagics
 from bgmagic.options import Settings, options
-from tests.conftest import KEY
 from tests.kernels import Kernel, kernel
 from tests.scripted import ScriptedServer
 
@@ -138,21 +137,14 @@ def test_in_a_kernel(in_kernel: Kernel, server: ScriptedServer) -> None:
     assert in_kernel.value("get_ipython().Completer.custom_matchers") == "[]"
 
 
-def test_jobs_of_an_earlier_kernel(server: ScriptedServer, tmp_path: Path) -> None:
+def test_jobs_of_an_earlier_kernel(server: ScriptedServer, lasting: dict[str, str]) -> None:
     """After a restart %bgattach offers what is still open, and %bgjobs and %bgwait what this kernel has."""
     server.polls = 10**6
-    setting = {
-        "OPENAI_API_KEY": KEY,
-        "OPENAI_BASE_URL": server.base_url,
-        "BGMAGIC_POLL": "0.1",
-        "BGMAGIC_JOURNAL": str(tmp_path / "journal.sqlite3"),
-        "JPY_SESSION_NAME": "paper.ipynb",
-    }
-    with kernel(**setting) as first:
+    with kernel(**lasting) as first:
         first.ok("%load_ext bgmagic")
         first.ok("%%bgresponse -o critique\nWhy?")
         first.until("critique.running()")
-    with kernel(**setting) as second:
+    with kernel(**lasting) as second:
         second.ok("%load_ext bgmagic")
         assert complete(second, "%bgattach |") == (["critique"], "")
         assert complete(second, "%bgattach --al|") == (["--all"], "--al")

@@ -16,12 +16,13 @@ job.add_listener(lambda job: seen.append(str(job.status)))
 
 @pytest.mark.timeout(200)
 def test_pace(embedded: dict[str, str]) -> None:
-    """With a pace each status can be seen, for as long as was asked; %bglocal alone takes it back, and a wrong pace is one line."""
+    """With a pace each status can be seen, for as long as was asked; %bglocal alone takes it back, %bglocal status tells it, and a wrong pace is one line."""
     with kernel(**embedded) as started:
         ran = started.ok(
             "%load_ext bgmagic\n%bglocal --tokens-per-second 20 --queue 1.5", limit=120
         )
         assert "at most 20 tokens a second, 1.5 s in the queue first" in ran.stdout
+        assert "1.5 s in the queue first" in started.ok("%bglocal status").stdout
         started.ok(WATCH)
         started.ok("%bgwait")
         seen = started.value("seen").strip("[]").replace("'", "").split(", ")
@@ -38,6 +39,7 @@ def test_pace(embedded: dict[str, str]) -> None:
             assert wrong.said.startswith(f"UsageError: {told}"), wrong.said
             assert len(wrong.said.splitlines()) == 1
         assert "Slowed down" not in started.ok("%bglocal").stdout
+        assert "Slowed down" not in started.ok("%bglocal status").stdout
         assert started.value("bgmagic.submission.session.manager.server.headers") == "''"
         started.ok("%%bgresponse -o quick --max-output-tokens 16 --poll 0.1 --wait\nWhy?")
         assert started.value("quick.status") == "'incomplete'"

@@ -26,9 +26,9 @@ from bgmagic.journal import Journal
 from bgmagic.redaction import credentials_fingerprint, without_secrets
 from bgmagic.session import default_path
 from bgmagic.store import JournalError
+from tests.processes import begun, line
 
 TIMEOUT = 30  # seconds until a test gives up on what should come
-ROOT = Path(__file__).parent.parent
 
 
 def kept_texts(journal: Journal, key: str) -> tuple[str, str | None] | None:
@@ -103,18 +103,7 @@ def go():
 
 def start(code: str, path: Path, *arguments: str) -> subprocess.Popen[str]:
     """A process of its own that runs ``code``."""
-    return subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + code, str(path), *arguments],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
+    return begun(PRELUDE + code, path, *arguments)
 
 
 def race(code: str, path: Path, count: int) -> list[list[str]]:

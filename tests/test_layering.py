@@ -161,7 +161,7 @@ ROOMS: dict[str, set[str]] = {
     "line_magics": {
         "answer", "display.shown", "embedded", "errors", "group", "header", "job", "listing",
         "namespace", "options", "regroup", "reporting", "request", "schema", "session",
-        "submission", "telling",
+        "submission", "telling", "values",
     },
     "completion": {
         "answer", "group", "job", "options", "reporting", "session", "submission", "values",

@@ -54,5 +54,5 @@ def test_plain_python_needs_no_ipython() -> None:
 def test_what_is_no_code_is_installed_too() -> None:
     """The displays' JavaScript and styles and the mark of a typed package lie where the code does."""
     here = importlib.resources.files("bgmagic")
-    for name in ("py.typed", "display/card.js", "display/card.css", "display/board.js"):
+    for name in ("py.typed", "display/card.js", "display/card.css", "display/theme.css"):
         assert here.joinpath(name).is_file(), name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from bgmagic.owners import Owner, OwnerError
+from tests.processes import begun, line
 
 TIMEOUT = 30  # seconds
-ROOT = Path(__file__).parent.parent
 
 HOLD = """
 import os, sys
@@ -59,18 +58,7 @@ def me(folder: Path) -> Iterator[Owner]:
 
 def start(code: str, folder: Path) -> subprocess.Popen[str]:
     """A process of its own that holds a lock."""
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLD + code, str(folder)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
+    return begun(HOLD + code, folder)
 
 
 def test_killed_process_is_dead(me: Owner, folder: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import NOTEBOOK
 from tests.kernels import Kernel, kernel
 from tests.scripted import Script, ScriptedServer, response
-from tests.test_attach import NOTEBOOK, Start, journal, kill, start
+from tests.test_attach import Start, journal, kill, start
 
 __all__ = ["journal", "start"]  # fixtures
 

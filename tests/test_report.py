@@ -37,6 +37,7 @@ def test_report_without_anything(tmp_path: Path) -> None:
     assert {"bgmagic", "python", "openai", "ipython", "ipykernel", "ipywidgets"} <= set(rows)
     assert rows["server"].startswith("none: no API key")
     assert rows["set"] == "no key"
+    assert "BGMAGIC_JOURNAL" in rows["settings"]
     assert rows["journal"].endswith("~/journal.sqlite3, not there yet")
     assert not (home / "journal.sqlite3").exists()
 
@@ -50,7 +51,14 @@ def test_report_holds_no_secret(server: ScriptedServer, tmp_path: Path) -> None:
         started.ok("%load_ext bgmagic")
         started.ok("%%bgresponse -o critique\nA private question about prompt-seven.")
         started.until("critique.running()")
+        started.ok("%config BgMagics.instructions = 'as prompt-seven says'")
+        started.ok("import openai, bgmagic")
+        started.ok(
+            f"bgmagic.use(openai.OpenAI(base_url='{server.base_url}', api_key='sk-eleven-1'))"
+        )
         inside = started.ok("%run -m bgmagic").stdout
+        assert "settings       BgMagics.instructions, BGMAGIC_JOURNAL, BGMAGIC_POLL" in inside
+        assert "(OPENAI_BASE_URL is set, by bgmagic.use())" in inside
         assert "critique, " in inside
         assert "resp_1, followed by a living kernel" in inside
         address = "http://bob:pass-eight@host.example:80/v1?code=query-nine"
@@ -68,5 +76,6 @@ def test_report_holds_no_secret(server: ScriptedServer, tmp_path: Path) -> None:
             "pass-eight",
             "query-nine",
             "sk-ten",
+            "sk-eleven",
         ):
             assert secret not in text

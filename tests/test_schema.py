@@ -10,7 +10,6 @@ import sys
 import threading
 from datetime import date
 from decimal import Decimal
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jsonschema
@@ -27,7 +26,7 @@ from bgmagic.manager import JobManager
 from bgmagic.options import Settings
 from bgmagic.request import Request, build_request
 from bgmagic.schema import class_of, response_format, validated
-from tests.conftest import KEY, asked
+from tests.conftest import asked
 from tests.kernels import Kernel, kernel
 from tests.scripted import ScriptedServer, response
 
@@ -460,17 +459,10 @@ class Point(BaseModel):
 """
 
 
-def test_in_kernels(server: ScriptedServer, tmp_path: Path) -> None:
+def test_in_kernels(server: ScriptedServer, lasting: dict[str, str]) -> None:
     """In a notebook .data is an object of the class; a reply that does not fit leaves the job; and after a restart .data is the dict, or the object again if the class is there."""
-    setting = {
-        "OPENAI_API_KEY": KEY,
-        "OPENAI_BASE_URL": server.base_url,
-        "BGMAGIC_POLL": "0.1",
-        "BGMAGIC_JOURNAL": str(tmp_path / "journal.sqlite3"),
-        "JPY_SESSION_NAME": "paper.ipynb",
-    }
     server.ending = structured(GOOD, None)
-    with kernel(**setting) as first:
+    with kernel(**lasting) as first:
         first.ok(f"%load_ext bgmagic\n{DEFINED}")
         first.ok("%%bgresponse -o point --schema Point --wait\nWhere?")
         assert first.value("point.data") == "Point(x=1.0, y=2.5)"
@@ -488,7 +480,7 @@ def test_in_kernels(server: ScriptedServer, tmp_path: Path) -> None:
         first.until("wrong.done()")
         assert first.value("wrong.text") == repr('{"x": 1}')
         assert first.run("await wrong").said.startswith("InvalidAnswer: completed, but the text")
-    with kernel(**setting) as second:
+    with kernel(**lasting) as second:
         second.ok("%load_ext bgmagic\n%bgattach point")
         assert second.value("(point, point.data)") == f"({GOOD!r}, {{'x': 1, 'y': 2.5}})"
         second.ok(f"del point\n{DEFINED}\n%bgattach point")

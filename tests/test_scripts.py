@@ -51,6 +51,17 @@ def test_without_ipython(server: ScriptedServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
+    not (3, 12) <= sys.version_info < (3, 12, 2), reason="other Pythons send it as they end"
+)
+def test_script_that_ends_at_once_is_told_why(server: ScriptedServer, tmp_path: Path) -> None:
+    """Where Python starts no thread at its end, the last words say why the job was not sent, and what helps."""
+    ran = run("import bgmagic; bgmagic.submit('Why?')", server, tmp_path)
+    assert "1 job is unsent and written down nowhere" in ran.stderr
+    assert "3.12.2 does, and job.result() waits before" in ran.stderr
+    assert server.count("create") == 0
+
+
+@pytest.mark.skipif(
     (3, 12) <= sys.version_info < (3, 12, 2),
     reason="these start no thread as a process ends (CPython issue 113964)",
 )

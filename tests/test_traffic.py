@@ -6,7 +6,6 @@ import itertools
 import queue
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from tests.conftest import KEY
@@ -85,7 +84,9 @@ def test_preview_ten_times_a_second(server: ScriptedServer) -> None:
         assert 3 <= len(told) <= 10 * took + 2, (len(told), took)
 
 
-def test_answer_from_the_journal_after_a_restart(server: ScriptedServer, tmp_path: Path) -> None:
+def test_answer_from_the_journal_after_a_restart(
+    server: ScriptedServer, lasting: dict[str, str]
+) -> None:
     """%bgjobs NAME shows the answer rendered, in a kernel that never had the job, without a call; so do a
     failure and an unknown job, whose Send again works there, too."""
     server.ending = lambda rid, body: (
@@ -93,21 +94,14 @@ def test_answer_from_the_journal_after_a_restart(server: ScriptedServer, tmp_pat
         if "Fail" in str(body)
         else response(rid, "completed", "It is **so**.")
     )
-    environment = {
-        "OPENAI_API_KEY": KEY,
-        "OPENAI_BASE_URL": server.base_url,
-        "BGMAGIC_POLL": "0.1",
-        "BGMAGIC_JOURNAL": str(tmp_path / "journal.sqlite3"),
-        "JPY_SESSION_NAME": "/home/user/study.ipynb",
-    }
-    with kernel(**environment) as first:
+    with kernel(**lasting) as first:
         first.ok("%load_ext bgmagic")
         first.ok("%%bgresponse -o x --wait\nWhy?")
         first.ok("%%bgresponse -o y --wait\nFail.")
         server.enqueue("create", Script(reset="after"))
         first.ok("%%bgresponse -o z --wait\nWhat?")
     before = len(server.seen)
-    with kernel(**environment) as second:
+    with kernel(**lasting) as second:
         second.ok("%load_ext bgmagic")
         answer, footer = second.ok("%bgjobs x").displays
         assert "<strong>so</strong>" in answer["text/html"]

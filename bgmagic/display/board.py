@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
 from bgmagic.display.card import sentence
-from bgmagic.display.widgets import hear_beside_cells, script
+from bgmagic.display.widgets import hear_beside_cells, joined
 from bgmagic.job import Job
 from bgmagic.listing import Row, as_text, row_of
 
-_HERE = Path(__file__).parent
 INTERVAL = 0.3  # seconds between two updates at least: calm to look at, whatever goes on
 
 
@@ -32,8 +30,8 @@ class Board(anywidget.AnyWidget):
             later is given the rows of that moment.
     """
 
-    _esm = script("elements.js", "board.js")
-    _css = _HERE / "board.css"
+    _esm = joined("elements.js", "board.js")
+    _css = joined("theme.css", "board.css")
     rows: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
     def __init__(self, find: Callable[[str], Job | None], **traits: Any) -> None:

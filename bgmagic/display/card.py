@@ -12,18 +12,16 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
-from bgmagic.display.widgets import hear_beside_cells, script
+from bgmagic.display.widgets import hear_beside_cells, joined
 from bgmagic.errors import BgmagicError, readable
 from bgmagic.job import Job
 from bgmagic.status import JobRecord, Status
 
-_HERE = Path(__file__).parent
 # Characters of a preview that are sent: the end of it, since that is what is being read.
 PREVIEWED = 4000
 # Terminal statuses after which nothing is left to click: the card gives way to plain HTML.
@@ -42,8 +40,8 @@ class Card(anywidget.AnyWidget):
         preview: the end of what a streamed response says so far, and of its reasoning.
     """
 
-    _esm = script("elements.js", "page.js", "card.js")
-    _css = _HERE / "card.css"
+    _esm = joined("elements.js", "page.js", "card.js")
+    _css = joined("theme.css", "card.css")
     view = traitlets.Dict().tag(sync=True)
     preview = traitlets.Dict().tag(sync=True)
 

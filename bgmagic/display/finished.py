@@ -149,11 +149,17 @@ def muted_line(job: Job) -> dict[str, str]:
     record = job.record
     effort = f", effort {record.request.effort}" if record.request.effort else ""
     sent = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.submitted_at))
-    name = record.name or ""
-    text = (
-        f"{name}: sent {sent} to {record.request.model}{effort}. "
-        f"Later %bgjobs {name} shows it, and %bgattach {name} follows it in another kernel."
+    asked = f"sent {sent} to {record.request.model}{effort}"
+    if not record.request.model:  # picked up by its id: what was asked is not known here
+        asked = f"{record.response_id}, followed since {sent}"
+    # What another kernel will know it by: the journal keeps no name that the user did not choose.
+    which = (record.name if record.named else None) or record.response_id
+    later = (
+        f"%bgjobs {which} shows it, and %bgattach {which}"
+        if which
+        else "%bgjobs lists it, and %bgattach --all"
     )
+    text = f"{record.name or 'job'}: {asked}. Later {later} follows it in another kernel."
     # By this mark a page that was reloaded finds the line again.
     marked = f'<div data-bgmagic="{record.key}" style="{_QUIET}">{html.escape(text)}</div>'
     return {"text/html": marked, "text/plain": text}

@@ -11,13 +11,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
-from bgmagic.display.widgets import hear_beside_cells, script
+from bgmagic.display.widgets import hear_beside_cells, joined
 from bgmagic.errors import readable
 from bgmagic.job import Job
 from bgmagic.pricing import bill
@@ -26,7 +25,6 @@ from bgmagic.tally import Tally, took
 if TYPE_CHECKING:
     from bgmagic.group import JobGroup
 
-_HERE = Path(__file__).parent
 INTERVAL = 0.4  # seconds between two updates at least
 
 
@@ -37,8 +35,8 @@ class GroupBoard(anywidget.AnyWidget):
         view: what the browser draws, see `snapshot`.
     """
 
-    _esm = script("elements.js", "page.js", "group_board.js")
-    _css = _HERE / "group_board.css"
+    _esm = joined("elements.js", "page.js", "group_board.js")
+    _css = joined("theme.css", "group_board.css")
     view = traitlets.Dict().tag(sync=True)
 
     def __init__(self, group: JobGroup, **traits: Any) -> None:

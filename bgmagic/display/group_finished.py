@@ -138,9 +138,16 @@ def muted_line(group: JobGroup) -> dict[str, str]:
     """The line that stands beside a live board, as a bundle."""
     begun = min(job.record.submitted_at for job in group.jobs)
     sent = time.strftime("%Y-%m-%d %H:%M", time.localtime(begun))
+    # What another kernel will know it by: the journal keeps no name that the user did not choose.
+    which = group.name if group.jobs[0].record.named else None
+    later = (
+        f"%bgjobs {which} shows them, and %bgattach {which}"
+        if which
+        else "%bgjobs lists them, and %bgattach --all"
+    )
     text = (
-        f"{group.name}: {len(group.jobs)} jobs, begun {sent}. Later %bgjobs {group.name} shows "
-        f"them, and %bgattach {group.name} follows them in another kernel."
+        f"{group.name}: {len(group.jobs)} jobs, begun {sent}. "
+        f"Later {later} follows them in another kernel."
     )
     # By this mark a page that was reloaded finds the line again.
     marked = f'<div data-bgmagic="{group.key}" style="{_QUIET}">{html.escape(text)}</div>'

@@ -12,8 +12,8 @@ from typing import Any
 _HERE = Path(__file__).parent
 
 
-def script(*names: str) -> str:
-    """The files of these names, joined into one ES module; the last one has its exports."""
+def joined(*names: str) -> str:
+    """The files of these names as one style sheet, or one ES module whose last has the exports."""
     return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
 
 
