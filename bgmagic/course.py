@@ -36,6 +36,7 @@ RETENTION = (
     "the server no longer knows this response. Servers keep one for a limited time, OpenAI for 30 "
     "days and for about 10 minutes in projects with zero data retention"
 )
+_NO_IDS = ("", ".", "..")  # the last two would ask for another address
 _TAKEN = "another kernel sends it, or the journal can't say that none does"
 
 
@@ -251,7 +252,7 @@ class Course:
             finally:
                 self.sending = self.setting_out = False
         response_id = reply.response.get("id")
-        if not isinstance(response_id, str) or not response_id:
+        if not isinstance(response_id, str) or response_id in _NO_IDS:
             reason = "the server answered without a response id, so the job can't be followed"
             await self._settle(status=Status.UNKNOWN, response=reply.response, reason=reason)
             return None

@@ -45,6 +45,7 @@ CREATES: dict[str, tuple[Script, bool | None]] = {
     "truncated": (Script(truncate=5), None),
     "html": (Script(body=b"<html>"), None),
     "no id": (Script(json={"object": "response", "status": "queued"}), None),
+    "dots for an id": (Script(json={"id": "..", "object": "response", "status": "queued"}), None),
     "odd id": (Script(json={"id": 7, "status": "queued"}), None),
 }
 FAULTS = [
