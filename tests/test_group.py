@@ -565,6 +565,29 @@ def test_a_sweep_run_again_and_again_while_the_loop_is_busy(
     eventually(lambda: [job.name for job in third.jobs] == [f"study[{n}]" for n in range(5)])
 
 
+def test_run_again_before_it_was_written_down(
+    ask: Ask,
+    pointed: ScriptedServer,
+    kernel_of: Callable[[], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sweep that is run again in the same breath is joined without a false alarm about the journal,
+    which has every job in its newest place."""
+    pointed.polls, journal = 10**6, session.manager.ledger.journal
+    changes: list[concurrent.futures.Future[Any]] = []
+    change = journal.change
+    monkeypatch.setattr(journal, "change", lambda *a, **k: changes.append(change(*a, **k)) or changes[-1])  # fmt: skip
+    ask(items=range(60), out="x")
+    second = ask(items=range(59, -1, -1), out="x")
+    eventually(lambda: pointed.count("create") == 60)
+    assert [change.exception(LIMIT) for change in changes] == [None] * len(changes)
+    kernel_of()
+    pointed.polls, pointed.ending = 0, echo
+    third = attach_group(second.key, "x")
+    assert third.result(LIMIT) == [f"re: Say {n}" for n in range(59, -1, -1)]
+    assert pointed.count("create") == 60
+
+
 def test_what_an_earlier_sweep_of_the_variable_still_asks_is_joined(
     ask: Ask, pointed: ScriptedServer
 ) -> None:

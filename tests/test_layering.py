@@ -74,7 +74,7 @@ ROOMS: dict[str, set[str]] = {
         "answer", "awaiting", "client", "draft", "errors", "following", "job", "ledger", "plan",
         "poller", "replies", "request", "server", "status", "stream",
     },
-    "convoy": {"course", "job", "ledger", "place", "plan", "server"},
+    "convoy": {"course", "job", "ledger", "plan"},
     "store": {"errors"},
     "entries": {"store"},
     "journal": {"entries", "store"},
@@ -85,13 +85,13 @@ ROOMS: dict[str, set[str]] = {
         "server", "status", "store",
     },
     "fleet": {
-        "awaiting", "client", "convoy", "course", "job", "ledger", "plan", "poller", "server",
+        "awaiting", "client", "convoy", "course", "job", "ledger", "place", "plan", "poller", "server",
     },
     "again": {
         "answer", "control", "entries", "errors", "job", "ledger", "plan", "server", "status",
     },
     "manager": {
-        "again", "control", "convoy", "draft", "entries", "errors", "fleet", "job", "journal",
+        "again", "control", "draft", "entries", "errors", "fleet", "job", "journal",
         "lane", "ledger", "loop", "owners", "place", "plan", "poller", "request", "roster",
         "server", "status",
     },
