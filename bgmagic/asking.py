@@ -49,6 +49,11 @@ class Asked:
     composed: Sequence[Composed]
     places: Sequence[Place]
 
+    @property
+    def several(self) -> int:
+        """How many jobs each item has."""
+        return len(self.points) // len(self.items.values)
+
 
 def ask(text: str, settings: Settings, name: str, namespace: Mapping[str, Any]) -> Asked:
     """Work out what a sweep asks; nothing is sent.

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bgmagic.answer import Answer
-from bgmagic.errors import BgmagicError, Detached, JobError
+from bgmagic.errors import BgmagicError, Detached, JobError, counted
 from bgmagic.job import Job
 from bgmagic.status import Status
 
@@ -190,8 +190,7 @@ class JobGroup(Collection[Any]):
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        number = len(self.jobs)
-        return f"<JobGroup {self.name} {number} {'job' if number == 1 else 'jobs'}: {counts}>"
+        return f"<JobGroup {self.name} {counted(len(self.jobs))}: {counts}>"
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         if not self.done():
@@ -296,7 +295,7 @@ class Retried(tuple[Job, ...]):
     """Jobs that were sent again; as the last line of a cell, one line however many they are."""
 
     def __repr__(self) -> str:
-        return f"<{len(self)} {'job' if len(self) == 1 else 'jobs'} sent again>"
+        return f"<{counted(len(self))} sent again>"
 
 
 class Completed:

@@ -18,6 +18,7 @@ from bgmagic.conversation import Earlier, earlier_turns, same_place
 from bgmagic.errors import BadInput
 from bgmagic.job import Job
 from bgmagic.joining import twin_of
+from bgmagic.naming import job_named
 from bgmagic.options import Settings, settle
 from bgmagic.session import session
 from bgmagic.status import Status
@@ -86,12 +87,9 @@ def _continued(given: object, namespace: Mapping[str, Any]) -> tuple[str, object
         return (job.name if isinstance(job, Job) else None) or "the answer", given
     if given in namespace:
         return given, namespace[given]
-    for job in reversed(session.manager.jobs()):
-        if job.name == given:
-            return given, job
-    journal = session.manager.ledger.journal
-    for entry in journal.entries(notebook=session.notebook(), name=given, limit=1):
-        return given, session.manager.find(entry.key)
+    job = job_named(given, {})
+    if job is not None:
+        return given, job
     near = similar(given, [name for name in namespace if name[:1] != "_"])
     raise BadInput(f"--continue: there is no variable {given!r}, and no job of that name{near}")
 

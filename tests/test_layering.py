@@ -114,9 +114,10 @@ ROOMS: dict[str, set[str]] = {
     "dry_run": {"composing", "redaction"},
     "header": {"errors", "options", "values"},
     "submission": {
-        "answer", "composing", "control", "conversation", "errors", "job", "joining", "options",
-        "sdk", "session", "status", "template", "values",
+        "answer", "composing", "control", "conversation", "errors", "job", "joining", "naming",
+        "options", "sdk", "session", "status", "template", "values",
     },
+    "naming": {"answer", "entries", "errors", "group", "job", "session", "values"},
     "asking": {
         "composing", "errors", "expressions", "options", "place", "pricing", "session",
         "submission", "sweep", "template", "values",
@@ -126,8 +127,8 @@ ROOMS: dict[str, set[str]] = {
         "options", "place", "plan", "pricing", "request", "session", "status",
     },
     "regroup": {
-        "display.group_shown", "entries", "errors", "group", "grouping", "request", "schema",
-        "session",
+        "display.group_shown", "entries", "errors", "group", "grouping", "naming", "request",
+        "schema", "session", "telling",
     },
     "research": {"answer", "errors", "group", "grouping", "job", "record", "session", "submission"},
     "joining": {"entries", "errors", "job", "place", "status"},
@@ -158,8 +159,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "embedded": {"errors", "local", "local.launcher", "local.pace", "server"},
     "line_magics": {
-        "answer", "display.shown", "embedded", "errors", "group", "header", "job", "listing",
-        "namespace", "options", "regroup", "reporting", "request", "schema", "session",
+        "display.shown", "embedded", "errors", "group", "header", "job", "listing",
+        "namespace", "naming", "options", "regroup", "reporting", "request", "schema", "session",
         "submission", "telling",
     },
     "completion": {

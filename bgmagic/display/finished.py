@@ -144,6 +144,12 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {s % 60} s"
 
 
+def later(name: str | None, it: str) -> str:
+    """How to come back to what a variable holds; a later kernel knows only chosen names."""
+    shows, follows = ("%bgjobs", "--all") if name is None else (f"%bgjobs {name}", name)
+    return f"{shows} shows {it}, and %bgattach {follows} follows {it} in another kernel."
+
+
 def muted_line(job: Job) -> dict[str, str]:
     """The line that stands beside a live card, as a MIME bundle."""
     record = job.record
@@ -152,7 +158,7 @@ def muted_line(job: Job) -> dict[str, str]:
     name = record.name or ""
     text = (
         f"{name}: sent {sent} to {record.request.model}{effort}. "
-        f"Later %bgjobs {name} shows it, and %bgattach {name} follows it in another kernel."
+        f"Later {later(name if record.named else None, 'it')}"
     )
     # By this mark a page that was reloaded finds the line again.
     marked = f'<div data-bgmagic="{record.key}" style="{_QUIET}">{html.escape(text)}</div>'

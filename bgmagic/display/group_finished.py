@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.display.finished import duration
-from bgmagic.errors import readable
+from bgmagic.display.finished import duration, later
+from bgmagic.errors import counted, readable
 from bgmagic.pricing import dollars
 from bgmagic.record import row
 from bgmagic.tally import Tally
@@ -39,7 +39,7 @@ def as_html(group: JobGroup, tally: Tally) -> str:
     mark, colour = ("✕", "--jp-error-color1, #d32f2f") if failed else _DONE
     counts = ", ".join(f"{count} {status}" for status, count in tally.counts.items())
     title = f'<span style="color: var({colour})">{mark}</span> <b>{html.escape(group.name)}</b>'
-    parts = [f"<div>{title} {tally.size} jobs: {html.escape(counts)}</div>"]
+    parts = [f"<div>{title} {counted(tally.size)}: {html.escape(counts)}</div>"]
     if failed:
         parts.append(_failed(tally, group.name))
     parts.append(_table(group))
@@ -138,10 +138,9 @@ def muted_line(group: JobGroup) -> dict[str, str]:
     """The line that stands beside a live board, as a bundle."""
     begun = min(job.record.submitted_at for job in group.jobs)
     sent = time.strftime("%Y-%m-%d %H:%M", time.localtime(begun))
-    text = (
-        f"{group.name}: {len(group.jobs)} jobs, begun {sent}. Later %bgjobs {group.name} shows "
-        f"them, and %bgattach {group.name} follows them in another kernel."
-    )
+    place = group.jobs[0].record.place
+    name = place.name if place is not None else None
+    text = f"{group.name}: {counted(len(group.jobs))}, begun {sent}. Later {later(name, 'them')}"
     # By this mark a page that was reloaded finds the line again.
     marked = f'<div data-bgmagic="{group.key}" style="{_QUIET}">{html.escape(text)}</div>'
     return {"text/html": marked, "text/plain": text}
