@@ -117,6 +117,9 @@ def test_board_in_a_notebook(server: ScriptedServer, lab_with: Open) -> None:
         "letters = list('abc') * 8",
         "%%bgresponse -o study --each letters --max-in-flight 12\nSay {{ item }}",
         "study.counts",
+        "%%bgresponse -o unseen --n 2 --quiet\nSay {{ 'c' }}",
+        "unseen",
+        "unseen.cancel()",
     )
     lab, path = lab_with(*cells)
     lab.run(1)
@@ -144,6 +147,13 @@ def test_board_in_a_notebook(server: ScriptedServer, lab_with: Open) -> None:
     assert board.count() == 0
     assert "%bgattach" not in saved(lab.page, path, 2, "All 24 jobs")
     assert lab.page.evaluate("window.fired") is None
+    # Looked at by its variable alone.
+    lab.run(4)
+    lab.run(5)
+    lab.cell(5).locator(".bgmagic-group-board").get_by_text("2 in progress").wait_for()
+    lab.run(6)
+    lab.cell(5).get_by_text("unseen 2 jobs: 2 cancelled").wait_for(timeout=30_000)
+    assert "All 2 jobs" in saved(lab.page, path, 5, "unseen")
 
 
 @pytest.mark.timeout(240)
