@@ -246,13 +246,15 @@ class JobDict(JobGroup, Mapping[Any, Any]):
         items: Sequence[Any] | None = None,
         *,
         keys: Sequence[Any],
+        several: bool = False,
     ) -> None:
-        """Make the group; ``keys`` has the key of each job's item."""
+        """Make the group; ``keys`` has the key of each job's item, ``several`` whether an item has
+        several jobs although one is here."""
         super().__init__(key, name, jobs, items)
         self._places: dict[Any, list[int]] = {}
         for index, item in enumerate(keys):
             self._places.setdefault(item, []).append(index)
-        self._several = len(self._places) < len(keys)
+        self._several = several or len(self._places) < len(keys)
 
     def _shaped(self, results: list[Any]) -> Any:
         return {key: self._of(key, results) for key in self._places}

@@ -259,7 +259,13 @@ def _newest(key: str) -> list[Entry]:
 def _regrouped(key: str, name: str, entries: Sequence[Entry], jobs: Sequence[Job]) -> JobGroup:
     places = [_place_of(entry) for entry in entries]
     if places[0].kind == "dict":
-        return JobDict(key, name, jobs, keys=[hashable(place.key) for place in places])
+        keys = [hashable(place.key) for place in places]
+        # Also where only one of several of an item is the journal's.
+        several = any(
+            place.samples > 1 or (entry.name and entry.name != titled(str(place.name), place, 1))
+            for entry, place in zip(entries, places, strict=True)
+        )
+        return JobDict(key, name, jobs, keys=keys, several=several)
     return JobList(key, name, jobs)
 
 

@@ -146,6 +146,52 @@ def test_rows_settings_and_samples_in_a_table(ask: Ask, pointed: ScriptedServer)
     assert frame["error"].isna().all()
 
 
+def test_a_table_after_a_restart(
+    ask: Ask, pointed: ScriptedServer, kernel_of: Callable[[], dict[str, Any]]
+) -> None:
+    """In the next kernel too a column of numbers is one, with what is missing missing; rows of different
+    columns have theirs before how it went; the keys of a dict can be grouped by."""
+    table = pandas.DataFrame({"n": [1.5, None], "k": pandas.array([1, None], dtype="Int64")})
+    first = ask("{{ item.n }}", table)
+    mixed = ask("{{ item.q }}", [{"q": "a"}, {"q": "b", "more": 1}])
+    keyed = ask("{{ item }}", {(1, 2): "a"}, n=2)
+    for group in (first, mixed, keyed):
+        group.result(LIMIT)
+    kernel_of()
+    for before in (first, mixed, keyed):
+        for group in (before, attach_group(before.key, "x")):
+            frame = group.to_frame()
+            if before is first:
+                assert frame["item.n"].dtype == float
+                assert frame["item.n"].sum() == 1.5
+                assert list(frame["item.k"].isna()) == [False, True]
+            elif before is mixed:
+                assert list(frame.columns)[:2] == ["item.q", "item.more"]
+                assert list(frame.columns)[-1] == "error"
+            else:
+                assert frame.groupby("key").size().to_dict() == {(1, 2): 2}
+
+
+def test_a_dict_whose_journal_has_one_of_two(
+    ask: Ask, pointed: ScriptedServer, kernel_of: Callable[[], dict[str, Any]]
+) -> None:
+    """A dict's group of two samples gives lists also where the journal has only one of them in it, since
+    the other is an earlier sweep's."""
+    ask(items={"a": "x"}, out="first").result(LIMIT)
+    both = ask(items={"a": "x"}, n=2, out="both", reuse=True)
+    both.result(LIMIT)
+    assert pointed.count("create") == 2
+    sweep = {"effort": ["low", "high"]}
+    ask(items={"a": "x"}, effort="low", out="first").result(LIMIT)
+    efforts = ask(items={"a": "x"}, sweep=sweep, out="efforts", reuse=True)
+    one = ask(items={"a": "x"}, sweep={"effort": ["max"]}, out="one")
+    assert (len(efforts.result(LIMIT)["a"]), one.result(LIMIT)) == (2, {"a": "the answer"})
+    kernel_of()
+    assert dict(attach_group(both.key, "both")) == {"a": ["the answer"]}
+    assert dict(attach_group(efforts.key, "efforts")) == {"a": ["the answer"]}
+    assert dict(attach_group(one.key, "one")) == {"a": "the answer"}
+
+
 def test_columns_of_any_name(ask: Ask, pointed: ScriptedServer) -> None:
     """Columns may have the names of a dict's methods: the whole row, and each of them, goes into the text."""
     names = ["items", "values", "keys", "get", "count"]
@@ -498,6 +544,7 @@ def test_requests_that_are_too_large_together(
         ("{{ other }}", ["a"], "there is no variable 'other'"),
         ("{{ item", ["a"], "has no }}"),
         ("{{ item }}", ["a", " "], "empty"),
+        ("{{ item }}", (n / 0 for n in [1]), "going over it failed with ZeroDivisionError"),
     ],
 )
 def test_bad_input_sends_nothing(

@@ -54,7 +54,7 @@ ROOMS: dict[str, set[str]] = {
         "status",
     },
     "telling": {"errors", "job"},
-    "record": {"answer", "errors", "job", "pricing", "redaction"},
+    "record": {"answer", "errors", "job", "place", "pricing", "redaction"},
     "tally": {"errors", "job", "pricing", "record"},
     "roster": {"job"},
     "sdk": {"connections", "errors", "server"},
@@ -114,8 +114,8 @@ ROOMS: dict[str, set[str]] = {
     "dry_run": {"composing", "redaction"},
     "header": {"errors", "options", "values"},
     "submission": {
-        "answer", "composing", "control", "conversation", "errors", "job", "joining", "naming",
-        "options", "sdk", "session", "status", "template", "values",
+        "answer", "composing", "control", "conversation", "errors", "group", "job", "joining",
+        "naming", "options", "sdk", "session", "status", "template", "values",
     },
     "naming": {"answer", "entries", "errors", "group", "job", "session", "values"},
     "asking": {
@@ -130,7 +130,9 @@ ROOMS: dict[str, set[str]] = {
         "display.group_shown", "entries", "errors", "group", "grouping", "naming", "request",
         "schema", "session", "telling",
     },
-    "research": {"answer", "errors", "group", "grouping", "job", "record", "session", "submission"},
+    "research": {
+        "answer", "errors", "group", "grouping", "job", "record", "session", "submission", "values",
+    },
     "joining": {"entries", "errors", "job", "place", "status"},
     "namespace": {"answer", "job"},
     "blocking": {"job"},
@@ -144,7 +146,9 @@ ROOMS: dict[str, set[str]] = {
         "status",
     },
     "display.board": {"display.card", "display.widgets", "job", "listing"},
-    "display.group_board": {"display.widgets", "errors", "job", "pricing", "tally"},
+    "display.group_board": {
+        "display.group_finished", "display.widgets", "errors", "job", "pricing", "tally",
+    },
     "display.group_finished": {"display.finished", "errors", "pricing", "record", "tally"},
     "display.shown": {
         "control", "display.board", "display.card", "display.finished", "display.frontend", "job",
@@ -167,8 +171,8 @@ ROOMS: dict[str, set[str]] = {
         "answer", "group", "job", "options", "reporting", "session", "submission", "values",
     },
     "magics": {
-        "blocking", "completion", "composing", "display.shown", "dry_run", "grouping", "header",
-        "job", "line_magics", "namespace", "options", "regroup", "reporting", "server", "session",
+        "blocking", "completion", "composing", "display.shown", "dry_run", "errors", "grouping",
+        "header", "job", "line_magics", "namespace", "options", "regroup", "reporting", "server", "session",
         "submission", "telling", "values",
     },
     "": {"answer", "errors", "group", "job", "magics", "research", "status", "submission"},
