@@ -60,6 +60,11 @@ def test_what_its_user_reads(in_kernel: Kernel, server: ScriptedServer) -> None:
         "%%bgresponse --n 101\nSay b": "these are 101 jobs: ",
         "%%bgresponse --each table\nSay b": "--n 3 instead",
         "%%bgresponse\nSay {{ items }}": "there is no variable 'items'",
+        "%%bgresponse --each table --raw\n{{ item }}": "--raw leaves {{ item }} as it stands, so",
+        "%%bgresponse --sweep store=true,false\nSay b": "--sweep store can't be set",
+        "%%bgresponse --yes 3\nSay b": "--yes 3: this is 1 job",
+        "%%bgresponse -c x\nSay b": "--continue x: it holds a group; one of its answers",
+        "%%bgresponse -c x['one'][0]\nSay b": "-c x[one][0] -o NAME",
     }.items():
         ran = kernel.run(cell)
         assert ran.status == "error"
