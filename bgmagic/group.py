@@ -193,12 +193,10 @@ class JobGroup(Collection[Any]):
         return f"<JobGroup {self.name} {counted(len(self.jobs))}: {counts}>"
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        if not self.done():
-            return self.board.bundle(), {}
-        # Imported when it is looked at. HTML, so that it outlives the kernel in the notebook.
-        from bgmagic.display.group_finished import bundle
+        # Imported when it is looked at.
+        from bgmagic.display.group_shown import as_it_is
 
-        return dict(bundle(self)), {}
+        return as_it_is(self), {}
 
     @property
     def board(self) -> Any:

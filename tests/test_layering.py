@@ -50,7 +50,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "farewell": {"errors", "job", "status"},
     "group": {
-        "answer", "display.group_board", "display.group_finished", "errors", "job", "record",
+        "answer", "display.group_board", "display.group_shown", "errors", "job", "record",
         "status",
     },
     "telling": {"errors", "job"},
