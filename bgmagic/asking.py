@@ -187,6 +187,15 @@ def bill_of(asked: Asked) -> Bill:
     """What the jobs may cost."""
     server = session.manager.destination().name
     return bill(
-        (one.request.model, server, point.settings.max_output_tokens, len(one.request.text))
+        (one.request.model, server, _most_output(one, point), len(one.request.text))
         for one, point in zip(asked.composed, asked.points, strict=True)
     )
+
+
+def _most_output(one: Composed, point: Point) -> int | None:
+    """The output tokens that a job may have at most, also where they came as a request field."""
+    settings = point.settings
+    if any(name == "max_output_tokens" for name, _ in settings.param):
+        given = one.request.body.get("max_output_tokens")
+        return given if isinstance(given, int) else None
+    return settings.max_output_tokens

@@ -26,6 +26,7 @@ from bgmagic.errors import BadInput, BgmagicError, JobCancelled, JobFailed, NotR
 from bgmagic.group import JobGroup
 from bgmagic.grouping import attach_group
 from bgmagic.job import Job
+from bgmagic.pricing import dollars, price_of_tokens
 from bgmagic.session import session
 from tests.scripted import Script, ScriptedServer, response
 from tests.test_job import LIMIT, SOON, eventually
@@ -516,6 +517,18 @@ def test_many_jobs_are_agreed_to(
     assert pointed.count("create") == 0
     monkeypatch.delenv("BGMAGIC_CONFIRM_ABOVE")
     assert len(ask(items=range(102), yes=102).result(LIMIT)) == 102
+
+
+@pytest.mark.parametrize("options", [{"max_output_tokens": 1000}, {"param": {"max_output_tokens": 1000}}])  # fmt: skip
+def test_the_most_it_can_cost(
+    ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Where prices are known, the line has the most that all jobs can cost, however the bound was given."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.openai.com/v1")
+    most = dollars((price_of_tokens("gpt-5.2", "https://api.openai.com/v1", 0, 1000) or 0) * 200)
+    with pytest.raises(BadInput, match=r"these are 200 jobs: at most .* for output, and about") as caught:  # fmt: skip
+        ask(items=range(200), **options)
+    assert f"at most {most} for output" in str(caught.value)
 
 
 def test_requests_that_are_too_large_together(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -95,6 +96,25 @@ def test_what_stays_is_plain(ask: Ask, pointed: ScriptedServer) -> None:
     assert "1,500 out" not in page
     assert group._repr_mimebundle_()[0] == shown
     assert Tally(group.jobs).price == (None, 100)
+
+
+def test_only_remedies_that_help_are_named(
+    ask: Ask, pointed: ScriptedServer, kernel_of: Callable[[], dict[str, Any]]
+) -> None:
+    """What stays says how to go on: what may have been accepted is sent again only on purpose, and what
+    another kernel has can only be attached."""
+    pointed.enqueue("create", Script(reset="after"))
+    group = ask("Say {{ item }}", ["a"], out="x")
+    eventually(group.done)
+    page = bundle(group)["text/html"]
+    assert "x.retry_failed() sends" not in page
+    assert "x.retry_failed(unknown=True) those too that may have been accepted" in page
+    pointed.polls = 10**6
+    left = ask("Say {{ item }}", ["a"], out="y")
+    eventually(lambda: left.jobs[0].running())
+    kernel_of()
+    page = bundle(left)["text/html"]
+    assert "1 without an answer; %bgattach y follows those that are detached." in page
 
 
 def test_prices_of_some() -> None:

@@ -149,7 +149,9 @@ ROOMS: dict[str, set[str]] = {
     "display.group_board": {
         "display.group_finished", "display.widgets", "errors", "job", "pricing", "tally",
     },
-    "display.group_finished": {"display.finished", "errors", "pricing", "record", "tally"},
+    "display.group_finished": {
+        "display.finished", "errors", "pricing", "record", "status", "tally",
+    },
     "display.shown": {
         "control", "display.board", "display.card", "display.finished", "display.frontend", "job",
         "listing",

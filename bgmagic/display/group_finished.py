@@ -16,6 +16,7 @@ from bgmagic.display.finished import duration, later
 from bgmagic.errors import counted, readable
 from bgmagic.pricing import dollars
 from bgmagic.record import row
+from bgmagic.status import Status
 from bgmagic.tally import Tally
 
 if TYPE_CHECKING:
@@ -57,10 +58,25 @@ def _failed(tally: Tally, name: str) -> str:
         f'<span style="{_QUIET}">({html.escape(reason.names)})</span></li>'
         for reason in tally.reasons()
     )
-    title = html.escape(
-        f"{tally.failures} without an answer; {name}.retry_failed() sends them again."
-    )
+    title = html.escape(f"{tally.failures} without an answer; {_remedies(tally, name)}.")
     return f'<div>{title}</div><ul style="margin: 0; overflow-wrap: anywhere">{items}</ul>'
+
+
+def _remedies(tally: Tally, name: str) -> str:
+    unknown, detached = (
+        tally.counts.get(status, 0) for status in (Status.UNKNOWN, Status.DETACHED)
+    )
+    told = []
+    if tally.failures > unknown + detached:
+        told.append(f"{name}.retry_failed() sends them again")
+    if unknown:
+        told.append(
+            f"{name}.retry_failed(unknown=True) those too that may have been accepted, at the risk "
+            "of paying twice"
+        )
+    if detached:
+        told.append(f"%bgattach {name} follows those that are detached")
+    return ", ".join(told)
 
 
 def _table(group: JobGroup) -> str:
