@@ -206,8 +206,9 @@ class BgLineMagics(Magics):
                 tell_open("Name one, or --all.")
 
     def _attach_all(self) -> None:
-        single = regroup.attach_groups(self._shell, open_entries())
-        found = sorted([*self._nameless(), *single], key=lambda entry: entry.created_at)
+        wanted = [*self._nameless(), *open_entries()]
+        single = regroup.attach_groups(self._shell, wanted)
+        found = sorted(single, key=lambda entry: entry.created_at)
         newest = {entry.name: entry.key for entry in found}
         needed = session.manager.ledger.needed()
         for number, entry in enumerate(found):
@@ -225,13 +226,15 @@ class BgLineMagics(Magics):
                 print(error)
 
     def _nameless(self) -> list[Entry]:
-        """Jobs that are followed already, since others need them, and whose variable is free."""
+        """Jobs that are followed already, since others need them, and whose variable is free, as
+        that of their group is."""
         journal = session.manager.ledger.journal
         followed = [job.record for job in jobs() if job.unbound]
         wanted = [
             record.key
             for record in followed
-            if record.named and record.place is None and record.name not in self._namespace
+            if record.named
+            and (record.place.name if record.place else record.name) not in self._namespace
         ]
         return [entry for key in wanted if (entry := journal.find(key))]
 

@@ -165,10 +165,13 @@ def test_what_a_later_kernel_is_told_to_do(start: Start, server: ScriptedServer)
     known to none; while others still run, a group is told in a line instead of a board that stands still."""
     server.polls = 10**6
     with start() as first:
+        first.ok("from bgmagic.session import session")
         first.ok("%%bgresponse -o x --n 2\nSay a")
         group = first.ok("%%bgresponse --n 1\nSay b").said
         single = first.ok("%%bgresponse\nSay c").said
         first.until("all(job.status == 'in_progress' for job in __import__('bgmagic').jobs())")
+        first.ok("%%bgresponse -o needs --n 2 --quiet\nSay {{ x }}")
+        first.until("len(session.manager.ledger.journal.entries()) == 6")
         kill(first)
     assert ": 1 job, begun" in group
     for said in (group, single):
@@ -179,8 +182,14 @@ def test_what_a_later_kernel_is_told_to_do(start: Start, server: ScriptedServer)
         assert told.startswith("x: 2 jobs, 2 in_progress")
         assert "%bgattach x" in told
         assert second.value("'x' in dir()") == "False"
+        # What others need is followed with them, and has its variable with all the rest.
+        second.ok("%bgattach needs")
+        server.polls = 0
+        second.until("needs.done()")
+        assert second.value("'x' in dir()") == "False"
         second.ok("%bgattach --all")
-        assert len(second.value("[job.name for job in __import__('bgmagic').jobs()]").split()) == 4
+        assert second.value("list(x)") == "['the answer', 'the answer']"
+        second.until("[group.done() for group in (x, needs)] == [True, True]")
 
 
 def test_attached_all_and_under_another_name(start: Start, server: ScriptedServer) -> None:
