@@ -113,11 +113,10 @@ def _known(asked: Asked, *, join: bool) -> Known:
     settings, manager, notebook = asked.settings, session.manager, session.notebook()
     server, known = manager.destination().name, Known()
     if join and not settings.again:
-        running = running_groups(manager.placed(), server, settings.out, notebook)
-        known.add_jobs(running)
-        if not running:
-            here = {job.record.key for job in manager.jobs()}
-            known.add_entries(open_group(manager.ledger, here, settings.out, notebook))
+        known.add_jobs(running_groups(manager.placed(), server, settings.out, notebook))
+        newest = {job.record.key: job for job in manager.jobs()}
+        here = {key for key, job in newest.items() if job.status != Status.DETACHED}
+        known.add_entries(open_group(manager.ledger, here, settings.out, notebook))
     if settings.reuse:
         known.add_entries(completed(manager.ledger, set(_prints(asked, server))))
     return known

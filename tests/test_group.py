@@ -648,6 +648,22 @@ def test_run_again_before_it_was_written_down(
     assert pointed.count("create") == 60
 
 
+def test_what_is_watched_no_more_is_joined(ask: Ask, pointed: ScriptedServer) -> None:
+    """A sweep whose deadline has passed may still run at the server: run again, that is asked for its
+    jobs, and none is sent twice; run again when all have ended, it is sent anew."""
+    pointed.polls = 10**6
+    pointed.by_id["resp_1"] = Script(json=response("resp_1", "completed", "early"))
+    first = ask(items=[1, 2, 3], out="x", deadline=0.2)
+    eventually(first.done)
+    assert first.counts == {"detached": 2, "completed": 1}
+    pointed.polls = 0
+    second = ask(items=[1, 2, 3, 4], out="x")
+    assert second.result(LIMIT) == ["early", "the answer", "the answer", "the answer"]
+    assert pointed.count("create") == 4
+    ask(items=[1, 2, 3, 4], out="x").result(LIMIT)
+    assert pointed.count("create") == 8
+
+
 def test_what_an_earlier_sweep_of_the_variable_still_asks_is_joined(
     ask: Ask, pointed: ScriptedServer
 ) -> None:
