@@ -49,6 +49,11 @@ class Asked:
     composed: Sequence[Composed]
     places: Sequence[Place]
 
+    @property
+    def several(self) -> int:
+        """How many jobs each item has."""
+        return len(self.points) // len(self.items.values)
+
 
 def ask(text: str, settings: Settings, name: str, namespace: Mapping[str, Any]) -> Asked:
     """Work out what a sweep asks; nothing is sent.
@@ -59,7 +64,7 @@ def ask(text: str, settings: Settings, name: str, namespace: Mapping[str, Any]) 
     items = Items() if settings.each is None else sweep.items_of(settings.each, "--each")
     axes = sweep.read_axes(settings.sweep, "--sweep")
     points = sweep.points(settings, len(items.values), axes, settings.n or 1)
-    _check_uses_item(() if settings.raw else compile_template(text).pieces, items)
+    _check_uses_item(() if settings.raw else compile_template(text).pieces, items, settings)
     made: dict[tuple[int, int], Composed] = {}
     composed, room = [], LARGEST
     scope = dict(namespace)
@@ -78,11 +83,16 @@ def ask(text: str, settings: Settings, name: str, namespace: Mapping[str, Any]) 
     return Asked(name, settings, items, points, composed, _places(settings, items, points))
 
 
-def _check_uses_item(pieces: Sequence[str | Expression], items: Items) -> None:
+def _check_uses_item(pieces: Sequence[str | Expression], items: Items, settings: Settings) -> None:
     expressions = [piece.source for piece in pieces if isinstance(piece, Expression)]
     if len(items.values) > 1 and not any(_ITEM.search(source) for source in expressions):
+        why = (
+            "--raw leaves {{ item }} as it stands"
+            if settings.raw
+            else "the cell never names {{ item }}"
+        )
         raise BadInput(
-            f"the cell never names {{{{ item }}}}, so all {len(items.values)} items would ask the "
+            f"{why}, so all {len(items.values)} items would ask the "
             f"same; to ask that several times, write --n {len(items.values)} instead of --each"
         )
 
@@ -96,6 +106,8 @@ def _composed(text: str, point: Point, items: Items, scope: dict[str, Any]) -> C
     except BadInput as error:
         which = items.keys[point.item] if items.keys else point.item
         told = _about_columns(str(error), items.values[point.item])
+        for name, _ in point.swept:
+            told = told.replace(f"--param {name}", f"--sweep {name}")
         raise BadInput(f"--each, item {which!r}: {told}" if items.kind else told) from None
 
 
@@ -175,6 +187,15 @@ def bill_of(asked: Asked) -> Bill:
     """What the jobs may cost."""
     server = session.manager.destination().name
     return bill(
-        (one.request.model, server, point.settings.max_output_tokens, len(one.request.text))
+        (one.request.model, server, _most_output(one, point), len(one.request.text))
         for one, point in zip(asked.composed, asked.points, strict=True)
     )
+
+
+def _most_output(one: Composed, point: Point) -> int | None:
+    """The output tokens that a job may have at most, also where they came as a request field."""
+    settings = point.settings
+    if any(name == "max_output_tokens" for name, _ in settings.param):
+        given = one.request.body.get("max_output_tokens")
+        return given if isinstance(given, int) else None
+    return settings.max_output_tokens

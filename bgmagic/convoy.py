@@ -14,9 +14,7 @@ from typing import Any
 from bgmagic.course import HEAD_START
 from bgmagic.job import Job
 from bgmagic.ledger import AT_ONCE, Ledger
-from bgmagic.place import Place
 from bgmagic.plan import Plan
-from bgmagic.server import Server
 
 logger = logging.getLogger("bgmagic")
 
@@ -30,10 +28,15 @@ class Convoy:
         self._ledger = ledger
         self._hurry = asyncio.Event()
         self._written = asyncio.Event()
+        self._unwritten = set(jobs)
 
     def close(self) -> None:
         """Write them down now: the process is about to end."""
         self._hurry.set()
+
+    def writes(self, job: Job) -> bool:
+        """Whether ``job`` is one of those that are still to be written down."""
+        return job in self._unwritten
 
     async def written(self) -> None:
         """Wait until they are written down, or that has failed."""
@@ -48,7 +51,7 @@ class Convoy:
                 await asyncio.wait_for(self._hurry.wait(), HEAD_START)
             records = [job.record for job in jobs]
             await self._ledger.intend_all(records, plan.server, plan.poll_interval, plan.deadline)
-            self._written.set()
+            self._now_written()
             if self._hurry.is_set():
                 _detach(jobs, "the kernel is shutting down")
                 return
@@ -68,16 +71,14 @@ class Convoy:
             logger.exception("a group of %d jobs broke off", len(jobs))
             _detach(jobs, f"bgmagic itself failed with {type(error).__name__}: {error}")
         finally:
-            self._written.set()
+            self._now_written()
+
+    def _now_written(self) -> None:
+        self._unwritten.clear()
+        self._written.set()
 
 
 def _detach(jobs: Sequence[Job], reason: str) -> None:
     for job in jobs:
         if not job.done():
             job.detach(reason)
-
-
-async def relocate(job: Job, name: str, place: Place, ledger: Ledger, server: Server) -> None:
-    """Give a job another place in a group."""
-    job.advance(name=name, place=place)
-    ledger.note_place(job.record, server)

@@ -38,6 +38,11 @@ def readable(text: str, most: int = 600) -> str:
     return line if len(line) <= most else f"{line[:most]}…"
 
 
+def counted(count: int) -> str:
+    """So many jobs, as people say it: "1 job", "20 jobs"."""
+    return "1 job" if count == 1 else f"{count} jobs"
+
+
 class BgmagicError(Exception):
     """Anything bgmagic raises on purpose."""
 

@@ -15,6 +15,7 @@ from bgmagic.convoy import Convoy
 from bgmagic.course import Course
 from bgmagic.job import Job
 from bgmagic.ledger import Ledger
+from bgmagic.place import Place
 from bgmagic.plan import Plan
 from bgmagic.poller import Clock
 from bgmagic.server import Server
@@ -62,6 +63,13 @@ class Fleet:
             await convoy.run(functools.partial(self.carry, plan=plan, intended=True))
         finally:
             self._convoys.discard(convoy)
+
+    async def relocate(self, job: Job, name: str, place: Place, server: Server) -> None:
+        """Give a job another place in a group."""
+        job.advance(name=name, place=place)
+        for convoy in [convoy for convoy in self._convoys if convoy.writes(job)]:
+            await convoy.written()  # what the journal does not have yet it can't change
+        self._ledger.note_place(job.record, server)
 
     def want_cancel(self, job: Job) -> None:
         """Pass the wish to cancel on."""

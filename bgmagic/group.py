@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bgmagic.answer import Answer
-from bgmagic.errors import BgmagicError, Detached, JobError
+from bgmagic.errors import BgmagicError, Detached, JobError, counted
 from bgmagic.job import Job
 from bgmagic.status import Status
 
@@ -190,16 +190,13 @@ class JobGroup(Collection[Any]):
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        number = len(self.jobs)
-        return f"<JobGroup {self.name} {number} {'job' if number == 1 else 'jobs'}: {counts}>"
+        return f"<JobGroup {self.name} {counted(len(self.jobs))}: {counts}>"
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        if not self.done():
-            return self.board.bundle(), {}
-        # Imported when it is looked at. HTML, so that it outlives the kernel in the notebook.
-        from bgmagic.display.group_finished import bundle
+        # Imported when it is looked at.
+        from bgmagic.display.group_shown import as_it_is
 
-        return dict(bundle(self)), {}
+        return as_it_is(self), {}
 
     @property
     def board(self) -> Any:
@@ -247,13 +244,15 @@ class JobDict(JobGroup, Mapping[Any, Any]):
         items: Sequence[Any] | None = None,
         *,
         keys: Sequence[Any],
+        several: bool = False,
     ) -> None:
-        """Make the group; ``keys`` has the key of each job's item."""
+        """Make the group; ``keys`` has the key of each job's item, ``several`` whether an item has
+        several jobs although one is here."""
         super().__init__(key, name, jobs, items)
         self._places: dict[Any, list[int]] = {}
         for index, item in enumerate(keys):
             self._places.setdefault(item, []).append(index)
-        self._several = len(self._places) < len(keys)
+        self._several = several or len(self._places) < len(keys)
 
     def _shaped(self, results: list[Any]) -> Any:
         return {key: self._of(key, results) for key in self._places}
@@ -296,7 +295,7 @@ class Retried(tuple[Job, ...]):
     """Jobs that were sent again; as the last line of a cell, one line however many they are."""
 
     def __repr__(self) -> str:
-        return f"<{len(self)} {'job' if len(self) == 1 else 'jobs'} sent again>"
+        return f"<{counted(len(self))} sent again>"
 
 
 class Completed:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.asking import Asked, ask, bill_of, check_agreed, factors
-from bgmagic.errors import BadInput
+from bgmagic.errors import BadInput, counted
 from bgmagic.group import JobDict, JobGroup, JobList
 from bgmagic.job import Job
 from bgmagic.joining import Known, completed, open_group, running_groups
 from bgmagic.options import Settings
-from bgmagic.place import Place
+from bgmagic.place import Place, hashable
 from bgmagic.pricing import Bill
 from bgmagic.request import Reader
 from bgmagic.session import session
@@ -99,7 +99,7 @@ def dry_run(text: str, settings: Settings, namespace: Mapping[str, Any]) -> str:
     from bgmagic.dry_run import report
 
     asked = ask(text, settings, settings.out or "group", namespace)
-    told = f"{len(asked.composed)} jobs{factors(asked)}: {bill_of(asked)}. The first:"
+    told = f"{counted(len(asked.composed))}{factors(asked)}: {bill_of(asked)}. The first:"
     return f"{told}\n{report(asked.composed[0], session.secrets())}"
 
 
@@ -108,11 +108,10 @@ def _known(asked: Asked, *, join: bool) -> Known:
     settings, manager, notebook = asked.settings, session.manager, session.notebook()
     server, known = manager.destination().name, Known()
     if join and not settings.again:
-        running = running_groups(manager.placed(), server, settings.out, notebook)
-        known.add_jobs(running)
-        if not running:
-            here = {job.record.key for job in manager.jobs()}
-            known.add_entries(open_group(manager.ledger, here, settings.out, notebook))
+        known.add_jobs(running_groups(manager.placed(), server, settings.out, notebook))
+        newest = {job.record.key: job for job in manager.jobs()}
+        here = {key for key, job in newest.items() if job.status != Status.DETACHED}
+        known.add_entries(open_group(manager.ledger, here, settings.out, notebook))
     if settings.reuse:
         known.add_entries(completed(manager.ledger, set(_prints(asked, server))))
     return known
@@ -145,7 +144,7 @@ def _joined(asked: Asked, known: Known) -> list[Job | None]:
             reader = one.request.reader
             job = manager.attach(known_one, None, reader, lane=lane, free=free)
         if job is not None and _is_of(job, asked):
-            manager.relocate(job, titled(asked.name, place), place)
+            manager.relocate(job, titled(asked.name, place, asked.several), place)
         found.append(job)
     return found
 
@@ -170,7 +169,7 @@ def _submitted(asked: Asked, indices: Sequence[int]) -> list[Job]:
             waits_for=asked.composed[index].waits_for,
             server=server.name,
             submitted_at=now,
-            name=titled(asked.name, asked.places[index]),
+            name=titled(asked.name, asked.places[index], asked.several),
             named=settings.out is not None,
             notebook=notebook,
             place=asked.places[index],
@@ -189,10 +188,13 @@ def _lane(most: int) -> Lane:
     return Lane(most)
 
 
-def titled(name: str, place: Place) -> str:
-    """What one job of a group is called: ``critiques[3]``, or ``critiques['a']`` of a dict."""
-    several = place.kind == "dict" and place.samples == 1 and not place.settings
-    return f"{name}[{place.key!r}]" if several else f"{name}[{place.index}]"
+def titled(name: str, place: Place, several: int) -> str:
+    """What one job of a group is called, as its answer is: ``critiques[3]``; of a dict
+    ``critiques['a']``, or ``critiques['a'][1]`` with ``several`` jobs an item."""
+    if place.kind != "dict":
+        return f"{name}[{place.index}]"
+    of_key = f"{name}[{hashable(place.key)!r}]"
+    return of_key if several == 1 else f"{of_key}[{place.index % several}]"
 
 
 def _group(asked: Asked, jobs: Sequence[Job]) -> JobGroup:
@@ -205,6 +207,15 @@ def _group(asked: Asked, jobs: Sequence[Job]) -> JobGroup:
 
 
 # Groups of earlier kernels.
+
+
+def past_group(key: str, name: str) -> JobGroup:
+    """A group that the journal has, to be read: nothing of it is picked up."""
+    manager = session.manager
+    here = {job.record.key: job for job in manager.jobs()}
+    entries = _newest(key)
+    jobs = [here.get(entry.key) or manager.past(entry) for entry in entries]
+    return _regrouped(key, name, entries, jobs)
 
 
 def attach_group(
@@ -221,21 +232,34 @@ def attach_group(
     Raises:
         BadInput: none of its jobs can be picked up; says why.
     """
-    from bgmagic.entries import GROUP
-
-    manager = session.manager
-    newest = {e.group_index: e for e in manager.ledger.journal.select(GROUP, group=key)}
-    entries = list(newest.values())
-    free = manager.ledger.free_owners()
-    first = _place_of(entries[0])
-    lane = _lane(first.in_flight)
+    entries = _newest(key)
+    free = session.manager.ledger.free_owners()
+    lane = _lane(_place_of(entries[0]).in_flight)
     troubles: list[str] = []
     jobs = [_attached(entry, reader_of(entry), lane, free, troubles) for entry in entries]
     if troubles and len(troubles) == sum(entry.ended_at is None for entry in entries):
         raise BadInput(troubles[0])
-    keys = [_hashable(_place_of(entry).key) for entry in entries]
-    if first.kind == "dict":
-        return JobDict(key, name, jobs, keys=keys)
+    return _regrouped(key, name, entries, jobs)
+
+
+def _newest(key: str) -> list[Entry]:
+    """The journal's jobs of a group, in order; of those in one place the newest."""
+    from bgmagic.entries import GROUP
+
+    found = session.manager.ledger.journal.select(GROUP, group=key)
+    return list({entry.group_index: entry for entry in found}.values())
+
+
+def _regrouped(key: str, name: str, entries: Sequence[Entry], jobs: Sequence[Job]) -> JobGroup:
+    places = [_place_of(entry) for entry in entries]
+    if places[0].kind == "dict":
+        keys = [hashable(place.key) for place in places]
+        # Also where only one of several of an item is the journal's.
+        several = any(
+            place.samples > 1 or (entry.name and entry.name != titled(str(place.name), place, 1))
+            for entry, place in zip(entries, places, strict=True)
+        )
+        return JobDict(key, name, jobs, keys=keys, several=several)
     return JobList(key, name, jobs)
 
 
@@ -258,8 +282,3 @@ def _place_of(entry: Entry) -> Place:
     place = record_of(entry).place
     assert place is not None  # noqa: S101 - the query asks for a group's jobs
     return place
-
-
-def _hashable(key: Any) -> Any:
-    # JSON has no tuples.
-    return tuple(map(_hashable, key)) if isinstance(key, list) else key

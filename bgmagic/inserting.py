@@ -62,7 +62,10 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(value[key]) for key in value}
+        names = [str(key) for key in value]
+        if len(set(names)) < len(names):  # 1 and "1" are two
+            names = [repr(key) for key in value]
+        return {name: _plain(value[key]) for name, key in zip(names, value, strict=True)}
     if isinstance(value, Set):
         return sorted((_plain(item) for item in value), key=str)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):

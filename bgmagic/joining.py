@@ -102,16 +102,19 @@ def running_groups(
 ) -> list[Job]:
     """The jobs of this variable's groups here in which one still runs, without the failed.
 
+    One that is watched no more still runs at the server; whoever picked it up has its key.
+
     Args:
         placed: all jobs, oldest first, each with its place in a group.
     """
+    newest = {job.record.key: (job, place) for job, place in placed}
     ours = [
         (place.group, job)
-        for job, place in placed
+        for job, place in newest.values()
         if place is not None
         and (place.name, job.record.notebook, job.record.server) == (name, notebook, server)
     ]
-    running = {group for group, job in ours if not job.done()}
+    running = {group for group, job in ours if not job.done() or job.status == Status.DETACHED}
     found = [job for group, job in ours if group in running]
     return [job for job in found if job.error is None or job.status == Status.UNKNOWN]
 

@@ -13,12 +13,12 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
 from bgmagic import embedded, listing, regroup
-from bgmagic.answer import Answer
-from bgmagic.errors import BadInput
+from bgmagic.errors import BadInput, counted
 from bgmagic.group import JobGroup
 from bgmagic.header import parse
 from bgmagic.job import Job
 from bgmagic.namespace import Variables
+from bgmagic.naming import entry_named, group_named, job_named, jobs_named
 from bgmagic.options import (
     AttachSettings,
     CancelSettings,
@@ -125,8 +125,13 @@ class BgLineMagics(Magics):
         group = self._namespace.get(name)
         if isinstance(group, JobGroup):
             regroup.show(self._shell, group)
+            return
+        job, first = job_named(name, self._namespace), group_named(name)
+        newer = first is not None and (job is None or first.created_at > job.record.submitted_at)
+        if first is not None and newer:
+            regroup.tell_past(self._shell, first, name)
         else:
-            self._tell(self._job_or_past(name))
+            self._tell(self._meant(name))
 
     def _tell(self, job: Job) -> None:
         """Show a job with what it gave; one of an earlier kernel can't be shown live."""
@@ -162,7 +167,7 @@ class BgLineMagics(Magics):
         ledger = session.manager.ledger
         journal = ledger.journal
         if settings.names:
-            keys = [self._job_or_past(name).record.key for name in settings.names]
+            keys = [key for name in settings.names for key in self._keys(name)]
         else:
             notebook = None if settings.all else session.notebook()
             keys = [entry.key for entry in journal.entries(notebook=notebook)]
@@ -172,12 +177,21 @@ class BgLineMagics(Magics):
         count = journal.forget(going).result(10)
         # This kernel's variables still hold theirs.
         self._forgotten |= ended_here.intersection(going)
-        gone = "1 job that had ended is" if count == 1 else f"{count} jobs that had ended are"
-        print(f"{gone} forgotten.")
+        are = "is" if count == 1 else "are"
+        print(f"{counted(count)} that had ended {are} forgotten.")
         kept = [entry for key in needed.intersection(keys) if (entry := journal.find(key))]
         ended = sum(entry.ended_at is not None for entry in kept)
         if ended:
             print(f"{ended} more are kept: open jobs need their answers.")
+
+    def _keys(self, name: str) -> list[str]:
+        """The jobs that a name means, of a group also those in whose places others are."""
+        held = self._namespace.get(name)
+        key = held.key if isinstance(held, JobGroup) else None
+        if key is None and job_named(name, self._namespace) is None:
+            first = group_named(name)
+            key = None if first is None else first.group_key
+        return [self._meant(name).record.key] if key is None else regroup.keys_of(key)
 
     @no_var_expand
     @line_magic
@@ -198,8 +212,9 @@ class BgLineMagics(Magics):
                 tell_open("Name one, or --all.")
 
     def _attach_all(self) -> None:
-        single = regroup.attach_groups(self._shell, open_entries())
-        found = sorted([*self._nameless(), *single], key=lambda entry: entry.created_at)
+        wanted = [*self._nameless(), *open_entries()]
+        single = regroup.attach_groups(self._shell, wanted)
+        found = sorted(single, key=lambda entry: entry.created_at)
         newest = {entry.name: entry.key for entry in found}
         needed = session.manager.ledger.needed()
         for number, entry in enumerate(found):
@@ -217,20 +232,22 @@ class BgLineMagics(Magics):
                 print(error)
 
     def _nameless(self) -> list[Entry]:
-        """Jobs that are followed already, since others need them, and whose variable is free."""
+        """Jobs that are followed already, since others need them, and whose variable is free, as
+        that of their group is."""
         journal = session.manager.ledger.journal
         followed = [job.record for job in jobs() if job.unbound]
         wanted = [
             record.key
             for record in followed
-            if record.named and record.place is None and record.name not in self._namespace
+            if record.named
+            and (record.place.name if record.place else record.name) not in self._namespace
         ]
         return [entry for key in wanted if (entry := journal.find(key))]
 
     def _attach(self, which: str, out: str | None) -> None:
         ledger = session.manager.ledger
-        entry = self._entry(which)
-        group = regroup.newest(which, entry, session.notebook(), out)
+        entry = entry_named(which)
+        group = regroup.newest(which, entry, out)
         if group is not None:
             regroup.attach(self._shell, group, out)
             return
@@ -271,15 +288,6 @@ class BgLineMagics(Magics):
             if not job.done():
                 UNTOLD.append(job)
 
-    def _entry(self, which: str) -> Entry | None:
-        """The journal's job with this id or, in this notebook first, this variable."""
-        journal = session.manager.ledger.journal
-        found = journal.find(which)
-        for notebook in (session.notebook(), None):
-            named = [] if found else journal.entries(notebook=notebook, name=which, limit=1)
-            found = found or next(iter(named), None)
-        return found
-
     @no_var_expand
     @line_magic
     @documented(LocalSettings)
@@ -305,34 +313,15 @@ class BgLineMagics(Magics):
                 embedded.status(session.manager)
 
     def _named(self, names: Sequence[str]) -> list[Job]:
-        return [job for name in names for job in self._jobs(name)]
+        return [job for name in names for job in jobs_named(name, self._namespace)]
 
-    def _jobs(self, name: str) -> Sequence[Job]:
-        group = self._namespace.get(name)
-        return group.jobs if isinstance(group, JobGroup) else [self._job(name)]
-
-    def _job(self, name: str) -> Job:
-        """The job of this kernel that a variable or a response id names.
+    def _meant(self, name: str) -> Job:
+        """The one job that a word means, of this kernel or of an earlier one.
 
         Raises:
-            BadInput: it names none.
+            BadInput: there is none.
         """
-        held = self._namespace.get(name)
-        job = held.job if isinstance(held, Answer) else held
-        if isinstance(job, Job):
-            return job
-        # The name may have been given to something else since; the newest job of that name counts.
-        for job in reversed(jobs()):
-            if name in (job.name, job.response_id):
-                return job
-        raise BadInput(f"{name!r} is neither a variable with a job nor the id of one; see %bgjobs")
-
-    def _job_or_past(self, name: str) -> Job:
-        try:
-            return self._job(name)
-        except BadInput:
-            entry = self._entry(name)
-            whole = entry and session.manager.ledger.journal.find(entry.key)
-            if not whole:
-                raise
-            return session.manager.past(whole)
+        job = job_named(name, self._namespace)
+        if job is None:
+            raise BadInput(f"there is no job {name!r}, here or in the journal; see %bgjobs --all")
+        return job

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bgmagic.answer import output_tokens
-from bgmagic.errors import readable
+from bgmagic.errors import counted, readable
 from bgmagic.status import Status
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def summary(listed: Sequence[Row]) -> str:
     """How many there are of each status: "12 jobs: 9 completed, 3 in_progress"."""
     counts = Counter(row.status for row in listed)
     told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    return f"{len(listed)} {'job' if len(listed) == 1 else 'jobs'}: {told}"
+    return f"{counted(len(listed))}: {told}"
 
 
 def duration(seconds: float) -> str:

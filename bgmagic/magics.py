@@ -21,6 +21,7 @@ from traitlets import Any as AnyTrait
 from bgmagic.blocking import wake_on_signals
 from bgmagic.completion import matcher
 from bgmagic.composing import Composed
+from bgmagic.errors import BadInput
 from bgmagic.header import parse
 from bgmagic.job import Job
 from bgmagic.line_magics import BgLineMagics
@@ -194,6 +195,11 @@ class BgMagics(Magics):
                 named = settings if given.get("out") else replace(settings, out=None)
                 self._send_group(cell, named)
                 return
+            if settings.yes not in (None, 1):
+                raise BadInput(
+                    f"--yes {settings.yes}: this is 1 job; --each, --n or --sweep make more. "
+                    "Nothing was sent"
+                )
             composed = compose_prompt(cell, settings, self._namespace)
             if settings.dry_run:
                 self._tell_dry_run(composed)

@@ -21,7 +21,6 @@ from typing import Any
 
 from bgmagic.again import Inherited, past_plan
 from bgmagic.control import Listener, Variable
-from bgmagic.convoy import relocate
 from bgmagic.draft import Draft
 from bgmagic.entries import Entry
 from bgmagic.errors import BadInput, BgmagicError, Unsendable
@@ -210,7 +209,7 @@ class JobManager:
         server = self._plans[job].server if job in self._plans else self.destination()
         # What is asked next must find it there, even if the loop is still busy.
         self._moves[job] = place
-        self._loop.run(relocate(job, name, place, self.ledger, server))
+        self._loop.run(self._fleet.relocate(job, name, place, server))
 
     def past(self, entry: Entry, reader: Reader = None) -> Job:
         """A job that another kernel ended, to be read; it is not one of this process."""

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def hashable(key: Any) -> Any:
+    """The key of an item: JSON has no tuples."""
+    return tuple(map(hashable, key)) if isinstance(key, list) else key
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a job stands in its group.

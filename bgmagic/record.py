@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bgmagic.answer import output_tokens, read_output
 from bgmagic.errors import BadInput
 from bgmagic.job import Job
+from bgmagic.place import hashable
 from bgmagic.pricing import price_of
 from bgmagic.redaction import without_secrets
 
@@ -43,10 +44,16 @@ def frame(jobs: Sequence[Job], items: Sequence[Any] | None = None) -> pandas.Dat
     except ImportError:
         raise BadInput("to_frame() makes a pandas DataFrame: pip install pandas") from None
     rows = [row(job, _MISSING if items is None else items[index]) for index, job in enumerate(jobs)]
-    made = pandas.DataFrame(rows)
+    # Rows may differ in their columns: what was asked stands before how it went all the same.
+    columns = dict.fromkeys(name for told in rows for name in told)
+    made = pandas.DataFrame(rows, columns=sorted(columns, key=_order))
     whole = [name for name in made.columns if name.startswith("tokens_") or name == "sample"]
     # Whole numbers, also where some are not known.
     return made.astype(dict.fromkeys(whole, "Int64") | {"seconds": float, "price": float})
+
+
+def _order(column: str) -> int:
+    return 0 if column.startswith("item.") else 2 if column == "error" else 1
 
 
 _MISSING: Any = object()
@@ -89,7 +96,7 @@ def _item(item: Any, kind: str, key: Any) -> dict[str, Any]:
     if kind == "rows" and isinstance(item, dict):
         # A table's own columns, set apart from ours. A column may be called "get".
         return {f"item.{name}": dict.get(item, name) for name in item}
-    keyed = {"key": key} if kind == "dict" else {}
+    keyed = {"key": hashable(key)} if kind == "dict" else {}
     return keyed | ({"item": item} if kind else {})
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from bgmagic.errors import BadInput
 from bgmagic.group import JobGroup
+from bgmagic.naming import group_named
 from bgmagic.request import Reader, Request
 from bgmagic.session import session
+from bgmagic.telling import line_of_many
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -53,7 +55,26 @@ def named(entries: Sequence[Entry]) -> list[str]:
     return [name.format(count) for name, count in counts.items()]
 
 
-def newest(which: str, single: Entry | None, notebook: str, out: str | None) -> Entry | None:
+def keys_of(key: str) -> list[str]:
+    """The keys of all jobs that the journal has of a group."""
+    from bgmagic.entries import GROUP
+
+    return [entry.key for entry in session.manager.ledger.journal.select(GROUP, group=key)]
+
+
+def tell_past(shell: InteractiveShell, entry: Entry, name: str) -> None:
+    """Show the group of ``entry``, which no variable holds, from the journal."""
+    from bgmagic.grouping import past_group
+
+    assert entry.group_key is not None  # noqa: S101 - the callers look for one
+    group = past_group(entry.group_key, name)
+    if group.done():
+        show(shell, group)
+    else:  # a board of what others follow would not move
+        print(f"{line_of_many(group.jobs)}; %bgattach {name} gives {name} the group")
+
+
+def newest(which: str, single: Entry | None, out: str | None) -> Entry | None:
     """A job of the group that ``which`` means, or None.
 
     Args:
@@ -62,14 +83,9 @@ def newest(which: str, single: Entry | None, notebook: str, out: str | None) -> 
     """
     if single is not None and single.group_key is not None and out is None:
         return single
-    from bgmagic.entries import GROUP_NAMED
-
-    journal = session.manager.ledger.journal
-    for place in (notebook, None):
-        for entry in journal.select(GROUP_NAMED, name=which, notebook=place):
-            older = single is not None and single.created_at > entry.created_at
-            return None if older else entry
-    return None
+    entry = group_named(which)
+    older = entry and single is not None and single.created_at > entry.created_at
+    return None if older else entry
 
 
 def _reader(entry: Entry, namespace: Mapping[str, Any]) -> Reader:
@@ -101,7 +117,7 @@ def attach(shell: InteractiveShell, entry: Entry, out: str | None) -> None:
     missing = group.size - len(group.jobs)
     if missing > 0:
         print(
-            f"{name}: {missing} of its {group.size} jobs came from other sweeps with --reuse; run "
-            "its cell again with --reuse for all"
+            f"{name}: {missing} of its {group.size} jobs came from other sweeps with --reuse, or "
+            "were forgotten; run its cell again with --reuse for all"
         )
     show(shell, group)

@@ -13,6 +13,7 @@ from bgmagic.group import JobGroup
 from bgmagic.job import Job
 from bgmagic.session import session
 from bgmagic.submission import settings_of
+from bgmagic.values import kind_of
 
 
 def map(
@@ -133,6 +134,8 @@ def export(
     """
     from bgmagic.record import line, write
 
+    if not isinstance(path, str | PathLike):
+        raise BadInput(f"export() takes the path of a file, not {kind_of(path)}")
     chosen = list(_jobs_of(jobs)) if jobs is not None else _everything(everywhere=all)
     secrets = session.secrets()
     lines = (line(job, secrets) for job in chosen)

@@ -16,8 +16,10 @@ from bgmagic.composing import Composed, compose
 from bgmagic.control import Variable
 from bgmagic.conversation import Earlier, earlier_turns, same_place
 from bgmagic.errors import BadInput
+from bgmagic.group import JobGroup
 from bgmagic.job import Job
 from bgmagic.joining import twin_of
+from bgmagic.naming import job_named
 from bgmagic.options import Settings, settle
 from bgmagic.session import session
 from bgmagic.status import Status
@@ -41,6 +43,11 @@ def settings_of(given: Mapping[str, Any], *, from_python: bool = False) -> Setti
     instructions = settings.instructions if given.get("instructions") is not None else None
     name = settings.out
     if name is None and type(settings.continue_) is str and not from_python:
+        if "[" in settings.continue_:
+            raise BadInput(
+                f"--continue {settings.continue_}: name a variable for the new answer, as in "
+                f"-c {settings.continue_} -o NAME"
+            )
         name = read_identifier(settings.continue_, "--continue")
     return replace(settings, instructions=instructions, out=name)
 
@@ -85,13 +92,17 @@ def _continued(given: object, namespace: Mapping[str, Any]) -> tuple[str, object
         job = given.job if isinstance(given, Answer) else given
         return (job.name if isinstance(job, Job) else None) or "the answer", given
     if given in namespace:
-        return given, namespace[given]
-    for job in reversed(session.manager.jobs()):
-        if job.name == given:
-            return given, job
-    journal = session.manager.ledger.journal
-    for entry in journal.entries(notebook=session.notebook(), name=given, limit=1):
-        return given, session.manager.find(entry.key)
+        held = namespace[given]
+        if isinstance(held, JobGroup):
+            one = held.jobs[0].name
+            raise BadInput(
+                f"--continue {given}: it holds a group; one of its answers can be gone on with, as "
+                f"in -c {one} -o NAME"
+            )
+        return given, held
+    job = job_named(given, {})
+    if job is not None:
+        return given, job
     near = similar(given, [name for name in namespace if name[:1] != "_"])
     raise BadInput(f"--continue: there is no variable {given!r}, and no job of that name{near}")
 

@@ -9,11 +9,11 @@ import itertools
 import json
 import numbers
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bgmagic.errors import BadInput
+from bgmagic.errors import BadInput, readable
 from bgmagic.options import Settings, read_option
 from bgmagic.values import kind_of, similar
 
@@ -85,17 +85,27 @@ def _items_of(given: Any, label: str) -> Items:
     table = _table(given, label)
     if table is not None:
         return Items("rows", tuple(table))
-    if isinstance(given, str | bytes | bytearray | Set) or not isinstance(given, Iterable):
-        ordered = "; a set has no order: sort it first" if isinstance(given, Set) else ""
+    unordered = isinstance(given, Set) and not isinstance(given, MappingView)
+    if isinstance(given, str | bytes | bytearray) or unordered or not _iterable(given):
+        ordered = "; a set has no order: sort it first" if unordered else ""
         raise BadInput(
             f"{label} must be a list, a dict, a Series or a DataFrame, "
             f"not {kind_of(given)}{ordered}"
         )
-    values = tuple(map(_row, itertools.islice(given, MOST_ITEMS + 1)))
+    try:
+        values = tuple(map(_row, itertools.islice(given, MOST_ITEMS + 1)))
+    except Exception as error:  # a generator of the user's
+        about = readable(f"{type(error).__name__}: {error}", 200)
+        raise BadInput(f"{label}: going over it failed with {about}") from None
     if len(values) > MOST_ITEMS:
         raise BadInput(f"{label}: it has more than {MOST_ITEMS:,} items, or never ends")
     rows = all(isinstance(value, Row) for value in values)
     return Items("rows" if rows else "list", values)
+
+
+def _iterable(given: Any) -> bool:
+    # An array without dimensions says that it is, until one tries.
+    return isinstance(given, Iterable) and getattr(given, "ndim", 1) != 0
 
 
 def _row(value: Any) -> Any:
@@ -199,7 +209,9 @@ def _with(settings: Settings, swept: Sequence[tuple[str, Any]]) -> Settings:
 
 
 def kept(value: Any) -> Any:
-    """An item, or its key, as far as it is worth keeping in JSON."""
+    """An item, or its key, as far as it is worth keeping in JSON; a missing value is None."""
+    if _missing(value):
+        return None
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
     except (TypeError, ValueError, RecursionError):
@@ -209,8 +221,23 @@ def kept(value: Any) -> Any:
     return _shortened(value)
 
 
+def _missing(value: Any) -> bool:
+    """Whether it is NaN, or a date or time that is none: those alone differ from themselves; or
+    pandas' NA, which can't tell."""
+    if isinstance(value, str | Mapping | Sequence):
+        return False
+    if type(value).__name__ == "NAType":
+        return True
+    try:
+        return bool(value != value)
+    except Exception:  # an array has no one truth
+        return False
+
+
 def _plain(value: Any) -> Any:
     """What JSON has no word for: a number of NumPy's is one, everything else is its text."""
+    if _missing(value):
+        return None
     item = getattr(value, "item", None)
     return item() if isinstance(value, numbers.Number) and callable(item) else _text(value)
 

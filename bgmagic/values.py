@@ -205,6 +205,14 @@ def kind_of(value: object) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
+def is_name(given: str, name: str | None) -> bool:
+    """Whether ``given`` is the name of a job, with or without the quotes that its key has."""
+    return name is not None and given.translate(_QUOTES) == name.translate(_QUOTES)
+
+
+_QUOTES = str.maketrans("", "", "'\"")
+
+
 def similar(word: str, words: Iterable[str]) -> str:
     """A hint at the word that was probably meant, or ""."""
     import difflib  # only for a message

@@ -26,6 +26,7 @@ from bgmagic.errors import BadInput, BgmagicError, JobCancelled, JobFailed, NotR
 from bgmagic.group import JobGroup
 from bgmagic.grouping import attach_group
 from bgmagic.job import Job
+from bgmagic.pricing import dollars, price_of_tokens
 from bgmagic.session import session
 from tests.scripted import Script, ScriptedServer, response
 from tests.test_job import LIMIT, SOON, eventually
@@ -144,6 +145,52 @@ def test_rows_settings_and_samples_in_a_table(ask: Ask, pointed: ScriptedServer)
     assert (frame["seconds"] > 0).all()
     assert frame["price"].isna().all()
     assert frame["error"].isna().all()
+
+
+def test_a_table_after_a_restart(
+    ask: Ask, pointed: ScriptedServer, kernel_of: Callable[[], dict[str, Any]]
+) -> None:
+    """In the next kernel too a column of numbers is one, with what is missing missing; rows of different
+    columns have theirs before how it went; the keys of a dict can be grouped by."""
+    table = pandas.DataFrame({"n": [1.5, None], "k": pandas.array([1, None], dtype="Int64")})
+    first = ask("{{ item.n }}", table)
+    mixed = ask("{{ item.q }}", [{"q": "a"}, {"q": "b", "more": 1}])
+    keyed = ask("{{ item }}", {(1, 2): "a"}, n=2)
+    for group in (first, mixed, keyed):
+        group.result(LIMIT)
+    kernel_of()
+    for before in (first, mixed, keyed):
+        for group in (before, attach_group(before.key, "x")):
+            frame = group.to_frame()
+            if before is first:
+                assert frame["item.n"].dtype == float
+                assert frame["item.n"].sum() == 1.5
+                assert list(frame["item.k"].isna()) == [False, True]
+            elif before is mixed:
+                assert list(frame.columns)[:2] == ["item.q", "item.more"]
+                assert list(frame.columns)[-1] == "error"
+            else:
+                assert frame.groupby("key").size().to_dict() == {(1, 2): 2}
+
+
+def test_a_dict_whose_journal_has_one_of_two(
+    ask: Ask, pointed: ScriptedServer, kernel_of: Callable[[], dict[str, Any]]
+) -> None:
+    """A dict's group of two samples gives lists also where the journal has only one of them in it, since
+    the other is an earlier sweep's."""
+    ask(items={"a": "x"}, out="first").result(LIMIT)
+    both = ask(items={"a": "x"}, n=2, out="both", reuse=True)
+    both.result(LIMIT)
+    assert pointed.count("create") == 2
+    sweep = {"effort": ["low", "high"]}
+    ask(items={"a": "x"}, effort="low", out="first").result(LIMIT)
+    efforts = ask(items={"a": "x"}, sweep=sweep, out="efforts", reuse=True)
+    one = ask(items={"a": "x"}, sweep={"effort": ["max"]}, out="one")
+    assert (len(efforts.result(LIMIT)["a"]), one.result(LIMIT)) == (2, {"a": "the answer"})
+    kernel_of()
+    assert dict(attach_group(both.key, "both")) == {"a": ["the answer"]}
+    assert dict(attach_group(efforts.key, "efforts")) == {"a": ["the answer"]}
+    assert dict(attach_group(one.key, "one")) == {"a": "the answer"}
 
 
 def test_columns_of_any_name(ask: Ask, pointed: ScriptedServer) -> None:
@@ -472,6 +519,18 @@ def test_many_jobs_are_agreed_to(
     assert len(ask(items=range(102), yes=102).result(LIMIT)) == 102
 
 
+@pytest.mark.parametrize("options", [{"max_output_tokens": 1000}, {"param": {"max_output_tokens": 1000}}])  # fmt: skip
+def test_the_most_it_can_cost(
+    ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Where prices are known, the line has the most that all jobs can cost, however the bound was given."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.openai.com/v1")
+    most = dollars((price_of_tokens("gpt-5.2", "https://api.openai.com/v1", 0, 1000) or 0) * 200)
+    with pytest.raises(BadInput, match=r"these are 200 jobs: at most .* for output, and about") as caught:  # fmt: skip
+        ask(items=range(200), **options)
+    assert f"at most {most} for output" in str(caught.value)
+
+
 def test_requests_that_are_too_large_together(
     ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -498,6 +557,7 @@ def test_requests_that_are_too_large_together(
         ("{{ other }}", ["a"], "there is no variable 'other'"),
         ("{{ item", ["a"], "has no }}"),
         ("{{ item }}", ["a", " "], "empty"),
+        ("{{ item }}", (n / 0 for n in [1]), "going over it failed with ZeroDivisionError"),
     ],
 )
 def test_bad_input_sends_nothing(
@@ -563,6 +623,45 @@ def test_a_sweep_run_again_and_again_while_the_loop_is_busy(
     assert third[0] == "early"
     assert sorted(prompts(pointed)) == [f"Say {n}" for n in range(1, 6)]
     eventually(lambda: [job.name for job in third.jobs] == [f"study[{n}]" for n in range(5)])
+
+
+def test_run_again_before_it_was_written_down(
+    ask: Ask,
+    pointed: ScriptedServer,
+    kernel_of: Callable[[], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sweep that is run again in the same breath is joined without a false alarm about the journal,
+    which has every job in its newest place."""
+    pointed.polls, journal = 10**6, session.manager.ledger.journal
+    changes: list[concurrent.futures.Future[Any]] = []
+    change = journal.change
+    monkeypatch.setattr(journal, "change", lambda *a, **k: changes.append(change(*a, **k)) or changes[-1])  # fmt: skip
+    ask(items=range(60), out="x")
+    second = ask(items=range(59, -1, -1), out="x")
+    eventually(lambda: pointed.count("create") == 60)
+    assert [change.exception(LIMIT) for change in changes] == [None] * len(changes)
+    kernel_of()
+    pointed.polls, pointed.ending = 0, echo
+    third = attach_group(second.key, "x")
+    assert third.result(LIMIT) == [f"re: Say {n}" for n in range(59, -1, -1)]
+    assert pointed.count("create") == 60
+
+
+def test_what_is_watched_no_more_is_joined(ask: Ask, pointed: ScriptedServer) -> None:
+    """A sweep whose deadline has passed may still run at the server: run again, that is asked for its
+    jobs, and none is sent twice; run again when all have ended, it is sent anew."""
+    pointed.polls = 10**6
+    pointed.by_id["resp_1"] = Script(json=response("resp_1", "completed", "early"))
+    first = ask(items=[1, 2, 3], out="x", deadline=0.2)
+    eventually(first.done)
+    assert first.counts == {"detached": 2, "completed": 1}
+    pointed.polls = 0
+    second = ask(items=[1, 2, 3, 4], out="x")
+    assert second.result(LIMIT) == ["early", "the answer", "the answer", "the answer"]
+    assert pointed.count("create") == 4
+    ask(items=[1, 2, 3, 4], out="x").result(LIMIT)
+    assert pointed.count("create") == 8
 
 
 def test_what_an_earlier_sweep_of_the_variable_still_asks_is_joined(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -97,6 +98,25 @@ def test_what_stays_is_plain(ask: Ask, pointed: ScriptedServer) -> None:
     assert Tally(group.jobs).price == (None, 100)
 
 
+def test_only_remedies_that_help_are_named(
+    ask: Ask, pointed: ScriptedServer, kernel_of: Callable[[], dict[str, Any]]
+) -> None:
+    """What stays says how to go on: what may have been accepted is sent again only on purpose, and what
+    another kernel has can only be attached."""
+    pointed.enqueue("create", Script(reset="after"))
+    group = ask("Say {{ item }}", ["a"], out="x")
+    eventually(group.done)
+    page = bundle(group)["text/html"]
+    assert "x.retry_failed() sends" not in page
+    assert "x.retry_failed(unknown=True) those too that may have been accepted" in page
+    pointed.polls = 10**6
+    left = ask("Say {{ item }}", ["a"], out="y")
+    eventually(lambda: left.jobs[0].running())
+    kernel_of()
+    page = bundle(left)["text/html"]
+    assert "1 without an answer; %bgattach y follows those that are detached." in page
+
+
 def test_prices_of_some() -> None:
     """The price so far is that of the jobs whose price is known, and it is said of how many it is not."""
     usage = {"input_tokens": 1000, "output_tokens": 500}
@@ -117,6 +137,9 @@ def test_board_in_a_notebook(server: ScriptedServer, lab_with: Open) -> None:
         "letters = list('abc') * 8",
         "%%bgresponse -o study --each letters --max-in-flight 12\nSay {{ item }}",
         "study.counts",
+        "%%bgresponse -o unseen --n 2 --quiet\nSay {{ 'c' }}",
+        "unseen",
+        "unseen.cancel()",
     )
     lab, path = lab_with(*cells)
     lab.run(1)
@@ -144,6 +167,13 @@ def test_board_in_a_notebook(server: ScriptedServer, lab_with: Open) -> None:
     assert board.count() == 0
     assert "%bgattach" not in saved(lab.page, path, 2, "All 24 jobs")
     assert lab.page.evaluate("window.fired") is None
+    # Looked at by its variable alone.
+    lab.run(4)
+    lab.run(5)
+    lab.cell(5).locator(".bgmagic-group-board").get_by_text("2 in progress").wait_for()
+    lab.run(6)
+    lab.cell(5).get_by_text("unseen 2 jobs: 2 cancelled").wait_for(timeout=30_000)
+    assert "All 2 jobs" in saved(lab.page, path, 5, "unseen")
 
 
 @pytest.mark.timeout(240)

@@ -66,6 +66,7 @@ def test_saved_file_holds_the_ends(tool: str, server: ScriptedServer, tmp_path: 
         "%%bgresponse -o three\nFourth?",
         "print(await three)",
         "%%bgresponse -o many --n 3\nFifth?",
+        "many",
         "len(await many)",
         "%bgjobs",
         "%%bgresponse -o five --poll 80\nFifth, and the notebook ends here?",
@@ -79,6 +80,8 @@ def test_saved_file_holds_the_ends(tool: str, server: ScriptedServer, tmp_path: 
     assert "unknown" in html(outputs["%%bgresponse -o four"])
     many = html(outputs["%%bgresponse -o many --n 3"])
     assert many.count("the answer") >= 3
+    assert not any("widget" in kind for kind in outputs["many"][0].data)
+    assert outputs["many"][0].data["text/plain"].startswith("<JobGroup many 3 jobs: ")
     table = html(outputs["%bgjobs"])
     assert table.startswith("<table>")
     assert table.count("completed") == 6

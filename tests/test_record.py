@@ -110,6 +110,12 @@ def test_failures_and_what_still_runs_are_told(
     assert row(group.jobs[1])["text"] is None
 
 
+def test_what_is_no_path() -> None:
+    """What is no path is one line."""
+    with pytest.raises(BadInput, match=r"^export\(\) takes the path of a file, not"):
+        bgmagic.export(None)  # type: ignore[arg-type]
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     """An earlier export is replaced, another file only on purpose; what fails half-way leaves the file
     as it was and nothing beside it; a place that can't be written to is one line."""

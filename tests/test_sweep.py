@@ -37,6 +37,22 @@ def test_items_of_everything_that_has_an_order() -> None:
     assert items_of([{"q": "a"}], "--each").kind == "rows"
 
 
+def test_views_of_a_dict_have_an_order() -> None:
+    """`d.items()`, `d.keys()` and `d.values()` are gone over in the dict's order, though two are sets."""
+    table = {"x": "a", "y": "b"}
+    assert items_of(table.items(), "--each").values == (("x", "a"), ("y", "b"))
+    assert items_of(table.keys(), "--each").values == ("x", "y")
+    assert items_of(table.values(), "--each").values == ("a", "b")
+
+
+def test_what_fails_on_the_way() -> None:
+    """An array without dimensions is no list, and a generator that fails is one line with its error."""
+    with pytest.raises(BadInput, match=r"^--each must be a list"):
+        items_of(numpy.array(5), "--each")
+    with pytest.raises(BadInput, match=r"^--each: going over it failed with ZeroDivisionError: "):
+        items_of((1 / n for n in (1, 0)), "--each")
+
+
 @pytest.mark.parametrize(
     "given", ["text", b"bytes", 7, None, {"a"}, [], {}, object()], ids=lambda v: type(v).__name__
 )
@@ -60,14 +76,19 @@ def test_columns_of_one_name() -> None:
 
 
 def test_what_json_has_no_word_for() -> None:
-    """Numbers of NumPy's are kept as numbers, dates and the like as their text, wherever they stand."""
+    """Numbers of NumPy's are kept as numbers, dates and the like as their text, wherever they stand;
+    what is missing, as NaN and NaT, is None."""
     day = datetime.date(2026, 1, 2)
     assert kept(numpy.int64(3)) == 3
     assert type(kept(numpy.float32(1.5))) is float
     assert kept(day) == "2026-01-02"
     assert kept(Row(n=numpy.int64(3), at=[day], none=float("nan"), raw=b"x")) == {
-        "n": 3, "at": ["2026-01-02"], "none": "nan", "raw": "b'x'",
+        "n": 3, "at": ["2026-01-02"], "none": None, "raw": "b'x'",
     }  # fmt: skip
+    missing = [float("nan"), numpy.float32("nan"), numpy.datetime64("NaT"), pandas.NaT, pandas.NA]
+    assert [kept(value) for value in missing] == [None] * 5
+    assert kept(Row(at=pandas.NaT, x=1)) == {"at": None, "x": 1}
+    assert kept(numpy.array([1.5, 2.5])) == "[1.5 2.5]"
 
 
 def test_a_rows_columns_come_before_a_dicts_methods() -> None:

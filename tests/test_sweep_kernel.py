@@ -32,14 +32,14 @@ def test_what_its_user_reads(in_kernel: Kernel, server: ScriptedServer) -> None:
     assert "x: 6 jobs, begun" in sent.displays[1]["text/plain"]
     waited = kernel.ok("%bgwait x")
     assert "x: 6 jobs, 4 completed, 2 failed" in waited.stdout
-    assert "x[4]: no luck" in waited.stdout
+    assert "x['three'][0]: no luck" in waited.stdout
     assert kernel.value("(type(x).__name__, x['one'], item)") == (
         "('JobDict', ['re: Say a', 're: Say a'], 'mine')"
     )
     shown = kernel.ok("%bgjobs x").displays[0]["text/html"]
     assert "4 completed, 2 failed" in shown
     assert "x.retry_failed() sends them again" in shown
-    assert "x[4]: failed" in kernel.ok("%bgwait x[4]").stdout
+    assert "x['three'][0]: failed" in kernel.ok("%bgwait x['three'][0]").stdout
     assert "nothing to cancel" in kernel.ok("%bgcancel x").stdout
     # Running.
     server.polls = 10**6
@@ -60,6 +60,11 @@ def test_what_its_user_reads(in_kernel: Kernel, server: ScriptedServer) -> None:
         "%%bgresponse --n 101\nSay b": "these are 101 jobs: ",
         "%%bgresponse --each table\nSay b": "--n 3 instead",
         "%%bgresponse\nSay {{ items }}": "there is no variable 'items'",
+        "%%bgresponse --each table --raw\n{{ item }}": "--raw leaves {{ item }} as it stands, so",
+        "%%bgresponse --sweep store=true,false\nSay b": "--sweep store can't be set",
+        "%%bgresponse --yes 3\nSay b": "--yes 3: this is 1 job",
+        "%%bgresponse -c x\nSay b": "--continue x: it holds a group; one of its answers",
+        "%%bgresponse -c x['one'][0]\nSay b": "-c x[one][0] -o NAME",
     }.items():
         ran = kernel.run(cell)
         assert ran.status == "error"
@@ -119,6 +124,72 @@ def test_killed_in_the_middle(start: Start, server: ScriptedServer) -> None:
         third.until("x.done()")
         assert third.value("x.counts") == "{'completed': 10}"
     eventually(lambda: server.count("create") == 11)
+
+
+def test_a_group_and_its_jobs_by_name(start: Start, server: ScriptedServer) -> None:
+    """The line magics and --continue take a job of a group by the name that Python has for its answer,
+    and a group by its name also when its variable holds something else, or in a later kernel."""
+    server.ending = lambda rid, body: (
+        response(rid, "in_progress") if letter(body) == "c" else echo(rid, body)
+    )
+    with start() as first:
+        first.ok("import bgmagic; table = {'one': 'a', (2, 3): 'b'}; letters = list('abc')")
+        first.ok("%%bgresponse -o x --each table --n 2 --quiet\nSay {{ item }}")
+        first.ok("%%bgresponse -o y --each letters --quiet\nSay {{ item }}")
+        first.ok("%bgwait x")
+        assert first.value("[eval(job.name) is job.result() for job in x.jobs]") == repr([True] * 4)
+        told = first.ok("%bgjobs x['one'][1]").displays[0]["text/plain"]
+        assert told.startswith("x['one'][1]: completed")
+        assert "x[(2, 3)][0]: completed" in first.ok('%bgwait "x[(2, 3)][0]"').stdout
+        first.ok("%%bgresponse -o more -c x['one'][1]\nAnd d")
+        first.ok("%bgwait more")
+        assert first.value("len(more.job.request.body['input'])") == "3"
+        first.ok("y = 5")
+        assert "y: 3 jobs, " in first.ok("%bgjobs y").stdout
+        first.until("[job.done() for job in bgmagic.jobs()[4:7]] == [True, True, False]")
+        assert first.ok("%bgcancel y").stdout == "y[2]: the server is asked to cancel it\n"
+        assert "y: 3 jobs, 2 completed, 1 cancelled" in first.ok("%bgwait y").stdout
+    with start() as second:
+        assert "<JobGroup x 4 jobs: 4 completed>" in second.ok("%bgjobs x").said
+        assert "2 completed, 1 cancelled" in second.ok("%bgjobs y").said
+        assert "Say a" in second.ok("%bgjobs x['one'][0]").said
+        second.ok("%bgattach x['one'][1] -o one")
+        assert second.value("one") == "'re: Say a'"
+        assert "no job 'z'" in second.run("%bgjobs z").said
+        assert second.ok("%bgjobs --forget y").stdout == "3 jobs that had ended are forgotten.\n"
+        assert "no job 'y'" in second.run("%bgjobs y").said
+
+
+def test_what_a_later_kernel_is_told_to_do(start: Start, server: ScriptedServer) -> None:
+    """The line beside a board or a card names commands that work in a later kernel: an unchosen name is
+    known to none; while others still run, a group is told in a line instead of a board that stands still."""
+    server.polls = 10**6
+    with start() as first:
+        first.ok("from bgmagic.session import session")
+        first.ok("%%bgresponse -o x --n 2\nSay a")
+        group = first.ok("%%bgresponse --n 1\nSay b").said
+        single = first.ok("%%bgresponse\nSay c").said
+        first.until("all(job.status == 'in_progress' for job in __import__('bgmagic').jobs())")
+        first.ok("%%bgresponse -o needs --n 2 --quiet\nSay {{ x }}")
+        first.until("len(session.manager.ledger.journal.entries()) == 6")
+        kill(first)
+    assert ": 1 job, begun" in group
+    for said in (group, single):
+        assert "Later %bgjobs shows" in said
+        assert "%bgattach --all follows" in said
+    with start() as second:
+        told = second.ok("%bgjobs x").stdout
+        assert told.startswith("x: 2 jobs, 2 in_progress")
+        assert "%bgattach x" in told
+        assert second.value("'x' in dir()") == "False"
+        # What others need is followed with them, and has its variable with all the rest.
+        second.ok("%bgattach needs")
+        server.polls = 0
+        second.until("needs.done()")
+        assert second.value("'x' in dir()") == "False"
+        second.ok("%bgattach --all")
+        assert second.value("list(x)") == "['the answer', 'the answer']"
+        second.until("[group.done() for group in (x, needs)] == [True, True]")
 
 
 def test_attached_all_and_under_another_name(start: Start, server: ScriptedServer) -> None:

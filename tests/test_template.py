@@ -185,6 +185,7 @@ class Point:
         ([{"k": 1}], '[\n  {\n    "k": 1\n  }\n]'),
         (Point(1, Path("a")), '{\n  "x": 1,\n  "where": "a"\n}'),
         (iter([1, 2]), "- 1\n- 2"),
+        ({1: "a", "1": "b"}, """{\n  "1": "a",\n  "'1'": "b"\n}"""),
     ],
 )
 def test_values_as_text(value: Any, text: str) -> None:

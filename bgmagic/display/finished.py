@@ -144,6 +144,12 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {s % 60} s"
 
 
+def later(name: str | None, it: str) -> str:
+    """How to come back to what a variable holds; a later kernel knows only chosen names."""
+    shows, follows = ("%bgjobs", "--all") if name is None else (f"%bgjobs {name}", name)
+    return f"{shows} shows {it}, and %bgattach {follows} follows {it} in another kernel."
+
+
 def muted_line(job: Job) -> dict[str, str]:
     """The line that stands beside a live card, as a MIME bundle."""
     record = job.record
@@ -152,14 +158,8 @@ def muted_line(job: Job) -> dict[str, str]:
     asked = f"sent {sent} to {record.request.model}{effort}"
     if not record.request.model:  # picked up by its id: what was asked is not known here
         asked = f"{record.response_id}, followed since {sent}"
-    # What another kernel will know it by: the journal keeps no name that the user did not choose.
     which = (record.name if record.named else None) or record.response_id
-    later = (
-        f"%bgjobs {which} shows it, and %bgattach {which}"
-        if which
-        else "%bgjobs lists it, and %bgattach --all"
-    )
-    text = f"{record.name or 'job'}: {asked}. Later {later} follows it in another kernel."
+    text = f"{record.name or 'job'}: {asked}. Later {later(which, 'it')}"
     # By this mark a page that was reloaded finds the line again.
     marked = f'<div data-bgmagic="{record.key}" style="{_QUIET}">{html.escape(text)}</div>'
     return {"text/html": marked, "text/plain": text}

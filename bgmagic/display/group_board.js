@@ -138,7 +138,7 @@ function render({ model, el }) {
     cancel.disabled = asked;
     cancel.classList.toggle("bgmagic-group-sure", confirming !== 0);
     const left = view.size - view.ended;
-    say(cancel, asked ? "Cancelling…" : confirming ? `Really cancel ${number(left)} jobs?` : "Cancel all");
+    say(cancel, asked ? "Cancelling…" : confirming ? `Really cancel ${number(left)} ${left === 1 ? "job" : "jobs"}?` : "Cancel all");
     cancel.setAttribute("aria-label", `${cancel.textContent} ${view.name}`);
   };
 
@@ -149,7 +149,7 @@ function render({ model, el }) {
     board.dataset.done = String(view.done);
     board.setAttribute("aria-label", `Jobs of ${view.name}`);
     say(name, view.name);
-    say(progress, `${number(view.ended)} of ${number(view.size)} jobs`);
+    say(progress, `${number(view.ended)} of ${number(view.size)} ${view.size === 1 ? "job" : "jobs"}`);
     say(trouble, view.trouble);
     drawBar(view);
     drawFacts(view);

@@ -146,8 +146,14 @@ class GroupBoard(anywidget.AnyWidget):
 
     def finish(self) -> None:
         """Have the page put plain HTML in the board's place, if all jobs have ended."""
-        if self.on_finish is not None and self._group.done():
-            self.send({"finished": self.on_finish()})
+        if self._group.done():
+            self.send({"finished": (self.on_finish or self._content)()})
+
+    def _content(self) -> Mapping[str, Any]:
+        # Of a group that no cell has shown, its board was looked at by the name of its variable.
+        from bgmagic.display.group_finished import bundle
+
+        return {"answer": bundle(self._group), "footer": {"text/html": "", "text/plain": ""}}
 
 
 def _clicked(board: GroupBoard, message: Any, _buffers: Any) -> None:

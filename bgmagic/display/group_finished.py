@@ -12,10 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.display.finished import duration
-from bgmagic.errors import readable
+from bgmagic.display.finished import duration, later
+from bgmagic.errors import counted, readable
 from bgmagic.pricing import dollars
 from bgmagic.record import row
+from bgmagic.status import Status
 from bgmagic.tally import Tally
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def as_html(group: JobGroup, tally: Tally) -> str:
     mark, colour = ("✕", "--jp-error-color1, #d32f2f") if failed else _DONE
     counts = ", ".join(f"{count} {status}" for status, count in tally.counts.items())
     title = f'<span style="color: var({colour})">{mark}</span> <b>{html.escape(group.name)}</b>'
-    parts = [f"<div>{title} {tally.size} jobs: {html.escape(counts)}</div>"]
+    parts = [f"<div>{title} {counted(tally.size)}: {html.escape(counts)}</div>"]
     if failed:
         parts.append(_failed(tally, group.name))
     parts.append(_table(group))
@@ -57,10 +58,25 @@ def _failed(tally: Tally, name: str) -> str:
         f'<span style="{_QUIET}">({html.escape(reason.names)})</span></li>'
         for reason in tally.reasons()
     )
-    title = html.escape(
-        f"{tally.failures} without an answer; {name}.retry_failed() sends them again."
-    )
+    title = html.escape(f"{tally.failures} without an answer; {_remedies(tally, name)}.")
     return f'<div>{title}</div><ul style="margin: 0; overflow-wrap: anywhere">{items}</ul>'
+
+
+def _remedies(tally: Tally, name: str) -> str:
+    unknown, detached = (
+        tally.counts.get(status, 0) for status in (Status.UNKNOWN, Status.DETACHED)
+    )
+    told = []
+    if tally.failures > unknown + detached:
+        told.append(f"{name}.retry_failed() sends them again")
+    if unknown:
+        told.append(
+            f"{name}.retry_failed(unknown=True) those too that may have been accepted, at the risk "
+            "of paying twice"
+        )
+    if detached:
+        told.append(f"%bgattach {name} follows those that are detached")
+    return ", ".join(told)
 
 
 def _table(group: JobGroup) -> str:
@@ -138,17 +154,9 @@ def muted_line(group: JobGroup) -> dict[str, str]:
     """The line that stands beside a live board, as a bundle."""
     begun = min(job.record.submitted_at for job in group.jobs)
     sent = time.strftime("%Y-%m-%d %H:%M", time.localtime(begun))
-    # What another kernel will know it by: the journal keeps no name that the user did not choose.
-    which = group.name if group.jobs[0].record.named else None
-    later = (
-        f"%bgjobs {which} shows them, and %bgattach {which}"
-        if which
-        else "%bgjobs lists them, and %bgattach --all"
-    )
-    text = (
-        f"{group.name}: {len(group.jobs)} jobs, begun {sent}. "
-        f"Later {later} follows them in another kernel."
-    )
+    place = group.jobs[0].record.place
+    name = place.name if place is not None else None
+    text = f"{group.name}: {counted(len(group.jobs))}, begun {sent}. Later {later(name, 'them')}"
     # By this mark a page that was reloaded finds the line again.
     marked = f'<div data-bgmagic="{group.key}" style="{_QUIET}">{html.escape(text)}</div>'
     return {"text/html": marked, "text/plain": text}

@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import logging
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bgmagic.display import frontend
 from bgmagic.display.group_board import GroupBoard
@@ -81,6 +81,19 @@ class ShownGroup:
     def _content(self) -> dict[str, dict[str, str]]:
         """What replaces the board and the line."""
         return {"answer": bundle(self._group), "footer": {"text/html": "", "text/plain": ""}}
+
+
+def as_it_is(group: JobGroup) -> dict[str, Any]:
+    """What the group is shown as where a cell gives it: live, or as HTML that outlives the kernel.
+
+    In a run without a page nobody could put that in a board's place at the end: one line.
+    """
+    if group.done():
+        return dict(bundle(group))
+    if frontend.headless():
+        return {"text/plain": repr(group)}
+    shown: dict[str, Any] = group.board.bundle()
+    return shown
 
 
 def show_group(group: JobGroup, *, notify: bool = False) -> None:
