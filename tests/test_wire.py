@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import socket
 import ssl
+import struct
 import zlib
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
@@ -366,6 +368,19 @@ def test_kept_connection_that_drops_is_asked_again_once() -> None:
             with pytest.raises(httpx2.ReadError):
                 await wire.get(GET)
             assert len(peer.heads) == 8
+            peer.say(whole())
+            await content(wire)
+            peer.say(OK)
+            cut = asyncio.create_task(wire.get(GET))
+            await until(lambda: len(peer.heads) == 10 and any(one.answered for one in wire._all))
+            at_once = struct.pack("ii", 1, 0)
+            peer.writers[-1].get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, at_once
+            )
+            peer.writers[-1].transport.abort()
+            with pytest.raises(httpx2.ReadError):
+                await cut
+            assert len(peer.heads) == 10
 
     asyncio.run(main())
 
@@ -395,11 +410,10 @@ def test_cancelled_get_takes_its_connection_along() -> None:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await wire.get(GET)
-            peer.writers[0].write(whole(b"late"))
+            await until(lambda: peer.gone == 1)
             peer.say(whole(b"own"))
             assert await content(wire) == b"own"
             assert peer.connections == 2
-            await until(lambda: peer.gone == 1)
 
     asyncio.run(main())
 
