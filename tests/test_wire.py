@@ -581,7 +581,14 @@ def test_head_is_what_the_sdk_sends(
         port = server.sockets[0].getsockname()[1]
         names.clear()
         url = f"{address.format(port)}/responses/resp_0?include=a%2Fb&x=%C3%A9"
-        headers = [("authorization", KEY), ("x-two", "a"), ("x-two", "b"), ("x-stainless-os", "x")]
+        headers = [
+            ("authorization", KEY),
+            ("x-two", "a"),
+            ("x-two", "b"),
+            ("x-stainless-os", "x"),
+            ("accept-encoding", "br"),
+            ("connection", "x"),
+        ]
         made = learned(httpx2.Request("GET", url, headers=headers), "resp_0", ssl.create_default_context())  # fmt: skip
         assert made is not None
         peer.say(whole())
