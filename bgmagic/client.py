@@ -138,11 +138,11 @@ class Client:
     async def _got(self, response_id: str) -> Got:
         if self._direct is not None and takes(response_id):
             got = await self._direct.get(response_id)
-            if got.status >= 400:
-                raise self._reader.refusal(got)
-            if got.status < 300:
+            if got is not None:
+                if got.status >= 400:
+                    raise self._reader.refusal(got)
                 return got
-            # A redirect: the SDK follows it, from now on at once. Polls that are under way go on.
+            # The SDK's to read or follow, from now on at once. Polls that are under way go on.
             self._direct = None
         raw = await self._sdk_polls.responses.with_raw_response.retrieve(response_id)
         http = raw.http_response

@@ -1,8 +1,8 @@
 """GET of a response without the SDK, over connections that are kept: most of what a job costs.
 
 It repeats what the SDK itself sent for the first poll, address and headers, for other responses of
-the same server. What is out of the ordinary (a proxy, a redirect, an odd id) stays the SDK's. What
-an answer means is client.py's business.
+the same server. What is out of the ordinary stays the SDK's: a proxy, an odd id, a redirect, an
+answer that is not plain HTTP/1.1. What an answer means is client.py's business.
 """
 
 from __future__ import annotations
@@ -14,50 +14,43 @@ from typing import TYPE_CHECKING, Any
 from bgmagic.replies import Got
 
 if TYPE_CHECKING:
-    import aiohttp
+    from bgmagic.wire import Wire
 
 # Servers and proxies mostly keep a connection for a minute or more; one that was closed meanwhile
 # is noticed, and a GET is sent once more on another.
 KEPT = 120.0  # seconds
 # Of the SDK's headers, those that belong to a connection, and what only its transport can unpack.
-_ITS_OWN = frozenset({"host", "connection", "accept-encoding", "content-length"})
+_ITS_OWN = frozenset({b"connection", b"accept-encoding", b"content-length"})
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,512}")
 
 
 class Direct:
     """Asks one server for responses. Belongs to one event loop."""
 
-    def __init__(self, session: aiohttp.ClientSession, before: str, after: str) -> None:
+    def __init__(self, wire: Wire, before: bytes, after: bytes) -> None:
         """Make it.
 
         Args:
-            session: has the headers that are sent each time.
-            before: the address up to the response id.
-            after: what follows the id, a query or "".
+            wire: leads to the server.
+            before: the head of a request up to the response id.
+            after: what follows the id, to the head's end.
         """
-        from bgmagic.connections import told
-
-        self._session = session
+        self._wire = wire
         self._before = before
         self._after = after
-        self._told = told
 
-    async def get(self, response_id: str) -> Got:
-        """Ask once.
+    async def get(self, response_id: str) -> Got | None:
+        """Ask once; None where the answer is for the SDK to get, as a redirect is.
 
         Raises:
             httpx2.TransportError: as the SDK's transport does, for the same reasons.
         """
-        from yarl import URL
-
-        url = URL(f"{self._before}{response_id}{self._after}", encoded=True)
-        with self._told():
-            async with self._session.get(url, allow_redirects=False) as answer:
-                return Got(answer.status, answer.headers, await answer.read())
+        got = await self._wire.get(self._before + response_id.encode() + self._after)
+        return None if got is None or 300 <= got.status < 400 else got
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        await self._wire.close()
 
 
 def takes(response_id: str) -> bool:
@@ -67,20 +60,23 @@ def takes(response_id: str) -> bool:
 
 def learned(request: Any, response_id: str, tls: ssl.SSLContext) -> Direct | None:
     """What asks as ``request``, the SDK's own for ``response_id``, did; None if that can't be."""
-    import aiohttp
+    from bgmagic.wire import Wire
 
-    from bgmagic.connections import open_session
-
-    url = request.url.copy_with(username=None, password=None)
-    address, mark, query = str(url).partition("?")
-    if not takes(response_id) or not address.endswith(f"/{response_id}"):
+    url = request.url
+    path, mark, query = url.raw_path.partition(b"?")
+    if not takes(response_id) or not path.endswith(f"/{response_id}".encode()):
         return None
-    headers = [
-        (name, value)
-        for name, value in request.headers.multi_items()
+    secure = url.scheme == "https"
+    lines = [
+        name + b": " + value
+        for name, value in request.headers.raw
         # The SDK's own statistics of its single calls would not be true of these.
-        if name not in _ITS_OWN and not name.startswith("x-stainless-")
+        if name.lower() not in _ITS_OWN and not name.lower().startswith(b"x-stainless-")
     ]
-    unlimited = aiohttp.ClientTimeout(total=None)
-    session = open_session(tls, KEPT, headers=headers, timeout=unlimited)
-    return Direct(session, address.removesuffix(response_id), mark + query)
+    before = b"GET " + path.removesuffix(response_id.encode())
+    lines = [mark + query + b" HTTP/1.1", *lines, b"accept-encoding: gzip"]
+    if any(sign in line for line in [before, *lines] for sign in (b"\r", b"\n", b"\0")):
+        return None
+    host, port = url.raw_host.decode(), url.port or (443 if secure else 80)
+    wire = Wire(host, port, tls if secure else None, KEPT)
+    return Direct(wire, before, b"\r\n".join(lines) + b"\r\n\r\n")

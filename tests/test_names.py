@@ -42,10 +42,10 @@ def test_submit_takes_the_options_names() -> None:
 
 
 def test_plain_python_needs_no_ipython() -> None:
-    """Importing bgmagic imports neither IPython nor widgets nor openai, nor what schemas and files need."""
+    """Importing bgmagic imports neither IPython nor widgets nor openai, nor what connections, schemas and files need."""
     code = (
         "import sys, bgmagic; "
-        "print([m for m in ('IPython', 'ipywidgets', 'anywidget', 'openai', 'tornado', 'pydantic', 'fastjsonschema', 'PIL') if m in sys.modules])"
+        "print([m for m in ('IPython', 'ipywidgets', 'anywidget', 'openai', 'tornado', 'pydantic', 'fastjsonschema', 'PIL', 'aiohttp', 'httptools', 'httpx2') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
