@@ -1,4 +1,4 @@
-"""Connections to a server over aiohttp, for the SDK and for polls without it.
+"""Connections to a server over aiohttp, for what the SDK sends.
 
 The SDK's own aiohttp transport tells a connection that dropped under a request as one that timed
 out while connecting: a create that may have been accepted would be sent again. Here a failure is
@@ -10,25 +10,12 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import aiohttp
 import httpx2
 import yarl
 
 _HEADER = 65_536  # bytes of one header line; OpenAI's own fit many times
-
-
-def open_session(tls: ssl.SSLContext, kept: float, **settings: Any) -> aiohttp.ClientSession:
-    """A session whose idle connections are used again for ``kept`` seconds. In a running loop."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=kept, ssl=tls, ttl_dns_cache=60)
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        max_line_size=_HEADER,
-        max_field_size=_HEADER,
-        **settings,
-    )
 
 
 @contextlib.contextmanager
@@ -69,7 +56,7 @@ class Transport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if self._session is None:
-            self._session = open_session(self._tls, self._kept, auto_decompress=False)
+            self._session = self._opened()
         content = await request.aread()  # after a redirect it is not there yet
         limits = request.extensions.get("timeout", {})
         with told():
@@ -90,6 +77,18 @@ class Transport(httpx2.AsyncBaseTransport):
     async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=self._kept, ssl=self._tls, ttl_dns_cache=60
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=_HEADER,
+            max_field_size=_HEADER,
+            auto_decompress=False,
+        )
 
 
 class _Body(httpx2.AsyncByteStream):

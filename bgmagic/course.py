@@ -242,12 +242,13 @@ class Course:
             if self._closing and not self.setting_out:
                 self._abandon("the kernel is shutting down")
                 return None
-            if not await self._ledger.claim(self.job.record, ours=self._ours):
-                self.job.detach(_TAKEN)
-                return None
-            self.job.advance(status=Status.SUBMITTING)
+            # From here on the end of a process waits: what is claimed and not sent is unclear.
             self.sending = True
             try:
+                if not await self._ledger.claim(self.job.record, ours=self._ours):
+                    self.job.detach(_TAKEN)
+                    return None
+                self.job.advance(status=Status.SUBMITTING)
                 reply, stream = await _sent(client, self.job.request)
             finally:
                 self.sending = self.setting_out = False

@@ -27,7 +27,9 @@ class Packed(Mapping[str, Any]):
         self._quick = {key: value[key] for key in _QUICK if key in value}
         self._like = like
         packer = zlib.compressobj(_LEVEL, zdict=self._dictionary)
-        self._data = packer.compress(_text(value)) + packer.flush()
+        # Text beside text has it in common as it is; else escaped, which takes half the time.
+        text = json.dumps(value, ensure_ascii=isinstance(like, bytes))
+        self._data = packer.compress(text.encode(*_CODE)) + packer.flush()
 
     def whole(self) -> dict[str, Any]:
         """The object as it was."""
@@ -59,10 +61,5 @@ class Packer:
 
     def __call__(self, value: Mapping[str, Any]) -> Packed:
         """``value``, packed; the first one is what the others are compared with."""
-        self._like = self._like or _text(value)[-_WINDOW:]
+        self._like = self._like or json.dumps(value).encode()[-_WINDOW:]
         return Packed(value, self._like)
-
-
-def _text(value: Mapping[str, Any]) -> bytes:
-    # As it stands in an answer, so that they have it in common.
-    return json.dumps(value, ensure_ascii=False).encode(*_CODE)

@@ -60,12 +60,12 @@ class Reply:
     Attributes:
         response: the JSON object.
         poll_after: seconds the server asks to wait before the next retrieve, or None.
-        mark: what tells its text from any other, or b"" where that was not asked for.
+        mark: a hash of its text, good for this process; 0 where that was not asked for.
     """
 
     response: Mapping[str, Any]
     poll_after: float | None = None
-    mark: bytes = b""
+    mark: int = 0
 
 
 class Reader:

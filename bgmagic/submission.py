@@ -173,7 +173,9 @@ def _known(composed: Composed, settings: Settings) -> Entry | None:
     ledger = manager.ledger
     draft = composed.draft.text if composed.draft else ""
     fingerprint = composed.request.fingerprint(manager.destination().name, draft)
-    here = {job.record.key for job in manager.jobs()}
+    # What is watched here no more, as after its deadline, may still run at the server.
+    newest = {job.record.key: job for job in manager.jobs()}
+    here = {key for key, job in newest.items() if job.status != Status.DETACHED}
     notebook = session.notebook()
     for entry in reversed(ledger.journal.same(fingerprint, notebook=notebook, name=settings.out)):
         if entry.key in here or (entry.name is None) != (settings.out is None):

@@ -326,6 +326,21 @@ def test_same_cell_after_a_restart_joins(start: Start, server: ScriptedServer) -
     assert server.count("create") == 1
 
 
+def test_same_cell_after_its_deadline_joins(start: Start, server: ScriptedServer) -> None:
+    """A job whose deadline has passed may still run: its cell, run again, asks for it and pays once."""
+    server.polls = 10**6
+    with start() as one:
+        one.ok("%%bgresponse -o x --deadline 0.3\nWhy?")
+        one.until("x.status == 'detached'")
+        server.polls = 0
+        assert "joined" in one.ok("%%bgresponse -o x\nWhy?").said
+        one.ok("%bgwait x")
+        assert one.value("str(x)") == "'the answer'"
+        assert server.count("create") == 1
+        one.ok("%%bgresponse -o x --wait\nWhy?")
+        assert server.count("create") == 2
+
+
 def test_reuse(start: Start, server: ScriptedServer) -> None:
     """With --reuse, or %config, a request that completed before is not paid again."""
     with start() as first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -20,9 +21,11 @@ from bgmagic.ledger import Ledger
 from bgmagic.manager import JobManager
 from bgmagic.namespace import Variables
 from bgmagic.owners import Owner
+from bgmagic.plan import Plan
 from bgmagic.poller import Delays
 from bgmagic.request import Request
 from bgmagic.server import Server
+from bgmagic.status import JobRecord
 from tests.conftest import KEY
 from tests.scripted import Script, ScriptedServer, response
 from tests.test_answer import hostile, json_values
@@ -574,3 +577,28 @@ def test_isolated_server_is_used(manager: JobManager, ask: Ask) -> None:
         manager.server = Server(own.base_url, "token-123456", isolated=True)
         assert manager.submit(ask(), poll_interval=SOON).result(LIMIT) == "the answer"
         assert own.count("create") == 1
+
+
+def test_what_is_claimed_is_sent(
+    pointed: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group's job that is being claimed as the process ends goes out: the next kernel could not
+    tell whether it had."""
+    manager, closing, claiming = JobManager(), threading.Event(), threading.Event()
+    usual = Ledger.claim
+
+    async def claim(ledger: Ledger, record: JobRecord, *, ours: bool) -> bool:
+        claiming.set()
+        taken = await usual(ledger, record, ours=ours)
+        await asyncio.to_thread(closing.wait, LIMIT)
+        return taken
+
+    monkeypatch.setattr(Ledger, "claim", claim)
+    server = manager.destination()
+    record = JobRecord(request=ask(), server=server.name, submitted_at=time.time())
+    (job,) = manager.submit_all([record], Plan(server, SOON, 60.0))
+    assert claiming.wait(LIMIT)
+    threading.Timer(0.2, closing.set).start()
+    assert manager.close(10)
+    assert pointed.count("create") == 1
+    assert job.response_id == "resp_1"

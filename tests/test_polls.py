@@ -122,7 +122,7 @@ FAILURES: dict[str, tuple[Script, dict[str, Any]]] = {
     "nonsense": (Script(body=f"{{{KEY}".encode()), {"status_code": 200}),
     "deep": (Script(body=b"[" * 100_000), {"status_code": 200}),
     "nested": (
-        Script(body=b'{"id":' * 5_000 + b"1" + b"}" * 5_000),
+        Script(body=b'{"id":' * 50_000 + b"1" + b"}" * 50_000),
         {"status_code": 200},
     ),
     "html": (
