@@ -21,6 +21,7 @@ from bgmagic.job import Job
 from bgmagic.ledger import Ledger
 from bgmagic.plan import Plan
 from bgmagic.poller import Clock, Delays, Wake, is_terminal
+from bgmagic.reasons import HIDDEN, RETENTION, TAKEN, past_deadline, unclear
 from bgmagic.replies import Reply
 from bgmagic.request import Request
 from bgmagic.server import Server
@@ -32,12 +33,7 @@ logger = logging.getLogger("bgmagic")
 # Seconds by which a cell goes before its own submission: importing the SDK and building a request
 # would else compete with the end of the cell for the interpreter.
 HEAD_START = 0.05
-RETENTION = (
-    "the server no longer knows this response. Servers keep one for a limited time, OpenAI for 30 "
-    "days and for about 10 minutes in projects with zero data retention"
-)
 _NO_IDS = ("", ".", "..")  # the last two would ask for another address
-_TAKEN = "another kernel sends it, or the journal can't say that none does"
 
 
 class Course:
@@ -61,6 +57,7 @@ class Course:
         # Before it is written down a new job must not be cut off, or it would be lost; nor while a
         # create is under way, which may have been accepted.
         self.setting_out = True
+        self.to_write = False  # what the journal does not have yet can't be changed there
         self.sending = False
         self._hurry = Wake()
         self._plan = plan
@@ -89,11 +86,7 @@ class Course:
                 self.setting_out = False
                 await self._carry()
             else:
-                await self._hurry.wait(HEAD_START)
-                plan = self._plan
-                await self._ledger.intend(
-                    self.job.record, plan.server, plan.poll_interval, plan.deadline
-                )
+                await self._set_out()
                 await self._carry()
         except asyncio.CancelledError:
             self._abandon("the kernel is shutting down")
@@ -112,7 +105,8 @@ class Course:
         if self.job.done() or self.job.record.cancelling:
             return
         self.job.advance(cancelling=True)
-        self._ledger.note(self.job.record, cancelling=True)
+        if not self.to_write:
+            self._ledger.note(self.job.record, cancelling=True)
         if self._following is not None:
             self._following.cancel()
         elif not self.sending:
@@ -123,6 +117,15 @@ class Course:
         """Watch no further than the create that may be under way or about to be."""
         self._closing = True
         self._hurry.set()
+
+    async def _set_out(self) -> None:
+        plan, self.to_write = self._plan, True
+        try:
+            await self._hurry.wait(HEAD_START)
+            record = self.job.record
+            await self._ledger.intend(record, plan.server, plan.poll_interval, plan.deadline)
+        finally:
+            self.to_write = False
 
     async def _resume(self) -> None:
         """Pick up where another kernel left the job."""
@@ -139,7 +142,7 @@ class Course:
             self._ours = True
             await self._carry()
         elif record.response_id is None:
-            reason = _unclear("the kernel that was sending it ended before the server answered")
+            reason = unclear("the kernel that was sending it ended before the server answered")
             await self._settle(status=Status.UNKNOWN, reason=reason)
         else:
             if plan.lane is not None:
@@ -217,7 +220,7 @@ class Course:
         if self._ours or await self._ledger.claim(self.job.record, ours=False):
             await self._settle(status=Status.CANCELLED, reason="before it was sent", trouble=None)
         else:
-            self.job.detach(_TAKEN)
+            self.job.detach(TAKEN)
         return None
 
     async def _admitted(self) -> bool:
@@ -246,7 +249,7 @@ class Course:
             self.sending = True
             try:
                 if not await self._ledger.claim(self.job.record, ours=self._ours):
-                    self.job.detach(_TAKEN)
+                    self.job.detach(TAKEN)
                     return None
                 self.job.advance(status=Status.SUBMITTING)
                 reply, stream = await _sent(client, self.job.request)
@@ -274,7 +277,7 @@ class Course:
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
         """End the job if this failure of a create is not one to be repeated."""
         if failure.accepted is Accepted.UNCLEAR:
-            reason = _unclear(str(failure))
+            reason = unclear(str(failure))
             await self._settle(status=Status.UNKNOWN, reason=reason, trouble=None)
         elif not failure.passing:
             reason = f"not accepted by the server: {failure}"
@@ -300,8 +303,7 @@ class Course:
             await self._settle(status=Status.LOST, reason=RETENTION, trouble=None)
         else:
             self._ledger.note(self.job.record, owner=None)
-            hidden = "it is not visible with this key; another one had sent it"
-            self.job.detach(hidden if following.gone else _deadline_line(self.job, plan.deadline))
+            self.job.detach(HIDDEN if following.gone else past_deadline(self.job, plan.deadline))
 
     # Ending.
 
@@ -322,7 +324,7 @@ class Course:
             return
         if self.job.record.status == Status.SUBMITTING and self.job.response_id is None:
             # Not written down: the journal's `submitting` of a dead kernel means the same.
-            reason, now = _unclear(f"{reason} while it was being sent"), self._clock.now()
+            reason, now = unclear(f"{reason} while it was being sent"), self._clock.now()
             self.job.settle(status=Status.UNKNOWN, reason=reason, trouble=None, ended_at=now)
         else:
             self.job.detach(reason)
@@ -332,18 +334,3 @@ async def _sent(client: Client, request: Request) -> tuple[Reply, Stream | None]
     if request.streams:
         return await client.create_streamed(request)
     return await client.create(request), None
-
-
-def _unclear(failure: str) -> str:
-    return (
-        "it is unclear whether the server accepted this job, and it was not sent again, since that "
-        f"could be paid twice; job.resend() sends it on purpose: {failure}"
-    )
-
-
-def _deadline_line(job: Job, deadline: float) -> str:
-    unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if deadline >= s), ("s", 1))
-    return (
-        f"it was still {job.record.status} {deadline / size:g} {unit} after it was accepted, "
-        f"the deadline; the server goes on with {job.response_id}"
-    )

@@ -648,6 +648,31 @@ def test_run_again_before_it_was_written_down(
     assert pointed.count("create") == 60
 
 
+def test_changed_before_it_was_written_down(
+    ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent again, and given another place or cancelled in the same breath, gives no false
+    alarm about the journal either, which has it as it is now."""
+    pointed.enqueue("create", *[Script(status=400, json={"error": {"message": "no"}})] * 3)
+    first = ask(items=[1, 2, 3], out="x")
+    eventually(first.done)
+    pointed.polls, journal = 10**6, session.manager.ledger.journal
+    changes: list[concurrent.futures.Future[Any]] = []
+    change = journal.change
+    monkeypatch.setattr(journal, "change", lambda *a, **k: changes.append(change(*a, **k)) or changes[-1])  # fmt: skip
+    first.retry_failed()
+    second = ask(items=[3, 2, 1], out="x")
+    second[0].cancel()
+    eventually(lambda: pointed.count("create") == 5)
+    eventually(second[0].done)
+    assert second[0].status == "cancelled"
+    assert [change.exception(LIMIT) for change in changes] == [None] * len(changes)
+    assert pointed.count("create") == 5
+    entries = [journal.find(job.record.key) for job in second.jobs]
+    assert [entry.group_index for entry in entries if entry] == [0, 1, 2]
+    assert [entry.status for entry in entries if entry] == ["cancelled", "queued", "queued"]
+
+
 def test_what_is_watched_no_more_is_joined(ask: Ask, pointed: ScriptedServer) -> None:
     """A sweep whose deadline has passed may still run at the server: run again, that is asked for its
     jobs, and none is sent twice; run again when all have ended, it is sent anew."""

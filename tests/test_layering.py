@@ -51,6 +51,7 @@ ROOMS: dict[str, set[str]] = {
         "answer", "control", "errors", "outcome", "packed", "pricing", "request", "status",
         "textlike",
     },
+    "reasons": {"job"},
     "farewell": {"errors", "job", "status"},
     "group": {
         "answer", "display.group_board", "display.group_shown", "errors", "job", "record", "status",
@@ -74,7 +75,7 @@ ROOMS: dict[str, set[str]] = {
     "plan": {"lane", "server"},
     "course": {
         "answer", "awaiting", "client", "draft", "errors", "following", "job", "ledger", "plan",
-        "poller", "replies", "request", "server", "status", "stream",
+        "poller", "reasons", "replies", "request", "server", "status", "stream",
     },
     "convoy": {"course", "job", "ledger", "plan"},
     "store": {"errors"},
