@@ -49,7 +49,6 @@ class Course:
         find: Find,
     ) -> None:
         self.job = job
-        self._turn = Wake()
         self._had_turn = False
         self._find = find
         self._ledger = ledger
@@ -64,6 +63,7 @@ class Course:
         self._client_of = client_of
         self._clock = clock
         self._wake = Wake()
+        self._turn = Wake() if plan.lane is not None else self._wake
         self._following: Following | None = None
         self._closing = False
 
@@ -269,7 +269,7 @@ class Course:
             self.job.record, response_id=response_id, accepted_at=now, status=status
         )
         if not is_terminal(reply):
-            changes["response"] = client.pack(reply.response)
+            changes["response"] = client.pack(reply.response, reply.text)
             reply = Reply({}, reply.poll_after)  # held as long as the job runs
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
         return Taken(client, response_id, reply, now, stream)

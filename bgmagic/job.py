@@ -58,8 +58,8 @@ class Job(Future[Answer]):
         self._control = control
         self._variables = variables
         self._answer: Answer | None = None
-        self._listeners: list[Listener] = []
-        self._sleepers: list[Callable[[], None]] = []
+        self._listeners: tuple[Listener, ...] = ()
+        self._sleepers: tuple[Callable[[], None], ...] = ()
         self._lock = threading.Lock()
         self._card: Any = None
 
@@ -219,20 +219,20 @@ class Job(Future[Answer]):
         with self._lock:
             waiting = not self.done()
             if waiting:
-                self._sleepers.append(wake)
+                self._sleepers += (wake,)
         if waiting:
             try:
                 yield from woken.__await__()
             finally:
                 with self._lock:
-                    self._sleepers.remove(wake)
+                    self._sleepers = tuple(one for one in self._sleepers if one is not wake)
         return super().result(0)
 
     # What the manager does; on the loop thread only.
 
     def add_listener(self, listener: Listener) -> None:
         """Have ``listener(job)`` called on the loop thread after each change."""
-        self._listeners.append(listener)
+        self._listeners += (listener,)
 
     def advance(self, **changes: Any) -> None:
         """Take ``changes`` into the record, and tell the listeners."""
@@ -269,13 +269,13 @@ class Job(Future[Answer]):
 
     def _wake(self) -> None:
         with self._lock:
-            sleepers = list(self._sleepers)
+            sleepers = self._sleepers
         for wake in sleepers:
             wake()
         self._notify()
 
     def _notify(self) -> None:
-        for listener in list(self._listeners):
+        for listener in self._listeners:
             try:
                 listener(self)
             except Exception:

@@ -22,13 +22,19 @@ class Packed(Mapping[str, Any]):
 
     __slots__ = ("_data", "_like", "_quick")
 
-    def __init__(self, value: Mapping[str, Any], like: bytes | tuple[str, ...] = b"") -> None:
-        """Pack ``value``; what its JSON has in common with ``like``, held anyway, takes no room."""
+    def __init__(
+        self, value: Mapping[str, Any], like: bytes | tuple[str, ...] = b"", text: str = ""
+    ) -> None:
+        """Pack ``value``; what its JSON has in common with ``like``, held anyway, takes no room.
+
+        Args:
+            text: ``value`` as JSON, if that is at hand.
+        """
         self._quick = {key: value[key] for key in _QUICK if key in value}
         self._like = like
         packer = zlib.compressobj(_LEVEL, zdict=self._dictionary)
-        # Text beside text has it in common as it is; else escaped, which takes half the time.
-        text = json.dumps(value, ensure_ascii=isinstance(like, bytes))
+        # Not escaped, it has the more in common with plain text.
+        text = text or json.dumps(value, ensure_ascii=isinstance(like, bytes))
         self._data = packer.compress(text.encode(*_CODE)) + packer.flush()
 
     def whole(self) -> dict[str, Any]:
@@ -59,7 +65,7 @@ class Packer:
     def __init__(self) -> None:
         self._like = b""
 
-    def __call__(self, value: Mapping[str, Any]) -> Packed:
-        """``value``, packed; the first one is what the others are compared with."""
-        self._like = self._like or json.dumps(value).encode()[-_WINDOW:]
-        return Packed(value, self._like)
+    def __call__(self, value: Mapping[str, Any], text: str = "") -> Packed:
+        """``value``, whose JSON ``text`` may be; the first one is what others are compared with."""
+        self._like = self._like or (text or json.dumps(value)).encode(*_CODE)[-_WINDOW:]
+        return Packed(value, self._like, text)

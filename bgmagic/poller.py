@@ -8,7 +8,9 @@ failing poll never ends it, only a terminal status and the deadline do.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -90,6 +92,17 @@ class Delays:
         return min(seconds * (1 + SPREAD * self._jitter()), LIMIT)
 
 
+class _Here(threading.local):
+    """What timers run in; else asyncio makes a copy of the context for each. A thread's own, since
+    two can't be in one context at the same time."""
+
+    def __init__(self) -> None:
+        self.context = contextvars.Context()
+
+
+_HERE = _Here()
+
+
 class Wake:
     """What one job's waiting ends by, ahead of time. Lighter than an event and a timeout."""
 
@@ -114,7 +127,9 @@ class Wake:
             return
         loop = asyncio.get_running_loop()
         self._waiter = waiter = loop.create_future()
-        timer = None if seconds is None else loop.call_later(seconds, self._end, waiter)
+        timer = None
+        if seconds is not None:
+            timer = loop.call_later(seconds, self._end, waiter, context=_HERE.context)
         try:
             await waiter
         finally:
@@ -156,7 +171,7 @@ class Watch:
         on_failure: is given each failure; True gives the response up.
         wake: set to poll at once.
         deadline: the wall-clock time after which the watch ends, in seconds since the epoch.
-        pack: makes a response that goes on small.
+        pack: makes a response that goes on small, given its JSON, too, or "".
     """
 
     fetch: Callable[[Reply | None], Awaitable[Reply]]
@@ -164,7 +179,7 @@ class Watch:
     on_failure: Callable[[ServerError], bool]
     wake: Wake
     deadline: float
-    pack: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    pack: Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 
 
 def is_terminal(reply: Reply) -> bool:
@@ -203,7 +218,8 @@ async def poll(
             if last is None or reply.response is not last.response:
                 if is_terminal(reply):
                     return reply
-                reply = replace(reply, response=watch.pack(reply.response))
+                packed = watch.pack(reply.response, reply.text)
+                reply = replace(reply, response=packed, text="")
             watch.on_reply(reply)
             last = reply
             delay = delays.after_reply(reply.poll_after)

@@ -60,12 +60,14 @@ class Reply:
     Attributes:
         response: the JSON object.
         poll_after: seconds the server asks to wait before the next retrieve, or None.
-        mark: a hash of its text, good for this process; 0 where that was not asked for.
+        mark: a hash of what came, good for this process; 0 where that was not asked for.
+        text: the response as JSON, where that is at hand.
     """
 
     response: Mapping[str, Any]
     poll_after: float | None = None
     mark: int = 0
+    text: str = ""
 
 
 class Reader:
@@ -91,9 +93,10 @@ class Reader:
         text = got.content.decode("utf-8", "replace")
         try:
             # Within a response, too: servers quote keys in the errors that jobs end with.
-            response = json.loads(self.hide(text))
+            shown = self.hide(text)
+            response = json.loads(shown)
             if _HALF in text or _HALF_TOO in text or text.count("[") + text.count("{") > _NESTED:
-                response = without_half_characters(response)
+                response, shown = without_half_characters(response), ""
         except (ValueError, RecursionError):
             response = None
         if not isinstance(response, dict):
@@ -104,7 +107,7 @@ class Reader:
                 accepted=Accepted.UNCLEAR,
                 status_code=got.status,
             )
-        return Reply(response, poll_after(got.headers))
+        return Reply(response, poll_after(got.headers), text=shown)
 
     def failure(self, error: Exception) -> ServerError:
         """Say what an exception of the SDK means."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgmagic.errors import Accepted, ServerError
-from bgmagic.packed import Packed
+from bgmagic.packed import Packer
 from bgmagic.poller import Clock, Delays, Wake, Watch, poll
 from bgmagic.replies import Reply
 
@@ -96,7 +96,7 @@ def run(
         return reply
 
     async def main() -> Reply | None:
-        watch = Watch(fetch, heard.append, heard.append, Wake(), 1000 + deadline, Packed)
+        watch = Watch(fetch, heard.append, heard.append, Wake(), 1000 + deadline, Packer())
         return await poll(watch, Delays(10, lambda: 0.5), time.clock(), hint)
 
     return asyncio.run(main()), time, heard

@@ -499,6 +499,18 @@ def test_packed_is_the_same_object(values: list[dict[str, Any]]) -> None:
     assert Packed(values[0]).whole() == values[0]
 
 
+@pytest.mark.parametrize("said", [f"your key {KEY}", "half \ud83d of one", "plain", "[" * 300])
+def test_packed_is_what_was_read(polled: ScriptedServer, said: str) -> None:
+    """What is packed of a reply is what was read of it: no key, and no half characters."""
+    told = response("resp_0", "in_progress", error={"message": said, "nested": [[]] * len(said)})
+    polled.always["retrieve"] = Script(body=json.dumps(told).encode())
+    reply = with_client(Server(polled.base_url, KEY), lambda client: client.retrieve("resp_0"))
+    packed = Packer()(reply.response, reply.text)
+    assert packed.whole() == reply.response
+    assert KEY not in f"{packed.whole()}{reply.text}"
+    assert json.dumps(packed.whole(), ensure_ascii=False).encode()
+
+
 def test_what_responses_share_takes_no_room() -> None:
     """Of long instructions that all jobs have, the second one's copy takes next to nothing."""
     words = (hashlib.sha256(b"%d" % n).hexdigest() for n in range(120))
