@@ -112,15 +112,32 @@ def kernel(**environment: str) -> Iterator[Kernel]:
     hidden = ("OPENAI_", "BGMAGIC_", "AZURE_")
     env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     kept = {k: v for k, v in os.environ.items() if k.startswith(("BGMAGIC_LOCAL", "BGMAGIC_CACHE"))}
-    manager = KernelManager(kernel_name="python3")
     # A journal of the user's is not the tests' to write to.
     apart = {"BGMAGIC_JOURNAL": ":memory:"}
-    manager.start_kernel(env=env | kept | apart | environment)
+    manager, client = _started(env | kept | apart | environment)
+    try:
+        yield Kernel(manager, client)
+    finally:
+        _end(manager, client)
+
+
+def _started(env: dict[str, str], tries: int = 3) -> tuple[KernelManager, BlockingKernelClient]:
+    """A kernel that has answered. Tried again if it ended at once: between the choice of its ports and
+    their use another process, of a test beside this one, may have taken one of them."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env=env)
     client = manager.client()
     client.start_channels()
     try:
         client.wait_for_ready(timeout=LIMIT)
-        yield Kernel(manager, client)
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+    except BaseException as error:
+        _end(manager, client)
+        if tries > 1 and "Kernel died" in str(error):
+            return _started(env, tries - 1)
+        raise
+    return manager, client
+
+
+def _end(manager: KernelManager, client: BlockingKernelClient) -> None:
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)

@@ -12,7 +12,7 @@ def test_load_runs(capsys: pytest.CaptureFixture[str]) -> None:
     small = "--jobs 2 --poll 0.1 --cell 0.02 --polls 20 --most 1"
     main(["load", "growth", "endurance", *small.split()])
     table = capsys.readouterr().out
-    assert table.count("2 jobs: ") == 11
+    assert table.count("2 jobs: ") == 12
     assert "1 jobs, one poll each 0.1 s" in table
     assert "memory over" in table
 
