@@ -28,15 +28,10 @@ class Convoy:
         self._ledger = ledger
         self._hurry = asyncio.Event()
         self._written = asyncio.Event()
-        self._unwritten = set(jobs)
 
     def close(self) -> None:
         """Write them down now: the process is about to end."""
         self._hurry.set()
-
-    def writes(self, job: Job) -> bool:
-        """Whether ``job`` is one of those that are still to be written down."""
-        return job in self._unwritten
 
     async def written(self) -> None:
         """Wait until they are written down, or that has failed."""
@@ -45,13 +40,15 @@ class Convoy:
     async def run(self, carry: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
         """Write the group down and carry its jobs to their ends."""
         jobs, plan = self._jobs, self._plan
+        for job in jobs:
+            self._ledger.expect(job.record)
         begun: set[asyncio.Task[None]] = set()
         try:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), HEAD_START)
             records = [job.record for job in jobs]
             await self._ledger.intend_all(records, plan.server, plan.poll_interval, plan.deadline)
-            self._now_written()
+            self._written.set()
             if self._hurry.is_set():
                 _detach(jobs, "the kernel is shutting down")
                 return
@@ -71,11 +68,7 @@ class Convoy:
             logger.exception("a group of %d jobs broke off", len(jobs))
             _detach(jobs, f"bgmagic itself failed with {type(error).__name__}: {error}")
         finally:
-            self._now_written()
-
-    def _now_written(self) -> None:
-        self._unwritten.clear()
-        self._written.set()
+            self._written.set()
 
 
 def _detach(jobs: Sequence[Job], reason: str) -> None:

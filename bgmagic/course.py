@@ -56,7 +56,6 @@ class Course:
         # Before it is written down a new job must not be cut off, or it would be lost; nor while a
         # create is under way, which may have been accepted.
         self.setting_out = True
-        self.to_write = False  # what the journal does not have yet can't be changed there
         self.sending = False
         self._hurry = Wake()
         self._plan = plan
@@ -105,8 +104,7 @@ class Course:
         if self.job.done() or self.job.record.cancelling:
             return
         self.job.advance(cancelling=True)
-        if not self.to_write:
-            self._ledger.note(self.job.record, cancelling=True)
+        self._ledger.note(self.job.record, cancelling=True)
         if self._following is not None:
             self._following.cancel()
         elif not self.sending:
@@ -119,13 +117,11 @@ class Course:
         self._hurry.set()
 
     async def _set_out(self) -> None:
-        plan, self.to_write = self._plan, True
-        try:
-            await self._hurry.wait(HEAD_START)
-            record = self.job.record
-            await self._ledger.intend(record, plan.server, plan.poll_interval, plan.deadline)
-        finally:
-            self.to_write = False
+        plan = self._plan
+        self._ledger.expect(self.job.record)
+        await self._hurry.wait(HEAD_START)
+        record = self.job.record
+        await self._ledger.intend(record, plan.server, plan.poll_interval, plan.deadline)
 
     async def _resume(self) -> None:
         """Pick up where another kernel left the job."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from bgmagic.awaiting import Find
 from bgmagic.client import Client
 from bgmagic.convoy import Convoy
-from bgmagic.course import HEAD_START, Course
+from bgmagic.course import Course
 from bgmagic.job import Job
 from bgmagic.ledger import Ledger
 from bgmagic.place import Place
@@ -67,11 +67,6 @@ class Fleet:
     async def relocate(self, job: Job, name: str, place: Place, server: Server) -> None:
         """Give a job another place in a group."""
         job.advance(name=name, place=place)
-        # What the journal does not have yet it can't change.
-        for convoy in [convoy for convoy in self._convoys if convoy.writes(job)]:
-            await convoy.written()
-        while job in self._courses and self._courses[job][0].to_write:
-            await asyncio.sleep(HEAD_START / 5)
         self._ledger.note_place(job.record, server)
 
     def want_cancel(self, job: Job) -> None:

@@ -39,11 +39,16 @@ class Ledger:
         self._unwritten: set[str] = set()
         self._prints: dict[tuple[str, Server], str] = {}
         self._landing = Landing()
+        self._coming: dict[str, dict[str, Any]] = {}
 
     @property
     def trouble(self) -> str | None:
         """One line for the user about what is wrong with the journal, or None."""
         return self.journal.trouble or self._trouble
+
+    def expect(self, record: JobRecord) -> None:
+        """Hold what is noted of ``record`` back until its intent, which comes soon, is written."""
+        self._coming.setdefault(record.key, {})
 
     async def intend(
         self, record: JobRecord, server: Server, interval: float | None, deadline: float
@@ -58,6 +63,7 @@ class Ledger:
         entry = self._entry(record, server, interval, deadline, credentials)
         if await self._done(self.journal.add(entry)):
             self._unwritten.discard(record.key)
+        self._arrived(record.key)
 
     def has(self, record: JobRecord) -> bool:
         """Whether the job's intent, which was to be written, is."""
@@ -81,6 +87,13 @@ class Ledger:
                 await asyncio.sleep(0)  # the polls of others go on
         if await self._done(self.journal.add(*entries)):
             self._unwritten.difference_update(keys)
+        for key in keys:
+            self._arrived(key)
+
+    def _arrived(self, key: str) -> None:
+        noted = self._coming.pop(key, None)
+        if noted and key not in self._unwritten:
+            self.journal.change(key, **noted)
 
     async def _known_credentials(self, server: Server) -> str:
         known = self._prints.get((self.journal.known_salt or "", server))
@@ -179,7 +192,11 @@ class Ledger:
 
     def note(self, record: JobRecord, **columns: Any) -> None:
         """Change the job's entry soon."""
-        self.journal.change(record.key, **columns)
+        coming = self._coming.get(record.key)
+        if coming is None:
+            self.journal.change(record.key, **columns)
+        else:
+            coming.update(columns)
 
     def texts(self, response: Mapping[str, Any] | None, server: Server) -> str | None:
         """A response as it may be kept: what the model wrote is not touched but for our secrets."""
