@@ -430,7 +430,8 @@ def test_creates_wait_for_each_other(
     eventually(waiting[0].done)
     assert waiting[0].status == "cancelled"
     assert pointed.count("create") == AT_ONCE + 2
-    assert pointed.connections <= 2 * AT_ONCE
+    # Of the creates (the last two may find theirs closed), the SDK's polls, and those without it.
+    assert pointed.connections <= 3 * AT_ONCE + 2
     threads = set(threading.enumerate()) - before
     assert len([thread for thread in threads if thread.name.startswith("bgmagic")]) <= 3
 
