@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bgmagic.answer import Answer
-from bgmagic.errors import (
-    BadInput,
-    BgmagicError,
+from bgmagic.errors import BadInput, BgmagicError, NotReady, ServerError
+from bgmagic.jobs.group import JobGroup
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.outcome import (
     Detached,
     InvalidAnswer,
     JobCancelled,
@@ -20,14 +20,9 @@ from bgmagic.errors import (
     JobLost,
     JobUnknown,
     NoAnswer,
-    NotReady,
-    ServerError,
 )
-from bgmagic.group import JobGroup
-from bgmagic.job import Job
-from bgmagic.research import export, map
-from bgmagic.status import Status
-from bgmagic.submission import jobs, submit, use
+from bgmagic.jobs.record import Status
+from bgmagic.public import export, jobs, map, submit, use
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -62,13 +57,13 @@ __all__ = [
 
 def load_ipython_extension(ipython: InteractiveShell) -> None:
     """``%load_ext bgmagic``: add the magics."""
-    from bgmagic.magics import load
+    from bgmagic.notebook.magics import load
 
     load(ipython)
 
 
 def unload_ipython_extension(ipython: InteractiveShell) -> None:
     """``%unload_ext bgmagic``: remove the magics. Jobs that run go on."""
-    from bgmagic.magics import unload
+    from bgmagic.notebook.magics import unload
 
     unload(ipython)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import bgmagic
-from bgmagic.errors import BgmagicError, readable
-from bgmagic.session import default_path, session
+from bgmagic.errors import BgmagicError
+from bgmagic.submission.app import app, default_path
+from bgmagic.text import one_line
 
 if TYPE_CHECKING:
-    from bgmagic.entries import Entry
+    from bgmagic.storage.database import StoredJob
 
 # What decides how things behave: the API's client, the kernel, the widgets, the frontends.
 PACKAGES = (
@@ -44,7 +45,7 @@ FRONTENDS = {
 LISTED = 20  # open jobs
 
 
-def report() -> str:
+def bug_report() -> str:
     """The report, as lines."""
     journal = _journal()  # before anything that would make one
     rows = [
@@ -76,24 +77,24 @@ def _frontend() -> str:
 
 def _settings() -> list[str]:
     """What is not as it is without settings, by name: a value may be a part of a prompt."""
-    found = [f"BgMagics.{name}" for name, value in session.config.items() if value is not None]
+    found = [f"BgMagics.{name}" for name, value in app.config.items() if value is not None]
     ours = (name for name in os.environ if name.startswith("BGMAGIC_") or name.upper() in WAYS)
     return [*found, *sorted(ours)]
 
 
 def _server() -> list[tuple[str, str]]:
-    from bgmagic.server import Server
+    from bgmagic.api.server import ServerConfig
 
     configured = [
         f"{name} is set"
         for name in ("BGMAGIC_BASE_URL", "OPENAI_BASE_URL", "AZURE_OPENAI_ENDPOINT")
         if os.environ.get(name)
     ]
-    configured += ["BgMagics.base_url is set"] if session.base_url else []
+    configured += ["BgMagics.base_url is set"] if app.base_url else []
     try:
-        named: Server = session.manager.destination()
+        named: ServerConfig = app.manager.destination()
         configured += ["by bgmagic.use()"] if named.template is not None else []
-        address = readable(named.address, 200)
+        address = one_line(named.address, 200)
     except BgmagicError as error:
         # What it quotes may be a key that was typed into the wrong variable.
         address = "none: " + re.sub(r"'[^']*'", "'…'", str(error))
@@ -111,14 +112,14 @@ def _embedded() -> str:
 
 
 def _journal() -> list[tuple[str, str]]:
-    if not session.has_journal():
+    if not app.has_journal():
         where = default_path()
         return [("journal", f"{_private(where)}, not there yet" if where else "in memory only")]
-    ledger = session.manager.ledger
+    ledger = app.manager.ledger
     entries = ledger.journal.entries()
     open_ones = [entry for entry in entries if entry.ended_at is None]
     alive = ledger.alive()
-    where = session.journal_path
+    where = app.journal_path
     trouble = f"; {_private(ledger.trouble)}" if ledger.trouble else ""
     place = _private(where) if where else "in memory only"
     return [
@@ -128,10 +129,10 @@ def _journal() -> list[tuple[str, str]]:
     ]
 
 
-def _open(entry: Entry, alive: set[str]) -> str:
+def _open(entry: StoredJob, alive: set[str]) -> str:
     followed = "followed by a living kernel" if entry.owner in alive else "nobody follows it"
-    words = entry.name or "no name", readable(entry.status, 40), entry.response_id or "no id"
-    return f"{', '.join(readable(word, 80) for word in words)}, {followed}"
+    words = entry.name or "no name", one_line(entry.status, 40), entry.response_id or "no id"
+    return f"{', '.join(one_line(word, 80) for word in words)}, {followed}"
 
 
 def _private(where: str | Path) -> str:
@@ -140,4 +141,4 @@ def _private(where: str | Path) -> str:
 
 
 if __name__ == "__main__":
-    print(report())
+    print(bug_report())

@@ -20,27 +20,7 @@ A message holds what is wrong and what to do about it; in a notebook each of the
 
 from __future__ import annotations
 
-import concurrent.futures
 from enum import Enum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from bgmagic.job import Job
-
-
-def readable(text: str, most: int = 600) -> str:
-    """``text`` from elsewhere as one line of at most ``most`` characters, for people to read.
-
-    Control characters go: a terminal would obey them.
-    """
-    plain = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
-    line = " ".join(plain.split())
-    return line if len(line) <= most else f"{line[:most]}…"
-
-
-def counted(count: int) -> str:
-    """So many jobs, as people say it: "1 job", "20 jobs"."""
-    return "1 job" if count == 1 else f"{count} jobs"
 
 
 class BgmagicError(Exception):
@@ -105,45 +85,3 @@ class ServerError(BgmagicError):
         self.retry_after = retry_after
         self.passing = passing
         self.told = told
-
-
-class JobError(BgmagicError):
-    """A job that ended, or is no longer watched, without an answer."""
-
-    def __init__(self, message: str, job: Job) -> None:
-        super().__init__(message)
-        self.job = job
-
-
-class JobFailed(JobError):
-    """The server failed at the job, or certainly did not accept it."""
-
-
-class JobIncomplete(JobError):
-    """The server stopped early; ``job.text`` holds what there was by then."""
-
-
-# Not asyncio's CancelledError: awaiting a cancelled job must not look like the awaiting task
-# itself being cancelled.
-class JobCancelled(JobError, concurrent.futures.CancelledError):
-    """The job was cancelled."""
-
-
-class JobUnknown(JobError):
-    """The server may or may not have accepted the job; it is not sent again on its own."""
-
-
-class JobLost(JobError):
-    """The server accepted the job and no longer knows it: most likely it has expired."""
-
-
-class NoAnswer(JobError):
-    """The job completed, but what came is a refusal or has no text."""
-
-
-class InvalidAnswer(NoAnswer):
-    """The job completed, but its text, which is in ``job.text``, does not fit the schema."""
-
-
-class Detached(JobError):
-    """The job is still open at the server, but this kernel no longer watches it."""

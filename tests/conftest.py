@@ -9,12 +9,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from bgmagic.composing import compose
+from bgmagic.api.request import Request, build_request
 from bgmagic.local import LocalServerError, launcher, weights
-from bgmagic.manager import JobManager
-from bgmagic.options import Settings
-from bgmagic.request import Request, build_request
-from bgmagic.template import literal
+from bgmagic.prompts.template import literal_prompt
+from bgmagic.runtime.manager import JobManager
+from bgmagic.submission.options import SubmitSettings
+from bgmagic.submission.submit import prepare_request
 from tests.browser import lab_with as lab_with
 from tests.kernels import Kernel, kernel
 from tests.scripted import ScriptedServer
@@ -23,9 +23,9 @@ KEY = "sk-test-0123456789abcdef"
 NOTEBOOK = "/home/user/study.ipynb"
 
 
-def asked(prompt: str, settings: Settings) -> Request:
+def asked(prompt: str, settings: SubmitSettings) -> Request:
     """The request that ``prompt`` becomes with these settings, nothing filled in."""
-    return compose(literal(prompt), settings).request
+    return prepare_request(literal_prompt(prompt), settings).request
 
 
 # Deadlines measure the machine, not the code.

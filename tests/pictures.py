@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bgmagic.journal import Journal
 from bgmagic.store import Entry
+
+from bgmagic.storage.journal import Journal
 from tests.browser import Lab, jupyterlab, notebook, page
 from tests.conftest import KEY
 from tests.scripted import Script, ScriptedServer, event, response, written

@@ -11,7 +11,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.answer import Answer, Output, read_output
+from bgmagic.api.response import Output, read_output
+from bgmagic.jobs.job import Answer
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

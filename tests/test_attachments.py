@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bgmagic.attachments import MOST, attached
 from bgmagic.errors import BadInput
+from bgmagic.prompts.inputs import MOST, file_parts
 from tests.kernels import Kernel
 from tests.scripted import ScriptedServer
 
@@ -46,7 +46,7 @@ def opened(part: dict[str, Any]) -> tuple[str, bytes]:
 def test_images_are_known_by_their_content(kind: str, name: str, tmp_path: Path) -> None:
     """An image is an image whatever its file is called, byte for byte."""
     (tmp_path / name).write_bytes(image(kind))
-    (part,) = attached([str(tmp_path / name)])
+    (part,) = file_parts([str(tmp_path / name)])
     assert (part["type"], part["detail"]) == ("input_image", "auto")
     assert opened(part) == (f"image/{kind}", image(kind))
 
@@ -71,7 +71,7 @@ def test_images_are_known_by_their_content(kind: str, name: str, tmp_path: Path)
 def test_documents_keep_their_name(name: str, content: bytes, kind: str, tmp_path: Path) -> None:
     """PDF, Office and text files go as they are, with their name and the type that they have."""
     (tmp_path / name).write_bytes(content)
-    (part,) = attached([tmp_path / name])
+    (part,) = file_parts([tmp_path / name])
     assert (part["type"], part["filename"]) == ("input_file", name)
     found, data = opened(part)
     assert data == content
@@ -84,7 +84,7 @@ def test_what_variables_may_hold() -> None:
     axes = figure.add_subplot()
     axes.plot([1, 2])
     given_ = [PDF, bytearray(b"text"), memoryview(image("gif")), io.BytesIO(image("png"))]
-    parts = attached([given_, Image.new("CMYK", (4, 4)), [Image.new("I", (2, 2)), figure], axes])
+    parts = file_parts([given_, Image.new("CMYK", (4, 4)), [Image.new("I", (2, 2)), figure], axes])
     assert [part.get("filename") for part in parts] == [
         "attachment-1.pdf", "attachment-2.txt", None, None, None, None, None, None,
     ]  # fmt: skip
@@ -98,14 +98,14 @@ def test_what_variables_may_hold() -> None:
 def test_pixels_arrive_exactly() -> None:
     """An image out of a variable loses nothing on its way."""
     drawn = Image.frombytes("RGBA", (16, 16), os.urandom(16 * 16 * 4))
-    (part,) = attached([drawn])
+    (part,) = file_parts([drawn])
     assert Image.open(io.BytesIO(opened(part)[1])).tobytes() == drawn.tobytes()
 
 
 def test_photos_stay_photos() -> None:
     """An image that was opened from a JPEG goes as one, which is quicker and smaller than a PNG of it."""
     opened_ = Image.open(io.BytesIO(image("jpeg")))
-    (part,) = attached([opened_])
+    (part,) = file_parts([opened_])
     assert opened(part)[0] == "image/jpeg"
 
 
@@ -120,7 +120,7 @@ def test_photos_stay_photos() -> None:
 def test_addresses_are_passed_on(address: str, part: dict[str, str]) -> None:
     """An http(s) address is not fetched here; what ends like an image is one."""
     field = "image_url" if part["type"] == "input_image" else "file_url"
-    assert attached([address]) == [{**part, field: address}]
+    assert file_parts([address]) == [{**part, field: address}]
 
 
 ENDLESS: list[Any] = []
@@ -169,7 +169,7 @@ def test_what_cannot_go_along_is_one_line(
     with (tmp_path / "big.bin").open("wb") as big:
         big.truncate(51 * 2**20)
     with pytest.raises(BadInput, match=told) as caught:
-        attached([value])
+        file_parts([value])
     assert str(caught.value).startswith("--file")
     assert "\n" not in str(caught.value)
 
@@ -184,7 +184,7 @@ def test_a_drawing_that_fails_is_one_line() -> None:
             raise OSError("no\nencoder")
 
     with pytest.raises(BadInput, match=r"--file: the Broken can't be drawn: no encoder"):
-        attached([Broken()])
+        file_parts([Broken()])
 
 
 def test_paths_are_those_of_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,14 +192,14 @@ def test_paths_are_those_of_the_notebook(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "a.txt").write_text("here")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert attached(["a.txt"]) == attached(["~/a.txt"]) == attached([tmp_path / "a.txt"])
+    assert file_parts(["a.txt"]) == file_parts(["~/a.txt"]) == file_parts([tmp_path / "a.txt"])
 
 
 @given(st.binary(min_size=1, max_size=300))
 def test_any_bytes_arrive_exactly_or_are_refused(data: bytes) -> None:
     """Whatever bytes there are, they arrive as they are or are one line."""
     try:
-        (part,) = attached([data])
+        (part,) = file_parts([data])
     except BadInput:
         return
     assert opened(part)[1] == data

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bgmagic.options import EFFORTS, TOOLS, VERBOSITIES, Settings, options
+from bgmagic.api.request import EFFORTS, TOOLS, VERBOSITIES
+from bgmagic.submission.options import SubmitSettings, options
 from tests.conftest import asked
 from tests.test_citations import cited
 from tests.test_request import CREATE, SCHEMA, texts
@@ -78,7 +79,7 @@ ELSEWHERE = {
 
 def test_every_option_is_here() -> None:
     """Each option is either tried in the bodies below or known to be in none."""
-    assert {option.name for option in options(Settings)} == KINDS.keys() | ELSEWHERE
+    assert {option.name for option in options(SubmitSettings)} == KINDS.keys() | ELSEWHERE
 
 
 @given(
@@ -86,7 +87,7 @@ def test_every_option_is_here() -> None:
 )
 def test_bodies_of_all_kinds(text: str, chosen: dict[str, Any]) -> None:
     """Whatever options come together, the body fits the API's description."""
-    body = asked(text, Settings(**chosen)).body
+    body = asked(text, SubmitSettings(**chosen)).body
     CREATE.validate(body)
     assert body["background"] is True
     assert "store" not in body
@@ -104,7 +105,7 @@ PAIRS = [
 @pytest.mark.parametrize(("one", "two", "first", "second"), PAIRS)
 def test_each_kind_beside_each_other(one: str, two: str, first: Any, second: Any) -> None:
     """Every kind of input, tool and format fits beside every kind of another."""
-    CREATE.validate(asked("Why?", Settings(**{one: first, two: second})).body)
+    CREATE.validate(asked("Why?", SubmitSettings(**{one: first, two: second})).body)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_each_kind_beside_each_other(one: str, two: str, first: Any, second: Any
 )
 def test_the_description_rejects_what_is_wrong(place: list[Any], wrong: dict[str, Any]) -> None:
     """The description that these tests check against does reject a wrong part of each kind."""
-    settings = Settings(file=(b"text",), tool=("web_search",), schema=Point)
+    settings = SubmitSettings(file=(b"text",), tool=("web_search",), schema=Point)
     body: Any = asked("Why?", settings).body
     CREATE.validate(body)
     inside = body

@@ -13,13 +13,13 @@ from typing import Any
 import ipywidgets
 import pytest
 
-from bgmagic.display.board import Board
-from bgmagic.display.card import Card, line, snapshot
-from bgmagic.display.group_board import GroupBoard
+from bgmagic.api.request import Request
+from bgmagic.display.board import GroupBoard, JobsBoard
+from bgmagic.display.card import Card, snapshot
+from bgmagic.display.listing import describe_live
 from bgmagic.errors import BadInput
-from bgmagic.job import Job
-from bgmagic.manager import JobManager
-from bgmagic.request import Request
+from bgmagic.jobs.job import Job
+from bgmagic.runtime.manager import JobManager
 from tests.kernels import Kernel
 from tests.scripted import Script, ScriptedServer, response
 from tests.test_job import LIMIT, SOON, eventually
@@ -176,7 +176,7 @@ def test_line_says_it_in_words(shown: JobManager, pointed: ScriptedServer, ask: 
     job = shown.submit(ask(effort="low"), name="x")
     assert job.exception(LIMIT)
     told = "x: failed (gpt-5.2, effort low), 0 s: not accepted by the server: HTTP 400: No."
-    assert line(job) == told
+    assert describe_live(job) == told
     assert snapshot(job)["message"] == "Not accepted by the server: HTTP 400: No."
 
 
@@ -234,7 +234,7 @@ def test_terminal_tells_the_end_at_the_next_prompt(pointed: ScriptedServer) -> N
 
 def test_colours_are_the_frontends() -> None:
     """Each display takes its ink and paper from Jupyter or VS Code, and no colour that its style sheet does not define."""
-    for widget in (Card, Board, GroupBoard):
+    for widget in (Card, JobsBoard, GroupBoard):
         sheet = widget._css
         used, defined = (
             re.findall(r"var\((--bgmagic-\w+)", sheet),

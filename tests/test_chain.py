@@ -18,16 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bgmagic
-from bgmagic.answer import Answer
-from bgmagic.awaiting import Awaiting
-from bgmagic.draft import Draft
-from bgmagic.errors import BadInput, JobCancelled, JobFailed
-from bgmagic.job import Job
-from bgmagic.ledger import Ledger
-from bgmagic.manager import JobManager
-from bgmagic.session import session
-from bgmagic.submission import jobs, submit
-from bgmagic.template import compile_template
+from bgmagic.errors import BadInput
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.outcome import JobCancelled, JobFailed
+from bgmagic.prompts.template import PartialPrompt, compile_template
+from bgmagic.public import jobs, submit
+from bgmagic.runtime.dependencies import DependencyWaiter
+from bgmagic.runtime.manager import JobManager
+from bgmagic.storage.job_store import JobStore
+from bgmagic.submission.app import app
 from tests.conftest import KEY
 from tests.scripted import Script, ScriptedServer, response
 from tests.test_job import LIMIT, eventually
@@ -54,9 +53,9 @@ def question(body: Any) -> str:
 
 def restart() -> None:
     """End this process's manager, as the end of a kernel does; the next use makes a new one."""
-    if session._manager is not None:
-        session._manager.close(10)
-        session._manager = None
+    if app._manager is not None:
+        app._manager.close(10)
+        app._manager = None
 
 
 def ask(text: str, /, **fill: Any) -> Job:
@@ -215,7 +214,7 @@ def test_waiting_survives_a_restart(chain: ScriptedServer) -> None:
     eventually(lambda: first.response_id)
     second = ask("2 {{ first }} {{ 'x' | upper }}", first=first)
     third = ask("3 {{ second }}", second=second)
-    journal = session.manager.ledger.journal
+    journal = app.manager.ledger.journal
     eventually(lambda: len(journal.entries(open_only=True)) == 3)
     keys = [job.record.key for job in (first, second, third)]
     restart()
@@ -223,12 +222,12 @@ def test_waiting_survives_a_restart(chain: ScriptedServer) -> None:
     with pytest.raises(bgmagic.Detached):
         third.result(0)
     chain.polls = 0
-    entry = session.manager.ledger.journal.find(keys[2])
+    entry = app.manager.ledger.journal.find(keys[2])
     assert entry is not None
-    again = session.manager.attach(entry)
+    again = app.manager.attach(entry)
     assert again.result(LIMIT) == "re: 3 re: 2 re: first X"
     assert len(bodies(chain)) == 3
-    kept = session.manager.ledger.journal.find(keys[1])
+    kept = app.manager.ledger.journal.find(keys[1])
     assert kept is not None
     assert (kept.draft, question(json.loads(kept.request))) == (None, "2 re: first X")
 
@@ -239,25 +238,25 @@ def test_needs_nothing_but_the_journal(chain: ScriptedServer) -> None:
     chain.polls = 10**6
     first, other = ask("first"), ask("other")
     waiting = [ask("{{ first }}{{ other }}", first=first, other=other), ask("{{ o }}", o=other)]
-    journal = session.manager.ledger.journal
+    journal = app.manager.ledger.journal
     eventually(lambda: len(journal.entries(open_only=True)) == 4)
     eventually(lambda: first.response_id and other.response_id)
     chain.by_id[str(first.response_id)] = Script(json=response("x", "completed", "re: first"))
     first.result(LIMIT)
     restart()
-    journal = session.manager.ledger.journal
+    journal = app.manager.ledger.journal
     entry = journal.find(waiting[0].record.key)
     assert entry is not None
-    job = session.manager.attach(entry)
+    job = app.manager.attach(entry)
     eventually(lambda: job.record.waits_for == (other.response_id,) or job.done())
     chain.polls = 0
     assert job.result(LIMIT) == "re: re: firstre: other"
     journal.forget([other.record.key]).result(LIMIT)
     restart()
-    entry = session.manager.ledger.journal.find(waiting[1].record.key)
+    entry = app.manager.ledger.journal.find(waiting[1].record.key)
     assert entry is not None
     with pytest.raises(JobFailed, match="no longer in the journal"):
-        session.manager.attach(entry).result(LIMIT)
+        app.manager.attach(entry).result(LIMIT)
 
 
 def test_one_that_needs_two_is_known_again(chain: ScriptedServer) -> None:
@@ -270,11 +269,11 @@ def test_one_that_needs_two_is_known_again(chain: ScriptedServer) -> None:
     with pytest.raises(BadInput):
         template.fill(values | {"first": first})
     template = compile_template("{{ first }} {{ second }} {{ n }}")
-    before = Draft.of(template.fill(values | {"first": first}), None)
+    before = PartialPrompt.of(template.fill(values | {"first": first}), None)
     eventually(lambda: first.response_id)
     chain.by_id[str(first.response_id)] = Script(json=response("x", "completed", "re: first"))
     answer = first.result(LIMIT)
-    after = Draft.of(template.fill(values | {"first": answer}), None)
+    after = PartialPrompt.of(template.fill(values | {"first": answer}), None)
     assert before == after
     assert before.needs == (first.record.key, second.record.key)
 
@@ -285,17 +284,17 @@ def test_run_again_as_the_answer_comes(
     """A cell that is run again in the moment between the answer it waited for and its own sending joins:
     it is not sent twice."""
     came, go_on = threading.Event(), threading.Event()
-    usual = Awaiting.run
+    usual = DependencyWaiter.run
 
-    async def slowly(self: Awaiting, draft: Draft) -> Any:
+    async def slowly(self: DependencyWaiter, draft: PartialPrompt) -> Any:
         answers = await usual(self, draft)
         came.set()
         await asyncio.to_thread(go_on.wait, LIMIT)
         return answers
 
-    monkeypatch.setattr(Awaiting, "run", slowly)
+    monkeypatch.setattr(DependencyWaiter, "run", slowly)
     values: dict[str, Any] = {}
-    monkeypatch.setattr(session, "hold", lambda name: Held(values, name))
+    monkeypatch.setattr(app, "hold", lambda name: Held(values, name))
     chain.polls = 10**6
     values["one"] = first = ask("one")
     job = submit("2 {{ one }}", poll=0.02, out="two", fill=values)
@@ -361,17 +360,17 @@ def test_conversation_waits_for_its_turn(chain: ScriptedServer) -> None:
 def test_conversation_outlives_the_process(chain: ScriptedServer) -> None:
     """An earlier process's conversation goes on from the journal, by its name, also when the server has
     forgotten it, and while it is still open."""
-    session.hold = lambda name: Held({}, name)
+    app.hold = lambda name: Held({}, name)
     try:
         submit("one", poll=0.02, out="chat").result(LIMIT)
         chain.polls = 10**6
         submit("two", poll=0.02, out="chat2", continue_="chat")
-        journal = session.manager.ledger.journal
+        journal = app.manager.ledger.journal
         eventually(
             lambda: any(entry.response_id and not entry.ended_at for entry in journal.entries())
         )
     finally:
-        session.hold = None
+        app.hold = None
     restart()
     chain.responses.pop("resp_1")
     chain.polls = 0
@@ -432,20 +431,20 @@ def test_after_a_failed_turn(chain: ScriptedServer) -> None:
 
 def test_waits_for_another_kernel(chain: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose need another living kernel follows waits for that kernel to write the answer down."""
-    monkeypatch.setattr("bgmagic.awaiting.RETRY", 0.05)
+    monkeypatch.setattr("bgmagic.runtime.dependencies.RETRY", 0.05)
     chain.polls = 10**6
     first = ask("first")
     eventually(lambda: first.response_id)
     second = ask("{{ first }}", first=first)
-    journal = session.manager.ledger.journal
+    journal = app.manager.ledger.journal
     eventually(lambda: len(journal.entries(open_only=True)) == 2)
-    theirs, session._manager = session._manager, None
+    theirs, app._manager = app._manager, None
     assert theirs is not None
     # As if that kernel had died but for the job it follows.
     theirs._loop.run(_give_up(theirs, second)).result(LIMIT)
-    entry = session.manager.ledger.journal.find(second.record.key)
+    entry = app.manager.ledger.journal.find(second.record.key)
     assert entry is not None
-    job = session.manager.attach(entry)
+    job = app.manager.attach(entry)
     eventually(lambda: "alive" in (job.record.trouble or ""))
     chain.polls = 0
     assert job.result(LIMIT) == "re: re: first"
@@ -463,17 +462,17 @@ def two_kernels() -> Iterator[tuple[JobManager, JobManager]]:
     """Two managers of one journal, both alive, as of two kernels."""
     made = []
     for _ in range(2):
-        session._manager = None
-        made.append(session.manager)
+        app._manager = None
+        made.append(app.manager)
     yield made[0], made[1]
-    session._manager = None
+    app._manager = None
     for manager in made:
         assert manager.close(10)
 
 
 def keys_of(jobs: list[Job]) -> list[str]:
     """The jobs' keys, once the journal has them all; then their kernel ends."""
-    journal = session.manager.ledger.journal
+    journal = app.manager.ledger.journal
     eventually(lambda: len(journal.entries(open_only=True)) == len(jobs))
     eventually(lambda: jobs[0].response_id)
     restart()
@@ -491,7 +490,7 @@ def test_two_kernels_attach_a_chain(
 ) -> None:
     """Two kernels that each take another link of the same chain send every link once: who needs a link
     of the other's waits until that is answered."""
-    monkeypatch.setattr("bgmagic.awaiting.RETRY", 0.05)
+    monkeypatch.setattr("bgmagic.runtime.dependencies.RETRY", 0.05)
     chain.polls = 10**6
     links = [ask("0")]
     for n in range(1, 4):
@@ -514,7 +513,7 @@ def test_two_kernels_attach_everything(
 ) -> None:
     """Two kernels that attach a whole chain in the same moment send every link once; whichever has the
     last link gets its answer, the other's says that it is followed elsewhere."""
-    monkeypatch.setattr("bgmagic.awaiting.RETRY", 0.05)
+    monkeypatch.setattr("bgmagic.runtime.dependencies.RETRY", 0.05)
     chain.polls = 10**6
     links = [ask("0")]
     for n in range(1, 5):
@@ -574,15 +573,15 @@ def test_restart_between_answer_and_sending(
     second = ask("2 {{ first }}", first=first)
     eventually(lambda: first.response_id and second.record.waits_for)
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, moment, stuck)
+        patch.setattr(JobStore, moment, stuck)
         chain.polls = 0
         assert reached.wait(LIMIT)
-        kept = session.manager.ledger.journal.find(second.record.key)
+        kept = app.manager.ledger.journal.find(second.record.key)
         assert kept is not None
         assert (kept.status, kept.draft is None) == ("waiting", moment == "claim")
         restart()
     assert len(bodies(chain)) == 1
-    assert picked(session.manager, second.record.key).result(LIMIT) == "re: 2 re: first"
+    assert picked(app.manager, second.record.key).result(LIMIT) == "re: 2 re: first"
     assert len(bodies(chain)) == 2
 
 
@@ -615,17 +614,17 @@ def test_what_it_needs_is_picked_up_again(chain: ScriptedServer, path: Path) -> 
     need's own variable gets its answer too."""
     chain.polls = 10**6
     values: dict[str, Any] = {}
-    session.hold = lambda name: Held(values, name)
+    app.hold = lambda name: Held(values, name)
     try:
         submit("first", poll=0.02, out="first", deadline=0.3)
     finally:
-        session.hold = None
+        app.hold = None
     second = ask("{{ first }}", first=values["first"])
     with pytest.raises(bgmagic.Detached, match="it needs first: job 'first' is no longer watched"):
         second.result(LIMIT)
     assert values["first"].status == "detached"
     chain.polls = 0
-    assert picked(session.manager, second.record.key).result(LIMIT) == "re: re: first"
+    assert picked(app.manager, second.record.key).result(LIMIT) == "re: re: first"
     assert values["first"] == "re: first"
     assert len(bodies(chain)) == 2
 
@@ -638,12 +637,12 @@ def test_what_it_needs_held_a_secret(chain: ScriptedServer, path: Path) -> None:
     second = ask("{{ first }} {{ key }}", first=first, key=KEY)
     keys = keys_of([first, second, ask("{{ second }}", second=second)])
     assert KEY.encode() not in path.read_bytes()
-    third = picked(session.manager, keys[2])
+    third = picked(app.manager, keys[2])
     with pytest.raises(JobFailed, match=r"not sent: what it needs never comes: .* held a secret"):
         third.result(LIMIT)
-    left = session.manager.ledger.journal.entries(open_only=True)
+    left = app.manager.ledger.journal.entries(open_only=True)
     assert [entry.key for entry in left] == keys[:1]
-    assert "not sent: " in str(picked(session.manager, keys[1]).error)
+    assert "not sent: " in str(picked(app.manager, keys[1]).error)
     assert len(bodies(chain)) == 1
 
 
@@ -658,7 +657,7 @@ def test_drafts_survive_the_journal(pieces: list[Any], answers: list[str]) -> No
         p.replace("{", "(") if isinstance(p, str) else f"{{{{ j{p} }}}}" for p in pieces
     )
     filled = compile_template("." + shown).fill({f"j{n}": job for n, job in enumerate(made)})
-    draft = Draft(json.loads(json.dumps(Draft.of(filled, None).text)))
+    draft = PartialPrompt(json.loads(json.dumps(PartialPrompt.of(filled, None).text)))
     texts = {job.record.key: Answer(text, {}) for job, text in zip(made, answers, strict=True)}
     body = {"input": [{"role": "user", "content": [{"type": "input_text", "text": filled.text}]}]}
     sent = draft.finish(bgmagic.request.Request.of(body), lambda key: texts[key])
@@ -667,7 +666,7 @@ def test_drafts_survive_the_journal(pieces: list[Any], answers: list[str]) -> No
 
 
 def _waiting() -> Job:
-    from bgmagic.status import JobRecord
+    from bgmagic.jobs.record import JobRecord
 
     record = JobRecord(request=bgmagic.request.Request("{}"), server="", submitted_at=time.time())
     control: Callable[..., Any] = None  # type: ignore[assignment]

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.answer import Answer
-from bgmagic.citations import Citation, read_citations, sources
+from bgmagic.api.request import TOOLS
+from bgmagic.api.response import Citation, read_citations, sources
 from bgmagic.errors import BadInput
-from bgmagic.manager import JobManager
-from bgmagic.options import TOOLS, Settings
-from bgmagic.tools import hosted
+from bgmagic.jobs.job import Answer
+from bgmagic.prompts.inputs import tool_entries
+from bgmagic.runtime.manager import JobManager
+from bgmagic.submission.options import SubmitSettings
 from tests.conftest import asked
 from tests.kernels import Kernel
 from tests.scripted import ScriptedServer, response
@@ -145,7 +146,7 @@ def test_a_type_is_enough_for_these(kind: str) -> None:
         "code_interpreter": {"container": {"type": "auto"}},
         "shell": {"environment": {"type": "container_auto"}},
     }
-    assert hosted([kind]) == [{"type": kind, **needs.get(kind, {})}]
+    assert tool_entries([kind]) == [{"type": kind, **needs.get(kind, {})}]
 
 
 def test_dicts_lists_and_unknown_types_are_passed_on() -> None:
@@ -157,10 +158,10 @@ def test_dicts_lists_and_unknown_types_are_passed_on() -> None:
         "browser.navigate",
         {"type": "web_serch"},
     ]
-    assert hosted(['{"type": "web_search", "search_context_size": "low"}']) == [
+    assert tool_entries(['{"type": "web_search", "search_context_size": "low"}']) == [
         {"type": "web_search", "search_context_size": "low"}
     ]
-    assert hosted(several) == [
+    assert tool_entries(several) == [
         {"type": "web_search"},
         store,
         {"type": "web_search_2027_01_01"},
@@ -191,24 +192,24 @@ def test_dicts_lists_and_unknown_types_are_passed_on() -> None:
 def test_a_tool_that_cannot_work_is_one_line(tool: Any, told: str) -> None:
     """A misspelt type, a lacking part and a tool that calls back here are told before anything is sent."""
     with pytest.raises(BadInput, match=told) as caught:
-        hosted([tool])
+        tool_entries([tool])
     assert str(caught.value).startswith("--tool")
     assert "\n" not in str(caught.value)
 
 
 def test_tools_are_given_once() -> None:
     """--tool and --param tools can't both be there."""
-    settings = Settings(tool=("web_search",), param=(("tools", []),))
+    settings = SubmitSettings(tool=("web_search",), param=(("tools", []),))
     with pytest.raises(BadInput, match="--param tools: tools is already set"):
         asked("Why?", settings)
-    assert "tools" not in asked("Why?", Settings()).body
+    assert "tools" not in asked("Why?", SubmitSettings()).body
 
 
 def test_output_without_text_says_what_it_is(manager: JobManager, pointed: ScriptedServer) -> None:
     """A response whose output is no text at all says what there is instead, and where."""
     drawn = {"type": "image_generation_call", "id": "ig_1", "result": "iVBO"}
     pointed.ending = lambda rid, _: response(rid, "completed") | {"output": [drawn]}
-    request = asked("Draw.", Settings(tool=("image_generation",)))
+    request = asked("Draw.", SubmitSettings(tool=("image_generation",)))
     job = manager.submit(request, poll_interval=0.05)
     told = "completed, but without any text; .response has its output: image_generation_call"
     assert str(job.exception(20)) == told

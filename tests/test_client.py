@@ -13,23 +13,23 @@ from typing import Any
 import openai
 import pytest
 
-from bgmagic.client import Client
+from bgmagic.api.request import Request
+from bgmagic.api.server import ServerConfig
 from bgmagic.errors import Accepted, BadInput, ServerError
-from bgmagic.replies import Reply
-from bgmagic.request import Request
-from bgmagic.sdk import server_of
-from bgmagic.server import Server
+from bgmagic.transport.client import ResponsesClient
+from bgmagic.transport.reply import Reply
+from bgmagic.transport.sdk import server_from_client
 from tests.conftest import KEY
 from tests.scripted import Script, ScriptedServer
 
 Ask = Callable[..., Request]
 
 
-def call(server: Server, method: str, *arguments: Any) -> Reply:
+def call(server: ServerConfig, method: str, *arguments: Any) -> Reply:
     """Make one call with a client of its own."""
 
     async def main() -> Reply:
-        client = Client(server)
+        client = ResponsesClient(server)
         try:
             reply: Reply = await getattr(client, method)(*arguments)
             return reply
@@ -39,7 +39,7 @@ def call(server: Server, method: str, *arguments: Any) -> Reply:
     return asyncio.run(main())
 
 
-def refused(server: Server, request: Request) -> ServerError:
+def refused(server: ServerConfig, request: Request) -> ServerError:
     with pytest.raises(ServerError) as caught:
         call(server, "create", request)
     return caught.value
@@ -52,7 +52,7 @@ def error_body(message: str, code: str | None = None) -> dict[str, Any]:
 def test_create_sends_exactly_the_body(pointed: ScriptedServer, ask: Ask) -> None:
     """The body arrives exactly as it was built, unknown fields included, with the key, once."""
     request = ask(params=[("new_field", {"a": [1]})])
-    reply = call(Server.from_environment(), "create", request)
+    reply = call(ServerConfig.from_environment(), "create", request)
     assert reply.response["status"] == "queued"
     assert [seen.body for seen in pointed.seen] == [request.body]
     assert pointed.seen[0].headers["authorization"] == f"Bearer {KEY}"
@@ -62,7 +62,7 @@ def test_create_sends_exactly_the_body(pointed: ScriptedServer, ask: Ask) -> Non
 def test_refusals_are_certain(pointed: ScriptedServer, ask: Ask, status: int) -> None:
     """These statuses mean that the create was not accepted; it is sent once, and told verbatim."""
     pointed.enqueue("create", Script(status=status, json=error_body("No such model.", "model_x")))
-    failure = refused(Server.from_environment(), ask())
+    failure = refused(ServerConfig.from_environment(), ask())
     assert failure.accepted is Accepted.NO
     assert (failure.status_code, failure.code) == (status, "model_x")
     assert "No such model." in str(failure)
@@ -94,7 +94,7 @@ def test_refusals_are_certain(pointed: ScriptedServer, ask: Ask, status: int) ->
 def test_everything_else_is_unclear(pointed: ScriptedServer, ask: Ask, script: Script) -> None:
     """A dropped, garbled or 5xx answer may hide an accepted create: unclear, one line, sent once."""
     pointed.enqueue("create", script)
-    failure = refused(Server.from_environment(), ask())
+    failure = refused(ServerConfig.from_environment(), ask())
     assert failure.accepted is Accepted.UNCLEAR
     assert "\n" not in str(failure)
     assert pointed.count("create") == 1
@@ -105,20 +105,20 @@ def test_nobody_listens(ask: Ask) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    failure = refused(Server(f"http://127.0.0.1:{port}/v1", KEY, remedy="start it"), ask())
+    failure = refused(ServerConfig(f"http://127.0.0.1:{port}/v1", KEY, remedy="start it"), ask())
     assert failure.accepted is Accepted.NO
     assert str(failure).endswith("start it")
 
 
 def test_odd_scheme(ask: Ask) -> None:
     """A base URL that is none means that nothing was sent."""
-    assert refused(Server("htp://127.0.0.1/v1", KEY), ask()).accepted is Accepted.NO
+    assert refused(ServerConfig("htp://127.0.0.1/v1", KEY), ask()).accepted is Accepted.NO
 
 
 @pytest.mark.parametrize("key", ["sk-\u201cquoted\u201d-key", "sk-line\nbreak-key"])
 def test_key_that_no_header_can_hold(pointed: ScriptedServer, ask: Ask, key: str) -> None:
     """A key with odd characters is not sent, and not shown in the message."""
-    failure = refused(Server(pointed.base_url, key), ask())
+    failure = refused(ServerConfig(pointed.base_url, key), ask())
     assert failure.accepted is Accepted.NO
     assert "odd characters in the API key" in str(failure)
     assert "sk-" not in str(failure)
@@ -127,7 +127,7 @@ def test_key_that_no_header_can_hold(pointed: ScriptedServer, ask: Ask, key: str
 def test_secrets_are_taken_out_of_messages(pointed: ScriptedServer, ask: Ask) -> None:
     """A server that quotes the key, a custom header or a password has it blanked out."""
     port = pointed.base_url.split(":")[2]
-    server = Server(
+    server = ServerConfig(
         f"http://user:hunter2222@127.0.0.1:{port}", KEY, headers="X-Proxy: Bearer tok-987654321"
     )
     told = f"key {KEY}, header tok-987654321, password hunter2222"
@@ -155,13 +155,13 @@ def test_retry_after(
 ) -> None:
     """The server's wish to wait is read in all its forms, and nonsense is no wish."""
     pointed.enqueue("create", Script(status=429, json=error_body("slow down"), headers=headers))
-    assert refused(Server.from_environment(), ask()).retry_after == seconds
+    assert refused(ServerConfig.from_environment(), ask()).retry_after == seconds
 
 
 def test_poll_hint(pointed: ScriptedServer, ask: Ask) -> None:
     """The server's hint when to poll is passed on, in seconds."""
     pointed.enqueue("create", Script(headers={"openai-poll-after-ms": "2500"}))
-    assert call(Server.from_environment(), "create", ask()).poll_after == 2.5
+    assert call(ServerConfig.from_environment(), "create", ask()).poll_after == 2.5
 
 
 def test_silent_poll_gives_up(pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def test_silent_poll_gives_up(pointed: ScriptedServer, monkeypatch: pytest.Monke
     over = threading.Event()
     pointed.enqueue("retrieve", Script(hold=over))
     with pytest.raises(ServerError, match=r"no answer from http://127.0.0.1:\d+/v1 within"):
-        call(Server.from_environment(), "retrieve", "resp_1")
+        call(ServerConfig.from_environment(), "retrieve", "resp_1")
     over.set()
 
 
@@ -183,7 +183,7 @@ def test_isolated_server_gets_nothing_of_the_environment(
     monkeypatch.setenv("OPENAI_ADMIN_KEY", "sk-admin-mine")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Mine: sk-mine\nAuthorization: Bearer sk-mine")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    call(Server(pointed.base_url, "token-123456", isolated=True), "create", ask())
+    call(ServerConfig(pointed.base_url, "token-123456", isolated=True), "create", ask())
     headers = pointed.seen[0].headers
     assert headers["authorization"] == "Bearer token-123456"
     assert "mine" not in str(headers)
@@ -198,7 +198,7 @@ def test_environment_is_what_the_sdk_means(
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: blue")
     monkeypatch.setenv("OPENAI_ADMIN_KEY", "sk-admin-of-the-organization")  # for other calls
-    call(Server.from_environment(), "create", ask())
+    call(ServerConfig.from_environment(), "create", ask())
     headers = pointed.seen[0].headers
     assert headers["authorization"] == f"Bearer {KEY}"
     assert headers["openai-organization"] == "org-1"
@@ -209,10 +209,10 @@ def test_environment_is_what_the_sdk_means(
 def test_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a key there is one line that names the variable and the embedded model."""
     with pytest.raises(BadInput, match=r"OPENAI_API_KEY.*%bglocal"):
-        Server.from_environment()
+        ServerConfig.from_environment()
     monkeypatch.setenv("OPENAI_API_KEY", "  ")
     with pytest.raises(BadInput, match="OPENAI_API_KEY"):
-        Server.from_environment()
+        ServerConfig.from_environment()
 
 
 def sdk_clients(base_url: str) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def sdk_clients(base_url: str) -> dict[str, Any]:
 )
 def test_own_clients_settings_are_taken_over(server: ScriptedServer, ask: Ask, kind: str) -> None:
     """Of the user's own client, the address, key, ids, headers and queries are used."""
-    call(server_of(sdk_clients(server.base_url)[kind]), "create", ask())
+    call(server_from_client(sdk_clients(server.base_url)[kind]), "create", ask())
     seen = server.seen[0]
     if "Azure" in kind:
         assert seen.headers["api-key"] == "az-own-12345"
@@ -250,22 +250,22 @@ def test_own_clients_are_sent_once(server: ScriptedServer, ask: Ask) -> None:
     server.always["create"] = Script(reset="after")
     for client in sdk_clients(server.base_url).values():
         before = server.count("create")
-        assert refused(server_of(client), ask()).accepted is Accepted.UNCLEAR
+        assert refused(server_from_client(client), ask()).accepted is Accepted.UNCLEAR
         assert server.count("create") == before + 1
 
 
 def test_use_refuses_what_it_cant_take_over() -> None:
     """Something else than a client, and one with a transport of its own, are refused in one line."""
     with pytest.raises(BadInput, match="not str"):
-        server_of("sk-123")
+        server_from_client("sk-123")
     own = openai.OpenAI(api_key="sk-1", http_client=openai.DefaultHttpxClient(verify=False))
     with pytest.raises(BadInput, match="HTTPS_PROXY and SSL_CERT_FILE"):
-        server_of(own)
+        server_from_client(own)
 
 
 def test_no_secret_slips_through_the_cracks(pointed: ScriptedServer, ask: Ask) -> None:
     """Neither a cut message, a header, a query, a percent-encoded password nor a response shows it."""
-    server = Server.from_environment()
+    server = ServerConfig.from_environment()
     long = "x" * 590 + KEY
     pointed.enqueue("create", Script(status=400, json=error_body(long)))
     pointed.enqueue("create", Script(status=400, body=long.encode()))
@@ -279,7 +279,7 @@ def test_no_secret_slips_through_the_cracks(pointed: ScriptedServer, ask: Ask) -
     port = pointed.base_url.split(":")[2]
     url = f"http://bob:p%40ssw0rd1@127.0.0.1:{port}?code=query-secret-9"
     pointed.enqueue("create", Script(status=400, json=error_body("p@ssw0rd1 query-secret-9")))
-    assert "[secret] [secret]" in str(refused(Server(url, KEY), ask()))
+    assert "[secret] [secret]" in str(refused(ServerConfig(url, KEY), ask()))
 
 
 @pytest.mark.parametrize("kind", ["environment", "own", "azure"])
@@ -300,7 +300,9 @@ def test_no_log_holds_a_secret(
         monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", address)
         monkeypatch.setenv("AZURE_OPENAI_API_KEY", KEY)
         monkeypatch.setenv("OPENAI_API_VERSION", "2026-01-01")
-    server = server_of(openai.OpenAI()) if kind == "own" else Server.from_environment()
+    server = (
+        server_from_client(openai.OpenAI()) if kind == "own" else ServerConfig.from_environment()
+    )
     with caplog.at_level(logging.DEBUG):
         call(server, "create", ask())
         call(server, "retrieve", "resp_1")
@@ -325,7 +327,7 @@ def test_provided_credentials_are_secrets_too(server: ScriptedServer, ask: Ask, 
             azure_endpoint=server.base_url,
         )
     server.enqueue("create", Script(status=401, json=error_body(f"Bad: {given}")))
-    assert str(refused(server_of(client), ask())) == "HTTP 401: Bad: [secret]"
+    assert str(refused(server_from_client(client), ask())) == "HTTP 401: Bad: [secret]"
 
 
 @pytest.mark.parametrize(
@@ -347,7 +349,7 @@ def test_settings_that_make_no_client_are_no_maybe(
     """Proxy and certificate settings that can't work mean that nothing was sent, for certain."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ServerError) as caught:
-        Client(Server("https://example.invalid/v1", KEY))
+        ResponsesClient(ServerConfig("https://example.invalid/v1", KEY))
     assert caught.value.accepted is Accepted.NO
     assert "can't be used" in str(caught.value)
 
@@ -358,7 +360,7 @@ def test_odd_base_url_is_one_line(monkeypatch: pytest.MonkeyPatch, url: str) -> 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(BadInput, match=r"OPENAI_BASE_URL .* is no address"):
-        Server.from_environment()
+        ServerConfig.from_environment()
 
 
 def test_job_goes_out_as_whom_it_was_submitted(
@@ -366,14 +368,14 @@ def test_job_goes_out_as_whom_it_was_submitted(
 ) -> None:
     """Ids, headers and keys are those of the submission, not those of the moment it is sent."""
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: blue")
-    server = Server.from_environment()
+    server = ServerConfig.from_environment()
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: red")
     monkeypatch.setenv("OPENAI_ORG_ID", "org-red")
     call(server, "create", ask())
     assert pointed.seen[0].headers["x-team"] == "blue"
     assert "openai-organization" not in pointed.seen[0].headers
     client = openai.OpenAI(api_key="sk-first-123", base_url=pointed.base_url)
-    taken = server_of(client)
+    taken = server_from_client(client)
     client.api_key = "sk-second-456"
     call(taken, "create", ask())
     assert pointed.seen[1].headers["authorization"] == "Bearer sk-first-123"
@@ -383,16 +385,16 @@ def test_odd_encodings_and_half_characters(pointed: ScriptedServer, ask: Ask) ->
     """A charset that decodes nothing is no crash, and half a character is replaced when read."""
     odd = {"content-type": "text/html; charset=hex"}
     pointed.enqueue("create", Script(body=b"zz", headers=odd))
-    assert refused(Server.from_environment(), ask()).accepted is Accepted.UNCLEAR
+    assert refused(ServerConfig.from_environment(), ask()).accepted is Accepted.UNCLEAR
     half = b'{"id": "r", "output": "half \\ud83d of it"}'
     pointed.enqueue("create", Script(body=half))
-    text = call(Server.from_environment(), "create", ask()).response["output"]
+    text = call(ServerConfig.from_environment(), "create", ask()).response["output"]
     assert text == "half \ufffd of it"
 
 
 def test_messages_are_one_short_line_without_escapes(pointed: ScriptedServer, ask: Ask) -> None:
     """What a server says can neither obey-me a terminal nor fill a notebook."""
     pointed.enqueue("create", Script(status=400, json=error_body("\x1b[2Jred\n" * 100_000)))
-    told = str(refused(Server.from_environment(), ask()))
+    told = str(refused(ServerConfig.from_environment(), ask()))
     assert told.isprintable()
     assert len(told) < 700

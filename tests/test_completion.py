@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bgmagic.completion import MAGICS, offered
-from bgmagic.line_magics import BgLineMagics
-from bgmagic.magics import BgMagics
-from bgmagic.options import Settings, options
+from bgmagic.notebook.completion import MAGICS, completions_at
+from bgmagic.notebook.line_magics import BgLineMagics
+from bgmagic.notebook.magics import BgMagics
+from bgmagic.submission.options import SubmitSettings, options
 from tests.kernels import Kernel, kernel
 from tests.scripted import ScriptedServer
 
@@ -26,7 +26,7 @@ def at(marked: str) -> tuple[str, list[str]]:
     """What is offered at the bar in a cell, and what it replaces."""
     before, _, after = marked.partition("|")
     column = len(before.rpartition("\n")[2])
-    raw, offers = offered(before + after, before.count("\n"), column, NAMESPACE)
+    raw, offers = completions_at(before + after, before.count("\n"), column, NAMESPACE)
     return raw, [text for text, _ in offers]
 
 
@@ -68,8 +68,8 @@ def test_what_is_offered(marked: str, raw: str, texts: list[str]) -> None:
 
 def test_every_option_can_be_reached() -> None:
     """An empty place offers every option, and a dash every way of writing them."""
-    assert at("%%bgresponse |")[1] == [option.flags[-1] for option in options(Settings)]
-    every = [flag for option in options(Settings) for flag in option.flags]
+    assert at("%%bgresponse |")[1] == [option.flags[-1] for option in options(SubmitSettings)]
+    every = [flag for option in options(SubmitSettings) for flag in option.flags]
     assert at("%%bgresponse -|")[1] == every
 
 
@@ -103,7 +103,7 @@ def test_any_line_gives_what_it_replaces(text: str, cursor: int) -> None:
     """Whatever stands before the cursor, what would be replaced is the end of it."""
     before = f"%%bgresponse {text}"[: 13 + cursor].partition("\n")[0]
     try:
-        raw, _ = offered(before, 0, len(before), NAMESPACE)
+        raw, _ = completions_at(before, 0, len(before), NAMESPACE)
     except (OSError, ValueError):
         return  # a folder that can't be read; the matcher then offers nothing
     assert before.endswith(raw)

@@ -13,16 +13,15 @@ from typing import Any
 import pytest
 
 import bgmagic
-from bgmagic.answer import Answer
-from bgmagic.asking import CONFIRM_ABOVE
-from bgmagic.attachments import MOST
-from bgmagic.completion import MAGICS
-from bgmagic.group import JobGroup
-from bgmagic.job import Job
-from bgmagic.line_magics import BgLineMagics
-from bgmagic.magics import BgMagics
-from bgmagic.options import Settings, options
-from bgmagic.poller import EARLY, INTERVAL
+from bgmagic.jobs.group import JobGroup
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.notebook.completion import MAGICS
+from bgmagic.notebook.line_magics import BgLineMagics
+from bgmagic.notebook.magics import BgMagics
+from bgmagic.prompts.inputs import MOST
+from bgmagic.runtime.pacing import EARLY, INTERVAL
+from bgmagic.submission.options import SubmitSettings, options
+from bgmagic.sweeps.plan import CONFIRM_ABOVE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,12 +42,12 @@ def flags(settings: type[Any]) -> set[str]:
 def test_every_option_is_in_the_table() -> None:
     """Each option has its row, with its flags, what it takes and its choices; no row is made up."""
     rows = dict(re.findall(r"^\| (`-.*?) \| (.*) \|$", TABLE, re.MULTILINE))
-    for option in options(Settings):
+    for option in options(SubmitSettings):
         takes = f"{option.flags[-1]} {option.metavar}" if not option.choices else option.flags[-1]
         head = ", ".join(f"`{flag}`" for flag in [*option.flags[:-1], takes.strip()])
         assert head in rows, head
         assert all(f"`{choice}`" in rows[head] for choice in option.choices)
-    assert len(rows) == len(options(Settings))
+    assert len(rows) == len(options(SubmitSettings))
 
 
 def test_every_magic_is_in_the_readme() -> None:
@@ -88,7 +87,9 @@ def test_every_flag_exists(text: str) -> None:
 def test_every_name_in_the_readme_exists() -> None:
     """Variables of the environment, settings of %config, names in Python, files and extras are there."""
     code = "".join(path.read_text() for path in (ROOT / "bgmagic").rglob("*.py"))
-    configurable = {option.name.upper() for option in options(Settings) if option.configurable}
+    configurable = {
+        option.name.upper() for option in options(SubmitSettings) if option.configurable
+    }
     for name in re.findall(r"BGMAGIC_(\w+)", README):
         assert name in configurable or f'"BGMAGIC_{name}"' in code, name
     for name in re.findall(r"BgMagics\.(\w+)", README):
@@ -114,7 +115,7 @@ def test_every_name_in_the_readme_exists() -> None:
 
 def test_defaults_are_as_told() -> None:
     """The numbers and words in the table are those of the code."""
-    default = {option.name: option.default for option in options(Settings)}
+    default = {option.name: option.default for option in options(SubmitSettings)}
     rows = dict(re.findall(r"^\| `.*?--([a-z-]+).*?` \| (.*) \|$", TABLE, re.MULTILINE))
     assert f"(`{default['model']}`)" in rows["model"]
     assert f"(`{default['deadline'] / 3600:.0f}h`)" in rows["deadline"]
@@ -150,7 +151,7 @@ def test_the_readme_has_its_order() -> None:
 
 def test_configurable_options_are_as_told() -> None:
     """All options but these have a default in %config and the environment, as the README says."""
-    fixed = {option.name for option in options(Settings) if not option.configurable}
+    fixed = {option.name for option in options(SubmitSettings) if not option.configurable}
     assert fixed == {
         "out",
         "messages",
@@ -167,7 +168,7 @@ def test_configurable_options_are_as_told() -> None:
         "raw",
         "dry_run",
     }
-    configurable = {option.name for option in options(Settings) if option.configurable}
+    configurable = {option.name for option in options(SubmitSettings) if option.configurable}
     assert set(BgMagics.class_own_traits(config=True)) == configurable | {
         "base_url",
         "confirm_above",
@@ -179,7 +180,7 @@ def test_what_submit_lacks_is_told() -> None:
     """The README names the options that submit() does not take."""
     (told,) = re.findall(r"same names but those of a sweep and (.*?)\n?\(", README, re.DOTALL)
     takes = {*inspect.signature(bgmagic.submit).parameters, *SWEEPS}
-    lacks = {option.flags[-1] for option in options(Settings) if option.name not in takes}
+    lacks = {option.flags[-1] for option in options(SubmitSettings) if option.name not in takes}
     assert set(re.findall(r"--[a-z-]+", told)) == lacks
 
 

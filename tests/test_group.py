@@ -20,14 +20,15 @@ import pandas
 import pytest
 
 import bgmagic
-from bgmagic import lane, poller
-from bgmagic.answer import Answer
-from bgmagic.errors import BadInput, BgmagicError, JobCancelled, JobFailed, NotReady
-from bgmagic.group import JobGroup
-from bgmagic.grouping import attach_group
-from bgmagic.job import Job
-from bgmagic.pricing import dollars, price_of_tokens
-from bgmagic.session import session
+from bgmagic.api.pricing import price_of_tokens
+from bgmagic.errors import BadInput, BgmagicError, NotReady
+from bgmagic.jobs.group import JobGroup
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.outcome import JobCancelled, JobFailed
+from bgmagic.runtime import pacing
+from bgmagic.submission.app import app
+from bgmagic.sweeps.submit import attach_group
+from bgmagic.text import dollars
 from tests.scripted import Script, ScriptedServer, response
 from tests.test_job import LIMIT, SOON, eventually
 
@@ -43,22 +44,22 @@ def kernel_of(pointed: ScriptedServer, tmp_path: Path) -> Iterator[Callable[[], 
 
     def begin() -> dict[str, Any]:
         end()
-        session._manager = session._made(path)
+        app._manager = app._made(path)
         namespace: dict[str, Any] = {}
-        session.bind, session.notebook = namespace.__setitem__, lambda: NOTEBOOK
-        session.hold = lambda name: None  # type: ignore[assignment,return-value]
-        made.append(session.manager)
+        app.bind, app.notebook = namespace.__setitem__, lambda: NOTEBOOK
+        app.hold = lambda name: None  # type: ignore[assignment,return-value]
+        made.append(app.manager)
         return namespace
 
     def end() -> None:
         if made:
             assert made.pop().close(10)
-        session._manager = None
+        app._manager = None
 
     yield begin
     end()
-    session.bind = session.hold = None
-    session.notebook = str
+    app.bind = app.hold = None
+    app.notebook = str
 
 
 @pytest.fixture
@@ -428,7 +429,7 @@ def test_no_wish_of_a_server_stops_a_group_for_ever(
     ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refusals that arrive together and wish for years are heeded for no longer than one of them."""
-    for module in (poller, lane):
+    for module in (pacing, pacing):
         monkeypatch.setattr(module, "LIMIT", 0.2, raising=False)
     years = {"retry-after": str(10**9)}
     pointed.enqueue("create", *[Script(status=429, json=REFUSED, headers=years)] * 5)
@@ -535,7 +536,7 @@ def test_requests_that_are_too_large_together(
     ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that would be in each of many requests is refused before it fills the memory."""
-    monkeypatch.setattr("bgmagic.asking.LARGEST", 3_000_000)
+    monkeypatch.setattr("bgmagic.sweeps.plan.LARGEST", 3_000_000)
     large = [f"{number}" + "x" * 1_000_000 for number in range(4)]
     with pytest.raises(BadInput, match="these 4 jobs hold more than 3 MB together"):
         ask(items=large)
@@ -615,7 +616,7 @@ def test_a_sweep_run_again_and_again_while_the_loop_is_busy(
     eventually(first.jobs[0].done)
     eventually(lambda: pointed.count("create") == 3)
     busy = threading.Event()
-    session.manager._loop.call(lambda: busy.wait(10))
+    app.manager._loop.call(lambda: busy.wait(10))
     ask(items=[1, 2, 3, 4], out="study")
     third = ask(items=[1, 2, 3, 4, 5], out="study")
     busy.set()
@@ -633,7 +634,7 @@ def test_run_again_before_it_was_written_down(
 ) -> None:
     """A sweep that is run again in the same breath is joined without a false alarm about the journal,
     which has every job in its newest place."""
-    pointed.polls, journal = 10**6, session.manager.ledger.journal
+    pointed.polls, journal = 10**6, app.manager.ledger.journal
     changes: list[concurrent.futures.Future[Any]] = []
     change = journal.change
     monkeypatch.setattr(journal, "change", lambda *a, **k: changes.append(change(*a, **k)) or changes[-1])  # fmt: skip
@@ -656,7 +657,7 @@ def test_changed_before_it_was_written_down(
     pointed.enqueue("create", *[Script(status=400, json={"error": {"message": "no"}})] * 3)
     first = ask(items=[1, 2, 3], out="x")
     eventually(first.done)
-    pointed.polls, journal = 10**6, session.manager.ledger.journal
+    pointed.polls, journal = 10**6, app.manager.ledger.journal
     changes: list[concurrent.futures.Future[Any]] = []
     change = journal.change
     monkeypatch.setattr(journal, "change", lambda *a, **k: changes.append(change(*a, **k)) or changes[-1])  # fmt: skip

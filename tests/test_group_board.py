@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from bgmagic.display.group_board import GroupBoard
-from bgmagic.display.group_finished import KEPT_ROWS, bundle
-from bgmagic.tally import NAMED, Tally
+from bgmagic.display.board import GroupBoard
+from bgmagic.display.static_html import KEPT_GROUP_ROWS, final_group_bundle
+from bgmagic.jobs.summary import NAMED, GroupSummary
 from tests.browser import Lab, Open, lab_with, outputs, saved  # noqa: F401
 from tests.scripted import Script, ScriptedServer, response
 from tests.test_group import Ask, ask, echo, kernel_of, letter  # noqa: F401
@@ -83,19 +83,19 @@ def test_what_stays_is_plain(ask: Ask, pointed: ScriptedServer) -> None:
     pointed.ending = lambda rid, body: ending(rid, body) if letter(body) != "c" else echo(rid, body)
     group = ask("Say {{ item }}", list("abc") * 50, yes=150)
     group.result(LIMIT, return_exceptions=True)
-    shown = bundle(group)
+    shown = final_group_bundle(group)
     page = shown["text/html"]
     assert set(re.findall(r"<(\w+)", page)) == {
         "div", "span", "b", "ul", "li", "details", "summary", "table", "thead", "tbody", "tr", "th", "td",
     }  # fmt: skip
     assert html.escape(HOSTILE) in page
-    assert page.count("<tr>") == KEPT_ROWS + 1
-    assert f"The first {KEPT_ROWS} of 150 jobs" in page
+    assert page.count("<tr>") == KEPT_GROUP_ROWS + 1
+    assert f"The first {KEPT_GROUP_ROWS} of 150 jobs" in page
     assert "50 without an answer; group.retry_failed() sends them again." in page
     assert "100 completed" in shown["text/plain"]
     assert "1,500 out" not in page
     assert group._repr_mimebundle_()[0] == shown
-    assert Tally(group.jobs).price == (None, 100)
+    assert GroupSummary(group.jobs).price == (None, 100)
 
 
 def test_only_remedies_that_help_are_named(
@@ -106,14 +106,14 @@ def test_only_remedies_that_help_are_named(
     pointed.enqueue("create", Script(reset="after"))
     group = ask("Say {{ item }}", ["a"], out="x")
     eventually(group.done)
-    page = bundle(group)["text/html"]
+    page = final_group_bundle(group)["text/html"]
     assert "x.retry_failed() sends" not in page
     assert "x.retry_failed(unknown=True) those too that may have been accepted" in page
     pointed.polls = 10**6
     left = ask("Say {{ item }}", ["a"], out="y")
     eventually(lambda: left.jobs[0].running())
     kernel_of()
-    page = bundle(left)["text/html"]
+    page = final_group_bundle(left)["text/html"]
     assert "1 without an answer; %bgattach y follows those that are detached." in page
 
 
@@ -122,7 +122,7 @@ def test_prices_of_some() -> None:
     usage = {"input_tokens": 1000, "output_tokens": 500}
     known = done_job({"model": "gpt-5.2", "usage": usage, "output": []})
     unknown = done_job({"model": "dream-9", "usage": usage, "output": []})
-    price, unpriced = Tally([known, known, unknown]).price
+    price, unpriced = GroupSummary([known, known, unknown]).price
     assert price == pytest.approx(2 * (known.price or 0))
     assert price
     assert (unpriced, unknown.price) == (1, None)

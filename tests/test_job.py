@@ -16,20 +16,12 @@ from typing import Any
 
 import pytest
 
-from bgmagic.answer import Answer
-from bgmagic.errors import (
-    BgmagicError,
-    Detached,
-    JobCancelled,
-    JobFailed,
-    JobIncomplete,
-    NoAnswer,
-    NotReady,
-)
-from bgmagic.job import Job
-from bgmagic.manager import JobManager
-from bgmagic.request import Request
-from bgmagic.status import JobRecord
+from bgmagic.api.request import Request
+from bgmagic.errors import BgmagicError, NotReady
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobIncomplete, NoAnswer
+from bgmagic.jobs.record import JobRecord
+from bgmagic.runtime.manager import JobManager
 from tests.scripted import Script, ScriptedServer, response
 
 Ask = Callable[..., Request]

@@ -20,12 +20,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic import store as module
-from bgmagic.entries import Entry
-from bgmagic.journal import Journal
-from bgmagic.redaction import credentials_fingerprint, without_secrets
-from bgmagic.session import default_path
-from bgmagic.store import JournalError
+from bgmagic.api.redaction import credentials_fingerprint, without_secrets
+from bgmagic.storage import database as module
+from bgmagic.storage.database import JournalError, StoredJob
+from bgmagic.storage.journal import Journal
+from bgmagic.submission.app import default_path
 from tests.processes import begun, line
 
 TIMEOUT = 30  # seconds until a test gives up on what should come
@@ -37,9 +36,9 @@ def kept_texts(journal: Journal, key: str) -> tuple[str, str | None] | None:
     return found and (found.request, found.response)
 
 
-def entry(key: str = "one", **changes: Any) -> Entry:
+def entry(key: str = "one", **changes: Any) -> StoredJob:
     """An entry that has just been submitted."""
-    plain = Entry(
+    plain = StoredJob(
         key=key,
         created_at=1.5,
         notebook="a.ipynb",
@@ -61,7 +60,7 @@ def entry(key: str = "one", **changes: Any) -> Entry:
     return dataclasses.replace(plain, **changes)
 
 
-def brief(whole: Entry) -> Entry:
+def brief(whole: StoredJob) -> StoredJob:
     """What a listing says of it."""
     return dataclasses.replace(whole, request="", response=None)
 
@@ -711,7 +710,7 @@ def requests(draw: st.DrawFn) -> str:
 
 
 entries = st.builds(
-    Entry,
+    StoredJob,
     key=st.just("one"),
     created_at=st.floats(0, 1e12),
     name=texts | st.none(),
@@ -732,7 +731,7 @@ entries = st.builds(
 
 
 @given(entries)
-def test_any_entry_comes_back(one: Entry) -> None:
+def test_any_entry_comes_back(one: StoredJob) -> None:
     """Any entry, whatever unicode and JSON it holds, is read back exactly as it was written."""
     with opened(None) as journal:
         journal.add(dataclasses.replace(one, request="{}", response=None)).result(TIMEOUT)

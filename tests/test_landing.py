@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from bgmagic.landing import Landing
+from bgmagic.concurrency import FutureWaiter
 
 
 def test_results_and_errors_come_with_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,7 +15,7 @@ def test_results_and_errors_come_with_one_wake(monkeypatch: pytest.MonkeyPatch) 
     what is its own."""
 
     async def main() -> None:
-        loop, landing = asyncio.get_running_loop(), Landing()
+        loop, landing = asyncio.get_running_loop(), FutureWaiter()
         wakes: list[object] = []
         usual = loop.call_soon_threadsafe
 
@@ -46,7 +46,7 @@ def test_results_and_errors_come_with_one_wake(monkeypatch: pytest.MonkeyPatch) 
 
 def test_loop_that_has_ended_harms_no_other() -> None:
     """What lands for a loop that is no more is dropped, and the next loop gets what is its own."""
-    landing = Landing()
+    landing = FutureWaiter()
     late, on_time = Future[str](), Future[str]()
 
     async def leave() -> None:

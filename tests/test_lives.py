@@ -14,16 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bgmagic.answer import Answer
+from bgmagic.api.request import build_request
 from bgmagic.errors import BadInput
-from bgmagic.job import Job
-from bgmagic.journal import Journal
-from bgmagic.ledger import Ledger
-from bgmagic.manager import JobManager
-from bgmagic.namespace import Variables
-from bgmagic.owners import Owner
-from bgmagic.prompt import user_message
-from bgmagic.request import build_request
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.notebook.shell import NamespaceVariables
+from bgmagic.prompts.conversation import user_message
+from bgmagic.runtime.manager import JobManager
+from bgmagic.storage.job_store import JobStore
+from bgmagic.storage.journal import Journal
+from bgmagic.storage.owner_lock import OwnerLock
 from tests.scripted import Script, ScriptedServer
 from tests.test_job import SOON, eventually
 
@@ -51,7 +50,7 @@ class Life:
     """One kernel's share: a manager with a journal connection and an owner of its own."""
 
     def __init__(self, path: Path) -> None:
-        self.ledger = Ledger(Journal(path), Owner(path.parent / "owners"))
+        self.ledger = JobStore(Journal(path), OwnerLock(path.parent / "owners"))
         self.manager = JobManager(ledger=self.ledger)
         self.namespace: dict[str, Any] = {}
 
@@ -59,7 +58,7 @@ class Life:
         return self.manager.submit(
             build_request([user_message(f"Why {name}?")], model="gpt-5.2"),
             name=name,
-            variable=Variables(self.namespace, [name]),
+            variable=NamespaceVariables(self.namespace, [name]),
             poll_interval=SOON,
         )
 
@@ -67,7 +66,7 @@ class Life:
         for entry in self.ledger.journal.entries(open_only=True):
             whole = self.ledger.journal.find(entry.key)
             assert whole is not None
-            variable = Variables(self.namespace, [str(whole.name)])
+            variable = NamespaceVariables(self.namespace, [str(whole.name)])
             try:
                 self.manager.attach(whole, variable)
             except BadInput:

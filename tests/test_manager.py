@@ -13,19 +13,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bgmagic.answer import Answer
-from bgmagic.errors import BadInput, JobCancelled, JobFailed, JobLost, JobUnknown
-from bgmagic.job import Job
-from bgmagic.journal import Journal
-from bgmagic.ledger import Ledger
-from bgmagic.manager import JobManager
-from bgmagic.namespace import Variables
-from bgmagic.owners import Owner
-from bgmagic.plan import Plan
-from bgmagic.poller import Delays
-from bgmagic.request import Request
-from bgmagic.server import Server
-from bgmagic.status import JobRecord
+from bgmagic.api.request import Request
+from bgmagic.api.server import ServerConfig
+from bgmagic.errors import BadInput
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.outcome import JobCancelled, JobFailed, JobLost, JobUnknown
+from bgmagic.jobs.record import JobRecord
+from bgmagic.notebook.shell import NamespaceVariables
+from bgmagic.runtime.manager import JobManager
+from bgmagic.runtime.pacing import PollSchedule
+from bgmagic.runtime.runner import RunConfig
+from bgmagic.storage.job_store import JobStore
+from bgmagic.storage.journal import Journal
+from bgmagic.storage.owner_lock import OwnerLock
 from tests.conftest import KEY
 from tests.scripted import Script, ScriptedServer, response
 from tests.test_answer import hostile, json_values
@@ -110,7 +110,7 @@ def test_any_course_of_things(
     job = manager.submit(
         ask(),
         name="x",
-        variable=Variables(namespace, ["x"]),
+        variable=NamespaceVariables(namespace, ["x"]),
         poll_interval=SOON,
     )
     failure = job.exception(LIMIT)
@@ -160,7 +160,7 @@ def test_variable_given_to_something_else_stays(
 
     def submit(name: str) -> Job:
         return manager.submit(
-            ask(), name=name, variable=Variables(namespace, [name]), poll_interval=SOON
+            ask(), name=name, variable=NamespaceVariables(namespace, [name]), poll_interval=SOON
         )
 
     rebound, deleted, older = submit("rebound"), submit("deleted"), submit("newer")
@@ -359,7 +359,7 @@ def test_no_connection_yet(manager: JobManager, ask: Ask, monkeypatch: pytest.Mo
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
-    monkeypatch.setattr("bgmagic.course.Delays", lambda *_: Delays(SOON))
+    monkeypatch.setattr("bgmagic.course.Delays", lambda *_: PollSchedule(SOON))
     job = manager.submit(ask(), poll_interval=SOON)
     eventually(lambda: (job.record.trouble or "").startswith("not sent yet: no answer from"))
     assert job.record.status in ("waiting", "submitting")
@@ -393,7 +393,7 @@ def test_resend(manager: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
     """resend() sends the same request as a new job, which takes only the names that hold the old."""
     pointed.enqueue("create", Script(reset="after"))
     namespace: dict[str, Any] = {}
-    variable = Variables(namespace, ["x", "y"])
+    variable = NamespaceVariables(namespace, ["x", "y"])
     old = manager.submit(ask(), name="x", variable=variable, poll_interval=SOON)
     with pytest.raises(JobUnknown):
         old.result(LIMIT)
@@ -543,7 +543,7 @@ def test_closed_manager_can_be_used_again(
     """After close() a new submission gets connections of its own."""
     assert manager.submit(ask(), poll_interval=SOON).result(LIMIT) == "the answer"
     assert manager.close()
-    manager.ledger = Ledger(Journal(None), Owner(None))
+    manager.ledger = JobStore(Journal(None), OwnerLock(None))
     assert manager.submit(ask(), poll_interval=SOON).result(LIMIT) == "the answer"
 
 
@@ -574,7 +574,7 @@ def test_odd_status_is_shown_harmlessly(
 def test_isolated_server_is_used(manager: JobManager, ask: Ask) -> None:
     """A server that is set on the manager goes before the environment's."""
     with ScriptedServer() as own:
-        manager.server = Server(own.base_url, "token-123456", isolated=True)
+        manager.server = ServerConfig(own.base_url, "token-123456", isolated=True)
         assert manager.submit(ask(), poll_interval=SOON).result(LIMIT) == "the answer"
         assert own.count("create") == 1
 
@@ -585,18 +585,18 @@ def test_what_is_claimed_is_sent(
     """A group's job that is being claimed as the process ends goes out: the next kernel could not
     tell whether it had."""
     manager, closing, claiming = JobManager(), threading.Event(), threading.Event()
-    usual = Ledger.claim
+    usual = JobStore.claim
 
-    async def claim(ledger: Ledger, record: JobRecord, *, ours: bool) -> bool:
+    async def claim(ledger: JobStore, record: JobRecord, *, ours: bool) -> bool:
         claiming.set()
         taken = await usual(ledger, record, ours=ours)
         await asyncio.to_thread(closing.wait, LIMIT)
         return taken
 
-    monkeypatch.setattr(Ledger, "claim", claim)
+    monkeypatch.setattr(JobStore, "claim", claim)
     server = manager.destination()
     record = JobRecord(request=ask(), server=server.name, submitted_at=time.time())
-    (job,) = manager.submit_all([record], Plan(server, SOON, 60.0))
+    (job,) = manager.submit_all([record], RunConfig(server, SOON, 60.0))
     assert claiming.wait(LIMIT)
     threading.Timer(0.2, closing.set).start()
     assert manager.close(10)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import bgmagic
-from bgmagic.options import Settings, names
+from bgmagic.submission.options import SubmitSettings, names
 
 
 def test_public_names_exist_and_are_complete() -> None:
@@ -35,7 +35,7 @@ def test_submit_takes_the_options_names() -> None:
     taken = list(inspect.signature(bgmagic.submit).parameters)
     shown = ("wait", "notify", "quiet", "raw", "dry_run")
     group = ("each", "n", "sweep", "max_in_flight", "yes")
-    expected = [name for name in names(Settings) if name not in shown]
+    expected = [name for name in names(SubmitSettings) if name not in shown]
     assert taken == ["prompt", *(name for name in expected if name not in group), "fill"]
     mapped = set(inspect.signature(bgmagic.map).parameters)
     assert mapped == {"template", "items", "fill", *expected} - {"each"}

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgmagic.errors import BadInput
-from bgmagic.header import describe, parse
-from bgmagic.line_magics import BgLineMagics
-from bgmagic.magics import BgMagics
-from bgmagic.options import Settings, WaitSettings, options, settle
+from bgmagic.notebook.line_magics import BgLineMagics
+from bgmagic.notebook.magics import BgMagics
+from bgmagic.notebook.parser import options_help, parse_line
+from bgmagic.submission.options import SubmitSettings, WaitSettings, options, resolve_settings
 
 NAMESPACE: dict[str, Any] = {
     "rules": "Be brief. Don't explain.",
@@ -24,16 +24,16 @@ NAMESPACE: dict[str, Any] = {
 }
 
 
-def read(line: str, **config: Any) -> Settings:
-    given = parse(Settings, "%%bgresponse", line, NAMESPACE)
-    return settle(Settings, given, config=config)
+def read(line: str, **config: Any) -> SubmitSettings:
+    given = parse_line(SubmitSettings, "%%bgresponse", line, NAMESPACE)
+    return resolve_settings(SubmitSettings, given, config=config)
 
 
 def test_defaults() -> None:
     """An empty line gives the table's defaults."""
-    assert read("") == Settings()
-    assert Settings().model == "gpt-5.2"
-    assert Settings().poll is None
+    assert read("") == SubmitSettings()
+    assert SubmitSettings().model == "gpt-5.2"
+    assert SubmitSettings().poll is None
 
 
 def test_every_option_is_read() -> None:
@@ -43,7 +43,7 @@ def test_every_option_is_read() -> None:
         "--poll 5 --deadline 1h30m --messages turns --param metadata={extra} --wait --quiet --again "
         "--param reasoning.summary=auto --param 'b={\"c\": [1, null]}' --param n=3 --param x=NaN"
     )
-    assert read(line) == Settings(
+    assert read(line) == SubmitSettings(
         out="critique",
         model="gpt-6",
         effort="xhigh",
@@ -119,7 +119,7 @@ def test_any_header_is_read_or_refused(line: str) -> None:
         settings = read(line)
     except BadInput:
         return
-    assert isinstance(settings, Settings)
+    assert isinstance(settings, SubmitSettings)
 
 
 @given(st.text(min_size=1).filter(lambda text: not text.startswith("-")))
@@ -171,13 +171,13 @@ def test_switch_from_the_environment(
 def test_python_arguments_are_named_as_such() -> None:
     """From Python, a message names the argument, not the flag."""
     with pytest.raises(BadInput, match=r"^effort= 'hgh'"):
-        settle(Settings, {"effort": "hgh"}, from_python=True)
+        resolve_settings(SubmitSettings, {"effort": "hgh"}, from_python=True)
 
 
 def test_help_shows_every_option() -> None:
     """The help has a line for each option with its flags and choices."""
-    text = describe(Settings)
-    for option in options(Settings):
+    text = options_help(SubmitSettings)
+    for option in options(SubmitSettings):
         assert ", ".join(option.flags) in text
         assert all(choice in text for choice in option.choices)
 
@@ -189,8 +189,8 @@ def test_names_are_as_python_reads_them() -> None:
 
 def test_positional_words_may_stand_anywhere() -> None:
     """Names before and after a flag are all taken, and $name is looked up among them too."""
-    given = parse(WaitSettings, "%bgwait", "a --timeout 5 b $target", NAMESPACE)
-    assert settle(WaitSettings, given) == WaitSettings(("a", "b", "result"), 5.0)
+    given = parse_line(WaitSettings, "%bgwait", "a --timeout 5 b $target", NAMESPACE)
+    assert resolve_settings(WaitSettings, given) == WaitSettings(("a", "b", "result"), 5.0)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_positional_words_may_stand_anywhere() -> None:
 def test_odd_python_arguments_are_one_line(given: dict[str, Any]) -> None:
     """Arguments of any type are settings or one BadInput."""
     with pytest.raises(BadInput):
-        settle(Settings, given, from_python=True)
+        resolve_settings(SubmitSettings, given, from_python=True)
 
 
 def test_help_fits_a_page() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bgmagic.owners import Owner, OwnerError
+from bgmagic.storage.owner_lock import OwnerError, OwnerLock
 from tests.processes import begun, line
 
 TIMEOUT = 30  # seconds
@@ -48,9 +48,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def me(folder: Path) -> Iterator[Owner]:
+def me(folder: Path) -> Iterator[OwnerLock]:
     """An owner in this process."""
-    owner = Owner(folder)
+    owner = OwnerLock(folder)
     owner.hold()
     yield owner
     owner.release()
@@ -61,7 +61,7 @@ def start(code: str, folder: Path) -> subprocess.Popen[str]:
     return begun(HOLD + code, folder)
 
 
-def test_killed_process_is_dead(me: Owner, folder: Path) -> None:
+def test_killed_process_is_dead(me: OwnerLock, folder: Path) -> None:
     """A process is alive while it runs or is suspended, and dead after kill -9, its file removed."""
     process = start(SAY, folder)
     other = line(process)
@@ -76,7 +76,7 @@ def test_killed_process_is_dead(me: Owner, folder: Path) -> None:
     assert me.dead([other]) == {other}
 
 
-def test_process_that_ends_by_itself_is_dead(me: Owner, folder: Path) -> None:
+def test_process_that_ends_by_itself_is_dead(me: OwnerLock, folder: Path) -> None:
     """A process that ends without letting its lock go is dead too."""
     process = start(SAY, folder)
     other = line(process)
@@ -85,7 +85,7 @@ def test_process_that_ends_by_itself_is_dead(me: Owner, folder: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_forked_child_is_not_the_owner(me: Owner, folder: Path) -> None:
+def test_forked_child_is_not_the_owner(me: OwnerLock, folder: Path) -> None:
     """A forked child can't hold or release its parent's lock, nor keep it after the parent's death."""
     process = start(FORK, folder)
     word, other, child = line(process).split()
@@ -100,9 +100,9 @@ def test_forked_child_is_not_the_owner(me: Owner, folder: Path) -> None:
         process.communicate(timeout=TIMEOUT)
 
 
-def test_released_owner_is_dead(me: Owner, folder: Path) -> None:
+def test_released_owner_is_dead(me: OwnerLock, folder: Path) -> None:
     """An owner that let go is dead to others and leaves no file; holding and releasing are idempotent."""
-    other = Owner(folder)
+    other = OwnerLock(folder)
     other.hold()
     other.hold()
     assert me.dead([other.id]) == set()
@@ -114,17 +114,17 @@ def test_released_owner_is_dead(me: Owner, folder: Path) -> None:
     assert len(list(folder.iterdir())) == 1
 
 
-def test_many_look_at_the_same_dead(me: Owner, folder: Path) -> None:
+def test_many_look_at_the_same_dead(me: OwnerLock, folder: Path) -> None:
     """Threads that look at the same owners at once agree on the dead and never take the living for dead."""
     dead = [f"gone-{number}" for number in range(20)]
     for name in dead:
         (folder / f"{name}.lock").touch()
-    living = Owner(folder)
+    living = OwnerLock(folder)
     living.hold()
-    lookers = [Owner(folder) for _ in range(6)]
+    lookers = [OwnerLock(folder) for _ in range(6)]
     found: list[set[str]] = []
 
-    def look(looker: Owner) -> None:
+    def look(looker: OwnerLock) -> None:
         found.append(looker.dead([*dead, living.id, me.id]))
 
     threads = [threading.Thread(target=look, args=(looker,)) for looker in lookers]
@@ -140,12 +140,12 @@ def test_many_look_at_the_same_dead(me: Owner, folder: Path) -> None:
 
 def test_ids_are_unique(folder: Path) -> None:
     """No two owners have the same id, and each can be a file's name."""
-    ids = {Owner(folder).id for _ in range(1000)}
+    ids = {OwnerLock(folder).id for _ in range(1000)}
     assert len(ids) == 1000
     assert not any(set(name) & set('/\\:*?"<>|. ') for name in ids)
 
 
-def test_what_is_no_id_of_ours_touches_no_file(me: Owner, folder: Path) -> None:
+def test_what_is_no_id_of_ours_touches_no_file(me: OwnerLock, folder: Path) -> None:
     """An id that would name a file elsewhere counts as dead, and that file stays."""
     outside = folder.parent / "x.lock"
     outside.touch()
@@ -155,7 +155,7 @@ def test_what_is_no_id_of_ours_touches_no_file(me: Owner, folder: Path) -> None:
 
 def test_memory_knows_only_itself() -> None:
     """Without a folder there is no lock, and nobody is known to be dead."""
-    owner = Owner(None)
+    owner = OwnerLock(None)
     owner.hold()
     assert owner.dead(["other", owner.id]) == set()
     owner.release()
@@ -164,7 +164,7 @@ def test_memory_knows_only_itself() -> None:
 def test_unusable_folder(tmp_path: Path) -> None:
     """Where no lock can be had, holding says in one line what to do, and nobody is found dead."""
     (tmp_path / "file").touch()
-    owner = Owner(tmp_path / "file" / "owners")
+    owner = OwnerLock(tmp_path / "file" / "owners")
     with pytest.raises(OwnerError, match="set BGMAGIC_JOURNAL to another file") as caught:
         owner.hold()
     assert "\n" not in str(caught.value)

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgmagic.api.response import ResponseCompressor
+from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import Accepted, ServerError
-from bgmagic.packed import Packer
-from bgmagic.poller import Clock, Delays, Wake, Watch, poll
-from bgmagic.replies import Reply
+from bgmagic.runtime.pacing import PollSchedule
+from bgmagic.runtime.watcher import Watch, poll
+from bgmagic.transport.reply import Reply
 
 seconds = st.floats(0, 1e9)
 
@@ -31,7 +33,7 @@ def test_every_wait_is_between_zero_and_ninety(
     interval: float | None, steps: list[tuple[str, float | None]], jitter: float
 ) -> None:
     """Whatever the server wishes and however often it fails, each delay is above 0 and below 90 s."""
-    delays = Delays(interval, lambda: jitter)
+    delays = PollSchedule(interval, lambda: jitter)
     for kind, wish in steps:
         if kind == "soon":
             delays.soon()
@@ -44,15 +46,15 @@ def test_every_wait_is_between_zero_and_ninety(
 
 def test_soon_at_first_then_every_ten_seconds() -> None:
     """Without --poll the waits are 1, 2, 4, 10, 10 s; with it they are as asked from the first on."""
-    delays = Delays(None, lambda: 0.5)
+    delays = PollSchedule(None, lambda: 0.5)
     assert [delays.after_reply() for _ in range(5)] == [1, 2, 4, 10, 10]
-    asked = Delays(25, lambda: 0.5)
+    asked = PollSchedule(25, lambda: 0.5)
     assert [asked.after_reply() for _ in range(2)] == [25, 25]
 
 
 def test_failures_back_off_and_recover() -> None:
     """Failing polls wait ever longer, up to the limit, and an answer ends that."""
-    delays = Delays(10, lambda: 0.5)
+    delays = PollSchedule(10, lambda: 0.5)
     assert [delays.after_failure() for _ in range(8)] == [2, 4, 8, 16, 32, 64, 89, 89]
     assert delays.after_reply() == 10
     assert delays.after_failure() == 2
@@ -60,7 +62,7 @@ def test_failures_back_off_and_recover() -> None:
 
 def test_cancelling_makes_polls_soon_again() -> None:
     """After `soon` the early delays begin again."""
-    delays = Delays(None, lambda: 0.5)
+    delays = PollSchedule(None, lambda: 0.5)
     for _ in range(9):
         delays.after_reply()
     delays.soon()
@@ -74,7 +76,7 @@ class Time:
         self.at = 1000.0
         self.waits: list[float] = []
 
-    async def wait(self, _wake: Wake, seconds: float) -> None:
+    async def wait(self, _wake: WakeEvent, seconds: float) -> None:
         self.waits.append(seconds)
         self.at += seconds
 
@@ -96,8 +98,10 @@ def run(
         return reply
 
     async def main() -> Reply | None:
-        watch = Watch(fetch, heard.append, heard.append, Wake(), 1000 + deadline, Packer())
-        return await poll(watch, Delays(10, lambda: 0.5), time.clock(), hint)
+        watch = Watch(
+            fetch, heard.append, heard.append, WakeEvent(), 1000 + deadline, ResponseCompressor()
+        )
+        return await poll(watch, PollSchedule(10, lambda: 0.5), time.clock(), hint)
 
     return asyncio.run(main()), time, heard
 

@@ -17,17 +17,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic import crowd, sdk
-from bgmagic.client import AT_ONCE, Client
-from bgmagic.crowd import FEW, Crowd
+from bgmagic.api.request import Request
+from bgmagic.api.response import CompressedResponse, ResponseCompressor
+from bgmagic.api.server import ServerConfig
 from bgmagic.errors import Accepted, ServerError
-from bgmagic.manager import JobManager
-from bgmagic.packed import Packed, Packer
-from bgmagic.poller import Delays
-from bgmagic.replies import Reply
-from bgmagic.request import Request
-from bgmagic.sdk import server_of
-from bgmagic.server import Server
+from bgmagic.runtime import pacing
+from bgmagic.runtime.manager import JobManager
+from bgmagic.runtime.pacing import FEW, PollPacer, PollSchedule
+from bgmagic.transport import sdk
+from bgmagic.transport.client import AT_ONCE, ResponsesClient
+from bgmagic.transport.reply import Reply
+from bgmagic.transport.sdk import server_from_client
 from tests.conftest import KEY
 from tests.scripted import Script, ScriptedServer, certificate, response
 from tests.test_answer import json_values
@@ -38,27 +38,27 @@ WAYS = ["straight", "sdk", "azure", "embedded", "proxy"]
 told = {"error": {"message": "no", "type": "x", "code": "y"}}
 
 
-def server_by(way: str, scripted: ScriptedServer, patch: pytest.MonkeyPatch) -> Server:
+def server_by(way: str, scripted: ScriptedServer, patch: pytest.MonkeyPatch) -> ServerConfig:
     """The scripted server, asked in that way."""
     url = scripted.base_url
     if way == "embedded":
-        return Server(url, KEY, isolated=True, remedy="start it again")
+        return ServerConfig(url, KEY, isolated=True, remedy="start it again")
     if way == "sdk":
-        return server_of(openai.OpenAI(api_key=KEY, base_url=url))
+        return server_from_client(openai.OpenAI(api_key=KEY, base_url=url))
     if way == "azure":
         azure = openai.AzureOpenAI(api_key=KEY, api_version="2026-01-01", azure_endpoint=url)
-        return server_of(azure)
+        return server_from_client(azure)
     if way == "proxy":
         patch.setenv("HTTP_PROXY", url.removesuffix("/v1"))
-        return Server("http://models.invalid/v1", KEY)
-    return Server(url, KEY)
+        return ServerConfig("http://models.invalid/v1", KEY)
+    return ServerConfig(url, KEY)
 
 
-def with_client(server: Server, use: Callable[[Client], Awaitable[Any]]) -> Any:
+def with_client(server: ServerConfig, use: Callable[[ResponsesClient], Awaitable[Any]]) -> Any:
     """What ``use`` gives, called with a client that has polled once."""
 
     async def main() -> Any:
-        client = Client(server)
+        client = ResponsesClient(server)
         try:
             await client.retrieve("resp_0")
             return await use(client)
@@ -85,7 +85,7 @@ def test_polls_carry_what_the_sdk_sends(
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: blue")
     server = server_by(way, polled, monkeypatch)
     if way == "straight":
-        server = Server(polled.base_url, KEY, organization="org-1", headers="X-Team: blue")
+        server = ServerConfig(polled.base_url, KEY, organization="org-1", headers="X-Team: blue")
     with_client(server, lambda client: client.retrieve("resp_0"))
     first, second = polled.seen
     assert first.path == second.path
@@ -147,7 +147,7 @@ def test_failures_mean_the_same_on_all_ways(
     the next one is not harmed."""
     server = server_by(way, polled, monkeypatch)
 
-    async def all_of_them(client: Client) -> None:
+    async def all_of_them(client: ResponsesClient) -> None:
         for name, (script, expected) in FAILURES.items():
             if (script.reset and way != "proxy") or name == "no http":
                 # A GET on a kept connection is sent once more: it takes two. What is no HTTP the
@@ -184,7 +184,7 @@ def test_hints_and_odd_answers(
 def test_unchanged_response_is_the_same_object(polled: ScriptedServer) -> None:
     """A poll that brings nothing new gives the reply there is, with a hint that is new."""
 
-    async def twice(client: Client) -> None:
+    async def twice(client: ResponsesClient) -> None:
         first = await client.retrieve("resp_0")
         assert await client.retrieve("resp_0", first) is first
         polled.always["retrieve"] = Script(headers={"openai-poll-after-ms": "500"})
@@ -194,14 +194,14 @@ def test_unchanged_response_is_the_same_object(polled: ScriptedServer) -> None:
         polled.responses["resp_0"]["status"] = "completed"
         assert (await client.retrieve("resp_0", hinted)).response["status"] == "completed"
 
-    with_client(Server(polled.base_url, KEY), twice)
+    with_client(ServerConfig(polled.base_url, KEY), twice)
 
 
 def test_redirects_and_odd_ids_are_the_sdks(polled: ScriptedServer, ask: Ask) -> None:
     """A redirect is followed, and an id that an address can't hold as it is goes out encoded."""
     polled.responses["other"] = response("other", "queued", "elsewhere")
 
-    async def odd(client: Client) -> None:
+    async def odd(client: ResponsesClient) -> None:
         moved = Script(status=307, headers={"location": "/v1/responses/other"})
         polled.by_id["resp_0"] = moved
         assert (await client.retrieve("resp_0")).response["id"] == "other"
@@ -214,7 +214,7 @@ def test_redirects_and_odd_ids_are_the_sdks(polled: ScriptedServer, ask: Ask) ->
             await client.retrieve("a b/../c?d")
         assert polled.seen[-1].path == "/v1/responses/a%20b%2F..%2Fc%3Fd"
 
-    with_client(Server(polled.base_url, KEY), odd)
+    with_client(ServerConfig(polled.base_url, KEY), odd)
 
 
 def test_redirect_leaves_other_polls_alone(polled: ScriptedServer) -> None:
@@ -224,7 +224,7 @@ def test_redirect_leaves_other_polls_alone(polled: ScriptedServer) -> None:
     polled.by_id["resp_1"] = Script(hold=gate, json=response("resp_1", "queued"))
     polled.by_id["resp_2"] = Script(status=307, headers={"location": "/v1/responses/resp_0"})
 
-    async def both(client: Client) -> None:
+    async def both(client: ResponsesClient) -> None:
         slow = asyncio.create_task(client.retrieve("resp_1"))
         async with asyncio.timeout(10):
             while not any(seen.path.endswith("resp_1") for seen in polled.seen):
@@ -233,7 +233,7 @@ def test_redirect_leaves_other_polls_alone(polled: ScriptedServer) -> None:
         gate.set()
         assert (await slow).response["status"] == "queued"
 
-    with_client(Server(polled.base_url, KEY), both)
+    with_client(ServerConfig(polled.base_url, KEY), both)
 
 
 @pytest.mark.parametrize("way", ["straight", "sdk", "azure"])
@@ -247,7 +247,7 @@ def test_redirects_take_no_secret_to_another_host(
         other.responses["resp_1"] = response("resp_1", "queued", "elsewhere")
         polled.responses["resp_1"] = response("resp_1", "queued", "here")
 
-        async def moved(client: Client) -> None:
+        async def moved(client: ResponsesClient) -> None:
             for place in (other.base_url, polled.base_url):
                 to = {"location": f"{place}/responses/resp_1"}
                 polled.by_id["resp_0"] = Script(status=307, headers=to)
@@ -264,7 +264,7 @@ def test_redirects_take_no_secret_to_another_host(
 
 def test_user_and_password_go_along(polled: ScriptedServer) -> None:
     """A user and password in the base URL are sent with each poll, as the SDK sends them."""
-    server = Server(polled.base_url.replace("http://", "http://bob:p%40ssw0rd1@"), KEY)
+    server = ServerConfig(polled.base_url.replace("http://", "http://bob:p%40ssw0rd1@"), KEY)
     with_client(server, lambda client: client.retrieve("resp_0"))
     first, second = polled.seen
     assert first.headers["authorization"].startswith("Basic ")
@@ -279,7 +279,7 @@ def test_server_that_has_gone(monkeypatch: pytest.MonkeyPatch, way: str) -> None
         polled.responses["resp_0"] = response("resp_0", "in_progress")
         server = server_by(way, polled, monkeypatch)
 
-        async def ended(client: Client) -> str:
+        async def ended(client: ResponsesClient) -> str:
             stack.close()
             with pytest.raises(ServerError) as caught:
                 await client.retrieve("resp_0")
@@ -313,7 +313,7 @@ def test_tls(
         for method, argument in (("create", ask()), ("retrieve", "resp_0")):
 
             async def refused(
-                client: Client, method: str = method, argument: Any = argument
+                client: ResponsesClient, method: str = method, argument: Any = argument
             ) -> None:
                 with pytest.raises(ServerError, match="CERTIFICATE_VERIFY_FAILED") as caught:
                     await getattr(client, method)(argument)
@@ -326,7 +326,7 @@ def test_tls(
         assert not polled.seen
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
 
-        async def accepted(client: Client) -> None:
+        async def accepted(client: ResponsesClient) -> None:
             assert (await client.create(ask())).response["status"] == "queued"
             for _ in range(2):
                 assert (await client.retrieve("resp_0")).response["id"] == "resp_0"
@@ -335,8 +335,8 @@ def test_tls(
         assert ("x-stainless-lang" not in polled.seen[-1].headers) == (way == "straight")
 
 
-async def closing(server: Server, use: Callable[[Client], Awaitable[None]]) -> None:
-    client = Client(server)
+async def closing(server: ServerConfig, use: Callable[[ResponsesClient], Awaitable[None]]) -> None:
+    client = ResponsesClient(server)
     try:
         await use(client)
     finally:
@@ -349,7 +349,7 @@ async def closing(server: Server, use: Callable[[Client], Awaitable[None]]) -> N
 def test_create_on_a_connection_that_closes_is_sent_once(server: ScriptedServer, ask: Ask) -> None:
     """A server that closes a kept connection as a create arrives has it once: it is unclear."""
 
-    async def main(client: Client) -> None:
+    async def main(client: ResponsesClient) -> None:
         await client.create(ask())
         for reset in ("before", "after"):
             await client.create(ask())
@@ -361,17 +361,17 @@ def test_create_on_a_connection_that_closes_is_sent_once(server: ScriptedServer,
             assert server.count("create") == before + 1
         assert server.connections == 2
 
-    asyncio.run(closing(Server(server.base_url, KEY), main))
+    asyncio.run(closing(ServerConfig(server.base_url, KEY), main))
 
 
-def _idle(client: Client) -> int:
+def _idle(client: ResponsesClient) -> int:
     """Connections that the next create would use."""
     session = client._sdk._client._transport._session  # type: ignore[attr-defined]
     pools = session.connector._conns.values()
     return sum(protocol.is_connected() for pool in pools for protocol, _ in pool)
 
 
-async def _none_idle(client: Client) -> None:
+async def _none_idle(client: ResponsesClient) -> None:
     while _idle(client):
         await asyncio.sleep(0.001)
 
@@ -382,13 +382,13 @@ def test_connections_that_closed_while_idle_harm_no_create(
     """A server that closes connections whenever it likes gets every create over a new one."""
     server.always["create"] = Script(close=True)
 
-    async def main(client: Client) -> None:
+    async def main(client: ResponsesClient) -> None:
         for _ in range(30):
             assert (await client.create(ask())).response["status"] == "queued"
             async with asyncio.timeout(10):
                 await _none_idle(client)
 
-    asyncio.run(closing(Server(server.base_url, KEY), main))
+    asyncio.run(closing(ServerConfig(server.base_url, KEY), main))
     assert server.count("create") == server.connections == 30
 
 
@@ -398,7 +398,7 @@ def test_creates_take_no_old_connection(
     """A connection is used again at once, and no more when it was idle for longer than servers wait."""
     monkeypatch.setattr(sdk.sdk_client, "__defaults__", (0.3,))
 
-    async def main(client: Client) -> None:
+    async def main(client: ResponsesClient) -> None:
         for _ in range(3):
             await client.create(ask())
         assert server.connections == 1
@@ -407,7 +407,7 @@ def test_creates_take_no_old_connection(
         await client.create(ask())
         assert server.connections == 2
 
-    asyncio.run(closing(Server(server.base_url, KEY), main))
+    asyncio.run(closing(ServerConfig(server.base_url, KEY), main))
 
 
 def test_creates_wait_for_each_other(
@@ -457,8 +457,8 @@ def test_turns_are_even(count: int, interval: float, begun: float) -> None:
     from the first round on; then each job polls exactly once an interval."""
     now = begun
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crowd.time, "monotonic", lambda: now)
-        together = Crowd()
+        patch.setattr(pacing.time, "monotonic", lambda: now)
+        together = PollPacer()
         turns = [together.join() for _ in range(count)]
         waits = [turn.wait(interval) or 0.0 for turn in turns]
         assert all(0 < wait <= 1.02 * interval for wait in waits)
@@ -478,11 +478,11 @@ def test_turns_are_even(count: int, interval: float, begun: float) -> None:
 
 def test_early_polls_are_left_out_in_a_crowd() -> None:
     """With more than 20 jobs the first polls wait for their turn; a failed one waits for it, too."""
-    delays = Delays(None, lambda: 0.5, turn=lambda interval: 0.7 * interval)
+    delays = PollSchedule(None, lambda: 0.5, turn=lambda interval: 0.7 * interval)
     assert [delays.after_reply() for _ in range(3)] == [7, 7, 7]
     assert [delays.after_failure() for _ in range(4)] == [7, 7, 8, 16]
     assert delays.after_reply(3.0) == pytest.approx(3.15)
-    alone = Delays(None, lambda: 0.5, turn=Crowd().join().wait)
+    alone = PollSchedule(None, lambda: 0.5, turn=PollPacer().join().wait)
     assert alone.after_reply() == 1
 
 
@@ -492,12 +492,12 @@ def test_early_polls_are_left_out_in_a_crowd() -> None:
 @given(st.lists(st.dictionaries(st.text(), json_values), min_size=1, max_size=3))
 def test_packed_is_the_same_object(values: list[dict[str, Any]]) -> None:
     """A packed response reads as it was, whatever others were packed before it."""
-    pack = Packer()
+    pack = ResponseCompressor()
     for value, packed in [(value, pack(value)) for value in values]:
         assert packed.whole() == value
         assert dict(packed) == value
         assert len(packed) == len(value)
-    assert Packed(values[0]).whole() == values[0]
+    assert CompressedResponse(values[0]).whole() == values[0]
 
 
 @pytest.mark.parametrize("said", [f"your key {KEY}", "half \ud83d of one", "plain", "[" * 300])
@@ -505,8 +505,10 @@ def test_packed_is_what_was_read(polled: ScriptedServer, said: str) -> None:
     """What is packed of a reply is what was read of it: no key, and no half characters."""
     told = response("resp_0", "in_progress", error={"message": said, "nested": [[]] * len(said)})
     polled.always["retrieve"] = Script(body=json.dumps(told).encode())
-    reply = with_client(Server(polled.base_url, KEY), lambda client: client.retrieve("resp_0"))
-    packed = Packer()(reply.response, reply.text)
+    reply = with_client(
+        ServerConfig(polled.base_url, KEY), lambda client: client.retrieve("resp_0")
+    )
+    packed = ResponseCompressor()(reply.response, reply.text)
     assert packed.whole() == reply.response
     assert KEY not in f"{packed.whole()}{reply.text}"
     assert json.dumps(packed.whole(), ensure_ascii=False).encode()
@@ -516,10 +518,10 @@ def test_what_responses_share_takes_no_room() -> None:
     """Of long instructions that all jobs have, the second one's copy takes next to nothing."""
     words = (hashlib.sha256(b"%d" % n).hexdigest() for n in range(120))
     shared = {"instructions": " ".join(words), "tools": []}
-    pack = Packer()
+    pack = ResponseCompressor()
     sizes = [len(pack({"id": f"resp_{n}", **shared})._data) for n in range(3)]
     assert max(sizes) < 300
-    assert len(Packed(shared)._data) > 3000
+    assert len(CompressedResponse(shared)._data) > 3000
 
 
 def test_what_an_answer_has_takes_no_room_twice(
@@ -534,9 +536,9 @@ def test_what_an_answer_has_takes_no_room_twice(
     pointed.always["retrieve"] = Script(json=ended)
     job = manager.submit(ask(instructions=told), poll_interval=0.05)
     assert job.result(20) == text
-    eventually(lambda: isinstance(job.record.response, Packed))
+    eventually(lambda: isinstance(job.record.response, CompressedResponse))
     packed = job.record.response
-    assert isinstance(packed, Packed)
+    assert isinstance(packed, CompressedResponse)
     assert len(packed._data) < 400
     assert job.response == ended
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from bgmagic import pricing
-from bgmagic.pricing import Bill, bill, dollars, price_of, price_of_tokens
+from bgmagic.api import pricing
+from bgmagic.api.pricing import CostEstimate, estimate_cost, price_of, price_of_tokens
+from bgmagic.text import dollars
 from tests.test_answer import hostile, json_values
 
 OPENAI = "https://api.openai.com/v1"
@@ -68,10 +69,10 @@ def test_without_the_package_there_is_no_price(monkeypatch: pytest.MonkeyPatch) 
         assert not name.startswith("genai_prices")
         return real(name, *rest)
 
-    monkeypatch.setattr(pricing, "installed", lambda: False)
+    monkeypatch.setattr(pricing, "prices_installed", lambda: False)
     monkeypatch.setattr(builtins, "__import__", importing)
     assert price_of({"model": "gpt-5.2", "usage": USAGE}, OPENAI) is None
-    told = bill([("gpt-5.2", OPENAI, 1000, 400)])
+    told = estimate_cost([("gpt-5.2", OPENAI, 1000, 400)])
     assert told.output is None
     assert "no price known: pip install 'bgmagic[prices]'" in str(told)
 
@@ -81,13 +82,13 @@ def test_a_bill_is_the_most_that_it_can_be() -> None:
     model without a price, the bill says why it has none."""
     one = price_of_tokens("gpt-5.2", OPENAI, 0, 2000)
     assert one is not None
-    told = bill([("gpt-5.2", OPENAI, 2000, 400)] * 3)
+    told = estimate_cost([("gpt-5.2", OPENAI, 2000, 400)] * 3)
     assert told.output == pytest.approx(3 * one)
     assert str(told).startswith(f"at most {dollars(3 * one)} for output, and about $")
-    assert "--max-output-tokens sets one" in str(bill([("gpt-5.2", OPENAI, None, 400)]))
-    assert "no price known for dream-9" in str(bill([("dream-9", OPENAI, 2000, 400)]))
-    assert bill([("dream-9", OPENAI, 2000, 400)]).output is None
-    assert str(Bill(1, 4.8, None)) == "at most $4.80 for output"
+    assert "--max-output-tokens sets one" in str(estimate_cost([("gpt-5.2", OPENAI, None, 400)]))
+    assert "no price known for dream-9" in str(estimate_cost([("dream-9", OPENAI, 2000, 400)]))
+    assert estimate_cost([("dream-9", OPENAI, 2000, 400)]).output is None
+    assert str(CostEstimate(1, 4.8, None)) == "at most $4.80 for output"
 
 
 def test_amounts_as_people_write_them() -> None:

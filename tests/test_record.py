@@ -14,9 +14,9 @@ from hypothesis import given
 
 import bgmagic
 from bgmagic.errors import BadInput
-from bgmagic.job import Job
-from bgmagic.record import line, prompt_of, row, write
-from bgmagic.session import session
+from bgmagic.jobs.export import export_line, job_row, prompt_of, write_lines
+from bgmagic.jobs.job import Job
+from bgmagic.submission.app import app
 from tests.conftest import KEY
 from tests.scripted import ScriptedServer, response
 from tests.test_answer import hostile
@@ -73,7 +73,7 @@ def test_which_jobs_are_exported(
     """All of this notebook, all of everybody, or those that are given: jobs, answers, groups, lists."""
     group = ask("{{ item }}", ["a", "b"])
     group.result(LIMIT)
-    session.notebook = lambda: "/elsewhere.ipynb"
+    app.notebook = lambda: "/elsewhere.ipynb"
     job = bgmagic.submit("c", poll=0.02)
     job.result(LIMIT)
     path = tmp_path / "out.jsonl"
@@ -106,8 +106,8 @@ def test_failures_and_what_still_runs_are_told(
     assert (one["status"], one["text"]) == ("incomplete", "half")
     assert "max_output_tokens" in one["error"]
     assert (two["error"], two["ended_at"], two["seconds"], two["text"]) == (None, None, None, "")
-    assert row(group.jobs[0])["text"] == "half"
-    assert row(group.jobs[1])["text"] is None
+    assert job_row(group.jobs[0])["text"] == "half"
+    assert job_row(group.jobs[1])["text"] is None
 
 
 def test_what_is_no_path() -> None:
@@ -120,8 +120,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     """An earlier export is replaced, another file only on purpose; what fails half-way leaves the file
     as it was and nothing beside it; a place that can't be written to is one line."""
     path = tmp_path / "out.jsonl"
-    assert write(path, [{"bgmagic": 1, "n": n} for n in range(3)]) == 3
-    assert write(path, [{"bgmagic": 1, "text": "half \ud800"}]) == 1
+    assert write_lines(path, [{"bgmagic": 1, "n": n} for n in range(3)]) == 3
+    assert write_lines(path, [{"bgmagic": 1, "text": "half \ud800"}]) == 1
     assert lines_of(path)[0]["text"] == "half \ud800"
 
     def broken() -> Any:
@@ -130,40 +130,40 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
     before = path.read_bytes()
     with pytest.raises(RuntimeError):
-        write(path, broken())
+        write_lines(path, broken())
     assert path.read_bytes() == before
     assert [found.name for found in tmp_path.iterdir()] == ["out.jsonl"]
     other = tmp_path / "thesis.txt"
     other.write_text("years of work")
     with pytest.raises(BadInput, match="no export of bgmagic; overwrite=True"):
-        write(other, [])
+        write_lines(other, [])
     assert other.read_text() == "years of work"
-    assert write(other, [], overwrite=True) == 0
+    assert write_lines(other, [], overwrite=True) == 0
     pipe = tmp_path / "pipe"
     if hasattr(os, "mkfifo"):  # not on Windows
         os.mkfifo(pipe)
     else:
         pipe.mkdir()
     with pytest.raises(BadInput, match="is no file"):
-        write(pipe, [], overwrite=True)
+        write_lines(pipe, [], overwrite=True)
     assert pipe.exists()
     assert not pipe.is_file()
     with pytest.raises(BadInput, match="can't be written"):
-        write(tmp_path / "no" / "out.jsonl", [])
+        write_lines(tmp_path / "no" / "out.jsonl", [])
 
 
 @given(hostile)
 def test_any_response_can_be_told(response: dict[str, Any]) -> None:
     """Whatever a server calls a response, its line is JSON and its row has all columns."""
     job = done_job(response)
-    told = json.loads(json.dumps(line(job, [KEY])))
+    told = json.loads(json.dumps(export_line(job, [KEY])))
     assert told["key"] == job.record.key
-    assert {"status", "seconds", "tokens_in", "price", "text", "error"} <= set(row(job))
+    assert {"status", "seconds", "tokens_in", "price", "text", "error"} <= set(job_row(job))
 
 
 def done_job(response: dict[str, Any]) -> Job:
-    from bgmagic.request import Request
-    from bgmagic.status import JobRecord
+    from bgmagic.api.request import Request
+    from bgmagic.jobs.record import JobRecord
 
     record = JobRecord(
         request=Request('{"input": []}'),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.redaction import MARK, without_secrets
+from bgmagic.api.redaction import MARK, without_secrets
 
 KEY = "sk-proj-0123456789abcdefghij"
 PLAIN: dict[str, Any] = {

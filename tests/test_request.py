@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgmagic.api.request import EFFORTS, FORBIDDEN, VERBOSITIES, build_request
 from bgmagic.errors import BadInput
-from bgmagic.options import EFFORTS, VERBOSITIES
-from bgmagic.prompt import messages, user_message
-from bgmagic.request import FORBIDDEN, build_request
+from bgmagic.prompts.conversation import request_messages, user_message
 
 SCHEMA = json.loads((Path(__file__).parent / "data" / "responses.schema.json").read_text())
 CREATE = jsonschema.Draft202012Validator(
@@ -64,7 +63,7 @@ def test_every_body_is_what_the_api_describes(
     """Whatever is asked with whatever settings, the body fits the API's schema, runs in the background
     and never stores."""
     made = build_request(
-        messages(text),
+        request_messages(text),
         model="gpt-5.2",
         effort=effort,
         verbosity=verbosity,
@@ -133,7 +132,7 @@ def test_earlier_turns_come_first_and_unchanged() -> None:
         {"role": "assistant", "content": [{"type": "output_text", "text": "2"}]},
         {"type": "item_reference", "id": "msg_1"},
     ]
-    assert messages("And 2+2?", earlier) == [*earlier, user_message("And 2+2?")]
+    assert request_messages("And 2+2?", earlier) == [*earlier, user_message("And 2+2?")]
 
 
 @pytest.mark.parametrize(
@@ -150,10 +149,10 @@ def test_earlier_turns_come_first_and_unchanged() -> None:
 def test_bad_earlier_turns_are_one_line(earlier: Any, told: str) -> None:
     """Earlier turns of another shape are told with the place and the shape."""
     with pytest.raises(BadInput, match=told):
-        messages("x", earlier)
+        request_messages("x", earlier)
 
 
 def test_empty_cell_is_refused() -> None:
     """A cell without a prompt is refused."""
     with pytest.raises(BadInput, match="the cell is empty"):
-        messages(" \n ")
+        request_messages(" \n ")

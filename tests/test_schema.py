@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 from typing_extensions import TypedDict  # Pydantic takes typing's own from Python 3.12 on
 
-from bgmagic.answer import Answer
-from bgmagic.display.finished import answer_html
-from bgmagic.errors import BadInput, InvalidAnswer
-from bgmagic.manager import JobManager
-from bgmagic.options import Settings
-from bgmagic.request import Request, build_request
-from bgmagic.schema import class_of, response_format, validated
+from bgmagic.api.request import Request, build_request
+from bgmagic.api.structured_output import find_output_type, parse_output, response_format
+from bgmagic.display.static_html import answer_html
+from bgmagic.errors import BadInput
+from bgmagic.jobs.job import Answer
+from bgmagic.jobs.outcome import InvalidAnswer
+from bgmagic.runtime.manager import JobManager
+from bgmagic.submission.options import SubmitSettings
 from tests.conftest import asked
 from tests.kernels import Kernel, kernel
 from tests.scripted import ScriptedServer, response
@@ -266,7 +267,7 @@ def test_replies_are_judged_as_json_schema_says(schema: dict[str, Any], reply: A
     value = {"a": reply}
     right = jsonschema.Draft202012Validator(form["schema"]).is_valid(value)
     try:
-        assert validated(json.dumps(value), form) == value
+        assert parse_output(json.dumps(value), form) == value
     except ValueError:
         assert not right
     else:
@@ -288,9 +289,9 @@ GOOD = '{"x": 1, "y": 2.5}'
 def test_a_wrong_reply_names_the_field(text: str, told: str) -> None:
     """A reply that does not fit its class is told with the field, in one line."""
     form = response_format(Point)
-    assert validated(GOOD, form, Point) == Point(1.0, 2.5)
+    assert parse_output(GOOD, form, Point) == Point(1.0, 2.5)
     with pytest.raises(ValueError, match=told) as caught:
-        validated(text, form, Point)
+        parse_output(text, form, Point)
     assert "\n" not in str(caught.value)
 
 
@@ -308,9 +309,9 @@ def test_a_wrong_reply_names_the_field(text: str, told: str) -> None:
 def test_a_wrong_reply_to_a_json_schema_names_the_field(text: str, told: str) -> None:
     """Without the class the request's own JSON schema decides, and names the field too."""
     form = response_format(Point)
-    assert validated(GOOD, form) == {"x": 1, "y": 2.5}
+    assert parse_output(GOOD, form) == {"x": 1, "y": 2.5}
     with pytest.raises(ValueError, match=told):
-        validated(text, form)
+        parse_output(text, form)
 
 
 def test_nothing_is_fetched_to_validate() -> None:
@@ -319,7 +320,7 @@ def test_nothing_is_fetched_to_validate() -> None:
     with pytest.raises(
         ValueError, match=r"failed with LookupError: \$ref http://127\.0\.0\.1:9/schema is not"
     ):
-        validated("{}", form)
+        parse_output("{}", form)
 
 
 class Exits(BaseModel):
@@ -338,7 +339,7 @@ def structured(text: str, form: Any) -> Any:
 
 
 def submitted(manager: JobManager, schema: Any) -> Any:
-    request = asked("Which?", Settings(schema=schema, verbosity="low"))
+    request = asked("Which?", SubmitSettings(schema=schema, verbosity="low"))
     return manager.submit(request, poll_interval=0.05)
 
 
@@ -411,11 +412,11 @@ def test_class_of_the_name_must_ask_for_the_same() -> None:
         x: float
 
     Other.__name__ = "Point"
-    assert class_of(form, {"Point": Point}) is Point
-    assert class_of(form, {"Point": Other}) is None
-    assert class_of(form, {"Point": 5}) is None
-    assert class_of(form, {}) is None
-    assert class_of(None, {"Point": Point}) is None
+    assert find_output_type(form, {"Point": Point}) is Point
+    assert find_output_type(form, {"Point": Other}) is None
+    assert find_output_type(form, {"Point": 5}) is None
+    assert find_output_type(form, {}) is None
+    assert find_output_type(None, {"Point": Point}) is None
 
 
 def test_data_survives_pickling() -> None:

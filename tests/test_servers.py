@@ -10,17 +10,18 @@ import openai
 import pytest
 
 import bgmagic
-from bgmagic.errors import BadInput, JobCancelled, JobIncomplete
-from bgmagic.job import Job
-from bgmagic.journal import Journal
-from bgmagic.ledger import Ledger
-from bgmagic.manager import JobManager
-from bgmagic.namespace import Variables
-from bgmagic.owners import Owner
-from bgmagic.request import Request
-from bgmagic.sdk import server_of
-from bgmagic.server import Server
-from bgmagic.session import session
+from bgmagic.api.request import Request
+from bgmagic.api.server import ServerConfig
+from bgmagic.errors import BadInput
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.outcome import JobCancelled, JobIncomplete
+from bgmagic.notebook.shell import NamespaceVariables
+from bgmagic.runtime.manager import JobManager
+from bgmagic.storage.job_store import JobStore
+from bgmagic.storage.journal import Journal
+from bgmagic.storage.owner_lock import OwnerLock
+from bgmagic.submission.app import app
+from bgmagic.transport.sdk import server_from_client
 from tests.conftest import KEY
 from tests.kernels import Kernel
 from tests.scripted import ScriptedServer, response
@@ -77,7 +78,7 @@ def kept(pointed: ScriptedServer, tmp_path: Path) -> Iterator[Callable[[], JobMa
     made: list[JobManager] = []
 
     def make() -> JobManager:
-        ledger = Ledger(Journal(tmp_path / "journal.sqlite3"), Owner(tmp_path / "owners"))
+        ledger = JobStore(Journal(tmp_path / "journal.sqlite3"), OwnerLock(tmp_path / "owners"))
         made.append(JobManager(ledger=ledger))
         return made[-1]
 
@@ -99,7 +100,7 @@ def test_whole_jobs(
     namespace: dict[str, Any] = {}
 
     def submit(name: str, manager: JobManager = first) -> Job:
-        variable = Variables(namespace, [name])
+        variable = NamespaceVariables(namespace, [name])
         return manager.submit(ask(name), name=name, variable=variable, poll_interval=0.02)
 
     done = submit("done")
@@ -194,9 +195,9 @@ def azure(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedSe
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A session without jobs of other tests."""
-    monkeypatch.setattr(session, "_manager", None)
+    monkeypatch.setattr(app, "_manager", None)
     yield
-    session.manager.close(10)
+    app.manager.close(10)
 
 
 @pytest.mark.usefixtures("fresh")
@@ -207,8 +208,8 @@ def test_azure_by_its_variables(azure: ScriptedServer) -> None:
     assert create.path == "/openai/responses?api-version=2026-01-01"
     assert all(seen.path == "/openai/responses/resp_1?api-version=2026-01-01" for seen in polls)
     assert {seen.headers["api-key"] for seen in azure.seen} == {"az-key-123456"}
-    theirs = server_of(openai.AzureOpenAI())
-    assert Server.from_environment().name == theirs.name
+    theirs = server_from_client(openai.AzureOpenAI())
+    assert ServerConfig.from_environment().name == theirs.name
     bgmagic.use(openai.AzureOpenAI())
     assert bgmagic.submit("And?", poll=0.02).result(LIMIT) == "the answer"
     assert azure.seen[-1].path == "/openai/responses/resp_2?api-version=2026-01-01"
@@ -221,8 +222,8 @@ def test_azure_by_token(azure: ScriptedServer, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("AZURE_OPENAI_AD_TOKEN", "token-1234567")
     assert bgmagic.submit("Why?", poll=0.02).result(LIMIT) == "the answer"
     assert azure.seen[0].headers["authorization"] == "Bearer token-1234567"
-    assert "token-1234567" in Server.from_environment().secrets
-    assert "token-1234567" not in repr(Server.from_environment())
+    assert "token-1234567" in ServerConfig.from_environment().secrets
+    assert "token-1234567" not in repr(ServerConfig.from_environment())
 
 
 @pytest.mark.usefixtures("azure")
@@ -230,15 +231,15 @@ def test_azure_with_something_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Azure lacks is named in one line; with OpenAI's key, or an address, OpenAI's way is meant."""
     monkeypatch.delenv("OPENAI_API_VERSION")
     with pytest.raises(BadInput, match="OPENAI_API_VERSION"):
-        Server.from_environment()
+        ServerConfig.from_environment()
     monkeypatch.delenv("AZURE_OPENAI_API_KEY")
     with pytest.raises(BadInput, match=r"AZURE_OPENAI_API_KEY.*bgmagic\.use"):
-        Server.from_environment()
+        ServerConfig.from_environment()
     monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "nonsense")
     with pytest.raises(BadInput, match="AZURE_OPENAI_ENDPOINT 'nonsense' is no address"):
-        Server.from_environment()
+        ServerConfig.from_environment()
     with pytest.raises(BadInput, match=r"to that of http://127\.0\.0\.1:9/v1, or"):
-        Server.from_environment("http://127.0.0.1:9/v1?code=secret")
+        ServerConfig.from_environment("http://127.0.0.1:9/v1?code=secret")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    assert Server.from_environment().name == "https://api.openai.com/v1"
-    assert server_of(openai.OpenAI()).name == "https://api.openai.com/v1"
+    assert ServerConfig.from_environment().name == "https://api.openai.com/v1"
+    assert server_from_client(openai.OpenAI()).name == "https://api.openai.com/v1"

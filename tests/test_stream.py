@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.errors import JobUnknown
-from bgmagic.manager import JobManager
-from bgmagic.request import Request
-from bgmagic.stream import texts
+from bgmagic.api.request import Request
+from bgmagic.jobs.outcome import JobUnknown
+from bgmagic.runtime.manager import JobManager
+from bgmagic.transport.streaming import decode_events
 from tests.kernels import kernel
 from tests.scripted import DROP, Script, ScriptedServer, event, response, written
 from tests.test_job import LIMIT, SOON, eventually
@@ -35,7 +35,7 @@ def collected(body: bytes, cuts: list[int]) -> list[str]:
             yield body[start:end]
 
     async def run() -> list[str]:
-        return [text async for text in texts(chunks())]
+        return [text async for text in decode_events(chunks())]
 
     return asyncio.run(run())
 

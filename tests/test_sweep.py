@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgmagic.errors import BadInput
-from bgmagic.options import Settings
-from bgmagic.sweep import KEPT_ITEM, Row, items_of, kept, points, read_axes
+from bgmagic.submission.options import SubmitSettings
+from bgmagic.sweeps.grid import KEPT_ITEM, ItemRow, grid, items_of, json_copy, read_axes
 from tests.test_answer import json_values
 
 
@@ -79,21 +79,21 @@ def test_what_json_has_no_word_for() -> None:
     """Numbers of NumPy's are kept as numbers, dates and the like as their text, wherever they stand;
     what is missing, as NaN and NaT, is None."""
     day = datetime.date(2026, 1, 2)
-    assert kept(numpy.int64(3)) == 3
-    assert type(kept(numpy.float32(1.5))) is float
-    assert kept(day) == "2026-01-02"
-    assert kept(Row(n=numpy.int64(3), at=[day], none=float("nan"), raw=b"x")) == {
+    assert json_copy(numpy.int64(3)) == 3
+    assert type(json_copy(numpy.float32(1.5))) is float
+    assert json_copy(day) == "2026-01-02"
+    assert json_copy(ItemRow(n=numpy.int64(3), at=[day], none=float("nan"), raw=b"x")) == {
         "n": 3, "at": ["2026-01-02"], "none": None, "raw": "b'x'",
     }  # fmt: skip
     missing = [float("nan"), numpy.float32("nan"), numpy.datetime64("NaT"), pandas.NaT, pandas.NA]
-    assert [kept(value) for value in missing] == [None] * 5
-    assert kept(Row(at=pandas.NaT, x=1)) == {"at": None, "x": 1}
-    assert kept(numpy.array([1.5, 2.5])) == "[1.5 2.5]"
+    assert [json_copy(value) for value in missing] == [None] * 5
+    assert json_copy(ItemRow(at=pandas.NaT, x=1)) == {"at": None, "x": 1}
+    assert json_copy(numpy.array([1.5, 2.5])) == "[1.5 2.5]"
 
 
 def test_a_rows_columns_come_before_a_dicts_methods() -> None:
     """A column called `count`, `values` or `items` is that column, as an attribute too."""
-    row = Row(count=1, values=2, other=3)
+    row = ItemRow(count=1, values=2, other=3)
     assert (row.count, row.values, row["count"]) == (1, 2, 1)
     assert list(row.keys()) == ["count", "values", "other"]
     assert row.get("nothing") is None
@@ -157,7 +157,7 @@ def test_every_combination_once_and_in_order(
     """Item by item, setting by setting, sample by sample, each once; the settings are in the job's
     own, request fields among its params."""
     axes = [("effort", efforts)] + ([("temperature", heats)] if heats else [])
-    made = points(Settings(param=(("top_p", 1),)), items, read_axes(axes, "--sweep"), samples)
+    made = grid(SubmitSettings(param=(("top_p", 1),)), items, read_axes(axes, "--sweep"), samples)
     assert len(made) == items * len(efforts) * max(1, len(heats)) * samples
     told = [(point.item, point.swept, point.sample) for point in made]
     assert len(set(told)) == len(told)
@@ -173,7 +173,7 @@ def test_every_combination_once_and_in_order(
 def test_what_is_kept_of_an_item_is_json(value: Any) -> None:
     """Whatever an item is, what the journal keeps of it is JSON of a bounded length; a short one is
     kept as it is."""
-    told = json.dumps(kept(value), allow_nan=False)
+    told = json.dumps(json_copy(value), allow_nan=False)
     assert len(told) <= 8 * KEPT_ITEM
     if isinstance(value, str | int) and len(str(value)) < 100:
-        assert kept(value) == value
+        assert json_copy(value) == value

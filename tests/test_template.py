@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bgmagic.answer import Answer
+from bgmagic.api.request import Request
 from bgmagic.errors import BadInput
-from bgmagic.inserting import as_text
-from bgmagic.job import Job
-from bgmagic.request import Request
-from bgmagic.status import JobRecord
-from bgmagic.template import compile_template
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.record import JobRecord
+from bgmagic.prompts.expressions import format_value
+from bgmagic.prompts.template import compile_template
 
 
 def filled(text: str, /, **values: Any) -> str:
@@ -190,7 +189,7 @@ class Point:
 )
 def test_values_as_text(value: Any, text: str) -> None:
     """Lists, dicts and objects become text as the help says."""
-    assert as_text(value) == text
+    assert format_value(value) == text
 
 
 @pytest.mark.parametrize(
@@ -206,8 +205,8 @@ def test_values_as_text(value: Any, text: str) -> None:
 def test_what_has_no_text(value: Any, told: str) -> None:
     """What Python only shows as something in angle brackets is refused; a tag of HTML is text."""
     with pytest.raises(BadInput, match=told):
-        as_text(value)
-    assert as_text(Tag()) == "<b>x</b>"
+        format_value(value)
+    assert format_value(Tag()) == "<b>x</b>"
 
 
 class Tag:
@@ -219,9 +218,9 @@ def test_tables_as_text() -> None:
     """A DataFrame is CSV, with its index only where that is more than a count; arrays are JSON."""
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"q": ["a, b", "c"], "n": [1, 2]})
-    assert as_text(frame) == 'q,n\n"a, b",1\nc,2\n'
-    assert as_text(frame.set_index("n")) == 'n,q\n1,"a, b"\n2,c\n'
-    assert as_text(frame["q"]) == 'q\n"a, b"\nc\n'
-    assert json.loads(as_text(frame[["n"]].to_numpy())) == [[1], [2]]
-    assert as_text({"t": frame.n}).startswith('{\n  "t": [')
-    assert as_text(frame.n.iloc[0]) == "1"
+    assert format_value(frame) == 'q,n\n"a, b",1\nc,2\n'
+    assert format_value(frame.set_index("n")) == 'n,q\n1,"a, b"\n2,c\n'
+    assert format_value(frame["q"]) == 'q\n"a, b"\nc\n'
+    assert json.loads(format_value(frame[["n"]].to_numpy())) == [[1], [2]]
+    assert format_value({"t": frame.n}).startswith('{\n  "t": [')
+    assert format_value(frame.n.iloc[0]) == "1"

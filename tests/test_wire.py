@@ -19,13 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgmagic import incoming
-from bgmagic.client import Client
-from bgmagic.direct import learned
-from bgmagic.incoming import HEAD, Incoming, Odd
-from bgmagic.replies import Got
-from bgmagic.server import Server
-from bgmagic.wire import Wire
+from bgmagic.api.server import ServerConfig
+from bgmagic.transport import http11
+from bgmagic.transport.client import ResponsesClient, from_sdk_request
+from bgmagic.transport.http11 import HEAD, ConnectionPool, HTTPResponseParser, UnsupportedResponse
+from bgmagic.transport.reply import HTTPResponse
 from tests.conftest import KEY
 from tests.scripted import Script, ScriptedServer, certificate, response
 
@@ -44,9 +42,9 @@ def whole(body: bytes = b"hello", *lines: bytes, start: bytes = OK) -> bytes:
     )
 
 
-def read(*pieces: bytes) -> tuple[Got, bool]:
+def read(*pieces: bytes) -> tuple[HTTPResponse, bool]:
     """What is read from these pieces and then the connection's end, and whether that had come to be."""
-    reading = Incoming()
+    reading = HTTPResponseParser()
     try:
         for piece in pieces:
             got = reading.feed(piece)
@@ -149,7 +147,7 @@ ODD = {
 def test_odd_answers_are_left(data: bytes) -> None:
     """What is not plain HTTP/1.1 is never guessed at."""
     for pieces in ([data], [bytes([byte]) for byte in data]):
-        with pytest.raises(Odd):
+        with pytest.raises(UnsupportedResponse):
             read(*pieces)
 
 
@@ -169,8 +167,8 @@ def test_endless_answers_fill_no_memory(
     monkeypatch: pytest.MonkeyPatch, start: bytes, again: bytes
 ) -> None:
     """An answer that never ends is given up at a limit, wherever it goes on."""
-    monkeypatch.setattr(incoming, "BODY", 100_000)
-    reading = Incoming()
+    monkeypatch.setattr(http11, "BODY", 100_000)
+    reading = HTTPResponseParser()
     fed = len(start)
     reading.feed(start)
 
@@ -189,7 +187,7 @@ def test_endless_answers_fill_no_memory(
 
 def test_small_answer_that_unpacks_to_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """What gzip makes of a few bytes is limited, too."""
-    monkeypatch.setattr(incoming, "BODY", 100_000)
+    monkeypatch.setattr(http11, "BODY", 100_000)
     fits, bomb = (gzip.compress(bytes(size)) for size in (99_999, 10_000_000))
     assert len(read(whole(fits, b"Content-Encoding: gzip"))[0].content) == 99_999
     with pytest.raises(httpx2.RemoteProtocolError, match="too large"):
@@ -225,8 +223,8 @@ def hostile(draw: st.DrawFn) -> list[bytes]:
 @settings(max_examples=500)
 def test_hostile_bytes_are_an_answer_or_a_failure(pieces: list[bytes]) -> None:
     """Whatever comes is an answer, odd, or a failure that polls know."""
-    with contextlib.suppress(Odd, httpx2.TransportError):
-        assert isinstance(read(*pieces)[0], Got)
+    with contextlib.suppress(UnsupportedResponse, httpx2.TransportError):
+        assert isinstance(read(*pieces)[0], HTTPResponse)
 
 
 # On sockets
@@ -274,11 +272,11 @@ async def talking(
     trusted: ssl.SSLContext | None = None,
     kept: float = 60.0,
     host: str = "127.0.0.1",
-) -> AsyncIterator[tuple[Peer, Wire]]:
+) -> AsyncIterator[tuple[Peer, ConnectionPool]]:
     """A peer and a wire to it."""
     peer = Peer()
     server = await asyncio.start_server(peer.serve, "127.0.0.1", 0, ssl=tls)
-    wire = Wire(host, server.sockets[0].getsockname()[1], trusted, kept)
+    wire = ConnectionPool(host, server.sockets[0].getsockname()[1], trusted, kept)
     async with asyncio.timeout(20):
         yield peer, wire
         await wire.close()
@@ -293,7 +291,7 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def content(wire: Wire) -> bytes:
+async def content(wire: ConnectionPool) -> bytes:
     got = await wire.get(GET)
     assert got is not None
     return got.content
@@ -481,7 +479,7 @@ def test_hostile_servers_are_survived(pieces: list[bytes]) -> None:
             peer.say(*pieces, None)
             with contextlib.suppress(httpx2.TransportError):
                 got = await wire.get(GET)
-                assert got is None or isinstance(got, Got)
+                assert got is None or isinstance(got, HTTPResponse)
             peer.replies.clear()
             peer.say(whole(b"own"))
             assert await content(wire) == b"own"
@@ -497,7 +495,7 @@ def test_server_that_can_not_be_reached() -> None:
             pass
         for host in ("127.0.0.1", "a" * 70 + ".invalid"):
             with pytest.raises(httpx2.ConnectError, match=r"\w"):
-                await Wire(host, wire._port, None, 1.0).get(GET)
+                await ConnectionPool(host, wire._port, None, 1.0).get(GET)
 
     asyncio.run(main())
 
@@ -589,7 +587,7 @@ def test_head_is_what_the_sdk_sends(
             ("accept-encoding", "br"),
             ("connection", "x"),
         ]
-        made = learned(httpx2.Request("GET", url, headers=headers), "resp_0", ssl.create_default_context())  # fmt: skip
+        made = from_sdk_request(httpx2.Request("GET", url, headers=headers), "resp_0", ssl.create_default_context())  # fmt: skip
         assert made is not None
         peer.say(whole())
         got = await made.get("resp_1")
@@ -616,7 +614,7 @@ def test_header_that_would_be_two_is_not_sent() -> None:
     tls = ssl.create_default_context()
     for value in ("a\r\nb: c", "a\nb", "a\0"):
         request = httpx2.Request("GET", "http://a/responses/resp_0", headers={"x": value})
-        assert learned(request, "resp_0", tls) is None
+        assert from_sdk_request(request, "resp_0", tls) is None
 
 
 def test_gzip_is_asked_for_and_other_packing_is_the_sdks(server: ScriptedServer) -> None:
@@ -628,7 +626,7 @@ def test_gzip_is_asked_for_and_other_packing_is_the_sdks(server: ScriptedServer)
     data = httpx2.Response(200, json=body).content
 
     async def main() -> None:
-        client = Client(Server(server.base_url, KEY))
+        client = ResponsesClient(ServerConfig(server.base_url, KEY))
         try:
             await client.retrieve("resp_0")
             for name, pack, lean in (

@@ -1,1 +1,4 @@
-"""What the user sees of a job. Listens to jobs; nothing below imports it."""
+"""Shows jobs and groups, live and afterwards.
+
+Clicks call the job's own methods. The scripts and styles beside the modules belong to the widgets.
+"""

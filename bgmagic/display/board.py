@@ -1,28 +1,31 @@
-"""The board: many jobs as one live table, an ordinary widget.
-
-Follows the jobs of this kernel and whatever is submitted later, and sends the browser the rows that
-changed, a few times a second at most. board.js draws, sorts and filters them, text only.
-"""
+"""The live widgets of many jobs: the table of `%bgjobs`, and the board of a group."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
-from bgmagic.display.card import sentence
-from bgmagic.display.widgets import hear_beside_cells, joined
-from bgmagic.job import Job
-from bgmagic.listing import Row, as_text, row_of
+from bgmagic.api.pricing import estimate_cost
+from bgmagic.display.card import allow_subshell_messages, read_assets, sentence
+from bgmagic.display.listing import TableRow, table_row, table_text
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.summary import GroupSummary, server_seconds
+from bgmagic.text import one_line
 
-INTERVAL = 0.3  # seconds between two updates at least: calm to look at, whatever goes on
+if TYPE_CHECKING:
+    from bgmagic.jobs.group import JobGroup
+
+TABLE_INTERVAL = 0.3  # seconds between two updates at least: calm to look at, whatever goes on
 
 
-class Board(anywidget.AnyWidget):
+class JobsBoard(anywidget.AnyWidget):
     """A live table of jobs.
 
     Attributes:
@@ -30,8 +33,8 @@ class Board(anywidget.AnyWidget):
             later is given the rows of that moment.
     """
 
-    _esm = joined("elements.js", "board.js")
-    _css = joined("theme.css", "board.css")
+    _esm = read_assets("elements.js", "board.js")
+    _css = read_assets("theme.css", "board.css")
     rows: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
     def __init__(self, find: Callable[[str], Job | None], **traits: Any) -> None:
@@ -46,10 +49,10 @@ class Board(anywidget.AnyWidget):
         self._due = False
         self._find = find
         super().__init__(**traits)
-        hear_beside_cells(self)
-        self.on_msg(_clicked)
+        allow_subshell_messages(self)
+        self.on_msg(_table_clicked)
 
-    def fill(self, listed: Sequence[Row], jobs: Sequence[Job]) -> None:
+    def fill(self, listed: Sequence[TableRow], jobs: Sequence[Job]) -> None:
         """Show ``listed``, and follow ``jobs``, those of them that this kernel has."""
         self._now = {row.key: asdict(row) for row in listed}
         self.rows = list(self._now.values())
@@ -66,7 +69,9 @@ class Board(anywidget.AnyWidget):
         if job.record.key not in self._jobs:
             self._jobs[job.record.key] = job
             job.add_listener(self._refresh)
-        if job.record.key not in self._now or row_of(job) != Row(**self._now[job.record.key]):
+        if job.record.key not in self._now or table_row(job) != TableRow(
+            **self._now[job.record.key]
+        ):
             self._refresh(job)
 
     def _refresh(self, job: Job) -> None:
@@ -77,12 +82,12 @@ class Board(anywidget.AnyWidget):
             return
         if not self._due:
             self._due = True
-            loop.call_later(INTERVAL, self._tell)
+            loop.call_later(TABLE_INTERVAL, self._tell)
 
     def _tell(self) -> None:
         self._due = False
         changed, self._changed = self._changed, {}
-        rows = {key: asdict(row_of(job)) for key, job in changed.items()}
+        rows = {key: asdict(table_row(job)) for key, job in changed.items()}
         news = [row for key, row in rows.items() if row != self._now.get(key)]
         self._now |= rows
         if news:
@@ -106,7 +111,7 @@ class Board(anywidget.AnyWidget):
         """What displaying the board sends: the widget, and a table for where there are none."""
         found = super()._repr_mimebundle_()
         data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
-        return data | {"text/plain": as_text([Row(**row) for row in self._now.values()])}
+        return data | {"text/plain": table_text([TableRow(**row) for row in self._now.values()])}
 
     def metadata(self) -> dict[str, Any]:
         """What goes beside it where a frontend (Colab) must be told who draws such widgets."""
@@ -117,7 +122,7 @@ class Board(anywidget.AnyWidget):
         return self.bundle(), self.metadata()
 
 
-def _clicked(board: Board, message: Any, _buffers: Any) -> None:
+def _table_clicked(board: JobsBoard, message: Any, _buffers: Any) -> None:
     # Any page script could send a message, so only what the table sends is understood.
     action = message.get("action") if isinstance(message, dict) else None
     key = message.get("key") if isinstance(message, dict) else None
@@ -125,3 +130,201 @@ def _clicked(board: Board, message: Any, _buffers: Any) -> None:
         board.show(key)
     elif isinstance(key, str) and action == "cancel":
         board.cancel(key)
+
+
+INTERVAL = 0.4  # seconds between two updates at least
+
+
+class GroupBoard(anywidget.AnyWidget):
+    """A live display of a group.
+
+    Attributes:
+        view: what the browser draws, see `snapshot`.
+    """
+
+    _esm = read_assets("elements.js", "page.js", "group_board.js")
+    _css = read_assets("theme.css", "group_board.css")
+    view = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, group: JobGroup, **traits: Any) -> None:
+        """Make the board; it follows the group from now on."""
+        self._group = group
+        self._changed: dict[int, Job] = {}
+        self._taking = threading.Lock()
+        self._due = False
+        self._bill = ""
+        self._asked = False
+        self._was_done = group.done()
+        self._notify = False
+        # Told when all jobs have ended, and when all have again after a retry; and asked by a page
+        # for what replaces the board.
+        self.on_end: list[Callable[[], None]] = []
+        self.on_finish: Callable[[], Mapping[str, Any]] | None = None
+        self._tally = GroupSummary(group.jobs)
+        super().__init__(view=self._snapshot(), **traits)
+        allow_subshell_messages(self)
+        self.on_msg(_clicked)
+        group.add_listener(self._refresh)
+
+    @property
+    def tally(self) -> GroupSummary:
+        """What the jobs add up to, as shown."""
+        return self._tally
+
+    def _refresh(self, job: Job) -> None:
+        self._changed[self._group.index_of(job)] = job
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # not on the loop thread: with the next change
+            return
+        if not self._due:
+            self._due = True
+            # Looking at all of them takes a while.
+            loop.call_later(INTERVAL * max(1.0, self._tally.size / 1000), self._tell)
+            if not self._asked:
+                self._asked = True
+                loop.run_in_executor(None, self._estimate).add_done_callback(self._estimated)
+
+    def _tell(self) -> None:
+        self._due = False
+        self.catch_up()
+        done = self._group.done()
+        if done and not self._was_done:
+            for tell in self.on_end:
+                tell()
+        self._was_done = done
+
+    def catch_up(self) -> None:
+        """Take in what has changed, and tell the browser."""
+        if not self._changed:
+            return
+        with self._taking:
+            while self._changed:  # one by one: the loop thread may add some meanwhile
+                self._tally.take(*self._changed.popitem())
+        self.view = self._snapshot()
+
+    def notify(self) -> None:
+        """Have the browser show a desktop notification at the end, if its tab is hidden then."""
+        self._notify = True
+        self.view = self._snapshot()
+
+    def _estimate(self) -> str:
+        """Work out what the group may cost, which may import a list of prices."""
+        return str(
+            estimate_cost(
+                (
+                    job.request.model,
+                    job.record.server,
+                    job.request.body.get("max_output_tokens"),
+                    len(job.request.text),
+                )
+                for job in self._group.jobs
+            )
+        )
+
+    def _estimated(self, found: asyncio.Future[str]) -> None:
+        if not found.cancelled() and found.exception() is None:
+            self._bill = found.result()
+            self.view = self._snapshot()
+
+    def _snapshot(self) -> dict[str, Any]:
+        return group_snapshot(self._group, self._tally, self._bill) | {
+            "notify": self._notify,
+            "model_id": getattr(self, "comm", None) and self.model_id,
+        }
+
+    def bundle(self) -> dict[str, Any]:
+        """What displaying the board sends: the widget, and a line for where there are none."""
+        found = super()._repr_mimebundle_()
+        data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
+        return data | {"text/plain": repr(self._group)}
+
+    def metadata(self) -> dict[str, Any]:
+        """What goes beside it where a frontend (Colab) must be told who draws such widgets."""
+        found = super()._repr_mimebundle_()
+        return dict(found[1]) if isinstance(found, tuple) else {}
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.bundle(), self.metadata()
+
+    def cancel(self) -> None:
+        """Cancel all jobs that have not ended."""
+        self._group.cancel()
+
+    def finish(self) -> None:
+        """Have the page put plain HTML in the board's place, if all jobs have ended."""
+        if self._group.done():
+            self.send({"finished": (self.on_finish or self._content)()})
+
+    def _content(self) -> Mapping[str, Any]:
+        # Of a group that no cell has shown, its board was looked at by the name of its variable.
+        from bgmagic.display.static_html import final_group_bundle
+
+        return {
+            "answer": final_group_bundle(self._group),
+            "footer": {"text/html": "", "text/plain": ""},
+        }
+
+
+def _clicked(board: GroupBoard, message: Any, _buffers: Any) -> None:
+    # Any page script could send a message, so only what ours sends is understood.
+    action = message.get("action") if isinstance(message, dict) else None
+    if action == "cancel":
+        board.cancel()
+    elif action == "finish":
+        board.finish()
+
+
+def group_snapshot(group: JobGroup, tally: GroupSummary, bill_text: str) -> dict[str, Any]:
+    """What a board shows of a group, as JSON; times are seconds since the epoch."""
+    price, unpriced = tally.price
+    submitted = [job.record.submitted_at for job in group.jobs]
+    return {
+        "key": group.key,
+        "name": group.name,
+        "size": tally.size,
+        "ended": tally.ended,
+        "done": tally.ended == tally.size,
+        "counts": tally.counts,
+        # For the notification of the desktop.
+        "status": f"all {tally.size} jobs have ended",
+        "message": ", ".join(f"{count} {status}" for status, count in tally.counts.items()),
+        "cancelling": any(job.record.cancelling and not job.done() for job in group.jobs),
+        "pace": tally.pace(),
+        "tokens_in": tally.total("tokens_in"),
+        "tokens_out": tally.total("tokens_out"),
+        "tokens_reasoning": tally.total("tokens_reasoning"),
+        "price": price,
+        "unpriced": unpriced,
+        "bill": bill_text,
+        "slowest": [
+            {
+                "name": one_line(job.name or "", 80),
+                "status": one_line(job.status, 40),
+                "seconds": server_seconds(job),
+                "done": job.done(),
+            }
+            for job in tally.slowest()
+        ],
+        "failed": [
+            {
+                "status": reason.status,
+                "reason": reason.text,
+                "count": len(reason.jobs),
+                "names": reason.names,
+            }
+            for reason in tally.reasons()
+        ],
+        "failures": tally.failures,
+        "trouble": _trouble(group),
+        "submitted_at": min(submitted, default=time.time()),
+        "clock": time.time(),
+    }
+
+
+def _trouble(group: JobGroup) -> str:
+    """What holds the group up just now: the newest trouble of a job that is not sent yet."""
+    for job in reversed(group.jobs):
+        if job.record.trouble and not job.done():
+            return one_line(job.record.trouble, 200)
+    return ""

@@ -12,18 +12,42 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
-from bgmagic.display.widgets import hear_beside_cells, joined
-from bgmagic.errors import BgmagicError, readable
-from bgmagic.job import Job
-from bgmagic.status import JobRecord, Status
+from bgmagic.display.listing import describe_live
+from bgmagic.errors import BgmagicError
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import JobRecord, Status
+from bgmagic.text import one_line
+
+_HERE = Path(__file__).parent
+
+
+def read_assets(*names: str) -> str:
+    """The files of these names as one style sheet, or one ES module whose last has the exports."""
+    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+
+
+def allow_subshell_messages(widget: Any) -> None:
+    """Have the kernel take the clicks on ``widget`` where the page sends them.
+
+    JupyterLab sends them beside the cells, to a subshell of the kernel. ipykernel 7.4 would hand
+    them back to the shell that last spoke through the widget's comm, which is the one that runs the
+    cells, and the click would wait for the cell that computes. Older kernels don't, and frontends
+    without subshells choose none: there the click waits.
+    """
+    comm: Any = getattr(widget, "comm", None)
+    if hasattr(comm, "_reply_subshell_for"):
+        comm._reply_subshell_for = lambda _data, chosen: chosen
+
 
 # Characters of a preview that are sent: the end of it, since that is what is being read.
 PREVIEWED = 4000
+
 # Terminal statuses after which nothing is left to click: the card gives way to plain HTML.
 FINAL = frozenset(
     {Status.COMPLETED, Status.FAILED, Status.INCOMPLETE, Status.CANCELLED, Status.LOST}
@@ -40,8 +64,8 @@ class Card(anywidget.AnyWidget):
         preview: the end of what a streamed response says so far, and of its reasoning.
     """
 
-    _esm = joined("elements.js", "page.js", "card.js")
-    _css = joined("theme.css", "card.css")
+    _esm = read_assets("elements.js", "page.js", "card.js")
+    _css = read_assets("theme.css", "card.css")
     view = traitlets.Dict().tag(sync=True)
     preview = traitlets.Dict().tag(sync=True)
 
@@ -74,7 +98,7 @@ class Card(anywidget.AnyWidget):
         known = job.record
         super().__init__(view=snapshot(job), **traits)
         self._job = job
-        hear_beside_cells(self)
+        allow_subshell_messages(self)
         self.on_msg(_clicked)
         job.add_listener(self._refresh)
         if job.record is not known:
@@ -127,7 +151,7 @@ class Card(anywidget.AnyWidget):
         if earlier is None or earlier.done():
             return ""
         which = earlier.response_id or "not accepted yet"
-        return f"An earlier job for this name goes on ({readable(which, 80)})"
+        return f"An earlier job for this name goes on ({one_line(which, 80)})"
 
     def mention(self, earlier: Job) -> None:
         """Say that ``earlier``, another job for the same variable, still runs; offer to cancel."""
@@ -144,7 +168,7 @@ class Card(anywidget.AnyWidget):
         """What displaying the card sends: the widget, and a line for where there are none."""
         found = super()._repr_mimebundle_()
         data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
-        return data | {"text/plain": line(self._job)}
+        return data | {"text/plain": describe_live(self._job)}
 
     def metadata(self) -> dict[str, Any]:
         """What goes beside it where a frontend (Colab) must be told who draws such widgets."""
@@ -210,12 +234,12 @@ def snapshot(job: Job) -> dict[str, Any]:
     return {
         "key": record.key,
         "name": record.name or "",
-        "status": readable(job.status, 40),
+        "status": one_line(job.status, 40),
         "done": job.done(),
         "final": is_final(job),
         "model": model_of(job),
         "effort": record.request.effort or "",
-        "response_id": readable(record.response_id or "", 400),
+        "response_id": one_line(record.response_id or "", 400),
         "cancelling": record.cancelling and not job.done(),
         "message": sentence(str(error) if error else record.trouble or _waits(job)),
         "offline": record.offline and not job.done(),
@@ -257,14 +281,4 @@ def is_final(job: Job) -> bool:
 def model_of(job: Job) -> str:
     """The model that answers, once the server has named it, else the one that was asked."""
     named = (job.response or {}).get("model")
-    return readable(named, 80) if isinstance(named, str) and named else job.request.model
-
-
-def line(job: Job) -> str:
-    """The same in one line of text."""
-    record = job.record
-    effort = f", effort {record.request.effort}" if record.request.effort else ""
-    asked = f"{model_of(job)}{effort}"
-    words = f"{record.name or 'job'}: {readable(job.status, 40)} ({asked}), {job.elapsed:.0f} s"
-    message = job.error or record.trouble
-    return f"{words}: {message}" if message else words
+    return one_line(named, 80) if isinstance(named, str) and named else job.request.model

@@ -9,18 +9,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bgmagic import listing
-from bgmagic.entries import Entry
-from bgmagic.journal import Journal
-from bgmagic.line_magics import LISTED
+from bgmagic.display import listing
+from bgmagic.notebook.line_magics import LISTED
+from bgmagic.storage.database import StoredJob
+from bgmagic.storage.journal import Journal
 
 ROWS = 10_000
 QUEUED = 500
 BODY = '{"model": "gpt-5.2", "input": "' + "lorem ipsum " * 700 + '"}'  # about 8 kB
 
 
-def _entry(number: int, request: str = BODY) -> Entry:
-    return Entry(
+def _entry(number: int, request: str = BODY) -> StoredJob:
+    return StoredJob(
         key=f"k{number}",
         created_at=float(number),
         notebook="a.ipynb",
@@ -81,9 +81,9 @@ def _listing(journal: Journal) -> tuple[float, float]:
     tables, wholes = [], []
     for _ in range(5):
         begun = time.perf_counter()
-        listed = listing.rows([], journal.entries(limit=LISTED), set())
-        assert listing.as_html(listed).count("<tr>") == LISTED + 1
-        assert listing.as_text(listed).count("\n") == LISTED
+        listed = listing.table_rows([], journal.entries(limit=LISTED), set())
+        assert listing.table_html(listed).count("<tr>") == LISTED + 1
+        assert listing.table_text(listed).count("\n") == LISTED
         tables.append(time.perf_counter() - begun)
         begun = time.perf_counter()
         assert len(journal.entries()) == ROWS

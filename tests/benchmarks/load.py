@@ -190,9 +190,9 @@ def _child(measure: Measure, name: str, swarm: Swarm, size: Size, pipe: Connecti
         os.environ["BGMAGIC_JOURNAL"] = str(Path(folder) / "journal.sqlite3")
         pipe.send(measure(WAYS[name](), swarm, size))
         if name == "ours":
-            from bgmagic.submission import session
+            from bgmagic.submission.app import app
 
-            session.manager.close(10)
+            app.manager.close(10)
     os._exit(0)  # threads of the other ways still sleep
 
 

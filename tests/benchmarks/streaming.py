@@ -29,11 +29,12 @@ class _Ends:
 
 def _ours(ends: _Ends) -> float:
     """Seconds from the server's end until the variable holds the answer."""
-    from bgmagic.namespace import Variables
-    from bgmagic.submission import session, submit
+    from bgmagic.notebook.shell import NamespaceVariables
+    from bgmagic.public import submit
+    from bgmagic.submission.app import app
 
     namespace: dict[str, Any] = {}
-    session.hold = lambda name: Variables(namespace, [name])
+    app.hold = lambda name: NamespaceVariables(namespace, [name])
     job = submit("Why?", out="x", stream=True, poll=80, again=True)
     while not job.text.endswith("word199 "):
         time.sleep(0.01)

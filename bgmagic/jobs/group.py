@@ -1,0 +1,349 @@
+"""Many jobs as one sequence: the answers in order, with the jobs that have none in their places.
+
+A `JobGroup` only holds jobs, reads them and passes wishes on; how they are made is grouping.py's
+business, how they are carried the manager's, and what they add up to tally.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import time
+from collections import Counter
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bgmagic.errors import BgmagicError
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.outcome import Detached, JobError
+from bgmagic.jobs.record import Status
+from bgmagic.text import count_jobs
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class JobGroup(Collection[Any]):
+    """The jobs of one sweep, in order. A sequence of their answers, or a mapping for a dict.
+
+    An answer is an `Answer`, a ``str``; where there is none (yet), the `Job` stands in its place.
+    """
+
+    def __init__(
+        self, key: str, name: str, jobs: Sequence[Job], items: Sequence[Any] | None = None
+    ) -> None:
+        """Make the group of ``jobs``, each of which has a place in it.
+
+        Args:
+            key: our own name of the group, unique.
+            name: the variable that holds it.
+            items: each job's item as it was given; None means what the journal kept of them.
+        """
+        self.key = key
+        self.name = name
+        self._jobs = list(jobs)
+        self._items = items
+        self._listeners: list[Callable[[Job], None]] = []
+        self._display: Any = None
+        self._indices = {job: index for index, job in enumerate(jobs)}
+        for index, job in enumerate(jobs):
+            job.add_listener(self._notify)
+            job.give(GroupSlot(self, index))
+
+    # What the user reads.
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """All jobs in order, ended or not."""
+        return tuple(self._jobs)
+
+    @property
+    def size(self) -> int:
+        """How many jobs the sweep asked for; one picked up from the journal may have fewer."""
+        places = [job.record.place for job in self._jobs if job.record.place is not None]
+        return max((place.size for place in places), default=len(self._jobs))
+
+    @property
+    def failed(self) -> tuple[Job, ...]:
+        """The jobs that ended without an answer, in order: failed, cancelled, incomplete, …"""
+        return tuple(job for job in self.jobs if _without_answer(job))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many jobs have which status, the most frequent first."""
+        return dict(Counter(job.status for job in self.jobs).most_common())
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A pandas DataFrame with one row a job: item, settings, status, seconds, tokens, price.
+
+        ``seconds`` are those the server took, prices are in US dollars; what is not known is
+        missing, never 0.
+
+        Raises:
+            BadInput: pandas is not installed.
+        """
+        from bgmagic.jobs.export import to_frame
+
+        return to_frame(self._jobs, self._items)
+
+    # concurrent.futures, for all of them.
+
+    def done(self) -> bool:
+        """Whether all have ended."""
+        return _all_done(self.jobs)
+
+    def running(self) -> bool:
+        """Whether the server has at least one that has not ended."""
+        return any(job.running() for job in self.jobs)
+
+    def cancel(self) -> bool:
+        """Cancel those that have not ended; False if there is none."""
+        # The last first: no place becomes free for one that is to be cancelled too.
+        return sum(job.cancel() for job in reversed(self.jobs)) > 0
+
+    def retry_failed(self, *, unknown: bool = False) -> tuple[Job, ...]:
+        """Send the failed ones again, as new jobs in their places; returns these.
+
+        Args:
+            unknown: also those of which nobody knows whether the server accepted them: what was
+                accepted after all is paid for twice.
+        """
+        again = [job for job in self.failed if unknown or job.status != Status.UNKNOWN]
+        return ResentJobs(job.resend() for job in again)
+
+    def result(self, timeout: float | None = None, *, return_exceptions: bool = False) -> Any:
+        """The answers, once all jobs have ended: a list, or a dict for a dict.
+
+        Args:
+            timeout: seconds to wait at most.
+            return_exceptions: put the error where there is no answer, instead of raising it.
+
+        Raises:
+            JobError: the error of the first job in order that ended without an answer; the others
+                are in `failed`, and those that have an answer in the group itself.
+            TimeoutError: not all have ended within ``timeout``; they go on.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        jobs = self.jobs
+        while not _all_done(jobs):
+            for job in jobs:
+                job.exception(None if until is None else max(0.0, until - time.monotonic()))
+            jobs = self.jobs  # one that was retried meanwhile counts instead
+        return self._results(jobs, return_exceptions=return_exceptions)
+
+    def _results(self, jobs: Sequence[Job], *, return_exceptions: bool = False) -> Any:
+        failed = [job for job in jobs if job.error is not None]
+        if failed and not return_exceptions:
+            error = failed[0].error
+            assert error is not None  # noqa: S101 - that is why it is in the list
+            raise _with_the_others(error, len(failed), len(jobs))
+        return self._shaped([job.error or job.result(0) for job in jobs])
+
+    def as_completed(self, timeout: float | None = None) -> AsCompleted:
+        """The jobs as they end, for ``for`` and for ``async for``.
+
+        Raises:
+            TimeoutError: not all have ended within ``timeout`` seconds; they go on.
+        """
+        return AsCompleted(self.jobs, timeout)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        jobs = self.jobs
+        while not _all_done(jobs):
+            yield from _all_ended(jobs).__await__()
+            jobs = self.jobs
+        return self._results(jobs)
+
+    def add_listener(self, listener: Callable[[Job], None]) -> None:
+        """Have ``listener(job)`` called after each change of a job, mostly on the loop thread."""
+        self._listeners.append(listener)
+
+    def index_of(self, job: Job) -> int:
+        """The place of a job that is, or was, in the group."""
+        return self._indices[job]
+
+    def take(self, index: int, job: Job, successor: Job) -> None:
+        """Put ``successor`` in the place of ``job``, if that is still there."""
+        if self._jobs[index] is job:
+            self._jobs[index] = successor
+            self._indices[successor] = index
+            successor.add_listener(self._notify)
+            self._notify(successor)
+
+    def _notify(self, job: Job) -> None:
+        for listener in list(self._listeners):
+            listener(job)
+
+    # As a collection.
+
+    def _shaped(self, results: list[Any]) -> Any:
+        return results
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        return f"<JobGroup {self.name} {count_jobs(len(self.jobs))}: {counts}>"
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        # Imported when it is looked at.
+        from bgmagic.display.outputs import group_bundle
+
+        return group_bundle(self), {}
+
+    @property
+    def board(self) -> Any:
+        """The live display of all of them, an ordinary widget."""
+        if self._display is None:
+            # Imported when it is looked at: plain Python needs no widgets.
+            from bgmagic.display.board import GroupBoard
+
+            self._display = GroupBoard(self)
+        return self._display
+
+    def __reduce__(self) -> NoReturn:
+        raise BgmagicError(
+            f"{self.name} is a group of live jobs and can't be pickled; pickle its answers: "
+            f"{self.name}.result()"
+        )
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class JobList(JobGroup, Sequence[Any]):
+    """A group as a sequence."""
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._jobs[index]
+        return _outcome(found) if isinstance(found, Job) else [_outcome(job) for job in found]
+
+    __hash__ = JobGroup.__hash__
+
+
+class JobDict(JobGroup, Mapping[Any, Any]):
+    """A group as a mapping; with several jobs an item, each value is the list of their answers."""
+
+    def __init__(
+        self,
+        key: str,
+        name: str,
+        jobs: Sequence[Job],
+        items: Sequence[Any] | None = None,
+        *,
+        keys: Sequence[Any],
+        several: bool = False,
+    ) -> None:
+        """Make the group; ``keys`` has the key of each job's item, ``several`` whether an item has
+        several jobs although one is here."""
+        super().__init__(key, name, jobs, items)
+        self._places: dict[Any, list[int]] = {}
+        for index, item in enumerate(keys):
+            self._places.setdefault(item, []).append(index)
+        self._several = several or len(self._places) < len(keys)
+
+    def _shaped(self, results: list[Any]) -> Any:
+        return {key: self._of(key, results) for key in self._places}
+
+    def _of(self, key: Any, values: Sequence[Any]) -> Any:
+        found = [values[index] for index in self._places[key]]
+        return found if self._several else found[0]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._places)
+
+    def __getitem__(self, key: Any) -> Any:
+        found = [_outcome(self._jobs[index]) for index in self._places[key]]
+        return found if self._several else found[0]
+
+    __hash__ = JobGroup.__hash__
+    __eq__ = JobGroup.__eq__
+
+
+@dataclass(frozen=True)
+class GroupSlot:
+    """A job's place in its group, as the `Variable` of that job."""
+
+    group: JobGroup
+    index: int
+
+    def hold(self, job: Job) -> None:
+        """Nothing: the group has the job."""
+
+    def replace(self, job: Job, successor: Job | Answer) -> None:
+        """Put the job that takes over there; an answer is read off its job."""
+        if isinstance(successor, Job):
+            self.group.take(self.index, job, successor)
+
+
+class ResentJobs(tuple[Job, ...]):
+    """Jobs that were sent again; as the last line of a cell, one line however many they are."""
+
+    def __repr__(self) -> str:
+        return f"<{count_jobs(len(self))} sent again>"
+
+
+class AsCompleted:
+    """Jobs in the order in which they end."""
+
+    def __init__(self, jobs: Sequence[Job], timeout: float | None) -> None:
+        self._jobs = jobs
+        self._timeout = timeout
+
+    def __iter__(self) -> Iterator[Job]:
+        yield from concurrent.futures.as_completed(self._jobs, self._timeout)  # type: ignore[misc]  # jobs are futures to it
+
+    async def __aiter__(self) -> AsyncIterator[Job]:
+        async def ended(job: Job) -> Job:
+            await _all_ended([job])
+            return job
+
+        tasks = [asyncio.ensure_future(ended(job)) for job in self._jobs]
+        try:
+            for task in asyncio.as_completed(tasks, timeout=self._timeout):
+                yield await task
+        finally:
+            for left in tasks:
+                left.cancel()
+
+
+def _all_done(jobs: Sequence[Job]) -> bool:
+    return all(job.done() for job in jobs)
+
+
+async def _all_ended(jobs: Sequence[Job]) -> None:
+    async def quietly(job: Job) -> None:
+        with contextlib.suppress(JobError):  # told with all the others
+            await job
+
+    await asyncio.gather(*map(quietly, jobs))
+
+
+def _outcome(job: Job) -> Job | Answer:
+    return job.result(0) if job.done() and job.error is None else job
+
+
+def _without_answer(job: Job) -> bool:
+    return job.error is not None and not isinstance(job.error, Detached)
+
+
+def _with_the_others(error: JobError, failed: int, size: int) -> JobError:
+    others = f"{failed} of {size} jobs ended without an answer; .failed has them all"
+    error.__notes__ = [others]
+    return error

@@ -1,0 +1,477 @@
+"""A job, and the answer it becomes: the user's handle of one submission.
+
+`Job` holds the newest `JobRecord` and tells its listeners of each new one. `Job` is a
+``Future[Answer]`` and `Answer.job` is its `Job`, so they share this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import pickle
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bgmagic.api.pricing import price_of
+from bgmagic.api.request import Request
+from bgmagic.api.response import (
+    Citation,
+    CompressedResponse,
+    _items,
+    _text,
+    read_citations,
+    read_output,
+    sources,
+)
+from bgmagic.errors import BgmagicError, NotReady, NotReadyAttribute
+from bgmagic.jobs.interfaces import JobController, Listener, Variable
+from bgmagic.jobs.outcome import Detached, JobError, outcome_of
+from bgmagic.jobs.placeholder import ATTRIBUTES, OPERATORS, refuser, rendering_prompt
+from bgmagic.jobs.record import JobRecord, Status
+from bgmagic.rendering.markdown import as_markdown
+from bgmagic.text import one_line
+
+
+class Answer(str):
+    """The output text of a completed job: a ``str``, with where it came from.
+
+    Attributes:
+        job: the job that gave it; None in an answer that was unpickled.
+        response_id: the server's id of the response, or None.
+        model: the model's name as the server returned it, or None.
+        usage: tokens as the server counted them (``input_tokens`` and so on), or None.
+        data: with ``--schema`` what the text says: an object of the Pydantic model, or what JSON
+            gives where there was a JSON schema or the class is not known any more; else None.
+        citations: what the text cites, in its order.
+    """
+
+    _asked: Mapping[str, Any]
+    job: Job | None
+    response_id: str | None
+    model: str | None
+    usage: dict[str, Any] | None
+    data: Any
+    citations: tuple[Citation, ...]
+
+    def __new__(
+        cls,
+        text: str,
+        response: Mapping[str, Any],
+        job: Job | None = None,
+        asked: Mapping[str, Any] | None = None,
+        data: Any = None,
+    ) -> Answer:
+        """Make the answer of ``response``, whose output text is ``text``.
+
+        Args:
+            asked: of the request body, ``input`` and ``instructions``, where there is no job.
+            data: what the text says, if it is structured.
+        """
+        answer = super().__new__(cls, text)
+        answer.job = job
+        answer.response_id = _text(response.get("id")) or (job.response_id if job else None)
+        answer.model = _text(response.get("model"))
+        usage = response.get("usage")
+        answer.usage = dict(usage) if isinstance(usage, dict) else None
+        answer._asked = asked or {}
+        answer.data = data
+        answer.citations = read_citations(response)
+        return answer
+
+    @property
+    def conversation(self) -> list[dict[str, Any]]:
+        """Every turn up to this answer, as the API takes them; a new list, the answer at its end.
+
+        A change of it changes nothing here. ``--messages`` takes such a list, ``--continue`` the
+        answer itself.
+        """
+        turns = [dict(turn) for turn in _items(self._body().get("input"))]
+        return [*turns, assistant_message(str(self))]
+
+    @property
+    def instructions(self) -> str | None:
+        """The system text it was asked with, or None."""
+        return _text(self._body().get("instructions"))
+
+    def _body(self) -> Mapping[str, Any]:
+        return self._asked if self.job is None else self.job.request.body
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        # `await name` works before and after the answer has replaced the job in the variable.
+        yield from ()
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the job: it belongs to a kernel, the text and its origin do not.
+        origin = {"id": self.response_id, "model": self.model, "usage": self.usage}
+        asked = {"input": self.conversation[:-1], "instructions": self.instructions}
+        return _restored, (str(self), origin, asked, self.citations, _pickled(self.data))
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        # Imported when an answer is looked at: most are only used.
+        from bgmagic.rendering.markdown import to_html
+
+        shown = to_html(as_markdown(str(self), structured=self.data is not None))
+        return {"text/plain": str(self), "text/html": shown + sources_html(self.citations)}
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        # IPython prefers this for text: the text alone as it reads, in a list with its quotes.
+        printer.text(str(self) if len(printer.stack) <= 1 else repr(self))
+
+
+def assistant_message(text: str) -> dict[str, Any]:
+    """The message that answered ``text`` (OpenAPI: OutputMessageContent)."""
+    return {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
+
+
+def sources_html(citations: tuple[Citation, ...]) -> str:
+    """The list of links that stands under an answer, or ""."""
+    if not citations:
+        return ""
+    from bgmagic.rendering.markdown import links_html
+
+    quiet = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
+    return f'<div style="{quiet}">Sources{links_html(sources(citations))}</div>'
+
+
+def _pickled(data: Any) -> bytes | None:
+    try:
+        return None if data is None else pickle.dumps(data)
+    except Exception:  # an object of the user's class; what JSON says of it remains
+        return b""
+
+
+def _restored(
+    text: str,
+    origin: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    citations: tuple[Citation, ...],
+    pickled: bytes | None,
+) -> Answer:
+    """An answer out of a pickle; the data as JSON says it where its class is not known."""
+    answer = Answer(text, origin, None, asked)
+    answer.citations = citations
+    if pickled is not None:
+        try:
+            answer.data = pickle.loads(pickled)  # noqa: S301 - it is a part of what is unpickled
+        except Exception:
+            answer.data = json.loads(text)
+    return answer
+
+
+logger = logging.getLogger("bgmagic")
+
+
+class Job(Future[Answer]):
+    """One submission. Speaks ``concurrent.futures.Future`` and can be awaited in any event loop.
+
+    Only the manager's loop thread changes a job; reading is allowed from everywhere.
+    """
+
+    def __init__(
+        self,
+        record: JobRecord,
+        control: JobController,
+        *variables: Variable,
+    ) -> None:
+        """Make the handle of a new job.
+
+        Args:
+            control: whoever runs the job.
+            variables: where the answer goes, before anyone who waits for the job is woken.
+        """
+        super().__init__()
+        self._record = record
+        self._control = control
+        self._variables = variables
+        self._answer: Answer | None = None
+        self._listeners: tuple[Listener, ...] = ()
+        self._sleepers: tuple[Callable[[], None], ...] = ()
+        self._lock = threading.Lock()
+        self._card: Any = None
+
+    # What the user reads.
+
+    @property
+    def record(self) -> JobRecord:
+        """All that is known now, as a frozen value."""
+        return self._record
+
+    @property
+    def name(self) -> str | None:
+        """The variable that waits for the answer, or None."""
+        return self._record.name
+
+    @property
+    def status(self) -> str:
+        """The server's word verbatim, or ours before the server has said one."""
+        detached = self.done() and isinstance(super().exception(0), Detached)
+        return str(Status.DETACHED if detached else self._record.status)
+
+    @property
+    def response_id(self) -> str | None:
+        """The server's id, or None before the server has accepted the job."""
+        return self._record.response_id
+
+    @property
+    def response(self) -> Mapping[str, Any] | None:
+        """The newest response object as the server sent it, or None."""
+        response = self._record.response
+        return response.whole() if isinstance(response, CompressedResponse) else response
+
+    @property
+    def request(self) -> Request:
+        """What was, or will be, sent."""
+        return self._record.request
+
+    @property
+    def text(self) -> str:
+        """The output text so far: partial of a job that streams or ended early, else mostly ""."""
+        record = self._record
+        found = read_output(record.response or {}).text
+        return found or (record.preview.text if record.preview else "")
+
+    @property
+    def error(self) -> JobError | None:
+        """Why there is no answer, or None."""
+        found = super().exception(0) if self.done() else None
+        return found if isinstance(found, JobError) else None
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """Tokens as the server counted them, or None."""
+        usage = (self._record.response or {}).get("usage")
+        return dict(usage) if isinstance(usage, dict) else None
+
+    @property
+    def price(self) -> float | None:
+        """US dollars by the list of the extra [prices]; None where that has no price."""
+        return price_of(self._record.response, self._record.server)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from submission to the end, or to now."""
+        return (self._record.ended_at or time.time()) - self._record.submitted_at
+
+    @property
+    def card(self) -> Any:
+        """The live status display, an ordinary widget that can stand in any box."""
+        if self._card is None:
+            self._card = self._control.make_card(self)
+        return self._card
+
+    @property
+    def unbound(self) -> bool:
+        """Whether no variable waits for it."""
+        return not self._variables
+
+    def give(self, variable: Variable) -> None:
+        """Have ``variable`` hold this job, and get its answer, too."""
+        with self._lock:
+            variable.hold(self)
+            self._variables += (variable,)
+            if self._answer is not None:
+                variable.replace(self, self._answer)
+
+    def hand_over(self, successor: Job) -> None:
+        """Let ``successor`` take the variables that still hold this job."""
+        for variable in self._variables:
+            variable.replace(self, successor)
+        successor._variables += self._variables
+
+    # concurrent.futures
+
+    def cancel(self) -> bool:
+        """Ask the server to cancel; False if the job has ended. The status tells when it has."""
+        return self._control.cancel(self)
+
+    def resend(self) -> Job:
+        """Send the request again, on purpose, as a new job; returns that.
+
+        It takes the variables that still hold this one. If this one was accepted after all, both
+        are paid for.
+
+        Raises:
+            BadInput: this job has not ended.
+        """
+        return self._control.resend(self)
+
+    def cancelled(self) -> bool:
+        """Whether the job ended as cancelled."""
+        return self.done() and self._record.status == Status.CANCELLED
+
+    def running(self) -> bool:
+        """Whether the server has the job and has not ended it."""
+        return not self.done() and self._record.accepted_at is not None
+
+    def result(self, timeout: float | None = None) -> Answer:
+        """The answer, waiting up to ``timeout`` seconds for it.
+
+        Raises:
+            JobError: the job ended without an answer.
+            TimeoutError: it has not ended within ``timeout``; it goes on.
+            BgmagicError: called on the thread that polls, which would wait for itself.
+        """
+        self._refuse_loop_thread()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The error the job ended with, or None, waiting as ``result`` does."""
+        self._refuse_loop_thread()
+        return super().exception(timeout)
+
+    def add_done_callback(self, fn: Callable[[Future[Answer]], object]) -> None:
+        """Call ``fn(job)`` once the job is done, on a thread of its own for all callbacks."""
+        super().add_done_callback(lambda _: self._control.call_back(fn, self))
+
+    def _refuse_loop_thread(self) -> None:
+        if not self.done() and self._control.on_loop_thread():
+            raise BgmagicError("this thread polls the jobs; waiting for one here would never end")
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        # Not asyncio.wrap_future: it passes a timeout's cancellation on to the job, and a loop
+        # that has closed in between makes it fail in the thread that settles the job.
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def release() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        def wake() -> None:
+            # A loop that has closed refuses: then nobody waits there any more.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(release)
+
+        with self._lock:
+            waiting = not self.done()
+            if waiting:
+                self._sleepers += (wake,)
+        if waiting:
+            try:
+                yield from woken.__await__()
+            finally:
+                with self._lock:
+                    self._sleepers = tuple(one for one in self._sleepers if one is not wake)
+        return super().result(0)
+
+    # What the manager does; on the loop thread only.
+
+    def add_listener(self, listener: Listener) -> None:
+        """Have ``listener(job)`` called on the loop thread after each change."""
+        self._listeners += (listener,)
+
+    def advance(self, **changes: Any) -> None:
+        """Take ``changes`` into the record, and tell the listeners."""
+        self._record = self._record.but(**changes)
+        self._notify()
+
+    def settle(self, **changes: Any) -> None:
+        """Take the last ``changes``, which make the job terminal, and deliver.
+
+        The order is promised: variable, then whoever waits, then the displays.
+        """
+        self._record = self._record.but(**changes)
+        ending = outcome_of(self)
+        if isinstance(ending, Answer):
+            with self._lock:
+                self._answer = ending
+                for variable in self._variables:
+                    variable.replace(self, ending)
+            self.set_result(ending)
+        else:
+            self.set_exception(ending)
+        response = self._record.response
+        if response is not None and not isinstance(response, CompressedResponse):
+            # The answer has its text, the request what was asked; the rest is kept for as long as
+            # this kernel lives.
+            like = ending if isinstance(ending, Answer) else ""
+            self._record = self._record.but(
+                response=CompressedResponse(response, (self.request.text, like))
+            )
+        self._wake()
+
+    def detach(self, reason: str) -> None:
+        """Stop watching: whoever waits is told ``reason``; the record stays as it is."""
+        self.set_exception(Detached(f"{self._title()} is no longer watched: {reason}", self))
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._lock:
+            sleepers = self._sleepers
+        for wake in sleepers:
+            wake()
+        self._notify()
+
+    def _notify(self) -> None:
+        for listener in self._listeners:
+            try:
+                listener(self)
+            except Exception:
+                # A display that breaks must not take the job with it.
+                logger.exception("a display of %r failed", self)
+
+    # As text: a job shows its status, and refuses everything else by name.
+
+    def _title(self) -> str:
+        return f"job {self.name!r}" if self.name else "this job"
+
+    def __repr__(self) -> str:
+        if rendering_prompt.get():
+            self.refuse("go into a prompt out of another object")
+        record = self._record
+        status = record.words if self.status == record.status else self.status
+        words = ["Job", self.name or "", one_line(status, 80), f"{self.elapsed:.0f} s"]
+        if record.response_id:
+            words.append(one_line(record.response_id))
+        error = self.error
+        about = f": {error}" if error else f": {record.trouble}" if record.trouble else ""
+        return f"<{' '.join(word for word in words if word)}{about}>"
+
+    __str__ = __repr__
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            # Plain inequality would be a wrong result: the text may well equal `other` later.
+            self.refuse("be compared with text")
+        return self is other
+
+    def __bool__(self) -> bool:
+        return True
+
+    if not TYPE_CHECKING:  # a type checker is to find a wrong attribute by itself
+
+        def __getattr__(self, attribute: str) -> NoReturn:
+            if attribute in ATTRIBUTES:
+                raise NotReadyAttribute(self._refusal(ATTRIBUTES[attribute]))
+            raise AttributeError(f"a Job has no attribute {attribute!r}", name=attribute, obj=self)
+
+    def __reduce__(self) -> NoReturn:
+        raise BgmagicError(
+            f"{self._title()} is a live handle and can't be pickled; pickle its answer"
+        )
+
+    def refuse(self, action: str) -> NoReturn:
+        """Say that this is no text (yet), and can't do what text can."""
+        raise NotReady(self._refusal(action))
+
+    def _refusal(self, action: str) -> str:
+        if self.done() and not self.error:
+            remedy = "this is the job, its text is .result()"
+        elif self.error:
+            remedy = f"there is no answer: {self.error}"
+        else:
+            wait = f"%bgwait {self.name}" if self.name else ".result()"
+            remedy = f"wait for it with {wait} or `await`, or run this again later"
+        return f"{self._title()} is {self.status} and can't {action}: {remedy}"
+
+
+for _operator, _action in OPERATORS.items():
+    setattr(Job, _operator, refuser(_action))

@@ -1,0 +1,138 @@
+"""How a job ends: with its answer, or with the error that says why there is none."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Mapping
+from typing import Any
+
+from bgmagic.api.response import read_output
+from bgmagic.errors import BgmagicError
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.record import Status
+from bgmagic.text import one_line
+
+
+class JobError(BgmagicError):
+    """A job that ended, or is no longer watched, without an answer."""
+
+    def __init__(self, message: str, job: Job) -> None:
+        super().__init__(message)
+        self.job = job
+
+
+class JobFailed(JobError):
+    """The server failed at the job, or certainly did not accept it."""
+
+
+class JobIncomplete(JobError):
+    """The server stopped early; ``job.text`` holds what there was by then."""
+
+
+# Not asyncio's CancelledError: awaiting a cancelled job must not look like the awaiting task
+# itself being cancelled.
+class JobCancelled(JobError, concurrent.futures.CancelledError):
+    """The job was cancelled."""
+
+
+class JobUnknown(JobError):
+    """The server may or may not have accepted the job; it is not sent again on its own."""
+
+
+class JobLost(JobError):
+    """The server accepted the job and no longer knows it: most likely it has expired."""
+
+
+class NoAnswer(JobError):
+    """The job completed, but what came is a refusal or has no text."""
+
+
+class InvalidAnswer(NoAnswer):
+    """The job completed, but its text, which is in ``job.text``, does not fit the schema."""
+
+
+class Detached(JobError):
+    """The job is still open at the server, but this kernel no longer watches it."""
+
+
+EXPIRED = (
+    "the server no longer knows this response. Servers keep one for a limited time, OpenAI for 30 "
+    "days and for about 10 minutes in projects with zero data retention"
+)
+
+CLAIMED_ELSEWHERE = "another kernel sends it, or the journal can't say that none does"
+
+NOT_VISIBLE = "it is not visible with this key; another one had sent it"
+
+
+def unclear(failure: str) -> str:
+    """That ``failure`` leaves it open whether the server accepted the job."""
+    return (
+        "it is unclear whether the server accepted this job, and it was not sent again, since that "
+        f"could be paid twice; job.resend() sends it on purpose: {failure}"
+    )
+
+
+def past_deadline(job: Job, deadline: float) -> str:
+    """That ``deadline`` seconds after its acceptance the job had not ended."""
+    unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if deadline >= s), ("s", 1))
+    return (
+        f"it was still {job.record.status} {deadline / size:g} {unit} after it was accepted, "
+        f"the deadline; the server goes on with {job.response_id}"
+    )
+
+
+def outcome_of(job: Job) -> Answer | JobError:
+    """What the terminal ``job`` ends with. An error text is never an answer."""
+    record = job.record
+    response = record.response or {}
+    if record.status == Status.COMPLETED:
+        return _completed(job, response)
+    if record.status == Status.INCOMPLETE:
+        reason = _field(response.get("incomplete_details"), "reason") or "the server gave no reason"
+        partial = "the partial text is in .text" if job.text else "there is no text yet"
+        return JobIncomplete(f"stopped early: {reason}; {partial}", job)
+    if record.status == Status.CANCELLED:
+        when = f" {record.reason}" if record.reason else ""
+        return JobCancelled(f"it was cancelled{when}", job)
+    if record.status == Status.UNKNOWN:
+        return JobUnknown(record.reason or "the server's answer got lost", job)
+    if record.status == Status.LOST:
+        return JobLost(record.reason or "the server no longer knows it", job)
+    code = _field(response.get("error"), "code")
+    message = _field(response.get("error"), "message") or record.reason
+    told = ": ".join(word for word in (code, message) if word) or "the server gave no reason"
+    return JobFailed(told, job)
+
+
+def _completed(job: Job, response: Mapping[str, Any]) -> Answer | NoAnswer:
+    output = read_output(response)
+    if output.refusal:
+        return NoAnswer(f"completed, but the model refused: {one_line(output.refusal)}", job)
+    if not output.text.strip():
+        return NoAnswer(f"completed, but without any text{_instead(response)}", job)
+    form = job.request.format
+    if form is None:
+        return Answer(output.text, response, job)
+    from bgmagic.api.structured_output import parse_output  # most answers are plain text
+
+    try:
+        data = parse_output(output.text, form, job.request.reader)
+    except ValueError as error:
+        told = f"completed, but the text does not fit the schema: {error}; it is in .text"
+        return InvalidAnswer(told, job)
+    return Answer(output.text, response, job, data=data)
+
+
+def _instead(response: Mapping[str, Any]) -> str:
+    """What the output has instead of text, if anything, as a part of a sentence."""
+    output = response.get("output")
+    items = output if isinstance(output, list) else []
+    kinds = {str(item.get("type")) for item in items if isinstance(item, dict)}
+    named = one_line(", ".join(sorted(kinds - {"message", "reasoning"})), 100)
+    return f"; .response has its output: {named}" if named else ""
+
+
+def _field(value: object, key: str) -> str:
+    found = value.get(key) if isinstance(value, dict) else None
+    return "" if found is None else one_line(str(found))

@@ -1,0 +1,187 @@
+"""What is known of a job at one moment, and its position in a group: frozen values."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from bgmagic.api.request import Request
+
+if TYPE_CHECKING:
+    from bgmagic.prompts.template import PartialPrompt
+
+
+class Status(StrEnum):
+    """The words for a status. A server may use others; those are shown and polled on."""
+
+    WAITING = "waiting"
+    SUBMITTING = "submitting"
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INCOMPLETE = "incomplete"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+    LOST = "lost"
+    DETACHED = "detached"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a streamed response says so far.
+
+    Attributes:
+        text: the output text.
+        reasoning: the summaries of the reasoning, if the server sends any.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What is known of a job at one moment. Times are seconds since the epoch, or None.
+
+    Attributes:
+        key: our own name of the job, unique.
+        request: the request body.
+        server: the name of the server it goes to.
+        name: the variable that waits for the answer, or None.
+        named: whether the user chose that name.
+        notebook: the notebook it was sent from, or "".
+        status: the server's word verbatim once there is one, before that a local one.
+        submitted_at: when the cell ran.
+        accepted_at: when the server gave an id.
+        started_at: when the server first said something else than ``queued``.
+        checked_at: when the server last answered.
+        ended_at: when the job became terminal. None means it has not: whether a job is terminal is
+            never read off the status word, since a server may use any word.
+        response_id: the server's id.
+        response: the newest response object.
+        reason: why the job was not or perhaps not accepted, in one line.
+        trouble: what went wrong with the newest call, while the job goes on.
+        offline: whether the newest call got no answer at all.
+        preview: what a streamed response says so far; the response is the truth once it has ended.
+        cancelling: whether the user has asked to cancel.
+        draft: what is still to go into the request, which is not sent before; or None.
+        waits_for: the names of the jobs whose answers it waits for.
+        place: where it stands in its group, if it belongs to one.
+    """
+
+    request: Request
+    server: str
+    submitted_at: float
+    name: str | None = None
+    named: bool = False
+    notebook: str = ""
+    status: str = Status.WAITING
+    accepted_at: float | None = None
+    started_at: float | None = None
+    checked_at: float | None = None
+    ended_at: float | None = None
+    response_id: str | None = None
+    response: Mapping[str, Any] | None = None
+    reason: str | None = None
+    trouble: str | None = None
+    offline: bool = False
+    preview: Preview | None = None
+    cancelling: bool = False
+    draft: PartialPrompt | None = None
+    waits_for: tuple[str, ...] = ()
+    place: GroupPosition | None = None
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def but(self, **changes: Any) -> JobRecord:
+        """The same with ``changes``. By hand: a poll mostly changes one time, of 25 fields."""
+        unknown = changes.keys() - self.__dict__.keys()
+        if unknown:
+            raise TypeError(f"a record has no {', '.join(sorted(unknown))}")
+        changed = object.__new__(JobRecord)
+        changed.__dict__.update(self.__dict__, **changes)
+        return changed
+
+    def anew(self, server: str, at: float) -> JobRecord:
+        """The record of a new job that asks the same, submitted at ``at``."""
+        return JobRecord(
+            request=self.request,
+            server=server,
+            submitted_at=at,
+            name=self.name,
+            named=self.named,
+            notebook=self.notebook,
+            draft=self.draft,
+            place=self.place,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """What it has in common with those that ask the same of the same server."""
+        return self.request.fingerprint(self.server, self.draft.text if self.draft else "")
+
+    @property
+    def words(self) -> str:
+        """The status as people read it: "waiting for critique" where that is what it does."""
+        if not self.waits_for or self.status != Status.WAITING:
+            return self.status
+        first, more = self.waits_for[:3], len(self.waits_for) - 3
+        return f"waiting for {', '.join(first)}{f' and {more} more' if more > 0 else ''}"
+
+
+def hashable(key: Any) -> Any:
+    """The key of an item: JSON has no tuples."""
+    return tuple(map(hashable, key)) if isinstance(key, list) else key
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPosition:
+    """Where a job stands in its group.
+
+    Attributes:
+        group: our own name of the group, unique.
+        name: the group's variable if the user chose one, else None.
+        index: which of the group's jobs it is, from 0.
+        size: how many jobs the group has.
+        in_flight: how many of them are at the server at once, at most.
+        kind: what the items are: "list", "dict", "rows", or "" where there are none.
+        key: the item's key in a dict.
+        item: the item as far as JSON can hold it.
+        settings: the swept settings of this job, by name.
+        sample: which of the samples of the same request it is, from 0.
+        samples: how many there are.
+    """
+
+    group: str
+    name: str | None
+    index: int
+    size: int
+    in_flight: int
+    kind: str = ""
+    key: Any = None
+    item: Any = None
+    settings: tuple[tuple[str, Any], ...] = ()
+    sample: int = 0
+    samples: int = 1
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What has no column of its own in the journal."""
+        told = {name: getattr(self, name) for name in _DETAILS}
+        return told | {"settings": [list(pair) for pair in self.settings]}
+
+
+_DETAILS = ("size", "in_flight", "kind", "key", "item", "sample", "samples")
+
+
+def group_position(group: str, name: str | None, index: int, details: str) -> GroupPosition:
+    """The place that a journal has written down."""
+    told: Mapping[str, Any] = json.loads(details)
+    settings = tuple((str(key), value) for key, value in told["settings"])
+    return GroupPosition(
+        group, name, index, settings=settings, **{key: told[key] for key in _DETAILS}
+    )

@@ -1,0 +1,4 @@
+"""Everything that needs IPython to be typed into; nothing below knows it.
+
+`%load_ext bgmagic` imports this package.
+"""

@@ -1,0 +1,241 @@
+"""Blocks a cell until jobs are done, while the kernel stays alive.
+
+In a kernel the event loop is run inside the cell, so that the user's own tasks go on and a click on
+a widget is heard; nest-asyncio2 makes that possible and is imported nowhere else, and only when
+someone waits, since it replaces asyncio's tasks for the whole process. Elsewhere, and where the
+archived nest_asyncio got there first, the thread simply waits: that one loses whatever arrives
+during a nested run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import Any
+
+from bgmagic.jobs.job import Job
+
+# Set as the wait is over, one for each wait that goes on in a cell, the outermost first.
+_waits: list[asyncio.Event] = []
+
+_SLICE = 0.1  # seconds; a plain wait is cut into slices so that Windows can be interrupted too
+
+
+class WaitInterrupted(KeyboardInterrupt):
+    """The user interrupted a wait; the jobs go on. One line in a notebook."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Interrupted: {self}"]
+
+
+def wait(jobs: Sequence[Job], timeout: float | None = None) -> list[Job]:
+    """Block until all ``jobs`` are done, at most ``timeout`` seconds.
+
+    Returns:
+        the jobs that are not done yet.
+
+    Raises:
+        WaitInterrupted: the user interrupted the wait.
+    """
+    pending = [job for job in jobs if not job.done()]
+    try:
+        if pending and _can_nest():
+            _wait_nested(_nested_loop(), pending, timeout)
+        else:
+            _wait_plainly(pending, timeout)
+    except KeyboardInterrupt:
+        left = [job.name or job.response_id or "a job" for job in jobs if not job.done()]
+        names = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        raise WaitInterrupted(f"not waiting any longer; still going on: {names}") from None
+    return [job for job in jobs if not job.done()]
+
+
+def _can_nest() -> bool:
+    """Whether there is a loop that can be run inside the cell without losing anything."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    by_archived = hasattr(asyncio, "_nest_patched") and not hasattr(asyncio, "_nest_asyncio2")
+    # Other loops (uvloop) can't be nested at all.
+    return isinstance(loop, asyncio.BaseEventLoop) and not by_archived
+
+
+def _wait_plainly(jobs: Sequence[Job], timeout: float | None) -> None:
+    end = None if timeout is None else time.monotonic() + timeout
+    pending = {job for job in jobs if not job.done()}
+    while pending and (end is None or time.monotonic() < end):
+        left = _SLICE if end is None else max(0.0, min(_SLICE, end - time.monotonic()))
+        pending = concurrent.futures.wait(pending, left).not_done  # type: ignore[assignment]  # jobs are futures to it
+
+
+def _nested_loop() -> asyncio.AbstractEventLoop:
+    """The running loop, which can be run inside the cell from now on."""
+    import nest_asyncio2
+
+    loop = asyncio.get_running_loop()
+    nest_asyncio2.apply(loop)
+    return loop
+
+
+def _wait_nested(
+    loop: asyncio.AbstractEventLoop, jobs: Sequence[Job], timeout: float | None
+) -> None:
+    with _defer_cells(), _handle_comms(), _interruptible():
+        task = loop.create_task(_all_done(jobs, timeout))
+        try:
+            loop.run_until_complete(task)
+        finally:
+            task.cancel()  # an interrupt leaves it unfinished
+
+
+async def _all_done(jobs: Sequence[Job], timeout: float | None) -> None:
+    waits = [asyncio.ensure_future(_quietly(job)) for job in jobs]
+    try:
+        await asyncio.wait(waits, timeout=timeout)
+    finally:
+        for task in waits:
+            task.cancel()
+
+
+async def _quietly(job: Awaitable[Any]) -> None:
+    with contextlib.suppress(Exception):
+        await job
+
+
+@contextlib.contextmanager
+def _defer_cells() -> Iterator[None]:
+    """Have cells that arrive during the wait follow those that arrived before it."""
+    over = asyncio.Event()
+    _waits.append(over)
+    try:
+        yield
+    finally:
+        _waits.remove(over)
+        over.set()
+
+
+@contextlib.contextmanager
+def _handle_comms() -> Iterator[None]:
+    """Have the kernel take the messages of widgets during the wait."""
+    kernel = _kernel()
+    manager = getattr(getattr(kernel, "shell_channel_thread", None), "manager", None)
+    if manager is not None and hasattr(manager, "set_on_recv_callback"):
+        # ipykernel 7 handles all messages in one context, which the waiting cell has entered; those
+        # that come meanwhile would be put off until it ends. This gives them another.
+        manager.set_on_recv_callback(functools.partial(_take_message, kernel))
+    queue = getattr(kernel, "msg_queue", None)
+    if queue is None:
+        yield
+        return
+    # ipykernel 6: whoever takes messages from this queue is running the waiting cell.
+    kept: list[Any] = []
+    task = asyncio.get_running_loop().create_task(_take_comms(kernel, queue, kept))
+    try:
+        yield
+    finally:
+        task.cancel()
+        while not queue.empty():
+            kept.append(queue.get_nowait())
+        for item in kept:
+            queue.put_nowait(item)
+
+
+async def _take_message(kernel: Any, subshell: str | None, message: Any) -> None:
+    """Handle a message of ipykernel 7: those of widgets also while a cell holds the shell's lock.
+
+    From 7.4 on ipykernel does that itself; before, it does for those on a subshell alone.
+    """
+    lock = getattr(kernel, "_main_asyncio_lock", None)
+    held = subshell is None and lock is not None and lock.locked()
+    if held and _is_comm(kernel, (message,)):
+        # In a task of its own, and so in a context of its own: the message that the waiting cell
+        # came with stays the current one there.
+        await asyncio.create_task(kernel.dispatch_shell(message, subshell_id=None))
+        return
+    if held and _waits:
+        # A cell that came just before the wait belongs to the waiting cell's context, and can only
+        # queue for the lock when the wait is over. This one comes after it.
+        await _waits[0].wait()
+    await kernel.shell_main(subshell, message)
+
+
+async def _take_comms(kernel: Any, queue: Any, kept: list[Any]) -> None:
+    """Handle the messages of widgets; cells and the rest go to ``kept``, in their order."""
+    while True:
+        item = await queue.get()
+        _, dispatch, arguments = item
+        if not _is_comm(kernel, arguments):
+            kept.append(item)
+            continue
+        # The handler makes its message the kernel's current one, and output goes to that.
+        parent, idents = kernel.get_parent("shell"), kernel._parent_ident.get("shell", [])
+        try:
+            await dispatch(*arguments)
+        finally:
+            kernel.set_parent(idents, parent, "shell")
+
+
+def _is_comm(kernel: Any, arguments: Any) -> bool:
+    try:
+        # Only the header: reading a message whole twice looks like a replay to the session.
+        _, parts = kernel.session.feed_identities(arguments[0], copy=False)
+        kind = kernel.session.unpack(parts[1].bytes)["msg_type"]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return False
+    return str(kind).startswith("comm_")
+
+
+def _kernel() -> Any:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let an interrupt raise here: a message handled during the wait resets the handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def wake_on_signals() -> None:
+    """Let an interrupt reach a cell that awaits while nothing else happens in the kernel.
+
+    ipykernel's own handler schedules the cancellation without waking the loop, so the interrupt of
+    an idle ``await critique`` would be noticed only with the next message (its issue 881). A signal
+    now writes a byte to a socket that the loop reads. Done once for a kernel, on its main thread;
+    where someone has set such a socket before, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    with contextlib.suppress(NotImplementedError, RuntimeError):  # loops that read no sockets
+        if before == -1:
+            # The loop keeps both ends alive: the writer would else be closed as garbage.
+            asyncio.get_running_loop().add_reader(ours, _drain, ours, theirs)
+            return
+    signal.set_wakeup_fd(before)
+    ours.close()
+    theirs.close()
+
+
+def _drain(ours: socket.socket, _theirs: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        ours.recv(4096)

@@ -1,0 +1,330 @@
+"""The line magics: waiting for jobs, cancelling, listing and picking them up again.
+
+How they are run is the manager's business, what the journal knows the ledger's; here is what the
+user types and reads. What it has in common with magics.py is in reporting.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+
+from bgmagic.api.request import Request
+from bgmagic.display import listing
+from bgmagic.display.listing import describe_job, describe_jobs, group_name, split_by_group
+from bgmagic.errors import BadInput
+from bgmagic.jobs.group import JobGroup
+from bgmagic.jobs.job import Job
+from bgmagic.notebook import local_model, shell
+from bgmagic.notebook.parser import parse_line
+from bgmagic.notebook.shell import (
+    UNANNOUNCED,
+    NamespaceVariables,
+    errors_as_one_line,
+    open_entries,
+    tell_open,
+    wait_and_tell,
+    with_options_help,
+)
+from bgmagic.public import jobs
+from bgmagic.submission import lookup
+from bgmagic.submission.app import app
+from bgmagic.submission.converters import to_response_id
+from bgmagic.submission.lookup import entry_named, group_named, job_named, jobs_named
+from bgmagic.submission.options import (
+    AttachSettings,
+    CancelSettings,
+    ListSettings,
+    LocalSettings,
+    WaitSettings,
+    resolve_settings,
+)
+from bgmagic.text import count_jobs
+
+if TYPE_CHECKING:
+    from bgmagic.storage.database import StoredJob
+
+LISTED = 500  # jobs of the journal in one table; more would be no table any more
+
+S = TypeVar("S")
+
+
+@magics_class
+class BgLineMagics(Magics):
+    """The line magics that go with %%bgresponse."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self._shell = shell
+        self._forgotten: set[str] = set()
+
+    @property
+    def _namespace(self) -> dict[str, Any]:
+        namespace: dict[str, Any] = self._shell.user_ns
+        return namespace
+
+    def _parse(self, settings: type[S], magic: str, line: str) -> S:
+        given = parse_line(settings, magic, line, self._namespace)
+        return resolve_settings(settings, given, config=app.config)
+
+    @no_var_expand
+    @line_magic
+    @with_options_help(WaitSettings)
+    def bgwait(self, line: str) -> None:
+        """Wait for jobs, while the kernel stays alive: ``%bgwait critique``.
+
+        An interrupt ends the wait and leaves the jobs alone.
+        """
+        with errors_as_one_line():
+            settings = self._parse(WaitSettings, "%bgwait", line)
+            chosen = self._named(settings.names) or [job for job in jobs() if not job.done()]
+        if chosen:
+            wait_and_tell(chosen, settings.timeout)
+        else:
+            print("No job is open.")
+
+    @no_var_expand
+    @line_magic
+    @with_options_help(CancelSettings)
+    def bgcancel(self, line: str) -> None:
+        """Ask the server to cancel jobs: ``%bgcancel critique``, an id, or ``--all``."""
+        with errors_as_one_line():
+            settings = self._parse(CancelSettings, "%bgcancel", line)
+            if not settings.names and not settings.all:
+                raise BadInput("name what to cancel: %bgcancel NAME, a response id, or --all")
+            chosen = jobs() if settings.all else self._named(settings.names)
+        # The last first, as a group does.
+        asked = {job for job in reversed(chosen) if job.cancel()}
+        for some in split_by_group(chosen):
+            left = [job for job in some if job in asked]
+            if len(left) > 1:
+                print(f"{group_name(some)}: {len(left)} jobs are cancelled, or asked to be")
+            elif left:
+                print(f"{left[0].name or left[0].response_id}: the server is asked to cancel it")
+            elif not settings.all:
+                print(f"{describe_jobs(some)}; there is nothing to cancel")
+        if settings.all and not asked:
+            print("No job is open.")
+
+    @no_var_expand
+    @line_magic
+    @with_options_help(ListSettings)
+    def bgjobs(self, line: str) -> None:
+        """List this notebook's jobs, or show some with what they gave: ``%bgjobs critique``."""
+        with errors_as_one_line():
+            settings = self._parse(ListSettings, "%bgjobs", line)
+            if settings.forget:
+                self._forget(settings)
+            elif settings.names:
+                for name in settings.names:
+                    self._tell_named(name)
+            else:
+                self._list(all_notebooks=settings.all)
+
+    def _tell_named(self, name: str) -> None:
+        group = self._namespace.get(name)
+        if isinstance(group, JobGroup):
+            shell.show_group_of(self._shell, group)
+            return
+        job, first = job_named(name, self._namespace), group_named(name)
+        newer = first is not None and (job is None or first.created_at > job.record.submitted_at)
+        if first is not None and newer:
+            shell.tell_past(self._shell, first, name)
+        else:
+            self._tell(self._meant(name))
+
+    def _tell(self, job: Job) -> None:
+        """Show a job with what it gave; one of an earlier kernel can't be shown live."""
+        if hasattr(self._shell, "kernel") and (job.done() or job in jobs()):
+            self._show(job)
+        else:
+            print(describe_job(job), job.text, sep="\n")
+
+    def _list(self, *, all_notebooks: bool) -> None:
+        ledger = app.manager.ledger
+        notebook = None if all_notebooks else app.notebook()
+        entries = ledger.journal.entries(notebook=notebook, limit=LISTED)
+        here = [job for job in jobs() if job.record.key not in self._forgotten]
+        found = listing.table_rows(here, entries, ledger.alive())
+        if len(entries) == LISTED:
+            print(f"The newest {LISTED}; older ones are in the journal too.")
+        if not found:
+            print("No jobs yet: %%bgresponse sends one.")
+        elif hasattr(self._shell, "kernel"):
+            from bgmagic.display.outputs import show_board
+
+            which = "all" if all_notebooks else "this notebook"
+            show_board(which, found, here, self._past, app.manager.watch)
+        else:
+            print(listing.table_text(found))
+
+    @staticmethod
+    def _past(key: str) -> Job | None:
+        entry = app.manager.ledger.journal.find(key)
+        return app.manager.past(entry) if entry else None
+
+    def _forget(self, settings: ListSettings) -> None:
+        ledger = app.manager.ledger
+        journal = ledger.journal
+        if settings.names:
+            keys = [key for name in settings.names for key in self._keys(name)]
+        else:
+            notebook = None if settings.all else app.notebook()
+            keys = [entry.key for entry in journal.entries(notebook=notebook)]
+        needed = ledger.needed()
+        going = [key for key in keys if key not in needed]
+        ended_here = {job.record.key for job in jobs() if job.done()}
+        count = journal.forget(going).result(10)
+        # This kernel's variables still hold theirs.
+        self._forgotten |= ended_here.intersection(going)
+        are = "is" if count == 1 else "are"
+        print(f"{count_jobs(count)} that had ended {are} forgotten.")
+        kept = [entry for key in needed.intersection(keys) if (entry := journal.find(key))]
+        ended = sum(entry.ended_at is not None for entry in kept)
+        if ended:
+            print(f"{ended} more are kept: open jobs need their answers.")
+
+    def _keys(self, name: str) -> list[str]:
+        """The jobs that a name means, of a group also those in whose places others are."""
+        held = self._namespace.get(name)
+        key = held.key if isinstance(held, JobGroup) else None
+        if key is None and job_named(name, self._namespace) is None:
+            first = group_named(name)
+            key = None if first is None else first.group_key
+        return [self._meant(name).record.key] if key is None else lookup.group_keys(key)
+
+    @no_var_expand
+    @line_magic
+    @with_options_help(AttachSettings)
+    def bgattach(self, line: str) -> None:
+        """Pick up jobs of an earlier kernel: ``%bgattach critique``, an id, or ``--all``.
+
+        A finished one is given from the journal without a call; an open one is polled on and shown.
+        """
+        with errors_as_one_line():
+            settings = self._parse(AttachSettings, "%bgattach", line)
+            if settings.all:
+                self._attach_all()
+            elif settings.names:
+                for name in settings.names:
+                    self._attach(name, settings.out)
+            else:
+                tell_open("Name one, or --all.")
+
+    def _attach_all(self) -> None:
+        wanted = [*self._nameless(), *open_entries()]
+        single = shell.attach_groups(self._shell, wanted)
+        found = sorted(single, key=lambda entry: entry.created_at)
+        newest = {entry.name: entry.key for entry in found}
+        needed = app.manager.ledger.needed()
+        for number, entry in enumerate(found):
+            name = entry.name or f"_bg{self._shell.execution_count}_{number}"
+            older = entry.name is not None and newest[name] != entry.key
+            if older and entry.key in needed:
+                continue  # an earlier turn, which the later one has followed
+            if older or name in self._namespace:
+                rest = entry.response_id or entry.key
+                print(f"{name} is taken; %bgattach {rest} -o OTHER gives it another variable")
+                continue
+            try:
+                self._take(entry.key, name)
+            except BadInput as error:
+                print(error)
+
+    def _nameless(self) -> list[StoredJob]:
+        """Jobs that are followed already, since others need them, and whose variable is free, as
+        that of their group is."""
+        journal = app.manager.ledger.journal
+        followed = [job.record for job in jobs() if job.unbound]
+        wanted = [
+            record.key
+            for record in followed
+            if record.named
+            and (record.place.name if record.place else record.name) not in self._namespace
+        ]
+        return [entry for key in wanted if (entry := journal.find(key))]
+
+    def _attach(self, which: str, out: str | None) -> None:
+        ledger = app.manager.ledger
+        entry = entry_named(which)
+        group = lookup.group_meant(which, entry, out)
+        if group is not None:
+            shell.attach_named_group(self._shell, group, out)
+            return
+        name = out or (entry.name if entry else None) or f"_bg{self._shell.execution_count}"
+        held = self._namespace.get(name)
+        old = isinstance(held, Job) and entry is not None and held.record.key == entry.key
+        if name in self._namespace and not old:
+            raise BadInput(f"{name} holds something else; %bgattach {which} -o OTHER")
+        if entry is not None:
+            self._take(entry.key, name)
+        elif which.startswith(("resp_", "resp-")):
+            response_id = to_response_id(which, "%bgattach")
+            variable = NamespaceVariables(self._namespace, [name])
+            self._show(app.manager.follow(response_id, name, variable))
+        else:
+            known = len(ledger.journal.entries(notebook=app.notebook()))
+            raise BadInput(
+                f"the journal has no job {which!r} (of {known}; %bgjobs --all lists them), and "
+                "it is no response id, which begins with resp_"
+            )
+
+    def _take(self, key: str, name: str) -> None:
+        entry = app.manager.ledger.journal.find(key)
+        if entry is not None:
+            from bgmagic.api.structured_output import find_output_type
+
+            reader = find_output_type(Request(entry.request).format, self._namespace)
+            variable = NamespaceVariables(self._namespace, [name])
+            self._show(app.manager.attach(entry, variable, reader))
+
+    def _show(self, job: Job) -> None:
+        if hasattr(self._shell, "kernel"):
+            from bgmagic.display.outputs import show
+
+            show(job)
+        else:
+            print(describe_job(job))
+            if not job.done():
+                UNANNOUNCED.append(job)
+
+    @no_var_expand
+    @line_magic
+    @with_options_help(LocalSettings)
+    def bglocal(self, line: str) -> None:
+        """Use the embedded model: real, small, on this machine's CPU, no key needed.
+
+        For first tries, teaching and tests. The first start fetches the weights once (93 MB).
+        ``%bglocal --tokens-per-second 15 --queue 5`` makes each status slow enough to watch.
+        """
+        with errors_as_one_line():
+            settings = self._parse(LocalSettings, "%bglocal", line)
+            word = " ".join(settings.action) or "on"
+            paced = settings.tokens_per_second or settings.queue
+            if word not in ("on", "off", "status"):
+                raise BadInput(f"%bglocal {word}: allowed are on, off and status")
+            if paced and word != "on":
+                raise BadInput(f"%bglocal {word} takes no pace; %bglocal --queue 5 does")
+            if word == "on":
+                local_model.use_local_model(app.manager, settings.tokens_per_second, settings.queue)
+            elif word == "off":
+                local_model.use_own_server(app.manager)
+            else:
+                local_model.print_status(app.manager)
+
+    def _named(self, names: Sequence[str]) -> list[Job]:
+        return [job for name in names for job in jobs_named(name, self._namespace)]
+
+    def _meant(self, name: str) -> Job:
+        """The one job that a word means, of this kernel or of an earlier one.
+
+        Raises:
+            BadInput: there is none.
+        """
+        job = job_named(name, self._namespace)
+        if job is None:
+            raise BadInput(f"there is no job {name!r}, here or in the journal; see %bgjobs --all")
+        return job

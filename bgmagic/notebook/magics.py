@@ -1,0 +1,357 @@
+"""%%bgresponse: notebook text in, a job out; and adding and removing the magics.
+
+Reads the header line, names the variables and shows the card. How a job is made and run is
+submission.py's and the manager's business, the line magics are line_magics.py's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
+from traitlets import All
+from traitlets import Any as AnyTrait
+
+from bgmagic.api.server import check_url
+from bgmagic.display.listing import describe_job, describe_jobs
+from bgmagic.errors import BadInput
+from bgmagic.jobs.job import Job
+from bgmagic.notebook.blocking import wake_on_signals
+from bgmagic.notebook.completion import matcher
+from bgmagic.notebook.line_magics import BgLineMagics
+from bgmagic.notebook.parser import parse_line
+from bgmagic.notebook.shell import (
+    ANNOUNCED,
+    UNANNOUNCED,
+    NamespaceVariables,
+    errors_as_one_line,
+    show_group_of,
+    tell_open,
+    wait_and_tell,
+    with_options_help,
+)
+from bgmagic.submission.app import app
+from bgmagic.submission.converters import to_count
+from bgmagic.submission.options import SubmitSettings, options, read_option
+from bgmagic.submission.submit import (
+    PreparedRequest,
+    compose_prompt,
+    submit_or_join,
+    submit_settings,
+)
+
+if TYPE_CHECKING:
+    from bgmagic.sweeps.submit import SubmittedSweep
+
+
+class OptionTrait(AnyTrait):
+    """A default for an option, set with ``%config BgMagics.name = value``; None means unset."""
+
+    def __init__(self, name: str) -> None:
+        option = next(o for o in options(SubmitSettings) if o.name == name)
+        super().__init__(None, allow_none=True, help=option.help)
+        self.tag(config=True)
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """Read the value as the option would, so that a wrong one is one line here and now."""
+        if value is None:
+            return None
+        with errors_as_one_line():
+            return read_option(SubmitSettings, str(self.name), value, f"BgMagics.{self.name} =")
+
+
+class Count(AnyTrait):
+    """A whole number, or None for unset."""
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """Read the number, so that a wrong one is one line here and now."""
+        with errors_as_one_line():
+            return None if value is None else to_count(value, f"BgMagics.{self.name} =")
+
+
+class JournalPlace(AnyTrait):
+    """Where the journal is: a path, or ":memory:"; None means BGMAGIC_JOURNAL or the default."""
+
+    def __init__(self) -> None:
+        super().__init__(None, allow_none=True, help='the journal\'s file, or ":memory:" for none')
+        self.tag(config=True)
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """Move the journal here and now, or say in one line why not."""
+        if value is not None:
+            with errors_as_one_line():
+                place = None if value == ":memory:" else Path(str(value)).expanduser()
+                app.move_journal(place)
+        return value
+
+
+class BaseUrl(AnyTrait):
+    """The server's address; None means BGMAGIC_BASE_URL or OPENAI_BASE_URL, else OpenAI's own."""
+
+    def __init__(self) -> None:
+        super().__init__(None, allow_none=True, help="the server's address, as https://host/v1")
+        self.tag(config=True)
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """Say in one line here and now if that is no address."""
+        if value is not None:
+            with errors_as_one_line():
+                check_url(str(value), "BgMagics.base_url =")
+        return value
+
+
+@magics_class
+class BgMagics(Magics):
+    """%%bgresponse, and the defaults of its options."""
+
+    model = OptionTrait("model")
+    effort = OptionTrait("effort")
+    verbosity = OptionTrait("verbosity")
+    instructions = OptionTrait("instructions")
+    max_output_tokens = OptionTrait("max_output_tokens")
+    poll = OptionTrait("poll")
+    deadline = OptionTrait("deadline")
+    stream = OptionTrait("stream")
+    wait = OptionTrait("wait")
+    notify = OptionTrait("notify")
+    quiet = OptionTrait("quiet")
+    reuse = OptionTrait("reuse")
+    max_in_flight = OptionTrait("max_in_flight")
+    confirm_above = Count(
+        None, allow_none=True, help="jobs above which a sweep needs --yes (100)"
+    ).tag(config=True)
+    base_url = BaseUrl()
+    journal = JournalPlace()
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self._shell = shell
+        self._told = False
+        self._untold_groups: list[Sequence[Job]] = []
+        self.matcher = matcher(self._namespace)
+        self.observe(self._publish, All)
+        self._publish()
+        app.hold = lambda name: self._variables([name])
+        app.bind = self._bind
+        app.notebook = self._notebook
+
+    def _publish(self, _change: object = None) -> None:
+        names = [option.name for option in options(SubmitSettings) if option.configurable]
+        app.config = {name: getattr(self, name) for name in [*names, "confirm_above"]}
+        app.base_url = self.base_url
+
+    @property
+    def _namespace(self) -> dict[str, Any]:
+        namespace: dict[str, Any] = self._shell.user_ns
+        return namespace
+
+    def _notebook(self) -> str:
+        # Where Jupyter servers and VS Code tell it; nobody else does.
+        path = os.environ.get("JPY_SESSION_NAME") or self._namespace.get("__vsc_ipynb_file__")
+        return str(path or "")
+
+    def _variables(self, names: Sequence[str]) -> NamespaceVariables:
+        # _bg is always the newest job.
+        return NamespaceVariables(self._namespace, [*names, "_bg"])
+
+    @no_var_expand
+    @cell_magic
+    @with_options_help(SubmitSettings)
+    def bgresponse(self, line: str, cell: str) -> None:
+        """Send this cell to a reasoning model in the background; the prompt is back at once.
+
+        ::
+
+            %%bgresponse -o critique --effort xhigh
+            Find the three weakest steps in this proof: {{ proof }}
+
+            %%bgresponse -o summary
+            Summarise for a student: {{ critique }}
+
+            %%bgresponse -c critique
+            And which of them is the hardest to mend?
+
+            %%bgresponse -o study --each questions --sweep effort=low,high --n 3
+            Answer in one sentence: {{ item.question }}
+
+        ``critique`` holds the job right away, and the answer, a str, when it is there. Meanwhile
+        ``await critique`` and ``%bgwait critique`` wait for it and ``%bgcancel critique`` cancels.
+
+        ::
+
+            %%bgresponse -o fit --schema Fit --file $figure --file notes.pdf --tool web_search
+            Which model fits these points best?
+
+        ``fit.data`` is then a ``Fit``, a Pydantic model, and ``fit.citations`` what was found.
+        ``{{ expression }}`` is filled in from the notebook's variables (Jinja, with len, str,
+        round, sorted, min, max and sum): text as it is, a table as CSV, short values as a list,
+        longer texts as numbered items, everything else as JSON. A job that still runs is waited
+        for. Single braces are text. With ``--each``, ``--sweep`` and ``--n``, all combined,
+        ``study`` is a group of jobs: a sequence of the answers, and ``study.to_frame()`` a table.
+
+        A value that is exactly ``$name`` or ``{name}`` is that variable's value. Defaults:
+        ``%config BgMagics.model = "…"`` or the environment variable BGMAGIC_MODEL, and so on.
+        """
+        with errors_as_one_line():
+            given = parse_line(SubmitSettings, "%%bgresponse", line, self._namespace)
+            settings = submit_settings(given)
+            if settings.each is not None or settings.n is not None or settings.sweep:
+                # A conversation that it goes on with stays what it is.
+                named = settings if given.get("out") else replace(settings, out=None)
+                self._send_group(cell, named)
+                return
+            if settings.yes not in (None, 1):
+                raise BadInput(
+                    f"--yes {settings.yes}: this is 1 job; --each, --n or --sweep make more. "
+                    "Nothing was sent"
+                )
+            composed = compose_prompt(cell, settings, self._namespace)
+            if settings.dry_run:
+                self._tell_dry_run(composed)
+                return
+            name = settings.out or f"_bg{self._shell.execution_count}"
+            earlier = self._namespace.get(name)
+            sent = submit_or_join(composed, settings, name, self._variables([name]))
+        self._tell_trouble()
+        if composed.note:
+            print(composed.note)
+        if sent.joined:
+            print(f"{describe_job(sent.job)}: the identical request, joined; --again sends it anew")
+        if sent.joined or any(job is earlier for job in composed.needs):
+            earlier = None  # nothing to be warned of
+        if not settings.quiet:
+            self._show(sent.job, earlier, notify=settings.notify)
+        if settings.wait:
+            wait_and_tell([sent.job], None)
+
+    def _send_group(self, cell: str, settings: SubmitSettings) -> None:
+        # Imported with the first sweep of a kernel.
+        from bgmagic.sweeps.plan import dry_run
+        from bgmagic.sweeps.submit import gc_paused, submit_sweep
+
+        if settings.dry_run:
+            print(dry_run(cell, settings, self._namespace))
+            return
+        name = settings.out or f"_bg{self._shell.execution_count}"
+        with gc_paused():
+            sent = submit_sweep(cell, settings, name, self._namespace, join=True)
+            self._bind(name, sent.group)
+            self._tell_sent(sent, name, settings)
+        if settings.wait:
+            wait_and_tell(sent.group.jobs, None)
+
+    def _tell_sent(self, sent: SubmittedSweep, name: str, settings: SubmitSettings) -> None:
+        self._tell_trouble()
+        if sent.joined:
+            all_of = f"{sent.joined} of {len(sent.group.jobs)} jobs"
+            print(f"{name}: {all_of} are there already and were joined; --again sends all anew")
+        if sent.unknown:
+            print(
+                f"{name}: {sent.unknown} of them may have been accepted or not, and were not sent "
+                f"again; {name}.retry_failed(unknown=True) does, at the risk of paying twice"
+            )
+        if hasattr(self._shell, "kernel"):
+            if not settings.quiet:
+                show_group_of(self._shell, sent.group, notify=settings.notify)
+        else:
+            print(f"{sent.group!r}, {sent.bill()}; %bgwait {name} waits for them")
+            self._untold_groups.append(sent.group.jobs)
+
+    def _bind(self, name: str, group: Any) -> None:
+        self._namespace[name] = self._namespace["_bg"] = group
+
+    @staticmethod
+    def _tell_dry_run(composed: PreparedRequest) -> None:
+        from bgmagic.submission.dry_run import describe_request  # seldom needed
+
+        if composed.note:
+            print(composed.note)
+        print(describe_request(composed, app.secrets()))
+
+    def _tell_trouble(self) -> None:
+        """Say once what is wrong with the journal, and again only after it was well."""
+        trouble = app.manager.ledger.trouble
+        if trouble and not self._told:
+            print(f"Journal: {trouble}")
+        self._told = bool(trouble)
+
+    def _show(self, job: Job, earlier: object, *, notify: bool) -> None:
+        running = earlier if isinstance(earlier, Job) and not earlier.done() else None
+        if hasattr(self._shell, "kernel"):
+            # Imported with the first card: widgets take most of the time of loading this.
+            from bgmagic.display.outputs import show
+
+            if running is not None:
+                job.card.mention(running)
+            if notify:
+                job.card.notify()
+            show(job)
+        else:
+            asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
+            waits = job.record.words if job.record.waits_for else ""
+            sent = f"{waits}, then it goes to {asked}" if waits else f"sent to {asked}"
+            print(f"{job.name}: {sent} in the background; %bgwait {job.name} waits for it")
+            UNANNOUNCED.append(job)
+            if running is not None:
+                print(f"{job.name}: an earlier job for this name goes on: {running!r}")
+
+    @staticmethod
+    def show_again(*_: object) -> None:
+        """After a cell, show once more what frontends may not have heard from another thread."""
+        shown = sys.modules.get("bgmagic.display.outputs")
+        if shown is not None:
+            shown.after_cell()
+
+    def tell_ended(self, *_: object) -> None:
+        """In a terminal, say in a line before the next prompt which jobs have ended since."""
+        ended = [job for job in UNANNOUNCED if job.done()]
+        for job in ended:
+            UNANNOUNCED.remove(job)
+            if job not in ANNOUNCED:
+                print(describe_job(job))
+        for jobs in [jobs for jobs in self._untold_groups if all(job.done() for job in jobs)]:
+            self._untold_groups.remove(jobs)
+            if not ANNOUNCED.issuperset(jobs):
+                print(describe_jobs(jobs))
+
+
+def load(shell: InteractiveShell) -> None:
+    """Add the magics to ``shell``, once."""
+    if not _loaded(shell):
+        magics = BgMagics(shell)
+        shell.register_magics(magics, BgLineMagics(shell))
+        shell.events.register("post_run_cell", magics.tell_ended)
+        shell.events.register("post_run_cell", magics.show_again)
+        shell.Completer.custom_matchers.append(magics.matcher)
+        if hasattr(shell, "kernel"):
+            wake_on_signals()
+        if app.has_journal():
+            tell_open("%bgattach --all follows them.")
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Remove the magics from ``shell``; jobs that run go on."""
+    for magics in _loaded(shell):
+        for kind, names in magics.magics.items():
+            for name in names:
+                shell.magics_manager.magics[kind].pop(name, None)
+        if isinstance(magics, BgMagics):
+            shell.events.unregister("post_run_cell", magics.tell_ended)
+            shell.Completer.custom_matchers.remove(magics.matcher)
+            shell.events.unregister("post_run_cell", magics.show_again)
+        configurables: list[Any] = shell.configurables
+        configurables.remove(magics)
+        shell.magics_manager.registry.pop(type(magics).__name__, None)
+    app.config, app.hold, app.notebook = {}, None, str
+    app.bind = app.base_url = None
+
+
+def _loaded(shell: InteractiveShell) -> list[Magics]:
+    ours = BgMagics, BgLineMagics
+    return [found for found in shell.configurables if isinstance(found, ours)]

@@ -1,0 +1,177 @@
+"""Reads the header line of a magic: words, flags, and the variables they name.
+
+Which options there are and what they take is options.py's business; here a line becomes values, and
+the options the text of a magic's help.
+Splitting follows the shell (shlex), since that is what people type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from bgmagic.errors import BadInput
+from bgmagic.prompts.expressions import IPYTHON_NAMES
+from bgmagic.submission.converters import LineText, to_pairs, to_swept
+from bgmagic.submission.options import Option, options
+from bgmagic.text import did_you_mean
+
+
+def parse_line(
+    settings: type[Any], magic: str, line: str, namespace: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Read a header line.
+
+    A value that is exactly ``$name`` or ``{name}`` is replaced by that variable's value; nothing
+    else is expanded.
+
+    Args:
+        magic: the magic's name, as in ``%%bgresponse``, for the messages.
+        namespace: the notebook's variables.
+
+    Returns:
+        what the line gives, by option name, not yet read.
+
+    Raises:
+        BadInput: the line can't be understood, or names a variable that does not exist.
+    """
+    found, rest = _split(settings, magic, line)
+    if rest:
+        raise BadInput(_unknown_word(rest[0], settings, magic))
+    given: dict[str, Any] = {}
+    for option in options(settings):
+        if option.name in found:
+            given[option.name] = _looked_up(option, found[option.name], namespace)
+    return given
+
+
+def _split(settings: type[Any], magic: str, line: str) -> tuple[dict[str, Any], list[str]]:
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        raise BadInput(
+            f'a quote is not closed in: {line.strip()} — quote text like -i "don\'t be long"'
+        ) from None
+    try:
+        found, rest = _parser(settings, magic).parse_known_intermixed_args(words)
+    except argparse.ArgumentError as error:
+        raise BadInput(_usage(settings, error)) from None
+    return vars(found), rest
+
+
+_parsers: dict[str, argparse.ArgumentParser] = {}  # by magic: making one takes 2 ms of a cell
+
+
+def _parser(settings: type[Any], magic: str) -> argparse.ArgumentParser:
+    if magic not in _parsers:
+        _parsers[magic] = _new_parser(settings, magic)
+    return _parsers[magic]
+
+
+def _new_parser(settings: type[Any], magic: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=magic, add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    for option in options(settings):
+        if not option.flags:
+            parser.add_argument(option.name, nargs="*", default=argparse.SUPPRESS)
+        elif not option.metavar:
+            parser.add_argument(
+                *option.flags, dest=option.name, action="store_true", default=argparse.SUPPRESS
+            )
+        else:
+            action = "append" if option.repeatable else "store"
+            parser.add_argument(
+                *option.flags, dest=option.name, action=action, default=argparse.SUPPRESS
+            )
+    return parser
+
+
+def _usage(settings: type[Any], error: argparse.ArgumentError) -> str:
+    flags = (error.argument_name or "").split("/")
+    for option in options(settings):
+        if set(flags) & set(option.flags):
+            takes = f"{option.flags[-1]} {option.metavar}".strip()
+            return f"{flags[-1]}: {error.message}; write {takes}: {option.help}"
+    return str(error)
+
+
+def _unknown_word(word: str, settings: type[Any], magic: str) -> str:
+    flags = [option.flags[-1] for option in options(settings) if option.flags]
+    every = [flag for option in options(settings) for flag in option.flags]
+    if word.startswith("-"):
+        near = did_you_mean(word.partition("=")[0], every)
+        return f"{magic} has no option {word}{near}; it has {' '.join(flags)}"
+    if "--out" in flags and word.isidentifier():
+        return f"{word!r} has no flag before it: did you mean `-o {word}`? Text goes in quotes"
+    return f'{word!r} has no flag before it; text with spaces goes in quotes, as in -i "a b"'
+
+
+_REFERENCE = re.compile(r"\$([^\W\d]\w*)|\{([^\W\d]\w*)\}")
+
+
+def _looked_up(option: Option, value: Any, namespace: Mapping[str, Any]) -> Any:
+    """``value`` with the variables it names put in their place."""
+    label = option.flags[-1] if option.flags else option.name
+    if option.read in (to_pairs, to_swept):
+        return tuple(_pair(text, namespace, label) for text in value)
+    if isinstance(value, list):
+        return tuple(_looked_up(option, word, namespace) for word in value)
+    if not isinstance(value, str):
+        return value
+    named = _REFERENCE.fullmatch(value)
+    name = (named[1] or named[2]) if named else value if option.variable else None
+    return value if name is None else _variable(name, namespace, label)
+
+
+def _pair(text: str, namespace: Mapping[str, Any], label: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        example = "effort=low,high" if label == "--sweep" else "reasoning.summary=auto"
+        raise BadInput(f"{label} {text!r}: write KEY=VALUE, as in {label} {example}")
+    named = _REFERENCE.fullmatch(value)
+    return key, _variable(named[1] or named[2], namespace, label) if named else LineText(value)
+
+
+def _variable(name: str, namespace: Mapping[str, Any], label: str) -> Any:
+    if name not in namespace:
+        near = did_you_mean(
+            name, [key for key in namespace if key[:1] != "_" and key not in IPYTHON_NAMES]
+        )
+        raise BadInput(f"{label}: there is no variable {name!r} in this notebook{near}")
+    return namespace[name]
+
+
+_COLUMN = 28  # where the help of an option begins; a longer heading has its own line
+
+
+def options_help(settings: type[Any]) -> str:
+    """The options as a table in plain text, of at most 100 columns."""
+    lines = []
+    for option in options(settings):
+        heading, text = _heading(option), option.help + _default(option)
+        first = f"  {heading:<{_COLUMN - 2}}"
+        if len(heading) > _COLUMN - 4:
+            lines.append(first)
+            first = ""
+        lines += textwrap.wrap(
+            text,
+            100,
+            initial_indent=f"{first:<{_COLUMN}}",
+            subsequent_indent=" " * _COLUMN,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
+
+
+def _heading(option: Option) -> str:
+    return " ".join(word for word in (", ".join(option.flags), option.metavar) if word)
+
+
+def _default(option: Option) -> str:
+    shown = isinstance(option.default, str)
+    return f" ({option.default})" if shown else " (server's default)" if option.choices else ""

@@ -1,0 +1,151 @@
+"""The messages of a request: earlier turns, and the cell's text as the last user turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bgmagic.errors import BadInput
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.outcome import Detached
+from bgmagic.text import kind_of
+
+ROLES = ("user", "assistant", "system", "developer")
+
+_SHAPE = 'a list like [{"role": "user", "content": [{"type": "input_text", "text": "…"}]}]'
+
+
+def user_message(text: str, attached: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """The message that asks ``text``, with the parts ``attached`` after it."""
+    return {"role": "user", "content": [{"type": "input_text", "text": text}, *attached]}
+
+
+def request_messages(
+    text: str, earlier: object = None, attached: Sequence[Mapping[str, Any]] = ()
+) -> list[Mapping[str, Any]]:
+    """The turns of ``earlier``, if any, and ``text`` as the last user turn.
+
+    Args:
+        earlier: a list of messages as the API takes it (``role`` and ``content``), or of its other
+            input items, which carry a ``type``; passed on unchanged.
+        attached: further parts of the last user turn.
+
+    Raises:
+        BadInput: the text is empty, or ``earlier`` is not such a list.
+    """
+    if not text.strip():
+        raise BadInput("the cell is empty: write the prompt below the %%bgresponse line")
+    return [*_checked(earlier), user_message(text, attached)]
+
+
+def _checked(earlier: object) -> list[Mapping[str, Any]]:
+    if earlier is None:
+        return []
+    if not isinstance(earlier, list | tuple):
+        raise BadInput(f"--messages must be {_SHAPE}, not {kind_of(earlier)}")
+    for place, item in enumerate(earlier):
+        _check_item(item, f"--messages, item {place}")
+    return list(earlier)
+
+
+def _check_item(item: object, where: str) -> None:
+    if not isinstance(item, dict):
+        raise BadInput(f"{where} is {kind_of(item)}; it must be {_SHAPE}")
+    if item.get("type", "message") != "message":
+        return
+    if item.get("role") not in ROLES:
+        role = item.get("role")
+        raise BadInput(f"{where} has the role {role!r}; allowed are {', '.join(ROLES)}")
+    content = item.get("content")
+    if not isinstance(content, str | list | tuple) or not content:
+        raise BadInput(f"{where} has no content: give a text or a list of parts")
+    if not isinstance(content, str):
+        for part in content:
+            if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+                raise BadInput(
+                    f"{where}: a content part needs a type, as in "
+                    '{"type": "input_text", "text": "…"} (an assistant\'s is "output_text")'
+                )
+
+
+@dataclass(frozen=True)
+class History:
+    """The turns before.
+
+    Attributes:
+        messages: those that are known now, as the API takes them.
+        instructions: the system text that they were asked with.
+        after: the job whose conversation comes before these messages, if its key is known.
+        note: what the user should be told about where it goes on, or "".
+    """
+
+    messages: tuple[Mapping[str, Any], ...] = ()
+    instructions: str | None = None
+    after: Job | None = None
+    note: str = ""
+
+    @property
+    def waits(self) -> bool:
+        """Whether that job is still running."""
+        return self.after is not None and not self.after.done()
+
+
+def history(held: object, name: str, find: Callable[[str], Job | None]) -> History:
+    """The conversation that an answer or a job ends.
+
+    After a turn that gave no answer, the one before it.
+
+    Args:
+        held: what the variable ``name`` holds.
+        find: gives a job by its key, or None.
+
+    Raises:
+        BadInput: it holds neither, or there is no answer to go on from.
+    """
+    if isinstance(held, Answer) and held.job is None:
+        return History(tuple(held.conversation), held.instructions)
+    job = held.job if isinstance(held, Answer) else held
+    if not isinstance(job, Job):
+        raise BadInput(
+            f"--continue {name}: it holds {kind_of(held)}, no answer of a job; earlier turns of "
+            "your own go in with --messages"
+        )
+    if not job.request.body:
+        raise BadInput(
+            f"--continue {name}: it was attached by its id, so what was asked is not known here; "
+            "give the turns with --messages"
+        )
+    if not job.done() or job.error is None:
+        return History(after=job)
+    if isinstance(job.error, Detached):
+        raise BadInput(f"--continue {name}: {job.error}; %bgattach {name} follows it again")
+    return _before(job, name, find)
+
+
+def _before(job: Job, name: str, find: Callable[[str], Job | None]) -> History:
+    """The conversation before the turn of ``job``, which gave no answer."""
+    note = f"{name} is {job.status}; this goes on from the answer before it"
+    draft, body = job.record.draft, job.request.body
+    messages = tuple(body["input"][:-1])
+    if draft is not None and draft.continues is not None:
+        before = find(draft.continues)
+        if before is not None:
+            found = history(before, name, find)
+            return History(found.messages, found.instructions, found.after, note)
+    elif messages:
+        return History(messages, body.get("instructions"), note=note)
+    raise BadInput(
+        f"--continue {name}: it is {job.status}, and there is no answer before it to go on from; "
+        f"run its own cell again"
+    )
+
+
+def history_of_running(job: Job, find: Callable[[str], Job | None]) -> History | None:
+    """The turns that ``job``, a turn of a conversation that still runs, was asked after."""
+    draft, body = job.record.draft, job.request.body
+    if draft is not None and draft.continues is not None:
+        before = find(draft.continues)
+        return None if before is None else History(after=before)
+    messages = tuple(body.get("input", [])[:-1])
+    return History(messages, body.get("instructions")) if messages else None

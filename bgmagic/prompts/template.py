@@ -1,0 +1,370 @@
+"""A prompt with expressions: compiled, rendered, or kept partial until jobs have answered.
+
+A `PartialPrompt` is kept as JSON, so that it outlives the kernel: the text with its pending
+expressions, and the job whose conversation comes before it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bgmagic.api.request import Request, check_text
+from bgmagic.errors import BadInput
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.prompts.expressions import RAW, Expression, compiled, evaluate, lookup_names
+from bgmagic.text import kind_of, one_line
+
+_TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[][(){}]""", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class PendingExpression:
+    """An expression whose jobs are still running.
+
+    Attributes:
+        expression: the expression.
+        jobs: what each of its names stands for, as JSON: ``{"job": key}``, ``{"text": …}`` (or a
+            number in its place) or a list or dict of these.
+    """
+
+    expression: Expression
+    jobs: Mapping[str, Any]
+
+    def fill(self, answer_of: Callable[[str], Answer]) -> str:
+        """The text that goes here.
+
+        Args:
+            answer_of: gives the answer of a job by its key.
+
+        Raises:
+            BadInput: the expression fails with these answers.
+        """
+        values = {name: _unbound(bound, answer_of) for name, bound in self.jobs.items()}
+        return evaluate(self.expression, values)
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """What an expression became: for --dry-run."""
+
+    expression: Expression
+    text: str
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """A prompt with everything in it that was there at submission.
+
+    Attributes:
+        pieces: text, and the holes that wait.
+        needs: the running jobs that the holes wait for, each once.
+        inserted: what each expression that is no hole became.
+    """
+
+    pieces: tuple[str | PendingExpression, ...]
+    needs: tuple[Job, ...] = ()
+    inserted: tuple[Substitution, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The prompt; a hole stands there as it was written."""
+        return "".join(
+            piece if isinstance(piece, str) else f"{{{{{piece.expression.source}}}}}"
+            for piece in self.pieces
+        )
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt's text and expressions, in order."""
+
+    pieces: tuple[str | Expression, ...]
+
+    def fill(self, namespace: Mapping[str, Any], *, waiting: bool = False) -> RenderedPrompt:
+        """Put the values of ``namespace`` in as they are now.
+
+        Args:
+            waiting: whether the prompt has to wait for a job anyway.
+
+        Raises:
+            BadInput: a name does not exist, an expression fails, a job in it ended without an
+                answer, or an expression with a running job names something else as well.
+        """
+        values = {p: lookup_names(p, namespace) for p in self.pieces if isinstance(p, Expression)}
+        needs = {job.record.key: job for found in values.values() for job in _running(found)}
+        pieces: list[str | PendingExpression] = []
+        inserted: list[Substitution] = []
+        for piece in self.pieces:
+            if isinstance(piece, str):
+                pieces.append(piece)
+                continue
+            # With one hole, whatever comes from jobs is one: the draft of a prompt is the same
+            # then, however many of its jobs have ended since, and so is known again.
+            put = _fill(piece, values[piece], hole=bool(needs) or waiting)
+            pieces.append(put)
+            if isinstance(put, str):
+                inserted.append(Substitution(piece, put))
+        return RenderedPrompt(tuple(pieces), tuple(needs.values()), tuple(inserted))
+
+
+def _fill(
+    expression: Expression, values: Mapping[str, Any], *, hole: bool
+) -> str | PendingExpression:
+    if hole and any(True for value in values.values() for _ in _held(value)):
+        try:
+            return PendingExpression(
+                expression, {n: _bound(expression, n, v) for n, v in values.items()}
+            )
+        except BadInput:
+            if _running(values):
+                raise
+    return evaluate(expression, {n: _answered(expression, v) for n, v in values.items()})
+
+
+def literal_prompt(text: str) -> RenderedPrompt:
+    """``text`` as it is, with whatever braces it has."""
+    return RenderedPrompt((text,))
+
+
+def compile_template(text: str) -> Template:
+    """Find the expressions in ``text``.
+
+    Raises:
+        BadInput: a ``{{`` is not closed, or what follows it is no expression.
+    """
+    return Template(tuple(_pieces(text)))
+
+
+def _pieces(text: str) -> Iterator[str | Expression]:
+    at = 0
+    while (begin := text.find("{{", at)) >= 0:
+        if begin > at:
+            yield text[at:begin]
+        end, line = _end(text, begin + 2), text.count("\n", 0, begin) + 1
+        if end is None:
+            quoted = one_line(text[begin : begin + 60])
+            raise BadInput(f"line {line}, {quoted}: this {{{{ has no }}}}; {RAW}")
+        expression = Expression(text[begin + 2 : end], line)
+        compiled(expression)
+        yield expression
+        at = end + 2
+    if at < len(text):
+        yield text[at:]
+
+
+def _end(text: str, begin: int) -> int | None:
+    """Where the ``}}`` is that closes an expression; those in its own dicts and texts don't."""
+    depth = 0
+    for token in _TOKEN.finditer(text, begin):
+        if token[0] in ("(", "[", "{"):
+            depth += 1
+        elif token[0] == "}" and depth == 0:
+            return token.start() if text.startswith("}}", token.start()) else None
+        elif token[0] in (")", "]", "}"):
+            depth = max(depth - 1, 0)
+    return None
+
+
+# Jobs among the values.
+
+
+_DEEP = 4  # lists within lists within … in which jobs are looked for: a list may hold itself
+
+# What holds no jobs, by its very type: nearly all that is in a long list.
+_LEAVES = frozenset({str, bytes, int, float, bool, type(None)})
+
+
+def _running(values: Mapping[str, Any]) -> list[Job]:
+    found = (held for value in values.values() for held in _held(value))
+    return [held for held in found if isinstance(held, Job) and not held.done()]
+
+
+def _held(value: Any, deep: int = _DEEP) -> Iterator[Job | Answer]:
+    """The jobs in a value, and the answers that came of jobs."""
+    if isinstance(value, Job | Answer):
+        yield value
+    elif deep:
+        for part in _parts(value):
+            if type(part) not in _LEAVES:
+                yield from _held(part, deep - 1)
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, str):  # most are, and abstract classes take longer to say so
+        return []
+    try:
+        if isinstance(value, Mapping):
+            return [value[key] for key in value]  # a row's columns may be called `values`
+        held = isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | range)
+        return list(value) if held else []
+    except Exception:  # an object of the user's, which will say so itself when it becomes text
+        return []
+
+
+def _bound(expression: Expression, name: str, value: Any, deep: int = _DEEP) -> Any:
+    """What `name` stands for, as JSON that outlives the kernel.
+
+    Args:
+        deep: how many lists and dicts within each other are still looked into; less than at first
+            for a part of one.
+    """
+    if isinstance(value, Job) and value.done():
+        value = _answered(expression, value)
+    if isinstance(value, Job):
+        return {"job": value.record.key}
+    if isinstance(value, Answer):
+        return {"job": value.job.record.key} if value.job else {"text": str(value)}
+    within = deep < _DEEP
+    if within and (isinstance(value, str) or type(value) in _LEAVES - {bytes}):
+        return {"text": value}
+    parts = _parts(value)
+    if (parts or (within and isinstance(value, list | tuple | dict))) and deep:
+        bound = [_bound(expression, name, part, deep - 1) for part in parts]
+        if not isinstance(value, Mapping):
+            return {"list": bound}
+        if all(isinstance(key, str) for key in value):
+            return {"dict": dict(zip(value, bound, strict=True))}
+    if within or any(True for _ in _held(value)):
+        raise BadInput(
+            f"{expression.place}: {name} has a job that still runs in it, beside or within "
+            f"{kind_of(value)}; it may have text, numbers, and lists and dicts of them there"
+        )
+    raise BadInput(
+        f"{expression.place}: it has to wait for a job, so everything else in it must be a literal "
+        f"or a filter; give {name} braces of its own"
+    )
+
+
+def _unbound(bound: Any, answer_of: Callable[[str], Answer]) -> Any:
+    if "job" in bound:
+        return answer_of(bound["job"])
+    if "text" in bound:
+        return bound["text"]
+    if "list" in bound:
+        return [_unbound(item, answer_of) for item in bound["list"]]
+    return {key: _unbound(item, answer_of) for key, item in bound["dict"].items()}
+
+
+def _answered(expression: Expression, value: Any, deep: int = _DEEP) -> Any:
+    """``value`` with the answers of its jobs in their places; all have ended."""
+    if isinstance(value, Job):
+        if value.error is not None:
+            name = value.name or "a job in it"
+            raise BadInput(
+                f"{expression.place}: {name} is {value.status} and has no answer: {value.error}"
+            )
+        return value.result(0)
+    if not any(isinstance(held, Job) for held in _held(value, deep)):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _answered(expression, value[key], deep - 1) for key in value}
+    return [_answered(expression, item, deep - 1) for item in value]
+
+
+@dataclass(frozen=True)
+class PartialPrompt:
+    """What is still to go into a request.
+
+    Attributes:
+        text: JSON text of an object with ``pieces``, the prompt's text and holes in order, and
+            ``continues``, the key of the job whose conversation comes before it, or null.
+    """
+
+    text: str
+
+    @classmethod
+    def of(cls, filled: RenderedPrompt, continues: str | None) -> PartialPrompt:
+        """The draft of a prompt with holes, or of a turn whose conversation still runs.
+
+        Raises:
+            BadInput: a text in it can't be sent.
+        """
+        pieces = [
+            piece if isinstance(piece, str) else _pending_as_json(piece) for piece in filled.pieces
+        ]
+        text = json.dumps({"pieces": pieces, "continues": continues}, ensure_ascii=False)
+        check_text(text)
+        return cls(text)
+
+    @cached_property
+    def _parts(self) -> tuple[tuple[str | PendingExpression, ...], str | None]:
+        found = json.loads(self.text)
+        pieces = (
+            piece if isinstance(piece, str) else _pending_from_json(piece)
+            for piece in found["pieces"]
+        )
+        return tuple(pieces), found["continues"]
+
+    @property
+    def continues(self) -> str | None:
+        """The key of the job whose conversation comes before it."""
+        return self._parts[1]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The keys of the jobs whose answers it needs, each once."""
+        pieces, continues = self._parts
+        found = [
+            key
+            for piece in pieces
+            if isinstance(piece, PendingExpression)
+            for key in _job_keys(piece.jobs)
+        ]
+        return tuple(dict.fromkeys([*([continues] if continues else []), *found]))
+
+    def renewed(self, newest: Callable[[str], str]) -> PartialPrompt:
+        """The same, needing the jobs that were sent since in place of those that it needs."""
+        text = self.text
+        for key in self.needs:
+            text = text.replace(json.dumps(key), json.dumps(newest(key)))  # keys are random
+        return PartialPrompt(text)
+
+    def finish(self, request: Request, answer_of: Callable[[str], Answer]) -> Request:
+        """The request that is to be sent.
+
+        Args:
+            request: the request so far: in the last message's text the holes stand as written.
+            answer_of: gives the answer of each job in `needs`.
+
+        Raises:
+            BadInput: an expression fails with these answers, or nothing is left of the prompt.
+        """
+        pieces, continues = self._parts
+        text = "".join(p if isinstance(p, str) else p.fill(answer_of) for p in pieces)
+        if not text.strip():
+            raise BadInput("the prompt is empty: nothing came of its expressions")
+        body = request.body
+        asked = next(part for part in body["input"][-1]["content"] if part["type"] == "input_text")
+        asked["text"] = text
+        if continues is not None:
+            earlier = answer_of(continues)
+            body["input"] = [*earlier.conversation, *body["input"]]
+            if earlier.instructions is not None:
+                body.setdefault("instructions", earlier.instructions)
+        return Request.of(body, request.reader)
+
+
+def _pending_as_json(hole: PendingExpression) -> dict[str, Any]:
+    expression = hole.expression
+    return {"source": expression.source, "line": expression.line, "jobs": dict(hole.jobs)}
+
+
+def _pending_from_json(found: dict[str, Any]) -> PendingExpression:
+    return PendingExpression(Expression(found["source"], found["line"]), found["jobs"])
+
+
+def _job_keys(bound: Any) -> Iterator[str]:
+    """The keys of the jobs in what a hole's names stand for."""
+    for kind, value in bound.items():
+        if kind == "job" and isinstance(value, str):
+            yield value
+        elif kind == "list" and isinstance(value, list):
+            for item in value:
+                yield from _job_keys(item)
+        elif isinstance(value, dict):
+            yield from _job_keys(value)

@@ -1,0 +1,288 @@
+"""The functions of plain Python: `submit`, `map`, `jobs`, `use` and `export`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from bgmagic.errors import BadInput
+from bgmagic.jobs.group import JobGroup
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.submission.app import app
+from bgmagic.submission.submit import compose_prompt, submit_or_join, submit_settings
+from bgmagic.text import kind_of
+
+
+def submit(
+    prompt: str,
+    *,
+    out: str | None = None,
+    model: str | None = None,
+    effort: str | None = None,
+    verbosity: str | None = None,
+    instructions: str | None = None,
+    max_output_tokens: int | None = None,
+    poll: float | None = None,
+    deadline: float | str | None = None,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    continue_: Answer | Job | str | None = None,
+    file: Any = None,
+    tool: Any = None,
+    schema: type[Any] | Mapping[str, Any] | None = None,
+    param: Mapping[str, Any] | None = None,
+    stream: bool | None = None,
+    again: bool | None = None,
+    reuse: bool | None = None,
+    fill: Mapping[str, Any] | None = None,
+) -> Job:
+    """Send a prompt in the background and return its job at once.
+
+    Works in a script, in an asyncio program and in a notebook; shows nothing. What is None falls
+    back to `%config`, the environment (``BGMAGIC_MODEL`` and so on) and then the server's default.
+
+    Args:
+        prompt: the text of the last user turn.
+        out: in a notebook, the variable that is to hold the job and then the answer.
+        model: any model the server knows (gpt-5.2).
+        effort: none, minimal, low, medium, high, xhigh or max.
+        verbosity: low, medium or high.
+        instructions: system text.
+        max_output_tokens: end as incomplete after so many tokens, reasoning included.
+        poll: seconds between polls, more than 0 and less than 90.
+        deadline: seconds, or text such as "12h", after acceptance until watching ends (24 h).
+        messages: earlier turns as the API takes them.
+        continue_: the answer, or the job, whose conversation this goes on with; or its name.
+        file: a path, bytes, a PIL image, a matplotlib figure, or a list of these.
+        tool: the type of a hosted tool, as "web_search", its dict, or a list of these.
+        schema: a Pydantic model or a JSON schema; the answer's ``data`` is the validated object.
+        param: any other field of the request body; keys may be dotted.
+        stream: have ``job.text`` grow as the response is written.
+        again: with ``out``, send even though the identical request is still running.
+        reuse: with ``out``, take the answer of this very request from the journal if it has one.
+        fill: what the ``{{ expressions }}`` in the prompt name; without it braces are text. A job
+            that still runs is waited for.
+
+    Raises:
+        BadInput: an argument can't be used or there is no API key; nothing was sent.
+    """
+    given: dict[str, Any] = {
+        "out": out,
+        "model": model,
+        "effort": effort,
+        "verbosity": verbosity,
+        "instructions": instructions,
+        "max_output_tokens": max_output_tokens,
+        "poll": poll,
+        "deadline": deadline,
+        "messages": messages,
+        "continue_": continue_,
+        "file": file,
+        "tool": tool,
+        "schema": schema,
+        "param": param,
+        "stream": stream,
+        "again": again,
+        "reuse": reuse,
+    }
+    settings = submit_settings(given, from_python=True)
+    if not isinstance(prompt, str):
+        raise BadInput(f"the prompt must be text, not {type(prompt).__name__}")
+    variable = None
+    if settings.out is not None:
+        if app.hold is None:
+            raise BadInput(
+                "out= names a notebook variable: run %load_ext bgmagic there, or leave it out"
+            )
+        variable = app.hold(settings.out)
+    composed = compose_prompt(prompt, settings, fill)
+    return submit_or_join(composed, settings, settings.out, variable).job
+
+
+def map(
+    template: str,
+    items: Any = None,
+    *,
+    n: int | None = None,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    max_in_flight: int | None = None,
+    yes: int | None = None,
+    out: str | None = None,
+    model: str | None = None,
+    effort: str | None = None,
+    verbosity: str | None = None,
+    instructions: str | None = None,
+    max_output_tokens: int | None = None,
+    poll: float | None = None,
+    deadline: float | str | None = None,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    continue_: Any = None,
+    file: Any = None,
+    tool: Any = None,
+    schema: Any = None,
+    param: Mapping[str, Any] | None = None,
+    stream: bool | None = None,
+    again: bool | None = None,
+    reuse: bool | None = None,
+    fill: Mapping[str, Any] | None = None,
+) -> JobGroup:
+    """Ask the same of many items in the background and return their group at once.
+
+    ::
+
+        group = bgmagic.map("Summarise: {{ item }}", texts, effort="low")
+        answers = await group
+
+    Args:
+        template: the prompt; ``{{ item }}`` is the item, ``{{ item.column }}`` a column of a row.
+        items: a list, a dict, a Series or a DataFrame; None for samples and settings alone.
+        n: so many samples: each request n times.
+        sweep: settings and the values of each, all combined: ``{"effort": ["low", "high"]}``.
+        max_in_flight: jobs at the server at once (64); the others wait.
+        yes: agree to a group of so many jobs; needed for more than ``confirm_above`` (100).
+        out: in a notebook, the variable that is to hold the group.
+        reuse: take the answers that the journal has of these very requests.
+        fill: what else the template may name.
+
+    The other arguments are those of `bgmagic.submit`.
+
+    Returns:
+        the group: a sequence of the answers, or for a dict a mapping.
+
+    Raises:
+        BadInput: an argument can't be used, the number of jobs must be agreed to, or there is no
+            API key; nothing was sent.
+    """
+    # Imported when used: most kernels send no sweep.
+    from bgmagic.sweeps.submit import submit_sweep
+
+    given: dict[str, Any] = {
+        "each": items,
+        "n": n,
+        "sweep": sweep,
+        "max_in_flight": max_in_flight,
+        "yes": yes,
+        "out": out,
+        "model": model,
+        "effort": effort,
+        "verbosity": verbosity,
+        "instructions": instructions,
+        "max_output_tokens": max_output_tokens,
+        "poll": poll,
+        "deadline": deadline,
+        "messages": messages,
+        "continue_": continue_,
+        "file": file,
+        "tool": tool,
+        "schema": schema,
+        "param": param,
+        "stream": stream,
+        "again": again,
+        "reuse": reuse,
+    }
+    settings = submit_settings(given, from_python=True)
+    if not isinstance(template, str):
+        raise BadInput(f"the template must be text, not {type(template).__name__}")
+    if out is not None and app.bind is None:
+        raise BadInput(
+            "out= names a notebook variable: run %load_ext bgmagic there, or leave it out"
+        )
+    join = out is not None
+    sent = submit_sweep(template, settings, settings.out or "group", fill or {}, join=join)
+    if settings.out is not None and app.bind is not None:
+        app.bind(settings.out, sent.group)
+    return sent.group
+
+
+def jobs(*, past: bool = False) -> list[Job]:
+    """The jobs of this process, oldest first.
+
+    Args:
+        past: with those that other kernels of this notebook left in the journal before them; to be
+            read, `%bgattach` follows one that is open.
+    """
+    manager = app.manager
+    here = manager.jobs()
+    if not past:
+        return here
+    known = {job.record.key for job in here}
+    journal = manager.ledger.journal
+    entries = reversed(journal.entries(notebook=app.notebook()))
+    whole = (journal.find(entry.key) for entry in entries if entry.key not in known)
+    return [manager.past(entry) for entry in whole if entry is not None] + here
+
+
+def use(client: Any) -> None:
+    """Send the jobs from now on with the settings of ``client``; None goes back to the environment.
+
+    Jobs that are already sent stay with the server and the credentials that accepted them. The
+    client itself is not used and can be closed.
+
+    Args:
+        client: an ``OpenAI``, ``AsyncOpenAI``, ``AzureOpenAI`` or ``AsyncAzureOpenAI`` of the SDK.
+
+    Raises:
+        BadInput: it is something else, or has a transport of its own.
+    """
+    from bgmagic.transport.sdk import server_from_client
+
+    app.manager.server = None if client is None else server_from_client(client)
+
+
+def export(
+    path: str | PathLike[str],
+    *,
+    jobs: Job | Answer | JobGroup | Iterable[Job | Answer | JobGroup] | None = None,
+    all: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """Write jobs to ``path``, a line of JSON each, oldest first, and return how many.
+
+    A line has the prompt, the whole request and response, times (ISO 8601, UTC), tokens, the price
+    in US dollars where it is known, and the error of a job that failed. Keys are not in it. The
+    file is written whole or not at all; an earlier export is replaced, any other file is not.
+
+    Args:
+        jobs: which; None means all of this notebook, from the journal too.
+        all: all in the journal, whatever notebook they are from.
+        overwrite: replace ``path`` even if it is something else than an earlier export.
+
+    Raises:
+        BadInput: the file can't be written, or is something else.
+    """
+    from bgmagic.jobs.export import export_line, write_lines
+
+    if not isinstance(path, str | PathLike):
+        raise BadInput(f"export() takes the path of a file, not {kind_of(path)}")
+    chosen = list(_jobs_of(jobs)) if jobs is not None else _everything(everywhere=all)
+    secrets = app.secrets()
+    lines = (export_line(job, secrets) for job in chosen)
+    return write_lines(Path(path).expanduser(), lines, overwrite=overwrite)
+
+
+def _jobs_of(given: Any) -> Iterator[Job]:
+    if isinstance(given, JobGroup):
+        yield from given.jobs
+    elif isinstance(given, Job):
+        yield given
+    elif isinstance(given, Answer) and given.job is not None:
+        yield given.job
+    elif isinstance(given, str) or not isinstance(given, Iterable):
+        raise BadInput(f"jobs= takes jobs, answers and groups, not {type(given).__name__}")
+    else:
+        for part in given:
+            yield from _jobs_of(part)
+
+
+def _everything(*, everywhere: bool) -> list[Job]:
+    """This notebook's jobs, or everybody's: those here, and the others from the journal."""
+    manager = app.manager
+    here = {job.record.key: job for job in manager.jobs()}
+    notebook = None if everywhere else app.notebook()
+    journal = manager.ledger.journal
+    entries = reversed(journal.entries(notebook=notebook))
+    keys = [entry.key for entry in entries if entry.key not in here]
+    found = (journal.find(key) for key in keys)
+    past = [manager.past(entry) for entry in found if entry is not None]
+    return sorted([*past, *here.values()], key=lambda job: job.record.submitted_at)

@@ -1,0 +1,371 @@
+"""All jobs of this kernel: starts, cancels, sends again, and ends with the process.
+
+One `JobManager` a process. Its public methods can be called from any thread and never wait for
+the network; what happens to a job is the fleet's business, on the loop thread, which alone changes
+jobs. It knows neither IPython nor widgets: displays listen, the user's variable is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bgmagic.api.request import OutputType, Request
+from bgmagic.api.server import ServerConfig
+from bgmagic.concurrency import CallbackThread, Clock, LoopThread
+from bgmagic.errors import BadInput, BgmagicError, Unsendable
+from bgmagic.jobs.interfaces import Listener, Variable
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import GroupPosition, JobRecord, Status
+from bgmagic.prompts.template import PartialPrompt
+from bgmagic.runtime.attach import VariableHandover, stored_run_config
+from bgmagic.runtime.pacing import ConcurrencyLimiter
+from bgmagic.runtime.runner import RunConfig
+from bgmagic.runtime.scheduler import JobScheduler
+from bgmagic.storage.database import StoredJob
+from bgmagic.storage.job_store import JobStore, record_of
+from bgmagic.storage.journal import Journal
+from bgmagic.storage.owner_lock import OwnerLock
+
+
+class JobRegistry:
+    """The jobs of this process; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+        self._by_key: dict[str, Job] = {}
+        self._successors: dict[str, str] = {}
+
+    def add(self, job: Job) -> None:
+        """Take a new job in."""
+        self._jobs.append(job)
+        self._by_key[job.record.key] = job
+
+    def jobs(self) -> list[Job]:
+        """All jobs, oldest first."""
+        return list(self._jobs)
+
+    def find(self, key: str) -> Job | None:
+        """The job with this key; of several the newest, since one that was given up may have been
+        attached since."""
+        return self._by_key.get(key)
+
+    def succeed(self, job: Job, successor: Job) -> None:
+        """Note that a job was sent again, as ``successor``."""
+        self._successors[job.record.key] = successor.record.key
+
+    def newest(self, key: str) -> str:
+        """The key of the job that was sent last in place of the one with this key, or this."""
+        while key in self._successors:
+            key = self._successors[key]
+        return key
+
+
+DEADLINE = 24 * 3600.0  # seconds from acceptance
+
+# Seconds; a kernel is killed about 2.6 s after it was asked to stop, so both together stay below 2.
+CREATE_GRACE = 1.3
+
+SCRIPT_GRACE = 4.0  # nobody kills a script that ends, and importing the SDK may take a second of it
+
+EXIT_TIMEOUT, JOURNAL_GRACE = 0.4, 0.3
+
+
+class JobManager:
+    """All jobs of this process, on one loop thread."""
+
+    def __init__(
+        self,
+        make_card: Callable[[Job], Any] | None = None,
+        clock: Clock | None = None,
+        ledger: JobStore | None = None,
+    ) -> None:
+        """Make a manager; its thread starts with the first job.
+
+        Args:
+            make_card: makes the live display of a job.
+            ledger: where jobs are written down; without one, in this process's memory.
+            clock: the poller's time.
+        """
+        self._make_card = make_card
+        self._clock = clock or Clock()
+        self.ledger = ledger or JobStore(Journal(None), OwnerLock(None))
+        self._pid = os.getpid()
+        self._loop = LoopThread()
+        self._callbacks = CallbackThread()
+        self._roster = JobRegistry()
+        self._plans: dict[Job, RunConfig] = {}
+        self._moves: dict[Job, GroupPosition] = {}
+        self._fleet = JobScheduler(self.ledger, self._clock, self._needed)
+        # None is what the environment names; and where they went before the embedded server.
+        self.server: ServerConfig | None = None
+        self._newest: ServerConfig | None = None
+        self.usual_server: ServerConfig | None = None
+        self.named_by_environment: Callable[[], ServerConfig] = ServerConfig.from_environment
+        self._watchers: list[Listener] = []
+        self._attaching = threading.Lock()
+        atexit.register(self.close)
+
+    def submit(
+        self,
+        request: Request,
+        *,
+        name: str | None = None,
+        named: bool = True,
+        notebook: str = "",
+        variable: Variable | None = None,
+        poll_interval: float | None = None,
+        deadline: float = DEADLINE,
+        draft: PartialPrompt | None = None,
+        waits_for: tuple[str, ...] = (),
+    ) -> Job:
+        """Start a job and return its handle at once.
+
+        Args:
+            draft: what is still to go into the request, which is sent when that is there.
+            waits_for: the names of the jobs that it waits for.
+            name: what the job is called.
+            named: whether the user chose that name.
+            notebook: where it was sent from.
+            variable: where the answer goes; holds the job from now on.
+            poll_interval: seconds between polls; None means soon at first, then every 10.
+            deadline: seconds after acceptance at which watching ends.
+
+        Raises:
+            BadInput: there is no server to send it to; nothing was sent.
+        """
+        server = self.destination()
+        record = JobRecord(
+            request=request,
+            server=server.name,
+            submitted_at=self._clock.now(),
+            name=name,
+            named=named,
+            notebook=notebook,
+            draft=draft,
+            waits_for=waits_for,
+        )
+        self._loop.start()  # a thread that can't start is told before there is a job
+        return self._start(record, RunConfig(server, poll_interval, deadline), variable)
+
+    def submit_all(self, records: Sequence[JobRecord], plan: RunConfig) -> list[Job]:
+        """Start the jobs of a group and return their handles at once."""
+        self._loop.start()
+        jobs = [self._new(record, plan) for record in records]
+        self._loop.begin(self._fleet.carry_all(jobs, plan))
+        return jobs
+
+    def attach(
+        self,
+        entry: StoredJob,
+        variable: Variable | None = None,
+        reader: OutputType = None,
+        *,
+        lane: ConcurrencyLimiter | None = None,
+        free: Collection[str | None] | None = None,
+    ) -> Job:
+        """Pick up a job that the journal has, and return its handle at once.
+
+        One that has ended is given from the journal, without a call. An open one is followed at the
+        server that is configured now, if it is the one that accepted it: no key goes to an address
+        that was only read. ``reader`` is the class that its structured output is read into.
+
+        Raises:
+            BadInput: another server is configured, a living kernel follows it, or its request held
+                a secret that the journal did not keep.
+        """
+        with self._attaching:  # a cell and a job that waits for this one may want it at once
+            known = self._roster.find(entry.key)
+            if known is not None and not known.done():
+                if variable is not None:
+                    known.give(variable)
+                return known  # it is followed here already
+            record = record_of(entry, reader)
+            if entry.ended_at is not None:
+                return self._settled(record, variable)
+            server = self.destination()
+            try:
+                self.ledger.check_attachable(entry, server, free)
+            except Unsendable as error:
+                self.ledger.give_up(entry, str(error), self._clock.now())
+                raise
+            same_key = self.ledger.credentials(server) == entry.credentials
+            plan = RunConfig(server, entry.poll_interval, entry.deadline, same_key, lane)
+            return self._start(record, plan, variable, attached=True)
+
+    def find(self, key: str) -> Job | None:
+        """The job with this key: of this kernel, else of the journal, to be read; or None."""
+        known = self._roster.find(key)
+        if known is not None:
+            return known
+        entry = self.ledger.journal.find(key)
+        return None if entry is None else self.past(entry)
+
+    async def _needed(self, key: str) -> Job | None:
+        """The job with this key, which is followed from now on if it has not ended."""
+        found = self._roster.find(key)
+        if found is not None and found.status != Status.DETACHED:
+            return found
+        entry = await asyncio.to_thread(self.ledger.journal.find, key)
+        if entry is None:
+            return found
+        if entry.ended_at is not None and found is None:
+            return self.past(entry)
+        heir = None if found is None else VariableHandover(found)
+        return await asyncio.to_thread(self.attach, entry, heir)
+
+    def follow(self, response_id: str, name: str, variable: Variable | None = None) -> Job:
+        """Follow a response that the journal does not have, at the server configured now."""
+        server = self.destination()
+        now = self._clock.now()
+        record = JobRecord(
+            request=Request("{}"),
+            server=server.name,
+            submitted_at=now,
+            accepted_at=now,
+            name=name,
+            response_id=response_id,
+            status=Status.SUBMITTING,
+        )
+        return self._start(record, RunConfig(server, None, DEADLINE), variable, attached=True)
+
+    def relocate(self, job: Job, name: str, place: GroupPosition) -> None:
+        """Give a job another place: its group has been asked anew."""
+        server = self._plans[job].server if job in self._plans else self.destination()
+        # What is asked next must find it there, even if the loop is still busy.
+        self._moves[job] = place
+        self._loop.run(self._fleet.relocate(job, name, place, server))
+
+    def past(self, entry: StoredJob, reader: OutputType = None) -> Job:
+        """A job that another kernel ended, to be read; it is not one of this process."""
+        job = Job(record_of(entry, reader), self)
+        if entry.ended_at is not None:
+            job.settle()
+        return job
+
+    def _settled(self, record: JobRecord, variable: Variable | None) -> Job:
+        job = Job(record, self)
+        if variable is not None:
+            job.give(variable)
+        self._roster.add(job)
+        # Nobody else has the handle yet, so this thread may change it.
+        job.settle()
+        return job
+
+    def _start(
+        self,
+        record: JobRecord,
+        plan: RunConfig,
+        variable: Variable | None,
+        *,
+        attached: bool = False,
+    ) -> Job:
+        job = self._new(record, plan)
+        # Before the job can possibly end: the answer replaces only what it finds there.
+        if variable is not None:
+            job.give(variable)
+        self._loop.begin(self._fleet.carry(job, plan, attached=attached))
+        return job
+
+    def _new(self, record: JobRecord, plan: RunConfig) -> Job:
+        job = Job(record, self)
+        self._plans[job] = plan
+        self._roster.add(job)
+        for watcher in self._watchers:
+            self._loop.call(functools.partial(watcher, job))
+        return job
+
+    def destination(self) -> ServerConfig:
+        """Where a job that is submitted now goes.
+
+        Raises:
+            BadInput: there is no key.
+        """
+        if self.server is not None:
+            return self.server
+        found = self.named_by_environment()
+        # One object for all jobs that go there.
+        self._newest = self._newest if found == self._newest else found
+        return self._newest
+
+    def watch(self, watcher: Listener) -> None:
+        """Have ``watcher(job)`` called on the loop thread with each job that is new from now on."""
+        self._watchers.append(watcher)
+
+    def jobs(self) -> list[Job]:
+        """All jobs of this process, oldest first."""
+        return self._roster.jobs()
+
+    def close(self, timeout: float = EXIT_TIMEOUT) -> bool:
+        """End the loop thread; jobs that still run are detached, not cancelled."""
+        atexit.unregister(self.close)
+        if os.getpid() != self._pid:
+            return True  # a forked child: thread and journal are its parent's
+        grace = CREATE_GRACE if "ipykernel" in sys.modules else SCRIPT_GRACE
+        winding_down = self._loop.run_if_started(lambda: self._fleet.wind_down(grace))
+        if winding_down is not None:
+            with contextlib.suppress(
+                concurrent.futures.TimeoutError, concurrent.futures.CancelledError
+            ):
+                winding_down.result(grace + 0.2)
+        ended = self._loop.stop(timeout)
+        self._fleet = JobScheduler(self.ledger, self._clock, self._needed)
+        self.ledger.close(JOURNAL_GRACE)
+        return ended
+
+    def placed(self) -> list[tuple[Job, GroupPosition | None]]:
+        """All jobs of this process, oldest first, each with its place in a group."""
+        return [(job, self._moves.get(job, job.record.place)) for job in self.jobs()]
+
+    # What a job asks for (job.Control).
+
+    def cancel(self, job: Job) -> bool:
+        """Pass the user's wish to cancel on; False if the job has ended."""
+        if job.done():
+            return False
+        self._loop.call(lambda: self._fleet.want_cancel(job))
+        return True
+
+    def resend(self, job: Job) -> Job:
+        """Send the request of a job that has ended again, as a new job with the same plan.
+
+        The new job takes those of the variables that still hold the old one.
+
+        Raises:
+            BadInput: the job has not ended, or is an earlier kernel's and can't be sent from here.
+        """
+        if not job.done():
+            raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
+        plan = self._plans.get(job) or stored_run_config(job, self.ledger, self.destination())
+        old = job.record
+        record = old.anew(plan.server.name, self._clock.now())
+        if record.draft is not None:
+            record = replace(record, draft=record.draft.renewed(self._roster.newest))
+        new = self._new(record, plan)
+        self._roster.succeed(job, new)
+        job.hand_over(new)
+        self._loop.begin(self._fleet.carry(new, plan))
+        return new
+
+    def on_loop_thread(self) -> bool:
+        """Whether the caller is the loop thread."""
+        return self._loop.is_current()
+
+    def call_back(self, function: Callable[[Any], object], job: Job) -> None:
+        """Call ``function(job)`` soon, off the loop thread."""
+        self._callbacks.call(lambda: function(job))
+
+    def make_card(self, job: Job) -> Any:
+        """The live display of ``job``."""
+        if self._make_card is None:
+            raise BgmagicError("this manager was made without displays")
+        return self._make_card(job)

@@ -1,0 +1,237 @@
+"""When a job may call its server: poll schedules, evenly spread polls, and a limit of a sweep.
+
+`PollSchedule` computes delays and never waits. `PollPacer` spreads the polls of many jobs evenly.
+`ConcurrencyLimiter` bounds the jobs of a sweep that are at the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable
+
+from bgmagic.concurrency import WakeEvent
+
+# The user's specification of the API: poll usually every 10 seconds and always less than 90 apart.
+INTERVAL = 10.0
+
+LIMIT = 89.0
+
+# Most short jobs end within these; they cost three requests a job.
+EARLY = (1.0, 2.0, 4.0)
+
+SPREAD = 0.1  # a tenth more or less, so that jobs submitted together don't poll together for ever
+
+
+class PollSchedule:
+    """How many seconds to wait before the next poll. Every delay is above 0 and below 90."""
+
+    def __init__(
+        self,
+        interval: float | None = None,
+        jitter: Callable[[], float] = random.random,
+        turn: Callable[[float], float | None] = lambda _: None,
+    ) -> None:
+        """Start the delays of one job.
+
+        Args:
+            interval: seconds between polls from the first one on; None means 1, 2, 4 and then
+                every 10 seconds.
+            jitter: gives numbers from 0 to 1.
+            turn: in a crowd, the seconds until this job's turn when it polls so often; else None.
+        """
+        self._turn = turn
+        self._interval = INTERVAL if interval is None else interval
+        self._early = EARLY if interval is None else ()
+        self._jitter = jitter
+        self._polls = 0
+        self._failures = 0
+
+    def after_reply(self, hint: float | None = None) -> float:
+        """The delay after an answer, or before the first poll; ``hint`` is the server's wish."""
+        self._failures = 0
+        self._polls += 1
+        if hint is not None:
+            return self._at_least(max(hint, 0.1))
+        turn = self._turn(self._interval)
+        if turn is not None:
+            return min(turn, LIMIT)
+        early = self._polls <= len(self._early)
+        return self._around(self._early[self._polls - 1] if early else self._interval)
+
+    def after_failure(self, retry_after: float | None = None) -> float:
+        """The delay after a failed poll: doubling from a fifth of the interval.
+
+        Never less than ``retry_after``, the server's wish, as long as that is below 90.
+        """
+        self._failures += 1
+        backoff = self._interval / 5 * 2 ** min(self._failures - 1, 16)
+        wished = max(self._around(backoff), self._at_least(retry_after or 0.0))
+        turn = self._turn(self._interval)
+        # A crowd that fails together must not come back together, and not at once.
+        return wished if turn is None else min(max(wished, turn), LIMIT)
+
+    def slow(self) -> float:
+        """The delay while the server refuses the key: a user has to do something first."""
+        return self._around(3 * self._interval)
+
+    def soon(self) -> None:
+        """Begin with the early delays again: something is about to change."""
+        self._polls = 0
+
+    def _around(self, seconds: float) -> float:
+        return min(seconds * (1 + SPREAD * (2 * self._jitter() - 1)), LIMIT)
+
+    def _at_least(self, seconds: float) -> float:
+        # A server's wish is not undercut: it may count polls that come too soon.
+        return min(seconds * (1 + SPREAD * self._jitter()), LIMIT)
+
+
+# More jobs than these take turns. Fewer may poll soon at first, and when they like.
+FEW = 20
+
+# Seconds. The few polls of one step wake the thread once together: a quarter less CPU than singly.
+STEP = 0.05
+
+# Multiples of it, without their whole part, are spread evenly over 0 to 1, however many there are.
+_GOLDEN = 0.6180339887498949
+
+
+class PollPacer:
+    """The jobs that are being polled at one server. On the loop thread only."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._places = itertools.count()
+
+    @property
+    def many(self) -> bool:
+        """Whether there are so many jobs that each has to wait for its turn."""
+        return self._size > FEW
+
+    def join(self) -> PollSlot:
+        """Count one more job, and give it its place."""
+        self._size += 1
+        return PollSlot(self, next(self._places) * _GOLDEN % 1)
+
+    def _leave(self) -> None:
+        self._size -= 1
+
+
+class PollSlot:
+    """One job's place in a crowd."""
+
+    __slots__ = ("_crowd", "_first", "_place")
+
+    def __init__(self, crowd: PollPacer, place: float) -> None:
+        self._crowd = crowd
+        self._place = place
+        self._first = True
+
+    def wait(self, interval: float) -> float | None:
+        """Seconds until the job's turn if it polls each ``interval``, or None if it needs none.
+
+        More than 0 and at most 5/4 of ``interval``, or a step more; after a turn, ``interval``.
+        """
+        if not self._crowd.many:
+            return None
+        now = time.monotonic()
+        ahead = (self._place * interval - now) % interval
+        # Whoever was just asked is not asked again at once; who joins takes its place.
+        if ahead < interval / 4 and not self._first:
+            ahead += interval
+        self._first = False
+        step = min(STEP, interval / 100)
+        wait = math.ceil((now + ahead) / step) * step - now
+        return wait if wait > 0 else step
+
+    def leave(self) -> None:
+        """The job is polled no more."""
+        self._crowd._leave()
+
+
+class ConcurrencyLimiter:
+    """The jobs of one group that are at the server, and those that wait their turn.
+
+    Each is known by what wakes its course.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Make a lane for at most ``most`` jobs at once."""
+        self._most = most
+        self._limit = most
+        self._inside: set[WakeEvent] = set()
+        self._queue: list[tuple[int, int, WakeEvent]] = []
+        self._asking: set[WakeEvent] = set()
+        self._asked = 0
+        self._delays = PollSchedule(5.0)
+        self._opens_at = 0.0  # by the loop's clock
+
+    async def turn(self, order: int, wake: WakeEvent) -> bool:
+        """Wait for a turn, the lowest ``order`` first; False if ``wake`` was set by someone else.
+
+        Who is inside already has its turn.
+        """
+        if wake in self._inside:
+            return True
+        self._asked += 1
+        heapq.heappush(self._queue, (order, self._asked, wake))
+        self._asking.add(wake)
+        self._admit()
+        await wake.wait()
+        wake.clear()
+        self._asking.discard(wake)
+        return wake in self._inside
+
+    def enter(self, wake: WakeEvent) -> None:
+        """Count in a job that the server has already."""
+        self._inside.add(wake)
+
+    def leave(self, wake: WakeEvent) -> None:
+        """Make room: the job has ended, or is to try again later."""
+        self._asking.discard(wake)
+        self._inside.discard(wake)
+        self._admit()
+
+    def accepted(self) -> None:
+        """The server takes jobs: try two more than there are, up to the most."""
+        self._delays.after_reply(0.0)
+        self._limit = min(self._most, max(self._limit, len(self._inside)) + 2)
+        self._admit()
+
+    def refused(self, wake: WakeEvent, retry_after: float | None) -> None:
+        """The server takes none now: let nobody try before ``retry_after`` seconds, or a delay that
+        grows, are over, and then one.
+        """
+        loop = asyncio.get_running_loop()
+        closed = loop.time() < self._opens_at
+        if retry_after is not None or not closed:
+            # Refusals that arrive together are one piece of news.
+            # None is longer than the first, which is limited too.
+            more = min(retry_after or 0.0, LIMIT)
+            wait = more if closed else self._delays.after_failure(retry_after)
+            self._opens_at = max(self._opens_at, loop.time() + wait)
+            loop.call_at(self._opens_at, self._open)
+        self._inside.discard(wake)
+        self._limit = len(self._inside)
+
+    def _open(self) -> None:
+        # Timers may go off a little early; one that a later refusal outdated does nothing.
+        if asyncio.get_running_loop().time() >= self._opens_at - 0.01:
+            self._opens_at = 0.0
+            self._limit = max(self._limit, min(self._most, len(self._inside) + 1))
+            self._admit()
+
+    def _admit(self) -> None:
+        if asyncio.get_running_loop().time() < self._opens_at:
+            return
+        while self._queue and len(self._inside) < self._limit:
+            _, _, wake = heapq.heappop(self._queue)
+            if wake in self._asking:
+                self._asking.discard(wake)
+                self._inside.add(wake)
+                wake.set()

@@ -1,0 +1,357 @@
+"""Runs one job on the loop thread: stores it, sends it at most once, watches it, settles it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bgmagic.api.request import Request
+from bgmagic.api.response import output_tokens
+from bgmagic.api.server import ServerConfig
+from bgmagic.concurrency import Clock, WakeEvent
+from bgmagic.errors import Accepted, BadInput, ServerError
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.outcome import CLAIMED_ELSEWHERE, EXPIRED, NOT_VISIBLE, past_deadline, unclear
+from bgmagic.jobs.record import Status
+from bgmagic.prompts.template import PartialPrompt
+from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
+from bgmagic.runtime.pacing import ConcurrencyLimiter, PollSchedule
+from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, is_terminal, record_changes
+from bgmagic.storage.job_store import JobStore
+from bgmagic.transport.client import ResponsesClient
+from bgmagic.transport.reply import Reply
+from bgmagic.transport.streaming import EventStream
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a job is to be carried.
+
+    Attributes:
+        server: where it goes, and as whom.
+        poll_interval: seconds between polls; None means soon at first, then every 10.
+        deadline: seconds after acceptance at which watching ends, and after submission at which
+            trying to send does.
+        same_key: whether the server is asked with the credentials that it accepted the job with.
+        lane: what the jobs of its group go to the server by, or None.
+    """
+
+    server: ServerConfig
+    poll_interval: float | None
+    deadline: float
+    same_key: bool = True
+    lane: ConcurrencyLimiter | None = None
+
+
+logger = logging.getLogger("bgmagic")
+
+# Seconds by which a cell goes before its own submission: importing the SDK and building a request
+# would else compete with the end of the cell for the interpreter.
+START_DELAY = 0.05
+
+_NO_IDS = ("", ".", "..")  # the last two would ask for another address
+
+
+class JobRunner:
+    """Carries one job. All methods run on the loop thread."""
+
+    def __init__(
+        self,
+        job: Job,
+        plan: RunConfig,
+        client_of: Callable[[ServerConfig], ResponsesClient],
+        ledger: JobStore,
+        clock: Clock,
+        find: FindJob,
+    ) -> None:
+        self.job = job
+        self._had_turn = False
+        self._find = find
+        self._ledger = ledger
+        self._ours = True
+        # Before it is written down a new job must not be cut off, or it would be lost; nor while a
+        # create is under way, which may have been accepted.
+        self.setting_out = True
+        self.sending = False
+        self._hurry = WakeEvent()
+        self._plan = plan
+        self._client_of = client_of
+        self._clock = clock
+        self._wake = WakeEvent()
+        self._turn = WakeEvent() if plan.lane is not None else self._wake
+        self._following: ResponseWatcher | None = None
+        self._closing = False
+
+    @property
+    def followed(self) -> bool:
+        """Whether the server has the job, and it is polled."""
+        return self._following is not None
+
+    async def run(self, *, attached: bool = False, intended: bool = False) -> None:
+        """Carry the job to its end; never raises but for being cancelled.
+
+        Args:
+            attached: whether the journal has the job already, from another kernel.
+            intended: whether it has been written down with its whole group.
+        """
+        try:
+            if attached:
+                await self._resume()
+            elif intended:
+                self.setting_out = False
+                await self._carry()
+            else:
+                await self._set_out()
+                await self._carry()
+        except asyncio.CancelledError:
+            self._abandon("the kernel is shutting down")
+            raise
+        except Exception as error:
+            # In Python 3.12.0 and 3.12.1 no thread can be started as a process ends.
+            level = logging.DEBUG if self._closing else logging.ERROR
+            logger.log(level, "%r broke off", self.job, exc_info=True)
+            self._abandon(f"bgmagic itself failed with {type(error).__name__}: {error}")
+        finally:
+            if self._plan.lane is not None:
+                self._plan.lane.leave(self._turn)
+
+    def want_cancel(self) -> None:
+        """The user wishes the job cancelled: at the server, or here if it was not sent."""
+        if self.job.done() or self.job.record.cancelling:
+            return
+        self.job.advance(cancelling=True)
+        self._ledger.note(self.job.record, cancelling=True)
+        if self._following is not None:
+            self._following.cancel()
+        elif not self.sending:
+            self._wake.set()
+            self._turn.set()
+
+    def close(self) -> None:
+        """Watch no further than the create that may be under way or about to be."""
+        self._closing = True
+        self._hurry.set()
+
+    async def _set_out(self) -> None:
+        plan = self._plan
+        self._ledger.expect(self.job.record)
+        await self._hurry.wait(START_DELAY)
+        record = self.job.record
+        await self._ledger.intend(record, plan.server, plan.poll_interval, plan.deadline)
+
+    async def _resume(self) -> None:
+        """Pick up where another kernel left the job."""
+        record, plan, self._ours = self.job.record, self._plan, False
+        self.setting_out = False
+        if not record.request.body:  # an id from elsewhere, of which the journal knows nothing
+            await self._ledger.intend(record, plan.server, plan.poll_interval, plan.deadline)
+        waits = record.response_id is None and record.status == Status.WAITING
+        if waits and record.draft is None:
+            await self._carry()  # whoever claims it first sends it
+        elif not await self._ledger.adopt(record, waits=waits):
+            self.job.detach("another kernel follows it")
+        elif waits:
+            self._ours = True
+            await self._carry()
+        elif record.response_id is None:
+            reason = unclear("the kernel that was sending it ended before the server answered")
+            await self._settle(status=Status.UNKNOWN, reason=reason)
+        else:
+            if plan.lane is not None:
+                plan.lane.enter(self._turn)
+            client = self._client_of(self._plan.server)
+            at = record.accepted_at or self._clock.now()
+            await self._follow(AcceptedResponse(client, record.response_id, Reply({}, 0.1), at))
+
+    async def _carry(self) -> None:
+        since = self.job.record.submitted_at
+        if self.job.record.draft is not None:
+            if not await self._complete(self.job.record.draft):
+                return
+            since = self._clock.now()
+        accepted = await self._create(since + self._plan.deadline)
+        if accepted is None:
+            return
+        try:
+            if is_terminal(accepted.reply):
+                await self._settle(**record_changes(self.job, accepted.reply, self._clock.now()))
+            elif self._closing:
+                self._abandon("the kernel is shutting down")
+            else:
+                await self._follow(accepted)
+        finally:
+            if accepted.stream is not None:
+                await accepted.stream.close()
+
+    # Submitting.
+
+    async def _complete(self, draft: PartialPrompt) -> bool:
+        """Put the answers that it waits for into the request; False if that ended the job."""
+        self.setting_out = False  # it is written down, and may wait for long
+        try:
+            answer_of = await DependencyWaiter(self.job, self._find, self._clock, self._wake).run(
+                draft
+            )
+            if answer_of is not None:
+                request = draft.finish(self.job.request, answer_of)
+                self.job.advance(request=request, draft=None, waits_for=())
+                await self._ledger.complete(self.job.record, self._plan.server)
+        except (UnmetDependency, BadInput) as unmet:
+            if isinstance(unmet, UnmetDependency) and not unmet.ended:
+                self._ledger.note(self.job.record, owner=None)
+                self.job.detach(str(unmet))
+            else:
+                await self._settle(status=Status.FAILED, reason=f"not sent: {unmet}", trouble=None)
+            return False
+        return True
+
+    async def _create(self, give_up_at: float) -> AcceptedResponse | None:
+        """POST the request, again only after a refusal that may pass; None if that ended it."""
+        delays = PollSchedule(5.0)
+        while not self.job.record.cancelling:
+            if not await self._admitted():
+                continue
+            if self._closing and not self.setting_out:
+                self._abandon("the kernel is shutting down")
+                return None
+            # A group's jobs may wait long for their turn, and it counts from there.
+            give_up_at = self._first_turn(give_up_at)
+            try:
+                taken = await self._post()
+                if taken is not None or self.job.done():
+                    return taken
+            except ServerError as failure:
+                left = give_up_at - self._clock.now()
+                if await self._ends_unsent(failure, left):
+                    return None
+                self.job.advance(status=Status.WAITING, trouble=f"not sent yet: {failure}")
+                await self._ledger.write(self.job.record, status=Status.WAITING)
+                if self._plan.lane is not None:
+                    self._plan.lane.refused(self._turn, failure.retry_after)
+                    continue
+                wait = min(delays.after_failure(failure.retry_after), left)
+                await self._clock.pause(self._wake, wait)
+        if self._ours or await self._ledger.claim(self.job.record, ours=False):
+            await self._settle(status=Status.CANCELLED, reason="before it was sent", trouble=None)
+        else:
+            self.job.detach(CLAIMED_ELSEWHERE)
+        return None
+
+    async def _admitted(self) -> bool:
+        """Wait until the group lets this job be sent; False if something else woke it."""
+        lane, place = self._plan.lane, self.job.record.place
+        return lane is None or await lane.turn(place.index if place else 0, self._turn)
+
+    def _first_turn(self, give_up_at: float) -> float:
+        if self._plan.lane is None or self._had_turn:
+            return give_up_at
+        self._had_turn = True
+        return self._clock.now() + self._plan.deadline
+
+    async def _post(self) -> AcceptedResponse | None:
+        client = self._client_of(self._plan.server)
+        # Waited for first: what is claimed and not sent is unclear to the next kernel.
+        if client.creating.locked():
+            self.setting_out = False  # the end of a process does not wait for that
+        async with client.creating:
+            if self.job.record.cancelling:
+                return None
+            if self._closing and not self.setting_out:
+                self._abandon("the kernel is shutting down")
+                return None
+            # From here on the end of a process waits: what is claimed and not sent is unclear.
+            self.sending = True
+            try:
+                if not await self._ledger.claim(self.job.record, ours=self._ours):
+                    self.job.detach(CLAIMED_ELSEWHERE)
+                    return None
+                self.job.advance(status=Status.SUBMITTING)
+                reply, stream = await _send_create(client, self.job.request)
+            finally:
+                self.sending = self.setting_out = False
+        response_id = reply.response.get("id")
+        if not isinstance(response_id, str) or response_id in _NO_IDS:
+            reason = "the server answered without a response id, so the job can't be followed"
+            await self._settle(status=Status.UNKNOWN, response=reply.response, reason=reason)
+            return None
+        if self._plan.lane is not None:
+            self._plan.lane.accepted()
+        now = self._clock.now()
+        changes = record_changes(self.job, reply, now)
+        status = changes["status"]
+        await self._ledger.write(
+            self.job.record, response_id=response_id, accepted_at=now, status=status
+        )
+        if not is_terminal(reply):
+            changes["response"] = client.pack(reply.response, reply.text)
+            reply = Reply({}, reply.poll_after)  # held as long as the job runs
+        self.job.advance(response_id=response_id, accepted_at=now, **changes)
+        return AcceptedResponse(client, response_id, reply, now, stream)
+
+    async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
+        """End the job if this failure of a create is not one to be repeated."""
+        if failure.accepted is Accepted.UNCLEAR:
+            reason = unclear(str(failure))
+            await self._settle(status=Status.UNKNOWN, reason=reason, trouble=None)
+        elif not failure.passing:
+            reason = f"not accepted by the server: {failure}"
+            await self._settle(status=Status.FAILED, reason=reason, trouble=None)
+        elif left <= 0 or self._closing:
+            reason = f"never sent: {failure}"
+            await self._settle(status=Status.FAILED, reason=reason, trouble=None)
+        else:
+            return False
+        return True
+
+    # Following.
+
+    async def _follow(self, accepted: AcceptedResponse) -> None:
+        plan = self._plan
+        following = self._following = ResponseWatcher(
+            self.job, accepted, self._ledger, self._clock, plan.poll_interval
+        )
+        last = await following.run(accepted.at + plan.deadline)
+        if last is not None:
+            await self._settle(**record_changes(self.job, last, self._clock.now()))
+        elif following.gone and plan.same_key:
+            await self._settle(status=Status.LOST, reason=EXPIRED, trouble=None)
+        else:
+            self._ledger.note(self.job.record, owner=None)
+            self.job.detach(
+                NOT_VISIBLE if following.gone else past_deadline(self.job, plan.deadline)
+            )
+
+    # Ending.
+
+    async def _settle(self, **changes: Any) -> None:
+        """End the job: in the journal first, then for everybody."""
+        changes["ended_at"] = self._clock.now()
+        kept = ("status", "ended_at", "started_at", "checked_at", "reason")
+        written = {name: changes[name] for name in kept if name in changes}
+        if changes.get("response") is not None:
+            written["response"] = self._ledger.texts(changes["response"], self._plan.server)
+            written["output_tokens"] = output_tokens(changes["response"])
+        await self._ledger.write(self.job.record, **written)
+        self.job.settle(**changes)
+
+    def _abandon(self, reason: str) -> None:
+        """End the watch of a job that can't be carried on, without losing what is known of it."""
+        if self.job.done():
+            return
+        if self.job.record.status == Status.SUBMITTING and self.job.response_id is None:
+            # Not written down: the journal's `submitting` of a dead kernel means the same.
+            reason, now = unclear(f"{reason} while it was being sent"), self._clock.now()
+            self.job.settle(status=Status.UNKNOWN, reason=reason, trouble=None, ended_at=now)
+        else:
+            self.job.detach(reason)
+
+
+async def _send_create(
+    client: ResponsesClient, request: Request
+) -> tuple[Reply, EventStream | None]:
+    if request.streams:
+        return await client.create_streamed(request)
+    return await client.create(request), None

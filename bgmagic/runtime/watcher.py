@@ -1,0 +1,376 @@
+"""Watches one accepted response to its end: polls, listens to its stream, cancels.
+
+`ResponseWatcher` waits and polls; `StreamListener` reads the events for the preview. A stream is never
+the truth about a job: the answer is what a poll says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bgmagic.api.response import SERVER_TERMINAL
+from bgmagic.concurrency import Clock, WakeEvent
+from bgmagic.errors import ServerError
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import Preview, Status
+from bgmagic.runtime.pacing import PollSchedule
+from bgmagic.storage.job_store import JobStore
+from bgmagic.transport.client import ResponsesClient
+from bgmagic.transport.reply import Reply
+from bgmagic.transport.streaming import EventStream, PartialOutput, ServerSentEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """One response to be polled.
+
+    Attributes:
+        fetch: asks the server once, given the newest reply so far; raises ServerError.
+        on_reply: is given each reply.
+        on_failure: is given each failure; True gives the response up.
+        wake: set to poll at once.
+        deadline: the wall-clock time after which the watch ends, in seconds since the epoch.
+        pack: makes a response that goes on small, given its JSON, too, or "".
+    """
+
+    fetch: Callable[[Reply | None], Awaitable[Reply]]
+    on_reply: Callable[[Reply], None]
+    on_failure: Callable[[ServerError], bool]
+    wake: WakeEvent
+    deadline: float
+    pack: Callable[[Mapping[str, Any], str], Mapping[str, Any]]
+
+
+def is_terminal(reply: Reply) -> bool:
+    """Whether the server will change this response no more."""
+    status = reply.response.get("status")
+    return isinstance(status, str) and status in SERVER_TERMINAL
+
+
+async def poll(
+    watch: Watch, delays: PollSchedule, clock: Clock, hint: float | None = None
+) -> Reply | None:
+    """Poll until the response is terminal.
+
+    Args:
+        hint: seconds the server asked to wait before the first poll.
+
+    Returns:
+        the terminal reply, which is not reported to ``on_reply``; None if the deadline came first,
+        one poll after it included, or the response was given up.
+    """
+    delay = delays.after_reply(hint)
+    last: Reply | None = None
+    while True:
+        left = watch.deadline - clock.now()
+        await clock.pause(watch.wake, max(0.0, min(delay, left)))
+        late = clock.now() >= watch.deadline
+        try:
+            reply = await watch.fetch(last)
+        except ServerError as failure:
+            if watch.on_failure(failure):
+                return None
+            delay = delays.after_failure(failure.retry_after)
+            if failure.status_code in (401, 403):
+                delay = max(delay, delays.slow())
+        else:
+            if last is None or reply.response is not last.response:
+                if is_terminal(reply):
+                    return reply
+                packed = watch.pack(reply.response, reply.text)
+                reply = replace(reply, response=packed, text="")
+            watch.on_reply(reply)
+            last = reply
+            delay = delays.after_reply(reply.poll_after)
+        if late:
+            return None
+
+
+PREVIEW_INTERVAL = (
+    0.1  # seconds between two previews at least: people read no faster, browsers draw slower
+)
+
+REOPEN_DELAY = 5.0  # seconds between tries to open a stream again; the first ones come sooner
+
+GIVE_UP_AFTER = 5  # tries in a row that brought no event
+
+# Answers by which a server says that it will not stream this response.
+_NOT_STREAMED = frozenset({200, 400, 405, 410, 415, 422, 501})
+
+
+class StreamListener:
+    """One response's events, over as many connections as it takes. On the loop thread only."""
+
+    def __init__(
+        self,
+        reopen: Callable[[int | None], Awaitable[EventStream]],
+        on_preview: Callable[[Preview], None],
+        on_response: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        """Make it; `run` listens.
+
+        Args:
+            reopen: asks the server for the events after the one of that number, or for all.
+            on_preview: is given what there is so far, at most ten times a second.
+            on_response: is given each response object that the server sends along.
+        """
+        self._reopen = reopen
+        self._on_preview = on_preview
+        self._on_response = on_response
+        self._draft = PartialOutput()
+        self._number: int | None = None
+        self._told_at = 0.0
+        self._due: asyncio.TimerHandle | None = None
+
+    async def run(self, stream: EventStream | None) -> None:
+        """Listen until the response has ended, or the server won't stream it (any more).
+
+        Args:
+            stream: the connection on which it was created, if that is still open.
+        """
+        delays, missed = PollSchedule(REOPEN_DELAY), 0
+        if stream is not None:
+            self._number = stream.number
+        try:
+            while missed < GIVE_UP_AFTER:
+                known = self._number
+                try:
+                    if await self._read(stream or await self._reopened()):
+                        return
+                except ServerError as failure:
+                    if failure.status_code in _NOT_STREAMED:
+                        return
+                missed = missed + 1 if self._number == known else 1
+                stream = None
+                await asyncio.sleep(delays.after_failure())
+        finally:
+            self._tell()
+
+    async def _reopened(self) -> EventStream:
+        if self._number is None:
+            self._draft = PartialOutput()  # the events can't be told apart: all of them come again
+        return await self._reopen(self._number)
+
+    async def _read(self, stream: EventStream) -> bool:
+        """Take in what comes; whether the response has ended."""
+        try:
+            async for event in stream:
+                if self._is_new(event) and self._take(event):
+                    return True
+        finally:
+            await stream.close()
+        return False
+
+    def _is_new(self, event: ServerSentEvent) -> bool:
+        if event.number is None:
+            return True
+        if self._number is not None and event.number <= self._number:
+            return False  # a server that begins anew
+        self._number = event.number
+        return True
+
+    def _take(self, event: ServerSentEvent) -> bool:
+        if self._draft.add(event):
+            self._tell_soon()
+        response = event.response
+        if response is not None:
+            self._on_response(response)
+        status = response.get("status") if response is not None else None
+        return isinstance(status, str) and status in SERVER_TERMINAL
+
+    def _tell_soon(self) -> None:
+        if self._due is None:
+            loop = asyncio.get_running_loop()
+            wait = max(0.0, self._told_at + PREVIEW_INTERVAL - loop.time())
+            self._due = loop.call_later(wait, self._tell)
+
+    def _tell(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due, self._told_at = None, asyncio.get_running_loop().time()
+            self._on_preview(Preview(self._draft.text, self._draft.reasoning))
+
+
+# Servers have been seen to answer 404 now and then for a response they have. So many in a row, with
+# growing waits between them, mean that it is gone.
+LOST_AFTER = 5
+
+# Answers to a cancel that asking again will not change; the job has mostly just ended.
+CANCEL_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 422})
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedResponse:
+    """A response and who asks for it.
+
+    Attributes:
+        reply: what the server said last.
+        at: when it accepted the job, seconds since the epoch.
+        stream: the connection on which it was created, where its events still come.
+    """
+
+    client: ResponsesClient
+    response_id: str
+    reply: Reply
+    at: float
+    stream: EventStream | None = None
+
+
+class ResponseWatcher:
+    """Follows one response. All methods run on the loop thread."""
+
+    def __init__(
+        self,
+        job: Job,
+        accepted: AcceptedResponse,
+        ledger: JobStore,
+        clock: Clock,
+        poll_interval: float | None,
+    ) -> None:
+        self._job = job
+        self._accepted = accepted
+        self._ledger = ledger
+        self._clock = clock
+        self._turn = accepted.client.crowd.join()
+        self._delays = PollSchedule(poll_interval, turn=self._turn.wait)
+        self._wake = WakeEvent()
+        self._missing = 0
+        self._cancelling: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether the server has said often enough that it does not know the response."""
+        return self._missing >= LOST_AFTER
+
+    async def run(self, deadline: float) -> Reply | None:
+        """Follow the response to its end.
+
+        Args:
+            deadline: when to stop following, seconds since the epoch.
+
+        Returns:
+            the terminal reply; None if the deadline came first or the response is `gone`.
+        """
+        if self._job.record.cancelling:
+            self.cancel()
+        if self._job.request.streams:
+            self._listening = asyncio.create_task(self._listen())
+        accepted = self._accepted
+        watch = Watch(
+            fetch=lambda last: accepted.client.retrieve(accepted.response_id, last),
+            on_reply=self._heard,
+            on_failure=self._failed,
+            wake=self._wake,
+            pack=accepted.client.pack,
+            deadline=deadline,
+        )
+        try:
+            return await poll(watch, self._delays, self._clock, accepted.reply.poll_after)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._turn.leave()
+        for task in (self._cancelling, self._listening):
+            if task is not None:
+                task.cancel()
+
+    def _heard(self, reply: Reply) -> None:
+        self._missing = 0
+        if reply.response is self._job.record.response:
+            self._job.advance(checked_at=self._clock.now(), trouble=None, offline=False)
+            return
+        changes = record_changes(self._job, reply, self._clock.now())
+        if changes["status"] != self._job.record.status:
+            written = {name: changes[name] for name in ("status", "started_at", "checked_at")}
+            self._ledger.note(self._job.record, **written)
+        self._job.advance(**changes)
+
+    def _failed(self, failure: ServerError) -> bool:
+        """Take in a failed poll; whether to give up on the response."""
+        gone = failure.status_code == 404 and failure.told
+        self._missing = self._missing + 1 if gone else 0
+        refused = failure.status_code in (401, 403)
+        offline = failure.status_code is None
+        about = "the key is refused" if refused else "the poll failed"
+        goes_on = (
+            "offline, the job goes on at the server" if offline else f"{about}, the job goes on"
+        )
+        self._job.advance(trouble=f"{goes_on}: {failure}", offline=offline)
+        return self.gone
+
+    # Listening.
+
+    async def _listen(self) -> None:
+        accepted = self._accepted
+        listening = StreamListener(
+            lambda after: accepted.client.follow(accepted.response_id, after),
+            self._preview,
+            self._hinted,
+        )
+        await listening.run(accepted.stream)
+
+    def _preview(self, preview: Preview) -> None:
+        if not self._job.done():
+            self._job.advance(preview=preview)
+
+    def _hinted(self, response: Mapping[str, Any]) -> None:
+        """Take in a response object of the stream: what is terminal is polled, here and now."""
+        status = response.get("status")
+        if isinstance(status, str) and status in SERVER_TERMINAL:
+            self._delays.soon()
+            self._wake.set()
+        elif status == Status.IN_PROGRESS and self._job.record.status == Status.QUEUED:
+            # Only forwards: a stream that is read again tells of earlier states.
+            self._heard(Reply(response))
+
+    # Cancelling.
+
+    def cancel(self) -> None:
+        """Ask the server to cancel."""
+        self._cancelling = asyncio.create_task(self._cancel())
+
+    async def _cancel(self) -> None:
+        """Ask the server to cancel until it has heard, then have the status polled.
+
+        What the cancel call returns does not settle the job: a server may complete it after all,
+        and refuses to cancel what has ended. The poll that follows tells which.
+        """
+        delays, missed, accepted = PollSchedule(1.0), 0, self._accepted
+        while True:
+            try:
+                await accepted.client.cancel(accepted.response_id)
+                break
+            except ServerError as failure:
+                self._job.advance(trouble=f"the cancel failed: {failure}")
+                missed += failure.status_code == 404
+                if failure.status_code in CANCEL_REFUSED and missed != 1:
+                    # The job has mostly just ended. If not, another cancel may be tried.
+                    self._job.advance(cancelling=False)
+                    self._ledger.note(self._job.record, cancelling=False)
+                    break
+                await asyncio.sleep(delays.after_failure(failure.retry_after))
+        self._delays.soon()
+        self._wake.set()
+
+
+def record_changes(job: Job, reply: Reply, now: float) -> dict[str, Any]:
+    """The changes of the record that a reply brings."""
+    word = reply.response.get("status")
+    # Lean servers leave the status out; then the word there is stays.
+    status = word if isinstance(word, str) and word else job.record.status
+    started = job.record.started_at
+    if started is None and status not in (Status.QUEUED, Status.SUBMITTING):
+        started = now
+    return {
+        "response": reply.response,
+        "status": status,
+        "started_at": started,
+        "checked_at": now,
+        "trouble": None,
+        "offline": False,
+    }

@@ -1,0 +1,403 @@
+"""The SQLite file: opening, migrations, transactions, and how a job becomes a row and back.
+
+Functions on a connection. A new column of a job is a migration and a field of `StoredJob`. Texts that
+many jobs share are stored once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bgmagic.errors import BgmagicError
+
+T = TypeVar("T")
+
+Action = Callable[[sqlite3.Connection], Any]
+
+BUSY_TIMEOUT = 5.0  # seconds the writer waits for other kernels
+
+READ_TIMEOUT = 0.5  # seconds a reader waits for them: the caller may be a cell
+
+READ_WAIT = 1.0  # seconds a read waits for what this process has queued
+
+# Append only: a file that an older bgmagic left is brought up by the scripts it has not seen.
+MIGRATIONS = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+    INSERT INTO meta VALUES ('salt', lower(hex(randomblob(16))));
+    CREATE TABLE blobs (hash TEXT PRIMARY KEY, text TEXT NOT NULL);
+    CREATE TABLE jobs (
+        id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, created_at REAL NOT NULL,
+        notebook TEXT NOT NULL, name TEXT, server TEXT NOT NULL, organization TEXT, project TEXT,
+        credentials TEXT NOT NULL, fingerprint TEXT NOT NULL, request_hash TEXT NOT NULL,
+        input_hash TEXT, input_at INTEGER, sendable INTEGER NOT NULL, model TEXT NOT NULL,
+        effort TEXT, poll_interval REAL, deadline REAL NOT NULL, status TEXT NOT NULL, owner TEXT,
+        response_id TEXT, accepted_at REAL, started_at REAL, checked_at REAL, ended_at REAL,
+        cancelling INTEGER NOT NULL, reason TEXT, output_tokens INTEGER, response_hash TEXT
+    );
+    CREATE INDEX jobs_created_at ON jobs (created_at);
+    CREATE INDEX jobs_response_id ON jobs (response_id);
+    CREATE INDEX jobs_fingerprint ON jobs (fingerprint);
+    CREATE INDEX jobs_open ON jobs (owner) WHERE ended_at IS NULL
+    """,
+    "ALTER TABLE jobs ADD COLUMN draft TEXT",
+    """
+    ALTER TABLE jobs ADD COLUMN group_key TEXT;
+    ALTER TABLE jobs ADD COLUMN group_name TEXT;
+    ALTER TABLE jobs ADD COLUMN group_index INTEGER;
+    ALTER TABLE jobs ADD COLUMN group_details TEXT;
+    CREATE INDEX jobs_group ON jobs (group_key) WHERE group_key IS NOT NULL
+    """,
+)
+
+
+class JournalError(BgmagicError):
+    """The journal did not take a write; the job itself goes on."""
+
+
+# What is wrong with one write and not with the file.
+ROW_ERRORS = (
+    JournalError, TypeError, ValueError, OverflowError,
+    sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
+)  # fmt: skip
+
+
+OPEN_IN_PARENT: set[Path] = set()  # files that a parent process has open: not to be opened here
+
+FORKED = (
+    "this process was forked from one that uses the journal, and can't use it: start it with "
+    "multiprocessing's spawn, or run bgmagic in the parent"
+)
+
+
+def inode_of(path: Path | None) -> tuple[int, int] | None:
+    if path is None:
+        return None
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def connect(path: Path | None, timeout: float) -> sqlite3.Connection:
+    return sqlite3.connect(
+        path or ":memory:", timeout=timeout, isolation_level=None, check_same_thread=False
+    )
+
+
+def open_file(path: Path | None) -> sqlite3.Connection:
+    """Open for writing, with everything brought up to date."""
+    if path in OPEN_IN_PARENT:
+        raise JournalError(FORKED)
+    if path is not None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The -wal and -shm beside it get the same mode from SQLite. An existing file is not opened
+        # here: closing it would drop SQLite's own locks.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        with contextlib.suppress(OSError):
+            path.chmod(0o600)
+    connection = connect(path, BUSY_TIMEOUT)
+    try:
+        _check_version(connection, path)
+        wal = _use_wal(connection)
+        connection.execute(f"PRAGMA synchronous = {'NORMAL' if wal else 'FULL'}")
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA cache_size = -256")  # KiB; rows are small, texts written once
+        _migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_version(connection: sqlite3.Connection, path: Path | None) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise JournalError(
+            f"the journal {path} was written by a newer bgmagic and is left alone, so jobs would "
+            "not survive a restart of this kernel: upgrade bgmagic, or set BGMAGIC_JOURNAL to "
+            "another file"
+        )
+    return version
+
+
+def _use_wal(connection: sqlite3.Connection) -> bool:
+    until = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            return bool(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal")
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait by itself while another kernel switches the same new file.
+            if error_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                return False
+            time.sleep(0.01)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:
+    if _check_version(connection, path) == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        for script in MIGRATIONS[_check_version(connection, path) :]:
+            for statement in script.split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        _roll_back(connection)
+        raise
+
+
+def transact(connection: sqlite3.Connection, actions: list[Action]) -> list[Any]:
+    outcomes: list[Any] = []
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for action in actions:
+            connection.execute("SAVEPOINT one")
+            try:
+                outcomes.append(action(connection))
+            except ROW_ERRORS as error:
+                connection.execute("ROLLBACK TO one")
+                outcomes.append(JournalError(f"the journal did not take this: {error}"))
+            connection.execute("RELEASE one")
+        connection.execute("COMMIT")
+    except BaseException:
+        _roll_back(connection)
+        raise
+    return outcomes
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+
+
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def error_code(error: Exception) -> int:
+    """SQLite's primary result code, or 0."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def raising(error: Exception) -> Action:
+    def action(_: sqlite3.Connection) -> None:
+        raise error
+
+    return action
+
+
+def trouble_of(error: Exception, path: Path | None) -> str:
+    code = error_code(error)
+    if code == sqlite3.SQLITE_FULL:
+        advice = "the disk is full: make room"
+    elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        advice = "another program keeps it locked: end that one"
+    else:
+        what = error.strerror if isinstance(error, OSError) else error
+        advice = f"{what}: make it writable, or set BGMAGIC_JOURNAL to another file"
+    return (
+        f"the journal {path} can't be used; jobs still run, but would not survive a restart of "
+        f"this kernel: {advice}"
+    )
+
+
+SHARED_INPUT = 10_000  # characters of JSON from which an input is worth a place of its own
+
+
+@dataclass(frozen=True)
+class StoredJob:
+    """All that is kept of a job. Times are seconds since the epoch; None is "not yet" or "unset".
+
+    Attributes:
+        key: our own name of the job, unique.
+        notebook: the notebook it belongs to, or "" where that is unknown.
+        name: the variable that waits for the answer.
+        server: its address without secrets, or "bgmagic.local".
+        credentials: from `credentials_fingerprint`.
+        fingerprint: of the request and its server.
+        request: JSON text of the body, without secrets.
+        sendable: False if something had to be taken out of the request.
+        poll_interval: seconds.
+        deadline: seconds after acceptance.
+        owner: the kernel that follows it.
+        response: JSON text, the whole response, once it is terminal.
+        draft: what is still to go into the request, as a `Draft` has it.
+        group_key: the group it belongs to.
+        group_name: that group's variable, if the user chose one.
+        group_index: its place in the group.
+        group_details: JSON text, the rest of what place.py knows.
+    """
+
+    key: str
+    created_at: float
+    notebook: str
+    name: str | None
+    server: str
+    organization: str | None
+    project: str | None
+    credentials: str
+    fingerprint: str
+    request: str
+    sendable: bool
+    model: str
+    effort: str | None
+    poll_interval: float | None
+    deadline: float
+    status: str
+    owner: str | None
+    response_id: str | None = None
+    accepted_at: float | None = None
+    started_at: float | None = None
+    checked_at: float | None = None
+    ended_at: float | None = None
+    cancelling: bool = False
+    reason: str | None = None
+    output_tokens: int | None = None
+    response: str | None = None
+    draft: str | None = None
+    group_key: str | None = None
+    group_name: str | None = None
+    group_index: int | None = None
+    group_details: str | None = None
+
+
+FIELDS = tuple(field.name for field in fields(StoredJob))
+
+_BOOLS = (FIELDS.index("sendable"), FIELDS.index("cancelling"))
+
+_REQUEST = FIELDS.index("request")
+
+_BLOB = "(SELECT text FROM blobs WHERE hash = {}_hash)"
+
+_LONG = {"request": "''", "response": "NULL", "draft": "NULL"}
+
+BRIEF = ", ".join(_LONG.get(name, name) for name in FIELDS)
+
+WHOLE = ", ".join(
+    _BLOB.format(name) if name in ("request", "response") else name for name in FIELDS
+) + ", input_at, {}".format(_BLOB.format("input"))
+
+_SWEEP = """DELETE FROM blobs WHERE hash NOT IN (
+    SELECT request_hash FROM jobs
+    UNION SELECT input_hash FROM jobs WHERE input_hash IS NOT NULL
+    UNION SELECT response_hash FROM jobs WHERE response_hash IS NOT NULL)"""
+
+_HASHES_OF = "SELECT request_hash, input_hash, response_hash FROM jobs WHERE key = ?"
+
+DURATIONS = """SELECT ended_at - accepted_at FROM jobs
+    WHERE server = ? AND model = ? AND effort IS ? AND status = 'completed'
+    AND ended_at > accepted_at ORDER BY created_at DESC LIMIT 200"""
+
+GROUP = "WHERE group_key = :group ORDER BY group_index, created_at, id"
+
+GROUP_NAMED = """WHERE group_name = :name AND (:notebook IS NULL OR notebook = :notebook)
+    ORDER BY created_at DESC, id DESC LIMIT 1"""
+
+OPEN_GROUPS = """WHERE group_key IN (SELECT group_key FROM jobs
+    WHERE ended_at IS NULL AND notebook = :notebook AND group_name IS :name)
+    ORDER BY created_at, id"""
+
+DRAFTED = "WHERE draft IS NOT NULL AND ended_at IS NULL ORDER BY created_at, id"
+
+COMPLETED = """WHERE fingerprint IN (SELECT value FROM json_each(:fingerprints))
+    AND status = 'completed' AND ended_at IS NOT NULL ORDER BY created_at, id"""
+
+OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :name)"
+
+ADOPT = "UPDATE jobs SET owner = :owner WHERE status {} 'waiting' AND ended_at IS NULL"
+
+MAY_OWN = "(owner IS NULL OR owner = :owner OR owner IN (SELECT value FROM json_each(:dead)))"
+
+
+def add_entry(connection: sqlite3.Connection, entry: StoredJob) -> None:
+    columns = _stored(connection, {name: getattr(entry, name) for name in FIELDS})
+    names = ", ".join(columns)
+    marks = ", ".join(f":{name}" for name in columns)
+    sql = f"INSERT INTO jobs ({names}) VALUES ({marks})"  # noqa: S608 - names of our own columns
+    connection.execute(sql, columns)
+
+
+def add_entries(connection: sqlite3.Connection, added: Iterable[StoredJob]) -> None:
+    for entry in added:
+        add_entry(connection, entry)
+
+
+def change_entry(connection: sqlite3.Connection, key: str, changes: Mapping[str, Any]) -> None:
+    before = _hashes(connection, key) if {"request", "response"} & changes.keys() else set()
+    columns = _stored(connection, changes)
+    sets = ", ".join(f"{name} = :{name}" for name in columns)
+    sql = f"UPDATE jobs SET {sets} WHERE key = :key"  # noqa: S608 - names of our own columns
+    if connection.execute(sql, {**columns, "key": key}).rowcount != 1:
+        raise JournalError(f"the job {key} is not in it, so it would not survive a restart")
+    # A first response replaces nothing: no need to look through all jobs at the end of each.
+    if before and before - _hashes(connection, key):
+        connection.execute(_SWEEP)
+
+
+def _hashes(connection: sqlite3.Connection, key: str) -> set[str]:
+    return {found for row in connection.execute(_HASHES_OF, (key,)) for found in row if found}
+
+
+def forget_entries(connection: sqlite3.Connection, keys: Collection[str]) -> int:
+    sql = """DELETE FROM jobs
+        WHERE ended_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"""
+    count = connection.execute(sql, (json.dumps(list(keys)),)).rowcount
+    connection.execute(_SWEEP)
+    return count
+
+
+def _stored(connection: sqlite3.Connection, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The table's columns for these, their large texts stored."""
+    columns = dict(values)
+    if "request" in columns:
+        rest, part, at = _split(columns.pop("request"))
+        columns["request_hash"] = _blob(connection, rest)
+        columns["input_hash"] = None if part is None else _blob(connection, part)
+        columns["input_at"] = at
+    if "response" in columns:
+        text = columns.pop("response")
+        columns["response_hash"] = None if text is None else _blob(connection, text)
+    return columns
+
+
+def _blob(connection: sqlite3.Connection, text: str) -> str:
+    key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    connection.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?)", (key, text))
+    return key
+
+
+def _split(request: str) -> tuple[str, str | None, int | None]:
+    """A request without its input, the input, and where it goes back in."""
+    if len(request) > SHARED_INPUT:
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            part = json.dumps(json.loads(request)["input"], ensure_ascii=False)
+            at = request.find(part)
+            if len(part) > SHARED_INPUT and at >= 0:
+                return request[:at] + request[at + len(part) :], part, at
+    return request, None, None
+
+
+def from_row(row: tuple[Any, ...]) -> StoredJob:
+    values = list(row[: len(FIELDS)])
+    for index in _BOOLS:
+        values[index] = bool(values[index])
+    if len(row) > len(FIELDS) and row[-1] is not None:
+        at = row[-2]
+        values[_REQUEST] = values[_REQUEST][:at] + row[-1] + values[_REQUEST][at:]
+    entry = object.__new__(StoredJob)
+    # Not by its constructor, which takes most of the time of a long listing in a frozen class.
+    entry.__dict__.update(zip(FIELDS, values, strict=True))
+    return entry

@@ -1,0 +1,333 @@
+"""What is written into the journal when: a job's intent before its request is sent, the response
+id before the first poll, the whole response before the variable is bound.
+
+Between the course of a job and the journal, which only stores. A journal that can't be written
+stops no job; the promise that it outlives this kernel is off then, and `trouble` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from bgmagic.api.redaction import credentials_fingerprint, without_secrets
+from bgmagic.api.request import OutputType, Request
+from bgmagic.api.server import ServerConfig
+from bgmagic.concurrency import FutureWaiter
+from bgmagic.errors import BadInput, BgmagicError, Unsendable
+from bgmagic.jobs.record import GroupPosition, JobRecord, Status, group_position
+from bgmagic.prompts.template import PartialPrompt
+from bgmagic.storage.database import DRAFTED, JournalError, StoredJob
+from bgmagic.storage.journal import Journal
+from bgmagic.storage.owner_lock import OwnerLock
+
+AT_ONCE = 25  # entries prepared in one go, about a millisecond
+
+
+class JobStore:
+    """One process's entries in the journal."""
+
+    def __init__(self, journal: Journal, owner: OwnerLock) -> None:
+        self.journal = journal
+        self.owner = owner
+        self._trouble: str | None = None
+        self._unwritten: set[str] = set()
+        self._prints: dict[tuple[str, ServerConfig], str] = {}
+        self._landing = FutureWaiter()
+        self._coming: dict[str, dict[str, Any]] = {}
+
+    @property
+    def trouble(self) -> str | None:
+        """One line for the user about what is wrong with the journal, or None."""
+        return self.journal.trouble or self._trouble
+
+    def expect(self, record: JobRecord) -> None:
+        """Hold what is noted of ``record`` back until its intent, which comes soon, is written."""
+        self._coming.setdefault(record.key, {})
+
+    async def intend(
+        self, record: JobRecord, server: ServerConfig, interval: float | None, deadline: float
+    ) -> None:
+        """Write down that ``record``'s request is going to be sent."""
+        self._unwritten.add(record.key)
+        try:
+            self.owner.hold()
+        except BgmagicError as error:
+            self._trouble = str(error)
+        credentials = await self._known_credentials(server)
+        entry = self._entry(record, server, interval, deadline, credentials)
+        if await self._done(self.journal.add(entry)):
+            self._unwritten.discard(record.key)
+        self._arrived(record.key)
+
+    def has(self, record: JobRecord) -> bool:
+        """Whether the job's intent, which was to be written, is."""
+        return record.key not in self._unwritten
+
+    async def intend_all(
+        self,
+        records: Sequence[JobRecord],
+        server: ServerConfig,
+        interval: float | None,
+        deadline: float,
+    ) -> None:
+        """Write down that the requests of a whole group are going to be sent: all or none."""
+        keys = [record.key for record in records]
+        self._unwritten.update(keys)
+        try:
+            self.owner.hold()
+        except BgmagicError as error:
+            self._trouble = str(error)
+        credentials = await self._known_credentials(server)
+        entries = []
+        for record in records:
+            entries.append(self._entry(record, server, interval, deadline, credentials))
+            if len(entries) % AT_ONCE == 0:
+                await asyncio.sleep(0)  # the polls of others go on
+        if await self._done(self.journal.add(*entries)):
+            self._unwritten.difference_update(keys)
+        for key in keys:
+            self._arrived(key)
+
+    def _arrived(self, key: str) -> None:
+        noted = self._coming.pop(key, None)
+        if noted and key not in self._unwritten:
+            self.journal.change(key, **noted)
+
+    async def _known_credentials(self, server: ServerConfig) -> str:
+        known = self._prints.get((self.journal.known_salt or "", server))
+        if known is not None:
+            return known
+        # Off the loop: a locked file is waited for.
+        return await asyncio.to_thread(self.credentials, server)
+
+    def _entry(
+        self,
+        record: JobRecord,
+        server: ServerConfig,
+        interval: float | None,
+        deadline: float,
+        credentials: str,
+    ) -> StoredJob:
+        request, sendable = self._kept(record.request, server)
+        drafted = record.draft.text if record.draft else None
+        draft = _hidden(drafted, server) if drafted else None
+        return StoredJob(
+            key=record.key,
+            created_at=record.submitted_at,
+            notebook=record.notebook,
+            name=record.name if record.named else None,
+            server=record.server,
+            organization=server.organization,
+            project=server.project,
+            credentials=credentials,
+            fingerprint=record.fingerprint,
+            request=request,
+            sendable=sendable and draft == drafted,
+            model=record.request.model,
+            effort=record.request.effort,
+            poll_interval=interval,
+            deadline=deadline,
+            status=record.status,
+            owner=self.owner.id,
+            response_id=record.response_id,
+            accepted_at=record.accepted_at,
+            cancelling=record.cancelling,
+            draft=draft,
+            **_of_place(record.place, server),
+        )
+
+    async def complete(self, record: JobRecord, server: ServerConfig) -> None:
+        """Write down the request that a draft has become."""
+        request, sendable = self._kept(record.request, server)
+        await self.write(
+            record, request=request, sendable=sendable, fingerprint=record.fingerprint, draft=None
+        )
+
+    @staticmethod
+    def _kept(request: Request, server: ServerConfig) -> tuple[str, bool]:
+        """A request as it may be kept, and whether that can still be sent."""
+        body, hidden = without_secrets(request.body, server.secrets)
+        return json.dumps(body, ensure_ascii=False) if hidden else request.text, not hidden
+
+    async def claim(self, record: JobRecord, *, ours: bool) -> bool:
+        """Whether the job may be sent now by this process, and by no other.
+
+        Args:
+            ours: whether it was submitted in this process; then it is sent even if the journal
+                fails, since no other kernel takes it from a live one.
+        """
+        if record.key in self._unwritten:
+            return ours
+        try:
+            # Of a job that was submitted here the owner is known.
+            dead = set() if ours else await asyncio.to_thread(self._dead)
+            return await self._landing.wait(self.journal.claim(record.key, self.owner.id, dead))
+        except JournalError:
+            return ours
+
+    async def adopt(self, record: JobRecord, *, waits: bool = False) -> bool:
+        """Whether this process may look after a job of another one.
+
+        Args:
+            waits: whether it still waits to be sent; else it was accepted.
+        """
+        try:
+            self.owner.hold()
+            dead = await asyncio.to_thread(self._dead)
+            taken = self.journal.adopt(record.key, self.owner.id, dead, waits)
+            return await self._landing.wait(taken)
+        except BgmagicError:
+            return False
+
+    async def write(self, record: JobRecord, **columns: Any) -> None:
+        """Change the job's entry, and wait until that is committed or has failed."""
+        await self._done(self.journal.change(record.key, **columns))
+
+    def note_place(self, record: JobRecord, server: ServerConfig) -> None:
+        """Write a job's new place in a group down soon."""
+        name = record.name if record.named else None
+        self.note(record, name=name, **_of_place(record.place, server))
+
+    def note(self, record: JobRecord, **columns: Any) -> None:
+        """Change the job's entry soon."""
+        coming = self._coming.get(record.key)
+        if coming is None:
+            self.journal.change(record.key, **columns)
+        else:
+            coming.update(columns)
+
+    def texts(self, response: Mapping[str, Any] | None, server: ServerConfig) -> str | None:
+        """A response as it may be kept: what the model wrote is not touched but for our secrets."""
+        if response is None:
+            return None
+        about = {key: value for key, value in response.items() if key != "output"}
+        clean, _ = without_secrets(about, server.secrets)
+        text = json.dumps({**clean, "output": response.get("output")}, ensure_ascii=False)
+        return _hidden(text, server)
+
+    def credentials(self, server: ServerConfig) -> str:
+        """What tells the server's credentials from others, without giving them away."""
+        if server.isolated:
+            return server.name  # its token is another after each start, its user is not
+        salt = self.journal.salt  # another one after a damaged file was replaced
+        if (salt, server) not in self._prints:
+            self._prints[salt, server] = credentials_fingerprint(salt, server.api_key)
+        return self._prints[salt, server]
+
+    def alive(self) -> set[str]:
+        """The owners of open jobs whose kernels live."""
+        owners = self.journal.owners()
+        return owners - self.owner.dead(owners)
+
+    def free(self, entry: StoredJob) -> bool:
+        """Whether no living kernel follows the job, or this one does."""
+        return entry.owner in (None, self.owner.id) or entry.owner in self._dead()
+
+    def free_owners(self) -> set[str | None]:
+        """The owners whose open jobs this kernel may take; None is nobody."""
+        return {None, self.owner.id, *self._dead()}
+
+    def check_attachable(
+        self, entry: StoredJob, server: ServerConfig, free: Collection[str | None] | None = None
+    ) -> None:
+        """Whether the open job ``entry`` may be picked up by this process, at ``server``.
+
+        Args:
+            free: the owners whose jobs may be taken, where they are known.
+
+        Raises:
+            BadInput: another server accepted it, a living kernel follows it, or its request held a
+                secret that the journal did not keep.
+        """
+        which = entry.name or entry.response_id or entry.key
+        if entry.server != server.name:
+            embedded = entry.server == "bgmagic.local"
+            how = "%bglocal switches to it" if embedded else "configure that one and attach again"
+            raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
+        if entry.owner not in (self.free_owners() if free is None else free):
+            raise BadInput(f"{which} is followed by another kernel that is alive")
+        if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
+            raise Unsendable(
+                f"{which} can't be sent: its request held a secret, which the journal does not "
+                "keep; run its cell again"
+            )
+
+    def needed(self) -> set[str]:
+        """The keys of the jobs whose answers open jobs wait for."""
+        drafts = (
+            PartialPrompt(entry.draft) for entry in self.journal.select(DRAFTED) if entry.draft
+        )
+        return {key for draft in drafts for key in draft.needs}
+
+    def give_up(self, entry: StoredJob, reason: str, now: float) -> None:
+        """Write down that a job that was not sent ends so: nobody can send it."""
+        told = f"not sent: {reason}"
+        self.journal.change(entry.key, status=Status.FAILED, ended_at=now, reason=told)
+
+    def close(self, timeout: float) -> None:
+        """Commit what is queued, and let other kernels have what is open."""
+        self.journal.close(timeout)
+        self.owner.release()
+
+    def _dead(self) -> set[str]:
+        return self.owner.dead(self.journal.owners())
+
+    async def _done(self, future: Future[Any]) -> bool:
+        try:
+            await self._landing.wait(future)
+        except JournalError:
+            return False
+        return True
+
+
+def _hidden(text: str, server: ServerConfig) -> str:
+    """JSON text without the server's secrets."""
+    for secret in server.secrets:
+        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "[secret]")
+    return text
+
+
+def record_of(entry: StoredJob, reader: OutputType = None) -> JobRecord:
+    """What the journal knows of a job, as a record; ``reader`` is the class of its answer."""
+    return JobRecord(
+        key=entry.key,
+        request=Request(entry.request, reader),
+        server=entry.server,
+        submitted_at=entry.created_at,
+        name=entry.name,
+        named=entry.name is not None,
+        notebook=entry.notebook,
+        status=entry.status,
+        accepted_at=entry.accepted_at,
+        started_at=entry.started_at,
+        checked_at=entry.checked_at,
+        ended_at=entry.ended_at,
+        response_id=entry.response_id,
+        response=None if entry.response is None else json.loads(entry.response),
+        reason=entry.reason,
+        cancelling=entry.cancelling,
+        draft=None if entry.draft is None else PartialPrompt(entry.draft),
+        place=_place(entry),
+    )
+
+
+def _of_place(place: GroupPosition | None, server: ServerConfig) -> dict[str, Any]:
+    if place is None:
+        return {}
+    told, _ = without_secrets({"input": place.details}, server.secrets)
+    return {
+        "group_key": place.group,
+        "group_name": place.name,
+        "group_index": place.index,
+        "group_details": json.dumps(told["input"], ensure_ascii=False),
+    }
+
+
+def _place(entry: StoredJob) -> GroupPosition | None:
+    if entry.group_key is None or entry.group_index is None or entry.group_details is None:
+        return None
+    return group_position(entry.group_key, entry.group_name, entry.group_index, entry.group_details)

@@ -1,0 +1,128 @@
+"""Which kernels are alive: each holds a lock of the operating system for as long as it lives.
+
+The lock goes with the process, however that ends, so nothing needs to be tidied up or timed. What
+is done with a dead kernel's jobs is the manager's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bgmagic.errors import BgmagicError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+# Seconds to try again for a lock that another kernel may hold just to see whether it can be taken.
+ANOTHER_LOOK = 0.01
+
+
+class OwnerError(BgmagicError):
+    """This kernel can't show others that it is alive."""
+
+
+class OwnerLock:
+    """This process as one that follows jobs.
+
+    The lock belongs to the process that took it: a forked child neither holds it nor keeps it.
+    That a process is dead shows in its lock being free. On a file system shared by several hosts
+    that holds as far as its locks do; where another host's lock can't be taken, for whatever
+    reason, its owner counts as alive. A suspended process is alive.
+
+    Attributes:
+        id: unique, made of the host, the process id and chance.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        """Make an owner whose lock is in ``folder``; for None there are no others to know of."""
+        # A host's name may hold anything; a file's may not.
+        host = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+        self.id = f"{host}-{os.getpid()}-{secrets.token_hex(6)}"
+        self._folder = folder
+        self._pid = os.getpid()
+        self._lock: BaseFileLock | None = None
+
+    def hold(self) -> None:
+        """Take the lock, unless it is held already.
+
+        Raises:
+            OwnerError: the folder can't be written, or this is a forked child of the owner.
+        """
+        if os.getpid() != self._pid:
+            raise OwnerError("this process was forked from a kernel; it can't follow its jobs")
+        if self._folder is None or self._lock is not None:
+            return
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = _lock(self._path(self.id))
+            lock.acquire(blocking=False)
+        except (OSError, RuntimeError) as error:
+            # filelock's Timeout is an OSError too.
+            raise OwnerError(
+                f"{self._folder} can't be used, so other kernels won't know that this one is "
+                f"alive: {error}; make it writable, or set BGMAGIC_JOURNAL to another file"
+            ) from None
+        self._lock = lock
+
+    def dead(self, others: Collection[str]) -> set[str]:
+        """Those of these owners whose process is gone; their lock files are removed."""
+        if self._folder is None or os.getpid() != self._pid:
+            return set()
+        return {other for other in others if other != self.id and self._is_gone(other)}
+
+    def release(self) -> None:
+        """Let the lock go and remove its file; does nothing in a forked child."""
+        if os.getpid() != self._pid:
+            return
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            _remove(lock)
+
+    def _path(self, owner: str) -> Path:
+        assert self._folder is not None  # noqa: S101 - for the type checker
+        return self._folder / f"{owner}.lock"
+
+    def _is_gone(self, other: str) -> bool:
+        path = self._path(other)
+        if path.parent != self._folder or os.sep in other:
+            return True
+        until = time.monotonic() + ANOTHER_LOOK
+        while path.exists():
+            lock = _lock(path)
+            try:
+                lock.acquire(blocking=False)
+            except (OSError, RuntimeError):
+                if time.monotonic() > until:
+                    return False
+                time.sleep(ANOTHER_LOOK / 10)
+            else:
+                _remove(lock)
+                return True
+        # It is made before an owner's first job, and removed only by one who has the lock.
+        return True
+
+
+def _lock(path: Path) -> BaseFileLock:
+    import filelock
+
+    # Taken on one thread and let go on another. From filelock 4 on a forked child closes what it
+    # inherited; before, the child kept the lock alive, or let its parent's go.
+    return filelock.FileLock(path, thread_local=False)
+
+
+def _remove(lock: BaseFileLock) -> None:
+    """Remove a lock that is held, with its file."""
+    # While it is held, so that nobody can be holding what is removed. One who has opened the file
+    # by then gets a lock without a file, which filelock sees. Windows refuses; then it stays.
+    with contextlib.suppress(OSError):
+        Path(lock.lock_file).unlink()
+    with contextlib.suppress(OSError):
+        lock.release()

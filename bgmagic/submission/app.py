@@ -1,0 +1,238 @@
+"""The process's `App`: where jobs go, the journal, the manager, and what happens at exit."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bgmagic.errors import BadInput
+from bgmagic.jobs.interfaces import Variable
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import Status
+from bgmagic.text import one_line
+
+if TYPE_CHECKING:
+    from bgmagic.api.server import ServerConfig
+    from bgmagic.runtime.manager import JobManager
+
+NAMED = 5  # jobs that are named; more are counted
+
+# These start no thread as a process ends (CPython issue 113964), so nothing more can be sent then.
+NO_THREADS = (3, 12) <= sys.version_info < (3, 12, 2)
+
+TOO_LATE = "This Python starts no thread as it ends; 3.12.2 does, and job.result() waits before."
+
+
+def register_at_exit(function: Callable[[], object]) -> None:
+    """Call ``function`` once as the process ends, while names can still be resolved.
+
+    Handlers of atexit come too late for a job that is just being sent: by then the pools that
+    asyncio resolves names in are closed. They are closed by a handler that concurrent.futures has
+    registered like this one, as it was imported above; the last one registered is called first.
+    """
+    register = getattr(threading, "_register_atexit", atexit.register)
+    try:
+        register(function)
+    except RuntimeError:  # the process is ending already
+        atexit.register(function)
+
+
+def shutdown_message(left: Sequence[Job], written: Callable[[Job], bool]) -> str:
+    """One line about the jobs among ``left`` that are not over, or "".
+
+    Args:
+        left: the jobs that had not ended when the process was about to.
+        written: whether a journal that outlives the process has the job.
+    """
+    going_on = [job for job in left if job.status == Status.DETACHED]
+    sent = [job for job in going_on if job.response_id]
+    waiting = [job for job in going_on if not job.response_id and written(job)]
+    unsent = [job for job in going_on if not job.response_id and job not in waiting]
+    unclear = [job for job in left if job.status == Status.UNKNOWN]
+    told = [
+        _told(sent, "still at work at the server"),
+        _told(waiting, "to be sent by the next kernel that attaches"),
+        _how(sent + waiting, written),
+        _told(unsent, "unsent and written down nowhere"),
+        TOO_LATE if unsent and NO_THREADS else "",
+        _told(unclear, "unknown, accepted by the server or not"),
+    ]
+    line = " ".join(part for part in told if part)
+    return f"bgmagic: {line}" if line else ""
+
+
+def _told(jobs: Sequence[Job], what: str) -> str:
+    if not jobs:
+        return ""
+    named = [one_line(job.name or job.response_id or "no name", 80) for job in jobs[:NAMED]]
+    more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
+    count = "1 job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
+    return f"{count} {what}: {', '.join(named)}{more}."
+
+
+def _how(jobs: Sequence[Job], written: Callable[[Job], bool]) -> str:
+    """What to type in another kernel to follow ``jobs``."""
+    if not jobs:
+        return ""
+    if len(jobs) > NAMED:
+        return "In another kernel, %load_ext bgmagic, then %bgjobs --all lists them."
+    names = Counter(job.name for job in jobs)
+    words = []
+    for job in jobs:
+        # The journal knows a job by its variable, the server by its id.
+        by_name = job.record.named and names[job.name] == 1 and written(job)
+        which = job.name if by_name else job.response_id or job.record.key
+        words.append(one_line(which or "", 400))
+    return f"In another kernel, %load_ext bgmagic, then %bgattach {' '.join(words)}"
+
+
+def write_to_process_log(line: str) -> None:
+    """Write ``line`` where the process's own log goes, also as a kernel ends."""
+    # A kernel's stderr is a channel to its clients, and where it can, it takes what is written to
+    # the real one there too. As it ends nobody reads that any more; this is what it keeps of it.
+    real = getattr(sys.stderr, "_original_stdstream_copy", None)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if isinstance(real, int):
+            os.write(real, f"{line}\n".encode())
+        else:
+            print(line, file=sys.__stderr__, flush=True)
+
+
+def _make_card(job: Job) -> Any:
+    # Imported when a card is shown: plain Python needs no widgets.
+    from bgmagic.display.card import Card
+
+    return Card(job, history=_history, pick_up=_picked_up)
+
+
+def _picked_up(job: Job) -> Job:
+    from bgmagic.runtime.attach import reattach
+
+    return reattach(job, app.manager.ledger, app.manager.attach)
+
+
+def _history(job: Job) -> dict[str, Any]:
+    """How long the user's own earlier jobs of this model and effort took, in seconds."""
+    import statistics
+
+    asked, server = job.request, job.record.server
+    journal = app.manager.ledger.journal
+    took = journal.durations(server, asked.model, asked.effort)
+    if not took:
+        return {"count": 0}
+    middle = statistics.median(took)
+    return {"count": len(took), "median": middle, "low": min(took), "high": max(took)}
+
+
+def default_path() -> Path | None:
+    """Where the journal is: BGMAGIC_JOURNAL (":memory:" is None), else the user's data folder."""
+    named = os.environ.get("BGMAGIC_JOURNAL")
+    if named:
+        return None if named == ":memory:" else Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_path("bgmagic")) / "journal.sqlite3"
+
+
+class App:
+    """This process's manager, and the defaults that `%config` holds while the extension is loaded.
+
+    Attributes:
+        config: option names and values set with `%config`; empty without the extension.
+        hold: makes the variable for ``submit(out=…)``, or None where there is no notebook.
+        bind: gives a name to a group of jobs, or None where there is no notebook.
+        notebook: tells the notebook's path, or "".
+        base_url: where jobs go, if `%config` says so; else BGMAGIC_BASE_URL or OPENAI_BASE_URL do.
+        journal_path: where this process's journal is, once there is one; None is in memory.
+    """
+
+    def __init__(self) -> None:
+        self.config: Mapping[str, Any] = {}
+        self.hold: Callable[[str], Variable] | None = None
+        self.bind: Callable[[str, Any], None] | None = None
+        self.notebook: Callable[[], str] = str
+        self.base_url: str | None = None
+        self.journal_path: Path | None = None
+        self._ends = False
+        self._manager: JobManager | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        # The parent's thread, connections and journal are not the child's: it starts with none.
+        self._manager = None
+
+    @property
+    def manager(self) -> JobManager:
+        """Runs every job; made when first needed, with the journal that is configured by then."""
+        if self._manager is None:
+            self._manager = self._made(default_path())
+        return self._manager
+
+    def _server(self) -> ServerConfig:
+        from bgmagic.api.server import ServerConfig
+
+        return ServerConfig.from_environment(self.base_url or os.environ.get("BGMAGIC_BASE_URL"))
+
+    def _end(self) -> None:
+        """As the process ends: end the manager, and say which jobs it leaves behind."""
+        if self._manager is None:
+            return
+        left = [job for job in self._manager.jobs() if not job.done()]
+        self._manager.close()
+        line = shutdown_message(left, self._written)
+        if line:
+            write_to_process_log(line)
+
+    def _written(self, job: Job) -> bool:
+        return self.journal_path is not None and self.manager.ledger.has(job.record)
+
+    def has_journal(self) -> bool:
+        """Whether there is a journal to read; asking makes none."""
+        path = default_path()
+        return self._manager is not None or (path is not None and path.exists())
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown of the server that is configured now; none if there is none."""
+        try:
+            return self.manager.destination().secrets
+        except BadInput:
+            return ()
+
+    def move_journal(self, path: Path | None) -> None:
+        """Keep the journal at ``path``, or in this process's memory only for None.
+
+        Raises:
+            BadInput: there are jobs already, which are written down elsewhere.
+        """
+        if self._manager is not None:
+            if self._manager.jobs():
+                raise BadInput("the journal can only be moved before the first job of a kernel")
+            self._manager.close()
+        self._manager = self._made(path)
+
+    def _made(self, path: Path | None) -> JobManager:
+        # Here, and not for `%load_ext`: SQLite and what runs jobs take half of all import time.
+        from bgmagic.runtime.manager import JobManager
+        from bgmagic.storage.job_store import JobStore
+        from bgmagic.storage.journal import Journal
+        from bgmagic.storage.owner_lock import OwnerLock
+
+        folder = None if path is None else path.parent / "owners"
+        made = JobManager(make_card=_make_card, ledger=JobStore(Journal(path), OwnerLock(folder)))
+        made.named_by_environment = self._server
+        self.journal_path = path
+        if not self._ends:
+            self._ends = True
+            register_at_exit(self._end)
+        return made
+
+
+app = App()

@@ -1,0 +1,198 @@
+"""What an option takes: each reader turns a value from anywhere into a setting.
+
+The value may be text of a header line or of the environment, or an object from Python. A reader
+gives the setting or raises `BadInput`, one line that begins with the given label.
+"""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from bgmagic.errors import BadInput
+from bgmagic.prompts.expressions import IPYTHON_NAMES
+from bgmagic.text import did_you_mean
+
+Converter = Callable[[Any, str], Any]
+
+
+def to_text(value: Any, label: str) -> str:
+    if not isinstance(value, str):
+        raise BadInput(f"{label} must be text, not {type(value).__name__}")
+    return value
+
+
+def to_word(value: Any, label: str) -> str:
+    if not to_text(value, label).strip():
+        raise BadInput(f"{label} is empty")
+    return str(value).strip()
+
+
+def to_anything(value: Any, label: str) -> Any:
+    return value
+
+
+def to_several(value: Any, label: str) -> tuple[Any, ...]:
+    """One value, or a list or tuple of them."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def flat(values: Sequence[Any], label: str, deep: int = 20) -> Iterator[Any]:
+    """The values, and those in lists and tuples among them, in their order.
+
+    Raises:
+        BadInput: there are more lists within each other than ``deep``: one may hold itself.
+    """
+    if not deep:
+        raise BadInput(f"{label}: too many lists within each other")
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from flat(value, label, deep - 1)
+        else:
+            yield value
+
+
+def to_switch(value: Any, label: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False, "": False}
+    found = words.get(str(value).strip().lower())
+    if found is None:
+        raise BadInput(f"{label} {value!r}: allowed are 1 and 0")
+    return found
+
+
+def to_choice(choices: tuple[str, ...]) -> Converter:
+    def read(value: Any, label: str) -> str:
+        word = str(value).strip()
+        if word not in choices:
+            near = did_you_mean(word, choices)
+            raise BadInput(f"{label} {word!r} is not one of {', '.join(choices)}{near}")
+        return word
+
+    return read
+
+
+def to_identifier(value: Any, label: str) -> str:
+    # As Python itself reads names: µ from a keyboard is another character than its variable.
+    name = unicodedata.normalize("NFKC", to_text(value, label))
+    if name in IPYTHON_NAMES:
+        raise BadInput(f"{label} {name!r} is IPython's own; take another name")
+    if not name.isidentifier() or keyword.iskeyword(name):
+        why = "a Python keyword" if keyword.iskeyword(name) else "no Python name"
+        raise BadInput(f"{label} {name!r} is {why}; use letters, digits and _, as in -o critique")
+    return name
+
+
+def to_response_id(value: Any, label: str) -> str:
+    """An id that can be a part of an address: what it has else would name something else there."""
+    found = re.search(r"[\s/\\?#%]|\.\.|[^ -~]", to_text(value, label))
+    if found:
+        raise BadInput(f"{label} {value!r} is no response id: none has {found[0]!r} in it")
+    return str(value)
+
+
+def to_tokens(value: Any, label: str) -> int:
+    try:
+        number = None if isinstance(value, bool | float) else int(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None:
+        raise BadInput(f"{label} {value!r} is not a whole number of tokens, as 4000")
+    if number < 1:
+        raise BadInput(f"{label} {number} is too small; it must be 1 or more")
+    return number
+
+
+def to_count(value: Any, label: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        number = None if isinstance(value, bool | float) else int(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or number < 1:
+        raise BadInput(f"{label} {value!r}: it must be a whole number, 1 or more")
+    return number
+
+
+def to_swept(value: Any, label: str) -> tuple[tuple[str, Any], ...]:
+    """Read (name, values) pairs, from a dict or from pairs; what the values are is not read yet."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+        raise BadInput(f"{label} must be a dict of lists of values, with text for keys")
+    return tuple(pairs)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def to_interval(value: Any, label: str) -> float:
+    seconds = _number(value)
+    # Compared so that a NaN fails; the user's specification of the API sets the bound.
+    if seconds is None or not 0 < seconds < 90:
+        raise BadInput(f"{label} {value!r}: it must be seconds, more than 0 and less than 90")
+    return seconds
+
+
+def to_rate(value: Any, label: str) -> float:
+    rate = _number(value)
+    if rate is None or not 0 < rate < float("inf"):
+        raise BadInput(f"{label} {value!r}: it must be a number above 0, as 15")
+    return rate
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def to_duration(value: Any, label: str) -> float:
+    """Seconds, from a number or from text such as 90s, 45m, 12h, 1h30m, 2d."""
+    seconds = _number(value)
+    if seconds is None and isinstance(value, str):
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", value.strip())
+        if parts and "".join(n + u for n, u in parts) == value.strip():
+            seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if seconds is None or not 0 < seconds < float("inf"):
+        raise BadInput(f"{label} {value!r} is no duration; write it as 90s, 45m, 12h or 2d")
+    return seconds
+
+
+def to_pairs(value: Any, label: str) -> tuple[tuple[str, Any], ...]:
+    """Read (key, JSON value) pairs, from a dict or from (key, text or value) pairs."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+        raise BadInput(f"{label} must be a dict of body fields, with text for keys")
+    return tuple((key, _json_or_text(key, item, label)) for key, item in pairs)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
+
+
+def _json_or_text(key: str, value: Any, label: str) -> Any:
+    if not isinstance(value, LineText):
+        return value
+    try:
+        return json.loads(value, parse_constant=_no_constant)
+    except ValueError as error:
+        if value[:1] in ("{", "[", '"'):
+            raise BadInput(
+                f"{label} {key}: {value} is not JSON ({error}); put the pair in single quotes, "
+                f"""as in --param '{key}={{"a": "b"}}'"""
+            ) from None
+    return str(value)
+
+
+def _no_constant(name: str) -> None:
+    # Python reads NaN and Infinity, JSON has neither: such a value stays text.
+    raise ValueError(name)
+
+
+class LineText(str):
+    """Text as it stands in a header line, as opposed to a variable's value."""

@@ -1,0 +1,94 @@
+"""What --dry-run tells: the exact request, what was put into it, and what it waits for.
+
+Nothing is sent for it and nothing looked up in the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bgmagic.api.redaction import without_secrets
+from bgmagic.submission.submit import PreparedRequest
+
+SHOWN = 200  # characters of an attached file; nobody reads more of it
+
+# Where tiktoken 0.14 has its vocabularies from, by which it names them in its cache.
+_VOCABULARY = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
+
+
+def describe_request(composed: PreparedRequest, secrets: Iterable[str]) -> str:
+    """The request and what is worth knowing about it, as text.
+
+    Args:
+        secrets: what must not be shown, the configured key and the like.
+    """
+    body, hidden = without_secrets(composed.request.body, tuple(secrets))
+    text = json.dumps(_shortened(body), ensure_ascii=False, indent=2)
+    lines = ["Nothing is sent. POST /responses would get:", text]
+    if hidden:
+        lines.append('Where "[secret]" stands, the request holds a secret.')
+    for inserted in composed.inserted:
+        lines.append(f"{inserted.expression.place}: {len(inserted.text):,} characters put in")
+    if composed.needs:
+        names = ", ".join(composed.waits_for)
+        lines.append(f"It would wait for {names}, and be sent with what comes of that.")
+    if composed.draft is not None and composed.draft.continues is not None:
+        lines.append("Before these messages come those of the conversation that it goes on with.")
+    tokens = estimated_tokens(body)
+    if tokens is not None:
+        lines.append(f"About {tokens:,} tokens of text go in, by tiktoken.")
+    return "\n".join(lines)
+
+
+def _shortened(value: Any) -> Any:
+    """``value`` without the bulk of attached files."""
+    if isinstance(value, str) and value.startswith("data:") and len(value) > SHOWN:
+        return f"{value[:SHOWN]}… ({len(value):,} characters)"
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    return [_shortened(item) for item in value] if isinstance(value, list) else value
+
+
+def estimated_tokens(body: dict[str, Any]) -> int | None:
+    """How many tokens the texts of a request have; None where no tokenizer for its model is here.
+
+    Roles and files are not counted.
+    """
+    if "tiktoken" not in sys.modules and find_spec("tiktoken") is None:
+        return None
+    import tiktoken
+
+    try:
+        name = tiktoken.encoding_name_for_model(str(body.get("model")))
+    except KeyError:
+        return None
+    if not _is_here(name, tiktoken.registry.ENCODINGS):
+        return None
+    encoding = tiktoken.get_encoding(name)
+    return sum(len(encoding.encode(text, disallowed_special=())) for text in _texts(body))
+
+
+def _is_here(name: str, loaded: Iterable[str]) -> bool:
+    # tiktoken would fetch a vocabulary that it does not have, while the cell waits.
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    place = Path(folder) if folder else Path(tempfile.gettempdir()) / "data-gym-cache"
+    url = _VOCABULARY.format(name)
+    key = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()  # as tiktoken does
+    return name in loaded or (place / key).exists()
+
+
+def _texts(body: dict[str, Any]) -> list[str]:
+    texts = [body.get("instructions")]
+    for message in body.get("input", []):
+        content = message.get("content")
+        parts = content if isinstance(content, list | tuple) else [{"text": content}]
+        texts += [part.get("text") for part in parts if isinstance(part, dict)]
+    return [text for text in texts if isinstance(text, str)]

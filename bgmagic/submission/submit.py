@@ -1,0 +1,255 @@
+"""Turns a prompt and settings into a request, and sends it as one job or joins the one there is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bgmagic.api.request import Request, build_request
+from bgmagic.errors import BadInput
+from bgmagic.jobs.group import JobGroup
+from bgmagic.jobs.interfaces import Variable
+from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.record import Status
+from bgmagic.prompts.conversation import History, history, history_of_running
+from bgmagic.prompts.conversation import request_messages as as_messages
+from bgmagic.prompts.template import (
+    PartialPrompt,
+    RenderedPrompt,
+    Substitution,
+    compile_template,
+    literal_prompt,
+)
+from bgmagic.submission.app import app
+from bgmagic.submission.converters import to_identifier
+from bgmagic.submission.lookup import _ago, _known_job, find_running_duplicate, job_named
+from bgmagic.submission.options import SubmitSettings, resolve_settings
+from bgmagic.text import did_you_mean
+
+
+def parts(settings: SubmitSettings) -> list[dict[str, Any]]:
+    """The parts of the last message beside its text.
+
+    Raises:
+        BadInput: a file can't be attached.
+    """
+    if not settings.file:
+        return []
+    from bgmagic.prompts.inputs import file_parts
+
+    return file_parts(settings.file)
+
+
+def fields(settings: SubmitSettings) -> dict[str, Any]:
+    """The arguments of `build_request` for structured output and tools.
+
+    Raises:
+        BadInput: the schema or a tool can't be used.
+    """
+    found: dict[str, Any] = {}
+    if settings.schema is not None:
+        from bgmagic.api.structured_output import is_class, response_format
+
+        found["form"] = response_format(settings.schema)
+        found["reader"] = settings.schema if is_class(settings.schema) else None
+    if settings.tool:
+        from bgmagic.prompts.inputs import tool_entries
+
+        found["tools"] = tool_entries(settings.tool)
+    return found
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """What is to be sent.
+
+    Attributes:
+        request: the request; with a draft, as far as it is known.
+        draft: what is still to go into it, or None.
+        needs: the running jobs that it waits for.
+        inserted: what the prompt's expressions became.
+        note: what the user should be told, or "".
+    """
+
+    request: Request
+    draft: PartialPrompt | None = None
+    needs: tuple[Job, ...] = ()
+    inserted: tuple[Substitution, ...] = ()
+    note: str = ""
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """The names of the jobs that it waits for."""
+        return tuple(job.name or job.response_id or "another job" for job in self.needs)
+
+
+def prepare_request(
+    filled: RenderedPrompt, settings: SubmitSettings, earlier: History | None = None
+) -> PreparedRequest:
+    """Put a request together.
+
+    Raises:
+        BadInput: the prompt is empty, or one of the settings can't be used.
+    """
+    earlier = earlier or History()
+    if settings.messages is not None and (earlier.messages or earlier.after):
+        raise BadInput("--messages and --continue both give the turns before; give one of them")
+    after, continues = earlier.after, None
+    needs = [after] if after is not None and earlier.waits else []
+    needs += [job for job in filled.needs if job is not after]
+    messages, instructions = earlier.messages, earlier.instructions
+    if after is not None and needs:
+        continues = after.record.key
+    elif after is not None:
+        answer = after.result(0)
+        messages, instructions = tuple(answer.conversation), answer.instructions
+    request = build_request(
+        as_messages(
+            filled.text,
+            settings.messages if earlier == History() else list(messages),
+            parts(settings),
+        ),
+        model=settings.model,
+        effort=settings.effort,
+        verbosity=settings.verbosity,
+        instructions=instructions if settings.instructions is None else settings.instructions,
+        max_output_tokens=settings.max_output_tokens,
+        params=settings.param,
+        stream=settings.stream,
+        **fields(settings),
+    )
+    draft = PartialPrompt.of(filled, continues) if needs else None
+    return PreparedRequest(request, draft, tuple(needs), filled.inserted, earlier.note)
+
+
+def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> SubmitSettings:
+    """The settings of a submission: what is given, then `%config`, the environment, the defaults.
+
+    Raises:
+        BadInput: a value can't be what it is given for.
+    """
+    settings = resolve_settings(SubmitSettings, given, config=app.config, from_python=from_python)
+    if settings.continue_ is None:
+        return settings
+    # A conversation brings its own instructions, which a default does not replace.
+    instructions = settings.instructions if given.get("instructions") is not None else None
+    name = settings.out
+    if name is None and type(settings.continue_) is str and not from_python:
+        if "[" in settings.continue_:
+            raise BadInput(
+                f"--continue {settings.continue_}: name a variable for the new answer, as in "
+                f"-c {settings.continue_} -o NAME"
+            )
+        name = to_identifier(settings.continue_, "--continue")
+    return replace(settings, instructions=instructions, out=name)
+
+
+def compose_prompt(
+    prompt: str, settings: SubmitSettings, namespace: Mapping[str, Any] | None
+) -> PreparedRequest:
+    """The request that ``prompt`` becomes with these settings, or the draft of one.
+
+    Args:
+        namespace: the variables that its expressions name; None if it has none.
+
+    Raises:
+        BadInput: there can't be such a request.
+    """
+    template = None if settings.raw or namespace is None else compile_template(prompt)
+
+    def composed(earlier: History | None) -> PreparedRequest:
+        waiting = earlier is not None and earlier.waits
+        if template is None:
+            return prepare_request(literal_prompt(prompt), settings, earlier)
+        return prepare_request(template.fill(namespace or {}, waiting=waiting), settings, earlier)
+
+    if settings.continue_ is None:
+        return composed(None)
+    name, held = _continued(settings.continue_, namespace or {})
+    find = app.manager.find
+    running = held if isinstance(held, Job) and not held.done() else None
+    place = history_of_running(running, find) if running and running.name == settings.out else None
+    if running is not None and place is not None and not settings.again:
+        # The cell of the turn that still runs, run again: it is that turn, not one after it.
+        again = composed(place)
+        draft = again.draft.text if again.draft else ""
+        if again.request.fingerprint(running.record.server, draft) == running.record.fingerprint:
+            return again
+    return composed(history(held, name, find))
+
+
+def _continued(given: object, namespace: Mapping[str, Any]) -> tuple[str, object]:
+    """The name and the value that --continue means; the journal knows names of earlier kernels."""
+    if type(given) is not str:
+        job = given.job if isinstance(given, Answer) else given
+        return (job.name if isinstance(job, Job) else None) or "the answer", given
+    if given in namespace:
+        held = namespace[given]
+        if isinstance(held, JobGroup):
+            one = held.jobs[0].name
+            raise BadInput(
+                f"--continue {given}: it holds a group; one of its answers can be gone on with, as "
+                f"in -c {one} -o NAME"
+            )
+        return given, held
+    job = job_named(given, {})
+    if job is not None:
+        return given, job
+    near = did_you_mean(given, [name for name in namespace if name[:1] != "_"])
+    raise BadInput(f"--continue: there is no variable {given!r}, and no job of that name{near}")
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What became of a submission.
+
+    Attributes:
+        job: the job that was started, or the running one that it joined.
+        joined: whether the journal or this kernel had the identical request, so that nothing was
+            sent.
+    """
+
+    job: Job
+    joined: bool = False
+
+
+def submit_or_join(
+    composed: PreparedRequest, settings: SubmitSettings, name: str | None, variable: Variable | None
+) -> Submitted:
+    """Start the job that asks this, or join its twin that still runs; returns at once.
+
+    A submission without a variable is never joined: who asks twice in Python means it.
+
+    Raises:
+        BadInput: nothing was sent.
+    """
+    request, draft, manager = composed.request, composed.draft, app.manager
+    if variable is not None and not settings.again:
+        server, jobs_here = manager.destination().name, manager.jobs()
+        wanted = request.fingerprint(server, draft.text if draft else "")
+        where = server, settings.out, app.notebook()
+        twin = find_running_duplicate(wanted, jobs_here, *where, manager.find)
+        if twin is not None and twin.status == Status.UNKNOWN:
+            raise BadInput(
+                f"the very same request ended as unknown {_ago(twin)} ago and may have been "
+                f"accepted; --again sends it anew, at the risk of paying twice"
+            )
+        if twin is not None and not twin.done():
+            twin.give(variable)
+            return Submitted(twin, joined=True)
+        known = _known_job(composed, settings)
+        if known is not None:
+            return Submitted(manager.attach(known, variable, request.reader), joined=True)
+    job = manager.submit(
+        request,
+        name=name,
+        named=settings.out is not None,
+        notebook=app.notebook(),
+        variable=variable,
+        poll_interval=settings.poll,
+        deadline=settings.deadline,
+        draft=draft,
+        waits_for=composed.waits_for,
+    )
+    return Submitted(job)

@@ -1,0 +1,255 @@
+"""What a sweep asks: items, settings and samples, combined; and reading them off what was given.
+
+Values only. The prompt of each point is the template's, sending them grouping.py's business.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import numbers
+import sys
+from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bgmagic.errors import BadInput
+from bgmagic.submission.options import SubmitSettings, read_option
+from bgmagic.text import did_you_mean, kind_of, one_line
+
+# Settings that a job can have of its own; everything else is one for the whole sweep.
+SWEPT = ("model", "effort", "verbosity", "instructions", "max_output_tokens")
+
+MOST_ITEMS = 200_000  # an iterator may be endless
+
+KEPT_ITEM = 2000  # characters of JSON; a longer item is kept as the beginning of its text
+
+Axes = tuple[tuple[str, tuple[Any, ...]], ...]
+
+
+class ItemRow(dict[str, Any]):
+    """A row of a table, or a dict among the items: ``{{ item.count }}`` is its column ``count``."""
+
+    def __getattribute__(self, name: str) -> Any:
+        # Columns come first: else `count`, `items` and `values` were a dict's methods.
+        if not name.startswith("__") and dict.__contains__(self, name):
+            return dict.__getitem__(self, name)
+        return super().__getattribute__(name)
+
+
+@dataclass(frozen=True)
+class Items:
+    """What `--each` goes over.
+
+    Attributes:
+        kind: "list", "dict" or "rows"; "" for the one nameless item of a sweep without `--each`.
+        values: the items, in order.
+        keys: their keys in a dict; empty otherwise.
+    """
+
+    kind: str = ""
+    values: tuple[Any, ...] = (None,)
+    keys: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One job of a sweep.
+
+    Attributes:
+        item: which item, by its number.
+        swept: the swept settings of this job, by name.
+        settings: how it is sent.
+        sample: which of the samples of the same request it is, from 0.
+    """
+
+    item: int
+    swept: tuple[tuple[str, Any], ...]
+    settings: SubmitSettings
+    sample: int
+
+
+def items_of(given: object, label: str) -> Items:
+    """What ``given`` has to go over: a list, a dict, a Series, the rows of a DataFrame.
+
+    Raises:
+        BadInput: it is none of these, or empty.
+    """
+    items = _items_of(given, label)
+    if not items.values:
+        raise BadInput(f"{label}: it is empty, so there is nothing to ask")
+    return items
+
+
+def _items_of(given: Any, label: str) -> Items:
+    if isinstance(given, Mapping):
+        return Items("dict", tuple(map(_row, given.values())), tuple(given))
+    table = _table(given, label)
+    if table is not None:
+        return Items("rows", tuple(table))
+    unordered = isinstance(given, Set) and not isinstance(given, MappingView)
+    if isinstance(given, str | bytes | bytearray) or unordered or not _iterable(given):
+        ordered = "; a set has no order: sort it first" if unordered else ""
+        raise BadInput(
+            f"{label} must be a list, a dict, a Series or a DataFrame, "
+            f"not {kind_of(given)}{ordered}"
+        )
+    try:
+        values = tuple(map(_row, itertools.islice(given, MOST_ITEMS + 1)))
+    except Exception as error:  # a generator of the user's
+        about = one_line(f"{type(error).__name__}: {error}", 200)
+        raise BadInput(f"{label}: going over it failed with {about}") from None
+    if len(values) > MOST_ITEMS:
+        raise BadInput(f"{label}: it has more than {MOST_ITEMS:,} items, or never ends")
+    rows = all(isinstance(value, ItemRow) for value in values)
+    return Items("rows" if rows else "list", values)
+
+
+def _iterable(given: Any) -> bool:
+    # An array without dimensions says that it is, until one tries.
+    return isinstance(given, Iterable) and getattr(given, "ndim", 1) != 0
+
+
+def _row(value: Any) -> Any:
+    named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    return ItemRow(value) if named else value
+
+
+def _table(given: Any, label: str) -> Iterator[ItemRow] | None:
+    # Whoever has a table has imported its library; importing it here would take half a second.
+    pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
+    if pandas is not None and isinstance(given, pandas.DataFrame):
+        names = [str(name) for name in given.columns]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise BadInput(f"{label}: two columns are called {twice!r}; rename one")
+        tuples = given.itertuples(index=False, name=None)
+        return (ItemRow(zip(names, values, strict=True)) for values in tuples)
+    if polars is not None and isinstance(given, polars.DataFrame):
+        return (ItemRow(row) for row in given.iter_rows(named=True))
+    return None
+
+
+def read_axes(pairs: Any, label: str) -> Axes:
+    """The settings to be swept and the values of each, read as the option of that name reads them.
+
+    Args:
+        pairs: (name, values) pairs, the values as a sequence or as text with commas or a JSON list.
+
+    Raises:
+        BadInput: a name that can't be swept, or a value that the option does not take.
+    """
+    axes: dict[str, tuple[Any, ...]] = {}
+    for name, given in pairs.items() if isinstance(pairs, Mapping) else pairs:
+        where = f"{label} {name}"
+        if name in axes:
+            raise BadInput(f"{where}: it is there twice; give all its values once, as {name}=a,b")
+        values = _values(given, where, as_text=name in SWEPT)
+        if name in SWEPT:
+            values = tuple(read_option(SubmitSettings, name, value, where) for value in values)
+        elif "." not in name:
+            _check_field(name, where)
+        if not values:
+            raise BadInput(f"{where}: it has no values; write {name}=a,b")
+        if len({json.dumps(value, default=str) for value in values}) < len(values):
+            raise BadInput(f"{where}: a value is there twice; --n asks the same several times")
+        axes[name] = values
+    return tuple(axes.items())
+
+
+def _check_field(name: str, where: str) -> None:
+    near = did_you_mean(name, SWEPT)
+    ours = name in SubmitSettings.__dataclass_fields__
+    if near or ours:
+        words = ", ".join(SWEPT)
+        raise BadInput(f"{where} can't be swept{near}: {words}, or a request field as with --param")
+
+
+def _values(given: Any, where: str, *, as_text: bool) -> tuple[Any, ...]:
+    if isinstance(given, str):
+        if given.lstrip().startswith("["):
+            try:
+                return tuple(json.loads(given))
+            except ValueError as error:
+                raise BadInput(f"{where}: {given} is no JSON list ({error})") from None
+        words = [word.strip() for word in given.split(",") if word.strip()]
+        return tuple(words if as_text else map(_json_or_text, words))
+    if isinstance(given, Iterable) and not isinstance(given, bytes | Mapping | Set):
+        return tuple(given)
+    raise BadInput(f"{where}: give a list of values, not {kind_of(given)}")
+
+
+def _json_or_text(word: str) -> Any:
+    try:
+        value = json.loads(word)
+    except ValueError:
+        return word
+    return word if isinstance(value, float) and value != value else value
+
+
+def grid(settings: SubmitSettings, items: int, axes: Axes, samples: int) -> list[SweepPoint]:
+    """Every combination, in order: item by item, setting by setting, sample by sample."""
+    kinds = [(swept, _with(settings, swept)) for swept in _combinations(axes)]
+    return [
+        SweepPoint(item, swept, kind, sample)
+        for item in range(items)
+        for swept, kind in kinds
+        for sample in range(samples)
+    ]
+
+
+def _combinations(axes: Axes) -> list[tuple[tuple[str, Any], ...]]:
+    names = [name for name, _ in axes]
+    combined = itertools.product(*(values for _, values in axes))
+    return [tuple(zip(names, values, strict=True)) for values in combined]
+
+
+def _with(settings: SubmitSettings, swept: Sequence[tuple[str, Any]]) -> SubmitSettings:
+    own = {name: value for name, value in swept if name in SWEPT}
+    fields = tuple((name, value) for name, value in swept if name not in SWEPT)
+    return replace(settings, **own, param=(*settings.param, *fields))
+
+
+def json_copy(value: Any) -> Any:
+    """An item, or its key, as far as it is worth keeping in JSON; a missing value is None."""
+    if _missing(value):
+        return None
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (TypeError, ValueError, RecursionError):
+        text = ""
+    if text and len(text) <= KEPT_ITEM:
+        return json.loads(text)
+    return _shortened(value)
+
+
+def _missing(value: Any) -> bool:
+    """Whether it is NaN, or a date or time that is none: those alone differ from themselves; or
+    pandas' NA, which can't tell."""
+    if isinstance(value, str | Mapping | Sequence):
+        return False
+    if type(value).__name__ == "NAType":
+        return True
+    try:
+        return bool(value != value)
+    except Exception:  # an array has no one truth
+        return False
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: a number of NumPy's is one, everything else is its text."""
+    if _missing(value):
+        return None
+    item = getattr(value, "item", None)
+    return item() if isinstance(value, numbers.Number) and callable(item) else _text(value)
+
+
+def _text(value: Any) -> str:
+    return repr(value) if isinstance(value, bytes | bytearray) else str(value)
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, ItemRow):
+        return {name: json_copy(part) for name, part in dict.items(value)}
+    text = _text(value)
+    return text if len(text) <= KEPT_ITEM else f"{text[:KEPT_ITEM]}…"

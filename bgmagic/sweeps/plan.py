@@ -1,0 +1,219 @@
+"""What a sweep asks before anything is sent: its requests, their positions, and their cost."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bgmagic.api.pricing import CostEstimate, estimate_cost
+from bgmagic.errors import BadInput
+from bgmagic.jobs.record import GroupPosition
+from bgmagic.prompts.expressions import Expression
+from bgmagic.prompts.template import compile_template
+from bgmagic.submission.app import app
+from bgmagic.submission.converters import to_count
+from bgmagic.submission.options import SubmitSettings
+from bgmagic.submission.submit import PreparedRequest, compose_prompt
+from bgmagic.sweeps import grid
+from bgmagic.sweeps.grid import Items, SweepPoint
+from bgmagic.text import count_jobs
+
+LARGEST = 500_000_000  # characters of all requests of a sweep: they are kept in memory, and written
+
+CONFIRM_ABOVE = 100  # jobs; a sweep of more needs its number agreed to
+
+_ITEM = re.compile(r"\bitem\b")
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a group is to ask, before anything is sent.
+
+    Attributes:
+        name: the variable that is to hold the group.
+        settings: those of the whole group.
+        items: what it goes over.
+        composed: what each job asks, in order.
+        places: each job's place.
+    """
+
+    name: str
+    settings: SubmitSettings
+    items: Items
+    points: Sequence[SweepPoint]
+    composed: Sequence[PreparedRequest]
+    places: Sequence[GroupPosition]
+
+    @property
+    def several(self) -> int:
+        """How many jobs each item has."""
+        return len(self.points) // len(self.items.values)
+
+
+def plan_sweep(
+    text: str, settings: SubmitSettings, name: str, namespace: Mapping[str, Any]
+) -> SweepPlan:
+    """Work out what a sweep asks; nothing is sent.
+
+    Raises:
+        BadInput: an item, a setting or the template can't be used.
+    """
+    items = Items() if settings.each is None else grid.items_of(settings.each, "--each")
+    axes = grid.read_axes(settings.sweep, "--sweep")
+    points = grid.grid(settings, len(items.values), axes, settings.n or 1)
+    _check_uses_item(() if settings.raw else compile_template(text).pieces, items, settings)
+    made: dict[tuple[int, int], PreparedRequest] = {}
+    composed, room = [], LARGEST
+    scope = dict(namespace)
+    for point in points:
+        # The samples of one request share it.
+        which = point.item, id(point.settings)
+        if which not in made:
+            made[which] = _prepared(text, point, items, scope)
+            room -= len(made[which].request.text)
+            if room < 0:
+                raise BadInput(
+                    f"requests of these {len(points)} jobs hold more than {LARGEST // 10**6} MB "
+                    "together; give a large --file by its http(s) address, which the server fetches"
+                )
+        composed.append(made[which])
+    return SweepPlan(name, settings, items, points, composed, _positions(settings, items, points))
+
+
+def _check_uses_item(
+    pieces: Sequence[str | Expression], items: Items, settings: SubmitSettings
+) -> None:
+    expressions = [piece.source for piece in pieces if isinstance(piece, Expression)]
+    if len(items.values) > 1 and not any(_ITEM.search(source) for source in expressions):
+        why = (
+            "--raw leaves {{ item }} as it stands"
+            if settings.raw
+            else "the cell never names {{ item }}"
+        )
+        raise BadInput(
+            f"{why}, so all {len(items.values)} items would ask the "
+            f"same; to ask that several times, write --n {len(items.values)} instead of --each"
+        )
+
+
+def _prepared(text: str, point: SweepPoint, items: Items, scope: dict[str, Any]) -> PreparedRequest:
+    if items.kind:
+        # Before a variable of that name.
+        scope["item"] = items.values[point.item]
+    try:
+        return compose_prompt(text, point.settings, scope)
+    except BadInput as error:
+        which = items.keys[point.item] if items.keys else point.item
+        told = _about_columns(str(error), items.values[point.item])
+        for name, _ in point.swept:
+            told = told.replace(f"--param {name}", f"--sweep {name}")
+        raise BadInput(f"--each, item {which!r}: {told}" if items.kind else told) from None
+
+
+def _about_columns(told: str, item: object) -> str:
+    """What Jinja says of a row that lacks an attribute, in the words of a table."""
+    jinjas = f"'{type(item).__module__}.{type(item).__qualname__} object' has no attribute"
+    if not isinstance(item, grid.ItemRow) or jinjas not in told:
+        return told
+    columns = ", ".join(list(item)[:8])
+    return f"{told.replace(jinjas, 'the row has no column')}; it has {columns}"
+
+
+def _positions(
+    settings: SubmitSettings, items: Items, points: Sequence[SweepPoint]
+) -> list[GroupPosition]:
+    group = uuid.uuid4().hex
+    kept = [grid.json_copy(value) for value in items.values]
+    keys = [grid.json_copy(key) for key in items.keys]
+    return [
+        GroupPosition(
+            group=group,
+            name=settings.out,
+            index=index,
+            size=len(points),
+            in_flight=settings.max_in_flight,
+            kind=items.kind,
+            key=keys[point.item] if keys else None,
+            item=kept[point.item],
+            settings=point.swept,
+            sample=point.sample,
+            samples=settings.n or 1,
+        )
+        for index, point in enumerate(points)
+    ]
+
+
+# Before it costs.
+
+
+def confirm_above() -> int:
+    """How many jobs a sweep may have without its number being agreed to.
+
+    Raises:
+        BadInput: BGMAGIC_CONFIRM_ABOVE is no number.
+    """
+    configured = app.config.get("confirm_above")
+    if configured is not None:
+        return int(configured)
+    given = os.environ.get("BGMAGIC_CONFIRM_ABOVE")
+    return to_count(given, "BGMAGIC_CONFIRM_ABOVE") if given else CONFIRM_ABOVE
+
+
+def require_confirmation(asked: SweepPlan) -> None:
+    """Refuse a sweep whose number of jobs has to be agreed to, and is not.
+
+    Raises:
+        BadInput: says how many they are and what they may cost.
+    """
+    count, agreed = len(asked.composed), asked.settings.yes
+    if agreed == count or (agreed is None and count <= confirm_above()):
+        return
+    not_these = "" if agreed is None else f", not {agreed}"
+    raise BadInput(
+        f"these are {count} jobs{not_these}{count_formula(asked)}: {estimated_cost(asked)}. Nothing was sent; "
+        f"--yes {count} agrees to them"
+    )
+
+
+def count_formula(asked: SweepPlan) -> str:
+    """How the number comes about: " (80 items × 3 settings × 2 samples)"."""
+    items, samples = len(asked.items.values), asked.settings.n or 1
+    settings = len(asked.composed) // (items * samples)
+    told = [(items, "items"), (settings, "settings"), (samples, "samples")]
+    words = [f"{number} {what}" for number, what in told if number > 1]
+    return f" ({' × '.join(words)})" if len(words) > 1 else ""
+
+
+def estimated_cost(asked: SweepPlan) -> CostEstimate:
+    """What the jobs may cost."""
+    server = app.manager.destination().name
+    return estimate_cost(
+        (one.request.model, server, _most_output(one, point), len(one.request.text))
+        for one, point in zip(asked.composed, asked.points, strict=True)
+    )
+
+
+def _most_output(one: PreparedRequest, point: SweepPoint) -> int | None:
+    """The output tokens that a job may have at most, also where they came as a request field."""
+    settings = point.settings
+    if any(name == "max_output_tokens" for name, _ in settings.param):
+        given = one.request.body.get("max_output_tokens")
+        return given if isinstance(given, int) else None
+    return settings.max_output_tokens
+
+
+def dry_run(text: str, settings: SubmitSettings, namespace: Mapping[str, Any]) -> str:
+    """What a sweep would send: how many jobs, what they may cost, and the first of them.
+
+    Raises:
+        BadInput: there can't be such a sweep.
+    """
+    from bgmagic.submission.dry_run import describe_request
+
+    asked = plan_sweep(text, settings, settings.out or "group", namespace)
+    told = f"{count_jobs(len(asked.composed))}{count_formula(asked)}: {estimated_cost(asked)}. The first:"
+    return f"{told}\n{describe_request(asked.composed[0], app.secrets())}"

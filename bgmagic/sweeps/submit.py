@@ -1,0 +1,270 @@
+"""Sends a sweep as a group of jobs, joins what there is of it, and attaches groups again."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bgmagic.api.pricing import CostEstimate
+from bgmagic.api.request import OutputType
+from bgmagic.errors import BadInput
+from bgmagic.jobs.group import JobDict, JobGroup, JobList
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import GroupPosition, JobRecord, Status, hashable
+from bgmagic.submission.app import app
+from bgmagic.submission.lookup import DuplicateIndex, completed_with, open_group, running_groups
+from bgmagic.submission.options import SubmitSettings
+from bgmagic.sweeps.plan import SweepPlan, estimated_cost, plan_sweep, require_confirmation
+
+if TYPE_CHECKING:
+    from bgmagic.runtime.pacing import ConcurrencyLimiter
+    from bgmagic.storage.database import StoredJob
+
+
+@dataclass(frozen=True)
+class SubmittedSweep:
+    """What became of a sweep.
+
+    Attributes:
+        group: the jobs.
+        joined: how many of them were there already, so that they were not sent.
+        unknown: of how many of these nobody knows whether they were accepted.
+        asked: what it asks.
+    """
+
+    group: JobGroup
+    joined: int
+    unknown: int
+    asked: SweepPlan
+
+    def bill(self) -> CostEstimate:
+        """What the whole may cost; imports the prices."""
+        return estimated_cost(self.asked)
+
+
+def submit_sweep(
+    text: str, settings: SubmitSettings, name: str, namespace: Mapping[str, Any], *, join: bool
+) -> SubmittedSweep:
+    """Start the jobs of a sweep, or join those that there are already; returns at once.
+
+    Args:
+        text: the template; ``{{ item }}`` in it is the item that a job is for.
+        name: the variable that is to hold the group.
+        namespace: the variables that the template may name.
+        join: whether jobs of this variable that still run are joined.
+
+    Raises:
+        BadInput: nothing was sent.
+    """
+    with gc_paused():
+        asked = plan_sweep(text, settings, name, namespace)
+        require_confirmation(asked)
+        found = _joined(asked, _known_jobs(asked, join=join))
+        missing = [index for index, job in enumerate(found) if job is None]
+        for index, job in zip(missing, _submitted(asked, missing), strict=True):
+            found[index] = job
+        jobs = [job for job in found if job is not None]
+        unknown = sum(job.status == Status.UNKNOWN for job in jobs)
+        return SubmittedSweep(_group(asked, jobs), len(jobs) - len(missing), unknown, asked)
+
+
+@contextlib.contextmanager
+def gc_paused() -> Iterator[None]:
+    """Put garbage collection off: so many new objects bring on a collection of all there are,
+    60 to 110 ms in a kernel, as long as everything else that this cell does."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _known_jobs(asked: SweepPlan, *, join: bool) -> DuplicateIndex:
+    """The jobs that there are already for what is asked."""
+    settings, manager, notebook = asked.settings, app.manager, app.notebook()
+    server, known = manager.destination().name, DuplicateIndex()
+    if join and not settings.again:
+        known.add_jobs(running_groups(manager.placed(), server, settings.out, notebook))
+        newest = {job.record.key: job for job in manager.jobs()}
+        here = {key for key, job in newest.items() if job.status != Status.DETACHED}
+        known.add_entries(open_group(manager.ledger, here, settings.out, notebook))
+    if settings.reuse:
+        known.add_entries(completed_with(manager.ledger, set(_prints(asked, server))))
+    return known
+
+
+def _prints(asked: SweepPlan, server: str) -> list[str]:
+    """The fingerprint of each job; those of one request are worked out once."""
+    made: dict[int, str] = {}
+    for one in asked.composed:
+        if id(one) not in made:
+            drafted = one.draft.text if one.draft else ""
+            made[id(one)] = one.request.fingerprint(server, drafted)
+    return [made[id(one)] for one in asked.composed]
+
+
+def _joined(asked: SweepPlan, known: DuplicateIndex) -> list[Job | None]:
+    """The job that is there already for each that is asked, in its new place."""
+    if not known.jobs:
+        return [None] * len(asked.composed)
+    manager = app.manager
+    server, free = manager.destination().name, manager.ledger.free_owners()
+    lane = _limiter(asked.settings.max_in_flight)
+    found: list[Job | None] = []
+    prints = _prints(asked, server)
+    for fingerprint, one, place in zip(prints, asked.composed, asked.places, strict=True):
+        known_one = known.take(fingerprint)
+        if known_one is None or isinstance(known_one, Job):
+            job = known_one
+        else:
+            reader = one.request.reader
+            job = manager.attach(known_one, None, reader, lane=lane, free=free)
+        if job is not None and _is_of(job, asked):
+            manager.relocate(job, job_name(asked.name, place, asked.several), place)
+        found.append(job)
+    return found
+
+
+def _is_of(job: Job, asked: SweepPlan) -> bool:
+    """Whether the job belonged to this very variable; what others have is only read."""
+    place, notebook = job.record.place, app.notebook()
+    theirs = place and (place.name, job.record.notebook)
+    return theirs == (asked.settings.out, notebook)
+
+
+def _submitted(asked: SweepPlan, indices: Sequence[int]) -> list[Job]:
+    """Start the jobs at these places."""
+    from bgmagic.runtime.runner import RunConfig
+
+    manager, settings = app.manager, asked.settings
+    server, now, notebook = manager.destination(), time.time(), app.notebook()
+    records = [
+        JobRecord(
+            request=asked.composed[index].request,
+            draft=asked.composed[index].draft,
+            waits_for=asked.composed[index].waits_for,
+            server=server.name,
+            submitted_at=now,
+            name=job_name(asked.name, asked.places[index], asked.several),
+            named=settings.out is not None,
+            notebook=notebook,
+            place=asked.places[index],
+        )
+        for index in indices
+    ]
+    lane = _limiter(settings.max_in_flight)
+    plan = RunConfig(server, settings.poll, settings.deadline, lane=lane)
+    return manager.submit_all(records, plan) if records else []
+
+
+def _limiter(most: int) -> ConcurrencyLimiter:
+    # With the first sweep: what runs jobs takes half of all import time.
+    from bgmagic.runtime.pacing import ConcurrencyLimiter
+
+    return ConcurrencyLimiter(most)
+
+
+def job_name(name: str, place: GroupPosition, several: int) -> str:
+    """What one job of a group is called, as its answer is: ``critiques[3]``; of a dict
+    ``critiques['a']``, or ``critiques['a'][1]`` with ``several`` jobs an item."""
+    if place.kind != "dict":
+        return f"{name}[{place.index}]"
+    of_key = f"{name}[{hashable(place.key)!r}]"
+    return of_key if several == 1 else f"{of_key}[{place.index % several}]"
+
+
+def _group(asked: SweepPlan, jobs: Sequence[Job]) -> JobGroup:
+    items = [asked.items.values[point.item] for point in asked.points]
+    key = asked.places[0].group
+    if asked.items.kind != "dict":
+        return JobList(key, asked.name, jobs, items)
+    keys = [asked.items.keys[point.item] for point in asked.points]
+    return JobDict(key, asked.name, jobs, items, keys=keys)
+
+
+# Groups of earlier kernels.
+
+
+def load_group(key: str, name: str) -> JobGroup:
+    """A group that the journal has, to be read: nothing of it is picked up."""
+    manager = app.manager
+    here = {job.record.key: job for job in manager.jobs()}
+    entries = _newest(key)
+    jobs = [here.get(entry.key) or manager.past(entry) for entry in entries]
+    return _regrouped(key, name, entries, jobs)
+
+
+def attach_group(
+    key: str, name: str, reader_of: Callable[[StoredJob], OutputType] = lambda _: None
+) -> JobGroup:
+    """Pick up a group that the journal has: what has ended is given, what is open followed, what
+    was not sent yet is sent.
+
+    Args:
+        key: the group's.
+        name: the variable that is to hold it.
+        reader_of: tells the class that a job's structured output is read into.
+
+    Raises:
+        BadInput: none of its jobs can be picked up; says why.
+    """
+    entries = _newest(key)
+    free = app.manager.ledger.free_owners()
+    lane = _limiter(_position_of(entries[0]).in_flight)
+    troubles: list[str] = []
+    jobs = [_attached(entry, reader_of(entry), lane, free, troubles) for entry in entries]
+    if troubles and len(troubles) == sum(entry.ended_at is None for entry in entries):
+        raise BadInput(troubles[0])
+    return _regrouped(key, name, entries, jobs)
+
+
+def _newest(key: str) -> list[StoredJob]:
+    """The journal's jobs of a group, in order; of those in one place the newest."""
+    from bgmagic.storage.database import GROUP
+
+    found = app.manager.ledger.journal.select(GROUP, group=key)
+    return list({entry.group_index: entry for entry in found}.values())
+
+
+def _regrouped(key: str, name: str, entries: Sequence[StoredJob], jobs: Sequence[Job]) -> JobGroup:
+    places = [_position_of(entry) for entry in entries]
+    if places[0].kind == "dict":
+        keys = [hashable(place.key) for place in places]
+        # Also where only one of several of an item is the journal's.
+        several = any(
+            place.samples > 1 or (entry.name and entry.name != job_name(str(place.name), place, 1))
+            for entry, place in zip(entries, places, strict=True)
+        )
+        return JobDict(key, name, jobs, keys=keys, several=several)
+    return JobList(key, name, jobs)
+
+
+def _attached(
+    entry: StoredJob,
+    reader: OutputType,
+    lane: ConcurrencyLimiter,
+    free: set[str | None],
+    troubles: list[str],
+) -> Job:
+    try:
+        return app.manager.attach(entry, None, reader, lane=lane, free=free)
+    except BadInput as error:
+        troubles.append(str(error))
+        job = app.manager.past(entry)
+        # Nobody else has the handle yet, so this thread may change it.
+        job.detach(str(error))
+        return job
+
+
+def _position_of(entry: StoredJob) -> GroupPosition:
+    from bgmagic.storage.job_store import record_of
+
+    place = record_of(entry).place
+    assert place is not None  # noqa: S101 - the query asks for a group's jobs
+    return place

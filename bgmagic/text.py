@@ -1,0 +1,41 @@
+"""Values as people read them: one line, counts, kinds, dollars, "did you mean"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def one_line(text: str, most: int = 600) -> str:
+    """``text`` from elsewhere as one line of at most ``most`` characters, for people to read.
+
+    Control characters go: a terminal would obey them.
+    """
+    plain = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
+    line = " ".join(plain.split())
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
+def count_jobs(count: int) -> str:
+    """So many jobs, as people say it: "1 job", "20 jobs"."""
+    return "1 job" if count == 1 else f"{count} jobs"
+
+
+def kind_of(value: object) -> str:
+    """What ``value`` is, for a message: "a dict", "an int", "a class"."""
+    name = "class" if isinstance(value, type) else type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """A hint at the word that was probably meant, or ""."""
+    import difflib  # only for a message
+
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def dollars(amount: float | None) -> str:
+    """An amount as people write it, with enough digits: $4.80, $0.0123."""
+    if amount is None:
+        return ""
+    return f"${amount:,.2f}" if amount >= 0.1 or amount == 0 else f"${amount:.3g}"

@@ -1,0 +1,110 @@
+"""Connections to a server over aiohttp, for what the SDK sends.
+
+The SDK's own aiohttp transport tells a connection that dropped under a request as one that timed
+out while connecting: a create that may have been accepted would be sent again. Here a failure is
+told as what it is. Imported when the first connection is made: aiohttp takes a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Iterator
+
+import aiohttp
+import httpx2
+import yarl
+
+_HEADER = 65_536  # bytes of one header line; OpenAI's own fit many times
+
+
+@contextlib.contextmanager
+def map_aiohttp_exceptions() -> Iterator[None]:
+    """Tell failures as the SDK's usual transport does, by whose names they are classified."""
+    try:
+        yield
+    except aiohttp.ConnectionTimeoutError as error:
+        raise httpx2.ConnectTimeout("it took too long to connect") from error
+    except aiohttp.ClientConnectorError as error:
+        inner = getattr(error, "certificate_error", None) or error.os_error
+        raise httpx2.ConnectError(str(inner)) from error
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+        raise httpx2.UnsupportedProtocol(str(error)) from error
+    except aiohttp.SocketTimeoutError as error:
+        raise httpx2.ReadTimeout(str(error)) from error
+    except (aiohttp.ClientError, OSError) as error:
+        # Whatever else: the request may have reached the server.
+        raise httpx2.ReadError(str(error)) from error
+    except ValueError as error:
+        # A header that can't be written, found out before anything is sent.
+        raise httpx2.LocalProtocolError(str(error)) from error
+
+
+def address(url: httpx2.URL) -> yarl.URL:
+    """The same address exactly, but for user and password: they are in a header by now."""
+    bare = url.copy_with(username=None, password=None) if url.userinfo else url
+    return yarl.URL(str(bare), encoded=True)
+
+
+class AiohttpTransport(httpx2.AsyncBaseTransport):
+    """What the SDK's client sends its requests with. Nothing but a GET is ever sent twice."""
+
+    def __init__(self, tls: ssl.SSLContext, kept: float) -> None:
+        self._tls = tls
+        self._kept = kept
+        self._session: aiohttp.ClientSession | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self._session is None:
+            self._session = self._opened()
+        content = await request.aread()  # after a redirect it is not there yet
+        limits = request.extensions.get("timeout", {})
+        with map_aiohttp_exceptions():
+            answer = await self._session.request(
+                request.method,
+                address(request.url),
+                headers=request.headers.multi_items(),
+                data=content or None,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(
+                    sock_connect=limits.get("connect"), sock_read=limits.get("read")
+                ),
+            )
+        return httpx2.Response(
+            answer.status,
+            headers=answer.raw_headers,
+            stream=AiohttpResponseStream(answer),
+            request=request,
+        )
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=self._kept, ssl=self._tls, ttl_dns_cache=60
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=_HEADER,
+            max_field_size=_HEADER,
+            auto_decompress=False,
+        )
+
+
+class AiohttpResponseStream(httpx2.AsyncByteStream):
+    """The body of an answer, as it comes."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self._answer = answer
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with map_aiohttp_exceptions():
+            async for chunk in self._answer.content.iter_any():
+                yield chunk
+
+    async def aclose(self) -> None:
+        # Back to the others if it was read to its end, else closed.
+        self._answer.release()

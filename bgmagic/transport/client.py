@@ -1,0 +1,280 @@
+"""Calls the Responses API of one server: create, retrieve, follow a stream, cancel.
+
+A success is a `Reply`, a failure a `ServerError`; nothing here retries. The SDK sends creates,
+cancels, streams and the first poll. Later polls repeat what it sent for the first one, over
+connections that are kept, which is most of what a job costs. The SDK is imported lazily: it takes a
+third of a second, which the loop thread spends, not a cell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from bgmagic.api.request import Request
+from bgmagic.api.response import ResponseCompressor
+from bgmagic.api.server import ServerConfig
+from bgmagic.errors import Accepted, ServerError
+from bgmagic.runtime.pacing import PollPacer
+from bgmagic.transport.reply import (
+    POLL_TIMEOUT,
+    HTTPResponse,
+    Reply,
+    ReplyParser,
+    poll_after,
+    without_half_characters,
+)
+from bgmagic.transport.sdk import goes_direct, post_response, sdk_client, tls_of
+from bgmagic.transport.streaming import EventStream
+
+if TYPE_CHECKING:
+    from bgmagic.transport.http11 import ConnectionPool
+
+# Servers and proxies mostly keep a connection for a minute or more; one that was closed meanwhile
+# is noticed, and a GET is sent once more on another.
+KEPT = 120.0  # seconds
+
+# Of the SDK's headers, those that belong to a connection, and what only its transport can unpack.
+_ITS_OWN = frozenset({b"connection", b"accept-encoding", b"content-length"})
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,512}")
+
+
+class DirectGet:
+    """Asks one server for responses. Belongs to one event loop."""
+
+    def __init__(self, wire: ConnectionPool, before: bytes, after: bytes) -> None:
+        """Make it.
+
+        Args:
+            wire: leads to the server.
+            before: the head of a request up to the response id.
+            after: what follows the id, to the head's end.
+        """
+        self._wire = wire
+        self._before = before
+        self._after = after
+
+    async def get(self, response_id: str) -> HTTPResponse | None:
+        """Ask once; None where the answer is for the SDK to get, as a redirect is.
+
+        Raises:
+            httpx2.TransportError: as the SDK's transport does, for the same reasons.
+        """
+        got = await self._wire.get(self._before + response_id.encode() + self._after)
+        return None if got is None or 300 <= got.status < 400 else got
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._wire.close()
+
+
+def is_plain_id(response_id: str) -> bool:
+    """Whether the id can stand in an address as it is."""
+    return _PLAIN_ID.fullmatch(response_id) is not None
+
+
+def from_sdk_request(request: Any, response_id: str, tls: ssl.SSLContext) -> DirectGet | None:
+    """What asks as ``request``, the SDK's own for ``response_id``, did; None if that can't be."""
+    from bgmagic.transport.http11 import ConnectionPool
+
+    url = request.url
+    path, mark, query = url.raw_path.partition(b"?")
+    if not is_plain_id(response_id) or not path.endswith(f"/{response_id}".encode()):
+        return None
+    secure = url.scheme == "https"
+    lines = [
+        name + b": " + value
+        for name, value in request.headers.raw
+        # The SDK's own statistics of its single calls would not be true of these.
+        if name.lower() not in _ITS_OWN and not name.lower().startswith(b"x-stainless-")
+    ]
+    before = b"GET " + path.removesuffix(response_id.encode())
+    lines = [mark + query + b" HTTP/1.1", *lines, b"accept-encoding: gzip"]
+    if any(sign in line for line in [before, *lines] for sign in (b"\r", b"\n", b"\0")):
+        return None
+    host, port = url.raw_host.decode(), url.port or (443 if secure else 80)
+    wire = ConnectionPool(host, port, tls if secure else None, KEPT)
+    return DirectGet(wire, before, b"\r\n".join(lines) + b"\r\n\r\n")
+
+
+# So many creates, and so many polls, are under way at once at one server: each has a connection.
+AT_ONCE = 50
+
+
+class ResponsesClient:
+    """The calls of the Responses API that background mode needs. Belongs to one event loop.
+
+    Attributes:
+        crowd: the jobs that are polled here, for who polls to keep them apart.
+        pack: makes the responses of jobs that go on small, for who keeps them.
+        creating: so many creates are sent at once; for who creates to wait for.
+    """
+
+    def __init__(self, server: ServerConfig) -> None:
+        """Make the client of ``server``. Imports the SDK.
+
+        Raises:
+            ServerError: the SDK can't make a client of these settings.
+        """
+        self._server = server
+        self._reader = ReplyParser(server)
+        self.crowd = PollPacer()
+        self.pack = ResponseCompressor()
+        self.creating = asyncio.Semaphore(AT_ONCE)
+        self._polling = asyncio.Semaphore(AT_ONCE)
+        self._direct: DirectGet | None = None  # what polls use now
+        self._opened: DirectGet | None = None  # what is to be closed in the end
+        # The user's own clients and Azure's may give another key each time.
+        self._learns = server.template is None and not server.azure
+        try:
+            self._tls = tls_of(server)
+            self._sdk = sdk_client(server, self._tls)
+            self._sdk_polls = sdk_client(server, self._tls, KEPT)
+        except Exception as error:
+            about = f"the settings of {server.address} can't be used: {error}"
+            raise ServerError(self._reader.clean(about), accepted=Accepted.NO) from None
+
+    async def create(self, request: Request) -> Reply:
+        """POST the request once.
+
+        Raises:
+            ServerError: with ``accepted`` telling whether the server can have taken it.
+        """
+        return await self._call(lambda: post_response(self._sdk, request.text.encode()), None)
+
+    async def create_streamed(self, request: Request) -> tuple[Reply, EventStream | None]:
+        """POST the request once, and read on as the response is written.
+
+        Returns:
+            the response as its first event has it, and the events from there on; None where the
+            server answered as if it had not been asked to stream.
+
+        Raises:
+            ServerError: with ``accepted`` telling whether the server can have taken it.
+        """
+        create = self._sdk.responses.with_streaming_response.create
+        http, close = await self._open(create(extra_body=request.body))
+        try:
+            if not _is_stream(http):
+                content = await http.aread()
+                return self._reader.read(
+                    HTTPResponse(http.status_code, http.headers, content)
+                ), None
+            stream = self._stream(http, close)
+            first = await stream.first()
+        except BaseException as error:
+            await close()
+            if isinstance(error, Exception):
+                raise self._reader.failure(error) from None
+            raise
+        return Reply(without_half_characters(first), poll_after(http.headers)), stream
+
+    async def follow(self, response_id: str, after: int | None) -> EventStream:
+        """GET the events of a response that was created with a stream.
+
+        Args:
+            after: the number of the last event that is known, or None for all.
+
+        Raises:
+            ServerError: the server does not stream it, or can't be reached.
+        """
+        retrieve = self._sdk.responses.with_streaming_response.retrieve
+        query: dict[str, Any] = {"stream": "true"}
+        if after is not None:
+            query["starting_after"] = after
+        http, close = await self._open(retrieve(response_id, extra_query=query))
+        if _is_stream(http):
+            return self._stream(http, close)
+        await close()
+        about = f"{self._server.address} does not stream this response"
+        raise ServerError(about, accepted=Accepted.UNCLEAR, status_code=http.status_code)
+
+    async def retrieve(self, response_id: str, last: Reply | None = None) -> Reply:
+        """GET the response.
+
+        Args:
+            last: the newest reply that is known; returned again where nothing has changed.
+
+        Raises:
+            ServerError: the server gave no response object within 30 s.
+        """
+        # Waiting for others' polls is not the server's fault, and no part of the 30 s.
+        async with self._polling:
+            try:
+                async with asyncio.timeout(POLL_TIMEOUT):
+                    got = await self._got(response_id)
+            except Exception as error:
+                raise self._reader.failure(error) from None
+        mark = hash(got.content)
+        if last is not None and mark == last.mark:
+            after = poll_after(got.headers)
+            return last if after == last.poll_after else replace(last, poll_after=after)
+        return replace(self._reader.read(got), mark=mark)
+
+    async def _got(self, response_id: str) -> HTTPResponse:
+        if self._direct is not None and is_plain_id(response_id):
+            got = await self._direct.get(response_id)
+            if got is not None:
+                if got.status >= 400:
+                    raise self._reader.refusal(got)
+                return got
+            # The SDK's to read or follow, from now on at once. Polls that are under way go on.
+            self._direct = None
+        raw = await self._sdk_polls.responses.with_raw_response.retrieve(response_id)
+        http = raw.http_response
+        self._reader.learn(http.request)
+        if self._learns and not http.history:
+            self._learns = False
+            if goes_direct(self._sdk_polls, http.request.url):
+                self._direct = self._opened = from_sdk_request(http.request, response_id, self._tls)
+        return HTTPResponse(http.status_code, http.headers, http.content)
+
+    async def cancel(self, response_id: str) -> Reply:
+        """Ask the server to cancel the response.
+
+        Raises:
+            ServerError: the server gave no response object within 30 s.
+        """
+        cancel = self._sdk.responses.with_raw_response.cancel
+
+        async def send() -> Any:
+            return (await cancel(response_id)).http_response
+
+        return await self._call(send, POLL_TIMEOUT)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._opened is not None:
+            await self._opened.close()
+        await self._sdk.close()
+        await self._sdk_polls.close()
+
+    async def _open(self, opening: Any) -> tuple[Any, Callable[[], Awaitable[object]]]:
+        """The HTTP answer of a call whose body is still to be read, and what closes it."""
+        try:
+            raw = await opening.__aenter__()
+        except Exception as error:
+            raise self._reader.failure(error) from None
+        self._reader.learn(raw.http_response.request)
+        return raw.http_response, raw.close
+
+    def _stream(self, http: Any, close: Callable[[], Awaitable[object]]) -> EventStream:
+        return EventStream(http.aiter_bytes(), close, self._reader.hide, self._reader.failure)
+
+    async def _call(self, send: Callable[[], Awaitable[Any]], total: float | None) -> Reply:
+        try:
+            async with asyncio.timeout(total):
+                http = await send()
+            self._reader.learn(http.request)
+        except Exception as error:
+            raise self._reader.failure(error) from None
+        return self._reader.read(HTTPResponse(http.status_code, http.headers, http.content))
+
+
+def _is_stream(http: Any) -> bool:
+    return str(http.headers.get("content-type", "")).startswith("text/event-stream")

@@ -1,0 +1,327 @@
+"""HTTP/1.1 connections to one server for polls: a pool, a connection, a response parser.
+
+Only GETs go over these, so a request may be sent again on another connection. Whatever is out of
+the ordinary (redirects, other encodings, odd framing) is left to the SDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import zlib
+from typing import cast
+
+import httptools
+import httpx2
+
+from bgmagic.transport.reply import HTTPResponse
+
+# Bytes of a head with all that is said before it; OpenAI's own fit many times.
+HEAD = 65_536
+
+# Bytes of a body, on the wire and unpacked: it takes 70 Mbit/s to get so many within the 30 s of a
+# poll, and an image is a few MB. Without a limit, a server could fill the kernel's memory.
+BODY = 256 << 20
+
+
+class UnsupportedResponse(Exception):
+    """The answer, if it is one, is not for us to read."""
+
+
+class HTTPResponseParser:
+    """The answer to one GET, as it comes in.
+
+    Attributes:
+        reusable: whether the connection is good for another GET once this is over.
+    """
+
+    def __init__(self) -> None:
+        self.reusable = False
+        self._received = 0
+        self._headers: dict[str, str] = {}
+        self._headed = self._over = False
+        self._body = bytearray()  # a list of very short chunks would take many times as much
+        self._status = 0
+        self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> HTTPResponse | None:
+        """Read on; the answer once it is complete.
+
+        Raises:
+            Odd: it is not for us.
+            httpx2.RemoteProtocolError: it is too large or damaged.
+        """
+        self._received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            # More after a complete answer than that: the answer counts, the connection does not.
+            self.reusable = False
+            if not self._over:
+                raise UnsupportedResponse(str(error)) from None
+        if self._over:
+            return self._got()
+        if self._received > (BODY if self._headed else 0) + HEAD:
+            raise httpx2.RemoteProtocolError("the answer is too large")
+        return None
+
+    def end(self) -> HTTPResponse:
+        """The answer, now that the connection has ended.
+
+        Raises:
+            Odd: it is not for us.
+            httpx2.RemoteProtocolError: it is not complete, too large or damaged.
+        """
+        if not self._headed or {"content-length", "transfer-encoding"} & self._headers.keys():
+            raise httpx2.RemoteProtocolError("the connection was closed before the answer was over")
+        return self._got()
+
+    def forget(self) -> None:
+        """Free the parser, which holds this and is held by it."""
+        del self._parser
+
+    def _got(self) -> HTTPResponse:
+        if self._status < 200:
+            raise UnsupportedResponse(f"status {self._status}")
+        encoding = self._headers.get("content-encoding", "identity").lower()
+        if encoding not in ("identity", "gzip"):
+            raise UnsupportedResponse(f"content-encoding {encoding}")
+        if self._headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            raise UnsupportedResponse("more than chunks")
+        body = bytes(self._body)
+        if encoding == "gzip" and body:
+            body = _unpacked(body)
+        return HTTPResponse(self._status, self._headers, body)
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if self._over:
+            raise UnsupportedResponse
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._headed:
+            return  # what follows a body in chunks
+        key, text = name.decode("latin-1").lower(), value.strip().decode("latin-1")
+        known = self._headers.get(key)
+        self._headers[key] = text if known is None else f"{known}, {text}"
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+        self._headed = True
+
+    def on_body(self, data: bytes) -> None:
+        self._body += data
+
+    def on_message_complete(self) -> None:
+        if 100 <= self._status < 200:
+            # Only a word before the answer.
+            self._headers = {}
+            self._headed = False
+            return
+        self._over = True
+        self.reusable = self._parser.should_keep_alive()
+
+
+def _unpacked(body: bytes) -> bytes:
+    unpack = zlib.decompressobj(wbits=31)  # gzip
+    try:
+        plain = unpack.decompress(body, BODY)
+    except zlib.error as error:
+        raise httpx2.RemoteProtocolError(f"the answer is damaged: {error}") from None
+    if unpack.unused_data:
+        raise UnsupportedResponse("gzip with more behind it")
+    if not unpack.eof:
+        raise httpx2.RemoteProtocolError("the answer is too large or not complete")
+    return plain
+
+
+# Seconds after which the next address of a host is tried, too (RFC 8305).
+_NEXT_ADDRESS = 0.25
+
+
+class ConnectionPool:
+    """Asks one server. Belongs to one event loop."""
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, kept: float) -> None:
+        """Make it; nothing is connected yet.
+
+        Args:
+            host: a name as DNS has it or an address, IPv6 without brackets.
+            port: of the host.
+            tls: how its certificate is checked; None for plain http.
+            kept: seconds for which an idle connection is used again.
+        """
+        self._host = host
+        self._port = port
+        self._tls = tls
+        if tls is not None:
+            tls.set_alpn_protocols(["http/1.1"])
+        self._kept = kept
+        self._closed = False
+        self._all: set[HTTP11Connection] = set()
+        # The newest last, which is used first: those that too many polls once needed grow old.
+        self._idle: list[HTTP11Connection] = []
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    async def get(self, head: bytes) -> HTTPResponse | None:
+        """Send the head of a GET and read the answer to its end. No time limit of its own.
+
+        Returns:
+            the answer, or None where it is nothing that is read here.
+
+        Raises:
+            httpx2.TransportError: there was none.
+        """
+        try:
+            return await self._get(head)
+        except UnsupportedResponse:
+            return None
+
+    async def _get(self, head: bytes) -> HTTPResponse:
+        kept = self._take()
+        if kept is not None:
+            try:
+                return await self._ask(kept, head)
+            except httpx2.ReadError:
+                if kept.answered:
+                    raise
+        return await self._ask(await self._connect(), head)
+
+    async def close(self) -> None:
+        """Close all connections; GETs that are under way fail."""
+        self._closed = True
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for connection in list(self._all):
+            connection.close()
+        self._idle.clear()
+
+    async def _ask(self, connection: HTTP11Connection, head: bytes) -> HTTPResponse:
+        got = await connection.ask(head)
+        if connection.open:
+            self._keep(connection)
+        return got
+
+    def _take(self) -> HTTP11Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open:
+                return connection
+        return None
+
+    def _keep(self, connection: HTTP11Connection) -> None:
+        connection.idle_since = asyncio.get_running_loop().time()
+        self._idle.append(connection)
+        if self._sweeping is None:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Close what was idle for too long, now and as long as there are any."""
+        loop = asyncio.get_running_loop()
+        long_ago = loop.time() - self._kept
+        for connection in self._idle:
+            if connection.idle_since <= long_ago:
+                connection.close()
+        self._idle = [connection for connection in self._idle if connection.open]
+        self._sweeping = loop.call_later(self._kept / 8, self._sweep) if self._idle else None
+
+    async def _connect(self) -> HTTP11Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            _, made = await loop.create_connection(
+                lambda: HTTP11Connection(self._all),
+                self._host,
+                self._port,
+                ssl=self._tls,
+                server_hostname=self._host.rstrip(".") if self._tls else None,
+                happy_eyeballs_delay=_NEXT_ADDRESS,
+            )
+        except (OSError, UnicodeError) as error:
+            # Which includes a certificate that does not verify, with its own words.
+            raise httpx2.ConnectError(str(error)) from error
+        if self._closed:
+            made.close()
+        return made
+
+
+class HTTP11Connection(asyncio.Protocol):
+    """One connection, for one GET at a time.
+
+    Attributes:
+        open: whether another GET can go over it.
+        answered: whether anything has come since the last GET was sent.
+        idle_since: the loop's time at which it was laid aside.
+    """
+
+    def __init__(self, everyone: set[HTTP11Connection]) -> None:
+        self.open = False
+        self.answered = False
+        self.idle_since = 0.0
+        self._everyone = everyone
+        self._incoming: HTTPResponseParser | None = None
+        self._answer: asyncio.Future[HTTPResponse] | None = None
+
+    async def ask(self, head: bytes) -> HTTPResponse:
+        """Send the head of a GET and read the answer; who gives up waiting closes the connection.
+
+        Raises:
+            httpx2.TransportError: there was none.
+            Odd: it is not for us to read.
+        """
+        if not self.open:
+            raise httpx2.ReadError("the connection was closed")
+        self.answered = False
+        self._incoming = HTTPResponseParser()
+        self._answer = asyncio.get_running_loop().create_future()
+        try:
+            self._transport.write(head)
+            return await self._answer
+        except BaseException:
+            self.close()  # what still comes is nobody's answer
+            raise
+        finally:
+            self._incoming.forget()
+            self._incoming = self._answer = None
+
+    def close(self) -> None:
+        """Close it at once."""
+        self.open = False
+        self._transport.abort()
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._everyone.add(self)
+        self.open = True
+
+    def data_received(self, data: bytes) -> None:
+        incoming, answer = self._incoming, self._answer
+        if incoming is None or answer is None or answer.done():
+            self.close()  # nobody has asked
+            return
+        self.answered = True
+        try:
+            got = incoming.feed(data)
+        except (httpx2.TransportError, UnsupportedResponse) as error:
+            self.close()
+            answer.set_exception(error)
+            return
+        if got is not None:
+            if not incoming.reusable:
+                self.close()
+            answer.set_result(got)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.open = False
+        self._everyone.discard(self)
+        answer, incoming = self._answer, self._incoming
+        if incoming is None or answer is None or answer.done():
+            return
+        try:
+            if error is not None or not self.answered:
+                raise httpx2.ReadError(str(error or "the connection was closed"))
+            answer.set_result(incoming.end())
+        except (httpx2.TransportError, UnsupportedResponse) as failure:
+            answer.set_exception(failure)
