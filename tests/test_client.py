@@ -166,7 +166,7 @@ def test_poll_hint(pointed: ScriptedServer, ask: Ask) -> None:
 
 def test_silent_poll_gives_up(pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A poll that gets no answer ends after its own timeout, with a line that says so."""
-    monkeypatch.setattr("bgmagic.client.POLL_TIMEOUT", 0.2)
+    monkeypatch.setattr("bgmagic.transport.client.POLL_TIMEOUT", 0.2)
     over = threading.Event()
     pointed.enqueue("retrieve", Script(hold=over))
     with pytest.raises(ServerError, match=r"no answer from http://127.0.0.1:\d+/v1 within"):

@@ -429,8 +429,7 @@ def test_no_wish_of_a_server_stops_a_group_for_ever(
     ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refusals that arrive together and wish for years are heeded for no longer than one of them."""
-    for module in (pacing, pacing):
-        monkeypatch.setattr(module, "LIMIT", 0.2, raising=False)
+    monkeypatch.setattr(pacing, "LIMIT", 0.2)
     years = {"retry-after": str(10**9)}
     pointed.enqueue("create", *[Script(status=429, json=REFUSED, headers=years)] * 5)
     group = ask(items=range(5), max_in_flight=5)

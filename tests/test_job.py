@@ -355,8 +355,8 @@ def test_error_is_one_line_in_a_notebook(pointed: ScriptedServer, send: Callable
 def test_record_changes_only_in_what_it_has() -> None:
     """A changed record is a new one, equal in all else; a name it does not have is an error."""
     old = JobRecord(request=Request("{}"), server="x", submitted_at=1.0, key="k")
-    new = old.but(status="queued", checked_at=2.0)
+    new = old.with_changes(status="queued", checked_at=2.0)
     assert new == replace(old, status="queued", checked_at=2.0)
     assert (old.status, old.checked_at) == ("waiting", None)
     with pytest.raises(TypeError, match="no stauts"):
-        old.but(stauts="queued")
+        old.with_changes(stauts="queued")

@@ -265,7 +265,7 @@ def test_load_ext_imports_neither_openai_nor_the_widgets(in_kernel: Kernel) -> N
     """%load_ext leaves openai, anywidget and nest_asyncio2 for when they are needed."""
     with kernel() as fresh:
         fresh.ok("%load_ext bgmagic")
-        loaded = "[m for m in ('openai', 'anywidget', 'nest_asyncio2', 'xllamacpp', 'bgmagic.manager', 'bgmagic.store') if m in __import__('sys').modules]"
+        loaded = "[m for m in ('openai', 'anywidget', 'nest_asyncio2', 'xllamacpp', 'bgmagic.runtime.manager', 'bgmagic.storage.database') if m in __import__('sys').modules]"
         assert fresh.value(loaded) == "[]"
 
 

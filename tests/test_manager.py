@@ -359,7 +359,7 @@ def test_no_connection_yet(manager: JobManager, ask: Ask, monkeypatch: pytest.Mo
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
-    monkeypatch.setattr("bgmagic.course.Delays", lambda *_: PollSchedule(SOON))
+    monkeypatch.setattr("bgmagic.runtime.runner.PollSchedule", lambda *_: PollSchedule(SOON))
     job = manager.submit(ask(), poll_interval=SOON)
     eventually(lambda: (job.record.trouble or "").startswith("not sent yet: no answer from"))
     assert job.record.status in ("waiting", "submitting")
@@ -530,7 +530,7 @@ def test_bug_of_ours_ends_in_words(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Even if our own code breaks while carrying a job, whoever waits is told, with the id kept."""
-    monkeypatch.setattr("bgmagic.following.poll", lambda *_: 1 / 0)
+    monkeypatch.setattr("bgmagic.runtime.watcher.poll", lambda *_: 1 / 0)
     job = manager.submit(ask(), poll_interval=SOON)
     assert "ZeroDivisionError" in str(job.exception(LIMIT))
     assert (job.status, job.response_id) == ("detached", "resp_1")

@@ -22,7 +22,7 @@ class Terminal:
     """IPython in a pseudo-terminal."""
 
     def __init__(self, folder: Path, server: ScriptedServer) -> None:
-        import pexpect
+        import pexpect  # noqa: F401 - whether it is there
 
         ours = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url, "BGMAGIC_POLL": "0.1"}
         ours |= {"BGMAGIC_JOURNAL": str(folder / "journal.sqlite3"), "IPYTHONDIR": str(folder)}
@@ -59,7 +59,7 @@ class Terminal:
 @pytest.fixture
 def terminal(server: ScriptedServer, tmp_path: Path) -> Iterator[Callable[[], Terminal]]:
     try:
-        import pexpect  # noqa: F401
+        import pexpect  # noqa: F401 - whether it is there
     except ImportError:
         missing("the Python package pexpect")
     if os.name != "posix":

@@ -11,10 +11,33 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bgmagic.jobs.record import Status
+from bgmagic.text import one_line
 
 # The statuses that the server changes no more (its OpenAPI description, Response.status).
-SERVER_TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.INCOMPLETE, Status.CANCELLED})
+SERVER_TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
+
+
+def objects_in(value: object) -> list[Mapping[str, Any]]:
+    """The JSON objects of a list; an empty list of anything else."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def text_in(value: object) -> str:
+    """``value`` if it is text, else ""."""
+    return value if isinstance(value, str) else ""
+
+
+def word_in(response: Mapping[str, Any], outer: str, inner: str) -> str:
+    """The word at ``response[outer][inner]`` as one line, or "": an error's code, for instance."""
+    found = response.get(outer)
+    word = found.get(inner) if isinstance(found, dict) else None
+    return "" if word is None else one_line(str(word))
+
+
+def is_terminal(response: Mapping[str, Any]) -> bool:
+    """Whether the server will change this response no more."""
+    status = response.get("status")
+    return isinstance(status, str) and status in SERVER_TERMINAL
 
 
 @dataclass(frozen=True)
@@ -32,31 +55,51 @@ class Output:
 
 def read_output(response: Mapping[str, Any]) -> Output:
     """Read the text and the refusal out of a response object, whatever shape it has."""
-    parts = [
-        part for item in _items(response.get("output")) for part in _items(item.get("content"))
-    ]
+    parts = list(_content_parts(response))
     return Output(_joined(parts, "output_text", "text"), _joined(parts, "refusal", "refusal"))
 
 
-def _items(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+def _content_parts(response: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for item in objects_in(response.get("output")):
+        yield from objects_in(item.get("content"))
 
 
-def _joined(parts: list[Mapping[str, Any]], kind: str, field: str) -> str:
-    found = [part.get(field) for part in parts if part.get("type") == kind]
-    return "".join(text for text in found if isinstance(text, str))
+def _joined(parts: Iterable[Mapping[str, Any]], kind: str, field: str) -> str:
+    return "".join(text_in(part.get(field)) for part in parts if part.get("type") == kind)
 
 
-def output_tokens(response: Mapping[str, Any]) -> int | None:
-    """How many tokens the server counted, reasoning included, or None."""
-    usage = response.get("usage")
-    tokens = usage.get("output_tokens") if isinstance(usage, dict) else None
+@dataclass(frozen=True)
+class Usage:
+    """Tokens as the server counted them; None where it did not.
+
+    Attributes:
+        input: tokens of the request.
+        output: tokens of the response, reasoning included.
+        reasoning: those of the output that were reasoning.
+    """
+
+    input: int | None
+    output: int | None
+    reasoning: int | None
+
+    @classmethod
+    def of(cls, response: Mapping[str, Any]) -> Usage:
+        """The usage that a response object tells, whatever shape it has."""
+        given = response.get("usage")
+        usage = given if isinstance(given, dict) else {}
+        details = usage.get("output_tokens_details")
+        reasoning = details.get("reasoning_tokens") if isinstance(details, dict) else None
+        return cls(
+            _token_count(usage.get("input_tokens")),
+            _token_count(usage.get("output_tokens")),
+            _token_count(reasoning),
+        )
+
+
+def _token_count(value: object) -> int | None:
     # SQLite holds 64 bits; no server counts further.
-    return tokens if isinstance(tokens, int) and abs(tokens) < 2**63 else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    counts = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return int(value) if isinstance(value, int) and counts else None
 
 
 @dataclass(frozen=True)
@@ -87,7 +130,7 @@ def read_citations(response: Mapping[str, Any]) -> tuple[Citation, ...]:
     offset = 0
     for part in _texts(response):
         text = part["text"]
-        for annotation in _dicts(part.get("annotations")):
+        for annotation in objects_in(part.get("annotations")):
             citation = _read(annotation, offset, len(text))
             if citation is not None:
                 found.append(citation)
@@ -107,9 +150,9 @@ def sources(citations: Iterable[Citation]) -> list[tuple[str, str]]:
 
 
 def _read(annotation: Mapping[str, Any], offset: int, length: int) -> Citation | None:
-    kind = _text_or_empty(annotation.get("type"))
-    url, file_id = _text_or_empty(annotation.get("url")), _text_or_empty(annotation.get("file_id"))
-    title = _text_or_empty(annotation.get("title")) or _text_or_empty(annotation.get("filename"))
+    kind = text_in(annotation.get("type"))
+    url, file_id = text_in(annotation.get("url")), text_in(annotation.get("file_id"))
+    title = text_in(annotation.get("title")) or text_in(annotation.get("filename"))
     if not kind or not (url or file_id or title):
         return None
     start, end = _span(annotation, offset, length)
@@ -132,37 +175,9 @@ def _span(annotation: Mapping[str, Any], offset: int, length: int) -> tuple[int 
 
 def _texts(response: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The output texts, as `read_output` joins them."""
-    for item in _dicts(response.get("output")):
-        for part in _dicts(item.get("content")):
-            if part.get("type") == "output_text" and isinstance(part.get("text"), str):
-                yield part
-
-
-def _dicts(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _text_or_empty(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def token_counts(response: Mapping[str, Any]) -> dict[str, int | None]:
-    """Tokens in and out, and those of the output that were reasoning, as the server counted."""
-    usage = response.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("output_tokens_details")
-    reasoning = details.get("reasoning_tokens") if isinstance(details, dict) else None
-    return {
-        "tokens_in": _token_count(usage.get("input_tokens")),
-        "tokens_out": output_tokens(response),
-        "tokens_reasoning": _token_count(reasoning),
-    }
-
-
-def _token_count(value: object) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
-        return int(value)
-    return None
+    for part in _content_parts(response):
+        if part.get("type") == "output_text" and isinstance(part.get("text"), str):
+            yield part
 
 
 _LEVEL = 1  # the quickest; 9 kB take 0.1 ms

@@ -253,7 +253,7 @@ def snapshot(job: Job) -> dict[str, Any]:
 
 
 def _waits(job: Job) -> str:
-    words = job.record.words
+    words = job.record.status_text
     return "" if job.done() or words == job.record.status else words
 
 

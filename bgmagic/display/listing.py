@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bgmagic.api.response import output_tokens
+from bgmagic.api.response import Usage
 from bgmagic.display.card import model_of
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status
@@ -83,7 +83,7 @@ def table_row(job: Job) -> TableRow:
         effort=record.request.effort or "",
         submitted_at=record.submitted_at,
         ended_at=record.ended_at,
-        tokens=output_tokens(record.response or {}),
+        tokens=Usage.of(record.response or {}).output,
         response_id=one_line(record.response_id or "", 80),
         open=not job.done(),
         here=not job.done(),

@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.response import read_citations
+from bgmagic.api.response import Usage, read_citations, word_in
 from bgmagic.display.card import model_of, sentence
 from bgmagic.display.listing import TableRow, describe_live, summary, table_html
+from bgmagic.errors import BgmagicError
 from bgmagic.jobs.export import job_row
 from bgmagic.jobs.job import Job, sources_html
-from bgmagic.jobs.outcome import InvalidAnswer, JobError, NoAnswer
+from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
 from bgmagic.jobs.summary import GroupSummary
 from bgmagic.rendering.markdown import as_markdown, to_html
@@ -81,7 +82,7 @@ def answer_html(job: Job) -> str:
     return f'<div style="{edge}">{"".join(parts)}</div>'
 
 
-def _reason(job: Job, error: JobError) -> str:
+def _reason(job: Job, error: BgmagicError) -> str:
     partial = "What was written until then:" if job.text.strip() else ""
     if isinstance(error, InvalidAnswer):
         partial = "What was written:"
@@ -96,8 +97,8 @@ def remedy(job: Job) -> str:
     """What the user can do about an end without an answer, in one sentence, or ""."""
     response = job.response or {}
     codes = (
-        _field(response.get("error"), "code"),
-        _field(response.get("incomplete_details"), "reason"),
+        word_in(response, "error", "code"),
+        word_in(response, "incomplete_details", "reason"),
     )
     found = next((_REMEDIES[code] for code in codes if code in _REMEDIES), None)
     if found is None and isinstance(job.error, NoAnswer):
@@ -118,7 +119,7 @@ def footer_text(job: Job) -> str:
     words = [
         model_of(job),
         f"effort {effort}" if effort else "",
-        token_words(job.usage or {}),
+        token_words(Usage.of(record.response or {})),
         exact_duration(ended - record.submitted_at),
         one_line(record.response_id or "not sent"),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(ended)),
@@ -126,11 +127,9 @@ def footer_text(job: Job) -> str:
     return " · ".join(word for word in words if word)
 
 
-def token_words(usage: dict[str, Any]) -> str:
+def token_words(usage: Usage) -> str:
     """The tokens of ``usage`` in words, reasoning apart; "" where the server counted none."""
-    inside, outside = _count(usage, "input_tokens"), _count(usage, "output_tokens")
-    details = usage.get("output_tokens_details")
-    reasoning = _count(details, "reasoning_tokens") if isinstance(details, dict) else None
+    inside, outside, reasoning = usage.input, usage.output, usage.reasoning
     if inside is None and outside is None:
         return ""
     words = [f"{inside:,} tokens in" if inside is not None else ""]
@@ -177,16 +176,6 @@ def snapshot_table(listed: Sequence[TableRow]) -> dict[str, str]:
     some = f", the newest {KEPT_ROWS} below" if len(listed) > KEPT_ROWS else ""
     folded = f"<details><summary>{title}{some}</summary>{table_html(newest)}</details>"
     return {"text/html": f'<div style="{_QUIET}">{folded}</div>', "text/plain": title}
-
-
-def _field(value: object, key: str) -> str:
-    found = value.get(key) if isinstance(value, dict) else None
-    return found if isinstance(found, str) else ""
-
-
-def _count(usage: dict[str, Any], key: str) -> int | None:
-    found = usage.get(key)
-    return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
 KEPT_GROUP_ROWS = 100  # of the table that is saved in the notebook
@@ -333,7 +322,8 @@ def group_note_beside(group: JobGroup) -> dict[str, str]:
     sent = time.strftime("%Y-%m-%d %H:%M", time.localtime(begun))
     place = group.jobs[0].record.place
     name = place.name if place is not None else None
-    text = f"{group.name}: {count_jobs(len(group.jobs))}, begun {sent}. Later {reattach_hint(name, 'them')}"
+    jobs = count_jobs(len(group.jobs))
+    text = f"{group.name}: {jobs}, begun {sent}. Later {reattach_hint(name, 'them')}"
     # By this mark a page that was reloaded finds the line again.
     marked = f'<div data-bgmagic="{group.key}" style="{_QUIET_NOTE}">{html.escape(text)}</div>'
     return {"text/html": marked, "text/plain": text}

@@ -1,4 +1,5 @@
 """Holds what is known of jobs and tells listeners; starts nothing.
 
-`Job`, `Answer` and `JobGroup` are what users hold. `runtime` changes a job, on the loop thread only.
+`Job`, `Answer` and `JobGroup` are what users hold. Only `runtime` changes a job, on the loop
+thread.
 """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.pricing import price_of
 from bgmagic.api.redaction import without_secrets
-from bgmagic.api.response import read_output, token_counts
+from bgmagic.api.response import Usage, read_output
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import hashable
@@ -74,7 +74,7 @@ def job_row(job: Job, item: Any = _MISSING) -> dict[str, Any]:
     return told | {
         "status": job.status,
         "seconds": seconds_of(job),
-        **token_counts(response),
+        **_tokens(response),
         "price": price_of(response, job.record.server),
         "text": job.text if answered or job.text else None,
         **_data(job),
@@ -86,6 +86,15 @@ def _data(job: Job) -> dict[str, Any]:
     """The structured data of an answer that has some."""
     data = job.result(0).data if job.done() and job.error is None else None
     return {} if data is None else {"data": data}
+
+
+def _tokens(response: Mapping[str, Any]) -> dict[str, int | None]:
+    usage = Usage.of(response)
+    return {
+        "tokens_in": usage.input,
+        "tokens_out": usage.output,
+        "tokens_reasoning": usage.reasoning,
+    }
 
 
 def seconds_of(job: Job) -> float | None:
@@ -131,7 +140,7 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
         "started_at": _time(record.started_at),
         "ended_at": _time(record.ended_at),
         "seconds": seconds_of(job),
-        **token_counts(record.response or {}),
+        **_tokens(record.response or {}),
         "price": price_of(record.response, record.server),
         "group": None
         if place is None

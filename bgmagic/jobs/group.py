@@ -343,7 +343,7 @@ def _without_answer(job: Job) -> bool:
     return job.error is not None and not isinstance(job.error, Detached)
 
 
-def _with_the_others(error: JobError, failed: int, size: int) -> JobError:
+def _with_the_others(error: BgmagicError, failed: int, size: int) -> BgmagicError:
     others = f"{failed} of {size} jobs ended without an answer; .failed has them all"
     error.__notes__ = [others]
     return error

@@ -1,44 +1,41 @@
-"""What a job needs from those around it: where its answer goes, who runs it, who listens.
+"""What a job and a group need from those around them: protocols, so that neither knows them.
 
-Descriptions only, so that the job knows none of them.
+A job is ``Any`` here, since these stand below `Job`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from bgmagic.jobs.job import Answer, Job
+from typing import Any, Protocol
 
 
 class Variable(Protocol):
     """Where the answer goes."""
 
-    def hold(self, job: Job) -> None:
+    def hold(self, job: Any) -> None:
         """Put the job there, as it is submitted."""
 
-    def replace(self, job: Job, successor: Job | Answer) -> None:
+    def replace(self, job: Any, successor: Any) -> None:
         """Put the answer, or the job that takes over, there, if that very job still is there."""
 
 
-Listener = Callable[["Job"], None]
+Listener = Callable[[Any], None]  # called with the job
 
 
 class JobController(Protocol):
     """What a job needs from whoever runs it."""
 
-    def cancel(self, job: Job) -> bool:
+    def cancel(self, job: Any) -> bool:
         """Pass the wish to cancel on; False if the job is past it."""
 
-    def resend(self, job: Job) -> Job:
+    def resend(self, job: Any) -> Any:
         """Send the job again as a new one."""
 
     def on_loop_thread(self) -> bool:
         """Whether the caller is the thread that must never wait for a job."""
 
-    def call_back(self, function: Callable[[Any], object], job: Job) -> None:
+    def call_back(self, function: Callable[[Any], object], job: Any) -> None:
         """Call ``function(job)`` soon, off the loop thread."""
 
-    def make_card(self, job: Job) -> Any:
+    def make_card(self, job: Any) -> Any:
         """The live display of ``job``, a widget."""

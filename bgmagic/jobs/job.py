@@ -15,25 +15,22 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from bgmagic.api.pricing import price_of
 from bgmagic.api.request import Request
 from bgmagic.api.response import (
     Citation,
     CompressedResponse,
-    _items,
-    _text,
+    objects_in,
     read_citations,
-    read_output,
     sources,
+    text_in,
 )
-from bgmagic.errors import BgmagicError, NotReady, NotReadyAttribute
+from bgmagic.errors import BgmagicError
 from bgmagic.jobs.interfaces import JobController, Listener, Variable
-from bgmagic.jobs.outcome import Detached, JobError, outcome_of
-from bgmagic.jobs.placeholder import ATTRIBUTES, OPERATORS, refuser, rendering_prompt
+from bgmagic.jobs.placeholder import TextPlaceholder, rendering_prompt
 from bgmagic.jobs.record import JobRecord, Status
-from bgmagic.rendering.markdown import as_markdown
 from bgmagic.text import one_line
 
 
@@ -74,8 +71,8 @@ class Answer(str):
         """
         answer = super().__new__(cls, text)
         answer.job = job
-        answer.response_id = _text(response.get("id")) or (job.response_id if job else None)
-        answer.model = _text(response.get("model"))
+        answer.response_id = text_in(response.get("id")) or (job.response_id if job else None)
+        answer.model = text_in(response.get("model")) or None
         usage = response.get("usage")
         answer.usage = dict(usage) if isinstance(usage, dict) else None
         answer._asked = asked or {}
@@ -90,13 +87,13 @@ class Answer(str):
         A change of it changes nothing here. ``--messages`` takes such a list, ``--continue`` the
         answer itself.
         """
-        turns = [dict(turn) for turn in _items(self._body().get("input"))]
+        turns = [dict(turn) for turn in objects_in(self._body().get("input"))]
         return [*turns, assistant_message(str(self))]
 
     @property
     def instructions(self) -> str | None:
         """The system text it was asked with, or None."""
-        return _text(self._body().get("instructions"))
+        return text_in(self._body().get("instructions")) or None
 
     def _body(self) -> Mapping[str, Any]:
         return self._asked if self.job is None else self.job.request.body
@@ -114,7 +111,7 @@ class Answer(str):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         # Imported when an answer is looked at: most are only used.
-        from bgmagic.rendering.markdown import to_html
+        from bgmagic.rendering.markdown import as_markdown, to_html
 
         shown = to_html(as_markdown(str(self), structured=self.data is not None))
         return {"text/plain": str(self), "text/html": shown + sources_html(self.citations)}
@@ -167,7 +164,7 @@ def _restored(
 logger = logging.getLogger("bgmagic")
 
 
-class Job(Future[Answer]):
+class Job(TextPlaceholder, Future[Answer]):
     """One submission. Speaks ``concurrent.futures.Future`` and can be awaited in any event loop.
 
     Only the manager's loop thread changes a job; reading is allowed from everywhere.
@@ -190,6 +187,7 @@ class Job(Future[Answer]):
         self._control = control
         self._variables = variables
         self._answer: Answer | None = None
+        self._detached = False
         self._listeners: tuple[Listener, ...] = ()
         self._sleepers: tuple[Callable[[], None], ...] = ()
         self._lock = threading.Lock()
@@ -210,8 +208,7 @@ class Job(Future[Answer]):
     @property
     def status(self) -> str:
         """The server's word verbatim, or ours before the server has said one."""
-        detached = self.done() and isinstance(super().exception(0), Detached)
-        return str(Status.DETACHED if detached else self._record.status)
+        return str(Status.DETACHED if self._detached else self._record.status)
 
     @property
     def response_id(self) -> str | None:
@@ -232,15 +229,13 @@ class Job(Future[Answer]):
     @property
     def text(self) -> str:
         """The output text so far: partial of a job that streams or ended early, else mostly ""."""
-        record = self._record
-        found = read_output(record.response or {}).text
-        return found or (record.preview.text if record.preview else "")
+        return self._record.text
 
     @property
-    def error(self) -> JobError | None:
-        """Why there is no answer, or None."""
+    def error(self) -> BgmagicError | None:
+        """Why there is no answer, or None; a `JobError`."""
         found = super().exception(0) if self.done() else None
-        return found if isinstance(found, JobError) else None
+        return found if isinstance(found, BgmagicError) else None
 
     @property
     def usage(self) -> dict[str, Any] | None:
@@ -299,7 +294,8 @@ class Job(Future[Answer]):
         Raises:
             BadInput: this job has not ended.
         """
-        return self._control.resend(self)
+        resent: Job = self._control.resend(self)
+        return resent
 
     def cancelled(self) -> bool:
         """Whether the job ended as cancelled."""
@@ -368,16 +364,16 @@ class Job(Future[Answer]):
 
     def advance(self, **changes: Any) -> None:
         """Take ``changes`` into the record, and tell the listeners."""
-        self._record = self._record.but(**changes)
+        self._record = self._record.with_changes(**changes)
         self._notify()
 
-    def settle(self, **changes: Any) -> None:
-        """Take the last ``changes``, which make the job terminal, and deliver.
+    def settle(self, record: JobRecord, ending: Answer | BgmagicError) -> None:
+        """Take the last ``record``, which is terminal, and deliver its ``ending``.
 
-        The order is promised: variable, then whoever waits, then the displays.
+        The order is promised: variable, then whoever waits, then the displays. `outcome.settle`
+        works the ending out.
         """
-        self._record = self._record.but(**changes)
-        ending = outcome_of(self)
+        self._record = record
         if isinstance(ending, Answer):
             with self._lock:
                 self._answer = ending
@@ -386,19 +382,19 @@ class Job(Future[Answer]):
             self.set_result(ending)
         else:
             self.set_exception(ending)
-        response = self._record.response
+        response = record.response
         if response is not None and not isinstance(response, CompressedResponse):
             # The answer has its text, the request what was asked; the rest is kept for as long as
             # this kernel lives.
-            like = ending if isinstance(ending, Answer) else ""
-            self._record = self._record.but(
-                response=CompressedResponse(response, (self.request.text, like))
-            )
+            known = ending if isinstance(ending, Answer) else ""
+            packed = CompressedResponse(response, (record.request.text, known))
+            self._record = record.with_changes(response=packed)
         self._wake()
 
-    def detach(self, reason: str) -> None:
-        """Stop watching: whoever waits is told ``reason``; the record stays as it is."""
-        self.set_exception(Detached(f"{self._title()} is no longer watched: {reason}", self))
+    def detach(self, error: BgmagicError) -> None:
+        """Stop watching: whoever waits gets ``error``; the record stays as it is."""
+        self._detached = True
+        self.set_exception(error)
         self._wake()
 
     def _wake(self) -> None:
@@ -418,14 +414,11 @@ class Job(Future[Answer]):
 
     # As text: a job shows its status, and refuses everything else by name.
 
-    def _title(self) -> str:
-        return f"job {self.name!r}" if self.name else "this job"
-
     def __repr__(self) -> str:
         if rendering_prompt.get():
             self.refuse("go into a prompt out of another object")
         record = self._record
-        status = record.words if self.status == record.status else self.status
+        status = record.status_text if self.status == record.status else self.status
         words = ["Job", self.name or "", one_line(status, 80), f"{self.elapsed:.0f} s"]
         if record.response_id:
             words.append(one_line(record.response_id))
@@ -435,34 +428,13 @@ class Job(Future[Answer]):
 
     __str__ = __repr__
 
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, str):
-            # Plain inequality would be a wrong result: the text may well equal `other` later.
-            self.refuse("be compared with text")
-        return self is other
-
-    def __bool__(self) -> bool:
-        return True
-
-    if not TYPE_CHECKING:  # a type checker is to find a wrong attribute by itself
-
-        def __getattr__(self, attribute: str) -> NoReturn:
-            if attribute in ATTRIBUTES:
-                raise NotReadyAttribute(self._refusal(ATTRIBUTES[attribute]))
-            raise AttributeError(f"a Job has no attribute {attribute!r}", name=attribute, obj=self)
-
     def __reduce__(self) -> NoReturn:
         raise BgmagicError(
-            f"{self._title()} is a live handle and can't be pickled; pickle its answer"
+            f"{self._record.label} is a live handle and can't be pickled; pickle its answer"
         )
 
-    def refuse(self, action: str) -> NoReturn:
-        """Say that this is no text (yet), and can't do what text can."""
-        raise NotReady(self._refusal(action))
-
-    def _refusal(self, action: str) -> str:
+    def refusal(self, action: str) -> str:
+        """Why the job can't do ``action``, which text can, and what to do instead."""
         if self.done() and not self.error:
             remedy = "this is the job, its text is .result()"
         elif self.error:
@@ -470,8 +442,4 @@ class Job(Future[Answer]):
         else:
             wait = f"%bgwait {self.name}" if self.name else ".result()"
             remedy = f"wait for it with {wait} or `await`, or run this again later"
-        return f"{self._title()} is {self.status} and can't {action}: {remedy}"
-
-
-for _operator, _action in OPERATORS.items():
-    setattr(Job, _operator, refuser(_action))
+        return f"{self._record.label} is {self.status} and can't {action}: {remedy}"

@@ -6,10 +6,10 @@ import concurrent.futures
 from collections.abc import Mapping
 from typing import Any
 
-from bgmagic.api.response import read_output
+from bgmagic.api.response import objects_in, read_output, word_in
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.jobs.record import Status
+from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.text import one_line
 
 
@@ -82,15 +82,25 @@ def past_deadline(job: Job, deadline: float) -> str:
     )
 
 
-def outcome_of(job: Job) -> Answer | JobError:
-    """What the terminal ``job`` ends with. An error text is never an answer."""
-    record = job.record
+def settle(job: Job, **changes: Any) -> None:
+    """End ``job`` with its last ``changes``, which make it terminal, and deliver what it gives."""
+    record = job.record.with_changes(**changes)
+    job.settle(record, outcome_of(job, record))
+
+
+def detach(job: Job, reason: str) -> None:
+    """Stop watching ``job``: whoever waits is told ``reason``; its record stays as it is."""
+    job.detach(Detached(f"{job.record.label} is no longer watched: {reason}", job))
+
+
+def outcome_of(job: Job, record: JobRecord) -> Answer | JobError:
+    """What ``job`` ends with, once ``record`` is its last one. An error text is never an answer."""
     response = record.response or {}
     if record.status == Status.COMPLETED:
-        return _completed(job, response)
+        return _completed(job, record, response)
     if record.status == Status.INCOMPLETE:
-        reason = _field(response.get("incomplete_details"), "reason") or "the server gave no reason"
-        partial = "the partial text is in .text" if job.text else "there is no text yet"
+        reason = word_in(response, "incomplete_details", "reason") or "the server gave no reason"
+        partial = "the partial text is in .text" if record.text else "there is no text yet"
         return JobIncomplete(f"stopped early: {reason}; {partial}", job)
     if record.status == Status.CANCELLED:
         when = f" {record.reason}" if record.reason else ""
@@ -99,25 +109,25 @@ def outcome_of(job: Job) -> Answer | JobError:
         return JobUnknown(record.reason or "the server's answer got lost", job)
     if record.status == Status.LOST:
         return JobLost(record.reason or "the server no longer knows it", job)
-    code = _field(response.get("error"), "code")
-    message = _field(response.get("error"), "message") or record.reason
+    code = word_in(response, "error", "code")
+    message = word_in(response, "error", "message") or record.reason
     told = ": ".join(word for word in (code, message) if word) or "the server gave no reason"
     return JobFailed(told, job)
 
 
-def _completed(job: Job, response: Mapping[str, Any]) -> Answer | NoAnswer:
+def _completed(job: Job, record: JobRecord, response: Mapping[str, Any]) -> Answer | NoAnswer:
     output = read_output(response)
     if output.refusal:
         return NoAnswer(f"completed, but the model refused: {one_line(output.refusal)}", job)
     if not output.text.strip():
         return NoAnswer(f"completed, but without any text{_instead(response)}", job)
-    form = job.request.format
+    form = record.request.format
     if form is None:
         return Answer(output.text, response, job)
     from bgmagic.api.structured_output import parse_output  # most answers are plain text
 
     try:
-        data = parse_output(output.text, form, job.request.reader)
+        data = parse_output(output.text, form, record.request.reader)
     except ValueError as error:
         told = f"completed, but the text does not fit the schema: {error}; it is in .text"
         return InvalidAnswer(told, job)
@@ -126,13 +136,6 @@ def _completed(job: Job, response: Mapping[str, Any]) -> Answer | NoAnswer:
 
 def _instead(response: Mapping[str, Any]) -> str:
     """What the output has instead of text, if anything, as a part of a sentence."""
-    output = response.get("output")
-    items = output if isinstance(output, list) else []
-    kinds = {str(item.get("type")) for item in items if isinstance(item, dict)}
+    kinds = {str(item.get("type")) for item in objects_in(response.get("output"))}
     named = one_line(", ".join(sorted(kinds - {"message", "reasoning"})), 100)
     return f"; .response has its output: {named}" if named else ""
-
-
-def _field(value: object, key: str) -> str:
-    found = value.get(key) if isinstance(value, dict) else None
-    return "" if found is None else one_line(str(found))

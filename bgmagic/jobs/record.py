@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.request import Request
+from bgmagic.api.response import read_output
 
 if TYPE_CHECKING:
     from bgmagic.prompts.template import PartialPrompt
@@ -97,7 +98,7 @@ class JobRecord:
     place: GroupPosition | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def but(self, **changes: Any) -> JobRecord:
+    def with_changes(self, **changes: Any) -> JobRecord:
         """The same with ``changes``. By hand: a poll mostly changes one time, of 25 fields."""
         unknown = changes.keys() - self.__dict__.keys()
         if unknown:
@@ -106,7 +107,7 @@ class JobRecord:
         changed.__dict__.update(self.__dict__, **changes)
         return changed
 
-    def anew(self, server: str, at: float) -> JobRecord:
+    def for_resend(self, server: str, at: float) -> JobRecord:
         """The record of a new job that asks the same, submitted at ``at``."""
         return JobRecord(
             request=self.request,
@@ -120,12 +121,23 @@ class JobRecord:
         )
 
     @property
+    def label(self) -> str:
+        """What a sentence calls the job: "job 'critique'", or "this job"."""
+        return f"job {self.name!r}" if self.name else "this job"
+
+    @property
+    def text(self) -> str:
+        """The output text so far: partial of a job that streams or ended early, else mostly ""."""
+        found = read_output(self.response or {}).text
+        return found or (self.preview.text if self.preview else "")
+
+    @property
     def fingerprint(self) -> str:
         """What it has in common with those that ask the same of the same server."""
         return self.request.fingerprint(self.server, self.draft.text if self.draft else "")
 
     @property
-    def words(self) -> str:
+    def status_text(self) -> str:
         """The status as people read it: "waiting for critique" where that is what it does."""
         if not self.waits_for or self.status != Status.WAITING:
             return self.status

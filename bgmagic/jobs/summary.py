@@ -10,10 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bgmagic.api.pricing import price_of
-from bgmagic.api.response import token_counts
+from bgmagic.api.response import Usage
 from bgmagic.jobs.job import Job
 from bgmagic.text import one_line
 
@@ -157,6 +156,13 @@ def figures_of(job: Job) -> JobFigures:
     if not job.done():
         return JobFigures(status)
     reason = one_line(str(job.error), LENGTH) if job.error is not None else ""
-    counts: dict[str, Any] = token_counts(response)
-    price = price_of(response, record.server)
-    return JobFigures(status, record.ended_at, **counts, price=price, reason=reason)
+    usage, price = Usage.of(response), price_of(response, record.server)
+    return JobFigures(
+        status,
+        record.ended_at,
+        tokens_in=usage.input,
+        tokens_out=usage.output,
+        tokens_reasoning=usage.reasoning,
+        price=price,
+        reason=reason,
+    )

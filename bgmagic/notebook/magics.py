@@ -294,7 +294,7 @@ class BgMagics(Magics):
             show(job)
         else:
             asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
-            waits = job.record.words if job.record.waits_for else ""
+            waits = job.record.status_text if job.record.waits_for else ""
             sent = f"{waits}, then it goes to {asked}" if waits else f"sent to {asked}"
             print(f"{job.name}: {sent} in the background; %bgwait {job.name} waits for it")
             UNANNOUNCED.append(job)

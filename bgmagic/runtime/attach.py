@@ -1,4 +1,4 @@
-"""Continues a job under another handle: one that is watched no more, or one of an earlier kernel."""
+"""Continues a job under another handle: a detached one, or one of an earlier kernel."""
 
 from __future__ import annotations
 

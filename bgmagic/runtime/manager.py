@@ -25,6 +25,7 @@ from bgmagic.concurrency import CallbackThread, Clock, LoopThread
 from bgmagic.errors import BadInput, BgmagicError, Unsendable
 from bgmagic.jobs.interfaces import Listener, Variable
 from bgmagic.jobs.job import Job
+from bgmagic.jobs.outcome import settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.attach import VariableHandover, stored_run_config
@@ -249,7 +250,7 @@ class JobManager:
         """A job that another kernel ended, to be read; it is not one of this process."""
         job = Job(record_of(entry, reader), self)
         if entry.ended_at is not None:
-            job.settle()
+            settle(job)
         return job
 
     def _settled(self, record: JobRecord, variable: Variable | None) -> Job:
@@ -258,7 +259,7 @@ class JobManager:
             job.give(variable)
         self._roster.add(job)
         # Nobody else has the handle yet, so this thread may change it.
-        job.settle()
+        settle(job)
         return job
 
     def _start(
@@ -347,7 +348,7 @@ class JobManager:
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
         plan = self._plans.get(job) or stored_run_config(job, self.ledger, self.destination())
         old = job.record
-        record = old.anew(plan.server.name, self._clock.now())
+        record = old.for_resend(plan.server.name, self._clock.now())
         if record.draft is not None:
             record = replace(record, draft=record.draft.renewed(self._roster.newest))
         new = self._new(record, plan)

@@ -9,17 +9,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.api.request import Request
-from bgmagic.api.response import output_tokens
+from bgmagic.api.response import Usage, is_terminal
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import Accepted, BadInput, ServerError
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.outcome import CLAIMED_ELSEWHERE, EXPIRED, NOT_VISIBLE, past_deadline, unclear
+from bgmagic.jobs.outcome import (
+    CLAIMED_ELSEWHERE,
+    EXPIRED,
+    NOT_VISIBLE,
+    detach,
+    past_deadline,
+    settle,
+    unclear,
+)
 from bgmagic.jobs.record import Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
 from bgmagic.runtime.pacing import ConcurrencyLimiter, PollSchedule
-from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, is_terminal, record_changes
+from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, record_changes
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.client import ResponsesClient
 from bgmagic.transport.reply import Reply
@@ -152,7 +160,7 @@ class JobRunner:
         if waits and record.draft is None:
             await self._carry()  # whoever claims it first sends it
         elif not await self._ledger.adopt(record, waits=waits):
-            self.job.detach("another kernel follows it")
+            detach(self.job, "another kernel follows it")
         elif waits:
             self._ours = True
             await self._carry()
@@ -176,7 +184,7 @@ class JobRunner:
         if accepted is None:
             return
         try:
-            if is_terminal(accepted.reply):
+            if is_terminal(accepted.reply.response):
                 await self._settle(**record_changes(self.job, accepted.reply, self._clock.now()))
             elif self._closing:
                 self._abandon("the kernel is shutting down")
@@ -202,7 +210,7 @@ class JobRunner:
         except (UnmetDependency, BadInput) as unmet:
             if isinstance(unmet, UnmetDependency) and not unmet.ended:
                 self._ledger.note(self.job.record, owner=None)
-                self.job.detach(str(unmet))
+                detach(self.job, str(unmet))
             else:
                 await self._settle(status=Status.FAILED, reason=f"not sent: {unmet}", trouble=None)
             return False
@@ -237,7 +245,7 @@ class JobRunner:
         if self._ours or await self._ledger.claim(self.job.record, ours=False):
             await self._settle(status=Status.CANCELLED, reason="before it was sent", trouble=None)
         else:
-            self.job.detach(CLAIMED_ELSEWHERE)
+            detach(self.job, CLAIMED_ELSEWHERE)
         return None
 
     async def _admitted(self) -> bool:
@@ -266,7 +274,7 @@ class JobRunner:
             self.sending = True
             try:
                 if not await self._ledger.claim(self.job.record, ours=self._ours):
-                    self.job.detach(CLAIMED_ELSEWHERE)
+                    detach(self.job, CLAIMED_ELSEWHERE)
                     return None
                 self.job.advance(status=Status.SUBMITTING)
                 reply, stream = await _send_create(client, self.job.request)
@@ -285,7 +293,7 @@ class JobRunner:
         await self._ledger.write(
             self.job.record, response_id=response_id, accepted_at=now, status=status
         )
-        if not is_terminal(reply):
+        if not is_terminal(reply.response):
             changes["response"] = client.pack(reply.response, reply.text)
             reply = Reply({}, reply.poll_after)  # held as long as the job runs
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
@@ -320,8 +328,8 @@ class JobRunner:
             await self._settle(status=Status.LOST, reason=EXPIRED, trouble=None)
         else:
             self._ledger.note(self.job.record, owner=None)
-            self.job.detach(
-                NOT_VISIBLE if following.gone else past_deadline(self.job, plan.deadline)
+            detach(
+                self.job, NOT_VISIBLE if following.gone else past_deadline(self.job, plan.deadline)
             )
 
     # Ending.
@@ -333,9 +341,9 @@ class JobRunner:
         written = {name: changes[name] for name in kept if name in changes}
         if changes.get("response") is not None:
             written["response"] = self._ledger.texts(changes["response"], self._plan.server)
-            written["output_tokens"] = output_tokens(changes["response"])
+            written["output_tokens"] = Usage.of(changes["response"]).output
         await self._ledger.write(self.job.record, **written)
-        self.job.settle(**changes)
+        settle(self.job, **changes)
 
     def _abandon(self, reason: str) -> None:
         """End the watch of a job that can't be carried on, without losing what is known of it."""
@@ -344,9 +352,9 @@ class JobRunner:
         if self.job.record.status == Status.SUBMITTING and self.job.response_id is None:
             # Not written down: the journal's `submitting` of a dead kernel means the same.
             reason, now = unclear(f"{reason} while it was being sent"), self._clock.now()
-            self.job.settle(status=Status.UNKNOWN, reason=reason, trouble=None, ended_at=now)
+            settle(self.job, status=Status.UNKNOWN, reason=reason, trouble=None, ended_at=now)
         else:
-            self.job.detach(reason)
+            detach(self.job, reason)
 
 
 async def _send_create(

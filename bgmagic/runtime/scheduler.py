@@ -12,6 +12,7 @@ from typing import Any
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock
 from bgmagic.jobs.job import Job
+from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import GroupPosition
 from bgmagic.runtime.dependencies import FindJob
 from bgmagic.runtime.runner import START_DELAY, JobRunner, RunConfig
@@ -76,7 +77,7 @@ class BatchStart:
 def _detach(jobs: Sequence[Job], reason: str) -> None:
     for job in jobs:
         if not job.done():
-            job.detach(reason)
+            detach(job, reason)
 
 
 class JobScheduler:

@@ -1,7 +1,7 @@
 """Watches one accepted response to its end: polls, listens to its stream, cancels.
 
-`ResponseWatcher` waits and polls; `StreamListener` reads the events for the preview. A stream is never
-the truth about a job: the answer is what a poll says.
+`ResponseWatcher` waits and polls; `StreamListener` reads the events for the preview. A stream is
+never the truth about a job: the answer is what a poll says.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bgmagic.api.response import SERVER_TERMINAL
+from bgmagic.api.response import SERVER_TERMINAL, is_terminal
 from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
@@ -44,12 +44,6 @@ class Watch:
     pack: Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 
 
-def is_terminal(reply: Reply) -> bool:
-    """Whether the server will change this response no more."""
-    status = reply.response.get("status")
-    return isinstance(status, str) and status in SERVER_TERMINAL
-
-
 async def poll(
     watch: Watch, delays: PollSchedule, clock: Clock, hint: float | None = None
 ) -> Reply | None:
@@ -78,7 +72,7 @@ async def poll(
                 delay = max(delay, delays.slow())
         else:
             if last is None or reply.response is not last.response:
-                if is_terminal(reply):
+                if is_terminal(reply.response):
                     return reply
                 packed = watch.pack(reply.response, reply.text)
                 reply = replace(reply, response=packed, text="")

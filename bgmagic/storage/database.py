@@ -1,7 +1,7 @@
 """The SQLite file: opening, migrations, transactions, and how a job becomes a row and back.
 
-Functions on a connection. A new column of a job is a migration and a field of `StoredJob`. Texts that
-many jobs share are stored once.
+Functions on a connection. A new column of a job is a migration and a field of `StoredJob`. Texts
+that many jobs share are stored once.
 """
 
 from __future__ import annotations

@@ -174,7 +174,8 @@ def require_confirmation(asked: SweepPlan) -> None:
         return
     not_these = "" if agreed is None else f", not {agreed}"
     raise BadInput(
-        f"these are {count} jobs{not_these}{count_formula(asked)}: {estimated_cost(asked)}. Nothing was sent; "
+        f"these are {count} jobs{not_these}{count_formula(asked)}: {estimated_cost(asked)}. "
+        "Nothing was sent; "
         f"--yes {count} agrees to them"
     )
 
@@ -215,5 +216,6 @@ def dry_run(text: str, settings: SubmitSettings, namespace: Mapping[str, Any]) -
     from bgmagic.submission.dry_run import describe_request
 
     asked = plan_sweep(text, settings, settings.out or "group", namespace)
-    told = f"{count_jobs(len(asked.composed))}{count_formula(asked)}: {estimated_cost(asked)}. The first:"
+    jobs = f"{count_jobs(len(asked.composed))}{count_formula(asked)}"
+    told = f"{jobs}: {estimated_cost(asked)}. The first:"
     return f"{told}\n{describe_request(asked.composed[0], app.secrets())}"

@@ -14,6 +14,7 @@ from bgmagic.api.request import OutputType
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobDict, JobGroup, JobList
 from bgmagic.jobs.job import Job
+from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status, hashable
 from bgmagic.submission.app import app
 from bgmagic.submission.lookup import DuplicateIndex, completed_with, open_group, running_groups
@@ -258,7 +259,7 @@ def _attached(
         troubles.append(str(error))
         job = app.manager.past(entry)
         # Nobody else has the handle yet, so this thread may change it.
-        job.detach(str(error))
+        detach(job, str(error))
         return job
 
 

@@ -1,0 +1,254 @@
+"""Which package may import which: CONTRIBUTING's table, kept true; no circle of any kind."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "bgmagic"
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+# Each room, a module at the top or a package, and the rooms it may import, from the bottom up.
+# Every import counts: those for type checkers and those inside functions, too.
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "text": set(),
+    "concurrency": set(),
+    "rendering": set(),
+    "api": {"errors", "text"},
+    "transport": {"api", "errors", "text"},
+    "jobs": {"api", "errors", "rendering", "text"},
+    "prompts": {"api", "errors", "jobs", "text"},
+    "storage": {"api", "concurrency", "errors", "jobs", "text"},
+    "runtime": {
+        "api", "concurrency", "errors", "jobs", "prompts", "storage", "text", "transport",
+    },
+    "display": {"api", "errors", "jobs", "rendering", "storage", "text"},
+    "submission": {
+        "api", "display", "errors", "jobs", "prompts", "runtime", "storage", "text", "transport",
+    },
+    "sweeps": {
+        "api", "errors", "jobs", "prompts", "runtime", "storage", "submission", "text",
+    },
+    "public": {"api", "errors", "jobs", "submission", "sweeps", "text", "transport"},
+    "notebook": {
+        "api", "display", "errors", "jobs", "local", "prompts", "storage", "submission", "sweeps",
+        "text",
+    },
+    "local": set(),
+    "": {"errors", "jobs", "notebook", "prompts", "public"},
+    "__main__": {"", "api", "errors", "local", "submission"},
+}  # fmt: skip
+
+# Each row stands on those below it; what stands in one row imports nothing of that row.
+LAYERS = (
+    ("errors", "text", "concurrency", "rendering", "local"),
+    ("api",),
+    ("transport", "jobs"),
+    ("storage", "prompts"),
+    ("runtime", "display"),
+    ("submission",),
+    ("sweeps",),
+    ("public", "notebook"),
+    ("", "__main__"),
+)
+
+# The files that may import each of these libraries.
+HOMES = {
+    "pydantic": {"api.structured_output"},
+    "fastjsonschema": {"api.structured_output"},
+    "genai_prices": {"api.pricing"},
+    "openai": {"transport.reply", "transport.sdk"},
+    "aiohttp": {"transport.aiohttp_transport"},
+    "httptools": {"transport.http11"},
+    "httpx2": {"transport.aiohttp_transport", "transport.http11", "transport.sdk"},
+    "sqlite3": {"storage.database", "storage.journal"},
+    "filelock": {"storage.owner_lock"},
+    "jinja2": {"prompts.expressions"},
+    "pandas": {"jobs.export", "jobs.group"},
+    "anywidget": {"display.board", "display.card"},
+    "markdown_it": {"rendering.markdown", "rendering.math"},
+    "pygments": {"rendering.highlight"},
+    "nest_asyncio2": {"notebook.blocking"},
+    "xllamacpp": {"local.engine"},
+}
+# IPython is for what it types into and what it shows; the extension's two hooks name its types.
+IPYTHON = ("notebook", "display", "")
+
+LONGEST = 450  # lines of a file
+MOST_IN_PACKAGE = 12  # files, besides __init__
+MOST = 76  # Python files in all, besides the packages' own docstrings
+
+
+@functools.cache
+def files() -> dict[str, Path]:
+    """Every module of the package by its name without ``bgmagic.``."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
+    """The full names of the modules that a file imports anywhere in it."""
+    return frozenset(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    known = {f"bgmagic.{name}" for name in files()}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            for alias in node.names:
+                full = f"{module}.{alias.name}"
+                yield full if full in known else module
+
+
+def ours(module: str) -> set[str]:
+    """The modules of the package that a module imports, by their names without ``bgmagic.``."""
+    names = (name.partition(".") for name in imports(files()[module]))
+    return {inner for root, _, inner in names if root == "bgmagic"}
+
+
+@pytest.mark.parametrize("module", files())
+def test_module_imports_only_what_its_room_may(module: str) -> None:
+    """A module imports its own room and the rooms that the table allows, types and lazy ones too."""
+    room = room_of(module)
+    found = {room_of(name) for name in ours(module)} - {room}
+    assert found <= ROOMS[room], f"{module} imports {found - ROOMS[room]}"
+
+
+def test_table_allows_nothing_that_is_not_used() -> None:
+    """Each arrow of the table is an import that exists."""
+    used: dict[str, set[str]] = {room: set() for room in ROOMS}
+    for module in files():
+        room = room_of(module)
+        used[room] |= {room_of(name) for name in ours(module)} - {room}
+    assert used == ROOMS
+
+
+def test_imports_go_down_only() -> None:
+    """No room imports one of its own row or of a row above it."""
+    height = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}
+    assert height.keys() == ROOMS.keys()
+    up = {
+        (room, below)
+        for room, allowed in ROOMS.items()
+        for below in allowed
+        # `python -m bgmagic` reports the version that the package has.
+        if height[below] >= height[room] and (room, below) != ("__main__", "")
+    }
+    assert up == set()
+
+
+def test_no_files_import_each_other() -> None:
+    """Files form no circle: every one has a bottom, imports of every kind counted."""
+    left = {module: ours(module) & files().keys() - {module} for module in files()}
+    while left:
+        bottom = [module for module, below in left.items() if not below & left.keys()]
+        assert bottom, f"these import each other: {sorted(left)}"
+        left = {module: below for module, below in left.items() if module not in bottom}
+
+
+def test_contributing_has_the_table() -> None:
+    """CONTRIBUTING's table names each room, with exactly the rooms that it may import."""
+    rows = re.findall(r"^\| `([\w.]+)/?`[^|]*\|[^|]*\| ([^|]*) \|$", CONTRIBUTING, re.MULTILINE)
+    told = {room: set(re.findall(r"`(\w+)`", allowed)) for room, allowed in rows}
+    expected = {room: allowed for room, allowed in ROOMS.items() if room not in ("", "__main__")}
+    assert told == expected
+
+
+@pytest.mark.parametrize(("library", "homes"), HOMES.items())
+def test_libraries_have_homes(library: str, homes: set[str]) -> None:
+    """Each of these libraries is imported by the files that are its home, and by no other."""
+    users = {
+        module
+        for module, path in files().items()
+        for name in imports(path)
+        if name.partition(".")[0] == library
+    }
+    assert users == homes
+
+
+def test_ipython_is_known_above_only() -> None:
+    """Only notebook/, display/ and the extension's hooks import IPython."""
+    users = {
+        room_of(module)
+        for module, path in files().items()
+        if any(name.partition(".")[0] == "IPython" for name in imports(path))
+    }
+    assert users <= set(IPYTHON)
+
+
+def test_files_stay_few_and_readable() -> None:
+    """No file is too long, no package has too many, and all together are few enough to know."""
+    lengths = {module: len(path.read_text().splitlines()) for module, path in files().items()}
+    assert {module: n for module, n in lengths.items() if n > LONGEST} == {}
+    counts: dict[str, int] = {}
+    packages = {module for module, path in files().items() if path.name == "__init__.py"}
+    for module in files().keys() - packages:
+        room = module.rpartition(".")[0]
+        counts[room] = counts.get(room, 0) + 1
+    assert {room: n for room, n in counts.items() if n > MOST_IN_PACKAGE} == {}
+    assert sum(counts.values()) <= MOST
+    assert packages - {""} == {room for room in counts if room}
+
+
+def test_packages_say_what_they_promise() -> None:
+    """A package's own file is a docstring of at most ten lines, and re-exports nothing."""
+    for room in {room_of(module) for module in files() if "." in module} - {"local"}:
+        tree = ast.parse((PACKAGE / room / "__init__.py").read_text())
+        assert len(tree.body) == 1, room
+        promise = ast.get_docstring(tree) or ""
+        assert 1 <= len(promise.splitlines()) <= 10, room
+
+
+PLAIN = "import sys, bgmagic"
+LOADED = "; print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('bgmagic.')}))"
+
+
+@pytest.mark.parametrize(
+    ("moment", "code", "absent"),
+    [
+        ("import bgmagic", PLAIN, "concurrency transport storage runtime display sweeps notebook"),
+        (
+            "%load_ext",
+            "import sys\nfrom IPython.core.interactiveshell import InteractiveShell\n"
+            "shell = InteractiveShell.instance()\nshell.run_line_magic('load_ext', 'bgmagic')",
+            "concurrency transport storage runtime sweeps",
+        ),
+        (
+            "the first job",
+            PLAIN + "\nbgmagic.submit('Why?').cancel()",
+            "display sweeps notebook rendering",
+        ),
+    ],
+)
+def test_rooms_are_loaded_when_needed(
+    moment: str, code: str, absent: str, monkeypatch: pytest.MonkeyPatch, unused_port: int
+) -> None:
+    """Importing the package, loading the extension and the first job import no room they don't need."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{unused_port}/v1")
+    shown = subprocess.run(
+        [sys.executable, "-c", code + LOADED], capture_output=True, text=True, check=True
+    )
+    loaded = set(shown.stdout.splitlines()[-1].split())
+    assert loaded & set(absent.split()) == set(), moment
