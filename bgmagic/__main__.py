@@ -77,7 +77,9 @@ def _frontend() -> str:
 
 def _settings() -> list[str]:
     """What is not as it is without settings, by name: a value may be a part of a prompt."""
-    found = [f"BgMagics.{name}" for name, value in app.config.items() if value is not None]
+    found = [
+        f"BgMagics.{name}" for name, value in app.shell.defaults().items() if value is not None
+    ]
     ours = (name for name in os.environ if name.startswith("BGMAGIC_") or name.upper() in WAYS)
     return [*found, *sorted(ours)]
 
@@ -90,10 +92,10 @@ def _server() -> list[tuple[str, str]]:
         for name in ("BGMAGIC_BASE_URL", "OPENAI_BASE_URL", "AZURE_OPENAI_ENDPOINT")
         if os.environ.get(name)
     ]
-    configured += ["BgMagics.base_url is set"] if app.base_url else []
+    configured += ["BgMagics.base_url is set"] if app.shell.base_url() else []
     try:
         named: ServerConfig = app.manager.destination()
-        configured += ["by bgmagic.use()"] if named.template is not None else []
+        configured += ["by bgmagic.use()"] if named.sdk_client is not None else []
         address = one_line(named.address, 200)
     except BgmagicError as error:
         # What it quotes may be a key that was typed into the wrong variable.
@@ -115,12 +117,12 @@ def _journal() -> list[tuple[str, str]]:
     if not app.has_journal():
         where = default_path()
         return [("journal", f"{_private(where)}, not there yet" if where else "in memory only")]
-    ledger = app.manager.ledger
-    entries = ledger.journal.entries()
+    store = app.manager.store
+    entries = store.journal.entries()
     open_ones = [entry for entry in entries if entry.ended_at is None]
-    alive = ledger.alive()
+    alive = store.alive()
     where = app.journal_path
-    trouble = f"; {_private(ledger.trouble)}" if ledger.trouble else ""
+    trouble = f"; {_private(store.trouble)}" if store.trouble else ""
     place = _private(where) if where else "in memory only"
     return [
         ("journal", f"{place}, {len(entries)} jobs{trouble}"),

@@ -5,7 +5,7 @@
     │   └── Unsendable               a job of the journal's, whose request held a secret
     ├── NotReady (TypeError)         a job was used as if it were its text
     ├── ServerError                  one call to the server failed; says whether it was accepted
-    └── JobError                     a job did not end with an answer; has .job
+    └── JobError                     a job did not end with an answer; has .job (jobs/outcome.py)
         ├── JobFailed                the server failed at it, or refused to take it
         ├── JobIncomplete            stopped early; the partial text is in job.text
         ├── JobCancelled (concurrent.futures.CancelledError)
@@ -19,8 +19,6 @@ A message holds what is wrong and what to do about it; in a notebook each of the
 """
 
 from __future__ import annotations
-
-from enum import Enum
 
 
 class BgmagicError(Exception):
@@ -47,23 +45,16 @@ class NotReadyAttribute(NotReady, AttributeError):
     """The same for an attribute of answers; an AttributeError too, so that ``hasattr`` works."""
 
 
-class Accepted(Enum):
-    """Whether the server took a request that failed."""
-
-    NO = "no"
-    UNCLEAR = "unclear"
-
-
 class ServerError(BgmagicError):
     """One call to the server did not give a response object.
 
     Attributes:
-        accepted: whether a create that failed like this can have been accepted. Reading calls
-            change nothing at the server, so there it says nothing.
+        maybe_accepted: whether a create that failed like this may have been accepted. Calls that
+            only read change nothing at the server, so there it says nothing.
         status_code: the HTTP status, or None where no HTTP answer came.
         code: the server's own error code, verbatim, or None.
-        passing: whether the very same call may well succeed later.
-        told: whether the server itself said so, in the API's words; a proxy's page does not count.
+        retryable: whether the very same call may well succeed later.
+        from_api: whether the server itself said so, in the API's words, not a proxy by its page.
         retry_after: seconds the server asked to wait before the next call, or None.
     """
 
@@ -71,17 +62,17 @@ class ServerError(BgmagicError):
         self,
         message: str,
         *,
-        accepted: Accepted,
+        maybe_accepted: bool,
         status_code: int | None = None,
         code: str | None = None,
         retry_after: float | None = None,
-        passing: bool = False,
-        told: bool = False,
+        retryable: bool = False,
+        from_api: bool = False,
     ) -> None:
         super().__init__(message)
-        self.accepted = accepted
+        self.maybe_accepted = maybe_accepted
         self.status_code = status_code
         self.code = code
         self.retry_after = retry_after
-        self.passing = passing
-        self.told = told
+        self.retryable = retryable
+        self.from_api = from_api

@@ -9,8 +9,10 @@ from typing import Any
 
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
+from bgmagic.jobs.interfaces import Variable
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.submission.app import app
+from bgmagic.submission.options import SubmitSettings, names
 from bgmagic.submission.submit import compose_prompt, submit_or_join, submit_settings
 from bgmagic.text import kind_of
 
@@ -67,37 +69,13 @@ def submit(
     Raises:
         BadInput: an argument can't be used or there is no API key; nothing was sent.
     """
-    given: dict[str, Any] = {
-        "out": out,
-        "model": model,
-        "effort": effort,
-        "verbosity": verbosity,
-        "instructions": instructions,
-        "max_output_tokens": max_output_tokens,
-        "poll": poll,
-        "deadline": deadline,
-        "messages": messages,
-        "continue_": continue_,
-        "file": file,
-        "tool": tool,
-        "schema": schema,
-        "param": param,
-        "stream": stream,
-        "again": again,
-        "reuse": reuse,
-    }
+    given = _settings_given(locals())
     settings = submit_settings(given, from_python=True)
     if not isinstance(prompt, str):
         raise BadInput(f"the prompt must be text, not {type(prompt).__name__}")
-    variable = None
-    if settings.out is not None:
-        if app.hold is None:
-            raise BadInput(
-                "out= names a notebook variable: run %load_ext bgmagic there, or leave it out"
-            )
-        variable = app.hold(settings.out)
-    composed = compose_prompt(prompt, settings, fill)
-    return submit_or_join(composed, settings, settings.out, variable).job
+    variable = _notebook_variable(settings.out)
+    prepared = compose_prompt(prompt, settings, fill)
+    return submit_or_join(prepared, settings, settings.out, variable).job
 
 
 def map(
@@ -154,45 +132,38 @@ def map(
         BadInput: an argument can't be used, the number of jobs must be agreed to, or there is no
             API key; nothing was sent.
     """
+    given = _settings_given(locals() | {"each": items})
     # Imported when used: most kernels send no sweep.
     from bgmagic.sweeps.submit import submit_sweep
 
-    given: dict[str, Any] = {
-        "each": items,
-        "n": n,
-        "sweep": sweep,
-        "max_in_flight": max_in_flight,
-        "yes": yes,
-        "out": out,
-        "model": model,
-        "effort": effort,
-        "verbosity": verbosity,
-        "instructions": instructions,
-        "max_output_tokens": max_output_tokens,
-        "poll": poll,
-        "deadline": deadline,
-        "messages": messages,
-        "continue_": continue_,
-        "file": file,
-        "tool": tool,
-        "schema": schema,
-        "param": param,
-        "stream": stream,
-        "again": again,
-        "reuse": reuse,
-    }
     settings = submit_settings(given, from_python=True)
     if not isinstance(template, str):
         raise BadInput(f"the template must be text, not {type(template).__name__}")
-    if out is not None and app.bind is None:
+    _notebook_variable(settings.out)
+    join = settings.out is not None
+    sent = submit_sweep(template, settings, settings.out or "group", fill or {}, join=join)
+    if settings.out is not None:
+        app.shell.bind(settings.out, sent.group)
+    return sent.group
+
+
+def _settings_given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a function's arguments those that are options, by their names."""
+    return {name: arguments[name] for name in names(SubmitSettings) if name in arguments}
+
+
+def _notebook_variable(name: str | None) -> Variable | None:
+    """The notebook's variable that ``out=`` names, or None without ``out=``.
+
+    Raises:
+        BadInput: there is no notebook.
+    """
+    variable = None if name is None else app.shell.variable(name)
+    if name is not None and variable is None:
         raise BadInput(
             "out= names a notebook variable: run %load_ext bgmagic there, or leave it out"
         )
-    join = out is not None
-    sent = submit_sweep(template, settings, settings.out or "group", fill or {}, join=join)
-    if settings.out is not None and app.bind is not None:
-        app.bind(settings.out, sent.group)
-    return sent.group
+    return variable
 
 
 def jobs(*, past: bool = False) -> list[Job]:
@@ -207,8 +178,8 @@ def jobs(*, past: bool = False) -> list[Job]:
     if not past:
         return here
     known = {job.record.key for job in here}
-    journal = manager.ledger.journal
-    entries = reversed(journal.entries(notebook=app.notebook()))
+    journal = manager.store.journal
+    entries = reversed(journal.entries(notebook=app.shell.notebook_path()))
     whole = (journal.find(entry.key) for entry in entries if entry.key not in known)
     return [manager.past(entry) for entry in whole if entry is not None] + here
 
@@ -227,7 +198,7 @@ def use(client: Any) -> None:
     """
     from bgmagic.transport.sdk import server_from_client
 
-    app.manager.server = None if client is None else server_from_client(client)
+    app.use(None if client is None else server_from_client(client))
 
 
 def export(
@@ -279,8 +250,8 @@ def _everything(*, everywhere: bool) -> list[Job]:
     """This notebook's jobs, or everybody's: those here, and the others from the journal."""
     manager = app.manager
     here = {job.record.key: job for job in manager.jobs()}
-    notebook = None if everywhere else app.notebook()
-    journal = manager.ledger.journal
+    notebook = None if everywhere else app.shell.notebook_path()
+    journal = manager.store.journal
     entries = reversed(journal.entries(notebook=notebook))
     keys = [entry.key for entry in entries if entry.key not in here]
     found = (journal.find(key) for key in keys)

@@ -15,9 +15,9 @@ from bgmagic.prompts.template import literal_prompt
 from bgmagic.runtime.manager import JobManager
 from bgmagic.submission.options import SubmitSettings
 from bgmagic.submission.submit import prepare_request
-from tests.browser import lab_with as lab_with
-from tests.kernels import Kernel, kernel
-from tests.scripted import ScriptedServer
+from tests.support.browser import lab_with as lab_with
+from tests.support.kernels import Kernel, kernel
+from tests.support.scripted import ScriptedServer
 
 KEY = "sk-test-0123456789abcdef"
 NOTEBOOK = "/home/user/study.ipynb"

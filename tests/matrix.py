@@ -27,26 +27,26 @@ TEST_NEEDS = (
 
 # What shows in half a minute whether an environment works at all.
 QUICK = (
-    "tests/test_names.py",
-    "tests/test_magics.py::test_cell_to_variable",
-    "tests/test_magics.py::test_bad_headers_send_nothing",
-    "tests/test_magics.py::test_errors_are_one_line",
-    "tests/test_magics.py::test_unload_and_reload",
-    "tests/test_magics.py::test_key_is_nowhere",
-    "tests/test_blocking.py::test_kernel_stays_alive",
-    "tests/test_blocking.py::test_cells_keep_their_order",
-    "tests/test_blocking.py::test_interrupt_leaves_the_job_alone",
-    "tests/test_blocking.py::test_await_interrupted_leaves_the_job_alone",
-    "tests/test_attach.py::test_killed_while_the_server_works",
-    "tests/test_headless.py::test_wait_by_environment",
-    "tests/test_scripts.py::test_without_ipython",
+    "tests/project/test_names.py",
+    "tests/notebook/test_magics.py::test_cell_to_variable",
+    "tests/notebook/test_magics.py::test_bad_headers_send_nothing",
+    "tests/notebook/test_magics.py::test_errors_are_one_line",
+    "tests/notebook/test_magics.py::test_unload_and_reload",
+    "tests/notebook/test_magics.py::test_key_is_nowhere",
+    "tests/notebook/test_blocking.py::test_kernel_stays_alive",
+    "tests/notebook/test_blocking.py::test_cells_keep_their_order",
+    "tests/notebook/test_blocking.py::test_interrupt_leaves_the_job_alone",
+    "tests/notebook/test_blocking.py::test_await_interrupted_leaves_the_job_alone",
+    "tests/notebook/test_attach.py::test_killed_while_the_server_works",
+    "tests/notebook/test_headless.py::test_wait_by_environment",
+    "tests/project/test_scripts.py::test_without_ipython",
 )
 WHOLE = (
-    "tests/test_names.py", "tests/test_magics.py", "tests/test_blocking.py", "tests/test_attach.py",
-    "tests/test_client.py", "tests/test_card.py", "tests/test_journal.py", "tests/test_servers.py",
-    "tests/test_headless.py", "tests/test_scripts.py", "tests/test_terminal.py", "tests/test_colab.py",
-    "tests/test_template.py", "tests/test_chain.py", "tests/test_stream.py", "tests/test_options.py",
-    "tests/test_completion.py", "tests/test_citations.py", "tests/test_render.py",
+    "tests/project/test_names.py", "tests/notebook/test_magics.py", "tests/notebook/test_blocking.py", "tests/notebook/test_attach.py",
+    "tests/transport/test_client.py", "tests/display/test_card.py", "tests/storage/test_journal.py", "tests/api/test_servers.py",
+    "tests/notebook/test_headless.py", "tests/project/test_scripts.py", "tests/notebook/test_terminal.py", "tests/notebook/test_colab.py",
+    "tests/prompts/test_template.py", "tests/runtime/test_dependencies.py", "tests/transport/test_streaming.py", "tests/submission/test_options.py",
+    "tests/notebook/test_completion.py", "tests/api/test_citations.py", "tests/rendering/test_markdown.py",
 )  # fmt: skip
 
 

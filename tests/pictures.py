@@ -19,9 +19,9 @@ from typing import Any
 from bgmagic.store import Entry
 
 from bgmagic.storage.journal import Journal
-from tests.browser import Lab, jupyterlab, notebook, page
 from tests.conftest import KEY
-from tests.scripted import Script, ScriptedServer, event, response, written
+from tests.support.browser import Lab, jupyterlab, notebook, page
+from tests.support.scripted import Script, ScriptedServer, event, response, written
 
 ANSWER = """The proof has three weak steps.
 

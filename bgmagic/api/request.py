@@ -46,7 +46,7 @@ class Request:
     """
 
     text: str
-    reader: OutputType = field(default=None, compare=False, repr=False)
+    output_type: OutputType = field(default=None, compare=False, repr=False)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Request:
         body: dict[str, Any] = json.loads(self.text)
         return body
 
-    def fingerprint(self, server: str, draft: str = "") -> str:
+    def fingerprint(self, server: str, partial: str = "") -> str:
         """What two requests have in common that ask the same of the same server, as hex digits.
 
         Whether the answer is streamed makes no difference to it.
@@ -63,20 +63,20 @@ class Request:
             draft: what still is to go into the request.
         """
         known = self.__dict__.get("_print")
-        if known is None or known[:2] != (server, draft):
-            known = server, draft, _fingerprint(self.body, server, draft)
+        if known is None or known[:2] != (server, partial):
+            known = server, partial, _fingerprint(self.body, server, partial)
             self.__dict__["_print"] = known
         found: str = known[2]
         return found
 
     @classmethod
-    def of(cls, body: Mapping[str, Any], reader: OutputType = None) -> Request:
+    def of(cls, body: Mapping[str, Any], output_type: OutputType = None) -> Request:
         """The request with this body.
 
         Raises:
             BadInput: JSON can't hold it.
         """
-        return cls(_dump(body), reader)
+        return cls(_dump(body), output_type)
 
     @cached_property
     def _settings(self) -> _Header:
@@ -94,7 +94,7 @@ class Request:
         return self._settings.model
 
     @property
-    def format(self) -> dict[str, Any] | None:
+    def text_format(self) -> dict[str, Any] | None:
         """The JSON schema that was asked for, as ``text.format`` holds it, or None for text."""
         return self._settings.format
 
@@ -115,12 +115,12 @@ class _Header:
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> _Header:
-        form, effort = _inner(body, "text", "format"), _inner(body, "reasoning", "effort")
-        structured = isinstance(form, dict) and form.get("type") == "json_schema"
+        text_format, effort = _inner(body, "text", "format"), _inner(body, "reasoning", "effort")
+        structured = isinstance(text_format, dict) and text_format.get("type") == "json_schema"
         return cls(
             streams=body.get("stream") is True,
             model=sys.intern(str(body.get("model", ""))),
-            format=form if structured else None,
+            format=text_format if structured else None,
             effort=None if effort is None else sys.intern(str(effort)),
         )
 
@@ -130,9 +130,9 @@ def _inner(body: Mapping[str, Any], outer: str, inner: str) -> Any:
     return found.get(inner) if isinstance(found, dict) else None
 
 
-def _fingerprint(body: Mapping[str, Any], server: str, draft: str) -> str:
+def _fingerprint(body: Mapping[str, Any], server: str, partial: str) -> str:
     asked = {key: value for key, value in body.items() if key != "stream"}
-    text = json.dumps([server, asked, draft] if draft else [server, asked], sort_keys=True)
+    text = json.dumps([server, asked, partial] if partial else [server, asked], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -146,8 +146,8 @@ def build_request(
     max_output_tokens: int | None = None,
     params: Iterable[tuple[str, Any]] = (),
     stream: bool = False,
-    form: Mapping[str, Any] | None = None,
-    reader: OutputType = None,
+    text_format: Mapping[str, Any] | None = None,
+    output_type: OutputType = None,
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> Request:
     """Make the request that asks ``messages`` with these settings.
@@ -168,7 +168,7 @@ def build_request(
             JSON can't hold.
     """
     body: dict[str, Any] = {"model": model, "input": list(messages), "background": True}
-    body["text"] = {"format": {"type": "text"} if form is None else dict(form)}
+    body["text"] = {"format": {"type": "text"} if text_format is None else dict(text_format)}
     if verbosity is not None:
         body["text"]["verbosity"] = verbosity
     if effort is not None:
@@ -191,7 +191,7 @@ def build_request(
         _set(body, path, value, taken)
     if stream:
         body["stream"] = True
-    return Request.of(body, reader)
+    return Request.of(body, output_type)
 
 
 def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:

@@ -209,7 +209,7 @@ class CompressedResponse(Mapping[str, Any]):
         text = text or json.dumps(value, ensure_ascii=isinstance(like, bytes))
         self._data = packer.compress(text.encode(*_CODE)) + packer.flush()
 
-    def whole(self) -> dict[str, Any]:
+    def decompress(self) -> dict[str, Any]:
         """The object as it was."""
         text = zlib.decompressobj(zdict=self._dictionary).decompress(self._data)
         value: dict[str, Any] = json.loads(text.decode(*_CODE))
@@ -222,13 +222,13 @@ class CompressedResponse(Mapping[str, Any]):
         return "".join(self._like).encode(*_CODE)[-_WINDOW:]  # of more it would use the end alone
 
     def __getitem__(self, key: str) -> Any:
-        return self._quick[key] if key in self._quick else self.whole()[key]
+        return self._quick[key] if key in self._quick else self.decompress()[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.whole())
+        return iter(self.decompress())
 
     def __len__(self) -> int:
-        return len(self.whole())
+        return len(self.decompress())
 
 
 class ResponseCompressor:

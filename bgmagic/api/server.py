@@ -42,9 +42,9 @@ class ServerConfig:
     organization: str | None = None
     project: str | None = None
     headers: str = field(default="", repr=False)
-    isolated: bool = False
-    template: Any = field(default=None, repr=False)
-    remedy: str = ""
+    is_local: bool = False
+    sdk_client: Any = field(default=None, repr=False)
+    hint: str = ""
     transport: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     azure: str = ""
     azure_token: str = field(default="", repr=False)
@@ -60,7 +60,7 @@ class ServerConfig:
     def name(self) -> str:
         """What identifies the server: its address, or one name for the embedded server, whose
         port is another after each start."""
-        return "bgmagic.local" if self.isolated else self.address
+        return "bgmagic.local" if self.is_local else self.address
 
     @classmethod
     def from_environment(cls, base_url: str | None = None) -> ServerConfig:
@@ -124,15 +124,15 @@ class ServerConfig:
         values = {self.api_key.strip(), password, urllib.parse.unquote(password)}
         values.add(self.azure_token)
         values |= {value for _, value in urllib.parse.parse_qsl(parts.query)}
-        for line in [] if self.isolated else self.headers.splitlines():
+        for line in [] if self.is_local else self.headers.splitlines():
             value = line.partition(":")[2].strip()
             values |= {value, value.rpartition(" ")[2]}
-        if self.template is not None:
-            headers = getattr(self.template, "_custom_headers", {})
+        if self.sdk_client is not None:
+            headers = getattr(self.sdk_client, "_custom_headers", {})
             values |= {str(value) for value in headers.values()}
-            queries = getattr(self.template, "_custom_query", {})
+            queries = getattr(self.sdk_client, "_custom_query", {})
             values |= {str(value) for name, value in queries.items() if name != "api-version"}
-            values.add(str(getattr(self.template, "_azure_ad_token", None) or ""))
+            values.add(str(getattr(self.sdk_client, "_azure_ad_token", None) or ""))
         found = (value for value in values if len(value) >= SHORTEST_SECRET)
         return tuple(sorted(found, key=len, reverse=True))
 

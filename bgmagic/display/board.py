@@ -13,8 +13,8 @@ import anywidget
 import traitlets
 
 from bgmagic.api.pricing import estimate_cost
-from bgmagic.display.card import allow_subshell_messages, read_assets, sentence
-from bgmagic.display.listing import TableRow, table_row, table_text
+from bgmagic.display.card import allow_subshell_messages, read_assets
+from bgmagic.display.listing import TableRow, sentence, table_row, table_text
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.summary import GroupSummary, server_seconds
 from bgmagic.text import one_line

@@ -18,7 +18,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from bgmagic.display.listing import describe_live
+from bgmagic.display.listing import describe_live, is_final, model_of, sentence
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord, Status
@@ -48,10 +48,6 @@ def allow_subshell_messages(widget: Any) -> None:
 # Characters of a preview that are sent: the end of it, since that is what is being read.
 PREVIEWED = 4000
 
-# Terminal statuses after which nothing is left to click: the card gives way to plain HTML.
-FINAL = frozenset(
-    {Status.COMPLETED, Status.FAILED, Status.INCOMPLETE, Status.CANCELLED, Status.LOST}
-)
 
 History = Callable[[Job], Mapping[str, Any]]
 
@@ -265,20 +261,3 @@ def previewed(record: JobRecord) -> dict[str, str]:
     # Summaries have bold titles; here they are plain text.
     texts = {"text": preview.text, "reasoning": preview.reasoning.replace("**", "")}
     return {name: text[-PREVIEWED:] for name, text in texts.items() if text}
-
-
-def sentence(text: str) -> str:
-    """``text`` beginning with a capital, unless its first word is a code such as server_error."""
-    first = text.partition(" ")[0]
-    return text[:1].upper() + text[1:] if first.rstrip(",").isalpha() else text
-
-
-def is_final(job: Job) -> bool:
-    """Whether the job has ended, and nothing is left that a click could do."""
-    return job.done() and job.status in FINAL
-
-
-def model_of(job: Job) -> str:
-    """The model that answers, once the server has named it, else the one that was asked."""
-    named = (job.response or {}).get("model")
-    return one_line(named, 80) if isinstance(named, str) and named else job.request.model

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bgmagic.api.response import Usage
-from bgmagic.display.card import model_of
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status
 from bgmagic.text import count_jobs, one_line
@@ -19,6 +18,29 @@ if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob
 
 HEADS = ("variable", "status", "model", "effort", "age", "took", "tokens out", "id")
+
+
+# Terminal statuses after which nothing is left to click: the card gives way to plain HTML.
+FINAL = frozenset(
+    {Status.COMPLETED, Status.FAILED, Status.INCOMPLETE, Status.CANCELLED, Status.LOST}
+)
+
+
+def sentence(text: str) -> str:
+    """``text`` beginning with a capital, unless its first word is a code such as server_error."""
+    first = text.partition(" ")[0]
+    return text[:1].upper() + text[1:] if first.rstrip(",").isalpha() else text
+
+
+def is_final(job: Job) -> bool:
+    """Whether the job has ended, and nothing is left that a click could do."""
+    return job.done() and job.status in FINAL
+
+
+def model_of(job: Job) -> str:
+    """The model that answers, once the server has named it, else the one that was asked."""
+    named = (job.record.response or {}).get("model")
+    return one_line(named, 80) if isinstance(named, str) and named else job.request.model
 
 
 @dataclass(frozen=True)
@@ -156,8 +178,8 @@ def split_by_group(jobs: Iterable[Job]) -> list[list[Job]]:
     """The jobs in order, those of a group together where its first stands."""
     found: dict[str, list[Job]] = {}
     for job in jobs:
-        place = job.record.place
-        found.setdefault(place.group if place else job.record.key, []).append(job)
+        position = job.record.position
+        found.setdefault(position.group if position else job.record.key, []).append(job)
     return list(found.values())
 
 

@@ -15,8 +15,8 @@ from IPython import get_ipython
 from IPython.display import publish_display_data
 
 from bgmagic.display.board import GroupBoard, JobsBoard
-from bgmagic.display.card import Card, is_final
-from bgmagic.display.listing import TableRow, table_html, table_text
+from bgmagic.display.card import Card
+from bgmagic.display.listing import TableRow, is_final, table_html, table_text
 from bgmagic.display.static_html import (
     final_bundles,
     final_group_bundle,

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.response import Usage, read_citations, word_in
-from bgmagic.display.card import model_of, sentence
-from bgmagic.display.listing import TableRow, describe_live, summary, table_html
+from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.export import job_row
 from bgmagic.jobs.job import Job, sources_html
@@ -75,7 +74,7 @@ def answer_html(job: Job) -> str:
     if error is not None:
         parts.append(_reason(job, error))
     if job.text.strip():
-        text = as_markdown(job.text, structured=job.request.format is not None)
+        text = as_markdown(job.text, structured=job.request.text_format is not None)
         below = sources_html(read_citations(job.response or {}))
         parts.append(f"<div>{to_html(text)}{below}</div>")
     edge = f"border-left: 4px solid var({colour}); padding: 2px 0 2px 12px"
@@ -320,8 +319,8 @@ def group_note_beside(group: JobGroup) -> dict[str, str]:
     """The line that stands beside a live board, as a bundle."""
     begun = min(job.record.submitted_at for job in group.jobs)
     sent = time.strftime("%Y-%m-%d %H:%M", time.localtime(begun))
-    place = group.jobs[0].record.place
-    name = place.name if place is not None else None
+    position = group.jobs[0].record.position
+    name = position.name if position is not None else None
     jobs = count_jobs(len(group.jobs))
     text = f"{group.name}: {jobs}, begun {sent}. Later {reattach_hint(name, 'them')}"
     # By this mark a page that was reloaded finds the line again.

@@ -63,13 +63,13 @@ _MISSING: Any = object()
 
 def job_row(job: Job, item: Any = _MISSING) -> dict[str, Any]:
     """One job as a row: its item, its swept settings, how it went and what it gave."""
-    place, response = job.record.place, job.response or {}
+    position, response = job.record.position, job.response or {}
     told: dict[str, Any] = {}
-    if place is not None:
-        told |= _item(place.item if item is _MISSING else item, place.kind, place.key)
-        told |= dict(place.settings)
-        if place.samples > 1:
-            told["sample"] = place.sample
+    if position is not None:
+        told |= _item(position.item if item is _MISSING else item, position.kind, position.key)
+        told |= dict(position.settings)
+        if position.samples > 1:
+            told["sample"] = position.sample
     answered = job.done() and job.error is None
     return told | {
         "status": job.status,
@@ -122,7 +122,7 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
     """
     record = job.record
     body, _ = without_secrets(record.request.body, secrets)
-    place = record.place
+    position = record.position
     told = {
         "bgmagic": FORMAT,
         "key": record.key,
@@ -143,8 +143,8 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
         **_tokens(record.response or {}),
         "price": price_of(record.response, record.server),
         "group": None
-        if place is None
-        else {"group": place.group, "index": place.index} | place.details,
+        if position is None
+        else {"group": position.group, "index": position.index} | position.details,
         "body": body,
         "response": record.response,
     }

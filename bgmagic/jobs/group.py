@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bgmagic.errors import BgmagicError
+from bgmagic.jobs.interfaces import GroupDisplays
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import Detached, JobError
 from bgmagic.jobs.record import Status
@@ -40,13 +41,20 @@ class JobGroup(Collection[Any]):
     """
 
     def __init__(
-        self, key: str, name: str, jobs: Sequence[Job], items: Sequence[Any] | None = None
+        self,
+        key: str,
+        name: str,
+        jobs: Sequence[Job],
+        items: Sequence[Any] | None = None,
+        *,
+        displays: GroupDisplays,
     ) -> None:
-        """Make the group of ``jobs``, each of which has a place in it.
+        """Make the group of ``jobs``, each of which has a position in it.
 
         Args:
             key: our own name of the group, unique.
             name: the variable that holds it.
+            displays: what shows the group.
             items: each job's item as it was given; None means what the journal kept of them.
         """
         self.key = key
@@ -54,11 +62,12 @@ class JobGroup(Collection[Any]):
         self._jobs = list(jobs)
         self._items = items
         self._listeners: list[Callable[[Job], None]] = []
-        self._display: Any = None
+        self._displays = displays
+        self._board: Any = None
         self._indices = {job: index for index, job in enumerate(jobs)}
         for index, job in enumerate(jobs):
             job.add_listener(self._notify)
-            job.give(GroupSlot(self, index))
+            job.add_variable(GroupSlot(self, index))
 
     # What the user reads.
 
@@ -70,8 +79,8 @@ class JobGroup(Collection[Any]):
     @property
     def size(self) -> int:
         """How many jobs the sweep asked for; one picked up from the journal may have fewer."""
-        places = [job.record.place for job in self._jobs if job.record.place is not None]
-        return max((place.size for place in places), default=len(self._jobs))
+        positions = [job.record.position for job in self._jobs if job.record.position is not None]
+        return max((position.size for position in positions), default=len(self._jobs))
 
     @property
     def failed(self) -> tuple[Job, ...]:
@@ -172,7 +181,7 @@ class JobGroup(Collection[Any]):
         """The place of a job that is, or was, in the group."""
         return self._indices[job]
 
-    def take(self, index: int, job: Job, successor: Job) -> None:
+    def replace_job(self, index: int, job: Job, successor: Job) -> None:
         """Put ``successor`` in the place of ``job``, if that is still there."""
         if self._jobs[index] is job:
             self._jobs[index] = successor
@@ -194,20 +203,14 @@ class JobGroup(Collection[Any]):
         return f"<JobGroup {self.name} {count_jobs(len(self.jobs))}: {counts}>"
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        # Imported when it is looked at.
-        from bgmagic.display.outputs import group_bundle
-
-        return group_bundle(self), {}
+        return self._displays.bundle(self), {}
 
     @property
     def board(self) -> Any:
         """The live display of all of them, an ordinary widget."""
-        if self._display is None:
-            # Imported when it is looked at: plain Python needs no widgets.
-            from bgmagic.display.board import GroupBoard
-
-            self._display = GroupBoard(self)
-        return self._display
+        if self._board is None:
+            self._board = self._displays.board(self)
+        return self._board
 
     def __reduce__(self) -> NoReturn:
         raise BgmagicError(
@@ -244,12 +247,13 @@ class JobDict(JobGroup, Mapping[Any, Any]):
         jobs: Sequence[Job],
         items: Sequence[Any] | None = None,
         *,
+        displays: GroupDisplays,
         keys: Sequence[Any],
         several: bool = False,
     ) -> None:
         """Make the group; ``keys`` has the key of each job's item, ``several`` whether an item has
         several jobs although one is here."""
-        super().__init__(key, name, jobs, items)
+        super().__init__(key, name, jobs, items, displays=displays)
         self._places: dict[Any, list[int]] = {}
         for index, item in enumerate(keys):
             self._places.setdefault(item, []).append(index)
@@ -283,13 +287,13 @@ class GroupSlot:
     group: JobGroup
     index: int
 
-    def hold(self, job: Job) -> None:
+    def assign(self, job: Job) -> None:
         """Nothing: the group has the job."""
 
     def replace(self, job: Job, successor: Job | Answer) -> None:
         """Put the job that takes over there; an answer is read off its job."""
         if isinstance(successor, Job):
-            self.group.take(self.index, job, successor)
+            self.group.replace_job(self.index, job, successor)
 
 
 class ResentJobs(tuple[Job, ...]):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 class Variable(Protocol):
     """Where the answer goes."""
 
-    def hold(self, job: Any) -> None:
+    def assign(self, job: Any) -> None:
         """Put the job there, as it is submitted."""
 
     def replace(self, job: Any, successor: Any) -> None:
@@ -20,6 +20,16 @@ class Variable(Protocol):
 
 
 Listener = Callable[[Any], None]  # called with the job
+
+
+class GroupDisplays(Protocol):
+    """What shows a group; made when it is first looked at. A group is ``Any`` here."""
+
+    def board(self, group: Any) -> Any:
+        """The live display of all jobs of ``group``, a widget."""
+
+    def bundle(self, group: Any) -> dict[str, Any]:
+        """What ``group`` looks like now, as a MIME bundle that stays."""
 
 
 class JobController(Protocol):
@@ -34,7 +44,7 @@ class JobController(Protocol):
     def on_loop_thread(self) -> bool:
         """Whether the caller is the thread that must never wait for a job."""
 
-    def call_back(self, function: Callable[[Any], object], job: Any) -> None:
+    def run_callback(self, function: Callable[[Any], object], job: Any) -> None:
         """Call ``function(job)`` soon, off the loop thread."""
 
     def make_card(self, job: Any) -> Any:

@@ -219,7 +219,7 @@ class Job(TextPlaceholder, Future[Answer]):
     def response(self) -> Mapping[str, Any] | None:
         """The newest response object as the server sent it, or None."""
         response = self._record.response
-        return response.whole() if isinstance(response, CompressedResponse) else response
+        return response.decompress() if isinstance(response, CompressedResponse) else response
 
     @property
     def request(self) -> Request:
@@ -261,19 +261,19 @@ class Job(TextPlaceholder, Future[Answer]):
         return self._card
 
     @property
-    def unbound(self) -> bool:
+    def has_no_variable(self) -> bool:
         """Whether no variable waits for it."""
         return not self._variables
 
-    def give(self, variable: Variable) -> None:
+    def add_variable(self, variable: Variable) -> None:
         """Have ``variable`` hold this job, and get its answer, too."""
         with self._lock:
-            variable.hold(self)
+            variable.assign(self)
             self._variables += (variable,)
             if self._answer is not None:
                 variable.replace(self, self._answer)
 
-    def hand_over(self, successor: Job) -> None:
+    def move_variables_to(self, successor: Job) -> None:
         """Let ``successor`` take the variables that still hold this job."""
         for variable in self._variables:
             variable.replace(self, successor)
@@ -323,7 +323,7 @@ class Job(TextPlaceholder, Future[Answer]):
 
     def add_done_callback(self, fn: Callable[[Future[Answer]], object]) -> None:
         """Call ``fn(job)`` once the job is done, on a thread of its own for all callbacks."""
-        super().add_done_callback(lambda _: self._control.call_back(fn, self))
+        super().add_done_callback(lambda _: self._control.run_callback(fn, self))
 
     def _refuse_loop_thread(self) -> None:
         if not self.done() and self._control.on_loop_thread():

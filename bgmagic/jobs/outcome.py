@@ -121,13 +121,13 @@ def _completed(job: Job, record: JobRecord, response: Mapping[str, Any]) -> Answ
         return NoAnswer(f"completed, but the model refused: {one_line(output.refusal)}", job)
     if not output.text.strip():
         return NoAnswer(f"completed, but without any text{_instead(response)}", job)
-    form = record.request.format
+    form = record.request.text_format
     if form is None:
         return Answer(output.text, response, job)
     from bgmagic.api.structured_output import parse_output  # most answers are plain text
 
     try:
-        data = parse_output(output.text, form, record.request.reader)
+        data = parse_output(output.text, form, record.request.output_type)
     except ValueError as error:
         told = f"completed, but the text does not fit the schema: {error}; it is in .text"
         return InvalidAnswer(told, job)

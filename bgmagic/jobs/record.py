@@ -7,13 +7,10 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import read_output
-
-if TYPE_CHECKING:
-    from bgmagic.prompts.template import PartialPrompt
 
 
 class Status(StrEnum):
@@ -70,7 +67,8 @@ class JobRecord:
         offline: whether the newest call got no answer at all.
         preview: what a streamed response says so far; the response is the truth once it has ended.
         cancelling: whether the user has asked to cancel.
-        draft: what is still to go into the request, which is not sent before; or None.
+        partial: JSON text of what is still to go into the request, which is not sent before; or
+            None. `prompts.template.PartialPrompt` reads it.
         waits_for: the names of the jobs whose answers it waits for.
         place: where it stands in its group, if it belongs to one.
     """
@@ -93,9 +91,9 @@ class JobRecord:
     offline: bool = False
     preview: Preview | None = None
     cancelling: bool = False
-    draft: PartialPrompt | None = None
+    partial: str | None = None
     waits_for: tuple[str, ...] = ()
-    place: GroupPosition | None = None
+    position: GroupPosition | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def with_changes(self, **changes: Any) -> JobRecord:
@@ -116,8 +114,8 @@ class JobRecord:
             name=self.name,
             named=self.named,
             notebook=self.notebook,
-            draft=self.draft,
-            place=self.place,
+            partial=self.partial,
+            position=self.position,
         )
 
     @property
@@ -134,7 +132,7 @@ class JobRecord:
     @property
     def fingerprint(self) -> str:
         """What it has in common with those that ask the same of the same server."""
-        return self.request.fingerprint(self.server, self.draft.text if self.draft else "")
+        return self.request.fingerprint(self.server, self.partial or "")
 
     @property
     def status_text(self) -> str:

@@ -26,7 +26,6 @@ from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.notebook.shell import open_entries
 from bgmagic.prompts.expressions import IPYTHON_NAMES
-from bgmagic.public import jobs
 from bgmagic.submission.app import app
 from bgmagic.submission.options import (
     AttachSettings,
@@ -188,7 +187,7 @@ def _jobs(settings: type[Any]) -> list[str]:
         found = [entry.name or entry.response_id for entry in open_entries()]
     else:
         past = settings is ListSettings
-        told = [job for job in reversed(jobs()) if past or not job.done()]
+        told = [job for job in reversed(app.manager.jobs()) if past or not job.done()]
         found = [job.name or job.response_id for job in told]
     return list(dict.fromkeys(name for name in found if name))
 

@@ -29,11 +29,10 @@ from bgmagic.notebook.shell import (
     wait_and_tell,
     with_options_help,
 )
-from bgmagic.public import jobs
 from bgmagic.submission import lookup
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_response_id
-from bgmagic.submission.lookup import entry_named, group_named, job_named, jobs_named
+from bgmagic.submission.lookup import entry_named, group_named, job_named, jobs_named, needed_keys
 from bgmagic.submission.options import (
     AttachSettings,
     CancelSettings,
@@ -68,7 +67,7 @@ class BgLineMagics(Magics):
 
     def _parse(self, settings: type[S], magic: str, line: str) -> S:
         given = parse_line(settings, magic, line, self._namespace)
-        return resolve_settings(settings, given, config=app.config)
+        return resolve_settings(settings, given, config=app.shell.defaults())
 
     @no_var_expand
     @line_magic
@@ -80,7 +79,9 @@ class BgLineMagics(Magics):
         """
         with errors_as_one_line():
             settings = self._parse(WaitSettings, "%bgwait", line)
-            chosen = self._named(settings.names) or [job for job in jobs() if not job.done()]
+            chosen = self._named(settings.names) or [
+                job for job in app.manager.jobs() if not job.done()
+            ]
         if chosen:
             wait_and_tell(chosen, settings.timeout)
         else:
@@ -95,7 +96,7 @@ class BgLineMagics(Magics):
             settings = self._parse(CancelSettings, "%bgcancel", line)
             if not settings.names and not settings.all:
                 raise BadInput("name what to cancel: %bgcancel NAME, a response id, or --all")
-            chosen = jobs() if settings.all else self._named(settings.names)
+            chosen = app.manager.jobs() if settings.all else self._named(settings.names)
         # The last first, as a group does.
         asked = {job for job in reversed(chosen) if job.cancel()}
         for some in split_by_group(chosen):
@@ -138,17 +139,17 @@ class BgLineMagics(Magics):
 
     def _tell(self, job: Job) -> None:
         """Show a job with what it gave; one of an earlier kernel can't be shown live."""
-        if hasattr(self._shell, "kernel") and (job.done() or job in jobs()):
+        if hasattr(self._shell, "kernel") and (job.done() or job in app.manager.jobs()):
             self._show(job)
         else:
             print(describe_job(job), job.text, sep="\n")
 
     def _list(self, *, all_notebooks: bool) -> None:
-        ledger = app.manager.ledger
-        notebook = None if all_notebooks else app.notebook()
-        entries = ledger.journal.entries(notebook=notebook, limit=LISTED)
-        here = [job for job in jobs() if job.record.key not in self._forgotten]
-        found = listing.table_rows(here, entries, ledger.alive())
+        store = app.manager.store
+        notebook = None if all_notebooks else app.shell.notebook_path()
+        entries = store.journal.entries(notebook=notebook, limit=LISTED)
+        here = [job for job in app.manager.jobs() if job.record.key not in self._forgotten]
+        found = listing.table_rows(here, entries, store.alive())
         if len(entries) == LISTED:
             print(f"The newest {LISTED}; older ones are in the journal too.")
         if not found:
@@ -163,20 +164,20 @@ class BgLineMagics(Magics):
 
     @staticmethod
     def _past(key: str) -> Job | None:
-        entry = app.manager.ledger.journal.find(key)
+        entry = app.manager.store.journal.find(key)
         return app.manager.past(entry) if entry else None
 
     def _forget(self, settings: ListSettings) -> None:
-        ledger = app.manager.ledger
-        journal = ledger.journal
+        store = app.manager.store
+        journal = store.journal
         if settings.names:
             keys = [key for name in settings.names for key in self._keys(name)]
         else:
-            notebook = None if settings.all else app.notebook()
+            notebook = None if settings.all else app.shell.notebook_path()
             keys = [entry.key for entry in journal.entries(notebook=notebook)]
-        needed = ledger.needed()
+        needed = needed_keys(store)
         going = [key for key in keys if key not in needed]
-        ended_here = {job.record.key for job in jobs() if job.done()}
+        ended_here = {job.record.key for job in app.manager.jobs() if job.done()}
         count = journal.forget(going).result(10)
         # This kernel's variables still hold theirs.
         self._forgotten |= ended_here.intersection(going)
@@ -219,7 +220,7 @@ class BgLineMagics(Magics):
         single = shell.attach_groups(self._shell, wanted)
         found = sorted(single, key=lambda entry: entry.created_at)
         newest = {entry.name: entry.key for entry in found}
-        needed = app.manager.ledger.needed()
+        needed = needed_keys(app.manager.store)
         for number, entry in enumerate(found):
             name = entry.name or f"_bg{self._shell.execution_count}_{number}"
             older = entry.name is not None and newest[name] != entry.key
@@ -237,18 +238,18 @@ class BgLineMagics(Magics):
     def _nameless(self) -> list[StoredJob]:
         """Jobs that are followed already, since others need them, and whose variable is free, as
         that of their group is."""
-        journal = app.manager.ledger.journal
-        followed = [job.record for job in jobs() if job.unbound]
+        journal = app.manager.store.journal
+        followed = [job.record for job in app.manager.jobs() if job.has_no_variable]
         wanted = [
             record.key
             for record in followed
             if record.named
-            and (record.place.name if record.place else record.name) not in self._namespace
+            and (record.position.name if record.position else record.name) not in self._namespace
         ]
         return [entry for key in wanted if (entry := journal.find(key))]
 
     def _attach(self, which: str, out: str | None) -> None:
-        ledger = app.manager.ledger
+        store = app.manager.store
         entry = entry_named(which)
         group = lookup.group_meant(which, entry, out)
         if group is not None:
@@ -266,20 +267,20 @@ class BgLineMagics(Magics):
             variable = NamespaceVariables(self._namespace, [name])
             self._show(app.manager.follow(response_id, name, variable))
         else:
-            known = len(ledger.journal.entries(notebook=app.notebook()))
+            known = len(store.journal.entries(notebook=app.shell.notebook_path()))
             raise BadInput(
                 f"the journal has no job {which!r} (of {known}; %bgjobs --all lists them), and "
                 "it is no response id, which begins with resp_"
             )
 
     def _take(self, key: str, name: str) -> None:
-        entry = app.manager.ledger.journal.find(key)
+        entry = app.manager.store.journal.find(key)
         if entry is not None:
             from bgmagic.api.structured_output import find_output_type
 
-            reader = find_output_type(Request(entry.request).format, self._namespace)
+            output_type = find_output_type(Request(entry.request).text_format, self._namespace)
             variable = NamespaceVariables(self._namespace, [name])
-            self._show(app.manager.attach(entry, variable, reader))
+            self._show(app.manager.attach(entry, variable, output_type))
 
     def _show(self, job: Job) -> None:
         if hasattr(self._shell, "kernel"):
@@ -309,11 +310,11 @@ class BgLineMagics(Magics):
             if paced and word != "on":
                 raise BadInput(f"%bglocal {word} takes no pace; %bglocal --queue 5 does")
             if word == "on":
-                local_model.use_local_model(app.manager, settings.tokens_per_second, settings.queue)
+                local_model.use_local_model(app, settings.tokens_per_second, settings.queue)
             elif word == "off":
-                local_model.use_own_server(app.manager)
+                local_model.use_own_server(app)
             else:
-                local_model.print_status(app.manager)
+                local_model.print_status(app)
 
     def _named(self, names: Sequence[str]) -> list[Job]:
         return [job for name in names for job in jobs_named(name, self._namespace)]

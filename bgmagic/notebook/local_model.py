@@ -1,7 +1,4 @@
-"""Pointing this kernel at the embedded model and back, in words for the user.
-
-How the server is started, found and reached is local/'s business, which knows nothing of jobs.
-"""
+"""Points this process at the embedded model and back, and tells the user so."""
 
 from __future__ import annotations
 
@@ -13,13 +10,13 @@ from typing import TYPE_CHECKING
 from bgmagic.errors import BadInput
 
 if TYPE_CHECKING:
-    from bgmagic.runtime.manager import JobManager
+    from bgmagic.submission.app import App
 
-_REMEDY = "the embedded server has ended; %bglocal starts it again"
+_HINT = "the embedded server has ended; %bglocal starts it again"
 
 
 def use_local_model(
-    manager: JobManager, tokens_per_second: float | None = None, queue: float | None = None
+    app: App, tokens_per_second: float | None = None, queue: float | None = None
 ) -> None:
     """Start or join the embedded server, and send the jobs from now on there.
 
@@ -35,21 +32,20 @@ def use_local_model(
 
     with _one_line():
         endpoint = launcher.start_or_join(report=print, progress=_bar)
-    if manager.server is None or not manager.server.isolated:
-        manager.usual_server = manager.server
-    manager.server = ServerConfig(
+    server = ServerConfig(
         base_url=endpoint.base_url,
         api_key=endpoint.token,
-        isolated=True,
-        remedy=_REMEDY,
+        is_local=True,
+        hint=_HINT,
         headers=_pace(tokens_per_second, queue),
     )
+    app.use_local(server)
     print(
         f"Jobs now go to {endpoint.model}, a small model on this machine's CPU.\n"
         "No key, no cost, for trying things out: its answers are often wrong.\n"
         "Cells that ask for a gpt- model run unchanged. %bglocal off goes back."
     )
-    _tell_pace(manager.server.headers)
+    _tell_pace(server.headers)
 
 
 def _pace(tokens_per_second: float | None, queue: float | None) -> str:
@@ -69,16 +65,16 @@ def _tell_pace(headers: str) -> None:
         print(f"Slowed down, to watch: {', '.join(slow)}. %bglocal alone takes that back.")
 
 
-def use_own_server(manager: JobManager) -> None:
+def use_own_server(app: App) -> None:
     """Send the jobs from now on to the user's own server again."""
-    if manager.server is None or not manager.server.isolated:
+    if app.local is None:
         print("The embedded model was not in use.")
         return
-    manager.server = manager.usual_server
+    app.use_local(None)
     print("Jobs go to your own server again. The embedded one ends by itself after an idle hour.")
 
 
-def print_status(manager: JobManager) -> None:
+def print_status(app: App) -> None:
     """Tell where jobs go, and whether the embedded server runs.
 
     Raises:
@@ -88,11 +84,10 @@ def print_status(manager: JobManager) -> None:
 
     with _one_line():
         endpoint = launcher.find()
-    used = manager.server if manager.server is not None and manager.server.isolated else None
     runs = f"runs {endpoint.model} at {endpoint.base_url}" if endpoint else "is not running"
-    print(f"The embedded server {runs}; jobs go {'there' if used else 'to your own server'}.")
-    if used is not None:
-        _tell_pace(used.headers)
+    print(f"The embedded server {runs}; jobs go {'there' if app.local else 'to your own server'}.")
+    if app.local is not None:
+        _tell_pace(app.local.headers)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ submission.py's and the manager's business, the line magics are line_magics.py's
 
 from __future__ import annotations
 
-import os
 import sys
+import types
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
-from traitlets import All
 from traitlets import Any as AnyTrait
 
 from bgmagic.api.server import check_url
@@ -29,16 +28,16 @@ from bgmagic.notebook.parser import parse_line
 from bgmagic.notebook.shell import (
     ANNOUNCED,
     UNANNOUNCED,
-    NamespaceVariables,
+    NotebookShell,
     errors_as_one_line,
     show_group_of,
     tell_open,
     wait_and_tell,
     with_options_help,
 )
-from bgmagic.submission.app import app
-from bgmagic.submission.converters import to_count
-from bgmagic.submission.options import SubmitSettings, options, read_option
+from bgmagic.submission.app import NoShell, app
+from bgmagic.submission.converters import Converter, to_count
+from bgmagic.submission.options import SubmitSettings, options
 from bgmagic.submission.submit import (
     PreparedRequest,
     compose_prompt,
@@ -51,83 +50,59 @@ if TYPE_CHECKING:
 
 
 class OptionTrait(AnyTrait):
-    """A default for an option, set with ``%config BgMagics.name = value``; None means unset."""
+    """A default set with ``%config BgMagics.name = value``; None means unset."""
 
-    def __init__(self, name: str) -> None:
-        option = next(o for o in options(SubmitSettings) if o.name == name)
-        super().__init__(None, allow_none=True, help=option.help)
+    def __init__(self, about: str, convert: Converter) -> None:
+        """Make the trait.
+
+        Args:
+            about: one sentence of help.
+            convert: reads a value as the option would; raises BadInput.
+        """
+        super().__init__(None, allow_none=True, help=about)
         self.tag(config=True)
+        self._convert = convert
 
     def validate(self, obj: Any, value: Any) -> Any:
-        """Read the value as the option would, so that a wrong one is one line here and now."""
+        """Read the value, so that a wrong one is one line here and now."""
         if value is None:
             return None
         with errors_as_one_line():
-            return read_option(SubmitSettings, str(self.name), value, f"BgMagics.{self.name} =")
+            return self._convert(value, f"BgMagics.{self.name} =")
 
 
-class Count(AnyTrait):
-    """A whole number, or None for unset."""
-
-    def validate(self, obj: Any, value: Any) -> Any:
-        """Read the number, so that a wrong one is one line here and now."""
-        with errors_as_one_line():
-            return None if value is None else to_count(value, f"BgMagics.{self.name} =")
+def _move_journal(value: Any, _label: str) -> Any:
+    app.move_journal(None if value == ":memory:" else Path(str(value)).expanduser())
+    return value
 
 
-class JournalPlace(AnyTrait):
-    """Where the journal is: a path, or ":memory:"; None means BGMAGIC_JOURNAL or the default."""
-
-    def __init__(self) -> None:
-        super().__init__(None, allow_none=True, help='the journal\'s file, or ":memory:" for none')
-        self.tag(config=True)
-
-    def validate(self, obj: Any, value: Any) -> Any:
-        """Move the journal here and now, or say in one line why not."""
-        if value is not None:
-            with errors_as_one_line():
-                place = None if value == ":memory:" else Path(str(value)).expanduser()
-                app.move_journal(place)
-        return value
+def _to_base_url(value: Any, label: str) -> str:
+    check_url(str(value), label)
+    return str(value)
 
 
-class BaseUrl(AnyTrait):
-    """The server's address; None means BGMAGIC_BASE_URL or OPENAI_BASE_URL, else OpenAI's own."""
+def _traits() -> dict[str, OptionTrait]:
+    """One trait for each option that `%config` can set, and those that are no option."""
+    found = {
+        option.name: OptionTrait(option.help, option.read)
+        for option in options(SubmitSettings)
+        if option.configurable
+    }
+    return found | {
+        "confirm_above": OptionTrait("jobs above which a sweep needs --yes (100)", to_count),
+        "base_url": OptionTrait("the server's address, as https://host/v1", _to_base_url),
+        "journal": OptionTrait('the journal\'s file, or ":memory:" for none', _move_journal),
+    }
 
-    def __init__(self) -> None:
-        super().__init__(None, allow_none=True, help="the server's address, as https://host/v1")
-        self.tag(config=True)
 
-    def validate(self, obj: Any, value: Any) -> Any:
-        """Say in one line here and now if that is no address."""
-        if value is not None:
-            with errors_as_one_line():
-                check_url(str(value), "BgMagics.base_url =")
-        return value
+_Configurable: Any = types.new_class(
+    "_Configurable", (Magics,), exec_body=lambda body: body.update(_traits())
+)
 
 
 @magics_class
-class BgMagics(Magics):
+class BgMagics(_Configurable):  # type: ignore[misc]  # its traits are made from the options
     """%%bgresponse, and the defaults of its options."""
-
-    model = OptionTrait("model")
-    effort = OptionTrait("effort")
-    verbosity = OptionTrait("verbosity")
-    instructions = OptionTrait("instructions")
-    max_output_tokens = OptionTrait("max_output_tokens")
-    poll = OptionTrait("poll")
-    deadline = OptionTrait("deadline")
-    stream = OptionTrait("stream")
-    wait = OptionTrait("wait")
-    notify = OptionTrait("notify")
-    quiet = OptionTrait("quiet")
-    reuse = OptionTrait("reuse")
-    max_in_flight = OptionTrait("max_in_flight")
-    confirm_above = Count(
-        None, allow_none=True, help="jobs above which a sweep needs --yes (100)"
-    ).tag(config=True)
-    base_url = BaseUrl()
-    journal = JournalPlace()
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
@@ -135,30 +110,12 @@ class BgMagics(Magics):
         self._told = False
         self._untold_groups: list[Sequence[Job]] = []
         self.matcher = matcher(self._namespace)
-        self.observe(self._publish, All)
-        self._publish()
-        app.hold = lambda name: self._variables([name])
-        app.bind = self._bind
-        app.notebook = self._notebook
-
-    def _publish(self, _change: object = None) -> None:
-        names = [option.name for option in options(SubmitSettings) if option.configurable]
-        app.config = {name: getattr(self, name) for name in [*names, "confirm_above"]}
-        app.base_url = self.base_url
+        app.shell = NotebookShell(shell, self)
 
     @property
     def _namespace(self) -> dict[str, Any]:
         namespace: dict[str, Any] = self._shell.user_ns
         return namespace
-
-    def _notebook(self) -> str:
-        # Where Jupyter servers and VS Code tell it; nobody else does.
-        path = os.environ.get("JPY_SESSION_NAME") or self._namespace.get("__vsc_ipynb_file__")
-        return str(path or "")
-
-    def _variables(self, names: Sequence[str]) -> NamespaceVariables:
-        # _bg is always the newest job.
-        return NamespaceVariables(self._namespace, [*names, "_bg"])
 
     @no_var_expand
     @cell_magic
@@ -211,19 +168,19 @@ class BgMagics(Magics):
                     f"--yes {settings.yes}: this is 1 job; --each, --n or --sweep make more. "
                     "Nothing was sent"
                 )
-            composed = compose_prompt(cell, settings, self._namespace)
+            prepared = compose_prompt(cell, settings, self._namespace)
             if settings.dry_run:
-                self._tell_dry_run(composed)
+                self._tell_dry_run(prepared)
                 return
             name = settings.out or f"_bg{self._shell.execution_count}"
             earlier = self._namespace.get(name)
-            sent = submit_or_join(composed, settings, name, self._variables([name]))
+            sent = submit_or_join(prepared, settings, name, app.shell.variable(name))
         self._tell_trouble()
-        if composed.note:
-            print(composed.note)
+        if prepared.note:
+            print(prepared.note)
         if sent.joined:
             print(f"{describe_job(sent.job)}: the identical request, joined; --again sends it anew")
-        if sent.joined or any(job is earlier for job in composed.needs):
+        if sent.joined or any(job is earlier for job in prepared.needs):
             earlier = None  # nothing to be warned of
         if not settings.quiet:
             self._show(sent.job, earlier, notify=settings.notify)
@@ -241,7 +198,7 @@ class BgMagics(Magics):
         name = settings.out or f"_bg{self._shell.execution_count}"
         with gc_paused():
             sent = submit_sweep(cell, settings, name, self._namespace, join=True)
-            self._bind(name, sent.group)
+            app.shell.bind(name, sent.group)
             self._tell_sent(sent, name, settings)
         if settings.wait:
             wait_and_tell(sent.group.jobs, None)
@@ -263,20 +220,17 @@ class BgMagics(Magics):
             print(f"{sent.group!r}, {sent.bill()}; %bgwait {name} waits for them")
             self._untold_groups.append(sent.group.jobs)
 
-    def _bind(self, name: str, group: Any) -> None:
-        self._namespace[name] = self._namespace["_bg"] = group
-
     @staticmethod
-    def _tell_dry_run(composed: PreparedRequest) -> None:
+    def _tell_dry_run(prepared: PreparedRequest) -> None:
         from bgmagic.submission.dry_run import describe_request  # seldom needed
 
-        if composed.note:
-            print(composed.note)
-        print(describe_request(composed, app.secrets()))
+        if prepared.note:
+            print(prepared.note)
+        print(describe_request(prepared, app.secrets()))
 
     def _tell_trouble(self) -> None:
         """Say once what is wrong with the journal, and again only after it was well."""
-        trouble = app.manager.ledger.trouble
+        trouble = app.manager.store.trouble
         if trouble and not self._told:
             print(f"Journal: {trouble}")
         self._told = bool(trouble)
@@ -348,8 +302,7 @@ def unload(shell: InteractiveShell) -> None:
         configurables: list[Any] = shell.configurables
         configurables.remove(magics)
         shell.magics_manager.registry.pop(type(magics).__name__, None)
-    app.config, app.hold, app.notebook = {}, None, str
-    app.bind = app.base_url = None
+    app.shell = NoShell()
 
 
 def _loaded(shell: InteractiveShell) -> list[Magics]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,9 +20,9 @@ from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.notebook.blocking import wait
 from bgmagic.notebook.parser import options_help
-from bgmagic.public import jobs
 from bgmagic.submission import lookup
 from bgmagic.submission.app import app
+from bgmagic.submission.options import SubmitSettings, options
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -41,7 +42,7 @@ class NamespaceVariables:
     namespace: dict[str, Any]
     names: Sequence[str]
 
-    def hold(self, job: Job) -> None:
+    def assign(self, job: Job) -> None:
         """Bind the names to ``job``. On the main thread: a new key can break an iteration over
         the namespace that runs there."""
         for name in self.names:
@@ -54,6 +55,47 @@ class NamespaceVariables:
             # No call between test and assignment, so that no other thread gets in between.
             if name in ns and ns[name] is job:
                 ns[name] = successor
+
+
+class NotebookShell:
+    """IPython's shell as the `App` needs it: its variables, its notebook, what `%config` holds."""
+
+    def __init__(self, ipython: InteractiveShell, configured: Any) -> None:
+        """Make it.
+
+        Args:
+            configured: has the defaults that `%config` sets as attributes: the magics.
+        """
+        self._ipython = ipython
+        self._configured = configured
+
+    @property
+    def _namespace(self) -> dict[str, Any]:
+        namespace: dict[str, Any] = self._ipython.user_ns
+        return namespace
+
+    def defaults(self) -> Mapping[str, Any]:
+        """What `%config` holds for the options, by their names; None is unset."""
+        names = [option.name for option in options(SubmitSettings) if option.configurable]
+        return {name: getattr(self._configured, name) for name in [*names, "confirm_above"]}
+
+    def base_url(self) -> str | None:
+        """The server's address that `%config` holds, or None."""
+        found: str | None = self._configured.base_url
+        return found
+
+    def notebook_path(self) -> str:
+        """The notebook's path where Jupyter servers and VS Code tell it, else ""."""
+        path = os.environ.get("JPY_SESSION_NAME") or self._namespace.get("__vsc_ipynb_file__")
+        return str(path or "")
+
+    def variable(self, name: str) -> NamespaceVariables:
+        """The variable of that name, and ``_bg``, which is always the newest job."""
+        return NamespaceVariables(self._namespace, [name, "_bg"])
+
+    def bind(self, name: str, value: Any) -> None:
+        """Give ``name`` and ``_bg`` to ``value``."""
+        self._namespace[name] = self._namespace["_bg"] = value
 
 
 def show_group_of(shell: InteractiveShell, group: JobGroup, *, notify: bool = False) -> None:
@@ -92,13 +134,13 @@ def tell_past(shell: InteractiveShell, entry: StoredJob, name: str) -> None:
         print(f"{describe_jobs(group.jobs)}; %bgattach {name} gives {name} the group")
 
 
-def _reader(entry: StoredJob, namespace: Mapping[str, Any]) -> OutputType:
+def _output_type(entry: StoredJob, namespace: Mapping[str, Any]) -> OutputType:
     """The notebook's class that the answer of a job is read into, if it is structured."""
     if '"json_schema"' not in entry.request:
         return None
     from bgmagic.api.structured_output import find_output_type
 
-    return find_output_type(Request(entry.request).format, namespace)
+    return find_output_type(Request(entry.request).text_format, namespace)
 
 
 def attach_named_group(shell: InteractiveShell, entry: StoredJob, out: str | None) -> None:
@@ -116,7 +158,7 @@ def attach_named_group(shell: InteractiveShell, entry: StoredJob, out: str | Non
     same = isinstance(held, JobGroup) and held.key == entry.group_key
     if name in namespace and not same:
         raise BadInput(f"{name} holds something else; %bgattach {name} -o OTHER")
-    group = attach_group(entry.group_key, name, lambda found: _reader(found, namespace))
+    group = attach_group(entry.group_key, name, lambda found: _output_type(found, namespace))
     namespace[name] = group
     missing = group.size - len(group.jobs)
     if missing > 0:
@@ -173,10 +215,10 @@ def wait_and_tell(chosen: Sequence[Job], timeout: float | None) -> None:
 
 def open_entries() -> list[StoredJob]:
     """This notebook's open jobs that no living kernel follows, newest first."""
-    ledger = app.manager.ledger
-    entries = ledger.journal.entries(notebook=app.notebook(), open_only=True)
-    here = {job.record.key for job in jobs()}
-    return [entry for entry in entries if entry.key not in here and ledger.free(entry)]
+    store = app.manager.store
+    entries = store.journal.entries(notebook=app.shell.notebook_path(), open_only=True)
+    here = {job.record.key for job in app.manager.jobs()}
+    return [entry for entry in entries if entry.key not in here and store.is_unowned(entry)]
 
 
 def tell_open(remedy: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import Detached
+from bgmagic.prompts.template import PartialPrompt
 from bgmagic.text import kind_of
 
 ROLES = ("user", "assistant", "system", "developer")
@@ -126,10 +127,11 @@ def history(held: object, name: str, find: Callable[[str], Job | None]) -> Histo
 def _before(job: Job, name: str, find: Callable[[str], Job | None]) -> History:
     """The conversation before the turn of ``job``, which gave no answer."""
     note = f"{name} is {job.status}; this goes on from the answer before it"
-    draft, body = job.record.draft, job.request.body
+    partial, body = job.record.partial, job.request.body
     messages = tuple(body["input"][:-1])
-    if draft is not None and draft.continues is not None:
-        before = find(draft.continues)
+    continues = None if partial is None else PartialPrompt(partial).continues
+    if continues is not None:
+        before = find(continues)
         if before is not None:
             found = history(before, name, find)
             return History(found.messages, found.instructions, found.after, note)
@@ -143,9 +145,10 @@ def _before(job: Job, name: str, find: Callable[[str], Job | None]) -> History:
 
 def history_of_running(job: Job, find: Callable[[str], Job | None]) -> History | None:
     """The turns that ``job``, a turn of a conversation that still runs, was asked after."""
-    draft, body = job.record.draft, job.request.body
-    if draft is not None and draft.continues is not None:
-        before = find(draft.continues)
+    partial, body = job.record.partial, job.request.body
+    continues = None if partial is None else PartialPrompt(partial).continues
+    if continues is not None:
+        before = find(continues)
         return None if before is None else History(after=before)
     messages = tuple(body.get("input", [])[:-1])
     return History(messages, body.get("instructions")) if messages else None

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from urllib.parse import unquote, urlsplit
 
 from bgmagic.api.request import TOOLS
 from bgmagic.errors import BadInput
-from bgmagic.submission.converters import flat
 from bgmagic.text import did_you_mean, one_line
 
 # OpenAI's guides "File inputs" and "Images": so much in all files of one request.
@@ -76,7 +75,7 @@ def file_parts(files: Sequence[Any], label: str = "--file") -> list[dict[str, An
     """
     parts: list[dict[str, Any]] = []
     left = MOST
-    for number, value in enumerate(flat(files, label), start=1):
+    for number, value in enumerate(_flat(files, label), start=1):
         if isinstance(value, str) and _URL.fullmatch(value):
             parts.append(_linked(value))
             continue
@@ -262,7 +261,7 @@ def tool_entries(tools: Sequence[Any], label: str = "--tool") -> list[dict[str, 
     Raises:
         BadInput: one of them is no tool, lacks something, or would have to be answered here.
     """
-    return [_entry(tool, label) for tool in flat(tools, label)]
+    return [_entry(tool, label) for tool in _flat(tools, label)]
 
 
 def _entry(tool: Any, label: str) -> dict[str, Any]:
@@ -319,3 +318,18 @@ def _check_hosted(kind: str, label: str) -> None:
             f"{label}: {kind} needs somebody here who answers its calls, and a job in the "
             f"background has nobody; tools that the server runs are {', '.join([*TOOLS, *_NEEDS])}"
         )
+
+
+def _flat(values: Sequence[Any], label: str, deep: int = 20) -> Iterator[Any]:
+    """The values, and those in lists and tuples among them, in their order.
+
+    Raises:
+        BadInput: there are more lists within each other than ``deep``: one may hold itself.
+    """
+    if not deep:
+        raise BadInput(f"{label}: too many lists within each other")
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value, label, deep - 1)
+        else:
+            yield value

@@ -317,14 +317,14 @@ class PartialPrompt:
         ]
         return tuple(dict.fromkeys([*([continues] if continues else []), *found]))
 
-    def renewed(self, newest: Callable[[str], str]) -> PartialPrompt:
+    def with_resent_jobs(self, newest: Callable[[str], str]) -> PartialPrompt:
         """The same, needing the jobs that were sent since in place of those that it needs."""
         text = self.text
         for key in self.needs:
             text = text.replace(json.dumps(key), json.dumps(newest(key)))  # keys are random
         return PartialPrompt(text)
 
-    def finish(self, request: Request, answer_of: Callable[[str], Answer]) -> Request:
+    def complete(self, request: Request, answer_of: Callable[[str], Answer]) -> Request:
         """The request that is to be sent.
 
         Args:
@@ -346,7 +346,7 @@ class PartialPrompt:
             body["input"] = [*earlier.conversation, *body["input"]]
             if earlier.instructions is not None:
                 body.setdefault("instructions", earlier.instructions)
-        return Request.of(body, request.reader)
+        return Request.of(body, request.output_type)
 
 
 def _pending_as_json(hole: PendingExpression) -> dict[str, Any]:

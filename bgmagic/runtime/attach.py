@@ -15,13 +15,13 @@ from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
 
 
-def stored_run_config(job: Job, ledger: JobStore, server: ServerConfig) -> RunConfig:
+def stored_run_config(job: Job, store: JobStore, server: ServerConfig) -> RunConfig:
     """How to send the request of ``job`` again, which this kernel did not carry.
 
     Raises:
         BadInput: the journal does not keep the whole request, or it went to another server.
     """
-    entry = ledger.journal.find(job.record.key)
+    entry = store.journal.find(job.record.key)
     if entry is None or not entry.sendable:
         raise BadInput(f"the journal does not keep the request of {job!r}; run its cell again")
     if entry.server != server.name:
@@ -37,9 +37,9 @@ class VariableHandover:
 
     job: Job
 
-    def hold(self, successor: Job) -> None:
+    def assign(self, successor: Job) -> None:
         """Give them to ``successor``."""
-        self.job.hand_over(successor)
+        self.job.move_variables_to(successor)
 
     def replace(self, job: Job, successor: Job | Answer) -> None:
         """Give those that hold ``job`` to its ``successor``."""
@@ -47,7 +47,7 @@ class VariableHandover:
             variable.replace(job, successor)
 
 
-def reattach(job: Job, ledger: JobStore, attach: Callable[[StoredJob, Variable], Job]) -> Job:
+def reattach(job: Job, store: JobStore, attach: Callable[[StoredJob, Variable], Job]) -> Job:
     """Follow the detached ``job`` again, by a new handle that takes its variables; gives that.
 
     Past its deadline the server is asked once.
@@ -60,7 +60,7 @@ def reattach(job: Job, ledger: JobStore, attach: Callable[[StoredJob, Variable],
     """
     if job.status != Status.DETACHED:
         raise BadInput(f"{job!r} is not detached: there is nothing to pick up")
-    entry = ledger.journal.find(job.record.key)
+    entry = store.journal.find(job.record.key)
     if entry is None:
         raise BadInput(f"the journal does not have it; %bgattach {job.response_id} follows it")
     # Taken over before the new handle can possibly end, so that the answer finds it there.

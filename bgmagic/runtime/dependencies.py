@@ -46,7 +46,7 @@ class DependencyWaiter:
         self._clock = clock
         self._wake = wake
 
-    async def run(self, draft: PartialPrompt) -> Callable[[str], Answer] | None:
+    async def run(self, partial: PartialPrompt) -> Callable[[str], Answer] | None:
         """Wait until all answers are there.
 
         Returns:
@@ -58,7 +58,7 @@ class DependencyWaiter:
         needed: dict[str, Job] = {}
         again: set[str] = set()
         while not self._job.record.cancelling:
-            for key in draft.needs:
+            for key in partial.needs:
                 known = needed.get(key)
                 if known is not None and (key in again or not isinstance(known.error, Detached)):
                     continue

@@ -60,11 +60,11 @@ class JobRegistry:
         attached since."""
         return self._by_key.get(key)
 
-    def succeed(self, job: Job, successor: Job) -> None:
+    def mark_resent(self, job: Job, successor: Job) -> None:
         """Note that a job was sent again, as ``successor``."""
         self._successors[job.record.key] = successor.record.key
 
-    def newest(self, key: str) -> str:
+    def latest_key(self, key: str) -> str:
         """The key of the job that was sent last in place of the one with this key, or this."""
         while key in self._successors:
             key = self._successors[key]
@@ -88,30 +88,29 @@ class JobManager:
         self,
         make_card: Callable[[Job], Any] | None = None,
         clock: Clock | None = None,
-        ledger: JobStore | None = None,
+        store: JobStore | None = None,
+        destination: Callable[[], ServerConfig] = ServerConfig.from_environment,
     ) -> None:
         """Make a manager; its thread starts with the first job.
 
         Args:
             make_card: makes the live display of a job.
-            ledger: where jobs are written down; without one, in this process's memory.
-            clock: the poller's time.
+            clock: the time of polls and deadlines.
+            store: where jobs are stored; without one, in this process's memory.
+            destination: tells where a job that is submitted now goes; raises BadInput.
         """
         self._make_card = make_card
         self._clock = clock or Clock()
-        self.ledger = ledger or JobStore(Journal(None), OwnerLock(None))
+        self.store = store or JobStore(Journal(None), OwnerLock(None))
         self._pid = os.getpid()
         self._loop = LoopThread()
         self._callbacks = CallbackThread()
-        self._roster = JobRegistry()
-        self._plans: dict[Job, RunConfig] = {}
+        self._registry = JobRegistry()
+        self._configs: dict[Job, RunConfig] = {}
         self._moves: dict[Job, GroupPosition] = {}
-        self._fleet = JobScheduler(self.ledger, self._clock, self._needed)
-        # None is what the environment names; and where they went before the embedded server.
-        self.server: ServerConfig | None = None
+        self._scheduler = JobScheduler(self.store, self._clock, self._needed)
+        self._destination = destination
         self._newest: ServerConfig | None = None
-        self.usual_server: ServerConfig | None = None
-        self.named_by_environment: Callable[[], ServerConfig] = ServerConfig.from_environment
         self._watchers: list[Listener] = []
         self._attaching = threading.Lock()
         atexit.register(self.close)
@@ -120,19 +119,22 @@ class JobManager:
         self,
         request: Request,
         *,
+        server: ServerConfig | None = None,
         name: str | None = None,
         named: bool = True,
         notebook: str = "",
         variable: Variable | None = None,
         poll_interval: float | None = None,
         deadline: float = DEADLINE,
-        draft: PartialPrompt | None = None,
+        partial: str | None = None,
         waits_for: tuple[str, ...] = (),
     ) -> Job:
         """Start a job and return its handle at once.
 
         Args:
-            draft: what is still to go into the request, which is sent when that is there.
+            server: where it goes; None means the destination of the moment.
+            partial: JSON text of what is still to go into the request, which is sent when that is
+                there.
             waits_for: the names of the jobs that it waits for.
             name: what the job is called.
             named: whether the user chose that name.
@@ -144,7 +146,7 @@ class JobManager:
         Raises:
             BadInput: there is no server to send it to; nothing was sent.
         """
-        server = self.destination()
+        server = server or self.destination()
         record = JobRecord(
             request=request,
             server=server.name,
@@ -152,26 +154,27 @@ class JobManager:
             name=name,
             named=named,
             notebook=notebook,
-            draft=draft,
+            partial=partial,
             waits_for=waits_for,
         )
         self._loop.start()  # a thread that can't start is told before there is a job
         return self._start(record, RunConfig(server, poll_interval, deadline), variable)
 
-    def submit_all(self, records: Sequence[JobRecord], plan: RunConfig) -> list[Job]:
+    def submit_all(self, records: Sequence[JobRecord], config: RunConfig) -> list[Job]:
         """Start the jobs of a group and return their handles at once."""
         self._loop.start()
-        jobs = [self._new(record, plan) for record in records]
-        self._loop.begin(self._fleet.carry_all(jobs, plan))
+        jobs = [self._new(record, config) for record in records]
+        self._loop.begin(self._scheduler.spawn_batch(jobs, config))
         return jobs
 
     def attach(
         self,
         entry: StoredJob,
         variable: Variable | None = None,
-        reader: OutputType = None,
+        output_type: OutputType = None,
         *,
-        lane: ConcurrencyLimiter | None = None,
+        server: ServerConfig | None = None,
+        limiter: ConcurrencyLimiter | None = None,
         free: Collection[str | None] | None = None,
     ) -> Job:
         """Pick up a job that the journal has, and return its handle at once.
@@ -185,38 +188,38 @@ class JobManager:
                 a secret that the journal did not keep.
         """
         with self._attaching:  # a cell and a job that waits for this one may want it at once
-            known = self._roster.find(entry.key)
+            known = self._registry.find(entry.key)
             if known is not None and not known.done():
                 if variable is not None:
-                    known.give(variable)
+                    known.add_variable(variable)
                 return known  # it is followed here already
-            record = record_of(entry, reader)
+            record = record_of(entry, output_type)
             if entry.ended_at is not None:
                 return self._settled(record, variable)
-            server = self.destination()
+            server = server or self.destination()
             try:
-                self.ledger.check_attachable(entry, server, free)
+                self.store.check_attachable(entry, server, free)
             except Unsendable as error:
-                self.ledger.give_up(entry, str(error), self._clock.now())
+                self.store.mark_unsendable(entry, str(error), self._clock.now())
                 raise
-            same_key = self.ledger.credentials(server) == entry.credentials
-            plan = RunConfig(server, entry.poll_interval, entry.deadline, same_key, lane)
-            return self._start(record, plan, variable, attached=True)
+            same_key = self.store.credentials(server) == entry.credentials
+            config = RunConfig(server, entry.poll_interval, entry.deadline, same_key, limiter)
+            return self._start(record, config, variable, attached=True)
 
     def find(self, key: str) -> Job | None:
         """The job with this key: of this kernel, else of the journal, to be read; or None."""
-        known = self._roster.find(key)
+        known = self._registry.find(key)
         if known is not None:
             return known
-        entry = self.ledger.journal.find(key)
+        entry = self.store.journal.find(key)
         return None if entry is None else self.past(entry)
 
     async def _needed(self, key: str) -> Job | None:
         """The job with this key, which is followed from now on if it has not ended."""
-        found = self._roster.find(key)
+        found = self._registry.find(key)
         if found is not None and found.status != Status.DETACHED:
             return found
-        entry = await asyncio.to_thread(self.ledger.journal.find, key)
+        entry = await asyncio.to_thread(self.store.journal.find, key)
         if entry is None:
             return found
         if entry.ended_at is not None and found is None:
@@ -239,16 +242,16 @@ class JobManager:
         )
         return self._start(record, RunConfig(server, None, DEADLINE), variable, attached=True)
 
-    def relocate(self, job: Job, name: str, place: GroupPosition) -> None:
+    def reposition(self, job: Job, name: str, position: GroupPosition) -> None:
         """Give a job another place: its group has been asked anew."""
-        server = self._plans[job].server if job in self._plans else self.destination()
+        server = self._configs[job].server if job in self._configs else self.destination()
         # What is asked next must find it there, even if the loop is still busy.
-        self._moves[job] = place
-        self._loop.run(self._fleet.relocate(job, name, place, server))
+        self._moves[job] = position
+        self._loop.run(self._scheduler.reposition(job, name, position, server))
 
-    def past(self, entry: StoredJob, reader: OutputType = None) -> Job:
+    def past(self, entry: StoredJob, output_type: OutputType = None) -> Job:
         """A job that another kernel ended, to be read; it is not one of this process."""
-        job = Job(record_of(entry, reader), self)
+        job = Job(record_of(entry, output_type), self)
         if entry.ended_at is not None:
             settle(job)
         return job
@@ -256,8 +259,8 @@ class JobManager:
     def _settled(self, record: JobRecord, variable: Variable | None) -> Job:
         job = Job(record, self)
         if variable is not None:
-            job.give(variable)
-        self._roster.add(job)
+            job.add_variable(variable)
+        self._registry.add(job)
         # Nobody else has the handle yet, so this thread may change it.
         settle(job)
         return job
@@ -265,22 +268,22 @@ class JobManager:
     def _start(
         self,
         record: JobRecord,
-        plan: RunConfig,
+        config: RunConfig,
         variable: Variable | None,
         *,
         attached: bool = False,
     ) -> Job:
-        job = self._new(record, plan)
+        job = self._new(record, config)
         # Before the job can possibly end: the answer replaces only what it finds there.
         if variable is not None:
-            job.give(variable)
-        self._loop.begin(self._fleet.carry(job, plan, attached=attached))
+            job.add_variable(variable)
+        self._loop.begin(self._scheduler.spawn(job, config, attached=attached))
         return job
 
-    def _new(self, record: JobRecord, plan: RunConfig) -> Job:
+    def _new(self, record: JobRecord, config: RunConfig) -> Job:
         job = Job(record, self)
-        self._plans[job] = plan
-        self._roster.add(job)
+        self._configs[job] = config
+        self._registry.add(job)
         for watcher in self._watchers:
             self._loop.call(functools.partial(watcher, job))
         return job
@@ -291,9 +294,7 @@ class JobManager:
         Raises:
             BadInput: there is no key.
         """
-        if self.server is not None:
-            return self.server
-        found = self.named_by_environment()
+        found = self._destination()
         # One object for all jobs that go there.
         self._newest = self._newest if found == self._newest else found
         return self._newest
@@ -304,7 +305,7 @@ class JobManager:
 
     def jobs(self) -> list[Job]:
         """All jobs of this process, oldest first."""
-        return self._roster.jobs()
+        return self._registry.jobs()
 
     def close(self, timeout: float = EXIT_TIMEOUT) -> bool:
         """End the loop thread; jobs that still run are detached, not cancelled."""
@@ -312,20 +313,20 @@ class JobManager:
         if os.getpid() != self._pid:
             return True  # a forked child: thread and journal are its parent's
         grace = CREATE_GRACE if "ipykernel" in sys.modules else SCRIPT_GRACE
-        winding_down = self._loop.run_if_started(lambda: self._fleet.wind_down(grace))
+        winding_down = self._loop.run_if_started(lambda: self._scheduler.shutdown(grace))
         if winding_down is not None:
             with contextlib.suppress(
                 concurrent.futures.TimeoutError, concurrent.futures.CancelledError
             ):
                 winding_down.result(grace + 0.2)
         ended = self._loop.stop(timeout)
-        self._fleet = JobScheduler(self.ledger, self._clock, self._needed)
-        self.ledger.close(JOURNAL_GRACE)
+        self._scheduler = JobScheduler(self.store, self._clock, self._needed)
+        self.store.close(JOURNAL_GRACE)
         return ended
 
-    def placed(self) -> list[tuple[Job, GroupPosition | None]]:
+    def jobs_with_position(self) -> list[tuple[Job, GroupPosition | None]]:
         """All jobs of this process, oldest first, each with its place in a group."""
-        return [(job, self._moves.get(job, job.record.place)) for job in self.jobs()]
+        return [(job, self._moves.get(job, job.record.position)) for job in self.jobs()]
 
     # What a job asks for (job.Control).
 
@@ -333,7 +334,7 @@ class JobManager:
         """Pass the user's wish to cancel on; False if the job has ended."""
         if job.done():
             return False
-        self._loop.call(lambda: self._fleet.want_cancel(job))
+        self._loop.call(lambda: self._scheduler.request_cancel(job))
         return True
 
     def resend(self, job: Job) -> Job:
@@ -346,22 +347,23 @@ class JobManager:
         """
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
-        plan = self._plans.get(job) or stored_run_config(job, self.ledger, self.destination())
+        config = self._configs.get(job) or stored_run_config(job, self.store, self.destination())
         old = job.record
-        record = old.for_resend(plan.server.name, self._clock.now())
-        if record.draft is not None:
-            record = replace(record, draft=record.draft.renewed(self._roster.newest))
-        new = self._new(record, plan)
-        self._roster.succeed(job, new)
-        job.hand_over(new)
-        self._loop.begin(self._fleet.carry(new, plan))
+        record = old.for_resend(config.server.name, self._clock.now())
+        if record.partial is not None:
+            partial = PartialPrompt(record.partial).with_resent_jobs(self._registry.latest_key)
+            record = replace(record, partial=partial.text)
+        new = self._new(record, config)
+        self._registry.mark_resent(job, new)
+        job.move_variables_to(new)
+        self._loop.begin(self._scheduler.spawn(new, config))
         return new
 
     def on_loop_thread(self) -> bool:
         """Whether the caller is the loop thread."""
         return self._loop.is_current()
 
-    def call_back(self, function: Callable[[Any], object], job: Job) -> None:
+    def run_callback(self, function: Callable[[Any], object], job: Job) -> None:
         """Call ``function(job)`` soon, off the loop thread."""
         self._callbacks.call(lambda: function(job))
 

@@ -125,11 +125,11 @@ class PollPacer:
 class PollSlot:
     """One job's place in a crowd."""
 
-    __slots__ = ("_crowd", "_first", "_place")
+    __slots__ = ("_first", "_pacer", "_position")
 
-    def __init__(self, crowd: PollPacer, place: float) -> None:
-        self._crowd = crowd
-        self._place = place
+    def __init__(self, pacer: PollPacer, position: float) -> None:
+        self._pacer = pacer
+        self._position = position
         self._first = True
 
     def wait(self, interval: float) -> float | None:
@@ -137,10 +137,10 @@ class PollSlot:
 
         More than 0 and at most 5/4 of ``interval``, or a step more; after a turn, ``interval``.
         """
-        if not self._crowd.many:
+        if not self._pacer.many:
             return None
         now = time.monotonic()
-        ahead = (self._place * interval - now) % interval
+        ahead = (self._position * interval - now) % interval
         # Whoever was just asked is not asked again at once; who joins takes its place.
         if ahead < interval / 4 and not self._first:
             ahead += interval
@@ -151,7 +151,7 @@ class PollSlot:
 
     def leave(self) -> None:
         """The job is polled no more."""
-        self._crowd._leave()
+        self._pacer._leave()
 
 
 class ConcurrencyLimiter:
@@ -171,7 +171,7 @@ class ConcurrencyLimiter:
         self._delays = PollSchedule(5.0)
         self._opens_at = 0.0  # by the loop's clock
 
-    async def turn(self, order: int, wake: WakeEvent) -> bool:
+    async def acquire(self, order: int, wake: WakeEvent) -> bool:
         """Wait for a turn, the lowest ``order`` first; False if ``wake`` was set by someone else.
 
         Who is inside already has its turn.
@@ -187,23 +187,23 @@ class ConcurrencyLimiter:
         self._asking.discard(wake)
         return wake in self._inside
 
-    def enter(self, wake: WakeEvent) -> None:
+    def acquire_nowait(self, wake: WakeEvent) -> None:
         """Count in a job that the server has already."""
         self._inside.add(wake)
 
-    def leave(self, wake: WakeEvent) -> None:
+    def release(self, wake: WakeEvent) -> None:
         """Make room: the job has ended, or is to try again later."""
         self._asking.discard(wake)
         self._inside.discard(wake)
         self._admit()
 
-    def accepted(self) -> None:
+    def on_accepted(self) -> None:
         """The server takes jobs: try two more than there are, up to the most."""
         self._delays.after_reply(0.0)
         self._limit = min(self._most, max(self._limit, len(self._inside)) + 2)
         self._admit()
 
-    def refused(self, wake: WakeEvent, retry_after: float | None) -> None:
+    def on_throttled(self, wake: WakeEvent, retry_after: float | None) -> None:
         """The server takes none now: let nobody try before ``retry_after`` seconds, or a delay that
         grows, are over, and then one.
         """

@@ -12,7 +12,7 @@ from bgmagic.api.request import Request
 from bgmagic.api.response import Usage, is_terminal
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock, WakeEvent
-from bgmagic.errors import Accepted, BadInput, ServerError
+from bgmagic.errors import BadInput, ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
     CLAIMED_ELSEWHERE,
@@ -27,7 +27,7 @@ from bgmagic.jobs.record import Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
 from bgmagic.runtime.pacing import ConcurrencyLimiter, PollSchedule
-from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, record_changes
+from bgmagic.runtime.watcher import AcceptedResponse, Endpoint, ResponseWatcher, record_changes
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.client import ResponsesClient
 from bgmagic.transport.reply import Reply
@@ -51,7 +51,7 @@ class RunConfig:
     poll_interval: float | None
     deadline: float
     same_key: bool = True
-    lane: ConcurrencyLimiter | None = None
+    limiter: ConcurrencyLimiter | None = None
 
 
 logger = logging.getLogger("bgmagic")
@@ -69,34 +69,29 @@ class JobRunner:
     def __init__(
         self,
         job: Job,
-        plan: RunConfig,
-        client_of: Callable[[ServerConfig], ResponsesClient],
-        ledger: JobStore,
+        config: RunConfig,
+        endpoint_of: Callable[[ServerConfig], Endpoint],
+        store: JobStore,
         clock: Clock,
         find: FindJob,
     ) -> None:
         self.job = job
-        self._had_turn = False
+        self._had_slot = False
         self._find = find
-        self._ledger = ledger
+        self._store = store
         self._ours = True
         # Before it is written down a new job must not be cut off, or it would be lost; nor while a
         # create is under way, which may have been accepted.
-        self.setting_out = True
+        self.unstored = True
         self.sending = False
         self._hurry = WakeEvent()
-        self._plan = plan
-        self._client_of = client_of
+        self._config = config
+        self._endpoint_of = endpoint_of
         self._clock = clock
         self._wake = WakeEvent()
-        self._turn = WakeEvent() if plan.lane is not None else self._wake
+        self._slot_event = WakeEvent() if config.limiter is not None else self._wake
         self._following: ResponseWatcher | None = None
         self._closing = False
-
-    @property
-    def followed(self) -> bool:
-        """Whether the server has the job, and it is polled."""
-        return self._following is not None
 
     async def run(self, *, attached: bool = False, intended: bool = False) -> None:
         """Carry the job to its end; never raises but for being cancelled.
@@ -109,85 +104,85 @@ class JobRunner:
             if attached:
                 await self._resume()
             elif intended:
-                self.setting_out = False
-                await self._carry()
+                self.unstored = False
+                await self._send_and_watch()
             else:
-                await self._set_out()
-                await self._carry()
+                await self._persist()
+                await self._send_and_watch()
         except asyncio.CancelledError:
-            self._abandon("the kernel is shutting down")
+            self._stop_watching("the kernel is shutting down")
             raise
         except Exception as error:
             # In Python 3.12.0 and 3.12.1 no thread can be started as a process ends.
             level = logging.DEBUG if self._closing else logging.ERROR
             logger.log(level, "%r broke off", self.job, exc_info=True)
-            self._abandon(f"bgmagic itself failed with {type(error).__name__}: {error}")
+            self._stop_watching(f"bgmagic itself failed with {type(error).__name__}: {error}")
         finally:
-            if self._plan.lane is not None:
-                self._plan.lane.leave(self._turn)
+            if self._config.limiter is not None:
+                self._config.limiter.release(self._slot_event)
 
-    def want_cancel(self) -> None:
+    def request_cancel(self) -> None:
         """The user wishes the job cancelled: at the server, or here if it was not sent."""
         if self.job.done() or self.job.record.cancelling:
             return
         self.job.advance(cancelling=True)
-        self._ledger.note(self.job.record, cancelling=True)
+        self._store.update_soon(self.job.record, cancelling=True)
         if self._following is not None:
             self._following.cancel()
         elif not self.sending:
             self._wake.set()
-            self._turn.set()
+            self._slot_event.set()
 
     def close(self) -> None:
         """Watch no further than the create that may be under way or about to be."""
         self._closing = True
         self._hurry.set()
 
-    async def _set_out(self) -> None:
-        plan = self._plan
-        self._ledger.expect(self.job.record)
+    async def _persist(self) -> None:
+        config = self._config
+        self._store.buffer_until_inserted(self.job.record)
         await self._hurry.wait(START_DELAY)
         record = self.job.record
-        await self._ledger.intend(record, plan.server, plan.poll_interval, plan.deadline)
+        await self._store.insert(record, config.server, config.poll_interval, config.deadline)
 
     async def _resume(self) -> None:
         """Pick up where another kernel left the job."""
-        record, plan, self._ours = self.job.record, self._plan, False
-        self.setting_out = False
+        record, config, self._ours = self.job.record, self._config, False
+        self.unstored = False
         if not record.request.body:  # an id from elsewhere, of which the journal knows nothing
-            await self._ledger.intend(record, plan.server, plan.poll_interval, plan.deadline)
+            await self._store.insert(record, config.server, config.poll_interval, config.deadline)
         waits = record.response_id is None and record.status == Status.WAITING
-        if waits and record.draft is None:
-            await self._carry()  # whoever claims it first sends it
-        elif not await self._ledger.adopt(record, waits=waits):
+        if waits and record.partial is None:
+            await self._send_and_watch()  # whoever claims it first sends it
+        elif not await self._store.adopt(record, waits=waits):
             detach(self.job, "another kernel follows it")
         elif waits:
             self._ours = True
-            await self._carry()
+            await self._send_and_watch()
         elif record.response_id is None:
             reason = unclear("the kernel that was sending it ended before the server answered")
             await self._settle(status=Status.UNKNOWN, reason=reason)
         else:
-            if plan.lane is not None:
-                plan.lane.enter(self._turn)
-            client = self._client_of(self._plan.server)
+            if config.limiter is not None:
+                config.limiter.acquire_nowait(self._slot_event)
+            endpoint = self._endpoint_of(self._config.server)
             at = record.accepted_at or self._clock.now()
-            await self._follow(AcceptedResponse(client, record.response_id, Reply({}, 0.1), at))
+            await self._follow(AcceptedResponse(endpoint, record.response_id, Reply({}, 0.1), at))
 
-    async def _carry(self) -> None:
+    async def _send_and_watch(self) -> None:
         since = self.job.record.submitted_at
-        if self.job.record.draft is not None:
-            if not await self._complete(self.job.record.draft):
+        if self.job.record.partial is not None:
+            if not await self._complete(PartialPrompt(self.job.record.partial)):
                 return
             since = self._clock.now()
-        accepted = await self._create(since + self._plan.deadline)
+        accepted = await self._create(since + self._config.deadline)
         if accepted is None:
             return
         try:
             if is_terminal(accepted.reply.response):
                 await self._settle(**record_changes(self.job, accepted.reply, self._clock.now()))
             elif self._closing:
-                self._abandon("the kernel is shutting down")
+                self._stop_watching("the kernel is shutting down")
             else:
                 await self._follow(accepted)
         finally:
@@ -196,20 +191,20 @@ class JobRunner:
 
     # Submitting.
 
-    async def _complete(self, draft: PartialPrompt) -> bool:
+    async def _complete(self, partial: PartialPrompt) -> bool:
         """Put the answers that it waits for into the request; False if that ended the job."""
-        self.setting_out = False  # it is written down, and may wait for long
+        self.unstored = False  # it is written down, and may wait for long
         try:
             answer_of = await DependencyWaiter(self.job, self._find, self._clock, self._wake).run(
-                draft
+                partial
             )
             if answer_of is not None:
-                request = draft.finish(self.job.request, answer_of)
-                self.job.advance(request=request, draft=None, waits_for=())
-                await self._ledger.complete(self.job.record, self._plan.server)
+                request = partial.complete(self.job.request, answer_of)
+                self.job.advance(request=request, partial=None, waits_for=())
+                await self._store.update_request(self.job.record, self._config.server)
         except (UnmetDependency, BadInput) as unmet:
             if isinstance(unmet, UnmetDependency) and not unmet.ended:
-                self._ledger.note(self.job.record, owner=None)
+                self._store.update_soon(self.job.record, owner=None)
                 detach(self.job, str(unmet))
             else:
                 await self._settle(status=Status.FAILED, reason=f"not sent: {unmet}", trouble=None)
@@ -220,15 +215,15 @@ class JobRunner:
         """POST the request, again only after a refusal that may pass; None if that ended it."""
         delays = PollSchedule(5.0)
         while not self.job.record.cancelling:
-            if not await self._admitted():
+            if not await self._acquire_slot():
                 continue
-            if self._closing and not self.setting_out:
-                self._abandon("the kernel is shutting down")
+            if self._closing and not self.unstored:
+                self._stop_watching("the kernel is shutting down")
                 return None
             # A group's jobs may wait long for their turn, and it counts from there.
             give_up_at = self._first_turn(give_up_at)
             try:
-                taken = await self._post()
+                taken = await self._send_once()
                 if taken is not None or self.job.done():
                     return taken
             except ServerError as failure:
@@ -236,75 +231,78 @@ class JobRunner:
                 if await self._ends_unsent(failure, left):
                     return None
                 self.job.advance(status=Status.WAITING, trouble=f"not sent yet: {failure}")
-                await self._ledger.write(self.job.record, status=Status.WAITING)
-                if self._plan.lane is not None:
-                    self._plan.lane.refused(self._turn, failure.retry_after)
+                await self._store.update(self.job.record, status=Status.WAITING)
+                if self._config.limiter is not None:
+                    self._config.limiter.on_throttled(self._slot_event, failure.retry_after)
                     continue
                 wait = min(delays.after_failure(failure.retry_after), left)
                 await self._clock.pause(self._wake, wait)
-        if self._ours or await self._ledger.claim(self.job.record, ours=False):
+        if self._ours or await self._store.claim(self.job.record, ours=False):
             await self._settle(status=Status.CANCELLED, reason="before it was sent", trouble=None)
         else:
             detach(self.job, CLAIMED_ELSEWHERE)
         return None
 
-    async def _admitted(self) -> bool:
+    async def _acquire_slot(self) -> bool:
         """Wait until the group lets this job be sent; False if something else woke it."""
-        lane, place = self._plan.lane, self.job.record.place
-        return lane is None or await lane.turn(place.index if place else 0, self._turn)
+        limiter, position = self._config.limiter, self.job.record.position
+        return limiter is None or await limiter.acquire(
+            position.index if position else 0, self._slot_event
+        )
 
     def _first_turn(self, give_up_at: float) -> float:
-        if self._plan.lane is None or self._had_turn:
+        if self._config.limiter is None or self._had_slot:
             return give_up_at
-        self._had_turn = True
-        return self._clock.now() + self._plan.deadline
+        self._had_slot = True
+        return self._clock.now() + self._config.deadline
 
-    async def _post(self) -> AcceptedResponse | None:
-        client = self._client_of(self._plan.server)
+    async def _send_once(self) -> AcceptedResponse | None:
+        endpoint = self._endpoint_of(self._config.server)
+        client = endpoint.client
         # Waited for first: what is claimed and not sent is unclear to the next kernel.
-        if client.creating.locked():
-            self.setting_out = False  # the end of a process does not wait for that
-        async with client.creating:
+        if client.create_slots.locked():
+            self.unstored = False  # the end of a process does not wait for that
+        async with client.create_slots:
             if self.job.record.cancelling:
                 return None
-            if self._closing and not self.setting_out:
-                self._abandon("the kernel is shutting down")
+            if self._closing and not self.unstored:
+                self._stop_watching("the kernel is shutting down")
                 return None
             # From here on the end of a process waits: what is claimed and not sent is unclear.
             self.sending = True
             try:
-                if not await self._ledger.claim(self.job.record, ours=self._ours):
+                if not await self._store.claim(self.job.record, ours=self._ours):
                     detach(self.job, CLAIMED_ELSEWHERE)
                     return None
                 self.job.advance(status=Status.SUBMITTING)
                 reply, stream = await _send_create(client, self.job.request)
             finally:
-                self.sending = self.setting_out = False
+                self.sending = self.unstored = False
         response_id = reply.response.get("id")
         if not isinstance(response_id, str) or response_id in _NO_IDS:
             reason = "the server answered without a response id, so the job can't be followed"
             await self._settle(status=Status.UNKNOWN, response=reply.response, reason=reason)
             return None
-        if self._plan.lane is not None:
-            self._plan.lane.accepted()
+        if self._config.limiter is not None:
+            self._config.limiter.on_accepted()
         now = self._clock.now()
         changes = record_changes(self.job, reply, now)
         status = changes["status"]
-        await self._ledger.write(
+        await self._store.update(
             self.job.record, response_id=response_id, accepted_at=now, status=status
         )
         if not is_terminal(reply.response):
-            changes["response"] = client.pack(reply.response, reply.text)
+            changes["response"] = client.compress(reply.response, reply.text)
             reply = Reply({}, reply.poll_after)  # held as long as the job runs
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
-        return AcceptedResponse(client, response_id, reply, now, stream)
+        return AcceptedResponse(endpoint, response_id, reply, now, stream)
 
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
         """End the job if this failure of a create is not one to be repeated."""
-        if failure.accepted is Accepted.UNCLEAR:
+        if failure.maybe_accepted:
             reason = unclear(str(failure))
             await self._settle(status=Status.UNKNOWN, reason=reason, trouble=None)
-        elif not failure.passing:
+        elif not failure.retryable:
             reason = f"not accepted by the server: {failure}"
             await self._settle(status=Status.FAILED, reason=reason, trouble=None)
         elif left <= 0 or self._closing:
@@ -317,19 +315,20 @@ class JobRunner:
     # Following.
 
     async def _follow(self, accepted: AcceptedResponse) -> None:
-        plan = self._plan
+        config = self._config
         following = self._following = ResponseWatcher(
-            self.job, accepted, self._ledger, self._clock, plan.poll_interval
+            self.job, accepted, self._store, self._clock, config.poll_interval
         )
-        last = await following.run(accepted.at + plan.deadline)
+        last = await following.run(accepted.at + config.deadline)
         if last is not None:
             await self._settle(**record_changes(self.job, last, self._clock.now()))
-        elif following.gone and plan.same_key:
+        elif following.is_lost and config.same_key:
             await self._settle(status=Status.LOST, reason=EXPIRED, trouble=None)
         else:
-            self._ledger.note(self.job.record, owner=None)
+            self._store.update_soon(self.job.record, owner=None)
             detach(
-                self.job, NOT_VISIBLE if following.gone else past_deadline(self.job, plan.deadline)
+                self.job,
+                NOT_VISIBLE if following.is_lost else past_deadline(self.job, config.deadline),
             )
 
     # Ending.
@@ -340,12 +339,14 @@ class JobRunner:
         kept = ("status", "ended_at", "started_at", "checked_at", "reason")
         written = {name: changes[name] for name in kept if name in changes}
         if changes.get("response") is not None:
-            written["response"] = self._ledger.texts(changes["response"], self._plan.server)
+            written["response"] = self._store.redacted_response(
+                changes["response"], self._config.server
+            )
             written["output_tokens"] = Usage.of(changes["response"]).output
-        await self._ledger.write(self.job.record, **written)
+        await self._store.update(self.job.record, **written)
         settle(self.job, **changes)
 
-    def _abandon(self, reason: str) -> None:
+    def _stop_watching(self, reason: str) -> None:
         """End the watch of a job that can't be carried on, without losing what is known of it."""
         if self.job.done():
             return

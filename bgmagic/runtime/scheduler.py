@@ -15,7 +15,9 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import GroupPosition
 from bgmagic.runtime.dependencies import FindJob
+from bgmagic.runtime.pacing import PollPacer
 from bgmagic.runtime.runner import START_DELAY, JobRunner, RunConfig
+from bgmagic.runtime.watcher import Endpoint
 from bgmagic.storage.job_store import AT_ONCE, JobStore
 from bgmagic.transport.client import ResponsesClient
 
@@ -25,10 +27,10 @@ logger = logging.getLogger("bgmagic")
 class BatchStart:
     """The jobs of one group on their way; on the loop thread."""
 
-    def __init__(self, jobs: Sequence[Job], plan: RunConfig, ledger: JobStore) -> None:
+    def __init__(self, jobs: Sequence[Job], config: RunConfig, store: JobStore) -> None:
         self._jobs = jobs
-        self._plan = plan
-        self._ledger = ledger
+        self._config = config
+        self._store = store
         self._hurry = asyncio.Event()
         self._written = asyncio.Event()
 
@@ -42,15 +44,17 @@ class BatchStart:
 
     async def run(self, carry: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
         """Write the group down and carry its jobs to their ends."""
-        jobs, plan = self._jobs, self._plan
+        jobs, config = self._jobs, self._config
         for job in jobs:
-            self._ledger.expect(job.record)
+            self._store.buffer_until_inserted(job.record)
         begun: set[asyncio.Task[None]] = set()
         try:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), START_DELAY)
             records = [job.record for job in jobs]
-            await self._ledger.intend_all(records, plan.server, plan.poll_interval, plan.deadline)
+            await self._store.insert_all(
+                records, config.server, config.poll_interval, config.deadline
+            )
             self._written.set()
             if self._hurry.is_set():
                 _detach(jobs, "the kernel is shutting down")
@@ -83,17 +87,17 @@ def _detach(jobs: Sequence[Job], reason: str) -> None:
 class JobScheduler:
     """The courses of jobs that have not ended, as long as one loop runs."""
 
-    def __init__(self, ledger: JobStore, clock: Clock, find: FindJob) -> None:
-        self._ledger = ledger
+    def __init__(self, store: JobStore, clock: Clock, find: FindJob) -> None:
+        self._store = store
         self._clock = clock
         self._find = find
-        self._clients: dict[ServerConfig, ResponsesClient] = {}
-        self._courses: dict[Job, tuple[JobRunner, asyncio.Task[None]]] = {}
-        self._convoys: set[BatchStart] = set()
+        self._endpoints: dict[ServerConfig, Endpoint] = {}
+        self._runners: dict[Job, tuple[JobRunner, asyncio.Task[None]]] = {}
+        self._batches: set[BatchStart] = set()
         self._closing = False
 
-    async def carry(
-        self, job: Job, plan: RunConfig, *, attached: bool = False, intended: bool = False
+    async def spawn(
+        self, job: Job, config: RunConfig, *, attached: bool = False, intended: bool = False
     ) -> None:
         """Carry a job to its end.
 
@@ -101,43 +105,43 @@ class JobScheduler:
             attached: whether the journal has it already, from another kernel.
             intended: whether it has been written down with its whole group.
         """
-        course = JobRunner(job, plan, self._client_of, self._ledger, self._clock, self._find)
+        runner = JobRunner(job, config, self._endpoint_of, self._store, self._clock, self._find)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in one
-        self._courses[job] = course, task
+        self._runners[job] = runner, task
         if self._closing:
-            course.close()
+            runner.close()
         try:
-            await course.run(attached=attached, intended=intended)
+            await runner.run(attached=attached, intended=intended)
         finally:
-            del self._courses[job]
+            del self._runners[job]
 
-    async def carry_all(self, jobs: Sequence[Job], plan: RunConfig) -> None:
+    async def spawn_batch(self, jobs: Sequence[Job], config: RunConfig) -> None:
         """Carry the jobs of a group to their ends."""
-        convoy = BatchStart(jobs, plan, self._ledger)
-        self._convoys.add(convoy)
+        batch = BatchStart(jobs, config, self._store)
+        self._batches.add(batch)
         if self._closing:
-            convoy.close()
+            batch.close()
         try:
-            await convoy.run(functools.partial(self.carry, plan=plan, intended=True))
+            await batch.run(functools.partial(self.spawn, config=config, intended=True))
         finally:
-            self._convoys.discard(convoy)
+            self._batches.discard(batch)
 
-    async def relocate(
-        self, job: Job, name: str, place: GroupPosition, server: ServerConfig
+    async def reposition(
+        self, job: Job, name: str, position: GroupPosition, server: ServerConfig
     ) -> None:
         """Give a job another place in a group."""
-        job.advance(name=name, place=place)
-        self._ledger.note_place(job.record, server)
+        job.advance(name=name, position=position)
+        self._store.update_position(job.record, server)
 
-    def want_cancel(self, job: Job) -> None:
+    def request_cancel(self, job: Job) -> None:
         """Pass the wish to cancel on."""
-        if job in self._courses:
-            self._courses[job][0].want_cancel()
+        if job in self._runners:
+            self._runners[job][0].request_cancel()
         elif not job.done():
             job.advance(cancelling=True)  # its course, which is about to begin, will see that
 
-    async def wind_down(self, grace: float) -> None:
+    async def shutdown(self, grace: float) -> None:
         """End every course.
 
         Args:
@@ -145,23 +149,24 @@ class JobScheduler:
                 their id home.
         """
         self._closing = True
-        courses = list(self._courses.values())
-        for course, _ in courses:
-            course.close()
-        for convoy in self._convoys:
-            convoy.close()
-        under_way = [task for course, task in courses if course.setting_out or course.sending]
-        under_way += [asyncio.create_task(convoy.written()) for convoy in self._convoys]
+        runners = list(self._runners.values())
+        for runner, _ in runners:
+            runner.close()
+        for batch in self._batches:
+            batch.close()
+        under_way = [task for runner, task in runners if runner.unstored or runner.sending]
+        under_way += [asyncio.create_task(batch.written()) for batch in self._batches]
         if under_way:
             await asyncio.wait(under_way, timeout=grace)
-        tasks = [task for _, task in self._courses.values()]
+        tasks = [task for _, task in self._runners.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for client in self._clients.values():
-            await client.close()
+        for endpoint in self._endpoints.values():
+            await endpoint.client.close()
 
-    def _client_of(self, server: ServerConfig) -> ResponsesClient:
-        return self._clients.get(server) or self._clients.setdefault(
-            server, ResponsesClient(server)
-        )
+    def _endpoint_of(self, server: ServerConfig) -> Endpoint:
+        known = self._endpoints.get(server)
+        if known is None:
+            known = self._endpoints[server] = Endpoint(ResponsesClient(server), PollPacer())
+        return known

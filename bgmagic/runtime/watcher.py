@@ -16,72 +16,11 @@ from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Preview, Status
-from bgmagic.runtime.pacing import PollSchedule
+from bgmagic.runtime.pacing import PollPacer, PollSchedule
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.client import ResponsesClient
 from bgmagic.transport.reply import Reply
 from bgmagic.transport.streaming import EventStream, PartialOutput, ServerSentEvent
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """One response to be polled.
-
-    Attributes:
-        fetch: asks the server once, given the newest reply so far; raises ServerError.
-        on_reply: is given each reply.
-        on_failure: is given each failure; True gives the response up.
-        wake: set to poll at once.
-        deadline: the wall-clock time after which the watch ends, in seconds since the epoch.
-        pack: makes a response that goes on small, given its JSON, too, or "".
-    """
-
-    fetch: Callable[[Reply | None], Awaitable[Reply]]
-    on_reply: Callable[[Reply], None]
-    on_failure: Callable[[ServerError], bool]
-    wake: WakeEvent
-    deadline: float
-    pack: Callable[[Mapping[str, Any], str], Mapping[str, Any]]
-
-
-async def poll(
-    watch: Watch, delays: PollSchedule, clock: Clock, hint: float | None = None
-) -> Reply | None:
-    """Poll until the response is terminal.
-
-    Args:
-        hint: seconds the server asked to wait before the first poll.
-
-    Returns:
-        the terminal reply, which is not reported to ``on_reply``; None if the deadline came first,
-        one poll after it included, or the response was given up.
-    """
-    delay = delays.after_reply(hint)
-    last: Reply | None = None
-    while True:
-        left = watch.deadline - clock.now()
-        await clock.pause(watch.wake, max(0.0, min(delay, left)))
-        late = clock.now() >= watch.deadline
-        try:
-            reply = await watch.fetch(last)
-        except ServerError as failure:
-            if watch.on_failure(failure):
-                return None
-            delay = delays.after_failure(failure.retry_after)
-            if failure.status_code in (401, 403):
-                delay = max(delay, delays.slow())
-        else:
-            if last is None or reply.response is not last.response:
-                if is_terminal(reply.response):
-                    return reply
-                packed = watch.pack(reply.response, reply.text)
-                reply = replace(reply, response=packed, text="")
-            watch.on_reply(reply)
-            last = reply
-            delay = delays.after_reply(reply.poll_after)
-        if late:
-            return None
-
 
 PREVIEW_INTERVAL = (
     0.1  # seconds between two previews at least: people read no faster, browsers draw slower
@@ -114,7 +53,7 @@ class StreamListener:
         self._reopen = reopen
         self._on_preview = on_preview
         self._on_response = on_response
-        self._draft = PartialOutput()
+        self._partial = PartialOutput()
         self._number: int | None = None
         self._told_at = 0.0
         self._due: asyncio.TimerHandle | None = None
@@ -145,7 +84,9 @@ class StreamListener:
 
     async def _reopened(self) -> EventStream:
         if self._number is None:
-            self._draft = PartialOutput()  # the events can't be told apart: all of them come again
+            self._partial = (
+                PartialOutput()
+            )  # the events can't be told apart: all of them come again
         return await self._reopen(self._number)
 
     async def _read(self, stream: EventStream) -> bool:
@@ -167,7 +108,7 @@ class StreamListener:
         return True
 
     def _take(self, event: ServerSentEvent) -> bool:
-        if self._draft.add(event):
+        if self._partial.add(event):
             self._tell_soon()
         response = event.response
         if response is not None:
@@ -185,7 +126,7 @@ class StreamListener:
         if self._due is not None:
             self._due.cancel()
             self._due, self._told_at = None, asyncio.get_running_loop().time()
-            self._on_preview(Preview(self._draft.text, self._draft.reasoning))
+            self._on_preview(Preview(self._partial.text, self._partial.reasoning))
 
 
 # Servers have been seen to answer 404 now and then for a response they have. So many in a row, with
@@ -194,6 +135,19 @@ LOST_AFTER = 5
 
 # Answers to a cancel that asking again will not change; the job has mostly just ended.
 CANCEL_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 422})
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How one server is called by all jobs of this process.
+
+    Attributes:
+        client: makes the calls.
+        pacer: spreads the polls of many jobs evenly.
+    """
+
+    client: ResponsesClient
+    pacer: PollPacer
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +160,7 @@ class AcceptedResponse:
         stream: the connection on which it was created, where its events still come.
     """
 
-    client: ResponsesClient
+    endpoint: Endpoint
     response_id: str
     reply: Reply
     at: float
@@ -220,23 +174,24 @@ class ResponseWatcher:
         self,
         job: Job,
         accepted: AcceptedResponse,
-        ledger: JobStore,
+        store: JobStore,
         clock: Clock,
         poll_interval: float | None,
     ) -> None:
         self._job = job
         self._accepted = accepted
-        self._ledger = ledger
+        self._store = store
         self._clock = clock
-        self._turn = accepted.client.crowd.join()
-        self._delays = PollSchedule(poll_interval, turn=self._turn.wait)
+        self._client = accepted.endpoint.client
+        self._poll_slot = accepted.endpoint.pacer.join()
+        self._delays = PollSchedule(poll_interval, turn=self._poll_slot.wait)
         self._wake = WakeEvent()
         self._missing = 0
         self._cancelling: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
     @property
-    def gone(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether the server has said often enough that it does not know the response."""
         return self._missing >= LOST_AFTER
 
@@ -247,28 +202,44 @@ class ResponseWatcher:
             deadline: when to stop following, seconds since the epoch.
 
         Returns:
-            the terminal reply; None if the deadline came first or the response is `gone`.
+            the terminal reply; None if the deadline came first or the response `is_lost`.
         """
         if self._job.record.cancelling:
             self.cancel()
         if self._job.request.streams:
             self._listening = asyncio.create_task(self._listen())
-        accepted = self._accepted
-        watch = Watch(
-            fetch=lambda last: accepted.client.retrieve(accepted.response_id, last),
-            on_reply=self._heard,
-            on_failure=self._failed,
-            wake=self._wake,
-            pack=accepted.client.pack,
-            deadline=deadline,
-        )
         try:
-            return await poll(watch, self._delays, self._clock, accepted.reply.poll_after)
+            return await self._poll(deadline)
         finally:
             self._end()
 
+    async def _poll(self, deadline: float) -> Reply | None:
+        """Poll until the response is terminal; one poll after the deadline is the last."""
+        delay = self._delays.after_reply(self._accepted.reply.poll_after)
+        last: Reply | None = None
+        while not self.is_lost:
+            left = deadline - self._clock.now()
+            await self._clock.pause(self._wake, max(0.0, min(delay, left)))
+            late = self._clock.now() >= deadline
+            try:
+                reply = await self._client.retrieve(self._accepted.response_id, last)
+            except ServerError as failure:
+                delay = self._failed(failure)
+            else:
+                if last is None or reply.response is not last.response:
+                    if is_terminal(reply.response):
+                        return reply
+                    packed = self._client.compress(reply.response, reply.text)
+                    reply = replace(reply, response=packed, text="")
+                self._heard(reply)
+                last = reply
+                delay = self._delays.after_reply(reply.poll_after)
+            if late:
+                break
+        return None
+
     def _end(self) -> None:
-        self._turn.leave()
+        self._poll_slot.leave()
         for task in (self._cancelling, self._listening):
             if task is not None:
                 task.cancel()
@@ -281,12 +252,12 @@ class ResponseWatcher:
         changes = record_changes(self._job, reply, self._clock.now())
         if changes["status"] != self._job.record.status:
             written = {name: changes[name] for name in ("status", "started_at", "checked_at")}
-            self._ledger.note(self._job.record, **written)
+            self._store.update_soon(self._job.record, **written)
         self._job.advance(**changes)
 
-    def _failed(self, failure: ServerError) -> bool:
-        """Take in a failed poll; whether to give up on the response."""
-        gone = failure.status_code == 404 and failure.told
+    def _failed(self, failure: ServerError) -> float:
+        """Take in a failed poll; the seconds until the next one."""
+        gone = failure.status_code == 404 and failure.from_api
         self._missing = self._missing + 1 if gone else 0
         refused = failure.status_code in (401, 403)
         offline = failure.status_code is None
@@ -295,14 +266,15 @@ class ResponseWatcher:
             "offline, the job goes on at the server" if offline else f"{about}, the job goes on"
         )
         self._job.advance(trouble=f"{goes_on}: {failure}", offline=offline)
-        return self.gone
+        delay = self._delays.after_failure(failure.retry_after)
+        return max(delay, self._delays.slow()) if refused else delay
 
     # Listening.
 
     async def _listen(self) -> None:
         accepted = self._accepted
         listening = StreamListener(
-            lambda after: accepted.client.follow(accepted.response_id, after),
+            lambda after: self._client.follow(accepted.response_id, after),
             self._preview,
             self._hinted,
         )
@@ -337,7 +309,7 @@ class ResponseWatcher:
         delays, missed, accepted = PollSchedule(1.0), 0, self._accepted
         while True:
             try:
-                await accepted.client.cancel(accepted.response_id)
+                await self._client.cancel(accepted.response_id)
                 break
             except ServerError as failure:
                 self._job.advance(trouble=f"the cancel failed: {failure}")
@@ -345,7 +317,7 @@ class ResponseWatcher:
                 if failure.status_code in CANCEL_REFUSED and missed != 1:
                     # The job has mostly just ended. If not, another cancel may be tried.
                     self._job.advance(cancelling=False)
-                    self._ledger.note(self._job.record, cancelling=False)
+                    self._store.update_soon(self._job.record, cancelling=False)
                     break
                 await asyncio.sleep(delays.after_failure(failure.retry_after))
         self._delays.soon()

@@ -19,7 +19,6 @@ from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import FutureWaiter
 from bgmagic.errors import BadInput, BgmagicError, Unsendable
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status, group_position
-from bgmagic.prompts.template import PartialPrompt
 from bgmagic.storage.database import DRAFTED, JournalError, StoredJob
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
@@ -44,17 +43,17 @@ class JobStore:
         """One line for the user about what is wrong with the journal, or None."""
         return self.journal.trouble or self._trouble
 
-    def expect(self, record: JobRecord) -> None:
+    def buffer_until_inserted(self, record: JobRecord) -> None:
         """Hold what is noted of ``record`` back until its intent, which comes soon, is written."""
         self._coming.setdefault(record.key, {})
 
-    async def intend(
+    async def insert(
         self, record: JobRecord, server: ServerConfig, interval: float | None, deadline: float
     ) -> None:
         """Write down that ``record``'s request is going to be sent."""
         self._unwritten.add(record.key)
         try:
-            self.owner.hold()
+            self.owner.acquire()
         except BgmagicError as error:
             self._trouble = str(error)
         credentials = await self._known_credentials(server)
@@ -63,11 +62,11 @@ class JobStore:
             self._unwritten.discard(record.key)
         self._arrived(record.key)
 
-    def has(self, record: JobRecord) -> bool:
+    def is_stored(self, record: JobRecord) -> bool:
         """Whether the job's intent, which was to be written, is."""
         return record.key not in self._unwritten
 
-    async def intend_all(
+    async def insert_all(
         self,
         records: Sequence[JobRecord],
         server: ServerConfig,
@@ -78,7 +77,7 @@ class JobStore:
         keys = [record.key for record in records]
         self._unwritten.update(keys)
         try:
-            self.owner.hold()
+            self.owner.acquire()
         except BgmagicError as error:
             self._trouble = str(error)
         credentials = await self._known_credentials(server)
@@ -113,8 +112,7 @@ class JobStore:
         credentials: str,
     ) -> StoredJob:
         request, sendable = self._kept(record.request, server)
-        drafted = record.draft.text if record.draft else None
-        draft = _hidden(drafted, server) if drafted else None
+        partial = _hidden(record.partial, server) if record.partial else None
         return StoredJob(
             key=record.key,
             created_at=record.submitted_at,
@@ -126,7 +124,7 @@ class JobStore:
             credentials=credentials,
             fingerprint=record.fingerprint,
             request=request,
-            sendable=sendable and draft == drafted,
+            sendable=sendable and partial == record.partial,
             model=record.request.model,
             effort=record.request.effort,
             poll_interval=interval,
@@ -136,14 +134,14 @@ class JobStore:
             response_id=record.response_id,
             accepted_at=record.accepted_at,
             cancelling=record.cancelling,
-            draft=draft,
-            **_of_place(record.place, server),
+            draft=partial,
+            **_position_columns(record.position, server),
         )
 
-    async def complete(self, record: JobRecord, server: ServerConfig) -> None:
+    async def update_request(self, record: JobRecord, server: ServerConfig) -> None:
         """Write down the request that a draft has become."""
         request, sendable = self._kept(record.request, server)
-        await self.write(
+        await self.update(
             record, request=request, sendable=sendable, fingerprint=record.fingerprint, draft=None
         )
 
@@ -176,23 +174,23 @@ class JobStore:
             waits: whether it still waits to be sent; else it was accepted.
         """
         try:
-            self.owner.hold()
+            self.owner.acquire()
             dead = await asyncio.to_thread(self._dead)
             taken = self.journal.adopt(record.key, self.owner.id, dead, waits)
             return await self._landing.wait(taken)
         except BgmagicError:
             return False
 
-    async def write(self, record: JobRecord, **columns: Any) -> None:
+    async def update(self, record: JobRecord, **columns: Any) -> None:
         """Change the job's entry, and wait until that is committed or has failed."""
         await self._done(self.journal.change(record.key, **columns))
 
-    def note_place(self, record: JobRecord, server: ServerConfig) -> None:
+    def update_position(self, record: JobRecord, server: ServerConfig) -> None:
         """Write a job's new place in a group down soon."""
         name = record.name if record.named else None
-        self.note(record, name=name, **_of_place(record.place, server))
+        self.update_soon(record, name=name, **_position_columns(record.position, server))
 
-    def note(self, record: JobRecord, **columns: Any) -> None:
+    def update_soon(self, record: JobRecord, **columns: Any) -> None:
         """Change the job's entry soon."""
         coming = self._coming.get(record.key)
         if coming is None:
@@ -200,7 +198,9 @@ class JobStore:
         else:
             coming.update(columns)
 
-    def texts(self, response: Mapping[str, Any] | None, server: ServerConfig) -> str | None:
+    def redacted_response(
+        self, response: Mapping[str, Any] | None, server: ServerConfig
+    ) -> str | None:
         """A response as it may be kept: what the model wrote is not touched but for our secrets."""
         if response is None:
             return None
@@ -211,7 +211,7 @@ class JobStore:
 
     def credentials(self, server: ServerConfig) -> str:
         """What tells the server's credentials from others, without giving them away."""
-        if server.isolated:
+        if server.is_local:
             return server.name  # its token is another after each start, its user is not
         salt = self.journal.salt  # another one after a damaged file was replaced
         if (salt, server) not in self._prints:
@@ -221,13 +221,13 @@ class JobStore:
     def alive(self) -> set[str]:
         """The owners of open jobs whose kernels live."""
         owners = self.journal.owners()
-        return owners - self.owner.dead(owners)
+        return owners - self.owner.dead_owners(owners)
 
-    def free(self, entry: StoredJob) -> bool:
+    def is_unowned(self, entry: StoredJob) -> bool:
         """Whether no living kernel follows the job, or this one does."""
         return entry.owner in (None, self.owner.id) or entry.owner in self._dead()
 
-    def free_owners(self) -> set[str | None]:
+    def available_owners(self) -> set[str | None]:
         """The owners whose open jobs this kernel may take; None is nobody."""
         return {None, self.owner.id, *self._dead()}
 
@@ -248,7 +248,7 @@ class JobStore:
             embedded = entry.server == "bgmagic.local"
             how = "%bglocal switches to it" if embedded else "configure that one and attach again"
             raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
-        if entry.owner not in (self.free_owners() if free is None else free):
+        if entry.owner not in (self.available_owners() if free is None else free):
             raise BadInput(f"{which} is followed by another kernel that is alive")
         if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
             raise Unsendable(
@@ -256,14 +256,11 @@ class JobStore:
                 "keep; run its cell again"
             )
 
-    def needed(self) -> set[str]:
-        """The keys of the jobs whose answers open jobs wait for."""
-        drafts = (
-            PartialPrompt(entry.draft) for entry in self.journal.select(DRAFTED) if entry.draft
-        )
-        return {key for draft in drafts for key in draft.needs}
+    def partials(self) -> list[str]:
+        """What is still to go into the requests of open jobs: JSON texts of partial prompts."""
+        return [entry.draft for entry in self.journal.select(DRAFTED) if entry.draft]
 
-    def give_up(self, entry: StoredJob, reason: str, now: float) -> None:
+    def mark_unsendable(self, entry: StoredJob, reason: str, now: float) -> None:
         """Write down that a job that was not sent ends so: nobody can send it."""
         told = f"not sent: {reason}"
         self.journal.change(entry.key, status=Status.FAILED, ended_at=now, reason=told)
@@ -274,7 +271,7 @@ class JobStore:
         self.owner.release()
 
     def _dead(self) -> set[str]:
-        return self.owner.dead(self.journal.owners())
+        return self.owner.dead_owners(self.journal.owners())
 
     async def _done(self, future: Future[Any]) -> bool:
         try:
@@ -291,11 +288,11 @@ def _hidden(text: str, server: ServerConfig) -> str:
     return text
 
 
-def record_of(entry: StoredJob, reader: OutputType = None) -> JobRecord:
+def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:
     """What the journal knows of a job, as a record; ``reader`` is the class of its answer."""
     return JobRecord(
         key=entry.key,
-        request=Request(entry.request, reader),
+        request=Request(entry.request, output_type),
         server=entry.server,
         submitted_at=entry.created_at,
         name=entry.name,
@@ -310,24 +307,24 @@ def record_of(entry: StoredJob, reader: OutputType = None) -> JobRecord:
         response=None if entry.response is None else json.loads(entry.response),
         reason=entry.reason,
         cancelling=entry.cancelling,
-        draft=None if entry.draft is None else PartialPrompt(entry.draft),
-        place=_place(entry),
+        partial=entry.draft,
+        position=_position(entry),
     )
 
 
-def _of_place(place: GroupPosition | None, server: ServerConfig) -> dict[str, Any]:
-    if place is None:
+def _position_columns(position: GroupPosition | None, server: ServerConfig) -> dict[str, Any]:
+    if position is None:
         return {}
-    told, _ = without_secrets({"input": place.details}, server.secrets)
+    told, _ = without_secrets({"input": position.details}, server.secrets)
     return {
-        "group_key": place.group,
-        "group_name": place.name,
-        "group_index": place.index,
+        "group_key": position.group,
+        "group_name": position.name,
+        "group_index": position.index,
         "group_details": json.dumps(told["input"], ensure_ascii=False),
     }
 
 
-def _place(entry: StoredJob) -> GroupPosition | None:
+def _position(entry: StoredJob) -> GroupPosition | None:
     if entry.group_key is None or entry.group_index is None or entry.group_details is None:
         return None
     return group_position(entry.group_key, entry.group_name, entry.group_index, entry.group_details)

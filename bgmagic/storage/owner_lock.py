@@ -50,7 +50,7 @@ class OwnerLock:
         self._pid = os.getpid()
         self._lock: BaseFileLock | None = None
 
-    def hold(self) -> None:
+    def acquire(self) -> None:
         """Take the lock, unless it is held already.
 
         Raises:
@@ -72,7 +72,7 @@ class OwnerLock:
             ) from None
         self._lock = lock
 
-    def dead(self, others: Collection[str]) -> set[str]:
+    def dead_owners(self, others: Collection[str]) -> set[str]:
         """Those of these owners whose process is gone; their lock files are removed."""
         if self._folder is None or os.getpid() != self._pid:
             return set()

@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bgmagic.errors import BadInput
 from bgmagic.jobs.interfaces import Variable
@@ -112,10 +112,29 @@ def _make_card(job: Job) -> Any:
     return Card(job, history=_history, pick_up=_picked_up)
 
 
+class LazyGroupDisplays:
+    """Shows groups; imports the displays when one is looked at."""
+
+    def board(self, group: Any) -> Any:
+        """The live board of ``group``, a widget."""
+        from bgmagic.display.board import GroupBoard
+
+        return GroupBoard(group)
+
+    def bundle(self, group: Any) -> dict[str, Any]:
+        """What ``group`` looks like now, as a MIME bundle that stays."""
+        from bgmagic.display.outputs import group_bundle
+
+        return group_bundle(group)
+
+
+group_displays = LazyGroupDisplays()
+
+
 def _picked_up(job: Job) -> Job:
     from bgmagic.runtime.attach import reattach
 
-    return reattach(job, app.manager.ledger, app.manager.attach)
+    return reattach(job, app.manager.store, app.manager.attach)
 
 
 def _history(job: Job) -> dict[str, Any]:
@@ -123,7 +142,7 @@ def _history(job: Job) -> dict[str, Any]:
     import statistics
 
     asked, server = job.request, job.record.server
-    journal = app.manager.ledger.journal
+    journal = app.manager.store.journal
     took = journal.durations(server, asked.model, asked.effort)
     if not took:
         return {"count": 0}
@@ -141,25 +160,61 @@ def default_path() -> Path | None:
     return Path(platformdirs.user_data_path("bgmagic")) / "journal.sqlite3"
 
 
+class Shell(Protocol):
+    """What the place that jobs are sent from gives: a notebook's shell, or nothing in a script."""
+
+    def defaults(self) -> Mapping[str, Any]:
+        """The values of options that the user has configured, by their names; None is unset."""
+
+    def base_url(self) -> str | None:
+        """The server's address, if the user has configured one."""
+
+    def notebook_path(self) -> str:
+        """The notebook that cells are run in, or ""."""
+
+    def variable(self, name: str) -> Variable | None:
+        """The variable of that name, for a job and its answer; None where there are none."""
+
+    def bind(self, name: str, value: Any) -> None:
+        """Give ``name`` to ``value``."""
+
+
+class NoShell:
+    """A script's shell: it has no variables, no notebook and no defaults of its own."""
+
+    def defaults(self) -> Mapping[str, Any]:
+        """Nothing: the environment alone has defaults."""
+        return {}
+
+    def base_url(self) -> str | None:
+        """None: the environment names the server."""
+        return None
+
+    def notebook_path(self) -> str:
+        """No notebook: ""."""
+        return ""
+
+    def variable(self, name: str) -> Variable | None:
+        """None: a script binds its own variables."""
+        return None
+
+    def bind(self, name: str, value: Any) -> None:
+        """Do nothing."""
+
+
 class App:
-    """This process's manager, and the defaults that `%config` holds while the extension is loaded.
+    """What one process has: its shell, where its jobs go, its journal and its manager.
 
     Attributes:
-        config: option names and values set with `%config`; empty without the extension.
-        hold: makes the variable for ``submit(out=…)``, or None where there is no notebook.
-        bind: gives a name to a group of jobs, or None where there is no notebook.
-        notebook: tells the notebook's path, or "".
-        base_url: where jobs go, if `%config` says so; else BGMAGIC_BASE_URL or OPENAI_BASE_URL do.
+        shell: where jobs are sent from; `%load_ext` hands in a notebook's, `%unload_ext` takes it back.
         journal_path: where this process's journal is, once there is one; None is in memory.
     """
 
-    def __init__(self) -> None:
-        self.config: Mapping[str, Any] = {}
-        self.hold: Callable[[str], Variable] | None = None
-        self.bind: Callable[[str, Any], None] | None = None
-        self.notebook: Callable[[], str] = str
-        self.base_url: str | None = None
+    def __init__(self, shell: Shell | None = None) -> None:
+        self.shell: Shell = shell or NoShell()
         self.journal_path: Path | None = None
+        self._used: ServerConfig | None = None
+        self._local: ServerConfig | None = None
         self._ends = False
         self._manager: JobManager | None = None
         if hasattr(os, "register_at_fork"):
@@ -176,10 +231,33 @@ class App:
             self._manager = self._made(default_path())
         return self._manager
 
-    def _server(self) -> ServerConfig:
+    # Where jobs go.
+
+    def destination(self) -> ServerConfig:
+        """Where a job that is submitted now goes: `%bglocal`, `use()`, else what is configured.
+
+        Raises:
+            BadInput: there is no key.
+        """
         from bgmagic.api.server import ServerConfig
 
-        return ServerConfig.from_environment(self.base_url or os.environ.get("BGMAGIC_BASE_URL"))
+        configured = self.shell.base_url() or os.environ.get("BGMAGIC_BASE_URL")
+        return self._local or self._used or ServerConfig.from_environment(configured)
+
+    @property
+    def local(self) -> ServerConfig | None:
+        """The embedded server, where jobs go there; else None."""
+        return self._local
+
+    def use(self, server: ServerConfig | None) -> None:
+        """Send the jobs from now on to ``server``; None means what is configured."""
+        self._used, self._local = server, None
+
+    def use_local(self, server: ServerConfig | None) -> None:
+        """Send the jobs from now on to the embedded ``server``; None goes back."""
+        self._local = server
+
+    # As the process ends.
 
     def _end(self) -> None:
         """As the process ends: end the manager, and say which jobs it leaves behind."""
@@ -187,12 +265,14 @@ class App:
             return
         left = [job for job in self._manager.jobs() if not job.done()]
         self._manager.close()
-        line = shutdown_message(left, self._written)
+        line = shutdown_message(left, self._is_stored)
         if line:
             write_to_process_log(line)
 
-    def _written(self, job: Job) -> bool:
-        return self.journal_path is not None and self.manager.ledger.has(job.record)
+    def _is_stored(self, job: Job) -> bool:
+        return self.journal_path is not None and self.manager.store.is_stored(job.record)
+
+    # The journal.
 
     def has_journal(self) -> bool:
         """Whether there is a journal to read; asking makes none."""
@@ -202,7 +282,7 @@ class App:
     def secrets(self) -> tuple[str, ...]:
         """What must not be shown of the server that is configured now; none if there is none."""
         try:
-            return self.manager.destination().secrets
+            return self.destination().secrets
         except BadInput:
             return ()
 
@@ -226,8 +306,8 @@ class App:
         from bgmagic.storage.owner_lock import OwnerLock
 
         folder = None if path is None else path.parent / "owners"
-        made = JobManager(make_card=_make_card, ledger=JobStore(Journal(path), OwnerLock(folder)))
-        made.named_by_environment = self._server
+        store = JobStore(Journal(path), OwnerLock(folder))
+        made = JobManager(_make_card, store=store, destination=self.destination)
         self.journal_path = path
         if not self._ends:
             self._ends = True

@@ -10,7 +10,7 @@ import json
 import keyword
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bgmagic.errors import BadInput
@@ -39,21 +39,6 @@ def to_anything(value: Any, label: str) -> Any:
 def to_several(value: Any, label: str) -> tuple[Any, ...]:
     """One value, or a list or tuple of them."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-def flat(values: Sequence[Any], label: str, deep: int = 20) -> Iterator[Any]:
-    """The values, and those in lists and tuples among them, in their order.
-
-    Raises:
-        BadInput: there are more lists within each other than ``deep``: one may hold itself.
-    """
-    if not deep:
-        raise BadInput(f"{label}: too many lists within each other")
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from flat(value, label, deep - 1)
-        else:
-            yield value
 
 
 def to_switch(value: Any, label: str) -> bool:

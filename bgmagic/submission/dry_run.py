@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bgmagic.api.redaction import without_secrets
+from bgmagic.prompts.template import PartialPrompt
 from bgmagic.submission.submit import PreparedRequest
 
 SHOWN = 200  # characters of an attached file; nobody reads more of it
@@ -24,23 +25,23 @@ SHOWN = 200  # characters of an attached file; nobody reads more of it
 _VOCABULARY = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
 
 
-def describe_request(composed: PreparedRequest, secrets: Iterable[str]) -> str:
+def describe_request(prepared: PreparedRequest, secrets: Iterable[str]) -> str:
     """The request and what is worth knowing about it, as text.
 
     Args:
         secrets: what must not be shown, the configured key and the like.
     """
-    body, hidden = without_secrets(composed.request.body, tuple(secrets))
+    body, hidden = without_secrets(prepared.request.body, tuple(secrets))
     text = json.dumps(_shortened(body), ensure_ascii=False, indent=2)
     lines = ["Nothing is sent. POST /responses would get:", text]
     if hidden:
         lines.append('Where "[secret]" stands, the request holds a secret.')
-    for inserted in composed.inserted:
+    for inserted in prepared.substitutions:
         lines.append(f"{inserted.expression.place}: {len(inserted.text):,} characters put in")
-    if composed.needs:
-        names = ", ".join(composed.waits_for)
+    if prepared.needs:
+        names = ", ".join(prepared.waits_for)
         lines.append(f"It would wait for {names}, and be sent with what comes of that.")
-    if composed.draft is not None and composed.draft.continues is not None:
+    if prepared.partial is not None and PartialPrompt(prepared.partial).continues is not None:
         lines.append("Before these messages come those of the conversation that it goes on with.")
     tokens = estimated_tokens(body)
     if tokens is not None:

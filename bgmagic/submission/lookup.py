@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bgmagic.api.request import OutputType
+from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.jobs.record import GroupPosition, Status
+from bgmagic.jobs.record import GroupPosition, JobRecord, Status
+from bgmagic.prompts.template import PartialPrompt
 from bgmagic.submission.app import app
-from bgmagic.submission.options import SubmitSettings
-from bgmagic.submission.submit import PreparedRequest
 
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob
@@ -34,31 +35,50 @@ def is_name(given: str, name: str | None) -> bool:
 _QUOTES = str.maketrans("", "", "'\"")
 
 
+@dataclass(frozen=True)
+class Submission:
+    """What is about to be sent, as far as its duplicates are told by it.
+
+    Attributes:
+        server: where it goes.
+        notebook: where it is sent from, or "".
+        name: the variable given with ``-o``; None stands for all jobs sent without ``-o``.
+        fingerprint: of the request, at that server.
+    """
+
+    server: ServerConfig
+    notebook: str
+    name: str | None
+    fingerprint: str
+
+    def is_for_variable_of(self, record: JobRecord) -> bool:
+        """Whether a job has the same variable, notebook and server, and belongs to no group."""
+        chosen = record.name if record.named else None
+        theirs = chosen, record.notebook, record.server
+        return record.position is None and theirs == (self.name, self.notebook, self.server.name)
+
+
 def find_running_duplicate(
-    fingerprint: str,
-    jobs: Sequence[Job],
-    server: str,
-    name: str | None,
-    notebook: str,
-    find: Callable[[str], Job | None],
+    wanted: Submission, jobs: Sequence[Job], find: Callable[[str], Job | None]
 ) -> Job | None:
-    """The newest of ``jobs`` with this fingerprint that is for the same variable.
+    """The newest of ``jobs`` that asks the same for the same variable.
 
     Args:
-        name: the variable that the user chose; None stands for all that were not chosen.
         find: gives a job by its key, or None.
+
+    Raises:
+        BadInput: it ended as unknown, so it may have been accepted already.
     """
     for job in reversed(jobs):
-        record = job.record
-        chosen = record.name if record.named else None
-        if (chosen, record.notebook, record.server) != (name, notebook, server):
+        if not wanted.is_for_variable_of(job.record):
             continue
-        if record.place is not None:
-            continue
-        if (
-            record.fingerprint == fingerprint
-            or _fingerprint_when_complete(job, find) == fingerprint
-        ):
+        prints = job.record.fingerprint, _fingerprint_when_complete(job, find)
+        if wanted.fingerprint in prints:
+            if job.status == Status.UNKNOWN:
+                raise BadInput(
+                    f"the very same request ended as unknown {_ago(job)} ago and may have been "
+                    f"accepted; --again sends it anew, at the risk of paying twice"
+                )
             return job
     return None
 
@@ -66,14 +86,15 @@ def find_running_duplicate(
 def _fingerprint_when_complete(job: Job, find: Callable[[str], Job | None]) -> str | None:
     """The fingerprint that a job is about to have, if the answers it waited for are there."""
     record = job.record
-    if record.draft is None or job.done():
+    if record.partial is None or job.done():
         return None
-    needed = {key: find(key) for key in record.draft.needs}
+    partial = PartialPrompt(record.partial)
+    needed = {key: find(key) for key in partial.needs}
     answers = {key: found.result(0) for key, found in needed.items() if found and _answered(found)}
     if answers.keys() != needed.keys():
         return None
     try:
-        request = record.draft.finish(record.request, answers.__getitem__)
+        request = partial.complete(record.request, answers.__getitem__)
     except BadInput:
         return None
     return request.fingerprint(record.server)
@@ -113,7 +134,10 @@ class DuplicateIndex:
 
 
 def running_groups(
-    placed: Iterable[tuple[Job, GroupPosition | None]], server: str, name: str | None, notebook: str
+    positioned: Iterable[tuple[Job, GroupPosition | None]],
+    server: str,
+    name: str | None,
+    notebook: str,
 ) -> list[Job]:
     """The jobs of this variable's groups here in which one still runs, without the failed.
 
@@ -122,35 +146,33 @@ def running_groups(
     Args:
         placed: all jobs, oldest first, each with its place in a group.
     """
-    newest = {job.record.key: (job, place) for job, place in placed}
+    newest = {job.record.key: (job, position) for job, position in positioned}
     ours = [
-        (place.group, job)
-        for job, place in newest.values()
-        if place is not None
-        and (place.name, job.record.notebook, job.record.server) == (name, notebook, server)
+        (position.group, job)
+        for job, position in newest.values()
+        if position is not None
+        and (position.name, job.record.notebook, job.record.server) == (name, notebook, server)
     ]
     running = {group for group, job in ours if not job.done() or job.status == Status.DETACHED}
     found = [job for group, job in ours if group in running]
     return [job for job in found if job.error is None or job.status == Status.UNKNOWN]
 
 
-def open_group(
-    ledger: JobStore, here: set[str], name: str | None, notebook: str
-) -> list[StoredJob]:
+def open_group(store: JobStore, here: set[str], name: str | None, notebook: str) -> list[StoredJob]:
     """The same of the groups that earlier kernels left open, from the journal."""
     from bgmagic.storage.database import OPEN_GROUPS
 
-    found = ledger.journal.select(OPEN_GROUPS, notebook=notebook, name=name)
+    found = store.journal.select(OPEN_GROUPS, notebook=notebook, name=name)
     others = [entry for entry in found if entry.key not in here]
-    free = ledger.free_owners()
+    free = store.available_owners()
     return [entry for entry in others if _joinable(entry, free)]
 
 
-def completed_with(ledger: JobStore, fingerprints: Iterable[str]) -> list[StoredJob]:
+def completed_with(store: JobStore, fingerprints: Iterable[str]) -> list[StoredJob]:
     """The journal's completed jobs that asked one of these, oldest first."""
     from bgmagic.storage.database import COMPLETED
 
-    return ledger.journal.select(COMPLETED, fingerprints=json.dumps(list(fingerprints)))
+    return store.journal.select(COMPLETED, fingerprints=json.dumps(list(fingerprints)))
 
 
 def _joinable(entry: StoredJob, free: set[str | None]) -> bool:
@@ -174,12 +196,12 @@ def jobs_named(name: str, namespace: Mapping[str, Any]) -> Sequence[Job]:
     if isinstance(job, Job):
         return [job]
     # The name may have been given to something else since; the newest of that name counts.
-    placed = app.manager.placed()
-    for job, place in reversed(placed):
+    positioned = app.manager.jobs_with_position()
+    for job, position in reversed(positioned):
         if is_name(name, job.name) or name == job.response_id:
             return [job]
-        if place is not None and place.name == name:
-            of_group = [(at, one) for one, at in placed if at and at.group == place.group]
+        if position is not None and position.name == name:
+            of_group = [(at, one) for one, at in positioned if at and at.group == position.group]
             # Of those that were sent again the newest.
             newest = {at.index: one for at, one in of_group}
             return [newest[index] for index in sorted(newest)]
@@ -200,11 +222,11 @@ def entry_named(which: str) -> StoredJob | None:
     """The journal's job with this id or, in this notebook first, this variable."""
     from bgmagic.storage.database import GROUP
 
-    journal = app.manager.ledger.journal
+    journal = app.manager.store.journal
     found = journal.find(which)
     if found is not None:
         return found
-    for notebook in (app.notebook(), None):
+    for notebook in (app.shell.notebook_path(), None):
         for entry in journal.entries(notebook=notebook, name=which, limit=1):
             return entry
     group, bracket, _ = which.partition("[")
@@ -219,43 +241,42 @@ def group_named(name: str) -> StoredJob | None:
     """A job of the journal's newest group of that variable, in this notebook first."""
     from bgmagic.storage.database import GROUP_NAMED
 
-    journal = app.manager.ledger.journal
-    for notebook in (app.notebook(), None):
+    journal = app.manager.store.journal
+    for notebook in (app.shell.notebook_path(), None):
         for entry in journal.select(GROUP_NAMED, name=name, notebook=notebook):
             return entry
     return None
 
 
-def _known_job(composed: PreparedRequest, settings: SubmitSettings) -> StoredJob | None:
+def stored_duplicate(
+    wanted: Submission, output_type: OutputType, *, reuse: bool
+) -> StoredJob | None:
     """The journal's job with this very request that makes sending it unnecessary, or None: one
-    that is open since before a restart or, with --reuse, the newest that gave an answer.
+    that is open since before a restart or, to ``reuse``, the newest that gave an answer.
 
     Raises:
         BadInput: it may have been accepted already.
     """
     manager = app.manager
-    ledger = manager.ledger
-    draft = composed.draft.text if composed.draft else ""
-    fingerprint = composed.request.fingerprint(manager.destination().name, draft)
+    store = manager.store
     # What is watched here no more, as after its deadline, may still run at the server.
     newest = {job.record.key: job for job in manager.jobs()}
     here = {key for key, job in newest.items() if job.status != Status.DETACHED}
-    notebook = app.notebook()
-    for entry in reversed(ledger.journal.same(fingerprint, notebook=notebook, name=settings.out)):
-        if entry.key in here or (entry.name is None) != (settings.out is None):
+    same = store.journal.same(wanted.fingerprint, notebook=wanted.notebook, name=wanted.name)
+    for entry in reversed(same):
+        if entry.key in here or (entry.name is None) != (wanted.name is None):
             continue
         if entry.status == Status.WAITING and not entry.sendable:
             continue  # never sent, and the journal can't send it: this cell can
-        if ledger.free(entry):
+        if store.is_unowned(entry):
             if entry.response_id is None and entry.status == Status.SUBMITTING:
                 raise BadInput(
                     "the very same request was being sent when its kernel ended, and may have been "
                     "accepted; --again sends it anew, at the risk of paying twice"
                 )
             return entry
-    completed = ledger.journal.same(fingerprint, completed=True) if settings.reuse else []
-    reader = composed.request.reader
-    answered = (entry for entry in reversed(completed) if not manager.past(entry, reader).error)
+    completed = store.journal.same(wanted.fingerprint, completed=True) if reuse else []
+    answered = (one for one in reversed(completed) if not manager.past(one, output_type).error)
     return next(answered, None)
 
 
@@ -279,7 +300,7 @@ def group_keys(key: str) -> list[str]:
     """The keys of all jobs that the journal has of a group."""
     from bgmagic.storage.database import GROUP
 
-    return [entry.key for entry in app.manager.ledger.journal.select(GROUP, group=key)]
+    return [entry.key for entry in app.manager.store.journal.select(GROUP, group=key)]
 
 
 def group_meant(which: str, single: StoredJob | None, out: str | None) -> StoredJob | None:
@@ -294,3 +315,8 @@ def group_meant(which: str, single: StoredJob | None, out: str | None) -> Stored
     entry = group_named(which)
     older = entry and single is not None and single.created_at > entry.created_at
     return None if older else entry
+
+
+def needed_keys(store: JobStore) -> set[str]:
+    """The keys of the jobs whose answers the journal's open jobs wait for."""
+    return {key for text in store.partials() for key in PartialPrompt(text).needs}

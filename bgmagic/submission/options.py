@@ -80,12 +80,12 @@ def _option(
     offered: tuple[str, ...] = (),
 ) -> Any:
     """Declare an option as the field of a settings class."""
-    reader = read or (to_choice(choices) if choices else to_text if metavar else to_switch)
+    output_type = read or (to_choice(choices) if choices else to_text if metavar else to_switch)
     about: dict[str, Any] = {
         "flags": flags,
         "metavar": metavar or "|".join(choices),
         "help": help,
-        "read": reader,
+        "read": output_type,
         "default": default,
         "choices": choices,
         "configurable": configurable,

@@ -11,7 +11,6 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.interfaces import Variable
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.jobs.record import Status
 from bgmagic.prompts.conversation import History, history, history_of_running
 from bgmagic.prompts.conversation import request_messages as as_messages
 from bgmagic.prompts.template import (
@@ -23,7 +22,12 @@ from bgmagic.prompts.template import (
 )
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_identifier
-from bgmagic.submission.lookup import _ago, _known_job, find_running_duplicate, job_named
+from bgmagic.submission.lookup import (
+    Submission,
+    find_running_duplicate,
+    job_named,
+    stored_duplicate,
+)
 from bgmagic.submission.options import SubmitSettings, resolve_settings
 from bgmagic.text import did_you_mean
 
@@ -65,18 +69,22 @@ class PreparedRequest:
     """What is to be sent.
 
     Attributes:
-        request: the request; with a draft, as far as it is known.
-        draft: what is still to go into it, or None.
+        request: the request; with a partial prompt, as far as it is known.
+        partial: JSON text of what is still to go into it, or None.
         needs: the running jobs that it waits for.
-        inserted: what the prompt's expressions became.
+        substitutions: what the prompt's expressions became.
         note: what the user should be told, or "".
     """
 
     request: Request
-    draft: PartialPrompt | None = None
+    partial: str | None = None
     needs: tuple[Job, ...] = ()
-    inserted: tuple[Substitution, ...] = ()
+    substitutions: tuple[Substitution, ...] = ()
     note: str = ""
+
+    def fingerprint(self, server: str) -> str:
+        """What it has in common with those that ask the same of the same server."""
+        return self.request.fingerprint(server, self.partial or "")
 
     @property
     def waits_for(self) -> tuple[str, ...]:
@@ -119,8 +127,8 @@ def prepare_request(
         stream=settings.stream,
         **fields(settings),
     )
-    draft = PartialPrompt.of(filled, continues) if needs else None
-    return PreparedRequest(request, draft, tuple(needs), filled.inserted, earlier.note)
+    partial = PartialPrompt.of(filled, continues).text if needs else None
+    return PreparedRequest(request, partial, tuple(needs), filled.inserted, earlier.note)
 
 
 def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> SubmitSettings:
@@ -129,7 +137,9 @@ def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> S
     Raises:
         BadInput: a value can't be what it is given for.
     """
-    settings = resolve_settings(SubmitSettings, given, config=app.config, from_python=from_python)
+    settings = resolve_settings(
+        SubmitSettings, given, config=app.shell.defaults(), from_python=from_python
+    )
     if settings.continue_ is None:
         return settings
     # A conversation brings its own instructions, which a default does not replace.
@@ -158,25 +168,24 @@ def compose_prompt(
     """
     template = None if settings.raw or namespace is None else compile_template(prompt)
 
-    def composed(earlier: History | None) -> PreparedRequest:
+    def prepared(earlier: History | None) -> PreparedRequest:
         waiting = earlier is not None and earlier.waits
         if template is None:
             return prepare_request(literal_prompt(prompt), settings, earlier)
         return prepare_request(template.fill(namespace or {}, waiting=waiting), settings, earlier)
 
     if settings.continue_ is None:
-        return composed(None)
+        return prepared(None)
     name, held = _continued(settings.continue_, namespace or {})
     find = app.manager.find
     running = held if isinstance(held, Job) and not held.done() else None
     place = history_of_running(running, find) if running and running.name == settings.out else None
     if running is not None and place is not None and not settings.again:
         # The cell of the turn that still runs, run again: it is that turn, not one after it.
-        again = composed(place)
-        draft = again.draft.text if again.draft else ""
-        if again.request.fingerprint(running.record.server, draft) == running.record.fingerprint:
+        again = prepared(place)
+        if again.fingerprint(running.record.server) == running.record.fingerprint:
             return again
-    return composed(history(held, name, find))
+    return prepared(history(held, name, find))
 
 
 def _continued(given: object, namespace: Mapping[str, Any]) -> tuple[str, object]:
@@ -215,41 +224,38 @@ class Submitted:
 
 
 def submit_or_join(
-    composed: PreparedRequest, settings: SubmitSettings, name: str | None, variable: Variable | None
+    prepared: PreparedRequest, settings: SubmitSettings, name: str | None, variable: Variable | None
 ) -> Submitted:
-    """Start the job that asks this, or join its twin that still runs; returns at once.
+    """Start the job that asks this, or join the one that asks the same; returns at once.
 
-    A submission without a variable is never joined: who asks twice in Python means it.
+    Without a variable (plain Python) nothing is joined: calling `submit` twice sends two jobs.
 
     Raises:
         BadInput: nothing was sent.
     """
-    request, draft, manager = composed.request, composed.draft, app.manager
+    server, notebook, manager = app.manager.destination(), app.shell.notebook_path(), app.manager
     if variable is not None and not settings.again:
-        server, jobs_here = manager.destination().name, manager.jobs()
-        wanted = request.fingerprint(server, draft.text if draft else "")
-        where = server, settings.out, app.notebook()
-        twin = find_running_duplicate(wanted, jobs_here, *where, manager.find)
-        if twin is not None and twin.status == Status.UNKNOWN:
-            raise BadInput(
-                f"the very same request ended as unknown {_ago(twin)} ago and may have been "
-                f"accepted; --again sends it anew, at the risk of paying twice"
-            )
+        fingerprint = prepared.fingerprint(server.name)
+        wanted = Submission(server, notebook, settings.out, fingerprint)
+        twin = find_running_duplicate(wanted, manager.jobs(), manager.find)
         if twin is not None and not twin.done():
-            twin.give(variable)
+            twin.add_variable(variable)
             return Submitted(twin, joined=True)
-        known = _known_job(composed, settings)
+        output_type = prepared.request.output_type
+        known = stored_duplicate(wanted, output_type, reuse=settings.reuse)
         if known is not None:
-            return Submitted(manager.attach(known, variable, request.reader), joined=True)
+            attached = manager.attach(known, variable, output_type, server=server)
+            return Submitted(attached, joined=True)
     job = manager.submit(
-        request,
+        prepared.request,
+        server=server,
         name=name,
         named=settings.out is not None,
-        notebook=app.notebook(),
+        notebook=notebook,
         variable=variable,
         poll_interval=settings.poll,
         deadline=settings.deadline,
-        draft=draft,
-        waits_for=composed.waits_for,
+        partial=prepared.partial,
+        waits_for=prepared.waits_for,
     )
     return Submitted(job)

@@ -45,8 +45,8 @@ class SweepPlan:
     settings: SubmitSettings
     items: Items
     points: Sequence[SweepPoint]
-    composed: Sequence[PreparedRequest]
-    places: Sequence[GroupPosition]
+    prepared: Sequence[PreparedRequest]
+    positions: Sequence[GroupPosition]
 
     @property
     def several(self) -> int:
@@ -67,7 +67,7 @@ def plan_sweep(
     points = grid.grid(settings, len(items.values), axes, settings.n or 1)
     _check_uses_item(() if settings.raw else compile_template(text).pieces, items, settings)
     made: dict[tuple[int, int], PreparedRequest] = {}
-    composed, room = [], LARGEST
+    prepared, room = [], LARGEST
     scope = dict(namespace)
     for point in points:
         # The samples of one request share it.
@@ -80,8 +80,8 @@ def plan_sweep(
                     f"requests of these {len(points)} jobs hold more than {LARGEST // 10**6} MB "
                     "together; give a large --file by its http(s) address, which the server fetches"
                 )
-        composed.append(made[which])
-    return SweepPlan(name, settings, items, points, composed, _positions(settings, items, points))
+        prepared.append(made[which])
+    return SweepPlan(name, settings, items, points, prepared, _positions(settings, items, points))
 
 
 def _check_uses_item(
@@ -156,45 +156,45 @@ def confirm_above() -> int:
     Raises:
         BadInput: BGMAGIC_CONFIRM_ABOVE is no number.
     """
-    configured = app.config.get("confirm_above")
+    configured = app.shell.defaults().get("confirm_above")
     if configured is not None:
         return int(configured)
     given = os.environ.get("BGMAGIC_CONFIRM_ABOVE")
     return to_count(given, "BGMAGIC_CONFIRM_ABOVE") if given else CONFIRM_ABOVE
 
 
-def require_confirmation(asked: SweepPlan) -> None:
+def require_confirmation(plan: SweepPlan) -> None:
     """Refuse a sweep whose number of jobs has to be agreed to, and is not.
 
     Raises:
         BadInput: says how many they are and what they may cost.
     """
-    count, agreed = len(asked.composed), asked.settings.yes
+    count, agreed = len(plan.prepared), plan.settings.yes
     if agreed == count or (agreed is None and count <= confirm_above()):
         return
     not_these = "" if agreed is None else f", not {agreed}"
     raise BadInput(
-        f"these are {count} jobs{not_these}{count_formula(asked)}: {estimated_cost(asked)}. "
+        f"these are {count} jobs{not_these}{count_formula(plan)}: {estimated_cost(plan)}. "
         "Nothing was sent; "
         f"--yes {count} agrees to them"
     )
 
 
-def count_formula(asked: SweepPlan) -> str:
+def count_formula(plan: SweepPlan) -> str:
     """How the number comes about: " (80 items × 3 settings × 2 samples)"."""
-    items, samples = len(asked.items.values), asked.settings.n or 1
-    settings = len(asked.composed) // (items * samples)
+    items, samples = len(plan.items.values), plan.settings.n or 1
+    settings = len(plan.prepared) // (items * samples)
     told = [(items, "items"), (settings, "settings"), (samples, "samples")]
     words = [f"{number} {what}" for number, what in told if number > 1]
     return f" ({' × '.join(words)})" if len(words) > 1 else ""
 
 
-def estimated_cost(asked: SweepPlan) -> CostEstimate:
+def estimated_cost(plan: SweepPlan) -> CostEstimate:
     """What the jobs may cost."""
     server = app.manager.destination().name
     return estimate_cost(
         (one.request.model, server, _most_output(one, point), len(one.request.text))
-        for one, point in zip(asked.composed, asked.points, strict=True)
+        for one, point in zip(plan.prepared, plan.points, strict=True)
     )
 
 
@@ -215,7 +215,7 @@ def dry_run(text: str, settings: SubmitSettings, namespace: Mapping[str, Any]) -
     """
     from bgmagic.submission.dry_run import describe_request
 
-    asked = plan_sweep(text, settings, settings.out or "group", namespace)
-    jobs = f"{count_jobs(len(asked.composed))}{count_formula(asked)}"
-    told = f"{jobs}: {estimated_cost(asked)}. The first:"
-    return f"{told}\n{describe_request(asked.composed[0], app.secrets())}"
+    plan = plan_sweep(text, settings, settings.out or "group", namespace)
+    jobs = f"{count_jobs(len(plan.prepared))}{count_formula(plan)}"
+    told = f"{jobs}: {estimated_cost(plan)}. The first:"
+    return f"{told}\n{describe_request(plan.prepared[0], app.secrets())}"

@@ -16,7 +16,7 @@ from bgmagic.jobs.group import JobDict, JobGroup, JobList
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status, hashable
-from bgmagic.submission.app import app
+from bgmagic.submission.app import app, group_displays
 from bgmagic.submission.lookup import DuplicateIndex, completed_with, open_group, running_groups
 from bgmagic.submission.options import SubmitSettings
 from bgmagic.sweeps.plan import SweepPlan, estimated_cost, plan_sweep, require_confirmation
@@ -40,11 +40,11 @@ class SubmittedSweep:
     group: JobGroup
     joined: int
     unknown: int
-    asked: SweepPlan
+    plan: SweepPlan
 
     def bill(self) -> CostEstimate:
         """What the whole may cost; imports the prices."""
-        return estimated_cost(self.asked)
+        return estimated_cost(self.plan)
 
 
 def submit_sweep(
@@ -62,15 +62,15 @@ def submit_sweep(
         BadInput: nothing was sent.
     """
     with gc_paused():
-        asked = plan_sweep(text, settings, name, namespace)
-        require_confirmation(asked)
-        found = _joined(asked, _known_jobs(asked, join=join))
+        plan = plan_sweep(text, settings, name, namespace)
+        require_confirmation(plan)
+        found = _joined(plan, _known_jobs(plan, join=join))
         missing = [index for index, job in enumerate(found) if job is None]
-        for index, job in zip(missing, _submitted(asked, missing), strict=True):
+        for index, job in zip(missing, _submitted(plan, missing), strict=True):
             found[index] = job
         jobs = [job for job in found if job is not None]
         unknown = sum(job.status == Status.UNKNOWN for job in jobs)
-        return SubmittedSweep(_group(asked, jobs), len(jobs) - len(missing), unknown, asked)
+        return SubmittedSweep(_group(plan, jobs), len(jobs) - len(missing), unknown, plan)
 
 
 @contextlib.contextmanager
@@ -86,82 +86,81 @@ def gc_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _known_jobs(asked: SweepPlan, *, join: bool) -> DuplicateIndex:
+def _known_jobs(plan: SweepPlan, *, join: bool) -> DuplicateIndex:
     """The jobs that there are already for what is asked."""
-    settings, manager, notebook = asked.settings, app.manager, app.notebook()
+    settings, manager, notebook = plan.settings, app.manager, app.shell.notebook_path()
     server, known = manager.destination().name, DuplicateIndex()
     if join and not settings.again:
-        known.add_jobs(running_groups(manager.placed(), server, settings.out, notebook))
+        known.add_jobs(running_groups(manager.jobs_with_position(), server, settings.out, notebook))
         newest = {job.record.key: job for job in manager.jobs()}
         here = {key for key, job in newest.items() if job.status != Status.DETACHED}
-        known.add_entries(open_group(manager.ledger, here, settings.out, notebook))
+        known.add_entries(open_group(manager.store, here, settings.out, notebook))
     if settings.reuse:
-        known.add_entries(completed_with(manager.ledger, set(_prints(asked, server))))
+        known.add_entries(completed_with(manager.store, set(_prints(plan, server))))
     return known
 
 
-def _prints(asked: SweepPlan, server: str) -> list[str]:
+def _prints(plan: SweepPlan, server: str) -> list[str]:
     """The fingerprint of each job; those of one request are worked out once."""
     made: dict[int, str] = {}
-    for one in asked.composed:
+    for one in plan.prepared:
         if id(one) not in made:
-            drafted = one.draft.text if one.draft else ""
-            made[id(one)] = one.request.fingerprint(server, drafted)
-    return [made[id(one)] for one in asked.composed]
+            made[id(one)] = one.fingerprint(server)
+    return [made[id(one)] for one in plan.prepared]
 
 
-def _joined(asked: SweepPlan, known: DuplicateIndex) -> list[Job | None]:
+def _joined(plan: SweepPlan, known: DuplicateIndex) -> list[Job | None]:
     """The job that is there already for each that is asked, in its new place."""
     if not known.jobs:
-        return [None] * len(asked.composed)
+        return [None] * len(plan.prepared)
     manager = app.manager
-    server, free = manager.destination().name, manager.ledger.free_owners()
-    lane = _limiter(asked.settings.max_in_flight)
+    server, free = manager.destination().name, manager.store.available_owners()
+    limiter = _limiter(plan.settings.max_in_flight)
     found: list[Job | None] = []
-    prints = _prints(asked, server)
-    for fingerprint, one, place in zip(prints, asked.composed, asked.places, strict=True):
+    prints = _prints(plan, server)
+    for fingerprint, one, position in zip(prints, plan.prepared, plan.positions, strict=True):
         known_one = known.take(fingerprint)
         if known_one is None or isinstance(known_one, Job):
             job = known_one
         else:
-            reader = one.request.reader
-            job = manager.attach(known_one, None, reader, lane=lane, free=free)
-        if job is not None and _is_of(job, asked):
-            manager.relocate(job, job_name(asked.name, place, asked.several), place)
+            output_type = one.request.output_type
+            job = manager.attach(known_one, None, output_type, limiter=limiter, free=free)
+        if job is not None and _is_of(job, plan):
+            manager.reposition(job, job_name(plan.name, position, plan.several), position)
         found.append(job)
     return found
 
 
-def _is_of(job: Job, asked: SweepPlan) -> bool:
+def _is_of(job: Job, plan: SweepPlan) -> bool:
     """Whether the job belonged to this very variable; what others have is only read."""
-    place, notebook = job.record.place, app.notebook()
-    theirs = place and (place.name, job.record.notebook)
-    return theirs == (asked.settings.out, notebook)
+    position, notebook = job.record.position, app.shell.notebook_path()
+    theirs = position and (position.name, job.record.notebook)
+    return theirs == (plan.settings.out, notebook)
 
 
-def _submitted(asked: SweepPlan, indices: Sequence[int]) -> list[Job]:
+def _submitted(plan: SweepPlan, indices: Sequence[int]) -> list[Job]:
     """Start the jobs at these places."""
     from bgmagic.runtime.runner import RunConfig
 
-    manager, settings = app.manager, asked.settings
-    server, now, notebook = manager.destination(), time.time(), app.notebook()
+    manager, settings = app.manager, plan.settings
+    server, now, notebook = manager.destination(), time.time(), app.shell.notebook_path()
     records = [
         JobRecord(
-            request=asked.composed[index].request,
-            draft=asked.composed[index].draft,
-            waits_for=asked.composed[index].waits_for,
+            request=plan.prepared[index].request,
+            partial=plan.prepared[index].partial,
+            waits_for=plan.prepared[index].waits_for,
             server=server.name,
             submitted_at=now,
-            name=job_name(asked.name, asked.places[index], asked.several),
+            name=job_name(plan.name, plan.positions[index], plan.several),
             named=settings.out is not None,
             notebook=notebook,
-            place=asked.places[index],
+            position=plan.positions[index],
         )
         for index in indices
     ]
-    lane = _limiter(settings.max_in_flight)
-    plan = RunConfig(server, settings.poll, settings.deadline, lane=lane)
-    return manager.submit_all(records, plan) if records else []
+    limiter = _limiter(settings.max_in_flight)
+    config = RunConfig(server, settings.poll, settings.deadline, limiter=limiter)
+    return manager.submit_all(records, config) if records else []
 
 
 def _limiter(most: int) -> ConcurrencyLimiter:
@@ -171,22 +170,22 @@ def _limiter(most: int) -> ConcurrencyLimiter:
     return ConcurrencyLimiter(most)
 
 
-def job_name(name: str, place: GroupPosition, several: int) -> str:
+def job_name(name: str, position: GroupPosition, several: int) -> str:
     """What one job of a group is called, as its answer is: ``critiques[3]``; of a dict
     ``critiques['a']``, or ``critiques['a'][1]`` with ``several`` jobs an item."""
-    if place.kind != "dict":
-        return f"{name}[{place.index}]"
-    of_key = f"{name}[{hashable(place.key)!r}]"
-    return of_key if several == 1 else f"{of_key}[{place.index % several}]"
+    if position.kind != "dict":
+        return f"{name}[{position.index}]"
+    of_key = f"{name}[{hashable(position.key)!r}]"
+    return of_key if several == 1 else f"{of_key}[{position.index % several}]"
 
 
-def _group(asked: SweepPlan, jobs: Sequence[Job]) -> JobGroup:
-    items = [asked.items.values[point.item] for point in asked.points]
-    key = asked.places[0].group
-    if asked.items.kind != "dict":
-        return JobList(key, asked.name, jobs, items)
-    keys = [asked.items.keys[point.item] for point in asked.points]
-    return JobDict(key, asked.name, jobs, items, keys=keys)
+def _group(plan: SweepPlan, jobs: Sequence[Job]) -> JobGroup:
+    items = [plan.items.values[point.item] for point in plan.points]
+    key = plan.positions[0].group
+    if plan.items.kind != "dict":
+        return JobList(key, plan.name, jobs, items, displays=group_displays)
+    keys = [plan.items.keys[point.item] for point in plan.points]
+    return JobDict(key, plan.name, jobs, items, displays=group_displays, keys=keys)
 
 
 # Groups of earlier kernels.
@@ -216,10 +215,10 @@ def attach_group(
         BadInput: none of its jobs can be picked up; says why.
     """
     entries = _newest(key)
-    free = app.manager.ledger.free_owners()
-    lane = _limiter(_position_of(entries[0]).in_flight)
+    free = app.manager.store.available_owners()
+    limiter = _limiter(_position_of(entries[0]).in_flight)
     troubles: list[str] = []
-    jobs = [_attached(entry, reader_of(entry), lane, free, troubles) for entry in entries]
+    jobs = [_attached(entry, reader_of(entry), limiter, free, troubles) for entry in entries]
     if troubles and len(troubles) == sum(entry.ended_at is None for entry in entries):
         raise BadInput(troubles[0])
     return _regrouped(key, name, entries, jobs)
@@ -229,32 +228,33 @@ def _newest(key: str) -> list[StoredJob]:
     """The journal's jobs of a group, in order; of those in one place the newest."""
     from bgmagic.storage.database import GROUP
 
-    found = app.manager.ledger.journal.select(GROUP, group=key)
+    found = app.manager.store.journal.select(GROUP, group=key)
     return list({entry.group_index: entry for entry in found}.values())
 
 
 def _regrouped(key: str, name: str, entries: Sequence[StoredJob], jobs: Sequence[Job]) -> JobGroup:
-    places = [_position_of(entry) for entry in entries]
-    if places[0].kind == "dict":
-        keys = [hashable(place.key) for place in places]
+    positions = [_position_of(entry) for entry in entries]
+    if positions[0].kind == "dict":
+        keys = [hashable(position.key) for position in positions]
         # Also where only one of several of an item is the journal's.
         several = any(
-            place.samples > 1 or (entry.name and entry.name != job_name(str(place.name), place, 1))
-            for entry, place in zip(entries, places, strict=True)
+            position.samples > 1
+            or (entry.name and entry.name != job_name(str(position.name), position, 1))
+            for entry, position in zip(entries, positions, strict=True)
         )
-        return JobDict(key, name, jobs, keys=keys, several=several)
-    return JobList(key, name, jobs)
+        return JobDict(key, name, jobs, displays=group_displays, keys=keys, several=several)
+    return JobList(key, name, jobs, displays=group_displays)
 
 
 def _attached(
     entry: StoredJob,
-    reader: OutputType,
-    lane: ConcurrencyLimiter,
+    output_type: OutputType,
+    limiter: ConcurrencyLimiter,
     free: set[str | None],
     troubles: list[str],
 ) -> Job:
     try:
-        return app.manager.attach(entry, None, reader, lane=lane, free=free)
+        return app.manager.attach(entry, None, output_type, limiter=limiter, free=free)
     except BadInput as error:
         troubles.append(str(error))
         job = app.manager.past(entry)
@@ -266,6 +266,6 @@ def _attached(
 def _position_of(entry: StoredJob) -> GroupPosition:
     from bgmagic.storage.job_store import record_of
 
-    place = record_of(entry).place
-    assert place is not None  # noqa: S101 - the query asks for a group's jobs
-    return place
+    position = record_of(entry).position
+    assert position is not None  # noqa: S101 - the query asks for a group's jobs
+    return position

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bgmagic.api.request import Request
 from bgmagic.api.response import ResponseCompressor
 from bgmagic.api.server import ServerConfig
-from bgmagic.errors import Accepted, ServerError
-from bgmagic.runtime.pacing import PollPacer
+from bgmagic.errors import ServerError
 from bgmagic.transport.reply import (
     POLL_TIMEOUT,
     HTTPResponse,
@@ -110,7 +109,6 @@ class ResponsesClient:
     """The calls of the Responses API that background mode needs. Belongs to one event loop.
 
     Attributes:
-        crowd: the jobs that are polled here, for who polls to keep them apart.
         pack: makes the responses of jobs that go on small, for who keeps them.
         creating: so many creates are sent at once; for who creates to wait for.
     """
@@ -122,28 +120,27 @@ class ResponsesClient:
             ServerError: the SDK can't make a client of these settings.
         """
         self._server = server
-        self._reader = ReplyParser(server)
-        self.crowd = PollPacer()
-        self.pack = ResponseCompressor()
-        self.creating = asyncio.Semaphore(AT_ONCE)
+        self._parser = ReplyParser(server)
+        self.compress = ResponseCompressor()
+        self.create_slots = asyncio.Semaphore(AT_ONCE)
         self._polling = asyncio.Semaphore(AT_ONCE)
         self._direct: DirectGet | None = None  # what polls use now
         self._opened: DirectGet | None = None  # what is to be closed in the end
         # The user's own clients and Azure's may give another key each time.
-        self._learns = server.template is None and not server.azure
+        self._learns = server.sdk_client is None and not server.azure
         try:
             self._tls = tls_of(server)
             self._sdk = sdk_client(server, self._tls)
             self._sdk_polls = sdk_client(server, self._tls, KEPT)
         except Exception as error:
             about = f"the settings of {server.address} can't be used: {error}"
-            raise ServerError(self._reader.clean(about), accepted=Accepted.NO) from None
+            raise ServerError(self._parser.clean(about), maybe_accepted=False) from None
 
     async def create(self, request: Request) -> Reply:
         """POST the request once.
 
         Raises:
-            ServerError: with ``accepted`` telling whether the server can have taken it.
+            ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
         """
         return await self._call(lambda: post_response(self._sdk, request.text.encode()), None)
 
@@ -155,14 +152,14 @@ class ResponsesClient:
             server answered as if it had not been asked to stream.
 
         Raises:
-            ServerError: with ``accepted`` telling whether the server can have taken it.
+            ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
         """
         create = self._sdk.responses.with_streaming_response.create
         http, close = await self._open(create(extra_body=request.body))
         try:
             if not _is_stream(http):
                 content = await http.aread()
-                return self._reader.read(
+                return self._parser.read(
                     HTTPResponse(http.status_code, http.headers, content)
                 ), None
             stream = self._stream(http, close)
@@ -170,7 +167,7 @@ class ResponsesClient:
         except BaseException as error:
             await close()
             if isinstance(error, Exception):
-                raise self._reader.failure(error) from None
+                raise self._parser.failure(error) from None
             raise
         return Reply(without_half_characters(first), poll_after(http.headers)), stream
 
@@ -192,7 +189,7 @@ class ResponsesClient:
             return self._stream(http, close)
         await close()
         about = f"{self._server.address} does not stream this response"
-        raise ServerError(about, accepted=Accepted.UNCLEAR, status_code=http.status_code)
+        raise ServerError(about, maybe_accepted=True, status_code=http.status_code)
 
     async def retrieve(self, response_id: str, last: Reply | None = None) -> Reply:
         """GET the response.
@@ -209,25 +206,25 @@ class ResponsesClient:
                 async with asyncio.timeout(POLL_TIMEOUT):
                     got = await self._got(response_id)
             except Exception as error:
-                raise self._reader.failure(error) from None
-        mark = hash(got.content)
-        if last is not None and mark == last.mark:
+                raise self._parser.failure(error) from None
+        content_hash = hash(got.content)
+        if last is not None and content_hash == last.content_hash:
             after = poll_after(got.headers)
             return last if after == last.poll_after else replace(last, poll_after=after)
-        return replace(self._reader.read(got), mark=mark)
+        return replace(self._parser.read(got), content_hash=content_hash)
 
     async def _got(self, response_id: str) -> HTTPResponse:
         if self._direct is not None and is_plain_id(response_id):
             got = await self._direct.get(response_id)
             if got is not None:
                 if got.status >= 400:
-                    raise self._reader.refusal(got)
+                    raise self._parser.refusal(got)
                 return got
             # The SDK's to read or follow, from now on at once. Polls that are under way go on.
             self._direct = None
         raw = await self._sdk_polls.responses.with_raw_response.retrieve(response_id)
         http = raw.http_response
-        self._reader.learn(http.request)
+        self._parser.learn(http.request)
         if self._learns and not http.history:
             self._learns = False
             if goes_direct(self._sdk_polls, http.request.url):
@@ -259,21 +256,21 @@ class ResponsesClient:
         try:
             raw = await opening.__aenter__()
         except Exception as error:
-            raise self._reader.failure(error) from None
-        self._reader.learn(raw.http_response.request)
+            raise self._parser.failure(error) from None
+        self._parser.learn(raw.http_response.request)
         return raw.http_response, raw.close
 
     def _stream(self, http: Any, close: Callable[[], Awaitable[object]]) -> EventStream:
-        return EventStream(http.aiter_bytes(), close, self._reader.hide, self._reader.failure)
+        return EventStream(http.aiter_bytes(), close, self._parser.hide, self._parser.failure)
 
     async def _call(self, send: Callable[[], Awaitable[Any]], total: float | None) -> Reply:
         try:
             async with asyncio.timeout(total):
                 http = await send()
-            self._reader.learn(http.request)
+            self._parser.learn(http.request)
         except Exception as error:
-            raise self._reader.failure(error) from None
-        return self._reader.read(HTTPResponse(http.status_code, http.headers, http.content))
+            raise self._parser.failure(error) from None
+        return self._parser.read(HTTPResponse(http.status_code, http.headers, http.content))
 
 
 def _is_stream(http: Any) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.api.server import SHORTEST_SECRET, ServerConfig
-from bgmagic.errors import Accepted, ServerError
+from bgmagic.errors import ServerError
 from bgmagic.text import one_line
 
 POLL_TIMEOUT = 30.0  # seconds for one retrieve or cancel, from connecting to the last byte
@@ -69,7 +69,7 @@ class Reply:
 
     response: Mapping[str, Any]
     poll_after: float | None = None
-    mark: int = 0
+    content_hash: int = 0
     text: str = ""
 
 
@@ -107,7 +107,7 @@ class ReplyParser:
             about = "the server answered HTTP {} with something that is no response object ({}): {}"
             raise ServerError(
                 self.clean(about.format(got.status, kind, text)),
-                accepted=Accepted.UNCLEAR,
+                maybe_accepted=True,
                 status_code=got.status,
             )
         return Reply(response, poll_after(got.headers), text=shown)
@@ -131,13 +131,13 @@ class ReplyParser:
         unsent = early or bool(names & _NEVER_SENT)
         certificate = "CERTIFICATE_VERIFY_FAILED" in str(cause)
         about = _connection_line(error, cause, self._server.address)
-        if unsent and self._server.remedy:
-            about = f"{about}; {self._server.remedy}"
+        if unsent and self._server.hint:
+            about = f"{about}; {self._server.hint}"
         return ServerError(
             self.clean(about),
-            accepted=Accepted.NO if unsent else Accepted.UNCLEAR,
+            maybe_accepted=not unsent,
             # An embedded server that has ended comes back somewhere else.
-            passing=bool(names & _PASSING) and not certificate and not self._server.remedy,
+            retryable=bool(names & _PASSING) and not certificate and not self._server.hint,
         )
 
     def refusal(self, got: HTTPResponse) -> ServerError:
@@ -150,12 +150,12 @@ class ReplyParser:
         code = body.get("code")
         return ServerError(
             self.clean(about),
-            accepted=Accepted.NO if got.status in _REFUSALS else Accepted.UNCLEAR,
+            maybe_accepted=got.status not in _REFUSALS,
             status_code=got.status,
             code=None if code is None else self.clean(str(code)),
             retry_after=_retry_after(got.headers),
-            passing=got.status == 429 and code not in _OUT_OF_MONEY,
-            told=bool(body.get("message")),
+            retryable=got.status == 429 and code not in _OUT_OF_MONEY,
+            from_api=bool(body.get("message")),
         )
 
     def hide(self, text: str) -> str:

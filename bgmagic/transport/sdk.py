@@ -33,7 +33,7 @@ def tls_of(server: ServerConfig) -> ssl.SSLContext:
     """How the SDK's own transport checks certificates; SSL_CERT_FILE and SSL_CERT_DIR count."""
     import httpx2
 
-    return httpx2.create_ssl_context(trust_env=not server.isolated)
+    return httpx2.create_ssl_context(trust_env=not server.is_local)
 
 
 def sdk_client(server: ServerConfig, tls: ssl.SSLContext, kept: float = CREATE_KEPT) -> AsyncOpenAI:
@@ -41,12 +41,12 @@ def sdk_client(server: ServerConfig, tls: ssl.SSLContext, kept: float = CREATE_K
     import openai
 
     http = _transport(server, tls, kept)
-    if server.template is not None:
-        client = _from_template(server.template, http)
+    if server.sdk_client is not None:
+        client = _from_template(server.sdk_client, http)
         if _user(server.base_url):
             client.base_url = _bare(server.base_url)
         return client
-    if not server.isolated:
+    if not server.is_local:
         client = _plain(server, http)
         client.organization, client.project = server.organization, server.project
         if os.environ.get("OPENAI_CUSTOM_HEADERS", "") != server.headers:
@@ -152,7 +152,7 @@ def _transport(server: ServerConfig, tls: ssl.SSLContext, kept: float) -> Any:
     )
     home = httpx2.URL(server.base_url)
     settings: dict[str, Any] = {
-        "trust_env": not server.isolated,
+        "trust_env": not server.is_local,
         "auth": _user(server.base_url),
         "event_hooks": {"request": [_at_home(server, home)]},
     }
@@ -242,7 +242,7 @@ def server_from_client(client: Any) -> ServerConfig:
         api_key=client.api_key,
         organization=client.organization,
         project=client.project,
-        template=client,
+        sdk_client=client,
     )
 
 

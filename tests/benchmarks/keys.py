@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from tests.benchmarks.measures import KEY, Row, serving
-from tests.browser import Lab, chromium, jupyterlab, notebook, page
+from tests.support.browser import Lab, chromium, jupyterlab, notebook, page
 
 CARDS, KEYS = 200, 120
 OURS = f"""%load_ext bgmagic

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tests.kernels import Kernel, kernel
-from tests.scripted import Script, ScriptedServer, response
+from tests.support.kernels import Kernel, kernel
+from tests.support.scripted import Script, ScriptedServer, response
 
 KEY = "sk-benchmark-0123456789"
 ACCEPTS_AFTER = 2.0  # seconds the server takes to accept a create in the first rows

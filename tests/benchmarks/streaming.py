@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from tests.benchmarks.measures import KEY, Row
-from tests.scripted import ScriptedServer, written
+from tests.support.scripted import ScriptedServer, written
 
 TIMES = 20
 PIECES = [f"word{n} " for n in range(200)]
@@ -29,12 +29,12 @@ class _Ends:
 
 def _ours(ends: _Ends) -> float:
     """Seconds from the server's end until the variable holds the answer."""
-    from bgmagic.notebook.shell import NamespaceVariables
     from bgmagic.public import submit
     from bgmagic.submission.app import app
+    from tests.support.shell import FakeShell
 
     namespace: dict[str, Any] = {}
-    app.hold = lambda name: NamespaceVariables(namespace, [name])
+    app.shell = FakeShell(namespace)
     job = submit("Why?", out="x", stream=True, poll=80, again=True)
     while not job.text.endswith("word199 "):
         time.sleep(0.01)

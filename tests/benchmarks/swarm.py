@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.scripted import certificate, response
+from tests.support.scripted import certificate, response
 
 # A response of about 9 KB, most of it prose, which is neither easy nor hard to compress.
 TEXT = (Path(__file__).parents[2] / "README.md").read_bytes()[:8_400].decode("ascii", "ignore")

@@ -6,7 +6,7 @@ import json
 import queue
 
 from tests.benchmarks.measures import KEY, Row, serving
-from tests.kernels import Kernel, kernel
+from tests.support.kernels import Kernel, kernel
 
 POLLS = 9  # a job of 69 seconds: polls after 1, 2 and 4 seconds and then every 10
 SECONDS = 69

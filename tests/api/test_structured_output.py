@@ -1,0 +1,548 @@
+"""Structured output: what is asked for, and what a reply is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import pickle
+import sys
+import threading
+from datetime import date
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field, field_validator
+from typing_extensions import TypedDict  # Pydantic takes typing's own from Python 3.12 on
+
+from bgmagic.api.request import Request, build_request
+from bgmagic.api.structured_output import find_output_type, parse_output, response_format
+from bgmagic.display.static_html import answer_html
+from bgmagic.errors import BadInput
+from bgmagic.jobs.job import Answer
+from bgmagic.jobs.outcome import InvalidAnswer
+from bgmagic.runtime.manager import JobManager
+from bgmagic.submission.options import SubmitSettings
+from tests.conftest import asked
+from tests.support.kernels import Kernel, kernel
+from tests.support.scripted import ScriptedServer, response
+
+
+class Severity(enum.Enum):
+    LOW = "low"
+    HIGH = "high"
+
+
+class Step(BaseModel):
+    """One step of a proof."""
+
+    text: str = Field(description="as it stands there", min_length=1)
+    severity: Severity = Severity.LOW
+    seen: date | None = None
+    tags: set[str]
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    price: Decimal
+
+
+class Proof(BaseModel):
+    steps: list[Step]
+    pet: Annotated[Cat | Dog, Field(discriminator="kind")]
+    worst: Step = Field(description="the weakest")
+
+
+class Node(BaseModel):
+    value: int
+    children: list[Node]
+
+
+@dataclasses.dataclass
+class Point:
+    x: float
+    y: float
+
+
+class Pair(TypedDict):
+    a: int
+    b: int
+
+
+def nodes(schema: Any) -> list[dict[str, Any]]:
+    """Every object in a schema."""
+    below = schema.values() if isinstance(schema, dict) else schema
+    inner = [n for part in below if isinstance(part, dict | list) for n in nodes(part)]
+    return [schema, *inner] if isinstance(schema, dict) else inner
+
+
+@pytest.mark.parametrize("model", [Proof, Node, Point, Pair])
+def test_a_class_becomes_a_strict_schema(model: type[Any]) -> None:
+    """What is made of a class keeps to strict mode: every object closed, every field required, nothing it refuses."""
+    form = response_format(model)
+    assert (form["type"], form["name"], form["strict"]) == ("json_schema", model.__name__, True)
+    schema = form["schema"]
+    assert schema["type"] == "object"
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for node in nodes(schema):
+        if node.get("type") == "object" and "properties" in node:
+            assert node["additionalProperties"] is False
+            assert node["required"] == list(node["properties"])
+        if "$ref" in node:
+            assert len(node) == 1
+        refused = {"default", "oneOf", "allOf", "discriminator", "uniqueItems", "prefixItems"}
+        assert not refused & node.keys()
+        assert "(?" not in node.get("pattern", "") if isinstance(node.get("pattern"), str) else True
+
+
+def test_what_a_class_says_is_kept() -> None:
+    """Descriptions, choices, bounds and what may be null arrive at the model; the order is the class's own."""
+    step = response_format(Proof)["schema"]["$defs"]["Step"]
+    assert list(step["properties"]) == ["text", "severity", "seen", "tags"]
+    assert step["description"] == "One step of a proof."
+    assert step["properties"]["text"]["description"] == "as it stands there"
+    assert step["properties"]["text"]["minLength"] == 1
+    assert step["properties"]["seen"]["anyOf"] == [
+        {"type": "string", "format": "date"},
+        {"type": "null"},
+    ]
+    assert response_format(Proof)["schema"]["$defs"]["Severity"]["enum"] == ["low", "high"]
+
+
+def test_optional_fields_of_a_json_schema_may_be_null() -> None:
+    """In a JSON schema of the user's what was not required may be null, since strict mode knows no absent field."""
+    given = {
+        "title": "My answer!",
+        "type": "object",
+        "properties": {
+            "must": {"type": "integer"},
+            "may": {"type": "string", "default": "x"},
+            "null_already": {"type": ["string", "null"]},
+        },
+        "required": ["must"],
+    }
+    before = json.dumps(given)
+    form = response_format(given)
+    assert form["name"] == "My_answer_"
+    assert form["schema"]["required"] == ["must", "may", "null_already"]
+    assert form["schema"]["properties"] == {
+        "must": {"type": "integer"},
+        "may": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "null_already": {"type": ["string", "null"]},
+    }
+    assert json.dumps(given) == before
+
+
+def test_a_described_reference_to_itself_ends() -> None:
+    """A schema that holds itself, with a description beside the reference, is rewritten once and refers on."""
+    link = {"$ref": "#/$defs/link", "description": "the next one"}
+    node = object_of(value={"type": "integer"}, next=link)
+    given = {**object_of(first=link, all={"$ref": "#", "title": "t"}), "$defs": {"link": node}}
+    form = response_format(given)["schema"]
+    first = form["properties"]["first"]
+    assert first["description"] == "the next one"
+    assert first["properties"]["next"] == {"$ref": "#/$defs/link"}
+    jsonschema.Draft202012Validator.check_schema(form)
+    assert form == response_format(form)["schema"]
+
+
+def test_the_apis_own_format_is_taken() -> None:
+    """The format as the API writes it gives its name, and with strict false its schema unchanged."""
+    own = {
+        "type": "json_schema",
+        "name": "mine",
+        "description": "what for",
+        "schema": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+    }
+    strict = response_format(own)
+    assert (strict["name"], strict["description"], strict["strict"]) == ("mine", "what for", True)
+    assert strict["schema"]["additionalProperties"] is False
+    loose = {**own, "strict": False, "schema": {"type": "object"}}
+    assert response_format(loose) == loose
+
+
+def object_of(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+class Free(BaseModel):
+    scores: dict[str, int]
+
+
+class Loose(BaseModel):
+    inner: list[Any]
+
+
+class Row(BaseModel):
+    pair: tuple[int, str]
+
+
+endless: dict[str, Any] = {"type": "array"}
+endless["items"] = endless
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        (5, "takes a Pydantic model or a JSON schema as a dict, not int"),
+        ("Proof", "not str"),
+        (list[int], "not GenericAlias"),
+        (int, "not type"),
+        (Cat(kind="cat"), "an object of Cat; give the class Cat itself"),
+        (Point(1, 2), "an object of Point; give the class Point itself"),
+        (Free, r"an object with any keys \(at scores\): use a list of objects"),
+        (Loose, r"may be anything \(at inner\[\]\): give it a type"),
+        (Row, r"prefixItems \(at pair\): say it otherwise"),
+        ({}, "may be anything: give it a type"),
+        ({"type": "array", "items": {"type": "string"}}, "a list or a choice as the whole"),
+        ({"anyOf": [object_of(), object_of()]}, "an object with any keys"),
+        (object_of(a={"type": "strng"}), r"the type strng \(at a\): there are array, boolean"),
+        (object_of(a={"$ref": "https://example.org/s"}), r"\$ref https://example.org/s \(at a\)"),
+        (object_of(a={"$ref": "#/$defs/none"}), r"\$ref #/\$defs/none \(at a\): define it"),
+        (object_of(a={"not": {"type": "string"}}), r"take not \(at a\)"),
+        (object_of(a={"allOf": [{"minimum": 1}, {"maximum": 2}]}), r"allOf \(at a\)"),
+        (object_of(a={"type": "array"}), r"a list of anything \(at a\)"),
+        (object_of(a={"type": "array", "uniqueItems": True, "items": {"type": "null"}}), "unique"),
+        (object_of(a={"type": "string", "pattern": "^(?!x)"}), r"pattern \(at a\)"),
+        (object_of(a=True), r"may be anything \(at a\)"),
+        ({"type": "object", "properties": [1]}, "properties that are no object"),
+        (object_of(a=endless), "holds itself without end"),
+    ],
+)
+def test_what_strict_mode_cannot_take_is_one_line(schema: Any, told: str) -> None:
+    """What is no schema, or can't be said in strict mode, is one line with the place and what to do."""
+    with pytest.raises(BadInput, match=told) as caught:
+        response_format(schema)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("--schema")
+
+
+schemas = st.recursive(
+    st.fixed_dictionaries({"type": st.sampled_from(["string", "integer", "boolean", "null"])}),
+    lambda inner: (
+        st.fixed_dictionaries({"type": st.just("array"), "items": inner})
+        | st.dictionaries(st.text(max_size=3), inner, max_size=3).map(lambda p: object_of(**p))
+        | st.lists(inner, min_size=1, max_size=2).map(lambda parts: {"anyOf": parts})
+        | st.dictionaries(st.sampled_from(["type", "items", "$ref", "allOf", "enum"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(schemas.map(lambda inner: object_of(a=inner)))
+def test_any_schema_is_rewritten_or_refused(schema: dict[str, Any]) -> None:
+    """Every JSON schema becomes one of strict mode or one BadInput, and being rewritten twice changes nothing."""
+    try:
+        form = response_format(schema)
+    except BadInput:
+        return
+    assert response_format(form["schema"])["schema"] == form["schema"]
+
+
+replies = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, 1.0, "", "a"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["x", "a", ""]), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+@given(schemas, replies)
+def test_replies_are_judged_as_json_schema_says(schema: dict[str, Any], reply: Any) -> None:
+    """What passes is what the reference implementation of JSON Schema lets pass."""
+    try:
+        form = response_format(object_of(a=schema))
+    except BadInput:
+        return
+    value = {"a": reply}
+    right = jsonschema.Draft202012Validator(form["schema"]).is_valid(value)
+    try:
+        assert parse_output(json.dumps(value), form) == value
+    except ValueError:
+        assert not right
+    else:
+        assert right
+
+
+GOOD = '{"x": 1, "y": 2.5}'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("no JSON", "Invalid JSON"),
+        ('{"x": 1}', "^y: Field required$"),
+        ('{"x": "a", "y": []}', r"^x: Input should be a valid number.* \(and 1 more\)$"),
+        ("", "Invalid JSON"),
+    ],
+)
+def test_a_wrong_reply_names_the_field(text: str, told: str) -> None:
+    """A reply that does not fit its class is told with the field, in one line."""
+    form = response_format(Point)
+    assert parse_output(GOOD, form, Point) == Point(1.0, 2.5)
+    with pytest.raises(ValueError, match=told) as caught:
+        parse_output(text, form, Point)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("no JSON", "it is not JSON: Expecting value"),
+        ('{"x": 1, "y": NaN}', "JSON has no NaN"),
+        ('{"x": 1}', r"must contain .*'y'"),
+        ('{"x": 1, "y": "b"}', "^y must be number$"),
+        ('{"x": 1, "y": 2, "z": 3}', "must not contain .*'z'"),
+        ("[]", "^must be object$"),
+    ],
+)
+def test_a_wrong_reply_to_a_json_schema_names_the_field(text: str, told: str) -> None:
+    """Without the class the request's own JSON schema decides, and names the field too."""
+    form = response_format(Point)
+    assert parse_output(GOOD, form) == {"x": 1, "y": 2.5}
+    with pytest.raises(ValueError, match=told):
+        parse_output(text, form)
+
+
+def test_nothing_is_fetched_to_validate() -> None:
+    """A reference to another server, as an unstrict format may have, is an error and no request."""
+    form = {"schema": {"$ref": "http://127.0.0.1:9/schema"}, "name": "x", "strict": False}
+    with pytest.raises(
+        ValueError, match=r"failed with LookupError: \$ref http://127\.0\.0\.1:9/schema is not"
+    ):
+        parse_output("{}", form)
+
+
+class Exits(BaseModel):
+    x: int
+
+    @field_validator("x")
+    @classmethod
+    def leave(cls, value: int) -> int:
+        if value == 1:
+            sys.exit(3)
+        raise RuntimeError(f"{threading.current_thread().name} says\nno")
+
+
+def structured(text: str, form: Any) -> Any:
+    return lambda rid, _: response(rid, "completed", text)
+
+
+def submitted(manager: JobManager, schema: Any) -> Any:
+    request = asked("Which?", SubmitSettings(schema=schema, verbosity="low"))
+    return manager.submit(request, poll_interval=0.05)
+
+
+def test_the_way_of_a_model(manager: JobManager, pointed: ScriptedServer) -> None:
+    """The format is sent beside the verbosity, and the answer's data is an object of the class."""
+    pointed.ending = structured(GOOD, Point)
+    answer = submitted(manager, Point).result(20)
+    assert answer == GOOD
+    assert answer.data == Point(1.0, 2.5)
+    sent = pointed.seen[0].body["text"]
+    assert sent == {"format": response_format(Point), "verbosity": "low"}
+
+
+def test_an_invalid_reply_is_no_answer(manager: JobManager, pointed: ScriptedServer) -> None:
+    """A reply that does not fit ends the job without an answer; the error names the field and text holds the words."""
+    pointed.ending = structured('{"x": 1}', Point)
+    job = submitted(manager, Point)
+    error = job.exception(20)
+    assert isinstance(error, InvalidAnswer)
+    assert str(error) == (
+        "completed, but the text does not fit the schema: y: Field required; it is in .text"
+    )
+    assert job.text == '{"x": 1}'
+    assert job.status == "completed"
+    shown = answer_html(job)
+    assert "✓" not in shown
+    assert "y: Field required" in shown
+    assert shown.index("What was written:") < shown.index("<pre")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(1, "failed with SystemExit: 3"), (2, "RuntimeError: bgmagic says no")]
+)
+def test_a_validator_that_breaks_takes_nothing_along(
+    manager: JobManager, pointed: ScriptedServer, value: int, told: str
+) -> None:
+    """A validator of the user's that raises anything, even SystemExit, ends its own job and no other."""
+    pointed.ending = structured(json.dumps({"x": value}), Exits)
+    job = submitted(manager, Exits)
+    assert told in str(job.exception(20))
+    pointed.ending = structured(GOOD, Point)
+    assert submitted(manager, Point).result(20).data == Point(1.0, 2.5)
+
+
+def test_a_resent_job_keeps_its_class(manager: JobManager, pointed: ScriptedServer) -> None:
+    """Sending again reads the reply into the same class."""
+    pointed.ending = structured('{"x": 1}', Point)
+    first = submitted(manager, Point)
+    first.exception(20)
+    pointed.ending = structured(GOOD, Point)
+    assert first.resend().result(20).data == Point(1.0, 2.5)
+
+
+def test_params_point_at_schema() -> None:
+    """The format can't be set by --param, and the line says by what instead."""
+    for path in ("text.format", "text.format.type", "text"):
+        with pytest.raises(BadInput, match=f"--param {path} can't be set: --schema"):
+            build_request([], model="m", params=[(path, {})])
+    assert build_request([], model="m", params=[("text.verbosity", "low")]).body["text"] == {
+        "format": {"type": "text"},
+        "verbosity": "low",
+    }
+
+
+def test_class_of_the_name_must_ask_for_the_same() -> None:
+    """After a restart a class of that name is only used if it asks for exactly what was asked for."""
+    form = response_format(Point)
+
+    class Other(BaseModel):
+        x: float
+
+    Other.__name__ = "Point"
+    assert find_output_type(form, {"Point": Point}) is Point
+    assert find_output_type(form, {"Point": Other}) is None
+    assert find_output_type(form, {"Point": 5}) is None
+    assert find_output_type(form, {}) is None
+    assert find_output_type(None, {"Point": Point}) is None
+
+
+def test_data_survives_pickling() -> None:
+    """A pickled answer brings its data along, as what JSON says of it where the class is not known there."""
+    answer = Answer(GOOD, {"id": "resp_1"}, data=Point(1.0, 2.5))
+    assert pickle.loads(pickle.dumps(answer)).data == Point(1.0, 2.5)
+
+    class Hidden(BaseModel):
+        x: float
+        y: float
+
+    local = Answer(GOOD, {}, data=Hidden(x=1, y=2.5))
+    assert pickle.loads(pickle.dumps(local)).data == {"x": 1, "y": 2.5}
+    gone = pickle.dumps(answer).replace(b"Point", b"Pount")
+    copy = pickle.loads(gone)
+    assert (copy, copy.data) == (GOOD, {"x": 1, "y": 2.5})
+    assert pickle.loads(pickle.dumps(Answer("x", {}))).data is None
+
+
+def test_structured_answers_are_shown_indented() -> None:
+    """JSON that was asked for is shown to be read, not on one line, and its text stays what the model wrote."""
+    shown = Answer(GOOD, {}, data=Point(1.0, 2.5))._repr_mimebundle_()
+    assert shown["text/plain"] == GOOD
+    assert shown["text/html"].count("\n") > 2
+    assert "<pre" in shown["text/html"]
+    assert "<pre" not in Answer(GOOD, {})._repr_mimebundle_()["text/html"]
+
+
+def test_a_request_without_schema_has_none() -> None:
+    """A text request, one from elsewhere and a strange body have no format to validate by."""
+    assert build_request([], model="m").text_format is None
+    for text in ("{}", '{"text": 5}', '{"text": {"format": {"type": "json_object"}}}'):
+        assert Request(text).text_format is None
+
+
+DEFINED = """
+from pydantic import BaseModel
+class Point(BaseModel):
+    x: float
+    y: float
+"""
+
+
+def test_in_kernels(server: ScriptedServer, lasting: dict[str, str]) -> None:
+    """In a notebook .data is an object of the class; a reply that does not fit leaves the job; and after a restart .data is the dict, or the object again if the class is there."""
+    server.ending = structured(GOOD, None)
+    with kernel(**lasting) as first:
+        first.ok(f"%load_ext bgmagic\n{DEFINED}")
+        first.ok("%%bgresponse -o point --schema Point --wait\nWhere?")
+        assert first.value("point.data") == "Point(x=1.0, y=2.5)"
+        told = first.run("%%bgresponse -o other --schema Poit\nWhere?").said
+        assert told == (
+            "UsageError: --schema: there is no variable 'Poit' in this notebook (did you mean Point?)"
+        )
+        told = first.run("%%bgresponse -o other --schema point\nWhere?").said
+        assert told == (
+            "UsageError: --schema takes a Pydantic model or a JSON schema as a dict, not Answer"
+        )
+        server.ending = structured('{"x": 1}', None)
+        ended = first.ok("%%bgresponse -o wrong --schema Point --wait\nWhere?")
+        assert "does not fit the schema: y: Field required" in ended.stdout
+        first.until("wrong.done()")
+        assert first.value("wrong.text") == repr('{"x": 1}')
+        assert first.run("await wrong").said.startswith("InvalidAnswer: completed, but the text")
+    with kernel(**lasting) as second:
+        second.ok("%load_ext bgmagic\n%bgattach point")
+        assert second.value("(point, point.data)") == f"({GOOD!r}, {{'x': 1, 'y': 2.5}})"
+        second.ok(f"del point\n{DEFINED}\n%bgattach point")
+        assert second.value("point.data") == "Point(x=1.0, y=2.5)"
+        second.ok("%%bgresponse -o point --schema Point --reuse --wait\nWhere?")
+        assert second.value("point.data") == "Point(x=1.0, y=2.5)"
+        assert server.count("create") == 2
+
+
+def test_with_what_is_waited_for(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """A prompt that waits for an object takes its fields, and keeps its own files, tools and class until it is sent."""
+    server.polls = 10**6
+    server.ending = structured(GOOD, None)
+    in_kernel.ok(DEFINED)
+    in_kernel.ok("%%bgresponse -o point --schema Point\nWhere?")
+    in_kernel.ok("note = b'Look closely.'")
+    line = "-o after --schema Point --file $note --tool web_search"
+    in_kernel.ok(f"%%bgresponse {line}\nAfter {{{{ point.data.x }}}}, where?")
+    in_kernel.ok("note = b'too late'")
+    in_kernel.ok("%%bgresponse -c after -o more\nGo on.")
+    assert in_kernel.value("(after.status, more.status)") == "('waiting', 'waiting')"
+    in_kernel.until("point.running()")
+    server.polls = 0
+    in_kernel.ok("%bgwait")
+    assert in_kernel.value("(after.data, more.data)") == "(Point(x=1.0, y=2.5), None)"
+    _, second, third = [seen.body for seen in server.seen if seen.kind == "create"]
+    text, file = second["input"][0]["content"]
+    assert text["text"] == "After 1.0, where?\n"
+    assert file["file_data"] == "data:text/plain;base64,TG9vayBjbG9zZWx5Lg=="
+    assert second["tools"] == [{"type": "web_search"}]
+    assert second["text"]["format"]["name"] == "Point"
+    assert third["input"][0] == second["input"][0]
+    assert third["input"][1]["content"][0]["text"] == GOOD
+    assert third["text"]["format"] == {"type": "text"}
+
+
+CITY = """
+from enum import Enum
+from pydantic import BaseModel, Field
+class Size(Enum):
+    SMALL = "small"
+    LARGE = "large"
+class Street(BaseModel):
+    name: str = Field(max_length=40)
+class City(BaseModel):
+    name: str = Field(max_length=40)
+    size: Size
+    people: int | None
+    streets: list[Street] = Field(max_length=2)
+"""
+
+
+def test_on_the_embedded_model(embedded: dict[str, str]) -> None:
+    """A real model's reply becomes an object of the class, with what is nested in it."""
+    with kernel(**embedded) as started:
+        started.ok(f"%load_ext bgmagic\n%bglocal\n{CITY}", limit=120)
+        line = "-o paris --schema City --max-output-tokens 600"
+        started.ok(
+            f"%%bgresponse {line} --wait\nDescribe Paris briefly, with two streets.", limit=110
+        )
+        assert started.value("(type(paris.data).__name__, type(paris.data.size).__name__)") == (
+            "('City', 'Size')"
+        )
+        assert started.value("all(isinstance(s, Street) for s in paris.data.streets)") == "True"

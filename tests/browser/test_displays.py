@@ -1,0 +1,303 @@
+"""The displays in JupyterLab and Notebook 7: accessible, calm, heard, and readable afterwards."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from nbconvert import HTMLExporter
+
+from tests.support.browser import Lab, Open, barriers, outputs, saved, status
+from tests.support.scripted import Script, ScriptedServer, event, response, written
+
+pytestmark = pytest.mark.timeout(240)
+
+ANSWER = "| a | b |\n|---|---|\n| 1 | $x^2$ |\n\n```python\nx = 'a long line of code' * 1000 + 'and so on, further and further to the right, over the edge'\n```"
+
+
+def wait_until(lab: Lab, condition: Callable[[], bool], limit: float = 20.0) -> None:
+    """Wait for something outside the page."""
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, "never so"
+        lab.page.wait_for_timeout(50)
+
+
+def by_prompt(rid: str, body: Any) -> dict[str, Any]:
+    """A response ends as the first word of its prompt says."""
+    word = body["input"][-1]["content"][0]["text"].split()[0]
+    if word == "failed":
+        return response(rid, word, error={"code": "server_error", "message": "It broke."})
+    if word == "incomplete":
+        why = {"reason": "max_output_tokens"}
+        return response(rid, word, "Only so", incomplete_details=why)
+    return response(rid, word, ANSWER if word == "completed" else None)
+
+
+def animation(lab: Lab, index: int) -> str:
+    icon = lab.cell(index).locator(".bgmagic-top .bgmagic-icon")
+    return str(icon.evaluate("icon => getComputedStyle(icon).animationName"))
+
+
+@pytest.mark.parametrize(
+    ("theme", "app"), [("light", "jupyterlab"), ("dark", "jupyterlab"), ("light", "notebook")]
+)
+def test_no_barriers(theme: str, app: str, server: ScriptedServer, lab_with: Open) -> None:
+    """axe-core finds nothing wrong within cards of several states, the board and what is left, in both
+    themes and in Notebook 7; the dark theme is dark; a wish for reduced motion stops the icon."""
+    server.polls, server.ending = 0, by_prompt
+    words = ("queued", "in_progress", "completed", "failed", "incomplete", "in_progress")
+    thought = event("response.reasoning_summary_text.delta", 2, delta="Let me see.")
+    server.stream = lambda rid: [*written(rid, ["So "])[:2], thought, threading.Event()]
+    cells = [f"%%bgresponse -o a{n} -e low\n{word} {n}" for n, word in enumerate(words)]
+    cells[1] = cells[1].replace("-e low", "-e low --stream")
+    motion = "reduce" if theme == "dark" else "no-preference"
+    lab, _ = lab_with(*cells, "%bgjobs", theme=theme, app=app, reduced_motion=motion)
+    for index, word in enumerate(words, 1):
+        if index == len(words):
+            server.enqueue("create", Script(reset="after"))
+        lab.run(index)
+        if word in ("queued", "in_progress"):
+            status(lab, index, "unknown" if index == len(words) else word)
+        else:
+            lab.cell(index).locator("b", has_text=f"a{index - 1}").wait_for(timeout=20_000)
+    lab.cell(2).get_by_text("Let me see.").wait_for()
+    lab.run(7)
+    lab.cell(7).locator(".bgmagic-board tr[data-status=unknown]").wait_for()
+    lab.cell(7).get_by_role("button", name="a2", exact=True).click()
+    lab.cell(7).locator(".bgmagic-shown").get_by_text("x^2").wait_for()
+    assert animation(lab, 2) == ("none" if theme == "dark" else "bgmagic-turn")
+    found = barriers(lab.page, ".bgmagic-card")
+    found += barriers(lab.page, ".bgmagic-board")
+    lab.page.evaluate(
+        """() => document.querySelectorAll('.jp-RenderedHTMLCommon > div').forEach(
+            found => found.classList.add('under-test'))"""
+    )
+    assert lab.page.locator(".under-test").count() >= 8
+    found += barriers(lab.page, ".under-test")
+    assert found == []
+    paper = (
+        lab.cell(2)
+        .locator(".bgmagic-card")
+        .evaluate(
+            "card => getComputedStyle(card).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
+        )
+    )
+    assert (sum(paper) < 200) == (theme == "dark"), paper
+
+
+@pytest.mark.parametrize("app", ["jupyterlab", "notebook"])
+def test_click_while_a_cell_computes(app: str, server: ScriptedServer, lab_with: Open) -> None:
+    """Cancel reaches the server while a cell computes; where the kernel makes the click wait, the card
+    says so at once, and it counts when the cell has ended."""
+    server.polls = 10**6
+    busy = "import time\nend = time.time() + 60\nwhile time.time() < end and not done: pass"
+    lab, _ = lab_with(
+        "done = False\nimport threading",
+        "%%bgresponse -o a\nWhy?",
+        busy,
+        "%%bgresponse -o b\nWhy?",
+        "b.card.comm._reply_subshell_for = lambda *_: None  # as frontends without subshells do",
+        "threading.Timer(6, lambda: globals().update(done=True)).start()\n" + busy,
+        app=app,
+    )
+    lab.run(1)
+    lab.run(2)
+    status(lab, 2, "in_progress")
+    lab.run(3, finish=False)
+    for name in ("Cancel a", "Really cancel? a"):
+        lab.cell(2).get_by_role("button", name=name).click()
+    lab.cell(2).get_by_text("⊘ a cancelled").wait_for(timeout=20_000)
+    assert server.count("cancel") == 1
+    assert lab.cell(3).locator(".jp-InputPrompt").inner_text() == "[*]:"
+    lab.interrupt(3)
+    lab.run(4)
+    status(lab, 4, "in_progress")
+    lab.run(5)
+    lab.run(6, finish=False)
+    for name in ("Cancel b", "Really cancel? b"):
+        lab.cell(4).get_by_role("button", name=name).click()
+    lab.cell(4).get_by_role("button", name="Waiting for the kernel… b").wait_for()
+    lab.cell(4).get_by_text("No answer from the kernel yet.").wait_for()
+    assert server.count("cancel") == 1
+    lab.cell(4).get_by_text("⊘ b cancelled").wait_for(timeout=30_000)
+    assert server.count("cancel") == 2
+
+
+STUB = """
+window.asked = [];
+window.Notification = class {
+  static permission = 'granted';
+  static requestPermission() { return Promise.resolve('granted'); }
+  constructor(title, more) { window.asked.push([title, more.body]); }
+};
+window.away = away => Object.defineProperty(document, 'hidden', {value: away, configurable: true});
+"""
+
+
+def test_notice_copy_and_offline(server: ScriptedServer, lab_with: Open) -> None:
+    """The response id can be copied; --notify asks the browser for a notification at the end, only if the tab is hidden then, and only
+    for jobs that asked; a card whose polls fail says that the job goes on, until they work again."""
+    server.polls = 10**6
+    lab, _ = lab_with(
+        *(f"%%bgresponse -o {name} {flag}\n{name}" for name, flag in
+          (("seen", "--notify"), ("hidden", "--notify"), ("quiet", ""))),
+    )  # fmt: skip
+    lab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    lab.page.evaluate(STUB)
+    for index in (1, 2, 3):
+        lab.run(index)
+        status(lab, index, "in_progress")
+    lab.cell(2).get_by_role("button", name="Copy the response id resp_2").click()
+    lab.page.wait_for_function("async () => await navigator.clipboard.readText() === 'resp_2'")
+    server.always["retrieve"] = Script(reset="before")
+    told = lab.cell(1).locator(".bgmagic-message")
+    told.get_by_text("Offline, the job goes on at the server: no answer").wait_for(timeout=20_000)
+    assert animation(lab, 1) == "none"
+    del server.always["retrieve"]
+    told.wait_for(state="hidden", timeout=20_000)
+    assert animation(lab, 1) == "bgmagic-turn"
+    for rid, away in (("resp_1", False), ("resp_3", True), ("resp_2", True)):
+        lab.page.evaluate("away => window.away(away)", away)
+        server.responses[rid] = response(rid, "completed", f"the answer of {rid}")
+        lab.page.get_by_text(f"the answer of {rid}").first.wait_for(timeout=20_000)
+    ((title, body),) = lab.page.evaluate("window.asked")
+    assert title == "hidden: completed"
+    assert body.startswith("after 0:")
+
+
+MANY = """from ipywidgets import VBox
+import bgmagic
+jobs = [bgmagic.submit(f"Why {n}?", poll=5) for n in range(200)]
+VBox([job.card for job in jobs])"""
+THOUSAND = """from dataclasses import replace
+from bgmagic.display.board import Board
+from bgmagic.listing import row_of
+some = row_of(jobs[0])
+board = Board(lambda key: None)
+board.fill([replace(some, key=str(n), name=f"row_{n}", submitted_at=n) for n in range(1000)], jobs)
+board"""
+
+
+def test_many_cards_and_rows(server: ScriptedServer, lab_with: Open) -> None:
+    """200 live cards all tick, and a board of 1,000 rows and them sorts, while keys typed into a cell
+    land in it; a card displayed twice in a box shows the same, also after a click on one."""
+    server.polls = 10**6
+    lab, _ = lab_with(MANY, THOUSAND, "x = 1", "VBox([jobs[0].card, jobs[0].card])")
+    lab.run(1)
+    lab.page.wait_for_function(
+        "() => document.querySelectorAll('.bgmagic-card[data-status=in_progress]').length === 200",
+        timeout=60_000,
+    )
+    lab.cell(3).locator(".cm-content").click()
+    lab.page.keyboard.press("End")
+    lab.page.keyboard.type("234567890", delay=30)
+    assert lab.cell(3).locator(".cm-content").inner_text() == "x = 1234567890"
+    before = lab.cell(1).locator(".bgmagic-time").last.inner_text()
+    lab.page.wait_for_function(
+        "before => [...document.querySelectorAll('.bgmagic-time')].at(-1).innerText !== before",
+        arg=before,
+    )
+    lab.run(2)
+    board = lab.cell(2).locator(".bgmagic-board")
+    board.get_by_role("button", name="all 1200").wait_for(timeout=20_000)
+    board.get_by_role("button", name="variable").click()
+    first = board.locator("tbody tr:visible .bgmagic-open").first
+    board.get_by_role("button", name="variable").click()
+    assert first.inner_text() == "row_999"
+    lab.run(4)
+    twice = lab.cell(4).locator(".bgmagic-card[data-status=in_progress]")
+    wait_until(lab, lambda: twice.count() == 2)
+    twice.first.get_by_role("button", name="Cancel").click()
+    twice.first.get_by_role("button", name="Really cancel?").click()
+    ended = lab.cell(4).locator(".bgmagic-card[data-status=cancelled]")
+    wait_until(lab, lambda: ended.count() == 2)
+    server.polls = 0
+    board.get_by_role("button", name="completed 199").wait_for(timeout=60_000)
+    assert server.count("cancel") == 1
+
+
+@pytest.mark.parametrize("app", ["jupyterlab", "notebook"])
+def test_saved_and_opened_without_its_kernel(
+    app: str, server: ScriptedServer, lab_with: Open
+) -> None:
+    """A card is live, asks before it cancels, and survives a reload; then the notebook is saved, its
+    kernel shut down and opened again: ends are there as HTML, and for a job that was still open the
+    line that says how to find it."""
+    server.polls = 10**6
+    lab, path = lab_with(
+        "%%bgresponse -o ended\nWhy?", "%%bgresponse -o stopped\nWhy?", "%%bgresponse -o going\nWhy?",
+        app=app,
+    )  # fmt: skip
+    for index in (1, 2, 3):
+        lab.run(index)
+        status(lab, index, "in_progress")
+    for name in ("Cancel stopped", "Really cancel? stopped"):
+        lab.cell(2).get_by_role("button", name=name).click()
+    lab.cell(2).get_by_text("⊘ stopped cancelled").wait_for(timeout=20_000)
+    assert server.count("cancel") == 1
+    saved(lab.page, path, 2, "stopped")
+    lab = Lab(lab.page, lab.page.url.partition("?")[0])
+    status(lab, 1, "in_progress")
+    server.responses["resp_1"] = response("resp_1", "completed", "It is **so**.")
+    lab.cell(1).get_by_text("It is so.").wait_for(timeout=20_000)
+    saved(lab.page, path, 1, "<strong>so</strong>")
+    converted, _ = HTMLExporter().from_filename(str(path))
+    for part in ("<strong>so</strong>", "gpt-5.2-true", "stopped", "Later %bgjobs going shows it"):
+        assert part in converted
+    kinds = [kind for data in outputs(path, 3) for kind in data]
+    assert "application/vnd.jupyter.widget-view+json" in kinds
+    lab.page.evaluate(
+        """async () => {
+          const base = location.origin + '/api/kernels';
+          const headers = {'X-XSRFToken': document.cookie.match(/_xsrf=([^;]*)/)?.[1] ?? ''};
+          for (const kernel of await (await fetch(base)).json())
+            await fetch(`${base}/${kernel.id}`, {method: 'DELETE', headers});
+        }"""
+    )
+    before = len(server.seen)
+    lab = Lab(lab.page, lab.page.url.partition("?")[0])
+    for index in (1, 2, 3):
+        text = lab.cell(index).locator(".jp-OutputArea").inner_text()
+        assert index == 3 or "widget" not in text, text
+    assert lab.cell(1).locator("strong").inner_text() == "so"
+    assert "gpt-5.2-true" in lab.cell(1).locator(".jp-OutputArea").inner_text()
+    line = lab.cell(3).locator(".jp-OutputArea").inner_text()
+    assert "Later %bgjobs going shows it, and %bgattach going follows it in another kernel" in line
+    assert len(server.seen) == before
+
+
+def test_restarted_kernel(server: ScriptedServer, lab_with: Open) -> None:
+    """When the kernel is restarted a live card says that the job goes on and how to follow it, and has
+    no button that nobody would hear."""
+    server.polls = 10**6
+    lab, _ = lab_with("%%bgresponse -o critique\nWhy?")
+    lab.run(1)
+    status(lab, 1, "in_progress")
+    lab.restart()
+    lab.cell(1).get_by_text("%bgattach critique follows it in the next one").wait_for(
+        timeout=30_000
+    )
+    status(lab, 1, "detached")
+    assert lab.cell(1).locator(".bgmagic-buttons button:visible").count() == 0
+
+
+def test_detached_card_checks_again(server: ScriptedServer, lab_with: Open) -> None:
+    """A job past its deadline keeps its card; Check again asks the server, and the end takes its place."""
+    server.polls = 10**6
+    lab, _ = lab_with("%%bgresponse -o critique --deadline 1s\nWhy?", "critique.upper()")
+    lab.run(1)
+    status(lab, 1, "detached")
+    again = lab.cell(1).get_by_role("button", name="Check again critique")
+    asked = server.count("retrieve")
+    again.click()
+    wait_until(lab, lambda: server.count("retrieve") > asked)
+    status(lab, 1, "detached")
+    server.responses["resp_1"] = response("resp_1", "completed", "after all")
+    again.click()
+    lab.cell(1).get_by_text("after all").wait_for(timeout=20_000)
+    lab.run(2)
+    lab.cell(2).get_by_text("AFTER ALL").wait_for()

@@ -1,0 +1,249 @@
+"""The card: what it says of a job, in messages to the browser and in plain text."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets
+import pytest
+
+from bgmagic.api.request import Request
+from bgmagic.display.board import GroupBoard, JobsBoard
+from bgmagic.display.card import Card, snapshot
+from bgmagic.display.listing import describe_live
+from bgmagic.errors import BadInput
+from bgmagic.jobs.job import Job
+from bgmagic.runtime.manager import JobManager
+from tests.jobs.test_job import LIMIT, SOON, eventually
+from tests.support.kernels import Kernel
+from tests.support.scripted import Script, ScriptedServer, response
+
+Ask = Callable[..., Request]
+
+
+@pytest.fixture
+def shown(pointed: ScriptedServer) -> Any:
+    made = JobManager(make_card=Card)
+    yield made
+    assert made.close(10)
+
+
+def test_card_follows_the_job(shown: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """The card has name, model, effort and id, each status in the server's words, and the end."""
+    pointed.polls = 10**6
+    job = shown.submit(ask(effort="high"), name="critique", poll_interval=SOON)
+    card = job.card
+    assert card is job.card
+    statuses: list[str] = []
+    card.observe(lambda change: statuses.append(change["new"]["status"]), "view")
+    eventually(lambda: card.view["status"] == "in_progress")
+    expected = {
+        "name": "critique",
+        "model": "gpt-5.2-true",
+        "effort": "high",
+        "response_id": "resp_1",
+    }
+    assert expected.items() <= card.view.items()
+    assert not card.view["done"]
+    pointed.polls = 0
+    job.result(LIMIT)
+    eventually(lambda: card.view["done"])
+    assert card.view["status"] == "completed"
+    assert card.view["ended_at"] >= card.view["submitted_at"]
+
+
+def test_card_is_an_ordinary_widget(shown: JobManager, ask: Ask) -> None:
+    """job.card can stand in a box like any widget."""
+    box = ipywidgets.VBox([shown.submit(ask(), poll_interval=SOON).card])
+    assert isinstance(box.children[0], ipywidgets.DOMWidget)
+
+
+def test_card_tells_failures(shown: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """A failing poll and the final error are shown in words."""
+    gate = Script(status=500, json={"error": {"message": "Overloaded."}})
+    pointed.always["retrieve"] = gate
+    job = shown.submit(ask(), poll_interval=SOON)
+    eventually(lambda: "Overloaded." in job.card.view["message"])
+    del pointed.always["retrieve"]
+    error = {"code": "server_error", "message": "Broke."}
+    pointed.ending = lambda rid, _: response(rid, "failed", error=error)
+    assert job.exception(LIMIT)
+    eventually(lambda: job.card.view["message"] == "server_error: Broke.")
+
+
+def test_card_tells_how_long_earlier_jobs_took(pointed: ScriptedServer, ask: Ask) -> None:
+    """From acceptance on the card has what the journal says of earlier jobs, asked off the loop thread,
+    and nothing if that can't be read."""
+    threads: list[str] = []
+
+    def look_back(job: Job) -> dict[str, Any]:
+        threads.append(threading.current_thread().name)
+        if job.name == "broken":
+            raise OSError("no journal")
+        return {"count": 3, "median": 60.0, "low": 5.0, "high": 90.0}
+
+    made = JobManager(make_card=lambda job: Card(job, history=look_back))
+    pointed.polls = 10**6
+    job, broken = (made.submit(ask(), name=name, poll_interval=SOON) for name in ("x", "broken"))
+    eventually(lambda: job.card.view.get("history", {}).get("median") == 60.0)
+    eventually(lambda: broken.card.view["status"] == "in_progress" and len(threads) == 2)
+    assert broken.card.view["history"] == {}
+    assert not any(name == "bgmagic" for name in threads)
+    assert made.close(10)
+
+
+def test_history_is_of_the_same_model_and_effort(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """The card's figures come from this user's own completed jobs of the same model and effort; without
+    any there are none."""
+    server.polls = 0
+    for effort in ("low", "low", "high"):
+        in_kernel.ok(f"%%bgresponse -o x -e {effort} --wait --again\nWhy?")
+    server.polls = 10**6
+    for effort, count in (("low", 2), ("high", 1), ("none", 0)):
+        in_kernel.ok(f"%%bgresponse -o y_{effort} -e {effort}\nWhat?")
+        in_kernel.until(f"y_{effort}.card.view.get('history')")
+        assert in_kernel.value(f"y_{effort}.card.view['history']['count']") == str(count)
+    assert in_kernel.value("'median' in y_none.card.view.get('history')") == "False"
+
+
+def test_what_a_click_can_not_do_is_said(
+    shown: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """Check again picks up only a detached job; why that can't be is said on the card; and each click is
+    acknowledged, so that the page knows that it was heard."""
+    pointed.polls = 10**6
+    job = shown.submit(ask(), name="x", poll_interval=SOON, deadline=0.3)
+    asked: list[Job] = []
+
+    def refuse(which: Job) -> Job:
+        asked.append(which)
+        raise BadInput("another kernel follows it")
+
+    card, sent = Card(job, pick_up=refuse), []
+    card.send = lambda content, buffers=None: sent.append(content)
+    card._handle_custom_msg({"action": "check"}, [])
+    assert (asked, sent) == ([], [{"heard": "check"}])
+    eventually(lambda: card.view["status"] == "detached")
+    card._handle_custom_msg({"action": "check"}, [])
+    assert asked == [job]
+    assert card.view["refused"] == "Another kernel follows it"
+    assert sent[-1] == {"heard": "check"}
+
+
+def test_only_the_buttons_message_cancels(
+    shown: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """What the Cancel button sends cancels; any other message does nothing."""
+    pointed.polls = 10**6
+    job = shown.submit(ask(), poll_interval=SOON)
+    eventually(job.running)
+    for message in ("cancel", {"action": "boom"}, [], None, {"action": ["cancel"]}):
+        job.card._handle_custom_msg(message, [])
+    assert not job.record.cancelling
+    job.card._handle_custom_msg({"action": "cancel"}, [])
+    eventually(job.cancelled)
+    assert pointed.count("cancel") == 1
+
+
+def test_send_again_button(shown: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """Only an unknown job is sent again by its button, once, and the card goes on with the new one."""
+    pointed.polls = 2
+    done = shown.submit(ask(), poll_interval=SOON)
+    done.result(LIMIT)
+    done.card._handle_custom_msg({"action": "resend"}, [])
+    assert pointed.count("create") == 1
+    pointed.enqueue("create", Script(reset="after"))
+    job = shown.submit(ask(), poll_interval=SOON)
+    assert job.exception(LIMIT)
+    eventually(lambda: job.card.view["status"] == "unknown")
+    assert pointed.count("create") == 2
+    job.card._handle_custom_msg({"action": "resend"}, [])
+    job.card._handle_custom_msg({"action": "resend"}, [])
+    eventually(lambda: job.card.view["status"] == "completed")
+    assert pointed.count("create") == 3
+    assert job.status == "unknown"
+
+
+def test_line_says_it_in_words(shown: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """Where no widget can be shown, one line has name, status, model, effort and time."""
+    pointed.enqueue("create", Script(status=400, json={"error": {"message": "No."}}))
+    job = shown.submit(ask(effort="low"), name="x")
+    assert job.exception(LIMIT)
+    told = "x: failed (gpt-5.2, effort low), 0 s: not accepted by the server: HTTP 400: No."
+    assert describe_live(job) == told
+    assert snapshot(job)["message"] == "Not accepted by the server: HTTP 400: No."
+
+
+def test_widget_and_plain_text_go_out_together(in_kernel: Kernel) -> None:
+    """The display has a plain line beside the widget, for frontends without widgets."""
+    card, beside = in_kernel.ok("%%bgresponse -o x\nWhy?").displays[:2]
+    assert card["text/plain"].startswith("x: ")
+    assert "application/vnd.jupyter.widget-view+json" in card
+    assert "%bgattach x" in beside["text/html"]
+    assert "widget" not in str(list(beside))
+
+
+def test_terminal_gets_a_line(pointed: ScriptedServer) -> None:
+    """In terminal IPython there is one line instead of a card, and the rest works."""
+    code = (
+        "from IPython.terminal.interactiveshell import TerminalInteractiveShell as Shell; "
+        "shell = Shell.instance(colors='NoColor'); "
+        "shell.run_line_magic('load_ext', 'bgmagic'); "
+        "shell.run_cell('%%bgresponse -o x --poll 0.1\\nWhy?'); "
+        "shell.run_cell('%bgwait x'); shell.run_cell('x'); shell.run_cell('%%bgresponse -z\\nWhy?')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=dict(os.environ),
+    )
+    assert "x: sent to gpt-5.2 in the background; %bgwait x waits for it" in ran.stdout, ran.stderr
+    assert "x: completed after" in ran.stdout
+    assert "the answer" in ran.stdout
+    assert "UsageError: %%bgresponse has no option -z" in ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stdout + ran.stderr
+
+
+def test_terminal_tells_the_end_at_the_next_prompt(pointed: ScriptedServer) -> None:
+    """In terminal IPython a job that ended says so once, in a line before the next prompt."""
+    code = (
+        "from IPython.terminal.interactiveshell import TerminalInteractiveShell as Shell; "
+        "shell = Shell.instance(colors='NoColor'); "
+        "shell.run_line_magic('load_ext', 'bgmagic'); "
+        "shell.run_cell('%%bgresponse -o x --poll 0.1\\nWhy?'); "
+        "shell.user_ns['x'].result(30); print('NEXT'); shell.run_cell('1'); shell.run_cell('2')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=dict(os.environ),
+    )
+    after = ran.stdout.partition("NEXT")[2]
+    assert after.count("x: completed") == 1, ran.stdout + ran.stderr
+
+
+def test_colours_are_the_frontends() -> None:
+    """Each display takes its ink and paper from Jupyter or VS Code, and no colour that its style sheet does not define."""
+    for widget in (Card, JobsBoard, GroupBoard):
+        sheet = widget._css
+        used, defined = (
+            re.findall(r"var\((--bgmagic-\w+)", sheet),
+            re.findall(r"(--bgmagic-\w+):", sheet),
+        )
+        assert set(used) <= set(defined)
+        for name in (
+            "--jp-ui-font-color1",
+            "--vscode-editor-foreground",
+            "--vscode-editor-background",
+        ):
+            assert name in sheet

@@ -1,0 +1,79 @@
+"""Frontends that hear only what the main thread displays: Colab's way, with a stand-in for its module."""
+
+from __future__ import annotations
+
+import queue
+import time
+from typing import Any
+
+from tests.support.kernels import LIMIT, Kernel
+from tests.support.scripted import ScriptedServer
+
+# What a kernel of Colab has of its own, as far as it matters here.
+STAND_IN = """
+import sys, types
+google, colab, output = (types.ModuleType(n) for n in ("google", "google.colab", "google.colab.output"))
+enabled = []
+output.enable_custom_widget_manager = lambda: enabled.append(True)
+output._widgets = types.SimpleNamespace(_installed_url="https://host.example/manager.js")
+google.colab, colab.output = colab, output
+sys.modules |= {"google": google, "google.colab": colab, "google.colab.output": output}
+"""
+
+
+def cards(kernel: Kernel, code: str) -> list[dict[str, Any]]:
+    """Run a cell; what it tells the cards, as the frontend would hear it."""
+    number, told, end = kernel.start(code), [], time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        try:
+            message = kernel.client.get_iopub_msg(timeout=LIMIT)
+        except queue.Empty:
+            break
+        if message["parent_header"].get("msg_id") != number:
+            continue
+        if message["msg_type"] == "comm_msg":
+            told.append(message["content"]["data"].get("state", {}).get("view"))
+        if message["content"].get("execution_state") == "idle":
+            return [view for view in told if view]
+    raise TimeoutError(code)
+
+
+def test_cards_are_sent_again_after_a_cell(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """In Colab the widget manager is switched on once, and what a card shows by now is sent again by each cell; elsewhere it is not."""
+    server.polls = 10**6
+    in_kernel.ok("%%bgresponse -o before --poll 80\nWhy?")
+    in_kernel.until("before.response_id")
+    assert cards(in_kernel, "pass") == []
+    in_kernel.ok(STAND_IN)
+    ran = in_kernel.ok("%%bgresponse -o critique --poll 80\nWhy?")
+    assert any("application/vnd.jupyter.widget-view+json" in display for display in ran.displays)
+    in_kernel.ok("%%bgresponse -o third --poll 80\nWhy?")
+    assert in_kernel.value("enabled") == "[True]"
+    assert "manager.js" in in_kernel.value("critique.card._repr_mimebundle_()[1]")
+    in_kernel.until("critique.response_id and third.response_id")
+    assert {view["name"]: view["status"] for view in cards(in_kernel, "pass")} == {
+        "before": "queued",
+        "critique": "queued",
+        "third": "queued",
+    }
+
+
+def test_ends_are_sent_again_once(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """What ended while no cell ran is displayed by the next one and not by the one after that; elsewhere it is not, since there the end was heard already."""
+    until = "import time\nwhile not isinstance({}, str): time.sleep(0.02)"
+    in_kernel.ok("%%bgresponse -o before\nWhy?")
+    assert in_kernel.ok(until.format("before")).displays == []
+    in_kernel.ok(STAND_IN)
+    in_kernel.ok("%%bgresponse -o critique\nWhy?")
+    ran = in_kernel.ok(until.format("critique"))
+    shown = [display["text/html"] for display in ran.displays]
+    assert sum("the answer" in html for html in shown) == 1
+    assert sum("resp_2" in html for html in shown) == 1
+    assert in_kernel.ok("pass").displays == []
+
+
+def test_vs_code_tells_the_path(in_kernel: Kernel) -> None:
+    """In VS Code the notebook's path, which jobs are listed by, is a variable of its own."""
+    in_kernel.ok("__vsc_ipynb_file__ = '/somewhere/study.ipynb'")
+    in_kernel.ok("%%bgresponse -o critique --wait\nWhy?")
+    assert in_kernel.value("critique.job.record.notebook") == "'/somewhere/study.ipynb'"

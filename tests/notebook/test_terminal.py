@@ -1,0 +1,129 @@
+"""IPython in a terminal, as it is typed into."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import KEY, missing
+from tests.support.scripted import ScriptedServer
+
+PROMPT = r"In \[\d+\]: "
+
+
+class Terminal:
+    """IPython in a pseudo-terminal."""
+
+    def __init__(self, folder: Path, server: ScriptedServer) -> None:
+        import pexpect  # noqa: F401 - whether it is there
+
+        ours = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url, "BGMAGIC_POLL": "0.1"}
+        ours |= {"BGMAGIC_JOURNAL": str(folder / "journal.sqlite3"), "IPYTHONDIR": str(folder)}
+        self.ended = pexpect.EOF
+        self.child = pexpect.spawn(
+            sys.executable, ["-m", "IPython", "--simple-prompt", "--no-banner", "--colors=NoColor"],
+            env={**os.environ, **ours, "TERM": "dumb"}, encoding="utf-8", timeout=60,
+            # Tests that are started in the background may ignore interrupts; children inherit that.
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        self.child.expect(PROMPT)
+
+    def type(self, *lines: str) -> str:
+        """Type a cell; what is printed until the next prompt."""
+        for line in lines:
+            self.child.sendline(line)
+        self.child.expect(PROMPT)
+        return self.said(len(lines))
+
+    def said(self, typed: int) -> str:
+        """What was printed since, without the lines that were typed."""
+        lines = str(self.child.before).replace("\r", "").splitlines()
+        return "\n".join(lines[typed:]).strip()
+
+    def ask(self, header: str) -> str:
+        """Type a cell for a job."""
+        return self.type(f"%%bgresponse {header}", "Why?", "", "").removeprefix("...: ").strip()
+
+    def until(self, expression: str) -> str:
+        """Have a cell wait until something is so; what is printed then."""
+        return self.type(f"while not ({expression}): __import__('time').sleep(0.02)")
+
+
+@pytest.fixture
+def terminal(server: ScriptedServer, tmp_path: Path) -> Iterator[Callable[[], Terminal]]:
+    try:
+        import pexpect  # noqa: F401 - whether it is there
+    except ImportError:
+        missing("the Python package pexpect")
+    if os.name != "posix":
+        pytest.skip("there are no pseudo-terminals here")
+    started: list[Terminal] = []
+
+    def start() -> Terminal:
+        started.append(Terminal(tmp_path, server))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.child.close(force=True)
+
+
+def interrupted(session: Terminal) -> str:
+    """What an interrupt of a wait prints."""
+    for _ in range(20):
+        session.child.sendline("%bgwait three")
+        session.child.expect("%bgwait three")
+        session.child.sendintr()
+        session.child.expect(PROMPT)
+        # One that comes before the wait has begun is IPython's own.
+        if "Interrupted" in session.child.before:
+            break
+    return str(session.child.before)
+
+
+def test_a_session(server: ScriptedServer, terminal: Callable[[], Terminal]) -> None:
+    """One line at submission and one after the end, the line magics as text, an interrupt that ends a wait alone, and an exit that says what goes on; the next session picks that up."""
+    first = terminal()
+    server.polls = 3
+    assert first.type("%load_ext bgmagic") == ""
+    assert first.ask("-o one") == (
+        "one: sent to gpt-5.2 in the background; %bgwait one waits for it"
+    )
+    assert re.fullmatch(r"one: completed after \d+ s", first.until("isinstance(one, str)"))
+    assert first.type("one") == "Out[4]: the answer"  # the end is told once
+    assert "one       completed  gpt-5.2" in first.type("%bgjobs")
+    first.ask("-o two --quiet")
+    assert re.fullmatch(r"two: completed after \d+ s", first.type("%bgwait two"))
+    assert first.type("%bgwait") == "No job is open."
+
+    server.polls = 10**6
+    first.ask("-o three -e high")
+    assert first.until("three.running()") == ""
+    assert "Interrupted: not waiting any longer; still going on: three" in interrupted(first)
+    assert first.type("%bgcancel three") == "three: the server is asked to cancel it"
+    assert re.match(r"three: cancelled after \d+ s", first.type("%bgwait three"))
+
+    first.ask("-o four --poll 80")
+    assert first.until("four.response_id") == ""
+    first.child.sendline("exit")
+    first.child.expect(first.ended)
+    assert first.said(1) == (
+        "bgmagic: 1 job is still at work at the server: four. In another kernel, %load_ext bgmagic, "
+        "then %bgattach four"
+    )
+
+    server.polls = 0
+    second = terminal()
+    assert second.type("%load_ext bgmagic") == (
+        "1 job is still open from this notebook: four. %bgattach --all follows them."
+    )
+    assert second.type("%bgattach four").startswith("four: queued after")
+    assert re.fullmatch(r"four: completed after \d+ s", second.until("isinstance(four, str)"))
+    assert server.count("create") == 4

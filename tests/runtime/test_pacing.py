@@ -1,0 +1,158 @@
+"""When polls happen: with a clock of the test's own, since waiting is all there is to see."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgmagic.api.response import ResponseCompressor
+from bgmagic.concurrency import Clock, WakeEvent
+from bgmagic.errors import ServerError
+from bgmagic.runtime.pacing import PollSchedule
+from bgmagic.runtime.watcher import Watch, poll
+from bgmagic.transport.reply import Reply
+
+seconds = st.floats(0, 1e9)
+
+
+@given(
+    interval=st.none() | st.floats(0.001, 89.99),
+    steps=st.lists(
+        st.tuples(st.just("reply"), st.none() | seconds)
+        | st.tuples(st.just("failure"), st.none() | seconds)
+        | st.tuples(st.just("soon"), st.none()),
+        max_size=40,
+    ),
+    jitter=st.floats(0, 1),
+)
+def test_every_wait_is_between_zero_and_ninety(
+    interval: float | None, steps: list[tuple[str, float | None]], jitter: float
+) -> None:
+    """Whatever the server wishes and however often it fails, each delay is above 0 and below 90 s."""
+    delays = PollSchedule(interval, lambda: jitter)
+    for kind, wish in steps:
+        if kind == "soon":
+            delays.soon()
+            continue
+        delay = delays.after_reply(wish) if kind == "reply" else delays.after_failure(wish)
+        assert 0 < delay < 90
+        if wish is not None:
+            assert delay >= min(wish, 89.0)
+
+
+def test_soon_at_first_then_every_ten_seconds() -> None:
+    """Without --poll the waits are 1, 2, 4, 10, 10 s; with it they are as asked from the first on."""
+    delays = PollSchedule(None, lambda: 0.5)
+    assert [delays.after_reply() for _ in range(5)] == [1, 2, 4, 10, 10]
+    asked = PollSchedule(25, lambda: 0.5)
+    assert [asked.after_reply() for _ in range(2)] == [25, 25]
+
+
+def test_failures_back_off_and_recover() -> None:
+    """Failing polls wait ever longer, up to the limit, and an answer ends that."""
+    delays = PollSchedule(10, lambda: 0.5)
+    assert [delays.after_failure() for _ in range(8)] == [2, 4, 8, 16, 32, 64, 89, 89]
+    assert delays.after_reply() == 10
+    assert delays.after_failure() == 2
+
+
+def test_cancelling_makes_polls_soon_again() -> None:
+    """After `soon` the early delays begin again."""
+    delays = PollSchedule(None, lambda: 0.5)
+    for _ in range(9):
+        delays.after_reply()
+    delays.soon()
+    assert delays.after_reply() == 1
+
+
+class Time:
+    """A clock that jumps."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+        self.waits: list[float] = []
+
+    async def wait(self, _wake: WakeEvent, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.at += seconds
+
+    def clock(self) -> Clock:
+        return Clock(now=lambda: self.at, wait=self.wait)
+
+
+def run(
+    replies: list[Reply | ServerError], deadline: float, hint: float | None = None
+) -> tuple[Reply | None, Time, list[object]]:
+    """Poll through ``replies``, the last one over and over."""
+    time, heard = Time(), list[object]()
+    script = itertools.chain(replies, itertools.repeat(replies[-1]))
+
+    async def fetch(_: Reply | None) -> Reply:
+        reply = next(script)
+        if isinstance(reply, ServerError):
+            raise reply
+        return reply
+
+    async def main() -> Reply | None:
+        watch = Watch(
+            fetch, heard.append, heard.append, WakeEvent(), 1000 + deadline, ResponseCompressor()
+        )
+        return await poll(watch, PollSchedule(10, lambda: 0.5), time.clock(), hint)
+
+    return asyncio.run(main()), time, heard
+
+
+def failure(retry_after: float | None = None) -> ServerError:
+    return ServerError("no", maybe_accepted=True, retry_after=retry_after)
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "incomplete", "cancelled"])
+def test_terminal_statuses_end_the_polling(status: str) -> None:
+    """Each of the four terminal statuses ends it."""
+    end = Reply({"status": status})
+    assert run([Reply({"status": "queued"}), end], 99)[0] is end
+
+
+@pytest.mark.parametrize("status", ["queued", "dreaming", "unknown", "lost", None, 7, [], {}])
+def test_other_statuses_are_polled_on(status: object) -> None:
+    """Any other status, also one that is a word of ours or no word at all, is polled on."""
+    end = Reply({"status": "completed"})
+    last, _, heard = run([Reply({"status": status}), end], 99)
+    assert last is end
+    assert len(heard) == 1
+
+
+def test_failing_polls_never_end_the_job() -> None:
+    """A thousand failing polls do not end it; the answer after them does."""
+    end = Reply({"status": "completed"})
+    last, time, heard = run([*[failure()] * 1000, end], 1e6)
+    assert last is end
+    assert len(heard) == 1000
+    assert max(time.waits) < 90
+
+
+def test_the_servers_wishes_are_kept() -> None:
+    """The poll hint and retry-after set the next wait."""
+    end = Reply({"status": "completed"})
+    _, time, _ = run(
+        [failure(30.0), Reply({"status": "queued"}, poll_after=7.0), end], 999, hint=3.0
+    )
+    assert [round(wait) for wait in time.waits] == [3, 32, 7]
+
+
+def test_deadline_ends_the_watch_after_one_more_poll() -> None:
+    """At the deadline there is one more poll, and then no other."""
+    last, time, heard = run([Reply({"status": "in_progress"})], 25)
+    assert last is None
+    assert time.waits == [10, 10, 5]
+    assert len(heard) == 3
+
+
+def test_answer_at_the_deadline_counts() -> None:
+    """A job that has ended by the deadline's own poll is not given up."""
+    end = Reply({"status": "completed"})
+    assert run([Reply({"status": "queued"}), Reply({"status": "queued"}), end], 25)[0] is end

@@ -1,0 +1,303 @@
+"""A real JupyterLab or Notebook in a real browser: Debian's chromium, driven by playwright."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.scripted import ScriptedServer
+
+LIMIT = 60.0  # seconds until JupyterLab answers
+
+CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+def chromium() -> str | None:
+    """The system's chromium, or None."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def notebook(path: Path, cells: Sequence[str]) -> Path:
+    """Write a notebook of code cells."""
+    import nbformat
+
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    made.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    nbformat.write(made, path)
+    return path
+
+
+@contextlib.contextmanager
+def jupyterlab(
+    folder: Path, theme: str = "light", app: str = "jupyterlab", **environment: str
+) -> Iterator[str]:
+    """JupyterLab over ``folder``, with settings of its own; gives the URL of a file as a format.
+
+    Args:
+        app: ``notebook`` for Notebook 7 instead.
+    """
+    settings = folder / ".settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True, exist_ok=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    looks = {"theme": f"JupyterLab {theme.capitalize()}", "adaptive-theme": False}
+    (settings / "themes.jupyterlab-settings").write_text(json.dumps(looks))
+    env = {
+        k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "BGMAGIC_", "JUPYTER_"))
+    }
+    env |= {k: v for k, v in os.environ.items() if k.startswith(("BGMAGIC_LOCAL", "BGMAGIC_CACHE"))}
+    for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
+        env[f"JUPYTER_{name}"] = str(folder / f".{name.lower()}")
+    env["BGMAGIC_JOURNAL"] = str(folder / ".journal.sqlite3")
+    env |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), **environment}
+    # The browser must reach the server directly.
+    env["NO_PROXY"] = "127.0.0.1,localhost"
+    token = secrets.token_hex(16)
+    command = [sys.executable, "-m", app, "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
+    command += [f"--IdentityProvider.token={token}", "--LabApp.collaborative=False"]
+    with (folder / ".lab.log").open("wb") as log:
+        process, port = _started(command, env, token, log, folder / ".lab.log")
+        try:
+            path = "lab/tree/{}?reset&" if app == "jupyterlab" else "notebooks/{}?"
+            yield f"http://127.0.0.1:{port}/{path}token={token}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(5)
+
+
+def _started(
+    command: list[str], env: dict[str, str], token: str, log: Any, told: Path
+) -> tuple[subprocess.Popen[bytes], int]:
+    """The process that answers, and its port; another one if somebody else was quicker to take it."""
+    for left in (2, 1, 0):
+        port = _free_port()
+        process = subprocess.Popen(
+            [*command, f"--port={port}"], env=env, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            _await_http(f"http://127.0.0.1:{port}/api?token={token}", process, told)
+        except RuntimeError:
+            process.kill()
+            if not left:
+                raise
+        else:
+            return process, port
+    raise AssertionError
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_http(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def page(**context: Any) -> Iterator[Any]:
+    """A page of a fresh browser; `Lab` opens a notebook in it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=list(CHROMIUM_FLAGS))
+        try:
+            yield browser.new_context(**context).new_page()
+        finally:
+            browser.close()
+
+
+class Lab:
+    """A notebook that is open in JupyterLab."""
+
+    def __init__(self, page: Any, url: str) -> None:
+        self.page = page
+        page.goto(url)
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=LIMIT * 1000)
+        page.wait_for_function(_READY, timeout=LIMIT * 1000)
+
+    def cell(self, index: int) -> Any:
+        """The code cell at ``index``."""
+        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
+
+    def run(self, index: int, *, finish: bool = True) -> None:
+        """Run the cell at ``index`` until it has finished, or only until it has begun."""
+        shown = self.cell(index).locator(".jp-InputPrompt")
+        before, end = shown.inner_text(), time.monotonic() + LIMIT
+        while time.monotonic() < end:
+            # The first Ctrl+Enter after loading is sometimes swallowed.
+            self.cell(index).locator(".cm-content").click()
+            self.page.keyboard.press("Control+Enter")
+            with contextlib.suppress(Exception):
+                self.page.wait_for_function(_PROMPT, arg=[index, before, "[0-9*]"], timeout=5000)
+                break
+        else:
+            raise TimeoutError(f"cell {index} never ran")
+        if finish:
+            left = max(end - time.monotonic(), 1.0) * 1000
+            self.page.wait_for_function(_PROMPT, arg=[index, before, "[0-9]"], timeout=left)
+
+    def interrupt(self, index: int) -> None:
+        """Interrupt the cell at ``index``, which runs, as a user does."""
+        self.page.locator(".lm-MenuBar-itemLabel", has_text="Kernel").click()
+        self.page.locator(".lm-Menu-itemLabel").get_by_text("Interrupt Kernel").click()
+        running = self.cell(index).locator(".jp-InputPrompt")
+        running.get_by_text("*").wait_for(state="detached")
+
+    def restart(self) -> None:
+        """Restart the kernel, as a user does."""
+        self.page.locator(".lm-MenuBar-itemLabel", has_text="Kernel").click()
+        self.page.locator(".lm-Menu-itemLabel").get_by_text("Restart Kernel…", exact=True).click()
+        self.page.locator(".jp-Dialog").get_by_text("Restart", exact=True).click()
+
+
+# The indicator alone is idle before there is a kernel, too.
+_READY = """() => {
+  const idle = document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]');
+  const bar = document.querySelector('#jp-bottom-panel');
+  const name = /Python 3 \\(ipykernel\\)/.test(document.body.innerText);
+  return idle && name && (!bar || /\\| Idle/.test(bar.innerText));
+}"""
+_PROMPT = """([index, before, pattern]) => {
+  const cell = document.querySelectorAll('.jp-Notebook .jp-CodeCell')[index];
+  const shown = cell.querySelector('.jp-InputPrompt').innerText;
+  return shown !== before && new RegExp(pattern).test(shown);
+}"""
+
+
+def barriers(page: Any, selector: str) -> list[str]:
+    """What axe-core finds wrong within the elements of ``selector``, one line each.
+
+    Without rules on whole pages, which are the frontend's business.
+    """
+    source = importlib.util.find_spec("axe_playwright_python")
+    assert source is not None
+    assert source.origin is not None
+    page.evaluate((Path(source.origin).parent / "axe.min.js").read_text())
+    # JupyterLab's body has no height and hides what leaves it; axe-core takes all in it for hidden.
+    page.add_style_tag(
+        content="body { overflow: visible !important; height: 100vh; } "
+        "* { content-visibility: visible !important; contain: none !important; }"
+    )
+    found = page.evaluate(
+        """async selector => {
+          const found = [];
+          for (const element of document.querySelectorAll(selector)) {
+            element.scrollIntoView({block: 'center'}); // what is out of sight is not looked at
+            for (let frame = 0; frame < 3; frame += 1) await new Promise(requestAnimationFrame);
+            found.push(await axe.run(element, {rules: {region: {enabled: false}}}));
+          }
+          return found;
+        }""",
+        selector,
+    )
+    contrasts = [rule["id"] for run in found for rule in run["passes"] + run["violations"]]
+    assert contrasts.count("color-contrast") >= len(found) > 0, "axe-core saw no text"
+    return [
+        f"{violation['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
+        for run in found
+        for violation in run["violations"]
+        for node in violation["nodes"]
+    ]
+
+
+def need_browser() -> None:
+    """Skip, or fail where CI is set, on a machine without a browser to test in."""
+    from tests.conftest import missing
+
+    for module in ("playwright", "jupyterlab", "notebook", "axe_playwright_python"):
+        if importlib.util.find_spec(module) is None:
+            missing(f"the Python package {module}")
+    if chromium() is None:
+        missing("chromium (Debian: apt-get install chromium)")
+
+
+Open = Callable[..., tuple[Lab, Path]]
+
+
+@pytest.fixture
+def lab_with(server: ScriptedServer, tmp_path: Path) -> Iterator[Open]:
+    """Opens a notebook of these cells, after %load_ext, in JupyterLab pointed at the server.
+
+    It takes the theme, the app and what `page` takes, too.
+    """
+    from tests.conftest import KEY
+
+    need_browser()
+    with contextlib.ExitStack() as stack:
+
+        def open_(
+            *cells: str, theme: str = "light", app: str = "jupyterlab", **context: Any
+        ) -> tuple[Lab, Path]:
+            path = notebook(tmp_path / "study.ipynb", ["%load_ext bgmagic", *cells])
+            environment = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url}
+            started = jupyterlab(tmp_path, theme, app, BGMAGIC_POLL="0.2", **environment)
+            url = stack.enter_context(started).format(path.name)
+            lab = Lab(stack.enter_context(page(**context)), url)
+            lab.run(0)
+            return lab, path
+
+        yield open_
+
+
+def status(lab: Lab, index: int, word: str) -> None:
+    """Wait until the card below a cell shows a status."""
+    lab.cell(index).locator(f".bgmagic-card[data-status={word}]").wait_for(timeout=20_000)
+
+
+def outputs(path: Path, index: int) -> list[dict[str, Any]]:
+    """The MIME bundles that the saved notebook holds under a cell."""
+    cells = json.loads(path.read_text())["cells"]
+    return [output.get("data", {}) for output in cells[index]["outputs"]]
+
+
+def saved(opened: Any, path: Path, index: int, wanted: str) -> str:
+    """The HTML under a cell of the saved notebook, once it has ``wanted`` and no widget."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        opened.keyboard.press("Control+s")
+        opened.wait_for_timeout(300)
+        data = outputs(path, index)
+        html = "".join("".join(part.get("text/html", "")) for part in data)
+        if wanted in html and not any("widget-view" in kind for part in data for kind in part):
+            return html
+    raise AssertionError(f"never saved as plain HTML: {outputs(path, index)}")
