@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bgmagic.store import Entry
-
+from bgmagic.storage.database import StoredJob
 from bgmagic.storage.journal import Journal
 from tests.conftest import KEY
 from tests.support.browser import Lab, jupyterlab, notebook, page
@@ -148,7 +147,7 @@ def remember(path: Path, server: ScriptedServer) -> None:
     journal = Journal(path)
     for number, minutes in enumerate((7.5, 9.2, 12.0, 14.1, 31.4)):
         sent = time.time() - 86_400 * (number + 1)
-        entry = Entry(
+        entry = StoredJob(
             key=f"past{number}", created_at=sent, notebook="states.ipynb", name="earlier",
             server=server.base_url, organization=None, project=None, credentials="c" * 32,
             fingerprint=f"f{number}", request="{}", sendable=True, model="gpt-5.2", effort="xhigh",

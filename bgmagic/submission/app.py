@@ -206,7 +206,8 @@ class App:
     """What one process has: its shell, where its jobs go, its journal and its manager.
 
     Attributes:
-        shell: where jobs are sent from; `%load_ext` hands in a notebook's, `%unload_ext` takes it back.
+        shell: where jobs are sent from; `%load_ext` hands in a notebook's, `%unload_ext` takes it
+            back.
         journal_path: where this process's journal is, once there is one; None is in memory.
     """
 

@@ -55,8 +55,8 @@ def fields(settings: SubmitSettings) -> dict[str, Any]:
     if settings.schema is not None:
         from bgmagic.api.structured_output import is_class, response_format
 
-        found["form"] = response_format(settings.schema)
-        found["reader"] = settings.schema if is_class(settings.schema) else None
+        found["text_format"] = response_format(settings.schema)
+        found["output_type"] = settings.schema if is_class(settings.schema) else None
     if settings.tool:
         from bgmagic.prompts.inputs import tool_entries
 

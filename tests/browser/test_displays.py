@@ -175,8 +175,8 @@ jobs = [bgmagic.submit(f"Why {n}?", poll=5) for n in range(200)]
 VBox([job.card for job in jobs])"""
 THOUSAND = """from dataclasses import replace
 from bgmagic.display.board import Board
-from bgmagic.listing import row_of
-some = row_of(jobs[0])
+from bgmagic.display.listing import table_row
+some = table_row(jobs[0])
 board = Board(lambda key: None)
 board.fill([replace(some, key=str(n), name=f"row_{n}", submitted_at=n) for n in range(1000)], jobs)
 board"""

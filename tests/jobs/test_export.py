@@ -16,6 +16,7 @@ import bgmagic
 from bgmagic.errors import BadInput
 from bgmagic.jobs.export import export_line, job_row, prompt_of, write_lines
 from bgmagic.jobs.job import Job
+from bgmagic.jobs.outcome import settle
 from bgmagic.submission.app import app
 from tests.conftest import KEY
 from tests.jobs.test_answer import hostile
@@ -176,7 +177,7 @@ def done_job(response: dict[str, Any]) -> Job:
         response=response,
     )
     job = Job(record, None)  # type: ignore[arg-type]
-    job.settle()
+    settle(job)
     return job
 
 

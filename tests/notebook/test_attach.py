@@ -87,7 +87,7 @@ KILL = "import os, bgmagic.{room}\nbgmagic.{room}.{what} = lambda *_, **__: os.k
 def test_killed_before_the_intent(start: Start, server: ScriptedServer) -> None:
     """A kernel killed before it wrote anything down has sent nothing either."""
     with start() as first:
-        first.ok(KILL.format(room="ledger", what="Ledger.intend"))
+        first.ok(KILL.format(room="storage.job_store", what="JobStore.insert"))
         first.start("%%bgresponse -o x\nWhy?")
         eventually(lambda: not first.manager.is_alive())
     with start() as second:
@@ -98,7 +98,7 @@ def test_killed_before_the_intent(start: Start, server: ScriptedServer) -> None:
 def test_killed_between_answer_and_variable(start: Start, server: ScriptedServer) -> None:
     """A kernel killed as it was about to bind the variable has the answer written down already."""
     with start() as first:
-        first.ok(KILL.format(room="namespace", what="Variables.replace"))
+        first.ok(KILL.format(room="notebook.shell", what="NamespaceVariables.replace"))
         first.start("%%bgresponse -o x\nWhy?")
         eventually(lambda: not first.manager.is_alive())
     before = len(server.seen)
@@ -111,7 +111,7 @@ def test_killed_between_answer_and_variable(start: Start, server: ScriptedServer
 def test_killed_between_acceptance_and_first_poll(start: Start, server: ScriptedServer) -> None:
     """A kernel killed before the first poll has the response id written down already."""
     with start() as first:
-        first.ok(KILL.format(room="following", what="poll"))
+        first.ok(KILL.format(room="runtime.watcher", what="ResponseWatcher._poll"))
         first.start("%%bgresponse -o x\nWhy?")
         eventually(lambda: not first.manager.is_alive())
     assert server.count("retrieve") == 0

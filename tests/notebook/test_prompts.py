@@ -224,7 +224,7 @@ def test_turns_of_a_conversation_are_attached(start: Start, echo: ScriptedServer
     assert [question(body) for body in bodies(echo)] == ["1", "2", "3", "4"]
 
 
-KEPT = "from bgmagic.session import session\nkept = session.manager.ledger.journal.entries"
+KEPT = "from bgmagic.submission.app import app\nkept = app.manager.store.journal.entries"
 
 
 def test_run_all_again_after_a_restart(start: Start, echo: ScriptedServer) -> None:

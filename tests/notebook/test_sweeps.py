@@ -165,13 +165,13 @@ def test_what_a_later_kernel_is_told_to_do(start: Start, server: ScriptedServer)
     known to none; while others still run, a group is told in a line instead of a board that stands still."""
     server.polls = 10**6
     with start() as first:
-        first.ok("from bgmagic.session import session")
+        first.ok("from bgmagic.submission.app import app")
         first.ok("%%bgresponse -o x --n 2\nSay a")
         group = first.ok("%%bgresponse --n 1\nSay b").said
         single = first.ok("%%bgresponse\nSay c").said
         first.until("all(job.status == 'in_progress' for job in __import__('bgmagic').jobs())")
         first.ok("%%bgresponse -o needs --n 2 --quiet\nSay {{ x }}")
-        first.until("len(session.manager.ledger.journal.entries()) == 6")
+        first.until("len(app.manager.store.journal.entries()) == 6")
         kill(first)
     assert ": 1 job, begun" in group
     for said in (group, single):

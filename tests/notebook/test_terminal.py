@@ -22,7 +22,7 @@ class Terminal:
     """IPython in a pseudo-terminal."""
 
     def __init__(self, folder: Path, server: ScriptedServer) -> None:
-        import pexpect  # noqa: F401 - whether it is there
+        import pexpect
 
         ours = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url, "BGMAGIC_POLL": "0.1"}
         ours |= {"BGMAGIC_JOURNAL": str(folder / "journal.sqlite3"), "IPYTHONDIR": str(folder)}

@@ -17,6 +17,7 @@ from PIL import Image
 from bgmagic.api.request import Request
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import JobRecord
 from bgmagic.prompts.expressions import format_value
 from bgmagic.prompts.template import compile_template
@@ -131,7 +132,7 @@ def test_a_status_never_stands_for_an_answer(expression: str) -> None:
     job = Job(record, None)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="job 'critique' is waiting and can't go into a prompt"):
         filled(f"{{{{ {expression} }}}}", x=Holder(job))
-    job.detach("it is late")
+    detach(job, "it is late")
     with pytest.raises(BadInput, match="job 'critique' is detached and can't go into a prompt"):
         filled(f"{{{{ {expression} }}}}", x=Holder(job))
     assert repr(job).startswith("<Job critique detached")

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bgmagic
+from bgmagic.api.request import Request
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import JobCancelled, JobFailed
@@ -230,7 +231,7 @@ def test_waiting_survives_a_restart(chain: ScriptedServer) -> None:
     assert len(bodies(chain)) == 3
     kept = app.manager.store.journal.find(keys[1])
     assert kept is not None
-    assert (kept.partial, question(json.loads(kept.request))) == (None, "2 re: first X")
+    assert (kept.draft, question(json.loads(kept.request))) == (None, "2 re: first X")
 
 
 def test_needs_nothing_but_the_journal(chain: ScriptedServer) -> None:
@@ -441,7 +442,7 @@ def test_waits_for_another_kernel(chain: ScriptedServer, monkeypatch: pytest.Mon
 
 async def _give_up(manager: Any, job: Job) -> None:
     manager._scheduler._runners[job][1].cancel()
-    await manager.store.write(job.record, owner=None)
+    await manager.store.update(job.record, owner=None)
 
 
 @contextlib.contextmanager
@@ -543,7 +544,7 @@ def test_what_it_needs_is_sent_again(chain: ScriptedServer) -> None:
     assert [question(body) for body in bodies(chain)] == ["first", "first", "2 re: first"]
 
 
-@pytest.mark.parametrize("moment", ["complete", "claim"])
+@pytest.mark.parametrize("moment", ["update_request", "claim"])
 def test_restart_between_answer_and_sending(
     chain: ScriptedServer, path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -565,7 +566,7 @@ def test_restart_between_answer_and_sending(
         assert reached.wait(LIMIT)
         kept = app.manager.store.journal.find(second.record.key)
         assert kept is not None
-        assert (kept.status, kept.partial is None) == ("waiting", moment == "claim")
+        assert (kept.status, kept.draft is None) == ("waiting", moment == "claim")
         restart()
     assert len(bodies(chain)) == 1
     assert picked(app.manager, second.record.key).result(LIMIT) == "re: 2 re: first"
@@ -647,7 +648,7 @@ def test_drafts_survive_the_journal(pieces: list[Any], answers: list[str]) -> No
     partial = PartialPrompt(json.loads(json.dumps(PartialPrompt.of(filled, None).text)))
     texts = {job.record.key: Answer(text, {}) for job, text in zip(made, answers, strict=True)}
     body = {"input": [{"role": "user", "content": [{"type": "input_text", "text": filled.text}]}]}
-    sent = partial.complete(bgmagic.request.Request.of(body), lambda key: texts[key])
+    sent = partial.complete(Request.of(body), lambda key: texts[key])
     expected = "".join(p.replace("{", "(") if isinstance(p, str) else answers[p] for p in pieces)
     assert question(sent.body) == f".{expected}"
 
@@ -655,6 +656,6 @@ def test_drafts_survive_the_journal(pieces: list[Any], answers: list[str]) -> No
 def _waiting() -> Job:
     from bgmagic.jobs.record import JobRecord
 
-    record = JobRecord(request=bgmagic.request.Request("{}"), server="", submitted_at=time.time())
+    record = JobRecord(request=Request("{}"), server="", submitted_at=time.time())
     control: Callable[..., Any] = None  # type: ignore[assignment]
     return Job(record, control)  # type: ignore[arg-type]

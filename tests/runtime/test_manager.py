@@ -23,6 +23,7 @@ from bgmagic.notebook.shell import NamespaceVariables
 from bgmagic.runtime.manager import JobManager
 from bgmagic.runtime.pacing import PollSchedule
 from bgmagic.runtime.runner import RunConfig
+from bgmagic.runtime.watcher import ResponseWatcher
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
@@ -137,7 +138,7 @@ def test_delivery_order(manager: JobManager, pointed: ScriptedServer, ask: Ask) 
     order: list[str] = []
 
     class Variable:
-        def hold(self, job: Job) -> None:
+        def assign(self, job: Job) -> None:
             order.append("hold")
 
         def replace(self, job: Job, answer: Answer) -> None:
@@ -530,7 +531,7 @@ def test_bug_of_ours_ends_in_words(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Even if our own code breaks while carrying a job, whoever waits is told, with the id kept."""
-    monkeypatch.setattr("bgmagic.runtime.watcher.poll", lambda *_: 1 / 0)
+    monkeypatch.setattr(ResponseWatcher, "_poll", lambda *_: 1 / 0)
     job = manager.submit(ask(), poll_interval=SOON)
     assert "ZeroDivisionError" in str(job.exception(LIMIT))
     assert (job.status, job.response_id) == ("detached", "resp_1")

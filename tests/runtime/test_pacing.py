@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgmagic.api.request import Request
 from bgmagic.api.response import ResponseCompressor
 from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import ServerError
-from bgmagic.runtime.pacing import PollSchedule
-from bgmagic.runtime.watcher import Watch, poll
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import JobRecord
+from bgmagic.runtime.pacing import PollPacer, PollSchedule
+from bgmagic.runtime.watcher import AcceptedResponse, Endpoint, ResponseWatcher
+from bgmagic.storage.job_store import JobStore
+from bgmagic.storage.journal import Journal
+from bgmagic.storage.owner_lock import OwnerLock
 from bgmagic.transport.reply import Reply
 
 seconds = st.floats(0, 1e9)
@@ -84,26 +92,49 @@ class Time:
         return Clock(now=lambda: self.at, wait=self.wait)
 
 
-def run(
-    replies: list[Reply | ServerError], deadline: float, hint: float | None = None
-) -> tuple[Reply | None, Time, list[object]]:
-    """Poll through ``replies``, the last one over and over."""
-    time, heard = Time(), list[object]()
-    script = itertools.chain(replies, itertools.repeat(replies[-1]))
+class Server:
+    """A client whose replies are those of a script, the last one over and over."""
 
-    async def fetch(_: Reply | None) -> Reply:
-        reply = next(script)
+    def __init__(self, replies: list[Reply | ServerError]) -> None:
+        self._replies = itertools.chain(replies, itertools.repeat(replies[-1]))
+        self.compress = ResponseCompressor()
+
+    async def retrieve(self, _response_id: str, _last: Reply | None) -> Reply:
+        reply = next(self._replies)
         if isinstance(reply, ServerError):
             raise reply
         return reply
 
-    async def main() -> Reply | None:
-        watch = Watch(
-            fetch, heard.append, heard.append, WakeEvent(), 1000 + deadline, ResponseCompressor()
-        )
-        return await poll(watch, PollSchedule(10, lambda: 0.5), time.clock(), hint)
 
-    return asyncio.run(main()), time, heard
+class Unheard:
+    """Whoever runs the job; nothing is asked of it here."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+def run(
+    replies: list[Reply | ServerError], deadline: float, hint: float | None = None
+) -> tuple[Reply | None, Time, list[object]]:
+    """Watch a response through ``replies``; what came of it, the waits, and each change of the job."""
+    time, heard = Time(), list[object]()
+    record = JobRecord(Request("{}"), "https://host/v1", 0.0, status="queued")
+    job = Job(record, Unheard())
+    job.add_listener(lambda job: heard.append(job.record))
+    store = JobStore(Journal(None), OwnerLock(None))
+    endpoint: Any = Endpoint(Server(replies), PollPacer())  # type: ignore[arg-type]
+    accepted = AcceptedResponse(endpoint, "resp_1", Reply({}, hint), 1000.0)
+
+    async def main() -> Reply | None:
+        watcher = ResponseWatcher(job, accepted, store, time.clock(), 10)
+        return await watcher.run(1000 + deadline)
+
+    with pytest.MonkeyPatch.context() as patch:
+        evenly = functools.partial(PollSchedule, jitter=lambda: 0.5)
+        patch.setattr("bgmagic.runtime.watcher.PollSchedule", evenly)
+        last = asyncio.run(main())
+    store.close(1)
+    return last, time, heard
 
 
 def failure(retry_after: float | None = None) -> ServerError:

@@ -88,7 +88,7 @@ def opened(path: Path | None) -> Iterator[Journal]:
 PRELUDE = """
 import os, signal, sys, threading
 from pathlib import Path
-from bgmagic.journal import *
+from bgmagic.storage.journal import *
 from tests.storage.test_journal import entry
 path, arguments = Path(sys.argv[1]), sys.argv[2:]
 journal = Journal(path)

@@ -19,16 +19,16 @@ TIMEOUT = 30  # seconds
 HOLD = """
 import os, sys
 from pathlib import Path
-from bgmagic.owners import Owner, OwnerError
-owner = Owner(Path(sys.argv[1]))
-owner.hold()
+from bgmagic.storage.owner_lock import OwnerError, OwnerLock
+owner = OwnerLock(Path(sys.argv[1]))
+owner.acquire()
 """
 SAY = "print(owner.id, flush=True)\nsys.stdin.readline()\n"
 FORK = """
 inward, outward = os.pipe()
 child = os.fork()
 if child == 0:
-    try: owner.hold()
+    try: owner.acquire()
     except OwnerError: os.write(outward, b"refused")
     owner.release()
     owner = None

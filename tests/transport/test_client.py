@@ -105,7 +105,7 @@ def test_nobody_listens(ask: Ask) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    failure = refused(ServerConfig(f"http://127.0.0.1:{port}/v1", KEY, remedy="start it"), ask())
+    failure = refused(ServerConfig(f"http://127.0.0.1:{port}/v1", KEY, hint="start it"), ask())
     assert not failure.maybe_accepted
     assert str(failure).endswith("start it")
 

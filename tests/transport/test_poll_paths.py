@@ -42,7 +42,7 @@ def server_by(way: str, scripted: ScriptedServer, patch: pytest.MonkeyPatch) -> 
     """The scripted server, asked in that way."""
     url = scripted.base_url
     if way == "embedded":
-        return ServerConfig(url, KEY, is_local=True, remedy="start it again")
+        return ServerConfig(url, KEY, is_local=True, hint="start it again")
     if way == "sdk":
         return server_from_client(openai.OpenAI(api_key=KEY, base_url=url))
     if way == "azure":
@@ -105,8 +105,8 @@ def test_polls_carry_what_the_sdk_sends(
 
 # Each failure of a poll: what the server does, and what is told of it.
 FAILURES: dict[str, tuple[Script, dict[str, Any]]] = {
-    "404": (Script(status=404, json=told), {"status_code": 404, "told": True, "code": "y"}),
-    "404 page": (Script(status=404, body=b"<html>"), {"status_code": 404, "told": False}),
+    "404": (Script(status=404, json=told), {"status_code": 404, "from_api": True, "code": "y"}),
+    "404 page": (Script(status=404, body=b"<html>"), {"status_code": 404, "from_api": False}),
     "401": (Script(status=401, json=told), {"status_code": 401}),
     "429": (
         Script(status=429, json=told, headers={"retry-after": "7"}),
