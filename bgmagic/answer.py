@@ -133,7 +133,7 @@ class Answer(str):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         # Imported when an answer is looked at: most are only used.
-        from bgmagic.display.render import to_html
+        from bgmagic.rendering.markdown import to_html
 
         shown = to_html(as_markdown(str(self), structured=self.data is not None))
         return {"text/plain": str(self), "text/html": shown + sources_html(self.citations)}
@@ -161,7 +161,7 @@ def sources_html(citations: tuple[Citation, ...]) -> str:
     """The list of links that stands under an answer, or ""."""
     if not citations:
         return ""
-    from bgmagic.display.render import links_html
+    from bgmagic.rendering.markdown import links_html
 
     quiet = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
     return f'<div style="{quiet}">Sources{links_html(sources(citations))}</div>'

@@ -46,7 +46,7 @@ WHOLE = (
     "tests/test_client.py", "tests/test_card.py", "tests/test_journal.py", "tests/test_servers.py",
     "tests/test_headless.py", "tests/test_scripts.py", "tests/test_terminal.py", "tests/test_colab.py",
     "tests/test_template.py", "tests/test_chain.py", "tests/test_stream.py", "tests/test_options.py",
-    "tests/test_completion.py", "tests/test_citations.py", "tests/test_render.py",
+    "tests/test_completion.py", "tests/test_citations.py", "tests/rendering",
 )  # fmt: skip
 
 

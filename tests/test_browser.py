@@ -23,8 +23,8 @@ from tests.browser import (
 )
 from tests.conftest import KEY
 from tests.notebooks import NOTEBOOKS, blank
+from tests.rendering.test_markdown import HOSTILE
 from tests.scripted import Script, ScriptedServer, response, written
-from tests.test_render import HOSTILE
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -209,7 +209,7 @@ def test_nothing_hostile_fires(server: ScriptedServer, lab_with: Open) -> None:
     """The hostile corpus, rendered in an executed notebook: no script runs, nothing but this machine is
     asked for anything; shown raw, the very same trap fires."""
     shown = f"""from IPython.display import HTML, display
-from bgmagic.display.render import to_html
+from bgmagic.rendering.markdown import to_html
 texts = [text.replace("fired=1", "window.fired=1") for text in {HOSTILE!r}]
 for start in range(0, len(texts), 5):  # JupyterLab shows no more than 50 outputs
     display(HTML("".join(map(to_html, texts[start:start + 5]))))

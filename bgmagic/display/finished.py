@@ -14,10 +14,10 @@ from typing import Any
 from bgmagic.answer import as_markdown, sources_html
 from bgmagic.citations import read_citations
 from bgmagic.display.card import line, model_of, sentence
-from bgmagic.display.render import to_html
 from bgmagic.errors import InvalidAnswer, JobError, NoAnswer, readable
 from bgmagic.job import Job
 from bgmagic.listing import Row, as_html, summary
+from bgmagic.rendering.markdown import to_html
 from bgmagic.status import Status
 
 _MARKS = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.display.render import to_html
+from bgmagic.rendering.markdown import to_html
 
 TAGS = {
     *("div", "p", "span", "b", "strong", "i", "em", "s", "del", "a", "ul", "ol", "li", "br", "hr"),

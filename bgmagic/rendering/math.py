@@ -2,8 +2,8 @@ r"""Formulas in a model's text: where they are, and which may be left for MathJa
 
 MathJax can do more than formulas: link, style, load, redefine what another formula means. So a
 formula is typeset only if all its commands are on a list of harmless ones, and is shown as its
-source otherwise; a command that MathJax learns in years to come is not on it. How either looks is
-left to render.py, the place of the rules among those of Markdown to markdown.py.
+source otherwise; a command that MathJax learns in years to come is not on it. How either looks, and
+the place of the rules among those of Markdown, is left to markdown.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bgmagic.display.escaping import visible
+from bgmagic.rendering.escaping import visible
 
 if TYPE_CHECKING:
     from markdown_it.rules_block import StateBlock
