@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bgmagic.rendering.markdown import to_html
 from bgmagic.rendering.math import for_mathjax, typesettable
+from bgmagic.rendering.mathml import to_mathml
 from tests.rendering.test_markdown import Seen, check
 
 
@@ -176,6 +177,12 @@ def test_what_has_no_mathml_is_its_source(formula: str) -> None:
     assert "<math" not in shown
     assert "".join(Seen(shown).texts).strip() == ""
     assert formula[1:-1].replace("&", "&amp;") in shown
+
+
+def test_lengths_are_lengths() -> None:
+    """A length that the reader of TeX passes on as it was written is one, or there is no MathML."""
+    assert 'width="1em"' in to_mathml(r"$\hspace{1em}$")
+    assert to_mathml(r"$\hspace{url(x)}$") == ""
 
 
 pieces = st.sampled_from(
