@@ -70,10 +70,10 @@ _ENVIRONMENT = re.compile(
 _REPLACED = (
     (re.compile(r"(?<!\\)((?:\\\\)+)\*?\s*\[[^\]]{0,9}\]"), r"\1"),  # gaps between rows
     (re.compile(r"\\(?:nonumber|notag)(?![A-Za-z])"), ""),
-    (re.compile(r"\\operatorname\*"), r"\\operatorname"),
     (re.compile(r"\\arg(?![A-Za-z])"), r"\\operatorname{arg}"),
     (re.compile(r"\\tag(?=\{)"), r"\\qquad\\tag"),
 )
+_OPERATOR = re.compile(r"\\operatorname\*?\{([^{}]*)\}")
 _MIXED = re.compile(r"\\text\{([^{}$]*\$[^{}]*)\}")
 # Operators below which a limit stands where there is room.
 _LIMITED = {
@@ -100,6 +100,7 @@ def to_mathml(formula: str) -> str:
 def _known(tex: str) -> str:
     """``tex`` in the words that latex2mathml knows."""
     tex = _MIXED.sub(_unmixed, tex)
+    tex = _OPERATOR.sub(_operator, tex)
     tex = _ENVIRONMENT.sub(_environment, tex)
     for pattern, replaced in _REPLACED:
         tex = pattern.sub(replaced, tex)
@@ -115,6 +116,11 @@ def _unmixed(found: re.Match[str]) -> str:
     return "{" + " ".join(map(" ".join, zip(words, [*parts[1::2], ""], strict=True))) + "}"
 
 
+def _operator(found: re.Match[str]) -> str:
+    r"""An operator with the spaces of its name as characters: at ``\,`` it would be taken apart."""
+    return "\\operatorname{" + re.sub(r"\\[,; ]", "\u2009", found[1]) + "}"
+
+
 def _environment(found: re.Match[str]) -> str:
     if found[2] not in _LIKE:
         return found.group()
@@ -128,7 +134,7 @@ def _built(node: Element, display: bool, style: str = "") -> Iterator[str]:
         tag, style = "mrow", "border: 1px solid; padding: 0.2em"
     if tag not in _ELEMENTS or len(node) != _PARTS.get(tag, len(node)):
         raise ValueError(tag)
-    if tag == "msub" and display and "".join(node[0].itertext()) in _LIMITED:
+    if tag == "msub" and display and re.sub(r"\s", "", "".join(node[0].itertext())) in _LIMITED:
         tag = "munder"
     yield f"<{tag}{_attributes(node, style)}>"
     if node.text:

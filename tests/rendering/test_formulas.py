@@ -115,6 +115,8 @@ def mathml(formula: str) -> str:
         (r"$$\max_x$$", "<munder><mo>max</mo><mi>x</mi></munder>"),
         (r"$\max_x$", "<msub><mo>max</mo><mi>x</mi></msub>"),
         (r"$\arg$", "<mo>arg</mo>"),
+        (r"$$\operatorname*{arg\,max}_x$$", "<munder><mo>arg\u2009max</mo><mi>x</mi></munder>"),
+        (r"$\operatorname{Var}X$", "<mo>Var</mo><mi>X</mi>"),
         (
             r"$\text{if $x$}$",
             "<mrow><mtext>if\xa0</mtext><mi>x</mi><mtext></mtext></mrow>",
