@@ -46,7 +46,7 @@ WHOLE = (
     "tests/transport/test_client.py", "tests/display/test_card.py", "tests/storage/test_journal.py", "tests/api/test_servers.py",
     "tests/notebook/test_headless.py", "tests/project/test_scripts.py", "tests/notebook/test_terminal.py", "tests/notebook/test_colab.py",
     "tests/prompts/test_template.py", "tests/runtime/test_dependencies.py", "tests/transport/test_streaming.py", "tests/submission/test_options.py",
-    "tests/notebook/test_completion.py", "tests/api/test_citations.py", "tests/rendering/test_markdown.py",
+    "tests/notebook/test_completion.py", "tests/api/test_citations.py", "tests/rendering",
 )  # fmt: skip
 
 

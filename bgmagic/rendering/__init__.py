@@ -1,4 +1,5 @@
-"""Turns text that a model wrote into HTML in which nothing of it acts: the security border.
+"""What a model wrote, as HTML in which nothing it wrote acts: the security border of the package.
 
-Imports nothing else of the package.
+Markdown goes in, HTML comes out, made of elements and attributes that are all written here. Imports
+nothing else of the package.
 """

@@ -1,7 +1,7 @@
 """Code as coloured HTML, in the colours of the Jupyter theme around it.
 
 Pygments reads the code, and is imported when the first code with a known language is met. The
-block around the code is render.py's.
+block around the code is made in markdown.py.
 """
 
 from __future__ import annotations

@@ -1,160 +1,44 @@
-"""Markdown of an answer as HTML in which nothing that a model wrote can act."""
+"""What a model wrote, Markdown, as HTML that reads well and can do nothing.
+
+The elements and attributes are all written here and in mathml.py: nothing the model wrote becomes
+one, only text and the address of a link. Nothing is loaded. The looks are style attributes with
+Jupyter's variables, and meaningful elements where a page strips those.
+"""
 
 from __future__ import annotations
 
-import functools
 import json
-import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from bgmagic.rendering import highlight
 from bgmagic.rendering.escaping import code_text, inline_text
 from bgmagic.rendering.highlight import highlighted
-from bgmagic.rendering.math import Formulas
+from bgmagic.rendering.math import for_mathjax
+from bgmagic.rendering.parser import linkable, parse, unfenced
 
 if TYPE_CHECKING:
-    from markdown_it import MarkdownIt
-    from markdown_it.rules_block import StateBlock
-    from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
-
-# Quotes and lists within each other, two for each list; what is deeper is shown as it was written.
-DEEPEST = 20
-
-# Cells of all tables: a short row is filled up, so that a small text could make millions.
-MOST_CELLS = 20_000
-
-_LINK = re.compile(r"(?:https?://[^/?#\s]|mailto:)[^\s\x00-\x1f\x7f]+", re.IGNORECASE)
-
-_BARE = re.compile(r"://[^\s<>\"`\\$|{}\[\]]{1,2000}")
-
-_NO_END = ".,;:!?'*_~"
-
-
-def parse(text: str) -> list[Token]:
-    """The tokens of ``text``, as markdown-it names them.
-
-    Three are ours: ``math_inline`` and ``math_block``, whose content is a formula with its
-    delimiters and which are ``hidden`` if it must not be typeset, and ``too_deep``, text in which
-    Markdown was not looked for. An attribute ``href`` or ``src`` is an address that may be linked.
-    """
-    return _parser().parse(text, {"formulas": Formulas()})
-
-
-def linkable(address: str) -> bool:
-    """Whether ``address`` may be linked: http, https or mailto, with something after it.
-
-    Nothing else: a link without a scheme would mean a file of the server that shows the notebook,
-    and the other schemes can run or open things.
-    """
-    return _LINK.fullmatch(address) is not None
-
-
-@functools.cache
-def _parser() -> MarkdownIt:
-    from markdown_it import MarkdownIt
-
-    made = MarkdownIt("commonmark", {"html": False, "maxNesting": DEEPEST + 2})
-    made.enable("strikethrough")
-    made.disable(["html_block", "html_inline"])
-    made.validateLink = linkable  # type: ignore[method-assign, assignment]  # so it is set
-    around = ["paragraph", "reference", "blockquote", "list"]
-    made.block.ruler.before("code", "too_deep", _too_deep)
-    made.block.ruler.before("fence", "math_block", _math_block, {"alt": around})
-    made.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
-    made.enable("table")
-    made.inline.ruler.before("escape", "math_inline", _math_inline)
-    made.inline.ruler.after("text", "bare_link", _bare_link)
-    return made
-
-
-def _formulas(env: Any) -> Formulas:
-    found: Formulas = env["formulas"]
-    return found
-
-
-def _math_inline(state: StateInline, silent: bool) -> bool:
-    return _formulas(state.env).inline(state, silent)
-
-
-def _math_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    return _formulas(state.env).block(state, start, end, silent)
-
-
-def _too_deep(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """At `DEEPEST`, take what is left as it is; markdown-it itself would leave it out."""
-    if silent or state.level < DEEPEST:
-        return False
-    token = state.push("too_deep", "", 0)
-    token.content = state.getLines(start, end, state.blkIndent, False)
-    token.map = [start, end]
-    state.line = end
-    return True
-
-
-def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """markdown-it's rule for tables, which ends one where there are `MOST_CELLS`."""
-    from markdown_it.rules_block import table
-
-    columns = state.src.count("|", state.bMarks[start], state.eMarks[start]) + 1
-    rows = (MOST_CELLS - state.env.get("cells", 0)) // columns
-    found = rows > 2 and table(state, start, min(end, start + rows), silent)
-    if found and not silent:
-        state.env["cells"] = state.env.get("cells", 0) + columns * (state.line - start)
-    return found
-
-
-def _bare_link(state: StateInline, silent: bool) -> bool:
-    """An address on its own, as models write them; what ends a sentence is not a part of it."""
-    if state.src[state.pos] != ":" or state.linkLevel > 0:
-        return False
-    found = _BARE.match(state.src, state.pos, state.posMax)
-    scheme = re.search(r"(?<![A-Za-z0-9])https?\Z", state.src[max(0, state.pos - 6) : state.pos])
-    if found is None or scheme is None or not state.pending.endswith(scheme.group()):
-        return False
-    rest = found.group().rstrip(_NO_END)
-    while rest.endswith(")") and rest.count(")") > rest.count("("):
-        rest = rest[:-1].rstrip(_NO_END)
-    address = scheme.group() + rest
-    target = state.md.normalizeLink(address)
-    if not linkable(target):
-        return False
-    if not silent:
-        state.pending = state.pending[: -len(scheme.group())]
-        state.push("link_open", "a", 1).attrs = {"href": target}
-        state.push("text", "", 0).content = address
-        state.push("link_close", "a", -1)
-    state.pos += len(rest)
-    return True
-
 
 # Beyond either the rest is folded: about two screens.
 FOLD_LINES, FOLD_CHARACTERS = 60, 6_000
-
 # Markdown in what follows is not looked for: more than any model writes at once.
 LONGEST = 300_000
-
 _LONGEST_ADDRESS = 80  # of an image, as it is shown
 
 _LINE = "var(--jp-border-color1, rgba(127, 127, 127, 0.5))"
-
 # On the background of the page: Jupyter's colours of code are too faint on that of its editor.
 _SHADE = "var(--jp-layout-color1, rgba(127, 127, 127, 0.12))"
-
 _ALL = "max-width: 52em; overflow-wrap: anywhere"
-
 # What may be too wide scrolls, by the keyboard too: hence the tabindex.
 _PRE = (
-    'tabindex="0" style="overflow-x: auto; padding: 0.6em 0.8em; line-height: 1.35; '
-    f'border: 1px solid {_LINE}; border-radius: 3px; background: {_SHADE}"'
+    'tabindex="0" style="overflow-x: auto; margin: 0.7em 0; padding: 0.6em 0.8em; '
+    f'line-height: 1.35; border: 1px solid {_LINE}; border-radius: 3px; background: {_SHADE}"'
 )
-
 _WIDE = 'tabindex="0" style="overflow-x: auto; max-width: 100%"'
-
+_FORMULA = 'tabindex="0" style="overflow-x: auto; max-width: 100%; margin: 0.8em 0"'  # MathML
 # Jupyter's own style for code would break its lines, and put a background of its own behind them.
 _CODE = 'style="white-space: pre; padding: 0; background: none"'
-
 # Words of a narrow table stay whole.
 _CELL = f"border: 1px solid {_LINE}; padding: 0.3em 0.7em; overflow-wrap: break-word; text-align: "
 
@@ -170,8 +54,9 @@ _OPENED = {
     "em": "<em>",
     "strong": "<strong>",
     "s": "<s>",
+    "sub": "<sub>",
+    "sup": "<sup>",
 }
-
 _CLOSED = {
     "paragraph": "</p>\n",
     "blockquote": "</blockquote>\n",
@@ -187,25 +72,43 @@ _CLOSED = {
     "em": "</em>",
     "strong": "</strong>",
     "s": "</s>",
+    "sub": "</sub>",
+    "sup": "</sup>",
+    "footnote_reference": "</div>\n",
     "link": "</a>",
 }
 
 
-def to_html(text: str, *, fold: bool = True) -> str:
+def to_html(
+    text: str, *, fold: bool = True, formulas: Literal["mathjax", "mathml"] = "mathjax"
+) -> str:
     """``text``, Markdown, as safe HTML; it never raises, in time that grows with the text's length.
 
-    CommonMark with tables, strikethrough and formulas, which are left to the page's MathJax. Raw
-    HTML is shown as text, an image as its words and a link to it.
+    CommonMark with tables, strikethrough, footnotes, lists of tasks and formulas; all of it may
+    stand in one fence of Markdown. Raw HTML is shown as text, but for ``<br>``, ``<sub>`` and
+    ``<sup>``, an image as its words and a link to it. Marks of citations are left out.
 
     Args:
         fold: hide the rest of what is longer than about `FOLD_LINES` lines or `FOLD_CHARACTERS`
             characters behind a line that can be clicked.
+        formulas: "mathjax" leaves them to the page's MathJax, as Jupyter has it; "mathml" gives
+            them as MathML, for a page that typesets nothing, as the outputs of VS Code. What
+            either can't show, and what could do more than a formula, is shown as its source.
     """
     try:
-        inside = _rendered(text, fold)
+        inside = _rendered(text, fold, formulas == "mathml")
     except Exception:  # an answer that was paid for is shown, whatever a library makes of it
         inside = _plain(text)
     return f'<div dir="auto" style="{_ALL}">{inside}</div>'
+
+
+def as_markdown(text: str, *, structured: bool) -> str:
+    """What is shown of an output text: itself, or if it is ``structured`` JSON to be read."""
+    try:
+        indented = json.dumps(json.loads(text), indent=2, ensure_ascii=False) if structured else ""
+    except (ValueError, RecursionError):
+        return text
+    return f"```json\n{indented}\n```" if structured else text
 
 
 def links_html(pairs: Sequence[tuple[str, str]]) -> str:
@@ -223,13 +126,13 @@ def _titled(title: str, address: str) -> str:
     return words if not title.strip() else f"{words} ({inline_text(address)})"
 
 
-def _rendered(text: str, fold: bool) -> str:
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+def _rendered(text: str, fold: bool, mathml: bool) -> str:
+    text = unfenced(text.replace("\r\n", "\n").replace("\r", "\n"))
     end = len(text) if len(text) <= LONGEST else text.rfind("\n", 0, LONGEST) + 1 or LONGEST
     text, rest = text[:end], text[end:]
     tokens = parse(text)
     cut = _cut(text, tokens) if fold else None
-    page = _Page()
+    page = _Page(mathml)
     if cut is None:
         return page.blocks(tokens) + (_plain(rest) if rest else "")
     index, line = cut
@@ -279,20 +182,30 @@ def _anchor(address: str) -> str:
 class _Page:
     """One text as it becomes HTML; remembers how much more of its code may be coloured."""
 
-    def __init__(self) -> None:
+    def __init__(self, mathml: bool) -> None:
+        self._mathml = mathml
         self._colour_left = highlight.MOST
+        self._label = ""  # of a footnote that has begun
 
     def blocks(self, tokens: Iterable[Token]) -> str:
         return "".join(map(self._block, tokens))
 
     def _block(self, token: Token) -> str:
+        label, self._label = self._label, ""
+        if token.type == "footnote_reference_open":
+            self._label = f"{_footnote_label(token)} "
+            return "<div>"
+        shown = self._shown(token)
+        return shown + label if token.type == "paragraph_open" else label + shown
+
+    def _shown(self, token: Token) -> str:
         match token.type:
             case "inline":
-                return _inline(token.children or ())
+                return self._inline(token.children or ())
             case "fence" | "code_block":
                 return self._code(token.content, token.info)
             case "math_block":
-                return _formula(token, "div", f"<pre {_PRE}><code {_CODE}>", "</code></pre>\n")
+                return self._formula(token, f"<pre {_PRE}><code {_CODE}>", "</code></pre>\n")
             case "hr":
                 return "<hr>\n"
             case "too_deep":
@@ -305,6 +218,50 @@ class _Page:
             self._colour_left -= len(code)
         inside = highlighted(code, language if self._colour_left >= 0 else "")
         return f'<pre dir="ltr" {_PRE}><code {_CODE}>{inside}</code></pre>\n'
+
+    def _inline(self, tokens: Iterable[Token], *, linked: bool = False) -> str:
+        parts, depth = [], 0
+        for token in tokens:
+            if token.type == "image":
+                parts.append(self._image(token, linked=linked or depth > 0))
+            elif token.type in ("link_open", "link_close"):
+                depth += token.nesting
+                parts.append("" if linked else _link(token))
+            elif token.type == "math_inline":
+                parts.append(self._formula(token, "<code>", "</code>"))
+            else:
+                parts.append(_span(token))
+        return "".join(parts)
+
+    def _image(self, token: Token, *, linked: bool) -> str:
+        """An image's words and a link: loading it would tell its server who reads this, and when.
+
+        Args:
+            linked: whether this is within a link, which can't hold another.
+        """
+        address = str(token.attrGet("src"))
+        words = self._inline(token.children or (), linked=linked) or "image"
+        shown = inline_text(
+            address if len(address) <= _LONGEST_ADDRESS else f"{address[:_LONGEST_ADDRESS]}…"
+        )
+        return f"{words} ({shown})" if linked else f"{words} ({_anchor(address)}{shown}</a>)"
+
+    def _formula(self, token: Token, before: str, after: str) -> str:
+        """A formula for MathJax, alone in its element so that it ends there, or as MathML.
+
+        Else its source, between ``before`` and ``after``.
+        """
+        element, end = ("div", "</div>\n") if token.type == "math_block" else ("span", "</span>")
+        style = f" {_FORMULA if self._mathml else _WIDE}" if element == "div" else ""
+        if self._mathml and not token.hidden:
+            from bgmagic.rendering.mathml import to_mathml
+
+            shown = to_mathml(token.content)
+        else:
+            shown = "" if token.hidden else code_text(for_mathjax(token.content))
+        if not shown:
+            return f"{before}{code_text(token.content)}{after}"
+        return f"<{element}{style}>{shown}{end}"
 
 
 def _tag(token: Token) -> str:
@@ -328,19 +285,6 @@ def _tag(token: Token) -> str:
     return _OPENED[kind]
 
 
-def _inline(tokens: Iterable[Token], *, linked: bool = False) -> str:
-    parts, depth = [], 0
-    for token in tokens:
-        if token.type == "image":
-            parts.append(_image(token, linked=linked or depth > 0))
-        elif token.type in ("link_open", "link_close"):
-            depth += token.nesting
-            parts.append("" if linked else _link(token))
-        else:
-            parts.append(_span(token))
-    return "".join(parts)
-
-
 def _link(token: Token) -> str:
     return _anchor(str(token.attrGet("href"))) if token.nesting == 1 else _CLOSED["link"]
 
@@ -353,40 +297,12 @@ def _span(token: Token) -> str:
             return "<br>\n"
         case "code_inline":
             return f"<code>{code_text(token.content)}</code>"
-        case "math_inline":
-            return _formula(token, "span", "<code>", "</code>")
-        case "em_open" | "em_close" | "strong_open" | "strong_close" | "s_open" | "s_close":
-            return _tag(token)
+        case "footnote_ref":
+            return _footnote_label(token)
+    if token.nesting:
+        return _tag(token)
     return inline_text(token.content)
 
 
-def _image(token: Token, *, linked: bool) -> str:
-    """An image's words and a link to it: loading it would tell its server who reads this, and when.
-
-    Args:
-        linked: whether this is within a link, which can't hold another.
-    """
-    address = str(token.attrGet("src"))
-    words = _inline(token.children or (), linked=linked) or "image"
-    shown = inline_text(
-        address if len(address) <= _LONGEST_ADDRESS else f"{address[:_LONGEST_ADDRESS]}…"
-    )
-    return f"{words} ({shown})" if linked else f"{words} ({_anchor(address)}{shown}</a>)"
-
-
-def _formula(token: Token, element: str, before: str, after: str) -> str:
-    """A formula for MathJax, alone in its element so that it ends there; or else its source."""
-    source = code_text(token.content)
-    if token.hidden:
-        return f"{before}{source}{after}"
-    style = f" {_WIDE}" if element == "div" else ""
-    return f"<{element}{style}>{source}</{element}>" + ("\n" if element == "div" else "")
-
-
-def as_markdown(text: str, *, structured: bool) -> str:
-    """What is shown of an output text: itself, or if it is ``structured`` JSON to be read."""
-    try:
-        indented = json.dumps(json.loads(text), indent=2, ensure_ascii=False) if structured else ""
-    except (ValueError, RecursionError):
-        return text
-    return f"```json\n{indented}\n```" if structured else text
+def _footnote_label(token: Token) -> str:
+    return f"<sup>[{inline_text(str(token.meta['label']))}]</sup>"

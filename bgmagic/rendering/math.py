@@ -1,9 +1,9 @@
-"""Formulas in a model's text: where they are, and which may be left for MathJax to typeset.
+r"""Formulas in a model's text: where they are, and which may be left for MathJax to typeset.
 
 MathJax can do more than formulas: link, style, load, redefine what another formula means. So a
 formula is typeset only if all its commands are on a list of harmless ones, and is shown as its
-source otherwise; a command that MathJax learns in years to come is not on it. How either looks is
-left to render.py, the place of the rules among those of Markdown to markdown.py.
+source otherwise; a command that MathJax learns in years to come is not on it. How either looks, and
+the place of the rules among those of Markdown, is left to markdown.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # A formula that is longer, in characters or lines, or deeper in braces, is shown as its source.
 LONGEST, LINES, DEEPEST = 5_000, 200, 30
-
 # How many formulas of a text are typeset: each costs the browser about a millisecond.
 MOST = 2_000
 
@@ -74,53 +73,52 @@ _COMMANDS = _words("""
     mathopen mathclose mathpunct mathinner quad qquad enspace thinspace space nobreakspace boxed
     cancel bcancel xcancel phantom not hline hdashline newline nonumber notag bra ket braket
 """)
-
 # After a backslash: spaces, signs, and the end of a row.
 _SIGNS = frozenset(" ,;:!>{}|\\_%$#&/")
-
 _ENVIRONMENTS = _words("""
     align align* aligned alignat alignat* alignedat array bmatrix Bmatrix cases dcases eqnarray
     eqnarray* equation equation* gather gather* gathered matrix multline multline* pmatrix rcases
     smallmatrix split vmatrix Vmatrix
 """)
-
 _POSITION = r"(?:\[[tbc]\])?"
-
 _PAIRS = re.compile(_POSITION + r"\{\d\}")
-
 _COLUMNS = {
     "array": re.compile(_POSITION + r"\{[lcr|: ]{0,40}\}"),
     "alignat": _PAIRS,
     "alignat*": _PAIRS,
     "alignedat": _PAIRS,
 }
-
 # A distance, never negative.
 _SMALL = r"(?:[1-3]?\d|\d?\.\d{1,2}) ?(?:em|ex|mu|pt|px|mm)"
-
 # Commands whose argument is no formula, and how it must look. MathJax takes some of these apart by
 # rules of their own, so that what reads as two commands could become another one.
 _ATOMS = "[A-Za-z0-9()+^_. =<>*-]"
-
 _ARGUMENTS = {
     "hspace": re.compile(rf"\{{{_SMALL}\}}"),
     "tag": re.compile(r"\{[A-Za-z0-9 .,*'′-]{0,40}\}"),
     "operatorname": re.compile(r"\*?\{(?:[A-Za-z0-9 .*-]|\\[,; ]){0,40}\}"),
     "ce": re.compile(rf"\{{(?:{_ATOMS}|\{{{_ATOMS}{{0,40}}\}}){{0,200}}\}}"),
 }
-
 _WORDS = _words("text textrm textbf textit textsf texttt textnormal mbox")
-
+# The commands that MathJax 3.2.2 takes within those words, of all that are here; others are errors.
+_WITHIN_WORDS = _words("""
+    dag ddag dagger ddagger copyright pounds bf it rm sf tt cal enspace thinspace quad qquad
+    langle rangle lbrace rbrace lbrack rbrack lvert rvert lVert rVert vert Vert
+""")
+# What MathJax 3.2.2, as JupyterLab ships it, does not know, by what it draws.
+_DRAWN_BY = {
+    "dag": "†", "ddag": "‡", "P": "¶", "copyright": "©", "pounds": "£", "/": "{}",
+    "widecheck": "\\check",
+}  # fmt: skip
+# Where it takes no tag, one of an equation's number.
+_INNER = re.compile(r"\\begin\{(?:aligned|alignedat|split|gathered)\}")
+_TAG = re.compile(r"(?<!\\)((?:\\\\)*)\\tag\{([^{}]*)\}")
 _MOST_PULLS = 20  # \! draws together; many of them would draw text over other text
 
 _TOKEN = re.compile(r"\\([A-Za-z]+|.)|[{}$%]", re.DOTALL)
-
 _NAME = re.compile(r"\{([A-Za-z]+\*?)\}")
-
 _ROW_GAP = re.compile(r"\*?\s*\[")
-
 _ROW_SMALL = re.compile(rf"\*?\s*\[{_SMALL}\]")
-
 _BRACED = re.compile(r"\s*\{")
 
 
@@ -133,24 +131,45 @@ def typesettable(formula: str) -> bool:
     if len(formula) > LONGEST or visible(formula) != formula:
         return False
     start, end = _inside(formula)
-    depth, words = 0, -1  # words: how deep the \text is that we are in
+    depth, words, again = 0, -1, False  # words: how deep the \text is that we are in
     for token in _TOKEN.finditer(formula, start, end):
         sign = token.group()
         if sign == "{":
             depth += 1
         elif sign == "}":
             depth -= 1
-            words = -1 if depth == words else words
+            if depth == words:
+                words = -1
         elif sign == "%" or (sign == "$" and words < 0):
             return False
-        elif sign != "$":
-            if not _harmless(formula, token, within_words=words >= 0):
+        elif sign == "$":
+            again = not again  # a formula within words
+        else:
+            if not _harmless(formula, token, within_words=words >= 0 and not again):
                 return False
             if token[1] in _WORDS and words < 0:
                 words = depth
         if not 0 <= depth <= DEEPEST:
             return False
-    return depth == 0 and formula.count("\\!") <= _MOST_PULLS
+    return depth == 0 and not again and formula.count("\\!") <= _MOST_PULLS
+
+
+def for_mathjax(formula: str) -> str:
+    """``formula`` without what MathJax 3.2.2 doesn't take: some commands, tags in some places."""
+    if _INNER.search(formula) or ("\\begin" not in formula and formula.count("\\tag") > 1):
+        formula = _TAG.sub(r"\1\\qquad\\text{(\2)}", formula)
+    return _TOKEN.sub(lambda token: _DRAWN_BY.get(token[1] or "", token.group()), formula)
+
+
+def inside(formula: str) -> str:
+    """``formula`` without its delimiters; an environment is its own."""
+    start, end = _inside(formula)
+    return formula[start:end]
+
+
+def displayed(formula: str) -> bool:
+    """Whether ``formula``, given with its delimiters, stands on lines of its own."""
+    return formula.startswith(("$$", "\\[", "\\begin"))
 
 
 def _inside(formula: str) -> tuple[int, int]:
@@ -172,6 +191,8 @@ def _harmless(formula: str, token: re.Match[str], *, within_words: bool) -> bool
     if name == "\\":
         gap = _ROW_GAP.match(formula, after)
         return not within_words and (gap is None or bool(_ROW_SMALL.match(formula, after)))
+    if within_words and len(name) > 1:
+        return name in _WITHIN_WORDS
     return name in _COMMANDS or name in _SIGNS
 
 
@@ -186,10 +207,15 @@ def _environment(formula: str, at: int, *, columns: bool) -> bool:
 # What opens, closes, escapes or nests. A formula ends where MathJax would end it: at the first
 # closing delimiter that is not within braces of the formula's.
 _MARK = re.compile(r"\\.|\$+|[{}]", re.DOTALL)
-
 _CLOSING = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
-
 _PRICE = re.compile(r"\d[\d.,]*[KMBkmb]?\W*\s[^\\={}^_+]*[A-Za-z]{2}")
+# Between two dollars with spaces inside: what says nothing of whether these are words; a word,
+# which is longer where there are signs of a formula (mc^2), or what no formula has; and what
+# follows a price.
+_TEX = re.compile(r"\\[A-Za-z]+|\{[^{}]*\}")
+_WORD = re.compile(r"[^\W\d_]{2}|[^\W\d_A-Za-z\u0370-\u03ff]|[€£¥₹]")
+_LONG_WORD = re.compile(_WORD.pattern.replace("{2}", "{3}"))
+_AFTER_PRICE = re.compile(r"[-–—/,;.(&]\s*\Z")
 
 
 def formulas(text: str) -> dict[int, int]:
@@ -198,7 +224,12 @@ def formulas(text: str) -> dict[int, int]:
     Each start is looked at for itself, as if no other were one: the caller reads from the left, and
     knows what else (code, say) takes a start or an end away. A single dollar opens before what is
     no space, closes after what is no space and before no digit, as in Pandoc; and a number with
-    words after it is a price. Linear in the text's length: one pass, from the end.
+    words after it is a price. ``$ x $`` is a formula where there are letters and no words in it.
+    Linear in the text's length: one pass, from the end.
+
+    mdit-py-plugins does not do: its dollarmath takes "$5 here and 10$" for a formula
+    (test_prices_are_no_formulas), its texmath and amsmath take time that grows with the square of
+    the text's length (test_nesting_does_not_hang), and tables need the places before it is parsed.
     """
     found: dict[int, int] = {}
     nearest: dict[tuple[str, int], int | None] = {}  # by delimiter and depth in braces
@@ -227,9 +258,19 @@ def _delimited(text: str, at: int, end: int, sign: str) -> bool:
         return False
     if sign != "$":
         return True
-    if inside[0].isspace() or inside[-1].isspace() or text[end : end + 1].isdigit():
+    if text[end : end + 1].isdigit() or text[max(0, at - 1) : at].isalnum():
         return False
-    return not text[at - 1 : at].isalnum() and not _PRICE.match(inside)
+    if inside[0].isspace() and inside[-1].isspace():
+        return _without_words(inside)
+    return not inside[0].isspace() and not inside[-1].isspace() and not _PRICE.match(inside)
+
+
+def _without_words(inside: str) -> bool:
+    """Whether ``inside`` has letters or commands, and no words, as what stands between prices."""
+    word = _LONG_WORD if re.search(r"[\\^=]", inside) else _WORD
+    if word.search(_TEX.sub(" 0 ", inside)) or _AFTER_PRICE.search(inside):
+        return False
+    return re.search(r"[^\W\d_]|\\", inside) is not None
 
 
 class Formulas:

@@ -209,7 +209,7 @@ def test_nothing_hostile_fires(server: ScriptedServer, lab_with: Open) -> None:
     """The hostile corpus, rendered in an executed notebook: no script runs, nothing but this machine is
     asked for anything; shown raw, the very same trap fires."""
     shown = f"""from IPython.display import HTML, display
-from bgmagic.display.render import to_html
+from bgmagic.rendering.markdown import to_html
 texts = [text.replace("fired=1", "window.fired=1") for text in {HOSTILE!r}]
 for start in range(0, len(texts), 5):  # JupyterLab shows no more than 50 outputs
     display(HTML("".join(map(to_html, texts[start:start + 5]))))
@@ -228,6 +228,25 @@ print("all shown")"""
     assert outside == []
     lab.run(2)
     lab.page.wait_for_function("() => window.fired === 1")
+
+
+def test_mathml_is_drawn_and_nothing_hostile_fires() -> None:
+    """Without a typesetter a browser draws formulas as MathML, and nothing of the hostile corpus runs or loads."""
+    from bgmagic.rendering.markdown import to_html
+
+    formulas = r"$$\frac{a}{b}$$ $$\begin{aligned}a&=b\\&=c\end{aligned}$$"
+    texts = [text.replace("fired=1", "window.fired=1") for text in HOSTILE]
+    shown = "".join(to_html(text, formulas="mathml") for text in [formulas, *texts])
+    with page() as opened:
+        asked: list[str] = []
+        opened.on("request", lambda request: asked.append(request.url))
+        opened.set_content(f"<!doctype html>{shown}", wait_until="networkidle")
+        above, below = (opened.locator("mfrac > *").nth(n).bounding_box() for n in (0, 1))
+        assert above["y"] + above["height"] <= below["y"] + 1
+        first, second = (opened.locator("mtr").nth(n).bounding_box() for n in (0, 1))
+        assert first["y"] < second["y"]
+        assert opened.evaluate("window.fired") is None
+        assert asked == []
 
 
 def _picture(opened: Any, name: str) -> None:

@@ -17,6 +17,18 @@ TAGS = {
     *("h1", "h2", "h3", "h4", "h5", "h6", "details", "summary"),
 }
 ATTRIBUTES = {"style", "dir", "href", "rel", "target", "start", "tabindex"}
+# What formulas are made of where nothing typesets them.
+MATH_TAGS = {
+    *("math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mstyle", "mphantom", "mpadded"),
+    *("mfrac", "msqrt", "mroot", "msub", "msup", "msubsup", "munder", "mover", "munderover"),
+    *("mtable", "mtr", "mtd"),
+}
+MATH_ATTRIBUTES = {
+    *("display", "displaystyle", "scriptlevel", "mathvariant", "stretchy", "fence", "form"),
+    *("separator", "accent", "movablelimits", "linethickness", "lspace", "rspace", "width"),
+    *("minsize", "maxsize", "height", "depth", "voffset", "style"),
+}
+MATH_VALUE = re.compile(r"[a-z]+|[-+]?[\d.]+(em|ex|mu|pt|px|mm)?")
 # Signs that would act: what controls a terminal, and what changes the direction of reading.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -97,7 +109,23 @@ HOSTILE = [
     "$\\let\\x\\href$ $\\newcommand{\\x}{\\href}$ $\\renewcommand\\alpha{\\href}$",
     "\\\\(\\href{javascript:fired=1}{x}\\\\) \\$\\href{javascript:fired=1}{x}\\$",
     "<span>$</span>\\href{javascript:fired=1}{x}<span>$</span>",
+    # Elements that are ours where they have no attributes, and what looks like them.
+    "<sub onclick=fired=1>x</sub><sup style=position:fixed>y</sup><br onload=fired=1>",
+    "<sub>a<sup>b</sub>c</sup><sub><script>fired=1</script></sub></sub><sup>",
+    "<SUB><img src=x onerror=fired=1></SUB><br/onload=fired=1><br >",
+    # Footnotes, tasks and marks of citations.
+    "[^<script>fired=1</script>] [^x]\n\n[^x]: <img src=x onerror=fired=1> [y](javascript:fired=1)",
+    "- [x] <img src=x onerror=fired=1>\n- [ ] [y](javascript:fired=1)",
+    "\ue200cite\ue202<img src=x onerror=fired=1>\ue201 \ue200<script>fired=1</script>\ue201",
+    "```markdown\n<script>fired=1</script>\n$\\href{javascript:fired=1}{x}$\n```",
+    # Tables and the character that stands in for a pipe.
+    "|a|\n|-|\n|$x|\\href{javascript:fired=1}{x}$|\n|`|<script>fired=1</script>|`|",
+    "\ufdd0a\ufdd0\n\ufdd0-\ufdd0\n|[x](https://a.example/\ufdd0)|",
+    # What a reader of TeX might make into an element or an attribute.
+    "$&lt;script&gt;fired=1&lt;/script&gt; < / > \\text{</math><img src=x onerror=fired=1>}$",
+    "$\\text{&#60;img src=x onerror=fired=1&#62;} \\hspace{1em} \\operatorname{x}$",
     # Signs that act without being seen.
+    "&#x202e;$\\text{&#x202e;}$ &#8238;",
     "\x1b[31mred\x1b[0m \x1b]8;;https://evil.example\x07link\x1b]8;;\x07",
     "admin\u202etxt.exe \u2066x\u2069 \u200eL\u200fR",
     "a\x00b\x08c\x7fd\x9be \ud800 \ufffe \ufff9",
@@ -120,14 +148,19 @@ class Seen(HTMLParser):
         # What MathJax reads: it leaves code alone.
         self.texts: list[str] = []
         self._code = 0
+        self._open: list[str] = []
         self.feed(source)
         self.close()
+        assert self._open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
         self._code += tag in ("code", "pre")
+        if tag not in ("br", "hr"):
+            self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag, "elements overlap"
         self._code -= tag in ("code", "pre")
 
     def handle_data(self, data: str) -> None:
@@ -142,21 +175,36 @@ class Seen(HTMLParser):
 
 def check(text: str) -> str:
     """Only harmless elements, attributes and addresses, and no TeX command that could load or link."""
+    formula = Seen(to_html(text, formulas="mathml"))
+    for tag, attributes in formula.elements:
+        if tag in MATH_TAGS:
+            assert set(attributes) <= MATH_ATTRIBUTES, attributes
+            for name, value in attributes.items():
+                known = STYLE if name == "style" else MATH_VALUE
+                assert known.fullmatch(value or ""), attributes
+        else:
+            check_element(tag, attributes)
     shown = to_html(text)
-    shown.encode()
-    assert not UNSEEN.search(shown)
     seen = Seen(shown)
     for tag, attributes in seen.elements:
-        assert tag in TAGS, tag
-        assert set(attributes) <= ATTRIBUTES, attributes
-        address = attributes.get("href")
-        assert address is None or re.match("https?://.|mailto:.", address, re.IGNORECASE)
-        style = attributes.get("style")
-        assert style is None or STYLE.fullmatch(style), style
-        assert "url(" not in (style or "")
-    for piece in seen.texts:
+        check_element(tag, attributes)
+    for page in (shown, to_html(text, formulas="mathml")):
+        page.encode()
+        assert not UNSEEN.search(page)
+    for piece in seen.texts + formula.texts:
         assert not DANGEROUS.search(piece), piece
     return shown
+
+
+def check_element(tag: str, attributes: dict[str, str | None]) -> None:
+    """An element of the allow-list, with the attributes and addresses it may have."""
+    assert tag in TAGS, tag
+    assert set(attributes) <= ATTRIBUTES, attributes
+    address = attributes.get("href")
+    assert address is None or re.match("https?://.|mailto:.", address, re.IGNORECASE)
+    style = attributes.get("style")
+    assert style is None or STYLE.fullmatch(style), style
+    assert "url(" not in (style or "")
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -195,7 +243,30 @@ def test_long_answers_are_folded() -> None:
     assert "<details" not in to_html(text, fold=False)
 
 
-@pytest.mark.parametrize("text", ["[" * 50_000, "*a " * 50_000, "> " * 5_000 + "x", "`" * 50_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 50_000,
+        "*a " * 50_000,
+        "> " * 5_000 + "x",
+        "`" * 50_000,
+        "\\(" * 150_000,
+        "\\[ x\n\n" * 50_000,
+        # In time that grows with the square this takes 100 s, ours takes 1.
+        pytest.param("\\begin{align}\n" * 20_000, marks=pytest.mark.timeout(60)),
+        "://" * 100_000,
+        "https://" * 30_000,
+        "- [ ] a\n" * 37_000,
+        "<sub>" * 60_000,
+        "【" * 300_000,
+        "\ue200cite\ue202" * 30_000,
+        "|a|\n|-|\n" + "|$a|b$`|" * 30_000,
+        "```markdown " + " " * 280_000 + "`",
+        " " * 290_000 + "-|x",
+        "[^1]: x\n" * 30_000,
+    ],
+    ids=lambda text: text[:12],
+)
 def test_nesting_does_not_hang(text: str) -> None:
     """Texts made to nest or backtrack for ever are rendered, too."""
     assert to_html(text)
@@ -231,3 +302,116 @@ def test_formulas_reach_the_typesetter(text: str) -> None:
     """A formula stands whole in one piece of text, as it was written."""
     formula = text.removeprefix("so ").removesuffix(".")
     assert formula in [piece.strip() for piece in Seen(to_html(text)).texts]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("H<sub>2</sub>O", "<p>H<sub>2</sub>O</p>"),
+        ("x<SUP>*2*</SUP>", "<p>x<sup><em>2</em></sup></p>"),
+        ("a<br>b<br/>c<BR />d", "<p>a<br>\nb<br>\nc<br>\nd</p>"),
+        ("x<sup>$n$</sup>", "<p>x<sup><span>$n$</span></sup></p>"),
+        ("<sub>a", "<p>&lt;sub&gt;a</p>"),
+        ("a</sub>", "<p>a&lt;/sub&gt;</p>"),
+        ('<sub class="x">a</sub>', "<p>&lt;sub class=&quot;x&quot;&gt;a&lt;/sub&gt;</p>"),
+        ("`<sub>a</sub>`", "<p><code>&lt;sub&gt;a&lt;/sub&gt;</code></p>"),
+    ],
+)
+def test_few_elements_are_ours(text: str, expected: str) -> None:
+    """Line breaks and raised and lowered text work without attributes; whatever else looks like HTML is text."""
+    assert inside(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("So it is \ue200cite\ue202turn0search1\ue202turn2view0\ue201.", "So it is."),
+        ("A \ue200filecite\ue202turn0file1\ue202L3-L7\ue201 b", "A b"),
+        ("A【4:0†source】 b【11†paper.pdf】.", "A b."),
+        ("A \ue203b\ue204 c\ue206", "A b c"),
+        ("Two \ue200cite\ue202a_b\ue201 and \ue200cite\ue202c_d\ue201", "Two and"),
+        ("Not 【this】 and †that", "Not 【this】 and †that"),
+    ],
+)
+def test_marks_of_citations_are_not_shown(text: str, expected: str) -> None:
+    """What a server puts where a source is cited is left out, with the space before it."""
+    assert inside(text) == f"<p>{expected}</p>"
+
+
+def test_code_keeps_what_looks_like_a_citation() -> None:
+    """In code, in a line or a block, every character stands as it was written."""
+    assert "【4:0†source】" in to_html("`【4:0†source】`")
+    assert "【4:0†source】" in to_html("```\n【4:0†source】\n```")
+    assert "\ue200" in to_html("```\n\ue200\n```")
+
+
+def test_answer_within_one_fence_is_read() -> None:
+    """An answer that is one fence of Markdown is shown as what it says, with the fences in it."""
+    shown = to_html("```markdown\n# Title\n\n```python\nx = 1\n```\n\n- item\n```")
+    assert "<h2>Title</h2>" in shown
+    assert "<li>item</li>" in shown
+    assert "<pre" in shown
+    assert "<h2>T</h2>" in to_html("\n~~~~md\n# T\n~~~~\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```markdown\n# A\n```\nand\n```python\nx\n```",
+        "```python\n# A\n```",
+        "Here:\n```markdown\n# A\n```",
+        "```markdown\n# A\n```\nand more",
+    ],
+)
+def test_other_fences_stay_code(text: str) -> None:
+    """A fence of Markdown beside something else is a block of code, as is one of another language."""
+    assert "<h2>" not in to_html(text)
+    assert "# A" in "".join(re.sub("<[^>]*>", "", to_html(text)))
+
+
+def test_footnotes_and_tasks() -> None:
+    """Footnotes stand where they were written, named or not, and tasks have boxes."""
+    shown = inside("a[^1] b[^none]\n\n[^1]: *one*\n\n[^2]: not named")
+    assert "<p>a<sup>[1]</sup> b[^none]</p>" in shown
+    assert "<p><sup>[1]</sup> <em>one</em></p>" in shown
+    assert "<p><sup>[2]</sup> not named</p>" in shown
+    assert inside("- [ ] a\n- [x] b\n- [y] c") == (
+        "<ul><li>☐ a</li>\n<li>☑ b</li>\n<li>[y] c</li>\n</ul>"
+    )
+    assert "☐" not in to_html("[ ] a paragraph")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("see https://a.example/b_c(d), and", "https://a.example/b_c(d)"),
+        ("(https://a.example/x).", "https://a.example/x"),
+        ("*https://a.example*", "https://a.example"),
+        ("_https://a.example/b_", "https://a.example/b"),
+        ("~~https://a.example/b~~", "https://a.example/b"),
+        ("https://localhost:8888/lab?x=1#f", "https://localhost:8888/lab?x=1#f"),
+        ("<https://a.example/b>", "https://a.example/b"),
+        ("HTTPS://A.example/B", "HTTPS://A.example/B"),
+    ],
+)
+def test_addresses_become_links(text: str, address: str) -> None:
+    """An address on its own is a link, without what ends the sentence."""
+    links = [attributes for tag, attributes in Seen(to_html(text)).elements if tag == "a"]
+    assert [link["href"] for link in links] == [address]
+
+
+def test_blocks_of_code_keep_a_distance() -> None:
+    """Two blocks of code after each other do not touch."""
+    styles = [
+        a["style"] or ""
+        for tag, a in Seen(to_html("```\na\n```\n```\nb\n```")).elements
+        if tag == "pre"
+    ]
+    assert len(styles) == 2
+    assert all("margin: 0.7em 0" in style for style in styles)
+
+
+def inside(text: str) -> str:
+    """The HTML of ``text`` without the element around all of it."""
+    shown = to_html(text)
+    return shown[shown.index(">") + 1 : shown.rindex("</div>")].strip()
