@@ -30,11 +30,11 @@ def on(
     Raises:
         BadInput: it can't be started; the line says what to do.
     """
-    from bgmagic.local import launcher  # here and below: imported when someone wants it
+    from bgmagic.local import discovery  # here and below: imported when someone wants it
     from bgmagic.server import Server
 
     with _one_line():
-        endpoint = launcher.start_or_join(report=print, progress=_bar)
+        endpoint = discovery.start_or_join(report=print, progress=_bar)
     if manager.server is None or not manager.server.isolated:
         manager.usual_server = manager.server
     manager.server = Server(
@@ -53,17 +53,20 @@ def on(
 
 
 def _pace(tokens_per_second: float | None, queue: float | None) -> str:
-    from bgmagic.local.pace import QUEUE, TOKENS_PER_SECOND
+    from bgmagic.local import QUEUE_HEADER, TOKENS_PER_SECOND_HEADER
 
-    asked = {TOKENS_PER_SECOND: tokens_per_second, QUEUE: queue}
+    asked = {TOKENS_PER_SECOND_HEADER: tokens_per_second, QUEUE_HEADER: queue}
     return "\n".join(f"{name}: {value!r}" for name, value in asked.items() if value)
 
 
 def _tell_pace(headers: str) -> None:
-    from bgmagic.local.pace import QUEUE, TOKENS_PER_SECOND
+    from bgmagic.local import QUEUE_HEADER, TOKENS_PER_SECOND_HEADER
 
     asked = dict(line.split(": ") for line in headers.splitlines())
-    words = {TOKENS_PER_SECOND: "at most {:g} tokens a second", QUEUE: "{:g} s in the queue first"}
+    words = {
+        TOKENS_PER_SECOND_HEADER: "at most {:g} tokens a second",
+        QUEUE_HEADER: "{:g} s in the queue first",
+    }
     slow = [told.format(float(asked[name])) for name, told in words.items() if name in asked]
     if slow:
         print(f"Slowed down, to watch: {', '.join(slow)}. %bglocal alone takes that back.")
@@ -84,10 +87,10 @@ def status(manager: JobManager) -> None:
     Raises:
         BadInput: it can't be looked for.
     """
-    from bgmagic.local import launcher
+    from bgmagic.local import discovery
 
     with _one_line():
-        endpoint = launcher.find()
+        endpoint = discovery.find()
     used = manager.server if manager.server is not None and manager.server.isolated else None
     runs = f"runs {endpoint.model} at {endpoint.base_url}" if endpoint else "is not running"
     print(f"The embedded server {runs}; jobs go {'there' if used else 'to your own server'}.")

@@ -1,4 +1,4 @@
-"""`python -m bgmagic.local`: the server's process, as `launcher` starts it or a user by hand."""
+"""`python -m bgmagic.local`: run the embedded server, as `discovery` does it or a user by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 
-from bgmagic.local import LocalServerError, endpoint, require, weights
+from bgmagic.local import LocalServerError, discovery, require, weights
 
 
 def main() -> int:
@@ -34,8 +34,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run(port: int, idle: float) -> None:
-    running = endpoint.read()
-    if running is not None and endpoint.answers(running):
+    running = discovery.read_endpoint()
+    if running is not None and discovery.is_alive(running):
         raise LocalServerError(
             f"A server with {running.model} runs already, as process {running.pid}: use that one,"
             " or end it first."
@@ -44,13 +44,13 @@ def _run(port: int, idle: float) -> None:
     require("tornado")
     from bgmagic.local import server
     from bgmagic.local.engine import Engine
-    from bgmagic.local.responses import Responses
+    from bgmagic.local.responses import ResponseStore
 
     sockets = server.bind(port)
     engine = Engine(path)
 
     async def serve() -> None:
-        await server.serve(Responses(engine), weights.model_name(), sockets, idle)
+        await server.serve(ResponseStore(engine), weights.model_name(), sockets, idle)
 
     asyncio.run(serve())
 

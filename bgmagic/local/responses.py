@@ -1,8 +1,7 @@
-"""The responses this server knows: their states, their JSON, and the queue to the one model.
+"""The responses this server knows: their states, their JSON, and the queue to the model.
 
-Everything here happens on the event loop's thread; only the generation runs on a worker, which
-touches nothing but the transcript and a flag, and wakes the loop. What the events of a stream look
-like is left to `events`, HTTP to `handlers`.
+Everything here runs on the event loop's thread except the generation, which runs on a worker: that
+touches nothing but the transcript and a flag, and wakes the loop.
 """
 
 from __future__ import annotations
@@ -13,38 +12,84 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bgmagic.local import events
-from bgmagic.local.body import Ask
+from bgmagic.local import QUEUE_HEADER, TOKENS_PER_SECOND_HEADER, events
 from bgmagic.local.engine import Engine, Generation, PromptTooLong, SchemaRefused
-from bgmagic.local.events import OPEN, Outline
-from bgmagic.local.pace import Pace, pauses
-from bgmagic.local.transcript import Transcript
+from bgmagic.local.events import OPEN, Outline, Transcript
+from bgmagic.local.request_body import CreateParams
+from bgmagic.local.validation import header_number
 
 # Finished responses kept for retrieval; the oldest go first.
-KEPT = 1000
+MAX_FINISHED = 1000
 # Bytes of input that the finished responses may hold between them; the oldest go first.
-KEPT_INPUT = 50_000_000
+MAX_FINISHED_INPUT = 50_000_000
 # Events that a watcher is given at a time, so that one who reads slowly holds little.
 BATCH = 64
 # Seconds a cancel waits for the generation to stop. A batch of the prompt takes under one.
-CANCEL_LIMIT = 10.0
+CANCEL_TIMEOUT = 10.0
 
-NO_PACE = Pace()
 STATUS = {"stop": "completed", "length": "incomplete", "asked": "cancelled"}
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How slowly to answer, for teaching.
+
+    Headers ask for it and not fields, so that the body stays one that the API would take.
+
+    Attributes:
+        tokens_per_second: pieces of text a second at most; None for as fast as the model is.
+        queue: seconds that the response stays queued at least.
+    """
+
+    tokens_per_second: float | None = None
+    queue: float = 0.0
+
+
+NO_PACE = Pace()
+
+
+def read_pace(headers: Mapping[str, str]) -> Pace:
+    """The pace that a request's headers ask for.
+
+    Raises:
+        BadRequest: names the header that is wrong.
+    """
+    rate = header_number(
+        headers, TOKENS_PER_SECOND_HEADER, "a number above 0", lambda value: value > 0
+    )
+    queue = header_number(headers, QUEUE_HEADER, "seconds, 0 or more", lambda value: value >= 0)
+    return Pace(rate, queue or 0.0)
+
+
+def pauses(
+    tokens_per_second: float | None, clock: Callable[[], float] = time.monotonic
+) -> Iterator[float]:
+    """Seconds to wait before each piece of text, without end.
+
+    The first comes at once; a model that is late does not hurry afterwards.
+    """
+    step = 0.0 if tokens_per_second is None else 1 / tokens_per_second
+    due = clock()
+    while True:
+        now = clock()
+        due = max(due, now)
+        yield due - now
+        due += step
+
+
 class Response:
     """One response from creation to its end."""
 
-    def __init__(self, ask: Ask, pace: Pace) -> None:
+    def __init__(self, params: CreateParams, pace: Pace) -> None:
         self.id = f"resp_{secrets.token_hex(24)}"
-        self.ask = ask
+        self.params = params
         self.pace = pace
         self.status = "queued"
         self.settled = asyncio.Event()
@@ -74,7 +119,7 @@ class Response:
     @property
     def weight(self) -> int:
         """Bytes of input it holds once it is settled, within a factor of four."""
-        return len(self.ask.items) + len(self.ask.echo.get("instructions") or "")
+        return len(self.params.items) + len(self.params.echo.get("instructions") or "")
 
     @property
     def outline(self) -> Outline:
@@ -97,7 +142,7 @@ class Response:
         while self.open and number >= self.outline.count:
             await self._changed.wait()
         stop = min(self.outline.count, number + BATCH)
-        return events.frames(self, number, stop), stop
+        return events.encode_events(self, number, stop), stop
 
     def begin(self) -> None:
         """Its turn has come."""
@@ -107,24 +152,24 @@ class Response:
 
     def run(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> Generation:
         """Generates the text at its pace, on the worker's thread."""
-        ask = self.ask
+        params = self.params
         waits = pauses(self.pace.tokens_per_second)
 
         def take(piece: str) -> bool:
             if piece:
                 self._stop.wait(min(next(waits), threading.TIMEOUT_MAX))
                 self.transcript.add(piece)
-                if ask.stream and not self._stop.is_set():
+                if params.stream and not self._stop.is_set():
                     loop.call_soon_threadsafe(self._notify)
             return self._stop.is_set()
 
         return engine.generate(
-            ask.messages,
+            params.messages,
             on_text=take,
-            max_tokens=ask.max_output_tokens,
-            temperature=ask.temperature,
-            top_p=ask.top_p,
-            schema=ask.schema,
+            max_tokens=params.max_output_tokens,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            schema=params.schema,
         )
 
     def finish(self, generation: Generation) -> None:
@@ -152,7 +197,7 @@ class Response:
             "error": self._error if ended else None,
             "incomplete_details": None,
             "output": self._output() if ended else [],
-            **self.ask.echo,
+            **self.params.echo,
         }
         if status == "incomplete":
             fields["incomplete_details"] = {"reason": "max_output_tokens"}
@@ -166,8 +211,8 @@ class Response:
         self.status = status
         if status == "completed":
             self._completed = int(time.time())
-        self.ask = replace(self.ask, messages=())  # a kept response needs no prompt
-        self.transcript.close(keep_pieces=self.ask.stream)
+        self.params = replace(self.params, messages=())  # a kept response needs no prompt
+        self.transcript.close(keep_pieces=self.params.stream)
         self.settled.set()
         self._notify()
 
@@ -180,10 +225,10 @@ class Response:
         if not self.transcript.text and self.status != "completed":
             return []
         status = events.message_status(self.status)
-        return [events.message(self.message_id, status, self.transcript.text)]
+        return [events.message_item(self.message_id, status, self.transcript.text)]
 
 
-class Responses:
+class ResponseStore:
     """All responses, answered one after the other in the order of their creation.
 
     One whose pace lets it wait gets in line after that, so that it holds up nobody.
@@ -194,7 +239,9 @@ class Responses:
         kept_input: bytes of input they may hold between them; the newest is kept anyway.
     """
 
-    def __init__(self, engine: Engine, *, kept: int = KEPT, kept_input: int = KEPT_INPUT) -> None:
+    def __init__(
+        self, engine: Engine, *, kept: int = MAX_FINISHED, kept_input: int = MAX_FINISHED_INPUT
+    ) -> None:
         self._engine = engine
         self._kept = kept
         self._kept_input = kept_input
@@ -204,9 +251,9 @@ class Responses:
         self._held: set[asyncio.Task[None]] = set()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="generation")
 
-    def create(self, ask: Ask, pace: Pace = NO_PACE) -> Response:
+    def create(self, params: CreateParams, pace: Pace = NO_PACE) -> Response:
         """A new response, waiting for its turn."""
-        response = Response(ask, pace)
+        response = Response(params, pace)
         self._known[response.id] = response
         if pace.queue:
             held = asyncio.create_task(self._hold(response))
@@ -224,7 +271,7 @@ class Responses:
         """Stops the response, and returns when it is settled, one way or the other."""
         if response.open:
             response.stop()
-            await asyncio.wait_for(response.settled.wait(), CANCEL_LIMIT)
+            await asyncio.wait_for(response.settled.wait(), CANCEL_TIMEOUT)
 
     def delete(self, response: Response) -> None:
         """Forgets the response, and stops it if it still runs."""

@@ -17,8 +17,8 @@ from tornado.httpserver import HTTPServer
 
 from bgmagic.local import server
 from bgmagic.local.engine import Engine, Generation
-from bgmagic.local.handlers import State
-from bgmagic.local.responses import Responses
+from bgmagic.local.responses import ResponseStore
+from bgmagic.local.server import ServerState
 
 # Seconds a test waits for what must come.
 LIMIT = 20.0
@@ -65,7 +65,7 @@ class Stage:
     """A server on this very loop, and a client of it."""
 
     puppet: Puppet
-    state: State
+    state: ServerState
     sdk: AsyncOpenAI
 
     async def create(self, *, headers: Mapping[str, str] | None = None, **fields: Any) -> Any:
@@ -173,9 +173,9 @@ async def until(condition: Callable[[], Any]) -> Any:
 async def stage(**kept: int) -> AsyncIterator[Stage]:
     """A server on this loop, with nothing left of it afterwards."""
     puppet = Puppet()
-    responses = Responses(puppet, **kept)
+    responses = ResponseStore(puppet, **kept)
     sockets = server.bind(0)
-    state = State(responses, "puppet", sockets[0].getsockname()[1])
+    state = ServerState(responses, "puppet", sockets[0].getsockname()[1])
     http = HTTPServer(server.application(state))
     http.add_sockets(sockets)
     work = asyncio.create_task(responses.work())

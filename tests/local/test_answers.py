@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from bgmagic.local.body import Ask
 from bgmagic.local.engine import Engine, Generation
-from bgmagic.local.responses import Responses
+from bgmagic.local.request_body import CreateParams
+from bgmagic.local.responses import ResponseStore
 from tests.local.client import LONG, Client, text
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -228,16 +228,16 @@ def test_only_so_many_finished_responses_are_kept() -> None:
     """Memory is bounded: the oldest finished responses are dropped, and prompts with them."""
 
     async def run() -> None:
-        responses = Responses(Scripted(), kept=3)
+        responses = ResponseStore(Scripted(), kept=3)
         work = asyncio.create_task(responses.work())
-        ask = Ask(({"role": "user", "content": "x" * 1000},), None, 0.0, 1.0, {})
-        made = [responses.create(ask) for _ in range(10)]
+        params = CreateParams(({"role": "user", "content": "x" * 1000},), None, 0.0, 1.0, {})
+        made = [responses.create(params) for _ in range(10)]
         for response in made:
             await asyncio.wait_for(response.settled.wait(), 10)
         await asyncio.sleep(0)
         known = [response.id for response in made if responses.get(response.id)]
         assert known == [response.id for response in made[-3:]]
-        assert all(response.ask.messages == () for response in made)
+        assert all(response.params.messages == () for response in made)
         work.cancel()
 
     asyncio.run(run())
@@ -253,10 +253,13 @@ def test_a_failure_of_the_engine_fails_only_that_response() -> None:
             return super().generate(messages, **options)
 
     async def run() -> None:
-        responses = Responses(Broken())
+        responses = ResponseStore(Broken())
         work = asyncio.create_task(responses.work())
-        asks = [Ask(({"role": "user", "content": c},), None, 0.0, 1.0, {}) for c in ("break", "x")]
-        bad, good = (responses.create(ask) for ask in asks)
+        asks = [
+            CreateParams(({"role": "user", "content": c},), None, 0.0, 1.0, {})
+            for c in ("break", "x")
+        ]
+        bad, good = (responses.create(params) for params in asks)
         await asyncio.wait_for(good.settled.wait(), 10)
         assert bad.json()["error"]["code"] == "server_error"
         assert "secret" not in json.dumps(bad.json())

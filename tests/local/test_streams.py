@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.local.transcript import Transcript
+from bgmagic.local.events import Transcript
 from tests.local.client import LONG, Client, text
 from tests.local.stage import (
     DELTA,

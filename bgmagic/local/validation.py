@@ -1,19 +1,19 @@
-"""Reading the fields of a request: each has a type and limits, or is refused by name.
+"""Validation: a request's fields have types and limits, and are refused by name.
 
-The refusals have the shape, the codes and, where it is known, the wording of the API's own. What
-the fields mean is left to `body`.
+Errors have the shape, the codes and, where it is known, the wording of the API's own.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
 KINDS = {str: "a string", bool: "a boolean", list: "an array", dict: "an object"}
 
 
-class Refusal(Exception):
+class BadRequest(Exception):
     """A request that is turned down.
 
     Attributes:
@@ -37,7 +37,7 @@ class Refusal(Exception):
 
 def refuse(message: str, param: str | None = None, code: str | None = None) -> NoReturn:
     """Turns the request down with 400."""
-    raise Refusal(400, message, param=param, code=code)
+    raise BadRequest(400, message, param=param, code=code)
 
 
 def number(given: Mapping[str, Any], name: str, most: int, *, default: float) -> float:
@@ -121,3 +121,23 @@ def invalid_type(path: str, expected: str, value: Any) -> NoReturn:
         path,
         "invalid_type",
     )
+
+
+def header_number(
+    headers: Mapping[str, str], name: str, allowed: str, fits: Callable[[float], bool]
+) -> float | None:
+    """A finite number in a header that `fits`; None without the header."""
+    text = headers.get(name)
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or not fits(value):
+        refuse(
+            f"Invalid header '{name}': expected {allowed}, but got '{text[:40]}'.",
+            name,
+            "invalid_value",
+        )
+    return value

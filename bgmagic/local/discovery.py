@@ -1,0 +1,280 @@
+"""The running server's address: written by the server, found, started, joined and ended by kernels.
+
+The endpoint file's name holds the host (home folders lie on network disks) and a digest of the
+model's path and of the package's version: a kernel that wants another model, or has another
+bgmagic, gets a server of its own, and two such servers do not disturb each other. The server's
+process gets its settings through its environment, which holds no credentials. This module needs
+neither tornado nor xllamacpp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import bgmagic.local
+from bgmagic.local import LocalServerError, require, weights
+
+HOST = "127.0.0.1"
+
+# Seconds a living server may take to answer a ping, on a machine busy with other work.
+PING_TIMEOUT = 2.0
+# Seconds between two checks whether a server has come up or gone.
+CHECK_INTERVAL = 0.03
+# Seconds a server may take to end; stopping a generation takes under one.
+STOP_TIMEOUT = 10.0
+
+# All that the server's process gets to see: what finds programs, libraries and folders. Keys,
+# tokens and proxies stay behind, whatever they are called.
+PASSED = {"PATH", "HOME", "LANG", "TZ", "USER", "LOGNAME", "VIRTUAL_ENV", "CONDA_PREFIX"}
+PASSED |= {"TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "BGMAGIC_CACHE", "BGMAGIC_LOCAL_MODEL"}
+PASSED |= {"APPDATA", "COMSPEC", "LOCALAPPDATA", "PATHEXT", "SYSTEMDRIVE", "SYSTEMROOT"}
+PASSED |= {"USERNAME", "USERPROFILE", "WINDIR"}
+PASSED_PREFIXES = ("DYLD_", "GGML_", "LC_", "LD_", "OMP_", "PYTHON")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Address and token of a running server.
+
+    Attributes:
+        base_url: `http://127.0.0.1:PORT/v1`.
+        token: the bearer token, made by the server.
+        pid: the server's process.
+        model: the true name of its model.
+    """
+
+    base_url: str
+    token: str = field(repr=False)
+    pid: int
+    model: str
+
+
+def package_version() -> str:
+    """The installed version of bgmagic; empty in a checkout that is not installed."""
+    try:
+        return importlib.metadata.version("bgmagic")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def endpoint_folder() -> Path:
+    """The folder of endpoint files and logs, made if needed, open to this user only.
+
+    Raises:
+        LocalServerError: it can't be made.
+    """
+    path = weights.cache_folder() / "local"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as error:
+        raise LocalServerError(
+            f"The folder {path} can't be used ({error.strerror}): set BGMAGIC_CACHE to another."
+        ) from error
+    return path
+
+
+def endpoint_file() -> Path:
+    """The endpoint file of the server this environment asks for, written or not."""
+    host = re.sub(r"[^\w.-]", "_", platform.node()) or "host"
+    wanted = f"{package_version()}\n{weights.model_path()}".encode()
+    return endpoint_folder() / f"{host}-{hashlib.sha256(wanted).hexdigest()[:12]}.json"
+
+
+def write_endpoint(endpoint: Endpoint) -> None:
+    """Writes the endpoint file, all at once and readable by this user only."""
+    target = endpoint_file()
+    descriptor, name = tempfile.mkstemp(dir=target.parent)  # mkstemp makes it 0600
+    with os.fdopen(descriptor, "w", encoding="utf-8") as part:
+        json.dump(asdict(endpoint), part)
+    Path(name).replace(target)
+
+
+def read_endpoint() -> Endpoint | None:
+    """What the endpoint file says, or None if there is none that can be read."""
+    try:
+        return Endpoint(**json.loads(endpoint_file().read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def remove_endpoint(endpoint: Endpoint) -> None:
+    """Removes the endpoint file if it is still that server's own."""
+    if read_endpoint() == endpoint:
+        endpoint_file().unlink(missing_ok=True)
+
+
+def is_alive(endpoint: Endpoint) -> bool:
+    """Whether that very server is alive, asked without the user's proxies."""
+    address = urlsplit(endpoint.base_url)
+    if address.hostname != HOST or not _process_exists(endpoint.pid):
+        return False
+    connection = http.client.HTTPConnection(HOST, address.port, timeout=PING_TIMEOUT)
+    try:
+        connection.request(
+            "GET", "/v1/health", headers={"Authorization": f"Bearer {endpoint.token}"}
+        )
+        health = json.loads(connection.getresponse().read())
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    finally:
+        connection.close()
+    return isinstance(health, dict) and health.get("pid") == endpoint.pid
+
+
+def _process_exists(pid: int) -> bool:
+    """Whether the process exists and is this user's.
+
+    Asked before the token is sent: after a crash the port may belong to somebody else. Windows
+    has no such question that is harmless.
+    """
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def find() -> Endpoint | None:
+    """The running server of this environment's model, or None."""
+    known = read_endpoint()
+    return known if known is not None and is_alive(known) else None
+
+
+def start_or_join(
+    *,
+    report: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] | None = None,
+    timeout: float = 60.0,
+) -> Endpoint:
+    """The running server, started first if there is none; fetches the weights if needed.
+
+    Args:
+        report: gets one line at the start of each step that takes time.
+        progress: gets bytes done and bytes in all while the weights are fetched.
+        timeout: seconds the server may take to come up; fetching does not count.
+
+    Raises:
+        LocalServerError: it can't be had; one line with the remedy.
+    """
+    running = find()
+    if running is not None:
+        return running
+    require("xllamacpp", "tornado", "filelock")
+    from filelock import FileLock, Timeout
+
+    if not weights.present():
+        report(f"Fetching {weights.model_name()}, once…")
+    weights.fetch(progress or (lambda done, total: None))
+    report(f"Starting {weights.model_name()}…")
+    end = time.monotonic() + timeout
+    try:
+        with FileLock(endpoint_file().with_suffix(".lock"), timeout=timeout):
+            return find() or _start(end)
+    except Timeout as error:
+        raise LocalServerError(
+            f"Another kernel has been starting the local server for {timeout:g} seconds: try again."
+        ) from error
+
+
+def stop() -> bool:
+    """Ends the running server; returns whether there was one.
+
+    Raises:
+        LocalServerError: it does not end.
+    """
+    running = find()
+    if running is None:
+        return False
+    os.kill(running.pid, signal.SIGTERM)
+    if os.name != "posix":  # there it can't tidy up: it is ended without notice
+        remove_endpoint(running)
+    end = time.monotonic() + STOP_TIMEOUT
+    while read_endpoint() == running:
+        if time.monotonic() > end:
+            raise LocalServerError(f"The local server does not end: end process {running.pid}.")
+        time.sleep(CHECK_INTERVAL)
+    return True
+
+
+def _start(end: float) -> Endpoint:
+    log = endpoint_file().with_suffix(".log")
+    process = _spawn(log)
+    try:
+        running = _wait_until_alive(process, log, end)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    # Collects the exit status whenever it comes, so that no dead process stays in the table.
+    threading.Thread(target=process.wait, name="bgmagic-local-reaper", daemon=True).start()
+    return running
+
+
+def _spawn(log: Path) -> subprocess.Popen[bytes]:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    detached = 0
+    if sys.platform == "win32":
+        detached = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+    with os.fdopen(descriptor, "wb") as output:
+        # -P: no module from the folder it is started in.
+        return subprocess.Popen(  # noqa: S603  a fixed command, no shell
+            [sys.executable, "-P", "-m", bgmagic.local.__name__],
+            cwd=log.parent,
+            env=server_environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=os.name == "posix",  # an interrupt of the kernel is not the server's
+            creationflags=detached,
+        )
+
+
+def server_environment(current: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the server's process: `PASSED`, and where this package lies."""
+    kept = {
+        name: value
+        for name, value in current.items()
+        if name.upper() in PASSED or name.upper().startswith(PASSED_PREFIXES)
+    }
+    home = Path(bgmagic.local.__file__).parents[2]
+    if home.name not in ("site-packages", "dist-packages"):
+        paths = [kept.get("PYTHONPATH", ""), str(home)]
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return kept
+
+
+def _wait_until_alive(process: subprocess.Popen[bytes], log: Path, end: float) -> Endpoint:
+    while True:
+        running = read_endpoint()
+        if running is not None and running.pid == process.pid and is_alive(running):
+            return running
+        if process.poll() is not None:
+            raise LocalServerError(_last_line(log))
+        if time.monotonic() > end:
+            raise LocalServerError(f"The local server did not come up in time: see {log}.")
+        time.sleep(CHECK_INTERVAL)
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines()]
+    written = [line for line in lines if line]
+    return written[-1] if written else f"The local server ended without a word: see {log}."
