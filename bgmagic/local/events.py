@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bgmagic.local.engine import Generation
+
 OPEN = ("queued", "in_progress")
 # Statuses that have a last event of their own.
 LAST = ("completed", "incomplete", "failed")
@@ -155,6 +157,17 @@ def message_item(message_id: str, status: str, text: str | None) -> dict[str, An
         "role": "assistant",
         "status": status,
         "content": [] if text is None else [_part(text)],
+    }
+
+
+def usage(generation: Generation) -> dict[str, Any]:
+    """The token counts of a generation, as the API shows them."""
+    return {
+        "input_tokens": generation.input_tokens,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": generation.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": generation.input_tokens + generation.output_tokens,
     }
 
 

@@ -1,9 +1,8 @@
 """Request bodies: JSON becomes `CreateParams`, or a `BadRequest` that names the wrong field.
 
 Errors have the API's own wording and codes, so that a notebook that works here works there. What
-this server can't do (tools, images, earlier responses) is refused, not ignored. `reasoning` and
-`text.verbosity` are validated and echoed but change nothing: the model does not reason, and writes
-as much as it likes.
+this server can't do (calling tools, images, stored prompts) is refused, not ignored. Fields that
+only set a hosted model's effort, cache or bookkeeping are validated and echoed, and change nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from bgmagic.local.conversations import ROLES, Item, Prompt, pack_items, part_type
 from bgmagic.local.validation import (
     BadRequest,
     choice,
@@ -20,33 +20,45 @@ from bgmagic.local.validation import (
     number,
     only,
     refuse,
+    text,
     typed,
     unknown,
+    whole,
 )
 
 # The values and limits are those of the API's OpenAPI description.
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 SUMMARIES = ("auto", "concise", "detailed")
+REASONING_CONTEXTS = ("auto", "current_turn", "all_turns")
 VERBOSITIES = ("low", "medium", "high")
+TIERS = ("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
+TRUNCATIONS = ("auto", "disabled")
+INCLUDES = (
+    "file_search_call.results", "web_search_call.results", "web_search_call.action.sources",
+    "message.input_image.image_url", "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs", "reasoning.encrypted_content", "message.output_text.logprobs",
+)  # fmt: skip
 MIN_OUTPUT_TOKENS = 16
+MAX_INTEGER = 2**31 - 1
 METADATA_PAIRS, METADATA_KEY, METADATA_VALUE = 16, 64, 512
+IDENTIFIER = 64
+# Items that one call may add to a conversation.
+MAX_NEW_ITEMS = 20
 
-# Fields that are used, ignored and refused.
-READ = {"background", "input", "instructions", "max_output_tokens", "metadata", "model"}
-READ |= {"parallel_tool_calls", "reasoning", "store", "stream", "temperature", "text"}
-READ |= {"tool_choice", "tools", "top_p", "truncation"}
-HARMLESS = {"background_options", "include", "max_tool_calls", "prompt_cache_key"}
-HARMLESS |= {"prompt_cache_options", "prompt_cache_retention", "safety_identifier"}
-HARMLESS |= {"service_tier", "user"}
-BEYOND = {"context_management", "conversation", "moderation", "previous_response_id", "prompt"}
-BEYOND |= {"stream_options", "top_logprobs"}
-
-ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-
-# The API's own limits of a page: at most, and by default.
-MAX_PAGE_SIZE = 100
-PAGE_SIZE = 20
-ORDERS = ("asc", "desc")
+# The fields of a create, and of a count of its tokens.
+PROMPT_FIELDS = {"conversation", "input", "instructions", "model", "previous_response_id"}
+PROMPT_FIELDS |= {"parallel_tool_calls", "reasoning", "text", "tool_choice", "tools", "truncation"}
+CREATE_FIELDS = PROMPT_FIELDS | {"background", "max_output_tokens", "max_tool_calls", "metadata"}
+CREATE_FIELDS |= {"prompt_cache_key", "safety_identifier", "service_tier", "stream", "user"}
+CREATE_FIELDS |= {"temperature", "top_logprobs", "top_p"}
+COUNT_FIELDS = PROMPT_FIELDS | {"personality"}
+# Fields whose effect nobody would miss here: there is no cache, no tool and no compaction.
+IGNORED_FIELDS = {"background_options", "context_management", "include", "moderation"}
+IGNORED_FIELDS |= {"prompt_cache_options", "prompt_cache_retention", "stream_options"}
+REFUSED_FIELDS = {
+    "prompt": "'prompt' is not supported: this local server stores no prompts.",
+    "store": "'store' can't be given with background mode: leave it out.",
+}
 
 
 @dataclass(frozen=True)
@@ -54,22 +66,21 @@ class CreateParams:
     """One accepted create: what to generate, and the settings that its response repeats.
 
     Attributes:
-        messages: the conversation in the words of chat templates, instructions first.
         max_output_tokens: None for as many as the context holds.
         echo: the fields every state of the response carries unchanged.
-        items: the input as `pack_items` stores it.
         stream: whether its events can be streamed.
         schema: the JSON schema that the answer has to fit, or None for plain text.
+        truncate: whether the oldest messages go where not all fit.
     """
 
-    messages: tuple[Mapping[str, str], ...]
+    prompt: Prompt
     max_output_tokens: int | None
     temperature: float
     top_p: float
     echo: Mapping[str, Any]
-    items: bytes = b"[]"
     stream: bool = False
     schema: Mapping[str, Any] | None = None
+    truncate: bool = False
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
@@ -89,65 +100,136 @@ def parse_json(raw: bytes) -> dict[str, Any]:
 
 
 def read_create(body: Mapping[str, Any], model: str) -> CreateParams:
-    """The body as an `CreateParams` to the named model.
+    """The params of a create for the named model.
 
     Raises:
         BadRequest: names the field that is wrong.
     """
-    given = {name: value for name, value in body.items() if value is not None}
-    _check_fields(given)
+    given = _given(body, CREATE_FIELDS)
     _check_mode(given)
     _check_model(given, model)
-    instructions = typed(given, "instructions", str, None)
-    items = read_input(given)
-    messages = chat_messages(items)
-    if instructions is not None:
-        messages.insert(0, {"role": "system", "content": instructions})
-    limit = _limit(given)
-    temperature = number(given, "temperature", 2, default=0.0)
-    top_p = number(given, "top_p", 1, default=1.0)
-    text = _text(given)
+    _check_ignored(given)
+    prompt = _prompt(given)
+    settings = _settings(given)
     return CreateParams(
-        messages=tuple(messages),
-        max_output_tokens=limit,
-        temperature=temperature,
-        top_p=top_p,
-        items=pack_items(items),
+        prompt=prompt,
+        max_output_tokens=settings["max_output_tokens"],
+        temperature=settings["temperature"],
+        top_p=settings["top_p"],
         stream=typed(given, "stream", bool, False),
-        schema=text["format"].get("schema"),
+        schema=settings["text"]["format"].get("schema"),
+        truncate=settings["truncation"] == "auto",
         echo={
             "model": model,
-            "background": True,
-            "instructions": instructions,
-            "max_output_tokens": limit,
-            "metadata": _metadata(given),
-            "parallel_tool_calls": typed(given, "parallel_tool_calls", bool, True),
-            "reasoning": _reasoning(given),
-            "service_tier": "default",
-            "temperature": temperature,
-            "text": text,
-            "tool_choice": choice(given, "tool_choice", ("auto", "none"), "auto"),
-            "tools": [],
-            "top_p": top_p,
-            "truncation": choice(given, "truncation", ("disabled",), "disabled"),
+            "instructions": prompt.instructions,
+            "previous_response_id": prompt.previous_response_id,
+            "conversation": {"id": prompt.conversation} if prompt.conversation else None,
+            **settings,
         },
     )
 
 
+def read_count(body: Mapping[str, Any], model: str) -> Prompt:
+    """The prompt whose tokens are to be counted for the named model.
+
+    Raises:
+        BadRequest: names the field that is wrong.
+    """
+    given = _given(body, COUNT_FIELDS)
+    if "model" in given:
+        _check_model(given, model)
+    text(given, "personality")
+    _text(given), _reasoning(given), _tools(given)
+    choice(given, "truncation", TRUNCATIONS, "disabled")
+    typed(given, "parallel_tool_calls", bool, True)
+    return _prompt(given)
+
+
+def read_conversation(body: Mapping[str, Any]) -> tuple[dict[str, str] | None, bytes]:
+    """The metadata, if there are any, and the items that a conversation is made of or given."""
+    given = _given(body, {"items", "metadata"})
+    metadata = read_metadata(given) if "metadata" in given else None
+    items = typed(given, "items", list, [])
+    if len(items) > MAX_NEW_ITEMS:
+        refuse(f"Invalid 'items': at most {MAX_NEW_ITEMS} at a time.", "items", "invalid_value")
+    return metadata, pack_items(_items(items, "items"))
+
+
+def _given(body: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """The fields that are not null, all of them known."""
+    given = {name: value for name, value in body.items() if value is not None}
+    for name in given:
+        if name in REFUSED_FIELDS and known is CREATE_FIELDS:
+            refuse(REFUSED_FIELDS[name], name, "unsupported_parameter")
+        if name not in known and not (known is CREATE_FIELDS and name in IGNORED_FIELDS):
+            unknown(name)
+    return given
+
+
+def _prompt(given: Mapping[str, Any]) -> Prompt:
+    previous = text(given, "previous_response_id")
+    conversation = _conversation(given)
+    if previous is not None and conversation is not None:
+        refuse(
+            "Mutually exclusive parameters: give either 'previous_response_id' or 'conversation'.",
+            "previous_response_id",
+            "mutually_exclusive_parameters",
+        )
+    goes_on = previous is not None or conversation is not None
+    items = () if goes_on and "input" not in given else read_input(given)
+    return Prompt(pack_items(items), text(given, "instructions"), previous, conversation)
+
+
+def _conversation(given: Mapping[str, Any]) -> str | None:
+    value = given.get("conversation")
+    if isinstance(value, dict):
+        only(value, "conversation", ("id",))
+        value = value.get("id")
+        if not isinstance(value, str):
+            invalid_type("conversation.id", "a string", value)
+    return text({"conversation": value}, "conversation")
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as the response repeats them, defaults included."""
+    tool_choice, tools = _tools(given)
+    settings = {
+        "background": True,
+        "frequency_penalty": 0.0,
+        "max_output_tokens": _limit(given),
+        "max_tool_calls": whole(given, "max_tool_calls", 0, MAX_INTEGER),
+        "metadata": read_metadata(given),
+        "parallel_tool_calls": typed(given, "parallel_tool_calls", bool, True),
+        "presence_penalty": 0.0,
+        "prompt_cache_key": text(given, "prompt_cache_key"),
+        "reasoning": _reasoning(given),
+        "safety_identifier": text(given, "safety_identifier", IDENTIFIER),
+        "service_tier": "default",
+        "store": True,
+        "temperature": number(given, "temperature", 2, default=0.0),
+        "text": _text(given),
+        "tool_choice": tool_choice,
+        "tools": tools,
+        "top_logprobs": whole(given, "top_logprobs", 0, 0) or 0,
+        "top_p": number(given, "top_p", 1, default=1.0),
+        "truncation": choice(given, "truncation", TRUNCATIONS, "disabled"),
+    }
+    # The description has no null for this one.
+    return settings | ({"user": text(given, "user")} if "user" in given else {})
+
+
+def _check_ignored(given: Mapping[str, Any]) -> None:
+    choice(given, "service_tier", TIERS, "auto")
+    choice(given, "prompt_cache_retention", ("in_memory", "24h"), "in_memory")
+    for name in ("background_options", "moderation", "prompt_cache_options", "stream_options"):
+        typed(given, name, dict, {})
+    typed(given, "context_management", list, [])
+    for number_, value in enumerate(typed(given, "include", list, [])):
+        choice({f"include[{number_}]": value}, f"include[{number_}]", INCLUDES, None)
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
-
-
-def _check_fields(given: Mapping[str, Any]) -> None:
-    for name in given:
-        if name in BEYOND:
-            refuse(
-                f"Unsupported parameter: '{name}' is not supported by this local server.",
-                name,
-                "unsupported_parameter",
-            )
-        if name not in READ | HARMLESS:
-            unknown(name)
 
 
 def _check_mode(given: Mapping[str, Any]) -> None:
@@ -157,14 +239,6 @@ def _check_mode(given: Mapping[str, Any]) -> None:
             "background",
             "unsupported_value",
         )
-    if "store" in given:
-        refuse(
-            "'store' can't be given with background mode: leave it out.",
-            "store",
-            "unsupported_parameter",
-        )
-    if typed(given, "tools", list, []):
-        refuse("Tools are not supported with this local model.", "tools", "unsupported_parameter")
 
 
 def _check_model(given: Mapping[str, Any], model: str) -> None:
@@ -196,7 +270,8 @@ def _limit(given: Mapping[str, Any]) -> int | None:
     return limit
 
 
-def _metadata(given: Mapping[str, Any]) -> dict[str, str]:
+def read_metadata(given: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of a body, {} without any."""
     pairs: dict[str, Any] = typed(given, "metadata", dict, {})
     if len(pairs) > METADATA_PAIRS:
         refuse(f"Invalid 'metadata': at most {METADATA_PAIRS} pairs.", "metadata")
@@ -213,13 +288,52 @@ def _metadata(given: Mapping[str, Any]) -> dict[str, str]:
     return pairs
 
 
+def _tools(given: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    """The tool choice and the tools, of which none is ever called."""
+    tool_choice: str = choice(given, "tool_choice", ("auto", "none"), "auto")
+    tools = typed(given, "tools", list, [])
+    if tools and tool_choice != "none":
+        refuse(
+            "Tools are not supported with this local model: leave them out, or send"
+            ' "tool_choice": "none".',
+            "tools",
+            "unsupported_parameter",
+        )
+    return tool_choice, [_tool(tool, f"tools[{n}]") for n, tool in enumerate(tools)]
+
+
+def _tool(tool: Any, where: str) -> dict[str, Any]:
+    if not isinstance(tool, dict):
+        invalid_type(where, "an object", tool)
+    choice(tool, "type", ("function",), None, where)
+    name = typed(tool, "name", str, None, where)
+    if name is None:
+        path = f"{where}.name"
+        refuse(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
+    return {
+        "type": "function",
+        "name": name,
+        "description": typed(tool, "description", str, None, where),
+        "parameters": typed(tool, "parameters", dict, None, where),
+        "strict": typed(tool, "strict", bool, None, where),
+    }
+
+
 def _reasoning(given: Mapping[str, Any]) -> dict[str, Any]:
     settings = typed(given, "reasoning", dict, {})
-    only(settings, "reasoning", ("effort", "summary"))
-    return {
-        "effort": choice(settings, "effort", EFFORTS, None, "reasoning", needed=False),
-        "summary": choice(settings, "summary", SUMMARIES, None, "reasoning", needed=False),
+    only(settings, "reasoning", ("context", "effort", "generate_summary", "mode", "summary"))
+    mode = typed(settings, "mode", str, None, "reasoning")
+    words = {
+        "effort": EFFORTS, "summary": SUMMARIES, "context": REASONING_CONTEXTS,
+        "generate_summary": SUMMARIES,
+    }  # fmt: skip
+    chosen = {
+        name: choice(settings, name, allowed, None, "reasoning", needed=False)
+        for name, allowed in words.items()
     }
+    always = {name: chosen[name] for name in ("effort", "summary")}
+    rest = {name: value for name, value in (chosen | {"mode": mode}).items() if value is not None}
+    return always | rest
 
 
 def _text(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,21 +355,15 @@ def _format(shape: Mapping[str, Any]) -> dict[str, Any]:
         if typed(shape, name, kind, None, where) is None:
             path = f"{where}.{name}"
             refuse(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
+    description = typed(shape, "description", str, None, where)
     return {
         "type": "json_schema",
         "name": shape["name"],
         "schema": shape["schema"],
         "strict": typed(shape, "strict", bool, False, where),
-        "description": typed(shape, "description", str, None, where),
+        # Left out where there is none: the API's description has no null for it.
+        **({"description": description} if description is not None else {}),
     }
-
-
-@dataclass(frozen=True)
-class Item:
-    """One message of the input: its role as given, and the texts of its parts."""
-
-    role: str
-    texts: tuple[str, ...]
 
 
 def read_input(given: Mapping[str, Any]) -> tuple[Item, ...]:
@@ -271,48 +379,11 @@ def read_input(given: Mapping[str, Any]) -> tuple[Item, ...]:
         refuse("Missing required parameter: 'input'.", "input", "missing_required_parameter")
     if not isinstance(value, list):
         invalid_type("input", "a string or an array of messages", value)
-    return tuple(_item(item, f"input[{number}]") for number, item in enumerate(value))
+    return _items(value, "input")
 
 
-def chat_messages(items: Sequence[Item]) -> list[dict[str, str]]:
-    """The items in the words of chat templates."""
-    return [{"role": ROLES[item.role], "content": "\n".join(item.texts)} for item in items]
-
-
-def pack_items(items: Sequence[Item]) -> bytes:
-    """The items as JSON, whose size is what it costs to keep them."""
-    kept = [[item.role, *item.texts] for item in items]
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def list_items(
-    packed: bytes, seed: str, *, order: str, limit: int, after: str | None
-) -> dict[str, Any]:
-    """One page of the items, as the API lists them.
-
-    Args:
-        packed: the items as `pack_items` gives them.
-        seed: the part of the ids that no other response's items have.
-        order: `asc` as they were given, or `desc`, newest first.
-        limit: how many at most.
-        after: the id of the last item of the page before.
-
-    Raises:
-        BadRequest: no item has the id `after`.
-    """
-    kept = json.loads(packed)
-    numbers = range(len(kept)) if order == "asc" else range(len(kept) - 1, -1, -1)
-    start = 0 if after is None else numbers.index(_item_number(seed, after, len(kept))) + 1
-    here = numbers[start : start + limit]
-    data = [_item_json(_item_id(seed, number), *kept[number]) for number in here]
-    return {
-        "object": "list",
-        "data": data,
-        # An empty page has no ids, and the description wants strings.
-        "first_id": data[0]["id"] if data else "",
-        "last_id": data[-1]["id"] if data else "",
-        "has_more": start + limit < len(kept),
-    }
+def _items(values: Sequence[Any], where: str) -> tuple[Item, ...]:
+    return tuple(_item(value, f"{where}[{n}]") for n, value in enumerate(values))
 
 
 def _item(item: Any, where: str) -> Item:
@@ -332,36 +403,8 @@ def _item(item: Any, where: str) -> Item:
 def _part_text(part: Any, role: str, where: str) -> str:
     if not isinstance(part, dict):
         invalid_type(where, "an object", part)
-    choice(part, "type", (_part_type(role),), None, where)
+    choice(part, "type", (part_type(role),), None, where)
     text = part.get("text")
     if not isinstance(text, str):
         invalid_type(f"{where}.text", "a string", text)
     return text
-
-
-def _part_type(role: str) -> str:
-    return "output_text" if role == "assistant" else "input_text"
-
-
-def _item_id(seed: str, number: int) -> str:
-    return f"msg_{seed}{number:08x}"
-
-
-def _item_number(seed: str, item_id: str, count: int) -> int:
-    number = next((n for n in range(count) if _item_id(seed, n) == item_id), None)
-    if number is None:
-        refuse(f"No input item has the id '{item_id[:80]}': give one of this list.", "after")
-    return number
-
-
-def _item_json(item_id: str, role: str, *texts: str) -> dict[str, Any]:
-    kind = _part_type(role)
-    # Parts written by a model have these two, empty or not.
-    more: dict[str, Any] = {"annotations": [], "logprobs": []} if kind == "output_text" else {}
-    return {
-        "id": item_id,
-        "type": "message",
-        "role": role,
-        "status": "completed",
-        "content": [{"type": kind, "text": text, **more} for text in texts],
-    }

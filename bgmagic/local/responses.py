@@ -1,7 +1,7 @@
 """The responses this server knows: their states, their JSON, and the queue to the model.
 
-Everything here runs on the event loop's thread except the generation, which runs on a worker: that
-touches nothing but the transcript and a flag, and wakes the loop.
+Everything here runs on the event loop's thread except generations, which run on workers: those
+touch nothing but the transcript and a flag, and wake the loop.
 """
 
 from __future__ import annotations
@@ -14,14 +14,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.local import QUEUE_HEADER, TOKENS_PER_SECOND_HEADER, events
+from bgmagic.local.conversations import (
+    Conversation,
+    ConversationStore,
+    Item,
+    Prompt,
+    pack_items,
+    without_oldest,
+)
 from bgmagic.local.engine import Engine, Generation, PromptTooLong, SchemaRefused
 from bgmagic.local.events import OPEN, Outline, Transcript
 from bgmagic.local.request_body import CreateParams
-from bgmagic.local.validation import header_number
+from bgmagic.local.validation import BadRequest, header_number, refuse
 
 # Finished responses kept for retrieval; the oldest go first.
 MAX_FINISHED = 1000
@@ -29,6 +37,8 @@ MAX_FINISHED = 1000
 MAX_FINISHED_INPUT = 50_000_000
 # Events that a watcher is given at a time, so that one who reads slowly holds little.
 BATCH = 64
+# Seconds a count of tokens waits for a place at the model.
+COUNT_TIMEOUT = 60.0
 # Seconds a cancel waits for the generation to stop. A batch of the prompt takes under one.
 CANCEL_TIMEOUT = 10.0
 
@@ -85,12 +95,25 @@ def pauses(
 
 
 class Response:
-    """One response from creation to its end."""
+    """One response from creation to its end.
 
-    def __init__(self, params: CreateParams, pace: Pace) -> None:
+    Args:
+        history: the items of earlier turns, as `pack_items` stores them.
+        conversation: the one it goes on from and adds to.
+    """
+
+    def __init__(
+        self,
+        params: CreateParams,
+        pace: Pace,
+        history: tuple[bytes, ...] = (),
+        conversation: Conversation | None = None,
+    ) -> None:
         self.id = f"resp_{secrets.token_hex(24)}"
         self.params = params
         self.pace = pace
+        self.history = history
+        self.conversation = conversation
         self.status = "queued"
         self.settled = asyncio.Event()
         self.transcript = Transcript()
@@ -119,7 +142,16 @@ class Response:
     @property
     def weight(self) -> int:
         """Bytes of input it holds once it is settled, within a factor of four."""
-        return len(self.params.items) + len(self.params.echo.get("instructions") or "")
+        prompt = self.params.prompt
+        own = len(prompt.items) + len(prompt.instructions or "")
+        return own + sum(len(packed) for packed in self.history)
+
+    @property
+    def turns(self) -> tuple[bytes, ...]:
+        """The items of all turns up to and including its answer, once it has ended."""
+        text = self.transcript.text
+        answer = [pack_items([Item("assistant", (text,))])] if text else []
+        return (*self.history, self.params.prompt.items, *answer)
 
     @property
     def outline(self) -> Outline:
@@ -163,8 +195,22 @@ class Response:
                     loop.call_soon_threadsafe(self._notify)
             return self._stop.is_set()
 
+        messages = params.prompt.messages(self.history)
+        while True:
+            try:
+                return self._generate(engine, messages, take)
+            except PromptTooLong:
+                dropped = without_oldest(messages) if params.truncate else messages
+                if dropped == messages:
+                    raise
+                messages = dropped
+
+    def _generate(
+        self, engine: Engine, messages: list[dict[str, str]], take: Callable[[str], bool]
+    ) -> Generation:
+        params = self.params
         return engine.generate(
-            params.messages,
+            messages,
             on_text=take,
             max_tokens=params.max_output_tokens,
             temperature=params.temperature,
@@ -201,18 +247,21 @@ class Response:
         }
         if status == "incomplete":
             fields["incomplete_details"] = {"reason": "max_output_tokens"}
-        if ended and self._completed is not None:
-            fields["completed_at"] = self._completed
+        fields["completed_at"] = self._completed if ended else None
         if ended and self._generation is not None:
-            fields["usage"] = _usage(self._generation)
+            fields["usage"] = events.usage(self._generation)
         return fields
 
     def _settle(self, status: str) -> None:
         self.status = status
         if status == "completed":
             self._completed = int(time.time())
-        self.params = replace(self.params, messages=())  # a kept response needs no prompt
         self.transcript.close(keep_pieces=self.params.stream)
+        if self.conversation is not None:
+            self.conversation.locked = False
+            if status in ("completed", "incomplete"):
+                for packed in self.turns[len(self.history) :]:
+                    self.conversation.add(packed)
         self.settled.set()
         self._notify()
 
@@ -229,31 +278,46 @@ class Response:
 
 
 class ResponseStore:
-    """All responses, answered one after the other in the order of their creation.
+    """All responses, begun one after the other in the order of their creation.
 
     One whose pace lets it wait gets in line after that, so that it holds up nobody.
 
     Args:
         engine: the model.
+        parallel: how many generations there may be at a time.
         kept: how many finished responses are kept.
         kept_input: bytes of input they may hold between them; the newest is kept anyway.
     """
 
     def __init__(
-        self, engine: Engine, *, kept: int = MAX_FINISHED, kept_input: int = MAX_FINISHED_INPUT
+        self,
+        engine: Engine,
+        *,
+        parallel: int = 1,
+        kept: int = MAX_FINISHED,
+        kept_input: int = MAX_FINISHED_INPUT,
     ) -> None:
+        self.conversations = ConversationStore()
         self._engine = engine
+        self._parallel = parallel
         self._kept = kept
         self._kept_input = kept_input
         self._known: dict[str, Response] = {}
         self._finished: dict[str, int] = {}  # ids and weights, oldest first
         self._queue: asyncio.Queue[Response] = asyncio.Queue()
         self._held: set[asyncio.Task[None]] = set()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="generation")
+        self._worker = ThreadPoolExecutor(parallel, thread_name_prefix="generation")
 
     def create(self, params: CreateParams, pace: Pace = NO_PACE) -> Response:
-        """A new response, waiting for its turn."""
-        response = Response(params, pace)
+        """A new response, waiting for its turn.
+
+        Raises:
+            BadRequest: what it shall go on from is not known, or not at rest.
+        """
+        conversation = self._conversation(params.prompt)
+        response = Response(params, pace, self.history(params.prompt), conversation)
+        if conversation is not None:
+            conversation.locked = True
         self._known[response.id] = response
         if pace.queue:
             held = asyncio.create_task(self._hold(response))
@@ -262,6 +326,57 @@ class ResponseStore:
         else:
             self._queue.put_nowait(response)
         return response
+
+    def history(self, prompt: Prompt) -> tuple[bytes, ...]:
+        """The items of the earlier turns that the prompt goes on from.
+
+        Raises:
+            BadRequest: what it shall go on from is not known, or not at rest.
+        """
+        conversation = self._conversation(prompt)
+        if conversation is not None:
+            return (conversation.packed,)
+        if prompt.previous_response_id is None:
+            return ()
+        name, wanted = "previous_response_id", prompt.previous_response_id
+        if (previous := self.get(wanted)) is None:
+            problem = f"Previous response with id '{wanted[:80]}' not found."
+            refuse(problem, name, "previous_response_not_found")
+        if previous.open:
+            refuse(f"The response '{previous.id}' is {previous.status}: wait for its end.", name)
+        return previous.turns
+
+    def _conversation(self, prompt: Prompt) -> Conversation | None:
+        if prompt.conversation is None:
+            return None
+        conversation = self.conversations.get(prompt.conversation)
+        if conversation.locked:
+            raise BadRequest(
+                400,
+                "Another process is currently operating on this conversation. Please retry in a"
+                " few seconds.",
+                param="conversation",
+                code="conversation_locked",
+            )
+        return conversation
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """The tokens of the prompt, earlier turns included; waits for a free place at the model.
+
+        Raises:
+            BadRequest: as for `create`, or no place got free in `COUNT_TIMEOUT` seconds.
+        """
+        messages = prompt.messages(self.history(prompt))
+        loop = asyncio.get_running_loop()
+        counted = loop.run_in_executor(self._worker, self._engine.count_tokens, messages)
+        try:
+            return await asyncio.wait_for(counted, COUNT_TIMEOUT)
+        except TimeoutError as error:
+            raise BadRequest(
+                503,
+                "The model is busy: count again once a response has ended.",
+                kind="server_error",
+            ) from error
 
     def get(self, response_id: str) -> Response | None:
         """The response of that id, if it is known."""
@@ -285,7 +400,10 @@ class ResponseStore:
         return sum(response.status == status for response in self._known.values())
 
     async def work(self) -> None:
-        """Answers responses until it is cancelled."""
+        """Answers responses, `parallel` at a time, until it is cancelled."""
+        await asyncio.gather(*(self._work() for _ in range(self._parallel)))
+
+    async def _work(self) -> None:
         while True:
             response = await self._queue.get()
             if response.open:
@@ -321,6 +439,8 @@ class ResponseStore:
             response.finish(generation)
 
     def _finish(self, response: Response) -> None:
+        if response.conversation is not None:
+            self.conversations.trim()
         if response.id in self._known:
             self._finished[response.id] = response.weight
         while len(self._finished) > self._kept or (
@@ -328,13 +448,3 @@ class ResponseStore:
         ):
             oldest = next(iter(self._finished))
             del self._finished[oldest], self._known[oldest]
-
-
-def _usage(generation: Generation) -> dict[str, Any]:
-    return {
-        "input_tokens": generation.input_tokens,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": generation.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": generation.input_tokens + generation.output_tokens,
-    }

@@ -85,6 +85,32 @@ def typed(given: Mapping[str, Any], name: str, kind: type, default: Any, where: 
     return value
 
 
+def text(given: Mapping[str, Any], name: str, most: int | None = None) -> str | None:
+    """A string of `most` characters at most, or None."""
+    value: str | None = typed(given, name, str, None)
+    if value is not None and most is not None and len(value) > most:
+        refuse(
+            f"Invalid '{name}': string too long. Expected at most {most} characters, but got"
+            f" {len(value)}.",
+            name,
+            "string_above_max_length",
+        )
+    return value
+
+
+def whole(given: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    """An integer from `least` to `most`, or None."""
+    value = given.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        invalid_type(name, "an integer", value)
+    if not least <= value <= most:
+        allowed = f"from {least} to {most}" if least < most else f"{least}"
+        refuse(f"Invalid '{name}': this server takes {allowed}.", name, "invalid_value")
+    return value
+
+
 def choice(
     given: Mapping[str, Any],
     name: str,
