@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bgmagic.errors import BadInput
@@ -19,22 +20,40 @@ _REMEDY = "the embedded server has ended; %bglocal starts it again"
 
 
 def on(
-    manager: JobManager, tokens_per_second: float | None = None, queue: float | None = None
+    manager: JobManager,
+    tokens_per_second: float | None = None,
+    queue: float | None = None,
+    *,
+    model: Path | None = None,
+    threads: int | None = None,
+    parallel: int | None = None,
+    context: int | None = None,
 ) -> None:
     """Start or join the embedded server, and send the jobs from now on there.
 
     Args:
         tokens_per_second: how fast it may write; None is as fast as it can.
         queue: seconds that a response stays queued at least.
+        model: a GGUF file of the user's own; None for the small model.
+        threads: CPU threads; here and below None stands for the default, or for what runs.
+        parallel: responses answered at a time.
+        context: tokens of prompt and answer together.
 
     Raises:
-        BadInput: it can't be started; the line says what to do.
+        BadInput: it can't be started, or runs with other settings; the line says what to do.
     """
     from bgmagic.local import discovery  # here and below: imported when someone wants it
     from bgmagic.server import Server
 
     with _one_line():
-        endpoint = discovery.start_or_join(report=print, progress=_bar)
+        endpoint = discovery.start_or_join(
+            model=model,
+            threads=threads,
+            parallel=parallel,
+            context=context,
+            report=print,
+            progress=_bar,
+        )
     if manager.server is None or not manager.server.isolated:
         manager.usual_server = manager.server
     manager.server = Server(
@@ -44,9 +63,11 @@ def on(
         remedy=_REMEDY,
         headers=_pace(tokens_per_second, queue),
     )
+    what = ", a small model on this machine's CPU" if model is None else " on this machine's CPU"
+    why = "for trying things out: its answers are often wrong" if model is None else "no network"
     print(
-        f"Jobs now go to {endpoint.model}, a small model on this machine's CPU.\n"
-        "No key, no cost, for trying things out: its answers are often wrong.\n"
+        f"Jobs now go to {endpoint.model}{what}.\n"
+        f"No key, no cost, {why}.\n"
         "Cells that ask for a gpt- model run unchanged. %bglocal off goes back."
     )
     _tell_pace(manager.server.headers)
@@ -90,10 +111,14 @@ def status(manager: JobManager) -> None:
     from bgmagic.local import discovery
 
     with _one_line():
-        endpoint = discovery.find()
+        endpoints = discovery.find_all()
     used = manager.server if manager.server is not None and manager.server.isolated else None
-    runs = f"runs {endpoint.model} at {endpoint.base_url}" if endpoint else "is not running"
-    print(f"The embedded server {runs}; jobs go {'there' if used else 'to your own server'}.")
+    address = used.base_url if used else None
+    # The one that jobs go to last: what is said of them follows it.
+    endpoints.sort(key=lambda endpoint: endpoint.base_url == address)
+    runs = [f"runs {endpoint.model} at {endpoint.base_url}" for endpoint in endpoints]
+    told = " and ".join(runs) or "is not running"
+    print(f"The embedded server {told}; jobs go {'there' if used else 'to your own server'}.")
     if used is not None:
         _tell_pace(used.headers)
 

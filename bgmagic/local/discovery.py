@@ -99,11 +99,14 @@ def endpoint_folder() -> Path:
     return path
 
 
+def _host() -> str:
+    return re.sub(r"[^\w.-]", "_", platform.node()) or "host"
+
+
 def endpoint_file(model: Path | None = None) -> Path:
     """The endpoint file of that model's server, written or not; None as for `model_path`."""
-    host = re.sub(r"[^\w.-]", "_", platform.node()) or "host"
     wanted = f"{package_version()}\n{weights.model_path(model)}".encode()
-    return endpoint_folder() / f"{host}-{hashlib.sha256(wanted).hexdigest()[:12]}.json"
+    return endpoint_folder() / f"{_host()}-{hashlib.sha256(wanted).hexdigest()[:12]}.json"
 
 
 def write_endpoint(endpoint: Endpoint, model: Path | None = None) -> None:
@@ -117,8 +120,12 @@ def write_endpoint(endpoint: Endpoint, model: Path | None = None) -> None:
 
 def read_endpoint(model: Path | None = None) -> Endpoint | None:
     """What the model's endpoint file says, or None if there is none that can be read."""
+    return _read(endpoint_file(model))
+
+
+def _read(file: Path) -> Endpoint | None:
     try:
-        endpoint = Endpoint(**json.loads(endpoint_file(model).read_text("utf-8")))
+        endpoint = Endpoint(**json.loads(file.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
     texts = (endpoint.base_url, endpoint.token, endpoint.model)
@@ -180,6 +187,13 @@ def find(model: Path | None = None) -> Endpoint | None:
     """
     known = read_endpoint(model)
     return known if known is not None and is_alive(known) else None
+
+
+def find_all() -> list[Endpoint]:
+    """The running servers of this user on this host, whichever model they run."""
+    files = sorted(endpoint_folder().glob(f"{_host()}-*.json"))
+    found = [_read(file) for file in files]
+    return [endpoint for endpoint in found if endpoint is not None and is_alive(endpoint)]
 
 
 def start_or_join(

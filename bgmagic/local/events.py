@@ -160,8 +160,9 @@ def message_item(message_id: str, status: str, text: str | None) -> dict[str, An
     }
 
 
-def usage(generation: Generation) -> dict[str, Any]:
-    """The token counts of a generation, as the API shows them."""
+def usage(generation: Generation | None) -> dict[str, Any]:
+    """The token counts of a generation; zeros without one, since the description has no null."""
+    generation = generation or Generation("asked", 0, 0)
     return {
         "input_tokens": generation.input_tokens,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},

@@ -13,6 +13,7 @@ from bgmagic.local.conversations import MAX_PAGE_SIZE, ORDERS, PAGE_SIZE, ROLES
 from bgmagic.local.request_body import (
     EFFORTS,
     IDENTIFIER,
+    IGNORED_OBJECTS,
     INCLUDES,
     MAX_INTEGER,
     MAX_NEW_ITEMS,
@@ -150,21 +151,19 @@ def _request_schemas() -> dict[str, Schema]:
         "tools": _array(ANY_OBJECT),
         "truncation": _words(TRUNCATIONS),
     }
-    create = prompt | {
+    create = prompt | dict.fromkeys(sorted(IGNORED_OBJECTS), ANY_OBJECT)
+    create |= {
         "background": {"const": True},
         "context_management": _array(ANY_OBJECT),
         "include": _array(_words(INCLUDES)),
         "max_output_tokens": {"type": "integer", "minimum": MIN_OUTPUT_TOKENS},
         "max_tool_calls": {"type": "integer", "minimum": 0, "maximum": MAX_INTEGER},
         "metadata": _ref("Metadata"),
-        "moderation": ANY_OBJECT,
         "prompt_cache_key": TEXT,
-        "prompt_cache_options": ANY_OBJECT,
         "prompt_cache_retention": _words(("in_memory", "24h")),
         "safety_identifier": {"type": "string", "maxLength": IDENTIFIER},
         "service_tier": _words(TIERS),
         "stream": FLAG,
-        "stream_options": ANY_OBJECT,
         "temperature": {"type": "number", "minimum": 0, "maximum": 2},
         "top_logprobs": {"type": "integer", "const": 0},
         "top_p": {"type": "number", "minimum": 0, "maximum": 1},

@@ -52,9 +52,11 @@ CREATE_FIELDS = PROMPT_FIELDS | {"background", "max_output_tokens", "max_tool_ca
 CREATE_FIELDS |= {"prompt_cache_key", "safety_identifier", "service_tier", "stream", "user"}
 CREATE_FIELDS |= {"temperature", "top_logprobs", "top_p"}
 COUNT_FIELDS = PROMPT_FIELDS | {"personality"}
-# Fields whose effect nobody would miss here: there is no cache, no tool and no compaction.
-IGNORED_FIELDS = {"background_options", "context_management", "include", "moderation"}
-IGNORED_FIELDS |= {"prompt_cache_options", "prompt_cache_retention", "stream_options"}
+# Fields whose effect nobody would miss here: there is no cache, no tool and no compaction. The SDK
+# (3.57) knows three that the description lacks: access_programs, background_options and image.
+IGNORED_OBJECTS = {"access_programs", "background_options", "image", "moderation"}
+IGNORED_OBJECTS |= {"prompt_cache_options", "stream_options"}
+IGNORED_FIELDS = IGNORED_OBJECTS | {"context_management", "include", "prompt_cache_retention"}
 REFUSED_FIELDS = {
     "prompt": "'prompt' is not supported: this local server stores no prompts.",
     "store": "'store' can't be given with background mode: leave it out.",
@@ -221,7 +223,7 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
 def _check_ignored(given: Mapping[str, Any]) -> None:
     choice(given, "service_tier", TIERS, "auto")
     choice(given, "prompt_cache_retention", ("in_memory", "24h"), "in_memory")
-    for name in ("background_options", "moderation", "prompt_cache_options", "stream_options"):
+    for name in sorted(IGNORED_OBJECTS):
         typed(given, name, dict, {})
     typed(given, "context_management", list, [])
     for number_, value in enumerate(typed(given, "include", list, [])):

@@ -229,7 +229,7 @@ class Response:
         self._settle("failed")
 
     def json(self) -> dict[str, Any]:
-        """The response object of the API, with `usage` only once there is some."""
+        """The response object of the API."""
         return self.at(self.status)
 
     def at(self, status: str) -> dict[str, Any]:
@@ -248,8 +248,7 @@ class Response:
         if status == "incomplete":
             fields["incomplete_details"] = {"reason": "max_output_tokens"}
         fields["completed_at"] = self._completed if ended else None
-        if ended and self._generation is not None:
-            fields["usage"] = events.usage(self._generation)
+        fields["usage"] = events.usage(self._generation if ended else None)
         return fields
 
     def _settle(self, status: str) -> None:

@@ -138,7 +138,7 @@ class BaseHandler(RequestHandler):
 
     def query(self, name: str) -> str | None:
         """The query's value of that name, if there is one."""
-        value: str | None = self.get_query_argument(name, None)
+        value: str | None = self.get_query_argument(name, None, strip=False)
         return value
 
     def reply(self, body: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ class Stage:
     ) -> AsyncIterator[asyncio.StreamReader]:
         """The reply to one raw request, past its head; leaving kills the connection."""
         sent = b"" if body is None else json.dumps(body).encode()
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.state.port, limit=1024)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.state.port, limit=4096)
         head = (  # 1.0, so that the body comes as it is, not in chunks
             f"{method} /v1{path} HTTP/1.0\r\nHost: 127.0.0.1:{self.state.port}\r\n"
             f"Authorization: Bearer {self.state.token}\r\nContent-Length: {len(sent)}\r\n\r\n"
@@ -180,9 +180,11 @@ async def until(condition: Callable[[], Any]) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def stage(parallel: int = 1, **kept: int) -> AsyncIterator[Stage]:
+async def stage(
+    *, parallel: int = 1, puppet: Puppet | None = None, **kept: int
+) -> AsyncIterator[Stage]:
     """A server on this loop, with nothing left of it afterwards."""
-    puppet = Puppet()
+    puppet = puppet or Puppet()
     responses = ResponseStore(puppet, parallel=parallel, **kept)
     sockets = server.bind(0)
     state = ServerState(responses, "puppet", sockets[0].getsockname()[1])
