@@ -104,10 +104,10 @@ def _server() -> list[tuple[str, str]]:
 
 
 def _embedded() -> str:
-    from bgmagic.local import LocalServerError, launcher
+    from bgmagic.local import LocalServerError, discovery
 
     try:
-        found = launcher.find()
+        found = discovery.find()
     except LocalServerError as error:
         return f"can't be looked for: {_private(str(error))}"
     return f"running {found.model}" if found else "not running"

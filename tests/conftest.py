@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 
 from bgmagic.api.request import Request, build_request
-from bgmagic.local import LocalServerError, launcher, weights
+from bgmagic.local import LocalServerError, discovery, weights
 from bgmagic.prompts.template import literal_prompt
 from bgmagic.runtime.manager import JobManager
 from bgmagic.submission.options import SubmitSettings
@@ -120,7 +120,7 @@ def embedded(gguf: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
         patch.setenv("BGMAGIC_CACHE", str(folder))
         patch.delenv("BGMAGIC_LOCAL_MODEL", raising=False)
         yield {"BGMAGIC_CACHE": str(folder)}
-        launcher.stop()
+        discovery.stop()
 
 
 def missing(what: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 
-from bgmagic.local import launcher, weights
+from bgmagic.local import discovery, weights
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 LIMIT = 120  # seconds for one cell
@@ -70,7 +70,7 @@ def main(names: list[str]) -> None:
                 try:
                     nbformat.write(execute(path, Path(folder)), path)
                 finally:
-                    launcher.stop()
+                    discovery.stop()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""The embedded server: the Responses API's background mode on 127.0.0.1, answered by a small model.
+"""The Responses API's background mode on 127.0.0.1, answered by a small model on the CPU.
 
-A process of its own that needs no key, for first tries, teaching and tests. `launcher` is the
-kernel's side (find, start, stop); `weights` and `endpoint` serve both sides; everything else, from
-`server` down to `engine`, lives in the server's process. Nothing here imports anything else of the
-package, and importing this module loads neither tornado nor xllamacpp.
+The package is for first tries, teaching and tests: its server is a process of its own, needs no
+key, and outlives the kernel that started it. It imports nothing else of bgmagic, and importing it
+loads neither tornado nor xllamacpp.
 """
 
 from __future__ import annotations
 
 import importlib.util
+
+# Headers of a create that slow its response down, see `responses.Pace`.
+TOKENS_PER_SECOND_HEADER = "x-bgmagic-tokens-per-second"
+QUEUE_HEADER = "x-bgmagic-queue"
 
 
 class LocalServerError(Exception):

@@ -1,10 +1,10 @@
 """The model: chat messages in, text piece by piece out (the only importer of xllamacpp).
 
-One generation at a time, on the caller's thread; queueing is left to `responses`. The weights'
-own chat template turns messages into the prompt. The same prompt gives the same text, whatever
-came before it: sampling is greedy unless asked otherwise, and no prompt cache is used, since with
-one the same question was seen to get another answer later on. llama.cpp takes over SIGINT and
-SIGTERM while it loads; whoever wants them back installs handlers after that.
+A generation runs on its caller's thread, as many at a time as `EngineSettings.parallel` says. The
+weights' own chat template turns messages into the prompt. One at a time, the same prompt gives the
+same text, whatever came before it: sampling is greedy unless asked otherwise, and no prompt cache
+is used, since with one the same question was seen to get another answer later on. llama.cpp takes
+over SIGINT and SIGTERM while it loads: install handlers after that.
 """
 
 from __future__ import annotations
@@ -24,18 +24,56 @@ from bgmagic.local import LocalServerError, require
 Message = Mapping[str, str]
 Stopped = Literal["stop", "length", "asked"]
 
-# Tokens of prompt and answer together. The model was trained for twice as many, but each 1,000
-# tokens cost 45 MB, and a notebook's prompts are shorter.
+# Tokens of prompt and answer together, by default. The small model was trained for twice as many,
+# but each 1,000 tokens cost 45 MB, and a notebook's prompts are shorter.
 CONTEXT = 4096
+# What --context and --parallel may be. With fewer tokens not even a chat template fits.
+MIN_CONTEXT, MAX_CONTEXT = 256, 1_048_576
+MAX_PARALLEL = 64
 # Prompt tokens between two chances to stop. No slower than 2,048 on one thread, where a stop had
 # to wait for the whole prompt; 64 tokens take 0.1 to 0.7 s.
 BATCH = 64
-# One thread: with two, beside a busy kernel, it fell from 150 to 2 tokens a second.
+# By default: with two threads, beside a busy kernel, it fell from 150 to 2 tokens a second.
 THREADS = 1
 # With the greedy choice, this read best.
 REPEAT_PENALTY = 1.05
 # Bytes: a Unix socket's path has room for 104 (macOS), of which our own names take 25.
 LONGEST_FOLDER = 75
+
+
+def setting_ranges() -> dict[str, tuple[int, int]]:
+    """The least and the most that each number of `EngineSettings` may be."""
+    return {
+        "threads": (1, os.cpu_count() or 1),
+        "parallel": (1, MAX_PARALLEL),
+        "context": (MIN_CONTEXT, MAX_CONTEXT),
+    }
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Which model runs, and how much of the machine it may take.
+
+    Attributes:
+        model: the GGUF file; None for what the environment names, or else the small model.
+        threads: CPU threads of all generations together.
+        parallel: generations at a time.
+        context: tokens of prompt and answer together, of each generation.
+    """
+
+    model: Path | None = None
+    threads: int = THREADS
+    parallel: int = 1
+    context: int = CONTEXT
+
+    def __post_init__(self) -> None:
+        """Raises a LocalServerError that names the setting that is out of range."""
+        for name, (least, most) in setting_ranges().items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise LocalServerError(
+                    f"--{name} {value}: it must be a whole number from {least} to {most}."
+                )
 
 
 @dataclass(frozen=True)
@@ -55,7 +93,15 @@ class Generation:
 
 
 class PromptTooLong(Exception):
-    """The prompt has more tokens than the model takes."""
+    """The prompt has more tokens than the model takes.
+
+    Attributes:
+        tokens: how many it has.
+    """
+
+    def __init__(self, tokens: int, most: int) -> None:
+        super().__init__(f"it has {tokens} tokens, and {most} fit")
+        self.tokens = tokens
 
 
 class SchemaRefused(Exception):
@@ -71,16 +117,18 @@ class Engine:
 
     Args:
         path: the GGUF file.
+        settings: threads, generations at a time and context.
 
     Raises:
         LocalServerError: xllamacpp or a library it needs is missing, or the file is no model.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, settings: EngineSettings) -> None:
+        self._context = settings.context
         xllamacpp = _import()
         with _closed_listener() as address:
             try:
-                params = _params(xllamacpp.CommonParams(), path, address)
+                params = _params(xllamacpp.CommonParams(), path, settings, address)
             except AttributeError as error:
                 raise LocalServerError(
                     f"This xllamacpp is too old ({error}): pip install --upgrade xllamacpp"
@@ -89,8 +137,8 @@ class Engine:
                 self._server = xllamacpp.Server(params)
             except RuntimeError as error:
                 raise LocalServerError(
-                    f"llama.cpp can't load {path}: choose another GGUF file with"
-                    " BGMAGIC_LOCAL_MODEL, or delete this one to have it fetched again."
+                    f"llama.cpp can't load {path}: choose another GGUF file with --model or"
+                    " BGMAGIC_LOCAL_MODEL; the small model's own is fetched again once deleted."
                 ) from error
 
     def generate(
@@ -120,7 +168,7 @@ class Engine:
         watch = _Watch(on_text)
         request: dict[str, Any] = {
             "messages": [dict(message) for message in messages],
-            "max_tokens": -1 if max_tokens is None else min(max_tokens, CONTEXT),
+            "max_tokens": -1 if max_tokens is None else min(max_tokens, self._context),
             "temperature": temperature,
             "top_p": top_p,
             "repeat_penalty": REPEAT_PENALTY,
@@ -139,6 +187,20 @@ class Engine:
         except RuntimeError as error:
             raise GenerationFailed(str(error)) from error
         return watch.result()
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """The number of tokens of the prompt, the template's own included.
+
+        llama.cpp counts when it begins to read a prompt, so this waits while as many generations
+        run as may at a time.
+
+        Raises:
+            GenerationFailed: llama.cpp can't read the messages.
+        """
+        try:
+            return self.generate(messages, on_text=lambda piece: True).input_tokens
+        except PromptTooLong as error:
+            return error.tokens
 
 
 class _Watch:
@@ -163,8 +225,7 @@ class _Watch:
         if "error" in chunk:
             problem = chunk["error"]
             if "n_ctx" in problem:
-                tokens, most = problem["n_prompt_tokens"], problem["n_ctx"]
-                self._error = PromptTooLong(f"it has {tokens} tokens, and {most} fit")
+                self._error = PromptTooLong(problem["n_prompt_tokens"], problem["n_ctx"])
             else:
                 self._error = GenerationFailed(str(problem.get("message", problem)))
             return True
@@ -204,13 +265,14 @@ def _import() -> Any:
     return xllamacpp
 
 
-def _params(params: Any, path: Path, address: str) -> Any:
+def _params(params: Any, path: Path, settings: EngineSettings, address: str) -> Any:
     """llama.cpp's settings: one small, quiet, closed server; AttributeError if it lacks one."""
     params.model.path = str(path)
-    params.n_ctx = CONTEXT
-    params.n_parallel = 1
+    params.n_ctx = settings.context * settings.parallel  # shared out evenly
+    params.kv_unified = False
+    params.n_parallel = settings.parallel
     params.n_batch = params.n_ubatch = BATCH
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads
     params.cache_ram_mib = 0
     params.prefill_assistant = False
     params.warmup = False

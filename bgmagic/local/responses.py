@@ -1,8 +1,7 @@
-"""The responses this server knows: their states, their JSON, and the queue to the one model.
+"""The responses this server knows: their states, their JSON, and the queue to the model.
 
-Everything here happens on the event loop's thread; only the generation runs on a worker, which
-touches nothing but the transcript and a flag, and wakes the loop. What the events of a stream look
-like is left to `events`, HTTP to `handlers`.
+Everything here runs on the event loop's thread except generations, which run on workers: those
+touch nothing but the transcript and a flag, and wake the loop.
 """
 
 from __future__ import annotations
@@ -13,39 +12,108 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
-from bgmagic.local import events
-from bgmagic.local.body import Ask
+from bgmagic.local import QUEUE_HEADER, TOKENS_PER_SECOND_HEADER, events
+from bgmagic.local.conversations import (
+    Conversation,
+    ConversationStore,
+    Item,
+    Prompt,
+    pack_items,
+    without_oldest,
+)
 from bgmagic.local.engine import Engine, Generation, PromptTooLong, SchemaRefused
-from bgmagic.local.events import OPEN, Outline
-from bgmagic.local.pace import Pace, pauses
-from bgmagic.local.transcript import Transcript
+from bgmagic.local.events import OPEN, Outline, Transcript
+from bgmagic.local.request_body import CreateParams
+from bgmagic.local.validation import BadRequest, header_number, refuse
 
 # Finished responses kept for retrieval; the oldest go first.
-KEPT = 1000
+MAX_FINISHED = 1000
 # Bytes of input that the finished responses may hold between them; the oldest go first.
-KEPT_INPUT = 50_000_000
+MAX_FINISHED_INPUT = 50_000_000
 # Events that a watcher is given at a time, so that one who reads slowly holds little.
 BATCH = 64
+# Seconds a count of tokens waits for a place at the model.
+COUNT_TIMEOUT = 60.0
 # Seconds a cancel waits for the generation to stop. A batch of the prompt takes under one.
-CANCEL_LIMIT = 10.0
+CANCEL_TIMEOUT = 10.0
 
-NO_PACE = Pace()
 STATUS = {"stop": "completed", "length": "incomplete", "asked": "cancelled"}
 
 log = logging.getLogger(__name__)
 
 
-class Response:
-    """One response from creation to its end."""
+@dataclass(frozen=True)
+class Pace:
+    """How slowly to answer, for teaching.
 
-    def __init__(self, ask: Ask, pace: Pace) -> None:
+    Headers ask for it and not fields, so that the body stays one that the API would take.
+
+    Attributes:
+        tokens_per_second: pieces of text a second at most; None for as fast as the model is.
+        queue: seconds that the response stays queued at least.
+    """
+
+    tokens_per_second: float | None = None
+    queue: float = 0.0
+
+
+NO_PACE = Pace()
+
+
+def read_pace(headers: Mapping[str, str]) -> Pace:
+    """The pace that a request's headers ask for.
+
+    Raises:
+        BadRequest: names the header that is wrong.
+    """
+    rate = header_number(
+        headers, TOKENS_PER_SECOND_HEADER, "a number above 0", lambda value: value > 0
+    )
+    queue = header_number(headers, QUEUE_HEADER, "seconds, 0 or more", lambda value: value >= 0)
+    return Pace(rate, queue or 0.0)
+
+
+def pauses(
+    tokens_per_second: float | None, clock: Callable[[], float] = time.monotonic
+) -> Iterator[float]:
+    """Seconds to wait before each piece of text, without end.
+
+    The first comes at once; a model that is late does not hurry afterwards.
+    """
+    step = 0.0 if tokens_per_second is None else 1 / tokens_per_second
+    due = clock()
+    while True:
+        now = clock()
+        due = max(due, now)
+        yield due - now
+        due += step
+
+
+class Response:
+    """One response from creation to its end.
+
+    Args:
+        history: the items of earlier turns, as `pack_items` stores them.
+        conversation: the one it goes on from and adds to.
+    """
+
+    def __init__(
+        self,
+        params: CreateParams,
+        pace: Pace,
+        history: tuple[bytes, ...] = (),
+        conversation: Conversation | None = None,
+    ) -> None:
         self.id = f"resp_{secrets.token_hex(24)}"
-        self.ask = ask
+        self.params = params
         self.pace = pace
+        self.history = history
+        self.conversation = conversation
         self.status = "queued"
         self.settled = asyncio.Event()
         self.transcript = Transcript()
@@ -74,7 +142,16 @@ class Response:
     @property
     def weight(self) -> int:
         """Bytes of input it holds once it is settled, within a factor of four."""
-        return len(self.ask.items) + len(self.ask.echo.get("instructions") or "")
+        prompt = self.params.prompt
+        own = len(prompt.items) + len(prompt.instructions or "")
+        return own + sum(len(packed) for packed in self.history)
+
+    @property
+    def turns(self) -> tuple[bytes, ...]:
+        """The items of all turns up to and including its answer, once it has ended."""
+        text = self.transcript.text
+        answer = [pack_items([Item("assistant", (text,))])] if text else []
+        return (*self.history, self.params.prompt.items, *answer)
 
     @property
     def outline(self) -> Outline:
@@ -97,7 +174,7 @@ class Response:
         while self.open and number >= self.outline.count:
             await self._changed.wait()
         stop = min(self.outline.count, number + BATCH)
-        return events.frames(self, number, stop), stop
+        return events.encode_events(self, number, stop), stop
 
     def begin(self) -> None:
         """Its turn has come."""
@@ -107,24 +184,38 @@ class Response:
 
     def run(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> Generation:
         """Generates the text at its pace, on the worker's thread."""
-        ask = self.ask
+        params = self.params
         waits = pauses(self.pace.tokens_per_second)
 
         def take(piece: str) -> bool:
             if piece:
                 self._stop.wait(min(next(waits), threading.TIMEOUT_MAX))
                 self.transcript.add(piece)
-                if ask.stream and not self._stop.is_set():
+                if params.stream and not self._stop.is_set():
                     loop.call_soon_threadsafe(self._notify)
             return self._stop.is_set()
 
+        messages = params.prompt.messages(self.history)
+        while True:
+            try:
+                return self._generate(engine, messages, take)
+            except PromptTooLong:
+                dropped = without_oldest(messages) if params.truncate else messages
+                if dropped == messages:
+                    raise
+                messages = dropped
+
+    def _generate(
+        self, engine: Engine, messages: list[dict[str, str]], take: Callable[[str], bool]
+    ) -> Generation:
+        params = self.params
         return engine.generate(
-            ask.messages,
+            messages,
             on_text=take,
-            max_tokens=ask.max_output_tokens,
-            temperature=ask.temperature,
-            top_p=ask.top_p,
-            schema=ask.schema,
+            max_tokens=params.max_output_tokens,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            schema=params.schema,
         )
 
     def finish(self, generation: Generation) -> None:
@@ -138,7 +229,7 @@ class Response:
         self._settle("failed")
 
     def json(self) -> dict[str, Any]:
-        """The response object of the API, with `usage` only once there is some."""
+        """The response object of the API."""
         return self.at(self.status)
 
     def at(self, status: str) -> dict[str, Any]:
@@ -152,22 +243,24 @@ class Response:
             "error": self._error if ended else None,
             "incomplete_details": None,
             "output": self._output() if ended else [],
-            **self.ask.echo,
+            **self.params.echo,
         }
         if status == "incomplete":
             fields["incomplete_details"] = {"reason": "max_output_tokens"}
-        if ended and self._completed is not None:
-            fields["completed_at"] = self._completed
-        if ended and self._generation is not None:
-            fields["usage"] = _usage(self._generation)
+        fields["completed_at"] = self._completed if ended else None
+        fields["usage"] = events.usage(self._generation if ended else None)
         return fields
 
     def _settle(self, status: str) -> None:
         self.status = status
         if status == "completed":
             self._completed = int(time.time())
-        self.ask = replace(self.ask, messages=())  # a kept response needs no prompt
-        self.transcript.close(keep_pieces=self.ask.stream)
+        self.transcript.close(keep_pieces=self.params.stream)
+        if self.conversation is not None:
+            self.conversation.locked = False
+            if status in ("completed", "incomplete"):
+                for packed in self.turns[len(self.history) :]:
+                    self.conversation.add(packed)
         self.settled.set()
         self._notify()
 
@@ -180,33 +273,50 @@ class Response:
         if not self.transcript.text and self.status != "completed":
             return []
         status = events.message_status(self.status)
-        return [events.message(self.message_id, status, self.transcript.text)]
+        return [events.message_item(self.message_id, status, self.transcript.text)]
 
 
-class Responses:
-    """All responses, answered one after the other in the order of their creation.
+class ResponseStore:
+    """All responses, begun one after the other in the order of their creation.
 
     One whose pace lets it wait gets in line after that, so that it holds up nobody.
 
     Args:
         engine: the model.
+        parallel: how many generations there may be at a time.
         kept: how many finished responses are kept.
         kept_input: bytes of input they may hold between them; the newest is kept anyway.
     """
 
-    def __init__(self, engine: Engine, *, kept: int = KEPT, kept_input: int = KEPT_INPUT) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        parallel: int = 1,
+        kept: int = MAX_FINISHED,
+        kept_input: int = MAX_FINISHED_INPUT,
+    ) -> None:
+        self.conversations = ConversationStore()
         self._engine = engine
+        self._parallel = parallel
         self._kept = kept
         self._kept_input = kept_input
         self._known: dict[str, Response] = {}
         self._finished: dict[str, int] = {}  # ids and weights, oldest first
         self._queue: asyncio.Queue[Response] = asyncio.Queue()
         self._held: set[asyncio.Task[None]] = set()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="generation")
+        self._worker = ThreadPoolExecutor(parallel, thread_name_prefix="generation")
 
-    def create(self, ask: Ask, pace: Pace = NO_PACE) -> Response:
-        """A new response, waiting for its turn."""
-        response = Response(ask, pace)
+    def create(self, params: CreateParams, pace: Pace = NO_PACE) -> Response:
+        """A new response, waiting for its turn.
+
+        Raises:
+            BadRequest: what it shall go on from is not known, or not at rest.
+        """
+        conversation = self._conversation(params.prompt)
+        response = Response(params, pace, self.history(params.prompt), conversation)
+        if conversation is not None:
+            conversation.locked = True
         self._known[response.id] = response
         if pace.queue:
             held = asyncio.create_task(self._hold(response))
@@ -216,6 +326,57 @@ class Responses:
             self._queue.put_nowait(response)
         return response
 
+    def history(self, prompt: Prompt) -> tuple[bytes, ...]:
+        """The items of the earlier turns that the prompt goes on from.
+
+        Raises:
+            BadRequest: what it shall go on from is not known, or not at rest.
+        """
+        conversation = self._conversation(prompt)
+        if conversation is not None:
+            return (conversation.packed,)
+        if prompt.previous_response_id is None:
+            return ()
+        name, wanted = "previous_response_id", prompt.previous_response_id
+        if (previous := self.get(wanted)) is None:
+            problem = f"Previous response with id '{wanted[:80]}' not found."
+            refuse(problem, name, "previous_response_not_found")
+        if previous.open:
+            refuse(f"The response '{previous.id}' is {previous.status}: wait for its end.", name)
+        return previous.turns
+
+    def _conversation(self, prompt: Prompt) -> Conversation | None:
+        if prompt.conversation is None:
+            return None
+        conversation = self.conversations.get(prompt.conversation)
+        if conversation.locked:
+            raise BadRequest(
+                400,
+                "Another process is currently operating on this conversation. Please retry in a"
+                " few seconds.",
+                param="conversation",
+                code="conversation_locked",
+            )
+        return conversation
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """The tokens of the prompt, earlier turns included; waits for a free place at the model.
+
+        Raises:
+            BadRequest: as for `create`, or no place got free in `COUNT_TIMEOUT` seconds.
+        """
+        messages = prompt.messages(self.history(prompt))
+        loop = asyncio.get_running_loop()
+        counted = loop.run_in_executor(self._worker, self._engine.count_tokens, messages)
+        try:
+            return await asyncio.wait_for(counted, COUNT_TIMEOUT)
+        except TimeoutError as error:
+            raise BadRequest(
+                503,
+                "The model is busy: count again once a response has ended.",
+                kind="server_error",
+            ) from error
+
     def get(self, response_id: str) -> Response | None:
         """The response of that id, if it is known."""
         return self._known.get(response_id)
@@ -224,7 +385,7 @@ class Responses:
         """Stops the response, and returns when it is settled, one way or the other."""
         if response.open:
             response.stop()
-            await asyncio.wait_for(response.settled.wait(), CANCEL_LIMIT)
+            await asyncio.wait_for(response.settled.wait(), CANCEL_TIMEOUT)
 
     def delete(self, response: Response) -> None:
         """Forgets the response, and stops it if it still runs."""
@@ -238,7 +399,10 @@ class Responses:
         return sum(response.status == status for response in self._known.values())
 
     async def work(self) -> None:
-        """Answers responses until it is cancelled."""
+        """Answers responses, `parallel` at a time, until it is cancelled."""
+        await asyncio.gather(*(self._work() for _ in range(self._parallel)))
+
+    async def _work(self) -> None:
         while True:
             response = await self._queue.get()
             if response.open:
@@ -274,6 +438,8 @@ class Responses:
             response.finish(generation)
 
     def _finish(self, response: Response) -> None:
+        if response.conversation is not None:
+            self.conversations.trim()
         if response.id in self._known:
             self._finished[response.id] = response.weight
         while len(self._finished) > self._kept or (
@@ -281,13 +447,3 @@ class Responses:
         ):
             oldest = next(iter(self._finished))
             del self._finished[oldest], self._known[oldest]
-
-
-def _usage(generation: Generation) -> dict[str, Any]:
-    return {
-        "input_tokens": generation.input_tokens,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": generation.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": generation.input_tokens + generation.output_tokens,
-    }

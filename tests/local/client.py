@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from bgmagic.local.endpoint import Endpoint
+from bgmagic.local.discovery import Endpoint
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bgmagic.local import launcher
+from bgmagic.local import discovery
 from tests.local.client import Client
 
 
@@ -31,7 +31,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cache(empty_cache: Path, gguf: Path) -> Iterator[Path]:
     """A cache folder with the weights; whatever server a test starts in it is ended."""
     yield link(gguf, empty_cache)
-    launcher.stop()
+    discovery.stop()
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +41,9 @@ def client(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BGMAGIC_CACHE", str(folder))
         patch.delenv("BGMAGIC_LOCAL_MODEL", raising=False)
-        endpoint = launcher.start_or_join()
+        endpoint = discovery.start_or_join()
     yield Client(endpoint)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BGMAGIC_CACHE", str(folder))
         patch.delenv("BGMAGIC_LOCAL_MODEL", raising=False)
-        launcher.stop()
+        discovery.stop()

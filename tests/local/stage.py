@@ -17,8 +17,8 @@ from tornado.httpserver import HTTPServer
 
 from bgmagic.local import server
 from bgmagic.local.engine import Engine, Generation
-from bgmagic.local.handlers import State
-from bgmagic.local.responses import Responses
+from bgmagic.local.responses import ResponseStore
+from bgmagic.local.server import ServerState
 
 # Seconds a test waits for what must come.
 LIMIT = 20.0
@@ -33,6 +33,7 @@ class Puppet(Engine):
 
     def __init__(self) -> None:
         self._lines: queue.SimpleQueue[str | Exception | Generation] = queue.SimpleQueue()
+        self.heard: list[list[tuple[str, str]]] = []
 
     def say(self, *pieces: str) -> None:
         for piece in pieces:
@@ -47,6 +48,7 @@ class Puppet(Engine):
     def generate(
         self, messages: Sequence[Any], *, on_text: Callable[[str], bool], **_: Any
     ) -> Generation:
+        self.heard.append([(each["role"], each["content"]) for each in messages])
         while True:
             try:
                 line = self._lines.get(timeout=0.01)
@@ -59,13 +61,17 @@ class Puppet(Engine):
             if on_text(line):
                 return Generation("asked", 3, 5)
 
+    def count_tokens(self, messages: Sequence[Any]) -> int:
+        """As many tokens as the messages have words."""
+        return sum(len(message["content"].split()) for message in messages)
+
 
 @dataclass(frozen=True)
 class Stage:
     """A server on this very loop, and a client of it."""
 
     puppet: Puppet
-    state: State
+    state: ServerState
     sdk: AsyncOpenAI
 
     async def create(self, *, headers: Mapping[str, str] | None = None, **fields: Any) -> Any:
@@ -81,9 +87,13 @@ class Stage:
 
     async def get(self, path: str) -> tuple[int, dict[str, Any]]:
         """Status and JSON of a GET."""
-        reply = await self.sdk.with_options(max_retries=0)._client.get(
-            f"{self.sdk.base_url}{path}",
-            headers={"Authorization": f"Bearer {self.state.token}"},
+        return await self.call("GET", path)
+
+    async def call(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
+        """Status and JSON of the reply to a request with the token."""
+        url = self.sdk.base_url.join(f"/{path}" if path == "openapi.json" else path)
+        reply = await self.sdk._client.request(
+            method, url, json=body, headers={"Authorization": f"Bearer {self.state.token}"}
         )
         return reply.status_code, reply.json()
 
@@ -93,7 +103,7 @@ class Stage:
     ) -> AsyncIterator[asyncio.StreamReader]:
         """The reply to one raw request, past its head; leaving kills the connection."""
         sent = b"" if body is None else json.dumps(body).encode()
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.state.port, limit=1024)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.state.port, limit=4096)
         head = (  # 1.0, so that the body comes as it is, not in chunks
             f"{method} /v1{path} HTTP/1.0\r\nHost: 127.0.0.1:{self.state.port}\r\n"
             f"Authorization: Bearer {self.state.token}\r\nContent-Length: {len(sent)}\r\n\r\n"
@@ -170,15 +180,18 @@ async def until(condition: Callable[[], Any]) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def stage(**kept: int) -> AsyncIterator[Stage]:
+async def stage(
+    *, parallel: int = 1, puppet: Puppet | None = None, **kept: int
+) -> AsyncIterator[Stage]:
     """A server on this loop, with nothing left of it afterwards."""
-    puppet = Puppet()
-    responses = Responses(puppet, **kept)
+    puppet = puppet or Puppet()
+    responses = ResponseStore(puppet, parallel=parallel, **kept)
     sockets = server.bind(0)
-    state = State(responses, "puppet", sockets[0].getsockname()[1])
+    state = ServerState(responses, "puppet", sockets[0].getsockname()[1])
     http = HTTPServer(server.application(state))
     http.add_sockets(sockets)
     work = asyncio.create_task(responses.work())
+    await asyncio.sleep(0)  # its own tasks are there now
     client = AsyncOpenAI(base_url=state.endpoint.base_url, api_key=state.token, max_retries=0)
     try:
         async with client:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.local import items
+from bgmagic.local.conversations import ORDERS, Item, list_items
 from tests.local.stage import problems, stage, until
 
 TURNS: list[dict[str, Any]] = [
@@ -78,22 +78,22 @@ def test_the_sdk_pages_through_all_of_it() -> None:
 @given(
     st.lists(st.lists(st.text(max_size=5), max_size=3), min_size=1, max_size=30),
     st.integers(1, 100),
-    st.sampled_from(items.ORDERS),
+    st.sampled_from(ORDERS),
 )
 def test_pages_put_together_are_the_whole(texts: list[list[str]], limit: int, order: str) -> None:
     """Whatever the texts and the page's size, following `last_id` gives every item once, in order."""
-    packed = items.pack([items.Item("user", tuple(parts)) for parts in texts])
+    entries = [(f"msg_{n}", Item("user", tuple(parts))) for n, parts in enumerate(texts)]
     seen: list[list[str]] = []
     after = None
     while True:
-        page = items.page(packed, "5eed", order=order, limit=limit, after=after)
+        page = list_items(entries, order=order, limit=limit, after=after)
         seen += [parts for _, parts in said(page)]
         if not page["has_more"]:
             break
         assert len(page["data"]) == limit
         after = page["last_id"]
     assert seen == (texts if order == "asc" else texts[::-1])
-    end = items.page(packed, "5eed", order=order, limit=limit, after=page["last_id"])
+    end = list_items(entries, order=order, limit=limit, after=page["last_id"])
     assert (end["data"], end["has_more"]) == ([], False)
     assert problems("ResponseItemList", end) == []
 

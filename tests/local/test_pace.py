@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.local import pace
-from bgmagic.local.fields import Refusal
+from bgmagic.local import QUEUE_HEADER, TOKENS_PER_SECOND_HEADER, responses
+from bgmagic.local.validation import BadRequest
 from tests.local.client import LONG, Client, text
 from tests.local.stage import deltas, everything, stage, until
 
-RATE, QUEUE = pace.TOKENS_PER_SECOND, pace.QUEUE
+RATE, QUEUE = TOKENS_PER_SECOND_HEADER, QUEUE_HEADER
 AGES = "1000000"
 
 
@@ -42,22 +42,22 @@ def test_a_wrong_pace_is_refused_and_says_what_is_allowed(
 def test_any_header_is_a_pace_or_refused(value: str) -> None:
     """Whatever a header holds, the numbers that come of it are finite and within what is allowed."""
     for name in (RATE, QUEUE):
-        with contextlib.suppress(Refusal):
-            asked = pace.read({name: value})
+        with contextlib.suppress(BadRequest):
+            asked = responses.read_pace({name: value})
             assert asked.tokens_per_second is None or 0 < asked.tokens_per_second < math.inf
             assert 0 <= asked.queue < math.inf
 
 
 def test_no_header_is_no_pace() -> None:
     """Without headers nothing waits."""
-    assert pace.read({}) == pace.Pace()
-    assert list(itertools.islice(pace.pauses(None), 3)) == [0, 0, 0]
+    assert responses.read_pace({}) == responses.Pace()
+    assert list(itertools.islice(responses.pauses(None), 3)) == [0, 0, 0]
 
 
 def test_pauses_keep_the_rate_and_a_late_model_does_not_hurry() -> None:
     """Each piece is due a step after the one before, and after a delay the steps go on from there."""
     times = iter([100.0, 100.0, 100.1, 100.25, 109.0, 109.0])
-    pauses = pace.pauses(4, lambda: next(times))
+    pauses = responses.pauses(4, lambda: next(times))
     seen = list(itertools.islice(pauses, 5))
     assert seen == pytest.approx([0, 0.15, 0.25, 0, 0.25])
 
@@ -65,7 +65,7 @@ def test_pauses_keep_the_rate_and_a_late_model_does_not_hurry() -> None:
 @given(st.floats(min_value=0, exclude_min=True, allow_infinity=False))
 def test_pauses_of_any_rate_are_no_less_than_nothing(rate: float) -> None:
     """The smallest and the largest number give a pause, not an error."""
-    for pause in itertools.islice(pace.pauses(rate), 3):
+    for pause in itertools.islice(responses.pauses(rate), 3):
         assert pause >= 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bgmagic.local import LocalServerError, endpoint, launcher
+from bgmagic.local import LocalServerError, discovery
 from tests.local.client import LONG, Client, until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -53,24 +53,27 @@ def alive(pid: int) -> bool:
 
 def test_a_server_is_started_once_and_joined_after_that(cache: Path) -> None:
     """The first call starts it and says so; the second finds it; stop ends it and tidies up."""
-    assert launcher.find() is None
+    assert discovery.find() is None
     said: list[str] = []
-    first = launcher.start_or_join(report=said.append)
+    first = discovery.start_or_join(report=said.append)
     assert said == ["Starting SmolLM2-135M-Instruct…"]
-    assert launcher.start_or_join(report=said.append) == first == launcher.find()
+    assert discovery.start_or_join(report=said.append) == first == discovery.find()
     assert len(said) == 1
-    assert launcher.stop() is True
+    assert discovery.stop() is True
     until(lambda: not alive(first.pid))
-    assert launcher.find() is None
-    assert not endpoint.file().exists()
-    assert launcher.stop() is False
+    assert discovery.find() is None
+    assert not discovery.endpoint_file().exists()
+    assert discovery.stop() is False
 
 
 def test_files_are_the_users_alone(cache: Path) -> None:
     """The folder is 0700, endpoint file and log are 0600, and a repr does not show the token."""
-    started = launcher.start_or_join()
-    modes = {path.suffix: stat.S_IMODE(path.stat().st_mode) for path in endpoint.folder().iterdir()}
-    assert stat.S_IMODE(endpoint.folder().stat().st_mode) == 0o700
+    started = discovery.start_or_join()
+    modes = {
+        path.suffix: stat.S_IMODE(path.stat().st_mode)
+        for path in discovery.endpoint_folder().iterdir()
+    }
+    assert stat.S_IMODE(discovery.endpoint_folder().stat().st_mode) == 0o700
     assert modes[".json"] == modes[".log"] == 0o600
     assert started.token not in repr(started)
     assert len(started.token) >= 40
@@ -85,7 +88,7 @@ def test_others_see_neither_token_nor_keys(cache: Path, monkeypatch: pytest.Monk
     }  # fmt: skip
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
-    started = launcher.start_or_join()
+    started = discovery.start_or_join()
     process = Path(f"/proc/{started.pid}")
     for name, expected in [("cmdline", "bgmagic.local"), ("environ", str(cache))]:
         shown = (process / name).read_text()
@@ -97,7 +100,7 @@ def test_others_see_neither_token_nor_keys(cache: Path, monkeypatch: pytest.Monk
 @linux
 def test_nothing_listens_but_this_server_on_the_loopback(cache: Path) -> None:
     """The process has one TCP socket, on 127.0.0.1, and llama.cpp's own listener has no address."""
-    started = Client(launcher.start_or_join())
+    started = Client(discovery.start_or_join())
     process = Path(f"/proc/{started.endpoint.pid}")
     links = [path.readlink() for path in (process / "fd").iterdir()]
     inodes = {str(link)[8:-1] for link in links if str(link).startswith("socket:")}
@@ -115,37 +118,35 @@ def test_nothing_listens_but_this_server_on_the_loopback(cache: Path) -> None:
 
 def test_two_kernels_that_start_it_at_once_share_one(cache: Path) -> None:
     """Two processes call start_or_join together and get the same server."""
-    code = (
-        "from bgmagic.local import launcher; e = launcher.start_or_join(); print(e.pid, e.base_url)"
-    )
+    code = "from bgmagic.local import discovery; e = discovery.start_or_join(); print(e.pid, e.base_url)"
     kernels = [run("-c", code) for _ in range(2)]
     said = [kernel.communicate(timeout=60) for kernel in kernels]
     assert said[0][0] == said[1][0] != ""
-    logs = list(endpoint.folder().glob("*.log"))
+    logs = list(discovery.endpoint_folder().glob("*.log"))
     assert len(logs) == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
 def test_it_outlives_the_kernel_that_started_it(cache: Path) -> None:
     """Ending a kernel with all its processes, as Jupyter does, leaves the server to the next."""
-    code = "from bgmagic.local import launcher; print(launcher.start_or_join().pid); input()"
+    code = "from bgmagic.local import discovery; print(discovery.start_or_join().pid); input()"
     kernel = run("-c", code, stdin=subprocess.PIPE, start_new_session=True)
     assert kernel.stdout is not None
     pid = int(kernel.stdout.readline())
     os.killpg(kernel.pid, signal.SIGKILL)
     kernel.communicate(timeout=10)
-    found = launcher.find()
+    found = discovery.find()
     assert found is not None
     assert found.pid == pid
 
 
 def test_a_killed_server_is_noticed_and_replaced(cache: Path) -> None:
     """After kill -9 its file is still there, but find gives None and a start gives a new one."""
-    first = launcher.start_or_join()
+    first = discovery.start_or_join()
     os.kill(first.pid, signal.SIGKILL)
-    until(lambda: launcher.find() is None)
-    assert endpoint.file().exists()
-    second = launcher.start_or_join()
+    until(lambda: discovery.find() is None)
+    assert discovery.endpoint_file().exists()
+    second = discovery.start_or_join()
     assert second.pid != first.pid
     assert second.token != first.token
 
@@ -156,8 +157,10 @@ def test_a_dead_servers_token_is_not_sent_to_its_ports_new_owner(cache: Path) ->
         gone = run("-c", "")
         gone.communicate(timeout=30)
         port = other.getsockname()[1]
-        endpoint.write(endpoint.Endpoint(f"http://127.0.0.1:{port}/v1", "t", gone.pid, "m"))
-        assert launcher.find() is None
+        discovery.write_endpoint(
+            discovery.Endpoint(f"http://127.0.0.1:{port}/v1", "t", gone.pid, "m")
+        )
+        assert discovery.find() is None
         other.setblocking(False)
         with pytest.raises(BlockingIOError):
             other.accept()
@@ -166,40 +169,40 @@ def test_a_dead_servers_token_is_not_sent_to_its_ports_new_owner(cache: Path) ->
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"token": 1}'])
 def test_a_damaged_endpoint_file_counts_as_none(empty_cache: Path, content: str) -> None:
     """Whatever the file holds, finding a server does not fail on it."""
-    endpoint.file().write_text(content)
-    assert launcher.find() is None
-    assert launcher.stop() is False
+    discovery.endpoint_file().write_text(content)
+    assert discovery.find() is None
+    assert discovery.stop() is False
 
 
 def test_another_model_has_another_server(
     cache: Path, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """BGMAGIC_LOCAL_MODEL gets a server of its own, named after its file; the first stays."""
-    first = launcher.start_or_join()
+    first = discovery.start_or_join()
     other = tmp_path / "Tiny-1B.gguf"
     other.symlink_to(gguf)
     with monkeypatch.context() as patch:
         patch.setenv("BGMAGIC_LOCAL_MODEL", str(other))
-        assert launcher.find() is None
-        second = launcher.start_or_join()
+        assert discovery.find() is None
+        second = discovery.start_or_join()
         assert second.model == "Tiny-1B"
         client = Client(second)
         assert client.post(model="SmolLM2-135M-Instruct").status == 404
         assert client.answer(model="Tiny-1B", max_output_tokens=16)["model"] == "Tiny-1B"
-        assert launcher.stop() is True
-    assert launcher.find() == first
+        assert discovery.stop() is True
+    assert discovery.find() == first
 
 
 def test_it_ends_when_idle_but_not_while_a_job_runs(cache: Path) -> None:
     """A job nobody asks about keeps it alive beyond the idle time; then it ends by itself."""
     process = run("-m", "bgmagic.local", "--idle", "0.4")
-    client = Client(until(launcher.find))
+    client = Client(until(discovery.find))
     running = client.create(input=LONG)["id"]
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=1.2)
     assert client.get(running)["status"] == "in_progress"
     client.cancel(running)
-    made = endpoint.file()
+    made = discovery.endpoint_file()
     assert process.communicate(timeout=10) == ("", "")
     assert process.returncode == 0
     assert not made.exists()
@@ -209,18 +212,18 @@ def test_it_ends_when_idle_but_not_while_a_job_runs(cache: Path) -> None:
 def test_a_signal_ends_it_cleanly_in_the_middle_of_a_job(cache: Path, number: int) -> None:
     """Exit code 0, no word, no endpoint file left, and soon."""
     process = run("-m", "bgmagic.local")
-    client = Client(until(launcher.find))
+    client = Client(until(discovery.find))
     client.wait(client.create(input=LONG)["id"], "in_progress")
     process.send_signal(number)
     output, errors = process.communicate(timeout=5)
     assert (process.returncode, output, errors) == (0, "", "")
-    assert not endpoint.file().exists()
+    assert not discovery.endpoint_file().exists()
 
 
 def test_a_signal_ends_it_cleanly_in_the_middle_of_a_stream(cache: Path) -> None:
     """With one watcher gone, one still there and a token hours away: no word, and soon."""
     process = run("-m", "bgmagic.local")
-    client = Client(until(launcher.find))
+    client = Client(until(discovery.find))
     slow = {"x-bgmagic-tokens-per-second": "0.0001"}
     running = client.create(headers=slow, input=LONG, stream=True)["id"]
     watcher = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
@@ -238,12 +241,12 @@ def test_a_signal_ends_it_cleanly_in_the_middle_of_a_stream(cache: Path) -> None
 def test_an_old_server_leaves_a_newer_ones_file_alone(cache: Path) -> None:
     """What it removes at its end is its own endpoint file only."""
     process = run("-m", "bgmagic.local")
-    until(launcher.find)
-    newer = endpoint.Endpoint("http://127.0.0.1:9/v1", "other", os.getpid(), "m")
-    endpoint.write(newer)
+    until(discovery.find)
+    newer = discovery.Endpoint("http://127.0.0.1:9/v1", "other", os.getpid(), "m")
+    discovery.write_endpoint(newer)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)
-    assert endpoint.read() == newer
+    assert discovery.read_endpoint() == newer
 
 
 def test_a_busy_port_is_one_line(cache: Path) -> None:
@@ -258,11 +261,11 @@ def test_a_busy_port_is_one_line(cache: Path) -> None:
 
 def test_a_second_server_by_hand_is_one_line(cache: Path) -> None:
     """One that would take over the endpoint file of a living server is not started."""
-    started = launcher.start_or_join()
+    started = discovery.start_or_join()
     line = last_line(run("-m", "bgmagic.local"))
     assert line.startswith("A server with SmolLM2-135M-Instruct runs already")
     assert str(started.pid) in line
-    assert launcher.find() == started
+    assert discovery.find() == started
 
 
 def fake_package(folder: Path, content: str) -> str:
@@ -290,7 +293,7 @@ def test_an_xllamacpp_that_does_not_load_is_one_line(
     """The line comes from the server's process and reaches the caller with its remedy."""
     monkeypatch.setenv("PYTHONPATH", fake_package(tmp_path, content))
     with pytest.raises(LocalServerError) as caught:
-        launcher.start_or_join()
+        discovery.start_or_join()
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -309,9 +312,9 @@ import importlib.util
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == {package!r} else real(name, *rest)
 sys.meta_path.insert(0, Hide())
-from bgmagic.local import launcher
-try: launcher.start_or_join()
-except launcher.LocalServerError as error: sys.exit(str(error))
+from bgmagic.local import discovery
+try: discovery.start_or_join()
+except discovery.LocalServerError as error: sys.exit(str(error))
 """
     with monkeypatch.context() as patch:
         if package == "platformdirs":  # without it there is no saying where a cache would be
@@ -330,7 +333,7 @@ def test_a_wrong_model_file_is_one_line(
         path.write_bytes(content)
     monkeypatch.setenv("BGMAGIC_LOCAL_MODEL", str(path))
     with pytest.raises(LocalServerError) as caught:
-        launcher.start_or_join()
+        discovery.start_or_join()
     assert str(path) in str(caught.value)
     assert "BGMAGIC_LOCAL_MODEL" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -339,7 +342,7 @@ def test_a_wrong_model_file_is_one_line(
 def test_importing_the_launcher_loads_neither_server_nor_engine() -> None:
     """A kernel pays nothing for the embedded model until it is used."""
     code = (
-        "import sys; before = set(sys.modules); from bgmagic.local import launcher;"
+        "import sys; before = set(sys.modules); from bgmagic.local import discovery;"
         "sys.exit(str({'tornado', 'xllamacpp'} & (set(sys.modules) - before) or ''))"
     )
     process = run("-c", code)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgmagic.local.handlers import Streaming
+from bgmagic.local.server import StreamingHandler
 from tests.local.client import LONG, Client, text
 from tests.local.stage import (
     CREATE,
@@ -136,9 +136,9 @@ def test_many_watch_one_response_and_a_slow_one_holds_up_nobody() -> None:
 def test_a_watcher_outlives_what_it_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dropped response is told to its end to who already watches, at the pace of the reader."""
     written: list[int] = []
-    write = Streaming.write
+    write = StreamingHandler.write
     monkeypatch.setattr(
-        Streaming,
+        StreamingHandler,
         "write",
         lambda self, chunk: (written.append(len(chunk)), write(self, chunk))[1],
     )

@@ -1,19 +1,19 @@
-"""Reading the fields of a request: each has a type and limits, or is refused by name.
+"""Validation: a request's fields have types and limits, and are refused by name.
 
-The refusals have the shape, the codes and, where it is known, the wording of the API's own. What
-the fields mean is left to `body`.
+Errors have the shape, the codes and, where it is known, the wording of the API's own.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
 KINDS = {str: "a string", bool: "a boolean", list: "an array", dict: "an object"}
 
 
-class Refusal(Exception):
+class BadRequest(Exception):
     """A request that is turned down.
 
     Attributes:
@@ -37,7 +37,7 @@ class Refusal(Exception):
 
 def refuse(message: str, param: str | None = None, code: str | None = None) -> NoReturn:
     """Turns the request down with 400."""
-    raise Refusal(400, message, param=param, code=code)
+    raise BadRequest(400, message, param=param, code=code)
 
 
 def number(given: Mapping[str, Any], name: str, most: int, *, default: float) -> float:
@@ -85,6 +85,32 @@ def typed(given: Mapping[str, Any], name: str, kind: type, default: Any, where: 
     return value
 
 
+def text(given: Mapping[str, Any], name: str, most: int | None = None) -> str | None:
+    """A string of `most` characters at most, or None."""
+    value: str | None = typed(given, name, str, None)
+    if value is not None and most is not None and len(value) > most:
+        refuse(
+            f"Invalid '{name}': string too long. Expected at most {most} characters, but got"
+            f" {len(value)}.",
+            name,
+            "string_above_max_length",
+        )
+    return value
+
+
+def whole(given: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    """An integer from `least` to `most`, or None."""
+    value = given.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        invalid_type(name, "an integer", value)
+    if not least <= value <= most:
+        allowed = f"from {least} to {most}" if least < most else f"{least}"
+        refuse(f"Invalid '{name}': this server takes {allowed}.", name, "invalid_value")
+    return value
+
+
 def choice(
     given: Mapping[str, Any],
     name: str,
@@ -121,3 +147,23 @@ def invalid_type(path: str, expected: str, value: Any) -> NoReturn:
         path,
         "invalid_type",
     )
+
+
+def header_number(
+    headers: Mapping[str, str], name: str, allowed: str, fits: Callable[[float], bool]
+) -> float | None:
+    """A finite number in a header that `fits`; None without the header."""
+    text = headers.get(name)
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or not fits(value):
+        refuse(
+            f"Invalid header '{name}': expected {allowed}, but got '{text[:40]}'.",
+            name,
+            "invalid_value",
+        )
+    return value
