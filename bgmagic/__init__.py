@@ -25,6 +25,7 @@ from bgmagic.errors import (
 )
 from bgmagic.group import JobGroup
 from bgmagic.job import Job
+from bgmagic.prompts.to_text import to_text
 from bgmagic.research import export, map
 from bgmagic.status import Status
 from bgmagic.submission import jobs, submit, use
@@ -56,6 +57,7 @@ __all__ = [
     "jobs",
     "map",
     "submit",
+    "to_text",
     "use",
 ]
 

@@ -7,19 +7,22 @@ stand in a prompt and what becomes of jobs in them is template.py's business.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.errors import BadInput, BgmagicError, readable
-from bgmagic.inserting import as_text
+from bgmagic.prompts.to_text import NoText, to_text
 from bgmagic.textlike import FILLING
-from bgmagic.values import IPYTHONS, similar
+from bgmagic.values import IPYTHONS, kind_of, similar
 
 # Python's own, as in the expressions of a notebook; everything else is a variable or a filter.
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "len": len, "str": str, "round": round, "sorted": sorted, "min": min, "max": max, "sum": sum,
 }  # fmt: skip
+# Characters; the API takes about 10 million in a prompt.
+MOST_TEXT = 50_000_000
 RAW = "a literal {{ needs --raw"
 
 
@@ -44,17 +47,9 @@ class Expression:
 @functools.cache
 def _environment() -> Any:
     # Imported with the first expression of a kernel: it takes 50 ms.
-    import json
+    from bgmagic.prompts.sandbox import ReadingEnvironment
 
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    made = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
-    made.globals.clear()
-    made.globals.update(FUNCTIONS)
-    # Jinja's own escapes for HTML, which is not what a model should read.
-    made.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
-    return made
+    return ReadingEnvironment(FUNCTIONS)
 
 
 def compiled(expression: Expression) -> Callable[..., Any]:
@@ -68,10 +63,19 @@ def compiled(expression: Expression) -> Callable[..., Any]:
     try:
         return _compile(expression.source)
     except jinja2.TemplateSyntaxError as error:
-        about = readable(str(error.message), 200)
+        about = f"{readable(str(error.message), 200)}{_quoted_column(expression.source)}"
         raise BadInput(f"{expression.place}: this is no expression ({about}); {RAW}") from None
     except Exception as error:  # deep nesting, numbers of ten thousand digits, …
         raise BadInput(f"{expression.place}: this can't be read ({_why(error)}); {RAW}") from None
+
+
+# A column's name of several words, or that begins with a digit, behind a dot.
+_COLUMN = re.compile(r"\b([^\W\d]\w*)\.(\d\w*[^\W\d]\w*|\w+(?: +\w+)+)")
+
+
+def _quoted_column(source: str) -> str:
+    found = _COLUMN.search(source)
+    return f"; a column of such a name is {found[1]}[{found[2]!r}]" if found else ""
 
 
 @functools.lru_cache(maxsize=256)
@@ -128,13 +132,25 @@ def text_of(expression: Expression, values: Mapping[str, Any]) -> str:
         value = compiled(expression)(**values)
         if isinstance(value, jinja2.Undefined):
             value = str(value)  # raises, and says what is undefined
-        return as_text(value)
+        return _checked(to_text(value))
+    except NoText as error:
+        where = f"{readable(expression.source, 60)}{error.place}: " if error.place else ""
+        raise BadInput(f"{expression.place}: {where}{readable(error.why, 300)}") from None
     except (BgmagicError, jinja2.UndefinedError, jinja2.exceptions.SecurityError) as error:
         raise BadInput(f"{expression.place}: {readable(str(error), 300)}") from None
     except Exception as error:
         raise BadInput(f"{expression.place}: {_why(error)}") from None
     finally:
         FILLING.reset(filling)
+
+
+def _checked(text: Any) -> str:
+    if not isinstance(text, str):
+        raise BadInput(f"to_text gave {kind_of(text)}; it must give a str")
+    if len(text) > MOST_TEXT:
+        size, most = len(text) // 10**6, MOST_TEXT // 10**6
+        raise BadInput(f"it is {size} MB of text; a prompt holds at most {most}")
+    return text
 
 
 def _why(error: Exception) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bgmagic.errors import BadInput
+
 Cells = list[Any]
 
 
@@ -74,12 +76,22 @@ def _typed(data: Any, numpy: Any) -> Cells:
     if kind == "c":
         return [str(number).strip("()") for number in data]
     if kind == "M":
+        days = data.astype("M8[D]")
+        if ((data == days) | numpy.isnat(data)).all():  # no time of day, whatever the unit
+            data = days if numpy.datetime_data(data.dtype)[0] not in ("Y", "M") else data
         return [None if t == "NaT" else _dated(t) for t in numpy.datetime_as_string(data).tolist()]
     if kind == "m":
         return [None if numpy.isnat(span) else _timed(span, numpy) for span in data]
     if kind == "S":
-        return [text.decode() for text in data.tolist()]
+        return [_decoded(text) for text in data.tolist()]
     return list(data.tolist())
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise BadInput("it holds bytes that are no UTF-8; turn them into text first") from None
 
 
 def _dated(text: str) -> str:

@@ -1,8 +1,9 @@
-"""A value's parts by their names: what ``--each`` goes over, and the columns ``item.x`` may mean."""
+"""A value's parts by their names: what ``--each`` goes over, and what ``item.x`` may mean."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from bgmagic.errors import BadInput
@@ -19,31 +20,36 @@ def rows_of(value: Any) -> Iterator[tuple[Any, Any]] | None:
     Raises:
         BadInput: two columns have one name, or it is a query that was not run yet.
     """
-    if isinstance(value, Mapping) and table_of(value) is None:
-        return iter(value.items())
     table = table_of(value)
     if table is None:
-        return None
+        return iter(value.items()) if isinstance(value, Mapping) else None
     keys = _keys(table)
     if table.is_column:
         return zip(keys, table.columns[0], strict=True)
     return zip(keys, _dicts(table), strict=True)
 
 
-def _keys(table: Table) -> list[Any]:
-    count = len(table.columns[0]) if table.columns else 0
+def is_table(value: Any) -> bool:
+    """Whether it has rows, each with several columns."""
+    table = table_of(value)
+    return table is not None and not table.is_column
+
+
+def _keys(table: Table) -> Iterator[Any]:
     if not table.index:
-        return [None] * (len(table.index[0]) if table.index else count)
-    labels = zip(*table.index, strict=True)
-    return [label if len(label) > 1 else label[0] for label in labels]
+        return itertools.repeat(None, len(table.columns[0]) if table.columns else 0)
+    return (label if len(label) > 1 else label[0] for label in zip(*table.index, strict=True))
 
 
 def _dicts(table: Table) -> Iterator[dict[str, Any]]:
     named = [(n, cells) for n, cells in zip(table.index_names, table.index, strict=True) if n]
     paths = [(str(name),) for name, _ in named] + [_path(label) for label in table.labels]
+    seen: set[tuple[str, ...]] = set()
     for path in paths:
-        if paths.count(path) > 1:
+        # A column may be called as a group of columns is, too.
+        if path in seen or any(path[:depth] in paths for depth in range(1, len(path))):
             raise BadInput(f"two columns are called {path[-1]!r}; rename one")
+        seen.add(path)
     columns = [cells for _, cells in named] + list(table.columns)
     return (_nested(paths, row) for row in zip(*columns, strict=True))
 
@@ -61,40 +67,64 @@ def _nested(paths: list[tuple[str, ...]], row: tuple[Any, ...]) -> dict[str, Any
     for path, cell in zip(paths, row, strict=True):
         at = told
         for level in path[:-1]:
-            within = at.setdefault(level, {})
-            # A column of the same name as a group of columns keeps a place within it.
-            at = within if isinstance(within, dict) else at.__setitem__(level, {"": within}) or at[level]
+            at = at.setdefault(level, {})
         at[path[-1]] = cell
     return told
 
 
-def columns_of(value: Any) -> list[Any] | None:
-    """The keys, columns or fields by which parts of ``value`` are found, or None if it has none."""
-    if isinstance(value, str):
-        return None
-    if isinstance(value, Mapping):
-        return list(value)
+def record_of(value: Any) -> dict[str, Any] | None:
+    """A row of a table or a query that stands by itself, as a dict by its columns, else None."""
     roots = root_of(value)
+    single = roots & {"sqlite3"} or ("astropy" in roots and not hasattr(value, "itercols"))
+    if not single and "pandas" in roots:
+        single = columns_of(value) is not None and not hasattr(value, "columns")
+    if not single and "numpy" in roots:
+        single = getattr(value, "ndim", 1) == 0
+    names = columns_of(value) if single else None
+    if names is None or len(set(map(str, names))) < len(names):
+        return None
+    return {str(name): value[name] for name in names}
+
+
+MISSING = object()
+
+
+def part_of(value: Any, name: Any) -> Any:
+    """The column, key, label or field ``name`` of a value, or `MISSING`."""
+    names = columns_of(value)
+    if names is None or isinstance(name, slice):
+        return MISSING
+    for near in (name, str(name)) if isinstance(name, int) else (name,):
+        if near in names:
+            return value[near]
+    return MISSING
+
+
+def columns_of(value: Any) -> Collection[Any] | None:
+    """The names by which parts of ``value`` are found, or None if it has no such parts."""
+    if isinstance(value, Mapping):
+        return value
+    roots = root_of(value)
+    found = None
     if roots & {"pandas", "modin", "cudf"}:
         found = getattr(value, "columns", None) if hasattr(value, "columns") else _labels(value)
     elif roots & {"polars", "duckdb", "_duckdb", "ibis", "narwhals"}:
         found = getattr(value, "columns", None)
     elif roots & {"pyarrow", "astropy", "sqlite3", "numpy"}:
         found = _names(value)
-    else:
-        return None
-    return None if found is None or callable(found) else list(found)
+    return None if found is None or callable(found) else found
 
 
 def _labels(value: Any) -> Any:
-    # Of a Series; a group of rows has an index as well, but no label is its.
-    return value.index if hasattr(value, "index") and hasattr(value, "iloc") else None
+    # An index of dates takes any text for a date; only labels that are text are names.
+    labels = value.index if hasattr(value, "iloc") and hasattr(value, "to_frame") else None
+    return labels if getattr(labels, "inferred_type", "string") in ("string", "mixed") else None
 
 
 def _names(value: Any) -> Any:
     for name in ("column_names", "colnames"):
         if hasattr(value, name):
             return getattr(value, name)
-    if hasattr(value, "keys") and "sqlite3" in root_of(value):
+    if "sqlite3" in root_of(value) and hasattr(value, "keys"):
         return value.keys()
     return getattr(getattr(value, "dtype", None), "names", None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, KeysView, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,14 @@ def simplified(value: Any) -> Any:
     refused = _refusal(value, roots)
     if refused:
         raise BadInput(refused)
-    for root in roots & _READERS.keys():
-        simpler = _READERS[root](value)
+    for root in roots:
+        simpler = _READERS[root](value) if root in _READERS else UNREAD
         if simpler is not UNREAD:
             return simpler
     return _array_like(value)
 
+
+_CHART = "is a chart: save it as an image for --file, or put in its .to_dict()"
 
 # What is refused, by the package and the name of a class, and what to put in instead.
 _REFUSED: Mapping[tuple[str, str], str] = {
@@ -53,12 +55,19 @@ _REFUSED: Mapping[tuple[str, str], str] = {
     ("pandas", "NDFrameIndexerBase"): "holds no values; give it rows and columns",
     ("pandas", "BaseGroupBy"): "holds groups, not values; put in its .mean(), .size() or the like",
     ("pandas", "Styler"): "is a picture of a table; put in its .data",
-    ("sklearn", "BaseEstimator"): "has no whole text; put in its .get_params(), or what it learned",
-    ("altair", "TopLevelMixin"): "is a chart: save it as an image for --file, or put in its .to_dict()",
-    ("plotly", "BaseFigure"): "is a chart: save it as an image for --file, or put in its .to_dict()",
+    ("sklearn", "BaseEstimator"): "has no whole text; put in its .get_params()",
+    (
+        "altair",
+        "TopLevelMixin",
+    ): _CHART,
+    (
+        "plotly",
+        "BaseFigure",
+    ): _CHART,
     ("bokeh", "Model"): "is a chart: save it as an image for --file",
     ("holoviews", "Dimensioned"): "is a chart: save it as an image for --file",
     ("matplotlib", "Artist"): "is a drawing: --file $NAME attaches its figure as an image",
+    ("PIL", "Image"): "has no text of its own; --file $NAME attaches it as an image",
     ("statsmodels", "Results"): "has no text of its own; put in its .summary()",
     ("statsmodels", "ResultsWrapper"): "has no text of its own; put in its .summary()",
     ("statsmodels", "Model"): "is not fitted; put in its .fit().summary()",
@@ -69,7 +78,7 @@ _REFUSED: Mapping[tuple[str, str], str] = {
 }
 
 
-def _refusal(value: Any, roots: set[str]) -> str:
+def _refusal(value: Any, roots: KeysView[str]) -> str:
     if callable(getattr(value, "savefig", None)):
         return f"{kind(value)} has no text of its own; --file $NAME attaches an image"
     names = {(c.__module__.partition(".")[0], c.__name__) for c in type(value).__mro__}
@@ -138,11 +147,13 @@ def _of_torch(value: Any) -> Any:
         return str(value)
     if not isinstance(value, torch.Tensor):
         return UNREAD
+    value = value.detach().cpu()
     if value.layout is not torch.strided:
-        return _coordinates(value.shape, value.to_sparse_coo().coalesce())
+        sparse = value if value.layout is torch.sparse_coo else value.to_sparse()
+        return _coordinates(value.shape, sparse.coalesce())
     if value.is_quantized:
         value = value.dequantize()
-    value = value.detach().cpu().resolve_conj().resolve_neg()
+    value = value.resolve_conj().resolve_neg()
     # NumPy has no bfloat16; 32 bits hold all of it.
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
@@ -196,7 +207,7 @@ def _of_xarray(value: Any) -> Any:
         told: dict[str, Any] = {"dims": dict(value.sizes)}
         parts = {"coords": value.coords, "data_vars": value.data_vars}
         told |= {part: {n: _variable(v) for n, v in at.items()} for part, at in parts.items() if at}
-    elif hasattr(value, "dims") and hasattr(value, "values"):
+    elif hasattr(value, "dims") and not callable(getattr(value, "values", callable)):
         told = {} if getattr(value, "name", None) is None else {"name": value.name}
         told["dims"] = dict(value.sizes)
         if len(getattr(value, "coords", ())):
@@ -230,7 +241,7 @@ def _of_pint(value: Any) -> Any:
 
 def _of_astropy(value: Any) -> Any:
     if hasattr(value, "colnames") and not hasattr(value, "itercols"):  # a row
-        return {name: value[name] for name in value.colnames}
+        return {name: _with_unit(value[name], value.columns[name]) for name in value.colnames}
     if hasattr(value, "to_value") and hasattr(value, "unit"):
         number = value.value
         if hasattr(value, "unmasked"):
@@ -245,8 +256,14 @@ def _of_astropy(value: Any) -> Any:
         return {"times": [_trimmed(str(moment)) for moment in moments.ravel()], "scale": scale}
     if hasattr(value, "dtype") and hasattr(value, "unit"):  # a column
         array = sys.modules["numpy"].ma.asarray(value) if hasattr(value, "mask") else value.data
-        return array if value.unit is None else _measured(array, str(value.unit))
+        array = array if value.unit is None else _measured(array, str(value.unit))
+        return array if value.name is None else {value.name: array}
     return str(value) if hasattr(value, "physical_type") else UNREAD
+
+
+def _with_unit(cell: Any, column: Any) -> Any:
+    unit = getattr(column, "unit", None)
+    return cell if unit is None or hasattr(cell, "unit") else Measured(cell, str(unit))
 
 
 def _trimmed(moment: str) -> str:
@@ -262,7 +279,7 @@ def _of_shapely(value: Any) -> Any:
 
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
-    "pandas": _of_pandas, "modin": _of_pandas, "cudf": _of_pandas, 
+    "pandas": _of_pandas, "modin": _of_pandas, "cudf": _of_pandas,
     "pyarrow": _of_pyarrow, "numpy": _of_numpy, "torch": _of_torch, "scipy": _of_scipy,
     "networkx": _of_networkx, "xarray": _of_xarray, "pint": _of_pint, "astropy": _of_astropy,
     "statsmodels": _of_statsmodels, "shapely": _of_shapely,
@@ -284,11 +301,12 @@ def has_whole_text(value: Any) -> bool:
     A user's own class is taken at its word; one from an installed package is not, since it may
     leave out what is too long for a screen.
     """
-    return _whole(type(value))
+    told: Any = type(value)
+    return _whole(told)
 
 
 @functools.lru_cache(maxsize=1024)
-def _whole(told: type) -> bool:
+def _whole(told: Any) -> bool:
     method = "__repr__" if told.__str__ is object.__str__ else "__str__"
     owner = next(kind for kind in told.__mro__ if method in vars(kind))
     root = owner.__module__.partition(".")[0]

@@ -12,9 +12,8 @@ import datetime
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, KeysView, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from bgmagic.errors import BadInput
@@ -66,7 +65,6 @@ class Table:
             rows += [names + blank] if any(name is not None for name in names) else []
         return rows if any(label is not None for row in rows for label in row) else []
 
-
     def parts(self) -> Any:
         """A Series as it stands within other values: a list, or a dict by its labels; under its
         name if it has one. With a named index, a dict a row."""
@@ -77,7 +75,9 @@ class Table:
             return [dict(zip(names, row, strict=True)) for row in rows]
         held: Any = cells
         if self.index:
-            labels = [label if len(label) > 1 else label[0] for label in zip(*self.index, strict=True)]
+            labels = [
+                label if len(label) > 1 else label[0] for label in zip(*self.index, strict=True)
+            ]
             once = len(set(map(str, labels))) == len(labels)
             pairs = zip(labels, cells, strict=True)
             held = dict(pairs) if once else [list(pair) for pair in pairs]
@@ -88,9 +88,9 @@ def _with_unit(label: Any, unit: str) -> Any:
     return f"{'' if label is None else f'{label} '}[{unit}]" if unit else label
 
 
-def root_of(value: object) -> set[str]:
-    """The top packages that the classes of ``value`` come from."""
-    return {kind.__module__.partition(".")[0] for kind in type(value).__mro__}
+def root_of(value: object) -> KeysView[str]:
+    """The top packages that the classes of ``value`` come from, its own class's first."""
+    return dict.fromkeys(kind.__module__.partition(".")[0] for kind in type(value).__mro__).keys()
 
 
 # How a table's library is told without importing it: the package of its class.
@@ -144,7 +144,7 @@ def _run(query: Any) -> Table:
 
     if importlib.util.find_spec("pyarrow") is None:
         raise BadInput(
-            f"a {type(query).__name__} needs pyarrow to be read here; install it, or put in its .df()"
+            f"a {type(query).__name__} needs pyarrow to be read; install it, or put in its .df()"
         )
     return _arrow(nw.from_native(query).collect(backend="pyarrow").to_native())
 
@@ -164,7 +164,7 @@ def _pandas_like(value: Any) -> Table | None:
     import narwhals as nw
 
     if "pandas" not in root_of(value):
-        value = nw.from_native(value, allow_series=True, strict=False)
+        value = nw.from_native(value, allow_series=True, pass_through=True)
         value = value.to_pandas() if hasattr(value, "to_pandas") else value
     pandas = sys.modules.get("pandas")
     if pandas is None:
@@ -268,12 +268,7 @@ def _by_type(cell: Any, dtype: Any) -> Any:
     if isinstance(dtype, nw.Float32):
         return shortest(float(cell))
     if isinstance(dtype, nw.List | nw.Array) and not hasattr(cell, "dtype"):
-        within: Any = dtype.inner
-        # An array of several dimensions names the type of its numbers only.
-        return [
-            _by_type(part, dtype if isinstance(part, list) and not within.is_nested() else within)
-            for part in cell
-        ]
+        return [_by_type(part, dtype.inner) for part in cell]
     if isinstance(dtype, nw.Struct) and isinstance(cell, dict):
         types = {field.name: field.dtype for field in dtype.fields}
         return {name: _by_type(part, types.get(name, dtype)) for name, part in cell.items()}
@@ -317,28 +312,20 @@ def _span(nanoseconds: int) -> datetime.timedelta | str:
 # CSV.
 
 
-def as_csv(table: Table, word: Callable[[Any, str], str]) -> str:
+def as_csv(table: Table, words: Callable[[Any, Cells], Sequence[str | None]]) -> str:
     r"""``table`` as CSV: commas, "quotes" where needed, a line end (\n) after each row.
 
     A missing cell is empty, an empty text ``""``.
 
     Args:
-        word: gives the text of a cell; its second argument is the cell's place, as ``.price[3]``.
+        words: gives the texts of the cells of a column, whose label is its first argument.
     """
+    labels = [*table.index_names, *(label[-1] for label in table.labels)]
     everything = [*table.index, *table.columns]
-    names = [*table.index_names, *(label[-1] for label in table.labels)]
-    columns = [
-        [None if cell is None else say(cell, f"[{row}]") for row, cell in enumerate(cells)]
-        for name, cells in zip(names, map(_days, everything), strict=True)
-        for say in [partial(_at, word, name)]
-    ]
-    heads = [[None if x is None else word(x, "") for x in row] for row in table.header()]
-    rows: Iterator[Sequence[str | None]] = iter([*heads, *zip(*columns, strict=True)])
-    return "".join(f"{','.join(map(_quoted, row))}\n" for row in rows)
-
-
-def _at(word: Callable[[Any, str], str], name: Any, cell: Any, row: str) -> str:
-    return word(cell, f".{name}{row}" if str(name).isidentifier() else f"[{name!r}]{row}")
+    columns = [words(label, _days(c)) for label, c in zip(labels, everything, strict=True)]
+    heads = [words("", row) for row in table.header()]
+    rows = (",".join(map(_quoted, row)) for row in [*heads, *zip(*columns, strict=True)])
+    return "".join(f"{row}\n" for row in rows)
 
 
 def _quoted(text: str | None) -> str:

@@ -17,8 +17,8 @@ import json
 import math
 import re
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Sequence, Set
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
+from typing import Any, cast
 
 from bgmagic.errors import BadInput
 from bgmagic.prompts.arrays import Digits, Line, Measured, duration
@@ -65,11 +65,12 @@ def to_text(value: Any) -> str:
         BadInput: it has no whole text, as functions, images, charts and lazy tables have none.
     """
     try:
-        if isinstance(value, Iterator | MappingView):  # what filters and dict methods give
+        passing: Any = isinstance(value, Iterator | MappingView)  # what filters and dicts give
+        if passing:
             return _lines(_listed(value))
         table = _table(value)
         if table is not None and (table.header() or table.index or not table.is_column):
-            return as_csv(table, _cell)
+            return as_csv(table, _words)
         plain = _plain(value)
         as_list = table is not None or isinstance(value, Sequence | Set)
         if isinstance(plain, list) and as_list:
@@ -140,6 +141,8 @@ def _single(value: Any) -> Any:
 
 def _parts(value: Any) -> Any:
     """What has parts, or stands for something simpler."""
+    if isinstance(value, Line):
+        return Line(_list(value))
     known = _step(value)
     if known is not UNREAD:
         return known
@@ -147,7 +150,8 @@ def _parts(value: Any) -> Any:
     if named is not None:
         return _dict(named, attributes=not isinstance(value, Mapping))
     if isinstance(value, Set):
-        return sorted(_list(value), key=lambda item: (type(item).__name__, str(item)))
+        members: Any = value
+        return sorted(_list(members), key=lambda item: (type(item).__name__, str(item)))
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return _list(value)
     for method in ("tolist", "to_list"):  # array.array, and columns of libraries not known here
@@ -162,7 +166,7 @@ def _step(value: Any) -> Any:
         return UNREAD
     table = _table(value)
     if table is not None:
-        return _plain(table.parts()) if table.is_column else as_csv(table, _cell)
+        return _plain(table.parts()) if table.is_column else as_csv(table, _words)
     try:
         simpler = UNREAD if isinstance(value, type) else simplified(value)
     except BadInput as error:
@@ -177,17 +181,17 @@ def _step(value: Any) -> Any:
 def _fields(value: Any) -> Mapping[Any, Any] | None:
     """The parts of a value that have names."""
     if isinstance(value, Mapping):
-        return value
+        return cast("Mapping[Any, Any]", value)
     if isinstance(value, type):
         return None
     if callable(getattr(value, "model_dump", None)):  # Pydantic, which knows what is left out
-        dumped = value.model_dump()
-        return dumped if isinstance(dumped, Mapping) else {"root": dumped}
+        dumped: Any = value.model_dump()
+        return dict(dumped) if isinstance(dumped, Mapping) else {"root": dumped}
     if isinstance(value, tuple):
         names = getattr(value, "_fields", None)
-        if names is None and hasattr(type(value), "n_sequence_fields"):  # os.stat_result and kin
-            names = type(value).__match_args__
-        return None if names is None else dict(zip(names, value, strict=False))
+        if names is None and hasattr(type(value), "n_sequence_fields"):
+            return _struct_sequence(value)
+        return None if names is None else dict(zip(names, value, strict=True))
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if hasattr(value, "__attrs_attrs__"):
@@ -199,6 +203,13 @@ def _fields(value: Any) -> Mapping[Any, Any] | None:
     if type(value).__module__ == "sqlite3" and hasattr(value, "keys"):
         return dict(zip(_each_once(value.keys()), value, strict=True))
     return None
+
+
+def _struct_sequence(value: Any) -> dict[str, Any]:
+    """The fields of os.stat_result and its kin, also those that are no part of the tuple."""
+    _, (shown, further) = value.__reduce__()
+    names: tuple[str, ...] = type(value).__match_args__
+    return {**dict(zip(names, shown, strict=False)), **further}
 
 
 def _each_once(names: Iterable[str]) -> list[str]:
@@ -260,9 +271,9 @@ def _own_text(value: Any) -> str:
     whole = not isinstance(value, type | bytes | bytearray | memoryview) and has_whole_text(value)
     # Functions have none; symbols of sympy can be called, too.
     if whole and (not callable(value) or type(value).__module__.startswith("sympy.")):
-        text = str(value)
+        text, own = str(value), cast("Any", type(value)).__str__ is not object.__str__
         # Images, modules, coroutines: what Python itself shows of them tells a model nothing.
-        if type(value).__str__ is not object.__str__ or not re.fullmatch("<.*>", text, re.DOTALL):
+        if own or not re.fullmatch("<.*>", text, re.DOTALL):
             return text
     if isinstance(value, bytes | bytearray | memoryview):
         raise NoText(f"{kind(value)} has no text of its own; turn it into text first: .decode()")
@@ -286,11 +297,20 @@ def _table(value: Any) -> Table | None:
         raise NoText(str(error)) from None
 
 
-def _cell(value: Any, place: str) -> str:
+def _words(label: Any, cells: Sequence[Any]) -> list[str | None]:
+    told: list[str | None] = []
     try:
-        plain = _plain(value)
+        for cell in cells:
+            told.append(None if cell is None else _cell(_plain(cell)))
     except NoText as error:
-        raise error.within(place) from None
+        name = f".{label}" if str(label).isidentifier() else f"[{label!r}]"
+        raise error.within(f"{name}[{len(told)}]") from None
+    return told
+
+
+def _cell(plain: Any) -> str | None:
+    if plain is None:
+        return None
     return _compact(plain) if isinstance(plain, list | dict) else _word(plain)
 
 
