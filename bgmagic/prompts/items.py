@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from bgmagic.errors import BadInput
+from bgmagic.prompts.libraries import refusal
 from bgmagic.prompts.tables import Table, root_of, table_of
 
 
@@ -21,6 +22,8 @@ def rows_of(value: Any) -> Iterator[tuple[Any, Any]] | None:
         BadInput: two columns have one name, or it is a query that was not run yet.
     """
     table = table_of(value)
+    if table is None and refusal(value):
+        raise BadInput(refusal(value))
     if table is None:
         return iter(value.items()) if isinstance(value, Mapping) else None
     keys = _keys(table)
@@ -108,6 +111,8 @@ def columns_of(value: Any) -> Collection[Any] | None:
     found = None
     if roots & {"pandas", "modin", "cudf"}:
         found = getattr(value, "columns", None) if hasattr(value, "columns") else _labels(value)
+    elif type(value).__name__ == "LazyFrame":
+        return None  # to ask for its columns may run the query
     elif roots & {"polars", "duckdb", "_duckdb", "ibis", "narwhals"}:
         found = getattr(value, "columns", None)
     elif roots & {"pyarrow", "astropy", "sqlite3", "numpy"}:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import sysconfig
-from collections.abc import Callable, KeysView, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def simplified(value: Any) -> Any:
         BadInput: it has no text that is whole; the message names the way out.
     """
     roots = root_of(value)
-    refused = _refusal(value, roots)
+    refused = refusal(value)
     if refused:
         raise BadInput(refused)
     for root in roots:
@@ -48,6 +48,7 @@ _REFUSED: Mapping[tuple[str, str], str] = {
     ("dask", "DaskMethodsMixin"): "holds a plan, not its values; put in its .compute()",
     ("dask", "FrameBase"): "holds a plan, not its values; put in its .compute()",
     ("dask", "Array"): "holds a plan, not its values; put in its .compute()",
+    ("dask", "Delayed"): "holds a plan, not its values; put in its .compute()",
     ("pyspark", "DataFrame"): "holds a query, not its rows; put in its .toPandas()",
     ("ibis", "Expr"): "holds a query, not its values; put in its .to_pandas()",
     ("pyarrow", "Dataset"): "holds files, not their rows; put in its .to_table()",
@@ -78,8 +79,10 @@ _REFUSED: Mapping[tuple[str, str], str] = {
 }
 
 
-def _refusal(value: Any, roots: KeysView[str]) -> str:
-    if callable(getattr(value, "savefig", None)):
+def refusal(value: Any) -> str:
+    """Why ``value`` can't go in, and what can in its place; "" if nothing is known against it."""
+    roots = root_of(value)
+    if callable(getattr(type(value), "savefig", None)):
         return f"{kind(value)} has no text of its own; --file $NAME attaches an image"
     names = {(c.__module__.partition(".")[0], c.__name__) for c in type(value).__mro__}
     if roots & _REFUSERS and not ("ibis" in roots and type(value).__name__ == "Table"):
@@ -127,12 +130,12 @@ def _of_numpy(value: Any) -> Any:
         unit = getattr(value, "units", None)  # of subclasses, as unyt's
         array = value if isinstance(value, numpy.ndarray) else numpy.asarray(value)
         return array_of(array) if unit is None else _measured(numpy.asarray(value), str(unit))
-    return UNREAD
+    return str(value) if isinstance(value, numpy.dtype) else UNREAD
 
 
 def _array_like(value: Any) -> Any:
     """What other libraries call an array: it has a type and a shape, and gives a NumPy array."""
-    if isinstance(value, type) or not callable(getattr(value, "__array__", None)):
+    if not callable(getattr(type(value), "__array__", None)):
         return UNREAD
     if not hasattr(value, "dtype") or not hasattr(value, "shape") or "numpy" not in sys.modules:
         return UNREAD
@@ -278,11 +281,26 @@ def _of_shapely(value: Any) -> Any:
     return str(value.wkt) if hasattr(value, "wkt") else UNREAD
 
 
+def _of_uncertainties(value: Any) -> Any:
+    # Its str rounds the number to the digits that the error leaves.
+    if not hasattr(value, "nominal_value"):
+        return UNREAD
+    return f"{float(value.nominal_value)}+/-{float(value.std_dev)}"
+
+
+def _of_cftime(value: Any) -> Any:
+    # Its str has neither fractions of a second nor the calendar.
+    if not hasattr(value, "calendar"):
+        return UNREAD
+    return f"{value.isoformat(' ')} {value.calendar}".strip()
+
+
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "pandas": _of_pandas, "modin": _of_pandas, "cudf": _of_pandas,
     "pyarrow": _of_pyarrow, "numpy": _of_numpy, "torch": _of_torch, "scipy": _of_scipy,
     "networkx": _of_networkx, "xarray": _of_xarray, "pint": _of_pint, "astropy": _of_astropy,
-    "statsmodels": _of_statsmodels, "shapely": _of_shapely,
+    "statsmodels": _of_statsmodels, "shapely": _of_shapely, "cftime": _of_cftime,
+    "uncertainties": _of_uncertainties,
 }  # fmt: skip
 
 
@@ -290,8 +308,8 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
 
 # Their str says the whole value, as their documentation promises or their code shows.
 _WHOLE = frozenset({
-    "arrow", "bgmagic", "bs4", "cftime", "dateutil", "gmpy2", "mpmath", "pendulum", "pydantic",
-    "pydantic_core", "sympy", "uncertainties", "uuid6", "yarl",
+    "arrow", "bgmagic", "bs4", "dateutil", "gmpy2", "pendulum", "pydantic", "pydantic_core",
+    "sympy", "yarl",
 })  # fmt: skip
 
 

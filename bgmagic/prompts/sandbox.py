@@ -13,13 +13,14 @@ import json
 import math
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jinja2
 from jinja2.exceptions import SecurityError
 from jinja2.filters import make_attrgetter
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 
 from bgmagic.prompts.items import MISSING, columns_of, part_of
 from bgmagic.prompts.reading import CHANGING, PADDING, WRITERS, reads
@@ -48,18 +49,19 @@ class ReadingEnvironment(ImmutableSandboxedEnvironment):
         part = part_of(obj, attribute)
         if part is not MISSING:
             return part
-        found = super().getattr(obj, attribute)
-        names = columns_of(obj) if isinstance(found, jinja2.Undefined) else None
+        names = columns_of(obj)
         if names is None or hasattr(obj, attribute):
-            return found
+            return super().getattr(obj, attribute)
+        # Without trying obj[attribute]: a defaultdict would make it.
         return self.undefined(hint=_no_column(obj, attribute, names), obj=obj, name=attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """``obj[argument]``; a number, as in ``item.2024``, may be a column's name, too."""
-        if isinstance(argument, int):
-            part = part_of(obj, argument)
-            if part is not MISSING:
-                return part
+        part = part_of(obj, argument) if isinstance(argument, int) else MISSING
+        if part is not MISSING:
+            return part
+        if isinstance(obj, defaultdict) and argument not in obj:
+            return self.undefined(hint=_no_column(obj, argument, obj), obj=obj, name=argument)
         return super().getitem(obj, argument)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -106,15 +108,19 @@ class ReadingEnvironment(ImmutableSandboxedEnvironment):
             return None
 
         @functools.wraps(wrapped)
-        def checked(*args: Any, **kwargs: Any) -> Any:
-            numbers = [v for v in [*args, *kwargs.values()] if isinstance(v, int)]
-            nested = re.search(r"\{[^{}]*:[^{}]*\{", value.__self__)
-            wide = re.search(r":[^{}]*\d{5}", value.__self__)
-            if wide or (nested and any(abs(number) > WIDEST for number in numbers)):
-                raise SecurityError(f"a width in this format is more than {WIDEST:,}")
-            return wrapped(*args, **kwargs)
+        def narrow(*args: Any, **kwargs: Any) -> str:
+            named = value.__name__ == "format_map" and len(args) == 1
+            given: Any = ((), args[0]) if named else (args, kwargs)
+            return _NarrowFormatter(self).vformat(value.__self__, *given)
 
-        return checked
+        return narrow
+
+
+class _NarrowFormatter(SandboxedFormatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if re.search(r"\d{5}", format_spec):
+            raise SecurityError(f"a width in this format is above {WIDEST:,}")
+        return str(super().format_field(value, format_spec))
 
 
 def _data(value: Any) -> bool:
@@ -215,6 +221,12 @@ def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
         name: _narrow(name, filters[name]) for name in ("center", "indent", "batch", "slice")
     }
 
+    def listed(value: Any) -> list[Any]:
+        items = list(itertools.islice(value, MOST_ITEMS + 1))
+        if len(items) > MOST_ITEMS:
+            raise SecurityError(f"this has more than {MOST_ITEMS:,} items, or never ends")
+        return items
+
     def replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
         told, size = str(text), len(str(text)) + str(text).count(str(old)) * len(str(new))
         if size > MOST_TEXT:
@@ -225,7 +237,7 @@ def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
     def join(environment: Any, value: Any, d: Any = "", attribute: str | int | None = None) -> str:
         part = make_attrgetter(environment, attribute) if attribute is not None else _itself
         told, size = [], 0
-        for item in value:
+        for item in listed(value):
             told.append(str(part(item)))
             size += len(told[-1]) + len(str(d))
             if size > MOST_TEXT:
@@ -237,12 +249,6 @@ def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
             raise jinja2.exceptions.FilterArgumentError("give values by place or by name, not both")
         _check_operator("%", str(text), ())
         return str(text) % (kwargs or args)
-
-    def listed(value: Any) -> list[Any]:
-        items = list(itertools.islice(value, MOST_ITEMS + 1))
-        if len(items) > MOST_ITEMS:
-            raise SecurityError(f"this has more than {MOST_ITEMS:,} items, or never ends")
-        return items
 
     # Jinja's own escapes for HTML, which is not what a model should read.
     tojson = functools.partial(json.dumps, ensure_ascii=False)

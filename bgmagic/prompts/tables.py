@@ -125,7 +125,7 @@ def table_of(value: Any) -> Table | None:
         return _run(value)
     if "astropy" in roots and hasattr(value, "colnames") and hasattr(value, "itercols"):
         return _astropy(value)
-    if "numpy" in roots and value.ndim == 1 and value.dtype.names:
+    if "numpy" in roots and getattr(value, "ndim", 0) == 1 and value.dtype.names:
         return Table(
             [(field,) for field in value.dtype.names],
             [array_cells(value[field]) for field in value.dtype.names],

@@ -143,6 +143,8 @@ def _parts(value: Any) -> Any:
     """What has parts, or stands for something simpler."""
     if isinstance(value, Line):
         return Line(_list(value))
+    if isinstance(value, Measured):
+        return f"{_word(_plain(value.number))} {value.unit}".strip()
     known = _step(value)
     if known is not UNREAD:
         return known
@@ -155,9 +157,8 @@ def _parts(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return _list(value)
     for method in ("tolist", "to_list"):  # array.array, and columns of libraries not known here
-        give = None if isinstance(value, type) else getattr(value, method, None)
-        if callable(give):
-            return _list(give())
+        if callable(getattr(type(value), method, None)):
+            return _list(getattr(value, method)())
     return UNREAD
 
 
@@ -171,20 +172,16 @@ def _step(value: Any) -> Any:
         simpler = UNREAD if isinstance(value, type) else simplified(value)
     except BadInput as error:
         raise NoText(str(error)) from None
-    if isinstance(simpler, Measured):
-        return f"{_word(_plain(simpler.number))} {simpler.unit}".strip()
-    if isinstance(simpler, Line) or simpler is UNREAD:
-        return simpler if simpler is UNREAD else Line(_list(simpler))
-    return _plain(simpler)
+    return simpler if simpler is UNREAD else _plain(simpler)
 
 
 def _fields(value: Any) -> Mapping[Any, Any] | None:
     """The parts of a value that have names."""
     if isinstance(value, Mapping):
-        return cast("Mapping[Any, Any]", value)
+        return value
     if isinstance(value, type):
         return None
-    if callable(getattr(value, "model_dump", None)):  # Pydantic, which knows what is left out
+    if callable(getattr(type(value), "model_dump", None)):  # Pydantic, which knows what is left out
         dumped: Any = value.model_dump()
         return dict(dumped) if isinstance(dumped, Mapping) else {"root": dumped}
     if isinstance(value, tuple):
@@ -194,12 +191,12 @@ def _fields(value: Any) -> Mapping[Any, Any] | None:
         return None if names is None else dict(zip(names, value, strict=True))
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if hasattr(value, "__attrs_attrs__"):
+    if hasattr(type(value), "__attrs_attrs__"):
         return {field.name: getattr(value, field.name) for field in value.__attrs_attrs__}
-    if hasattr(value, "__struct_fields__"):  # msgspec
+    if hasattr(type(value), "__struct_fields__"):  # msgspec
         return {name: getattr(value, name) for name in value.__struct_fields__}
     if isinstance(value, types.SimpleNamespace) or type(value).__module__ == "argparse":
-        return vars(value)
+        return dict(vars(value))
     if type(value).__module__ == "sqlite3" and hasattr(value, "keys"):
         return dict(zip(_each_once(value.keys()), value, strict=True))
     return None
