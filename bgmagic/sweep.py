@@ -14,7 +14,7 @@ from typing import Any
 
 from bgmagic.errors import BadInput, readable
 from bgmagic.options import Settings, read_option
-from bgmagic.prompts.items import is_table, record_of, rows_of
+from bgmagic.prompts.items import record_of, rows_of
 from bgmagic.values import kind_of, similar
 
 # Settings that a job can have of its own; everything else is one for the whole sweep.
@@ -108,14 +108,14 @@ def _iterable(given: Any) -> bool:
 def _keyed(given: Any, label: str) -> Items | None:
     """What a dict, a Series or a table has to go over, else None."""
     try:
-        pairs = rows_of(given)
+        rows = rows_of(given)
     except BadInput as error:
         raise BadInput(f"{label}: {error}") from None
-    if pairs is None:
+    if rows is None:
         return None
-    found = list(pairs)
+    found = list(rows)
     keys, values = tuple(key for key, _ in found), tuple(_row(value) for _, value in found)
-    if is_table(given):
+    if rows.kind == "rows":
         return Items("rows", values)
     # An index may have a label several times; a group of answers can't.
     once = None not in keys and len(set(keys)) == len(keys)

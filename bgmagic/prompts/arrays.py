@@ -116,14 +116,15 @@ def _timed(span: Any, numpy: Any) -> str:
 # Numbers and durations.
 
 
-def shortest(number: float) -> float:
-    """A float of 32 bits as the number with the fewest digits that is the same in 32 bits."""
+def shortest(number: float, bits: int = 32) -> float:
+    """A float of 16 or 32 bits as the number with the fewest digits that is the same in these."""
     if not math.isfinite(number):
         return number
-    for digits in range(6, 10):
+    form, places = ("f", range(6, 10)) if bits == 32 else ("e", range(3, 6))
+    for digits in places:
         near = float(f"{number:.{digits}g}")
         try:
-            if struct.pack("f", near) == struct.pack("f", number):
+            if struct.pack(form, near) == struct.pack(form, number):
                 return near
         except OverflowError:  # rounded up beyond the largest
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.errors import BadInput
@@ -11,7 +12,23 @@ from bgmagic.prompts.libraries import refusal
 from bgmagic.prompts.tables import Table, root_of, table_of
 
 
-def rows_of(value: Any) -> Iterator[tuple[Any, Any]] | None:
+@dataclass(frozen=True)
+class Rows:
+    """What ``--each`` goes over.
+
+    Attributes:
+        kind: "dict" for a dict, "column" for a Series, "rows" for a table.
+        pairs: each item with its key, in order; to be read once.
+    """
+
+    kind: str
+    pairs: Iterator[tuple[Any, Any]]
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return self.pairs
+
+
+def rows_of(value: Any) -> Rows | None:
     """Each item of a dict, a Series or a table with its key, or None if ``value`` is none of these.
 
     A table's item is a dict by columns, in which the levels of a named index are columns, too, and
@@ -25,17 +42,11 @@ def rows_of(value: Any) -> Iterator[tuple[Any, Any]] | None:
     if table is None and refusal(value):
         raise BadInput(refusal(value))
     if table is None:
-        return iter(value.items()) if isinstance(value, Mapping) else None
+        return Rows("dict", iter(value.items())) if isinstance(value, Mapping) else None
     keys = _keys(table)
     if table.is_column:
-        return zip(keys, table.columns[0], strict=True)
-    return zip(keys, _dicts(table), strict=True)
-
-
-def is_table(value: Any) -> bool:
-    """Whether it has rows, each with several columns."""
-    table = table_of(value)
-    return table is not None and not table.is_column
+        return Rows("column", zip(keys, table.columns[0], strict=True))
+    return Rows("rows", zip(keys, _dicts(table), strict=True))
 
 
 def _keys(table: Table) -> Iterator[Any]:
@@ -120,10 +131,13 @@ def columns_of(value: Any) -> Collection[Any] | None:
     return None if found is None or callable(found) else found
 
 
+_WORDS = ("string", "mixed", "mixed-integer", "categorical")
+
+
 def _labels(value: Any) -> Any:
     # An index of dates takes any text for a date; only labels that are text are names.
     labels = value.index if hasattr(value, "iloc") and hasattr(value, "to_frame") else None
-    return labels if getattr(labels, "inferred_type", "string") in ("string", "mixed") else None
+    return labels if getattr(labels, "inferred_type", "string") in _WORDS else None
 
 
 def _names(value: Any) -> Any:

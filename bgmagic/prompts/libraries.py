@@ -281,6 +281,10 @@ def _of_shapely(value: Any) -> Any:
     return str(value.wkt) if hasattr(value, "wkt") else UNREAD
 
 
+def _of_sqlalchemy(value: Any) -> Any:
+    return dict(value._mapping) if hasattr(type(value), "_mapping") else UNREAD
+
+
 def _of_uncertainties(value: Any) -> Any:
     # Its str rounds the number to the digits that the error leaves.
     if not hasattr(value, "nominal_value"):
@@ -300,7 +304,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "pyarrow": _of_pyarrow, "numpy": _of_numpy, "torch": _of_torch, "scipy": _of_scipy,
     "networkx": _of_networkx, "xarray": _of_xarray, "pint": _of_pint, "astropy": _of_astropy,
     "statsmodels": _of_statsmodels, "shapely": _of_shapely, "cftime": _of_cftime,
-    "uncertainties": _of_uncertainties,
+    "uncertainties": _of_uncertainties, "sqlalchemy": _of_sqlalchemy,
 }  # fmt: skip
 
 

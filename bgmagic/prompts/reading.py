@@ -46,7 +46,7 @@ OF_LIBRARIES = OF_DATES | _names(
     """
     abs all any argmax argmin argsort as_py as_text between collect columns compute conf_int
     conj corr count cov cummax cummin cumprod cumsum cpu degree describe detach df diagonal diff
-    drop drop_duplicates drop_nulls dropna duplicated edges fetchall fill_null fillna filter
+    drop drop_duplicates drop_nulls dropna duplicated edges fetchall fill_null fillna
     first flatten get get_column get_group get_params group_by groupby has_edge has_node head
     idxmax idxmin is_duplicated is_in is_not_null is_null is_unique isel isin isna isnull item
     items iter_rows iterrows itertuples keys last len limit m_as max mean median min mode
@@ -62,8 +62,9 @@ OF_LIBRARIES = OF_DATES | _names(
 )
 LIBRARIES = _names(
     """
-    altair astropy bgmagic cudf duckdb _duckdb geopandas ibis modin narwhals networkx numpy
-    pandas pint plotly polars pyarrow pydantic scipy shapely sklearn statsmodels torch xarray
+    altair astropy bgmagic cudf dask duckdb _duckdb geopandas ibis modin narwhals networkx numpy
+    pandas pint plotly polars pyarrow pydantic pyspark scipy shapely sklearn statsmodels torch
+    xarray
     """
 )
 # These give text, or write where they are given a place.
@@ -95,6 +96,10 @@ def reads(called: Any, owner: Any, name: str) -> bool:
     if not roots & LIBRARIES:
         return False
     of_text = type(owner).__name__ in ("StringMethods", "StringNameSpace")
-    # NumPy sorts in place.
+    if roots & {"duckdb", "_duckdb"}:  # others take SQL, which may do anything
+        return name in ("df", "fetchall", "limit", "pl")
+    if name == "round" and "astropy" in roots:  # a table's, in place
+        return False
+    # NumPy sorts in place, too.
     sorts = name == "sort" and bool(roots & {"polars", "narwhals"})
     return sorts or name in (OF_TEXT - PADDING if of_text else OF_LIBRARIES)

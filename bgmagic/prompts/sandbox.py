@@ -14,7 +14,7 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -68,6 +68,7 @@ class ReadingEnvironment(ImmutableSandboxedEnvironment):
         """Call what only reads."""
         if isinstance(__obj, jinja2.Undefined):
             str(__obj)  # raises, and says what is undefined
+        args = tuple(_listed(arg) if isinstance(arg, Iterator) else arg for arg in args)
         refused = __self._refusal(__obj, args, kwargs)
         if refused:
             raise SecurityError(refused)
@@ -221,12 +222,6 @@ def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
         name: _narrow(name, filters[name]) for name in ("center", "indent", "batch", "slice")
     }
 
-    def listed(value: Any) -> list[Any]:
-        items = list(itertools.islice(value, MOST_ITEMS + 1))
-        if len(items) > MOST_ITEMS:
-            raise SecurityError(f"this has more than {MOST_ITEMS:,} items, or never ends")
-        return items
-
     def replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
         told, size = str(text), len(str(text)) + str(text).count(str(old)) * len(str(new))
         if size > MOST_TEXT:
@@ -237,7 +232,7 @@ def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
     def join(environment: Any, value: Any, d: Any = "", attribute: str | int | None = None) -> str:
         part = make_attrgetter(environment, attribute) if attribute is not None else _itself
         told, size = [], 0
-        for item in listed(value):
+        for item in _listed(value):
             told.append(str(part(item)))
             size += len(told[-1]) + len(str(d))
             if size > MOST_TEXT:
@@ -253,7 +248,14 @@ def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
     # Jinja's own escapes for HTML, which is not what a model should read.
     tojson = functools.partial(json.dumps, ensure_ascii=False)
     made |= {"replace": replace, "join": join, "format": formatted}
-    return made | {"list": listed, "tojson": tojson}
+    return made | {"list": _listed, "tojson": tojson}
+
+
+def _listed(value: Any) -> list[Any]:
+    items = list(itertools.islice(value, MOST_ITEMS + 1))
+    if len(items) > MOST_ITEMS:
+        raise SecurityError(f"this has more than {MOST_ITEMS:,} items, or never ends")
+    return items
 
 
 def _itself(value: Any) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
-import math
 import sys
 from collections.abc import Callable, KeysView, Sequence
 from dataclasses import dataclass
@@ -218,6 +217,8 @@ def _astropy(table: Any) -> Table:
 
 # Columns.
 
+_HALF = ("float16", "halffloat")  # narwhals has no name for these
+
 
 def cells_of(column: Any) -> Cells:
     """The cells of a Series or ChunkedArray, as values of Python; a missing one is None.
@@ -232,24 +233,23 @@ def cells_of(column: Any) -> Cells:
     series = nw.from_native(column, series_only=True)
     dtype = series.dtype
     pandas = "pandas" in root_of(column)
-    if pandas and dtype.is_numeric() and not dtype.is_decimal():
-        return [None if cell != cell else _by_type(cell, dtype) for cell in _pandas_list(column)]
+    if str(getattr(column, "dtype", getattr(column, "type", ""))).lower() in _HALF:
+        halves = (None if is_missing(cell) and pandas else cell for cell in series.to_list())
+        return [cell if cell is None else shortest(cell, 16) for cell in halves]
+    read = _reader(dtype)
     if pandas:
-        return [None if is_missing(cell) else _by_type(cell, dtype) for cell in column.tolist()]
+        return [None if is_missing(cell) else read(cell) for cell in column.tolist()]
     if isinstance(dtype, nw.Datetime) and dtype.time_unit == "ns":
         zone = _zone(dtype.time_zone)
         return [n if n is None else _moment(n, zone) for n in series.dt.timestamp("ns").to_list()]
     if isinstance(dtype, nw.Duration) and dtype.time_unit == "ns":
         whole = series.dt.total_nanoseconds().to_list()
         return [n if n is None else _span(n) for n in whole]
+    if isinstance(dtype, nw.Time) and getattr(getattr(column, "type", None), "unit", "ns") == "ns":
+        return [n if n is None else _clock(n) for n in series.cast(nw.Int64).to_list()]
     if dtype.is_nested() and _has_nanoseconds(dtype):
         raise BadInput('it has nanoseconds within its cells; cast them to "us" first')
-    return [_by_type(cell, dtype) for cell in series.to_list()]
-
-
-def _pandas_list(column: Any) -> Cells:
-    missing = sys.modules["pandas"].NA
-    return [math.nan if cell is missing or cell is None else cell for cell in column.tolist()]
+    return [read(cell) for cell in series.to_list()]
 
 
 def is_missing(value: Any) -> bool:
@@ -259,20 +259,29 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, float) and value != value
 
 
-def _by_type(cell: Any, dtype: Any) -> Any:
-    """A cell, with the floats of 32 bits in it at their own digits, and structs as dicts."""
+def _reader(dtype: Any) -> Callable[[Any], Any]:
+    """What reads a cell of this type: floats of 32 bits in it get their own digits."""
+    found = _own_digits(dtype)
+    return _same if found is None else found
+
+
+def _same(cell: Any) -> Any:
+    return cell
+
+
+def _own_digits(dtype: Any) -> Callable[[Any], Any] | None:
     import narwhals as nw
 
-    if cell is None:
-        return None
     if isinstance(dtype, nw.Float32):
-        return shortest(float(cell))
-    if isinstance(dtype, nw.List | nw.Array) and not hasattr(cell, "dtype"):
-        return [_by_type(part, dtype.inner) for part in cell]
-    if isinstance(dtype, nw.Struct) and isinstance(cell, dict):
-        types = {field.name: field.dtype for field in dtype.fields}
-        return {name: _by_type(part, types.get(name, dtype)) for name, part in cell.items()}
-    return cell
+        return lambda cell: None if cell is None else shortest(float(cell))
+    if isinstance(dtype, nw.List | nw.Array):
+        inner = _own_digits(dtype.inner)
+        return inner and (lambda cell: None if cell is None else list(map(inner, cell)))
+    if isinstance(dtype, nw.Struct):
+        readers = {field.name: _reader(field.dtype) for field in dtype.fields}
+        if any(reader is not _same for reader in readers.values()):
+            return lambda cell: cell and {name: readers[name](cell[name]) for name in readers}
+    return None
 
 
 def _has_nanoseconds(dtype: Any) -> bool:
@@ -302,6 +311,11 @@ def _moment(nanoseconds: int, zone: datetime.tzinfo | None) -> datetime.datetime
         return moment
     offset = moment.isoformat()[-6:] if zone is not None else ""
     return f"{moment:%Y-%m-%d %H:%M:%S.%f}{nano:03d}{offset}"
+
+
+def _clock(nanoseconds: int) -> datetime.time | str:
+    moment = _moment(nanoseconds, None)
+    return moment.partition(" ")[2] if isinstance(moment, str) else moment.time()
 
 
 def _span(nanoseconds: int) -> datetime.timedelta | str:

@@ -7,6 +7,7 @@ that names the way out. Users teach their own types with ``@bgmagic.to_text.regi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import decimal
@@ -27,6 +28,8 @@ from bgmagic.prompts.tables import Table, as_csv, table_of
 
 # Longer items, or those of several lines, are marked off instead of standing in a list.
 SHORT = 200
+# What is JSON's already; most of what is long holds nothing else.
+LEAVES = frozenset({str, int, float, bool, types.NoneType})
 # An iterator may be endless; what is longer is no prompt either.
 MOST_ITEMS = 1_000_000
 
@@ -100,7 +103,7 @@ def _taught(value: Any) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    if type(value) in (str, int, float, bool, types.NoneType) and len(to_text.registry) == 1:
+    if type(value) in LEAVES and len(to_text.registry) == 1:
         return value
     taught = _taught(value)
     if taught is not None:
@@ -247,6 +250,12 @@ def _key(key: Any) -> str:
 
 
 def _list(values: Iterable[Any]) -> list[Any]:
+    if (
+        isinstance(values, list)
+        and len(to_text.registry) == 1
+        and LEAVES.issuperset(map(type, values))
+    ):
+        return values
     told = []
     for number, value in enumerate(values):
         try:
@@ -322,7 +331,9 @@ def _lines(items: list[Any]) -> str:
     if any(isinstance(item, list | dict) for item in items):
         return _json(items)
     texts = [_word(item) for item in items]
-    if all(len(text) <= SHORT and len(text.splitlines()) == 1 for text in texts):
+    if any("</item " in text for text in texts):  # which would end an item before its end
+        return _json(items)
+    if all(len(text) <= SHORT and text.splitlines() == [text] for text in texts):
         return "\n".join(f"- {text}" for text in texts)
     marked = (f"<item {n}>\n{text}\n</item {n}>" for n, text in enumerate(texts, 1))
     return "\n".join(marked)
@@ -348,6 +359,9 @@ def _numbers(items: list[Any]) -> bool:
 def _compact(plain: Any) -> str:
     if isinstance(plain, dict):
         return f"{{{','.join(f'{_compact(k)}:{_compact(v)}' for k, v in plain.items())}}}"
+    if isinstance(plain, list) and LEAVES.issuperset(map(type, plain)):
+        with contextlib.suppress(ValueError):  # NaN, or an infinite number
+            return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     if isinstance(plain, list):
         return f"[{','.join(map(_compact, plain))}]"
     if isinstance(plain, float) and not math.isfinite(plain):

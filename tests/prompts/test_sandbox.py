@@ -88,6 +88,8 @@ class Lamp:
         "numpy.save('x', array)",
         "numpy.mean(array)",
         "array.sort()",
+        "stars.round(0)",
+        "relation.select('nextval(1)')",
         "array.fill(0)",
         "array.tofile('x')",
         "array.cumsum(none, none, array)",
@@ -113,14 +115,20 @@ def test_what_may_write_is_not_called(
     """Whatever is not known to read is refused in one line, and nothing has changed."""
     monkeypatch.chdir(tmp_path)
     frame = library("pandas").DataFrame({"x": [3, 1, 2]})
+    stars, relation = (
+        library("astropy.table").Table({"x": [1.5]}),
+        library("duckdb").sql("select 1"),
+    )
     lamp, array, names, d = Lamp(), np.array([3, 1, 2]), ["a"], {"k": 1}
     values = {"lamp": lamp, "function": lambda lamp: lamp.switch(), "kind": Lamp, "numpy": np}
+    values |= {"stars": stars, "relation": relation}
     with pytest.raises(BadInput) as caught:
         filled(f"{{{{ {expression} }}}}", **values, frame=frame, array=array, names=names, d=d)
     assert re.search("put in {{ y }}|unsafe|can't be called", str(caught.value))
     assert "\n" not in str(caught.value)
     assert (lamp.on, array.tolist(), names, d) == (False, [3, 1, 2], ["a"], {"k": 1})
     assert frame.to_dict("list") == {"x": [3, 1, 2]}
+    assert stars["x"].tolist() == [1.5]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -158,6 +166,7 @@ def test_a_column_that_hides_a_method() -> None:
         "counting | list",
         "counting",
         "counting | join",
+        "sorted(counting)",
         "column * row",
         "column + row",
     ],
