@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
         "text",
     },
     "local": set(),
-    "": {"errors", "jobs", "notebook", "public"},
+    "": {"errors", "jobs", "notebook", "prompts", "public"},
     "__main__": {"", "api", "errors", "local", "storage", "submission", "text"},
 }  # fmt: skip
 
@@ -71,8 +72,9 @@ HOMES = {
     "httptools": {"transport.http11"},
     "httpx2": {"transport.aiohttp_transport", "transport.http11", "transport.sdk"},
     "sqlite3": {"storage.database", "storage.journal"},
-    "filelock": {"storage.owner_lock"},
-    "jinja2": {"prompts.expressions"},
+    "filelock": {"local.discovery", "local.weights", "storage.owner_lock"},
+    "jinja2": {"prompts.expressions", "prompts.sandbox"},
+    "narwhals": {"prompts.tables"},
     "pandas": {"jobs.export", "jobs.group"},
     "anywidget": {"display.board", "display.card"},
     "markdown_it": {"rendering.markdown", "rendering.math", "rendering.parser"},
@@ -224,6 +226,15 @@ def test_packages_say_what_they_promise() -> None:
 
 PLAIN = "import sys, bgmagic"
 LOADED = "; print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('bgmagic.')}))"
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 @pytest.mark.parametrize(
