@@ -101,11 +101,11 @@ class CountingProxy:
         app = web.Application(client_max_size=LONGEST)
         app.router.add_route("*", "/{path:.*}", self._pass_on)
         # A client that hangs up is passed on, too: some servers stop working then.
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=0
+        )
         await self._runner.setup()
-        await web.TCPSite(
-            self._runner, "127.0.0.1", self.port, shutdown_timeout=0, reuse_address=True
-        ).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
 
     async def _shut(self) -> None:
         if self._runner is not None:
