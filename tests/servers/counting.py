@@ -102,7 +102,10 @@ class CountingProxy:
         app.router.add_route("*", "/{path:.*}", self._pass_on)
         # A client that hangs up is passed on, too: some servers stop working then.
         self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=0
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=0.01,  # 0 would be without end
         )
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()

@@ -124,7 +124,9 @@ def completed(notebook: Kernel, job: str, limit: float = LIMIT) -> Told:
 def at_work(notebook: Kernel, job: str, limit: float = 15.0) -> Told:
     """Waits until the server has a job, or a while if it says nothing of it."""
     end = time.monotonic() + limit
-    while told(notebook, job).response_id is None and time.monotonic() < end:
+    while not (newest := told(notebook, job)).response_id and time.monotonic() < end:
+        if newest.done:
+            return newest
         time.sleep(0.2)
     time.sleep(1.5)  # until the model writes; nothing tells when
     return told(notebook, job)

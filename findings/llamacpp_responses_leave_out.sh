@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Guess: a server whose chat completions follow a strict JSON schema (by a grammar, so always) follows
-#   the same schema as `text.format` of its /v1/responses, or refuses it.
-# Reality: llama.cpp's /v1/responses takes `text.format` without a word and answers in prose.
+# Guess: what a server's chat completions do, its /v1/responses does or refuses: a strict JSON schema is
+#   followed (by a grammar, so always), and an answer that the limit of tokens cut off is told from a whole
+#   one: finish_reason "length" there, status `incomplete` with its incomplete_details here.
+# Reality: llama.cpp's /v1/responses takes `text.format` without a word and answers in prose, and a cut-off
+#   answer is `completed`, without incomplete_details: it shows only in usage.output_tokens, which equals
+#   the max_output_tokens that was asked for.
 # Ends with 1 when that changes. Needs some 130 MB from the package index.
 set -euo pipefail
 folder=$(mktemp -d)
@@ -53,10 +56,18 @@ response = post(
 )
 first = chat["choices"][0]["message"]["content"]
 second = response["output"][-1]["content"][0]["text"]
+question = "Write five sentences about the sea."
+long = post("chat/completions", messages=[{"role": "user", "content": question}], max_tokens=12)
+cut = post("responses", input=question, max_output_tokens=12)
+finish = long["choices"][0]["finish_reason"]
+details, tokens = cut.get("incomplete_details"), cut["usage"]["output_tokens"]
 print("xllamacpp", importlib.metadata.version("xllamacpp"))
-print("chat completions:", first)
-print("responses:", second[:100])
+print("chat completions with a schema:", first)
+print("responses with the same schema:", second[:100])
+print("chat completions cut off: finish_reason", finish)
+print(f"responses cut off: status {cut['status']}, incomplete_details {details}, output_tokens {tokens}")
 sys.stdout.flush()
-os._exit(0 if parses(first) and not parses(second) else 1)
+as_described = (finish, cut["status"], details, tokens) == ("length", "completed", None, 12)
+os._exit(0 if as_described and parses(first) and not parses(second) else 1)
 PY
 venv/bin/python ask.py
