@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.kernels import Kernel, kernel
 from tests.servers.serving import Running
+from tests.support.kernels import Kernel, kernel
 
 LIMIT = 90.0  # seconds that a short job may take on two busy cores
 LOST = 90.0  # seconds after which a response that the server does not know must have ended

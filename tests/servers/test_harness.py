@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.scripted import Script, ScriptedServer
 from tests.servers.__main__ import Result, table
 from tests.servers.counting import CountingProxy
 from tests.servers.serving import free_port
+from tests.support.scripted import Script, ScriptedServer
 
 
 @pytest.fixture
