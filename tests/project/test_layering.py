@@ -201,6 +201,19 @@ def test_ipython_is_known_above_only() -> None:
     assert users <= set(IPYTHON)
 
 
+def test_nobody_reaches_past_the_store() -> None:
+    """Above storage/ the journal is asked through the store's queries only: nobody imports its SQL,
+    or takes the journal out of the store."""
+    above = {module: path for module, path in files().items() if room_of(module) != "storage"}
+    allowed = {"StoredJob", "JournalError"}
+    for module, path in above.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "bgmagic.storage.database":
+                assert {alias.name for alias in node.names} <= allowed, module
+            reaches = isinstance(node, ast.Attribute) and node.attr == "journal"
+            assert not reaches, f"{module} reaches through to the journal"
+
+
 def test_files_stay_few_and_readable() -> None:
     """No file is too long, no package has too many, and all together are few enough to know."""
     lengths = {module: len(path.read_text().splitlines()) for module, path in files().items()}
