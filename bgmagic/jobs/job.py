@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import pickle
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, NoReturn
 
@@ -107,7 +108,28 @@ class Answer(str):
         # Without the job: it belongs to a kernel, the text and its origin do not.
         origin = {"id": self.response_id, "model": self.model, "usage": self.usage}
         asked = {"input": self.conversation[:-1], "instructions": self.instructions}
-        return _restored, (str(self), origin, asked, self.citations, _pickled(self.data))
+        # Plain values and `bgmagic.Answer` only, so that a pickle survives when files move.
+        cited = [dataclasses.asdict(citation) for citation in self.citations]
+        return Answer._restored, (str(self), origin, asked, cited, _pickled(self.data))
+
+    @classmethod
+    def _restored(
+        cls,
+        text: str,
+        origin: Mapping[str, Any],
+        asked: Mapping[str, Any],
+        cited: Iterable[Mapping[str, Any]],
+        pickled: bytes | None,
+    ) -> Answer:
+        """The answer in a pickle; its data is plain JSON where the class is not known."""
+        answer = cls(text, origin, None, asked)
+        answer.citations = tuple(Citation(**fields) for fields in cited)
+        if pickled is not None:
+            try:
+                answer.data = pickle.loads(pickled)  # noqa: S301 - a part of what is unpickled
+            except Exception:
+                answer.data = json.loads(text)
+        return answer
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         # Imported when an answer is looked at: most are only used.
@@ -141,24 +163,6 @@ def _pickled(data: Any) -> bytes | None:
         return None if data is None else pickle.dumps(data)
     except Exception:  # an object of the user's class; what JSON says of it remains
         return b""
-
-
-def _restored(
-    text: str,
-    origin: Mapping[str, Any],
-    asked: Mapping[str, Any],
-    citations: tuple[Citation, ...],
-    pickled: bytes | None,
-) -> Answer:
-    """An answer out of a pickle; the data as JSON says it where its class is not known."""
-    answer = Answer(text, origin, None, asked)
-    answer.citations = citations
-    if pickled is not None:
-        try:
-            answer.data = pickle.loads(pickled)  # noqa: S301 - it is a part of what is unpickled
-        except Exception:
-            answer.data = json.loads(text)
-    return answer
 
 
 logger = logging.getLogger("bgmagic")

@@ -27,7 +27,12 @@ from bgmagic.jobs.record import Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
 from bgmagic.runtime.pacing import ConcurrencyLimiter, PollSchedule
-from bgmagic.runtime.watcher import AcceptedResponse, Endpoint, ResponseWatcher, record_changes
+from bgmagic.runtime.watcher import (
+    AcceptedResponse,
+    ResponseWatcher,
+    ServerEndpoint,
+    record_changes,
+)
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.client import ResponsesClient
 from bgmagic.transport.reply import Reply
@@ -70,7 +75,7 @@ class JobRunner:
         self,
         job: Job,
         config: RunConfig,
-        endpoint_of: Callable[[ServerConfig], Endpoint],
+        endpoint_of: Callable[[ServerConfig], ServerEndpoint],
         store: JobStore,
         clock: Clock,
         find: FindJob,

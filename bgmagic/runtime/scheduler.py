@@ -17,7 +17,7 @@ from bgmagic.jobs.record import GroupPosition
 from bgmagic.runtime.dependencies import FindJob
 from bgmagic.runtime.pacing import PollPacer
 from bgmagic.runtime.runner import START_DELAY, JobRunner, RunConfig
-from bgmagic.runtime.watcher import Endpoint
+from bgmagic.runtime.watcher import ServerEndpoint
 from bgmagic.storage.job_store import AT_ONCE, JobStore
 from bgmagic.transport.client import ResponsesClient
 
@@ -91,7 +91,7 @@ class JobScheduler:
         self._store = store
         self._clock = clock
         self._find = find
-        self._endpoints: dict[ServerConfig, Endpoint] = {}
+        self._endpoints: dict[ServerConfig, ServerEndpoint] = {}
         self._runners: dict[Job, tuple[JobRunner, asyncio.Task[None]]] = {}
         self._batches: set[BatchStart] = set()
         self._closing = False
@@ -165,8 +165,8 @@ class JobScheduler:
         for endpoint in self._endpoints.values():
             await endpoint.client.close()
 
-    def _endpoint_of(self, server: ServerConfig) -> Endpoint:
+    def _endpoint_of(self, server: ServerConfig) -> ServerEndpoint:
         known = self._endpoints.get(server)
         if known is None:
-            known = self._endpoints[server] = Endpoint(ResponsesClient(server), PollPacer())
+            known = self._endpoints[server] = ServerEndpoint(ResponsesClient(server), PollPacer())
         return known

@@ -138,7 +138,7 @@ CANCEL_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 422})
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class ServerEndpoint:
     """How one server is called by all jobs of this process.
 
     Attributes:
@@ -160,7 +160,7 @@ class AcceptedResponse:
         stream: the connection on which it was created, where its events still come.
     """
 
-    endpoint: Endpoint
+    endpoint: ServerEndpoint
     response_id: str
     reply: Reply
     at: float
