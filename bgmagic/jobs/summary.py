@@ -1,4 +1,4 @@
-"""What the jobs of a group add up to: counts, tokens, price, pace, the slowest and the failed.
+"""Adds up the jobs of a group: counts, tokens, price, pace, the slowest and the failed.
 
 Kept up to date job by job, so that a thousand jobs cost no more to show than those that changed.
 """
@@ -18,7 +18,7 @@ from bgmagic.text import one_line
 
 SLOWEST = 5  # jobs that are shown as the slowest
 
-REASONS = 20  # different reasons that are told
+REASONS = 20  # different reasons that are shown
 
 NAMED = 6  # jobs that are named with a reason
 
@@ -29,7 +29,7 @@ LENGTH = 160  # characters of a reason
 
 @dataclass(frozen=True)
 class JobFigures:
-    """What one job adds.
+    """The figures of one job.
 
     Attributes:
         status: its status.
@@ -71,7 +71,7 @@ class FailureReason:
 
 
 class GroupSummary:
-    """The sums of a group's jobs, by their places."""
+    """Keeps the sums of a group's jobs up to date."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
         self._jobs = list(jobs)
@@ -149,7 +149,7 @@ def server_seconds(job: Job) -> float:
 
 
 def figures_of(job: Job) -> JobFigures:
-    """What ``job`` adds as it is now."""
+    """Read the figures of ``job`` as it is now."""
     record = job.record
     response = record.response or {}
     status = one_line(job.status, 40)

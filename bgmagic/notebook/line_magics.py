@@ -1,8 +1,4 @@
-"""The line magics: waiting for jobs, cancelling, listing and picking them up again.
-
-How they are run is the manager's business, what the journal knows the ledger's; here is what the
-user types and reads. What it has in common with magics.py is in reporting.py.
-"""
+"""The line magics: wait for jobs, cancel, list and attach them, and use the embedded model."""
 
 from __future__ import annotations
 
@@ -189,7 +185,7 @@ class BgLineMagics(Magics):
             print(f"{ended} more are kept: open jobs need their answers.")
 
     def _keys(self, name: str) -> list[str]:
-        """The jobs that a name means, of a group also those in whose places others are."""
+        """Find the keys of the jobs that a name means; of a group also those that were replaced."""
         held = self._namespace.get(name)
         key = held.key if isinstance(held, JobGroup) else None
         if key is None and job_named(name, self._namespace) is None:
@@ -236,8 +232,8 @@ class BgLineMagics(Magics):
                 print(error)
 
     def _nameless(self) -> list[StoredJob]:
-        """Jobs that are followed already, since others need them, and whose variable is free, as
-        that of their group is."""
+        """Find the jobs that are followed already, since others need them, and whose variable, or
+        that of their group, is free."""
         journal = app.manager.store.journal
         followed = [job.record for job in app.manager.jobs() if job.has_no_variable]
         wanted = [
@@ -320,7 +316,7 @@ class BgLineMagics(Magics):
         return [job for name in names for job in jobs_named(name, self._namespace)]
 
     def _meant(self, name: str) -> Job:
-        """The one job that a word means, of this kernel or of an earlier one.
+        """Find the one job that a word means, of this kernel or of an earlier one.
 
         Raises:
             BadInput: there is none.

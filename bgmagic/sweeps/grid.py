@@ -1,7 +1,4 @@
-"""What a sweep asks: items, settings and samples, combined; and reading them off what was given.
-
-Values only. The prompt of each point is the template's, sending them grouping.py's business.
-"""
+"""Reads the items and settings of a sweep, and combines them with its samples."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ class ItemRow(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Items:
-    """What `--each` goes over.
+    """The items of `--each`.
 
     Attributes:
         kind: "list", "dict" or "rows"; "" for the one nameless item of a sweep without `--each`.
@@ -70,7 +67,7 @@ class SweepPoint:
 
 
 def items_of(given: object, label: str) -> Items:
-    """What ``given`` has to go over: a list, a dict, a Series, the rows of a DataFrame.
+    """Read the items of ``given``: a list, a dict, a Series, the rows of a DataFrame.
 
     Raises:
         BadInput: it is none of these, or empty.
@@ -131,7 +128,7 @@ def _table(given: Any, label: str) -> Iterator[ItemRow] | None:
 
 
 def read_axes(pairs: Any, label: str) -> Axes:
-    """The settings to be swept and the values of each, read as the option of that name reads them.
+    """Read the settings to be swept and the values of each, as the option of that name reads them.
 
     Args:
         pairs: (name, values) pairs, the values as a sequence or as text with commas or a JSON list.
@@ -188,7 +185,7 @@ def _json_or_text(word: str) -> Any:
 
 
 def grid(settings: SubmitSettings, items: int, axes: Axes, samples: int) -> list[SweepPoint]:
-    """Every combination, in order: item by item, setting by setting, sample by sample."""
+    """Combine all, in order: item by item, setting by setting, sample by sample."""
     kinds = [(swept, _with(settings, swept)) for swept in _combinations(axes)]
     return [
         SweepPoint(item, swept, kind, sample)
