@@ -1,4 +1,4 @@
-"""Takes credentials out of a request body before it is written down.
+"""Removes credentials from a request body before it is stored.
 
 A body may hold some, as for a tool that calls another server. The caller learns whether something
 was taken out, and decides whether the rest can still be sent.

@@ -42,7 +42,7 @@ def is_terminal(response: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Output:
-    """What a response says to the user.
+    """The output of a response.
 
     Attributes:
         text: all output text, joined without separators as the API's own SDK joins it.
@@ -84,7 +84,7 @@ class Usage:
 
     @classmethod
     def of(cls, response: Mapping[str, Any]) -> Usage:
-        """The usage that a response object tells, whatever shape it has."""
+        """Read the usage of a response object, whatever its shape."""
         given = response.get("usage")
         usage = given if isinstance(given, dict) else {}
         details = usage.get("output_tokens_details")
@@ -139,7 +139,7 @@ def read_citations(response: Mapping[str, Any]) -> tuple[Citation, ...]:
 
 
 def sources(citations: Iterable[Citation]) -> list[tuple[str, str]]:
-    """What is cited, each once, as (title, address); the address is "" for a file."""
+    """List the cited sources, each once, as (title, address); the address is "" for a file."""
     named: dict[str, tuple[str, str]] = {}
     for citation in citations:
         key = citation.url or citation.file_id or citation.title

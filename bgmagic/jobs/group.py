@@ -77,7 +77,7 @@ class JobGroup(Collection[Any]):
 
     @property
     def size(self) -> int:
-        """How many jobs the sweep asked for; one picked up from the journal may have fewer."""
+        """Number of jobs that the sweep asked for; an attached group may have fewer."""
         positions = [job.record.position for job in self._jobs if job.record.position is not None]
         return max((position.size for position in positions), default=len(self._jobs))
 
@@ -88,7 +88,7 @@ class JobGroup(Collection[Any]):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many jobs have which status, the most frequent first."""
+        """Number of jobs by status, the most frequent first."""
         return dict(Counter(job.status for job in self.jobs).most_common())
 
     def to_frame(self) -> pandas.DataFrame:

@@ -237,7 +237,7 @@ class Job(TextPlaceholder, Future[Answer]):
 
     @property
     def error(self) -> BgmagicError | None:
-        """Why there is no answer, or None; a `JobError`."""
+        """The reason why there is no answer, a `JobError`; or None."""
         found = super().exception(0) if self.done() else None
         return found if isinstance(found, BgmagicError) else None
 
@@ -344,7 +344,7 @@ class Job(TextPlaceholder, Future[Answer]):
                 woken.set_result(None)
 
         def wake() -> None:
-            # A loop that has closed refuses: then nobody waits there any more.
+            # A closed loop refuses: nothing waits there any more.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(release)
 

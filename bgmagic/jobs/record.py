@@ -31,7 +31,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Preview:
-    """What a streamed response says so far.
+    """The output of a streamed response so far.
 
     Attributes:
         text: the output text.
@@ -44,7 +44,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What is known of a job at one moment. Times are seconds since the epoch, or None.
+    """All that is known of a job at one moment. Times are seconds since the epoch, or None.
 
     Attributes:
         key: our own name of the job, unique.
@@ -119,7 +119,7 @@ class JobRecord:
 
     @property
     def label(self) -> str:
-        """What a sentence calls the job: "job 'critique'", or "this job"."""
+        """The job's name in a sentence: "job 'critique'", or "this job"."""
         return f"job {self.name!r}" if self.name else "this job"
 
     @property

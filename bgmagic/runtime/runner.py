@@ -41,7 +41,7 @@ from bgmagic.transport.streaming import EventStream
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a job is run.
+    """The way in which a job is run.
 
     Attributes:
         server: where it goes, with which credentials.

@@ -234,7 +234,7 @@ def _missing(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for: a number of NumPy's is one, everything else is its text."""
+    """Convert a value that JSON has not: NumPy's numbers to numbers, everything else to text."""
     if _missing(value):
         return None
     item = getattr(value, "item", None)

@@ -51,7 +51,7 @@ class SweepPlan:
 
     @property
     def several(self) -> int:
-        """How many jobs each item has."""
+        """Number of jobs of each item."""
         return len(self.points) // len(self.items.values)
 
 
