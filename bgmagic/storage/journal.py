@@ -140,7 +140,7 @@ class Journal:
         return self.select(where, it=fingerprint, notebook=notebook, name=name)
 
     def select(self, where: str, **values: Any) -> list[StoredJob]:
-        """The whole entries that one of entries.py's own conditions picks."""
+        """The whole entries that one of database.py's own conditions picks."""
         return self._entries(database.WHOLE, where, values)
 
     def durations(self, server: str, model: str, effort: str | None) -> list[float]:

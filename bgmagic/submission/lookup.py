@@ -144,7 +144,7 @@ def running_groups(
     One that is watched no more still runs at the server; whoever picked it up has its key.
 
     Args:
-        placed: all jobs, oldest first, each with its place in a group.
+        positioned: all jobs, oldest first, each with its position in a group.
     """
     newest = {job.record.key: (job, position) for job, position in positioned}
     ours = [

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import importlib.resources
 import inspect
+import io
 import pickle
 import pickletools
+import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -137,3 +140,18 @@ def test_what_is_no_code_is_installed_too() -> None:
     here = importlib.resources.files("bgmagic")
     for name in ("py.typed", "display/card.js", "display/card.css", "display/theme.css"):
         assert here.joinpath(name).is_file(), name
+
+
+def test_words_name_files_that_exist() -> None:
+    """No comment or docstring sends its reader to a file that is not there, or has moved."""
+    # rendering/ and local/ are not read: their files are about to be replaced.
+    read = [
+        path for path in PACKAGE.rglob("*.py") if path.parent.name not in ("rendering", "local")
+    ]
+    there = {path.name for path in PACKAGE.rglob("*.*")}
+    for path in read:
+        tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+        for token in tokens:
+            if token.type in (tokenize.COMMENT, tokenize.STRING):
+                named = set(re.findall(r"\b[a-z_]+\.(?:py|js|css)\b", token.string))
+                assert named <= there, f"{path.name}, line {token.start[0]}: {named - there}"
