@@ -253,4 +253,4 @@ def test_glossary_has_the_words_of_the_code() -> None:
     }  # fmt: skip
     code = "".join(path.read_text() for path in (ROOT / "bgmagic").rglob("*.py"))
     for name in re.findall(r"`([A-Z]\w+)`", glossary):
-        assert f"\nclass {name}" in code, name
+        assert re.search(rf"^class {name}\b", code, re.MULTILINE), name
