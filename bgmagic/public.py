@@ -149,7 +149,7 @@ def map(
 
 
 def _settings_given(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a function's arguments those that are options, by their names."""
+    """Pick those of a function's arguments that are options, by their names."""
     return {name: arguments[name] for name in names(SubmitSettings) if name in arguments}
 
 

@@ -1,4 +1,4 @@
-"""Values as people read them: one line, counts, kinds, dollars, "did you mean"."""
+"""Writes values as people read them: one line, counts, kinds, dollars, "did you mean"."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 
 def one_line(text: str, most: int = 600) -> str:
-    """``text`` from elsewhere as one line of at most ``most`` characters, for people to read.
+    """Shorten ``text`` from elsewhere to one line of at most ``most`` characters.
 
-    Control characters go: a terminal would obey them.
+    Control characters become spaces: a terminal would obey them.
     """
     plain = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
     line = " ".join(plain.split())
@@ -16,18 +16,18 @@ def one_line(text: str, most: int = 600) -> str:
 
 
 def count_jobs(count: int) -> str:
-    """So many jobs, as people say it: "1 job", "20 jobs"."""
+    """Write a number of jobs: "1 job", "20 jobs"."""
     return "1 job" if count == 1 else f"{count} jobs"
 
 
 def kind_of(value: object) -> str:
-    """What ``value`` is, for a message: "a dict", "an int", "a class"."""
+    """Name the type of ``value`` for a message: "a dict", "an int", "a class"."""
     name = "class" if isinstance(value, type) else type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """A hint at the word that was probably meant, or ""."""
+    """Suggest the word that was probably meant, as the end of a message; or ""."""
     import difflib  # only for a message
 
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
@@ -35,7 +35,7 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 
 
 def dollars(amount: float | None) -> str:
-    """An amount as people write it, with enough digits: $4.80, $0.0123."""
+    """Write an amount of US dollars with enough digits: $4.80, $0.0123; "" for None."""
     if amount is None:
         return ""
     return f"${amount:,.2f}" if amount >= 0.1 or amount == 0 else f"${amount:.3g}"

@@ -1,7 +1,7 @@
-"""Takes credentials out of a request body before it is written down.
+"""Removes credentials from a request body before it is stored.
 
-A body may hold some, as for a tool that calls another server. Whether what is left can still be
-sent is for the caller, who is told that something was taken out.
+A body may hold some, as for a tool that calls another server. The caller learns whether something
+was taken out, and decides whether the rest can still be sent.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def without_secrets(
 
 @functools.lru_cache(1024)  # the few names that requests have
 def _is_secret(key: str) -> bool:
-    """Whether what stands under this name is secret."""
+    """Whether a value under this name is secret."""
     name = re.sub("[-_]", "", key)
     return name.lower() == "headers" or _NAME.fullmatch(name) is not None
 
@@ -125,6 +125,6 @@ def _is_list(value: Any) -> bool:
 
 
 def credentials_fingerprint(salt: str, secret: str) -> str:
-    """What tells one key from another without giving it away: 32 hex digits, in about 2 ms."""
+    """Hash that tells one key from another without giving it away (32 hex digits, about 2 ms)."""
     made = hashlib.scrypt(secret.encode(), salt=salt.encode(), n=2**9, r=8, p=1, dklen=16)
     return made.hex()

@@ -1,4 +1,4 @@
-"""The exact JSON body of one POST /responses, frozen, and how settings become one.
+"""Makes the exact JSON body of one POST /responses of settings: `Request`, frozen.
 
 Every body is a background request whose output is text, plain or structured. What is in `FORBIDDEN`
 is never in a body: background mode can't be combined with `store`, and whether a job streams is not
@@ -21,7 +21,7 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 VERBOSITIES = ("low", "medium", "high")
 
-# The hosted tools that a mere type is enough for; tools.py knows how each is sent.
+# Hosted tools that the user names by their type alone.
 TOOLS = ("web_search", "code_interpreter", "image_generation", "shell", "web_search_preview")
 
 FORBIDDEN: Mapping[str, str] = {
@@ -41,7 +41,7 @@ class Request:
 
     Attributes:
         text: the body as JSON text, exactly as it is sent.
-        reader: the user's class that the answer is to be an object of; no part of the body, and not
+        output_type: the user's class that the answer is read into; not a part of the body, and not
             in the journal.
     """
 
@@ -55,12 +55,12 @@ class Request:
         return body
 
     def fingerprint(self, server: str, partial: str = "") -> str:
-        """What two requests have in common that ask the same of the same server, as hex digits.
+        """Hash of the server and the body (32 hex digits), equal for requests that ask the same.
 
-        Whether the answer is streamed makes no difference to it.
+        Streaming makes no difference to it.
 
         Args:
-            draft: what still is to go into the request.
+            partial: JSON text of the prompt as far as it is not complete.
         """
         known = self.__dict__.get("_print")
         if known is None or known[:2] != (server, partial):
@@ -80,7 +80,7 @@ class Request:
 
     @cached_property
     def _settings(self) -> _Header:
-        # Read once: with files in it, the input is large. And little of it: there may be thousands.
+        # Parsed once: an input with files is large. Little is kept: there may be thousands.
         return _Header.of(self.body)
 
     @property
@@ -106,7 +106,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What is asked of a request again and again."""
+    """The fields of a request that are read often."""
 
     streams: bool
     model: str
@@ -159,8 +159,8 @@ def build_request(
         max_output_tokens: the most tokens the response may have, reasoning included.
         params: further body fields as (dotted path, JSON value).
         stream: whether the response is sent as it is written.
-        form: ``text.format`` for structured output; None means text.
-        reader: the class that the structured output is read into.
+        text_format: ``text.format`` for structured output; None means text.
+        output_type: the class that the structured output is read into.
         tools: the hosted tools that the model may use.
 
     Raises:
@@ -222,7 +222,7 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def check_text(text: str) -> None:
-    """Whether ``text`` can be sent and written down.
+    """Check that ``text`` can be sent and stored.
 
     Raises:
         BadInput: it has lone surrogates: halves of character pairs, mostly from text that was cut.

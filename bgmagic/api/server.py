@@ -1,7 +1,4 @@
-"""Where jobs go, and as whom: a frozen value, so that a job stays with the server that accepted it.
-
-Read from the environment as the SDK reads it; client.py turns one into connections.
-"""
+"""The server that jobs go to, with its credentials, read from the environment as the SDK does."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Where jobs go, and as whom. Frozen: a job stays with the server that accepted it.
+    """The server that jobs go to, with its credentials. Frozen: a job stays with its server.
 
     Attributes:
         base_url: as the SDK takes it.
@@ -29,11 +26,12 @@ class ServerConfig:
         organization, project: ids, or None.
         headers: more headers, a line each: OPENAI_CUSTOM_HEADERS as it was, which may hold
             credentials; for the embedded server those that set its pace.
-        isolated: nothing of the user's environment goes there: no headers, no ids, no proxy.
-        template: the user's own SDK client, whose settings are taken over, or None.
-        remedy: what to do when it can't be reached, or "".
+        is_local: whether it is the embedded server: nothing of the user's environment goes there,
+            no headers, no ids, no proxy.
+        sdk_client: the user's own SDK client, whose settings are used, or None.
+        hint: what to do when it can't be reached, or "".
         transport: the environment's proxies and certificates, which its connections are made with.
-        azure: the API version, where Azure's way of addressing and of showing the key is meant.
+        azure: the API version, if requests are addressed and authorized as Azure wants it.
         azure_token: an Entra ID token instead of a key, or "".
     """
 
@@ -58,13 +56,13 @@ class ServerConfig:
 
     @property
     def name(self) -> str:
-        """What identifies the server: its address, or one name for the embedded server, whose
-        port is another after each start."""
+        """Identifies the server: its address, or one name for the embedded server, whose port
+        changes with each start."""
         return "bgmagic.local" if self.is_local else self.address
 
     @classmethod
     def from_environment(cls, base_url: str | None = None) -> ServerConfig:
-        """The server that the SDK's environment variables name now.
+        """Read the server that the SDK's environment variables name now.
 
         With OPENAI_API_KEY that is OpenAI's, or the one at OPENAI_BASE_URL; without it Azure's, if
         its variables are there.
@@ -94,7 +92,7 @@ class ServerConfig:
 
     @classmethod
     def _of_azure(cls) -> ServerConfig:
-        """What the SDK's AzureOpenAI() would be now."""
+        """Read the server that the SDK's AzureOpenAI() would use now."""
         endpoint = _variable("AZURE_OPENAI_ENDPOINT")
         check_url(endpoint, "AZURE_OPENAI_ENDPOINT")
         key, token = _variable("AZURE_OPENAI_API_KEY"), _variable("AZURE_OPENAI_AD_TOKEN")
@@ -118,7 +116,7 @@ class ServerConfig:
 
     @cached_property
     def secrets(self) -> tuple[str, ...]:
-        """Everything here that must not show up in a message, longest first."""
+        """The values here that must not show up in a message, longest first."""
         parts = urllib.parse.urlsplit(self.base_url)
         password = parts.password or ""
         values = {self.api_key.strip(), password, urllib.parse.unquote(password)}

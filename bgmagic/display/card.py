@@ -1,8 +1,8 @@
 """The card: the live status display of one job, an ordinary widget.
 
 Watches the job and sends the browser one small message for each change; the seconds tick there.
-What it shows is drawn by card.js, text only. Where no widget can be shown, `line` says it in words;
-what stays in the notebook when the job has ended is shown.py's business.
+What it shows is drawn by card.js, text only. Where no widget can be shown, `describe_live` says it
+in words.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A job, and the answer it becomes: the user's handle of one submission.
 
-`Job` holds the newest `JobRecord` and tells its listeners of each new one. `Job` is a
+`Job` keeps the newest `JobRecord` and calls its listeners after each change. `Job` is a
 ``Future[Answer]`` and `Answer.job` is its `Job`, so they share this file.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import pickle
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, NoReturn
 
@@ -107,7 +108,28 @@ class Answer(str):
         # Without the job: it belongs to a kernel, the text and its origin do not.
         origin = {"id": self.response_id, "model": self.model, "usage": self.usage}
         asked = {"input": self.conversation[:-1], "instructions": self.instructions}
-        return _restored, (str(self), origin, asked, self.citations, _pickled(self.data))
+        # Plain values and `bgmagic.Answer` only, so that a pickle survives when files move.
+        cited = [dataclasses.asdict(citation) for citation in self.citations]
+        return Answer._restored, (str(self), origin, asked, cited, _pickled(self.data))
+
+    @classmethod
+    def _restored(
+        cls,
+        text: str,
+        origin: Mapping[str, Any],
+        asked: Mapping[str, Any],
+        cited: Iterable[Mapping[str, Any]],
+        pickled: bytes | None,
+    ) -> Answer:
+        """The answer in a pickle; its data is plain JSON where the class is not known."""
+        answer = cls(text, origin, None, asked)
+        answer.citations = tuple(Citation(**fields) for fields in cited)
+        if pickled is not None:
+            try:
+                answer.data = pickle.loads(pickled)  # noqa: S301 - a part of what is unpickled
+            except Exception:
+                answer.data = json.loads(text)
+        return answer
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         # Imported when an answer is looked at: most are only used.
@@ -143,31 +165,13 @@ def _pickled(data: Any) -> bytes | None:
         return b""
 
 
-def _restored(
-    text: str,
-    origin: Mapping[str, Any],
-    asked: Mapping[str, Any],
-    citations: tuple[Citation, ...],
-    pickled: bytes | None,
-) -> Answer:
-    """An answer out of a pickle; the data as JSON says it where its class is not known."""
-    answer = Answer(text, origin, None, asked)
-    answer.citations = citations
-    if pickled is not None:
-        try:
-            answer.data = pickle.loads(pickled)  # noqa: S301 - it is a part of what is unpickled
-        except Exception:
-            answer.data = json.loads(text)
-    return answer
-
-
 logger = logging.getLogger("bgmagic")
 
 
 class Job(TextPlaceholder, Future[Answer]):
     """One submission. Speaks ``concurrent.futures.Future`` and can be awaited in any event loop.
 
-    Only the manager's loop thread changes a job; reading is allowed from everywhere.
+    Only the loop thread changes a job; any thread may read it.
     """
 
     def __init__(
@@ -179,8 +183,8 @@ class Job(TextPlaceholder, Future[Answer]):
         """Make the handle of a new job.
 
         Args:
-            control: whoever runs the job.
-            variables: where the answer goes, before anyone who waits for the job is woken.
+            control: runs the job.
+            variables: get the answer, before any waiter is woken.
         """
         super().__init__()
         self._record = record
@@ -197,7 +201,7 @@ class Job(TextPlaceholder, Future[Answer]):
 
     @property
     def record(self) -> JobRecord:
-        """All that is known now, as a frozen value."""
+        """The newest record, a frozen value."""
         return self._record
 
     @property
@@ -223,7 +227,7 @@ class Job(TextPlaceholder, Future[Answer]):
 
     @property
     def request(self) -> Request:
-        """What was, or will be, sent."""
+        """The request that was, or will be, sent."""
         return self._record.request
 
     @property
@@ -233,7 +237,7 @@ class Job(TextPlaceholder, Future[Answer]):
 
     @property
     def error(self) -> BgmagicError | None:
-        """Why there is no answer, or None; a `JobError`."""
+        """The reason why there is no answer, a `JobError`; or None."""
         found = super().exception(0) if self.done() else None
         return found if isinstance(found, BgmagicError) else None
 
@@ -266,7 +270,7 @@ class Job(TextPlaceholder, Future[Answer]):
         return not self._variables
 
     def add_variable(self, variable: Variable) -> None:
-        """Have ``variable`` hold this job, and get its answer, too."""
+        """Assign this job to ``variable``, and later its answer."""
         with self._lock:
             variable.assign(self)
             self._variables += (variable,)
@@ -274,7 +278,7 @@ class Job(TextPlaceholder, Future[Answer]):
                 variable.replace(self, self._answer)
 
     def move_variables_to(self, successor: Job) -> None:
-        """Let ``successor`` take the variables that still hold this job."""
+        """Assign ``successor`` to the variables that still hold this job."""
         for variable in self._variables:
             variable.replace(self, successor)
         successor._variables += self._variables
@@ -282,14 +286,14 @@ class Job(TextPlaceholder, Future[Answer]):
     # concurrent.futures
 
     def cancel(self) -> bool:
-        """Ask the server to cancel; False if the job has ended. The status tells when it has."""
+        """Ask the server to cancel; False if the job has ended. The status says when it has."""
         return self._control.cancel(self)
 
     def resend(self) -> Job:
         """Send the request again, on purpose, as a new job; returns that.
 
-        It takes the variables that still hold this one. If this one was accepted after all, both
-        are paid for.
+        It replaces this one in the variables that still hold it. If this one was accepted after
+        all, both are paid for.
 
         Raises:
             BadInput: this job has not ended.
@@ -340,7 +344,7 @@ class Job(TextPlaceholder, Future[Answer]):
                 woken.set_result(None)
 
         def wake() -> None:
-            # A loop that has closed refuses: then nobody waits there any more.
+            # A closed loop refuses: nothing waits there any more.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(release)
 
@@ -356,22 +360,21 @@ class Job(TextPlaceholder, Future[Answer]):
                     self._sleepers = tuple(one for one in self._sleepers if one is not wake)
         return super().result(0)
 
-    # What the manager does; on the loop thread only.
+    # What the runner does; on the loop thread only.
 
     def add_listener(self, listener: Listener) -> None:
         """Have ``listener(job)`` called on the loop thread after each change."""
         self._listeners += (listener,)
 
     def advance(self, **changes: Any) -> None:
-        """Take ``changes`` into the record, and tell the listeners."""
+        """Change the record, and call the listeners."""
         self._record = self._record.with_changes(**changes)
         self._notify()
 
     def settle(self, record: JobRecord, ending: Answer | BgmagicError) -> None:
-        """Take the last ``record``, which is terminal, and deliver its ``ending``.
+        """Keep the last ``record``, which is terminal, and deliver its ``ending``.
 
-        The order is promised: variable, then whoever waits, then the displays. `outcome.settle`
-        works the ending out.
+        The order is promised: variable, then waiters, then displays.
         """
         self._record = record
         if isinstance(ending, Answer):
@@ -384,15 +387,14 @@ class Job(TextPlaceholder, Future[Answer]):
             self.set_exception(ending)
         response = record.response
         if response is not None and not isinstance(response, CompressedResponse):
-            # The answer has its text, the request what was asked; the rest is kept for as long as
-            # this kernel lives.
+            # It stays as long as this kernel lives; its text and its request are here anyway.
             known = ending if isinstance(ending, Answer) else ""
             packed = CompressedResponse(response, (record.request.text, known))
             self._record = record.with_changes(response=packed)
         self._wake()
 
     def detach(self, error: BgmagicError) -> None:
-        """Stop watching: whoever waits gets ``error``; the record stays as it is."""
+        """Stop watching: waiters get ``error``; the record stays as it is."""
         self._detached = True
         self.set_exception(error)
         self._wake()
@@ -434,7 +436,7 @@ class Job(TextPlaceholder, Future[Answer]):
         )
 
     def refusal(self, action: str) -> str:
-        """Why the job can't do ``action``, which text can, and what to do instead."""
+        """Say why the job can't do ``action``, which text can, and what to do instead."""
         if self.done() and not self.error:
             remedy = "this is the job, its text is .result()"
         elif self.error:

@@ -1,7 +1,6 @@
-"""%%bgresponse: notebook text in, a job out; and adding and removing the magics.
+"""%%bgresponse: reads the header line, submits the cell, binds the variables and shows the card.
 
-Reads the header line, names the variables and shows the card. How a job is made and run is
-submission.py's and the manager's business, the line magics are line_magics.py's.
+`load` and `unload` add and remove all magics.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def _to_base_url(value: Any, label: str) -> str:
 
 
 def _traits() -> dict[str, OptionTrait]:
-    """One trait for each option that `%config` can set, and those that are no option."""
+    """Make a trait for each option that `%config` can set, and for those that are no option."""
     found = {
         option.name: OptionTrait(option.help, option.read)
         for option in options(SubmitSettings)

@@ -1,4 +1,4 @@
-"""What the magics do to IPython's shell: bind variables, show jobs, print errors as one line."""
+"""Binds variables, shows jobs and prints errors in IPython's shell, for the magics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NamespaceVariables:
-    """The names that one job is given to, in one namespace.
+    """The variables of one namespace that get a job and its answer.
 
     Attributes:
         namespace: the notebook's own dict, not a copy.
@@ -56,7 +56,7 @@ class NamespaceVariables:
 
 
 class NotebookShell:
-    """IPython's shell as the `App` needs it: its variables, its notebook, what `%config` holds."""
+    """IPython's shell as the `App` needs it: variables, notebook, defaults of `%config`."""
 
     def __init__(self, ipython: InteractiveShell, configured: Any) -> None:
         """Make it.
@@ -73,17 +73,17 @@ class NotebookShell:
         return namespace
 
     def defaults(self) -> Mapping[str, Any]:
-        """What `%config` holds for the options, by their names; None is unset."""
+        """The defaults that `%config` has set for the options, by their names; None is unset."""
         names = [option.name for option in options(SubmitSettings) if option.configurable]
         return {name: getattr(self._configured, name) for name in [*names, "confirm_above"]}
 
     def base_url(self) -> str | None:
-        """The server's address that `%config` holds, or None."""
+        """The server's address that `%config` has set, or None."""
         found: str | None = self._configured.base_url
         return found
 
     def notebook_path(self) -> str:
-        """The notebook's path where Jupyter servers and VS Code tell it, else ""."""
+        """The notebook's path where Jupyter servers and VS Code set it, else ""."""
         path = os.environ.get("JPY_SESSION_NAME") or self._namespace.get("__vsc_ipynb_file__")
         return str(path or "")
 
@@ -92,7 +92,7 @@ class NotebookShell:
         return NamespaceVariables(self._namespace, [name, "_bg"])
 
     def bind(self, name: str, value: Any) -> None:
-        """Give ``name`` and ``_bg`` to ``value``."""
+        """Assign ``value`` to ``name`` and ``_bg``."""
         self._namespace[name] = self._namespace["_bg"] = value
 
 
@@ -108,7 +108,7 @@ def show_group_of(shell: InteractiveShell, group: JobGroup, *, notify: bool = Fa
 
 
 def attach_groups(shell: InteractiveShell, entries: Sequence[StoredJob]) -> list[StoredJob]:
-    """Pick up each group that has one of these jobs, or print why not; returns the other jobs."""
+    """Attach each group that has one of these jobs, or print why not; returns the other jobs."""
     groups = {entry.group_key: entry for entry in entries if entry.group_key is not None}
     for number, entry in enumerate(groups.values()):
         try:
@@ -133,10 +133,10 @@ def tell_past(shell: InteractiveShell, entry: StoredJob, name: str) -> None:
 
 
 def attach_named_group(shell: InteractiveShell, entry: StoredJob, out: str | None) -> None:
-    """Pick up the whole group of ``entry`` under its own name, or ``out``, and show it.
+    """Attach the whole group of ``entry`` under its own name, or ``out``, and show it.
 
     Raises:
-        BadInput: the name is taken, or none of its jobs can be picked up.
+        BadInput: the name is taken, or none of its jobs can be attached.
     """
     from bgmagic.sweeps.submit import attach_group
 
@@ -158,7 +158,7 @@ def attach_named_group(shell: InteractiveShell, entry: StoredJob, out: str | Non
     show_group_of(shell, group)
 
 
-# Jobs whose end a terminal is to be told, and those of which it has been.
+# Jobs whose end is to be printed in a terminal, and those whose end was.
 UNANNOUNCED: list[Job] = []
 
 ANNOUNCED: weakref.WeakSet[Job] = weakref.WeakSet()

@@ -1,7 +1,7 @@
 """What is written into the journal when: a job's intent before its request is sent, the response
 id before the first poll, the whole response before the variable is bound.
 
-Between the course of a job and the journal, which only stores. A journal that can't be written
+Stands between a job's runner and the journal, which only stores. A journal that can't be written
 stops no job; the promise that it outlives this kernel is off then, and `trouble` says so.
 """
 
@@ -141,7 +141,7 @@ class JobStore:
         )
 
     async def update_request(self, record: JobRecord, server: ServerConfig) -> None:
-        """Write down the request that a draft has become."""
+        """Store the request that a partial prompt has become."""
         request, sendable = self._kept(record.request, server)
         await self.update(
             record, request=request, sendable=sendable, fingerprint=record.fingerprint, draft=None
@@ -200,7 +200,7 @@ class JobStore:
         await self._done(self.journal.change(record.key, **columns))
 
     def update_position(self, record: JobRecord, server: ServerConfig) -> None:
-        """Write a job's new place in a group down soon."""
+        """Store a job's new position in a group soon."""
         name = record.name if record.named else None
         self.update_soon(record, name=name, **_position_columns(record.position, server))
 
@@ -366,7 +366,7 @@ def _hidden(text: str, server: ServerConfig) -> str:
 
 
 def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:
-    """What the journal knows of a job, as a record; ``reader`` is the class of its answer."""
+    """What the journal knows of a job, as a record; ``output_type`` is the class of its answer."""
     return JobRecord(
         key=entry.key,
         request=Request(entry.request, output_type),

@@ -1,7 +1,7 @@
-"""What an option takes: each reader turns a value from anywhere into a setting.
+"""Converters of options: each turns a value from anywhere into a setting.
 
-The value may be text of a header line or of the environment, or an object from Python. A reader
-gives the setting or raises `BadInput`, one line that begins with the given label.
+The value may be text of a header line or of the environment, or an object from Python. A converter
+returns the setting or raises `BadInput`, one line that begins with the given label.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Every option once: its flags, its type and default, what it takes and its help.
 
-A settings class is a frozen dataclass whose fields are the options of one magic. `settle` puts
-given values over those of `%config`, the environment and the defaults, in that order; header.py
-reads them off a line. Whatever is wrong is one `BadInput` line that says what is allowed.
+A settings class is a frozen dataclass whose fields are the options of one magic. `resolve_settings`
+puts given values over those of `%config`, the environment and the defaults, in that order. Whatever
+is wrong is one `BadInput` line that says what is allowed.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ def _option(
     offered: tuple[str, ...] = (),
 ) -> Any:
     """Declare an option as the field of a settings class."""
-    output_type = read or (to_choice(choices) if choices else to_text if metavar else to_switch)
+    converter = read or (to_choice(choices) if choices else to_text if metavar else to_switch)
     about: dict[str, Any] = {
         "flags": flags,
         "metavar": metavar or "|".join(choices),
         "help": help,
-        "read": output_type,
+        "read": converter,
         "default": default,
         "choices": choices,
         "configurable": configurable,

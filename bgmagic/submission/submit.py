@@ -153,7 +153,7 @@ def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> S
 def compose_prompt(
     prompt: str, settings: SubmitSettings, namespace: Mapping[str, Any] | None
 ) -> PreparedRequest:
-    """The request that ``prompt`` becomes with these settings, or the draft of one.
+    """The request that ``prompt`` becomes with these settings, or a partial one.
 
     Args:
         namespace: the variables that its expressions name; None if it has none.

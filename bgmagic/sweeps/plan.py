@@ -1,4 +1,4 @@
-"""What a sweep asks before anything is sent: its requests, their positions, and their cost."""
+"""Plans a sweep before anything is sent: its requests, their positions, and their cost."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ _ITEM = re.compile(r"\bitem\b")
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a group is to ask, before anything is sent.
+    """The jobs of a sweep, before anything is sent.
 
     Attributes:
         name: the variable that is to hold the group.
         settings: those of the whole group.
-        items: what it goes over.
-        composed: what each job asks, in order.
-        places: each job's place.
+        items: the items that it goes over.
+        points: the item, settings and sample of each job, in order.
+        prepared: each job's request.
+        positions: each job's position.
     """
 
     name: str
@@ -50,14 +51,14 @@ class SweepPlan:
 
     @property
     def several(self) -> int:
-        """How many jobs each item has."""
+        """Number of jobs of each item."""
         return len(self.points) // len(self.items.values)
 
 
 def plan_sweep(
     text: str, settings: SubmitSettings, name: str, namespace: Mapping[str, Any]
 ) -> SweepPlan:
-    """Work out what a sweep asks; nothing is sent.
+    """Plan a sweep; nothing is sent.
 
     Raises:
         BadInput: an item, a setting or the template can't be used.
@@ -102,7 +103,7 @@ def _check_uses_item(
 
 def _prepared(text: str, point: SweepPoint, items: Items, scope: dict[str, Any]) -> PreparedRequest:
     if items.kind:
-        # Before a variable of that name.
+        # Hides a variable of that name.
         scope["item"] = items.values[point.item]
     try:
         return compose_prompt(text, point.settings, scope)
@@ -115,7 +116,7 @@ def _prepared(text: str, point: SweepPoint, items: Items, scope: dict[str, Any])
 
 
 def _about_columns(told: str, item: object) -> str:
-    """What Jinja says of a row that lacks an attribute, in the words of a table."""
+    """Rewrite Jinja's message about a row without an attribute in the words of a table."""
     jinjas = f"'{type(item).__module__}.{type(item).__qualname__} object' has no attribute"
     if not isinstance(item, grid.ItemRow) or jinjas not in told:
         return told
@@ -151,7 +152,7 @@ def _positions(
 
 
 def confirm_above() -> int:
-    """How many jobs a sweep may have without its number being agreed to.
+    """Number of jobs that a sweep may have without being confirmed.
 
     Raises:
         BadInput: BGMAGIC_CONFIRM_ABOVE is no number.
@@ -164,7 +165,7 @@ def confirm_above() -> int:
 
 
 def require_confirmation(plan: SweepPlan) -> None:
-    """Refuse a sweep whose number of jobs has to be agreed to, and is not.
+    """Refuse a sweep whose number of jobs has to be confirmed, and is not.
 
     Raises:
         BadInput: says how many they are and what they may cost.
@@ -181,7 +182,7 @@ def require_confirmation(plan: SweepPlan) -> None:
 
 
 def count_formula(plan: SweepPlan) -> str:
-    """How the number comes about: " (80 items × 3 settings × 2 samples)"."""
+    """Write the factors of the number of jobs: " (80 items × 3 settings × 2 samples)"."""
     items, samples = len(plan.items.values), plan.settings.n or 1
     settings = len(plan.prepared) // (items * samples)
     told = [(items, "items"), (settings, "settings"), (samples, "samples")]
@@ -190,7 +191,7 @@ def count_formula(plan: SweepPlan) -> str:
 
 
 def estimated_cost(plan: SweepPlan) -> CostEstimate:
-    """What the jobs may cost."""
+    """Estimate the cost of the jobs."""
     server = app.manager.destination().name
     return estimate_cost(
         (one.request.model, server, _most_output(one, point), len(one.request.text))
@@ -208,7 +209,7 @@ def _most_output(one: PreparedRequest, point: SweepPoint) -> int | None:
 
 
 def dry_run(text: str, settings: SubmitSettings, namespace: Mapping[str, Any]) -> str:
-    """What a sweep would send: how many jobs, what they may cost, and the first of them.
+    """Describe a sweep: how many jobs, what they may cost, and the first of them.
 
     Raises:
         BadInput: there can't be such a sweep.

@@ -1,8 +1,8 @@
-"""Connections to a server over aiohttp, for what the SDK sends.
+"""Sends the SDK's requests over aiohttp.
 
-The SDK's own aiohttp transport tells a connection that dropped under a request as one that timed
-out while connecting: a create that may have been accepted would be sent again. Here a failure is
-told as what it is. Imported when the first connection is made: aiohttp takes a moment.
+The SDK's own aiohttp transport reports a connection that dropped under a request as one that timed
+out while connecting, so that a create that may have been accepted would be sent again. Here each
+failure is reported as what it is. Imported with the first connection: aiohttp takes a moment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HEADER = 65_536  # bytes of one header line; OpenAI's own fit many times
 
 @contextlib.contextmanager
 def map_aiohttp_exceptions() -> Iterator[None]:
-    """Tell failures as the SDK's usual transport does, by whose names they are classified."""
+    """Map aiohttp's exceptions to httpx2's: `ReplyParser` classifies failures by these names."""
     try:
         yield
     except aiohttp.ConnectionTimeoutError as error:
@@ -41,13 +41,13 @@ def map_aiohttp_exceptions() -> Iterator[None]:
 
 
 def address(url: httpx2.URL) -> yarl.URL:
-    """The same address exactly, but for user and password: they are in a header by now."""
+    """Convert an address exactly, but for user and password: they are in a header by now."""
     bare = url.copy_with(username=None, password=None) if url.userinfo else url
     return yarl.URL(str(bare), encoded=True)
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """What the SDK's client sends its requests with. Nothing but a GET is ever sent twice."""
+    """Sends the requests of the SDK's client. Only a GET is ever sent twice."""
 
     def __init__(self, tls: ssl.SSLContext, kept: float) -> None:
         self._tls = tls
@@ -95,7 +95,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
 
 class AiohttpResponseStream(httpx2.AsyncByteStream):
-    """The body of an answer, as it comes."""
+    """Streams the body of an answer."""
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._answer = answer
@@ -106,5 +106,5 @@ class AiohttpResponseStream(httpx2.AsyncByteStream):
                 yield chunk
 
     async def aclose(self) -> None:
-        # Back to the others if it was read to its end, else closed.
+        # Returns the connection to the pool if the body was read to its end, else closes it.
         self._answer.release()

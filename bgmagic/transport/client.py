@@ -44,32 +44,32 @@ _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,512}")
 
 
 class DirectGet:
-    """Asks one server for responses. Belongs to one event loop."""
+    """Polls responses by repeating the SDK's first GET. Belongs to one event loop."""
 
-    def __init__(self, wire: ConnectionPool, before: bytes, after: bytes) -> None:
+    def __init__(self, pool: ConnectionPool, before: bytes, after: bytes) -> None:
         """Make it.
 
         Args:
-            wire: leads to the server.
+            pool: the connections to the server.
             before: the head of a request up to the response id.
             after: what follows the id, to the head's end.
         """
-        self._wire = wire
+        self._pool = pool
         self._before = before
         self._after = after
 
     async def get(self, response_id: str) -> HTTPResponse | None:
-        """Ask once; None where the answer is for the SDK to get, as a redirect is.
+        """GET a response once; None if the SDK has to get it, as for a redirect.
 
         Raises:
             httpx2.TransportError: as the SDK's transport does, for the same reasons.
         """
-        got = await self._wire.get(self._before + response_id.encode() + self._after)
+        got = await self._pool.get(self._before + response_id.encode() + self._after)
         return None if got is None or 300 <= got.status < 400 else got
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._wire.close()
+        await self._pool.close()
 
 
 def is_plain_id(response_id: str) -> bool:
@@ -78,7 +78,7 @@ def is_plain_id(response_id: str) -> bool:
 
 
 def from_sdk_request(request: Any, response_id: str, tls: ssl.SSLContext) -> DirectGet | None:
-    """What asks as ``request``, the SDK's own for ``response_id``, did; None if that can't be."""
+    """Make a `DirectGet` that repeats ``request``, the SDK's own GET of a response; or None."""
     from bgmagic.transport.http11 import ConnectionPool
 
     url = request.url
@@ -97,11 +97,11 @@ def from_sdk_request(request: Any, response_id: str, tls: ssl.SSLContext) -> Dir
     if any(sign in line for line in [before, *lines] for sign in (b"\r", b"\n", b"\0")):
         return None
     host, port = url.raw_host.decode(), url.port or (443 if secure else 80)
-    wire = ConnectionPool(host, port, tls if secure else None, KEPT)
-    return DirectGet(wire, before, b"\r\n".join(lines) + b"\r\n\r\n")
+    pool = ConnectionPool(host, port, tls if secure else None, KEPT)
+    return DirectGet(pool, before, b"\r\n".join(lines) + b"\r\n\r\n")
 
 
-# So many creates, and so many polls, are under way at once at one server: each has a connection.
+# Most creates, and most polls, in flight at one server at once: each takes a connection.
 AT_ONCE = 50
 
 
@@ -109,8 +109,8 @@ class ResponsesClient:
     """The calls of the Responses API that background mode needs. Belongs to one event loop.
 
     Attributes:
-        pack: makes the responses of jobs that go on small, for who keeps them.
-        creating: so many creates are sent at once; for who creates to wait for.
+        compress: compresses the responses of jobs that go on.
+        create_slots: bounds the creates in flight; the caller enters it before `create`.
     """
 
     def __init__(self, server: ServerConfig) -> None:
@@ -124,8 +124,8 @@ class ResponsesClient:
         self.compress = ResponseCompressor()
         self.create_slots = asyncio.Semaphore(AT_ONCE)
         self._polling = asyncio.Semaphore(AT_ONCE)
-        self._direct: DirectGet | None = None  # what polls use now
-        self._opened: DirectGet | None = None  # what is to be closed in the end
+        self._direct: DirectGet | None = None  # polls use this, if it is there
+        self._opened: DirectGet | None = None  # closed with the client
         # The user's own clients and Azure's may give another key each time.
         self._learns = server.sdk_client is None and not server.azure
         try:
@@ -220,7 +220,8 @@ class ResponsesClient:
                 if got.status >= 400:
                     raise self._parser.refusal(got)
                 return got
-            # The SDK's to read or follow, from now on at once. Polls that are under way go on.
+            # This answer needs the SDK (redirect, odd encoding). Use the SDK for all further polls;
+            # polls already in flight may still finish directly.
             self._direct = None
         raw = await self._sdk_polls.responses.with_raw_response.retrieve(response_id)
         http = raw.http_response

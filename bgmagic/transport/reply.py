@@ -1,7 +1,7 @@
-"""What an answer of a server means, or that there was none.
+"""Parses what a server answers, or the failure to get an answer.
 
-A success is a `Reply`, a failure a `ServerError` that says whether a create can have been accepted;
-no message holds a key. Who asked, and over what connection, makes no difference here.
+A success is a `Reply`, a failure a `ServerError` that says whether a create can have been accepted.
+No message holds a key.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ _NEVER_SENT = frozenset(
     }
 )
 
-# Those of them that may pass: no network yet, a name that does not resolve, a server that restarts.
+# Those of them that may succeed later: no network yet, a name that does not resolve, a server that
+# restarts.
 _PASSING = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"})
 
 # A 429 with one of these codes is about an account, and waiting does not help.
@@ -63,7 +64,7 @@ class Reply:
     Attributes:
         response: the JSON object.
         poll_after: seconds the server asks to wait before the next retrieve, or None.
-        mark: a hash of what came, good for this process; 0 where that was not asked for.
+        content_hash: a hash of the bytes, good for this process; 0 if it was not worked out.
         text: the response as JSON, where that is at hand.
     """
 
@@ -74,21 +75,21 @@ class Reply:
 
 
 class ReplyParser:
-    """Reads what one server answers. Knows all secrets that have gone out to it."""
+    """Parses one server's answers, and hides all secrets that were sent to it."""
 
     def __init__(self, server: ServerConfig) -> None:
         self._server = server
         self._secrets = server.secrets
 
     def learn(self, request: Any) -> None:
-        """Know the credentials that really went out, also those that a provider gave."""
+        """Add the credentials of ``request`` to the secrets: a provider may have given them."""
         for header in ("authorization", "api-key"):
             value = request.headers.get(header, "").rpartition(" ")[2]
             if len(value) >= SHORTEST_SECRET and value not in self._secrets:
                 self._secrets = (value, *self._secrets)
 
     def read(self, got: HTTPResponse) -> Reply:
-        """The response object of an answer.
+        """Parse the response object of an answer.
 
         Raises:
             ServerError: it is none.
@@ -113,7 +114,7 @@ class ReplyParser:
         return Reply(response, poll_after(got.headers), text=shown)
 
     def failure(self, error: Exception) -> ServerError:
-        """Say what an exception of the SDK means."""
+        """Make a `ServerError` of an exception of the SDK."""
         if isinstance(error, ServerError):
             return error
         import openai
@@ -141,7 +142,7 @@ class ReplyParser:
         )
 
     def refusal(self, got: HTTPResponse) -> ServerError:
-        """Say what an answer with an error status means."""
+        """Make a `ServerError` of an answer with an error status."""
         page = got.content.decode("utf-8", "replace")
         body = _error_of(page)
         told = body.get("message") or page or "no reason given"
@@ -159,23 +160,23 @@ class ReplyParser:
         )
 
     def hide(self, text: str) -> str:
-        """``text`` without the secrets."""
+        """Replace the secrets in ``text``."""
         for secret in self._secrets:
             text = text.replace(secret, "[secret]")
         return text
 
     def clean(self, text: str) -> str:
-        """``text`` as one short line and without any of the secrets, whoever quoted them."""
+        """Shorten ``text`` to one line without the secrets."""
         return one_line(self.hide(text))
 
 
 def poll_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds the server asks to wait before the next poll, or None."""
+    """Read the delay (s) that the server asks for before the next poll, or None."""
     return _seconds(headers.get("openai-poll-after-ms"), 1000)
 
 
 def _error_of(page: str) -> Mapping[str, Any]:
-    """The error that a page of JSON tells, in the API's form or bare; else nothing."""
+    """The error in a page of JSON, in the API's form or bare; else an empty dict."""
     try:
         body = json.loads(page)
     except (ValueError, RecursionError):
@@ -184,7 +185,7 @@ def _error_of(page: str) -> Mapping[str, Any]:
     return error if isinstance(error, dict) else {}
 
 
-# So many brackets may be nested too deep to be written again: better found out here.
+# More brackets than these may be nested too deep to be serialized again: found out here.
 _NESTED = 200
 
 # How JSON writes half a character, and many a whole one.
@@ -192,7 +193,7 @@ _HALF, _HALF_TOO = "\\ud", "\\uD"
 
 
 def without_half_characters(value: Any) -> Any:
-    """``value`` with lone surrogates replaced: JSON allows them, nothing can show or store them."""
+    """Replace lone surrogates in ``value``: JSON allows them, nothing can show or store them."""
     text = json.dumps(value, ensure_ascii=False)
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return value if whole == text else json.loads(whole)

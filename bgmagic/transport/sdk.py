@@ -1,8 +1,7 @@
 """Makes the SDK's client of a server, and a server of the user's own client.
 
-With replies.py the only importer of openai, and imported lazily as well. What is set here comes
-from the frozen `Server`, not from the environment of the moment: a job goes out as whom it was
-submitted.
+All settings come from the frozen `ServerConfig`, not from the environment of the moment: a job is
+sent with the credentials that it was submitted with. Imported lazily, as openai is.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ CREATE_KEPT = 1.0
 
 
 def tls_of(server: ServerConfig) -> ssl.SSLContext:
-    """How the SDK's own transport checks certificates; SSL_CERT_FILE and SSL_CERT_DIR count."""
+    """Make the TLS context of the SDK's own transport; SSL_CERT_FILE and SSL_CERT_DIR count."""
     import httpx2
 
     return httpx2.create_ssl_context(trust_env=not server.is_local)
 
 
 def sdk_client(server: ServerConfig, tls: ssl.SSLContext, kept: float = CREATE_KEPT) -> AsyncOpenAI:
-    """The SDK's client of ``server``, whose idle connections are used again for ``kept`` s."""
+    """Make the SDK's client of ``server``; idle connections are used again for ``kept`` seconds."""
     import openai
 
     http = _transport(server, tls, kept)
@@ -69,9 +68,8 @@ def sdk_client(server: ServerConfig, tls: ssl.SSLContext, kept: float = CREATE_K
 async def post_response(client: AsyncOpenAI, body: bytes) -> Any:
     """POST a response with exactly this body, and give the HTTP answer.
 
-    By the SDK's way for what it has no method for. Its own create takes a body apart and puts it
-    together again, and what the options do not name is copied from the defaults each time: both
-    together are a third of its time.
+    Uses the SDK's generic ``post``. Its own ``create`` takes a body apart and puts it together
+    again, and copies each option that is not given: both together are a third of its time.
 
     Raises:
         openai.OpenAIError: there was no answer, or an error status.
@@ -163,7 +161,8 @@ def _transport(server: ServerConfig, tls: ssl.SSLContext, kept: float) -> Any:
 
 
 def _at_home(server: ServerConfig, home: Any) -> Callable[[Any], Awaitable[None]]:
-    """Keeps secrets from a host that a redirect leads to; the SDK keeps only its own key."""
+    """Make a hook that removes secrets from a request to another host, as after a redirect: the SDK
+    removes only its own key."""
     homes = {(home.scheme, home.host, home.port), ("https", home.host, None)}
 
     async def strip(request: Any) -> None:
@@ -183,7 +182,7 @@ def _timeout() -> Any:
 
 
 def _from_template(template: Any, fresh: Any) -> AsyncOpenAI:
-    """An async client with the settings of ``template``, which is left alone."""
+    """Make an async client with the settings of ``template``, which is left alone."""
     import openai
 
     if isinstance(template, openai.AsyncOpenAI):
@@ -219,7 +218,7 @@ def _async_provider(provider: Callable[[], str]) -> Callable[[], Awaitable[str]]
 
 
 def server_from_client(client: Any) -> ServerConfig:
-    """The server of the user's own ``OpenAI``, ``AsyncOpenAI`` or Azure client.
+    """Make the server of the user's own ``OpenAI``, ``AsyncOpenAI`` or Azure client.
 
     Raises:
         BadInput: it is none of these, or it has a transport of its own.

@@ -1,8 +1,7 @@
-"""A response as it is written: the server's events, read from one connection.
+"""Reads a response's events from one connection as the response is written.
 
-Reads the format (server-sent events, WHATWG HTML section 9.2, as the API uses it) and adds up what
-an event contributes to the preview. Opening connections is client.py's, doing it again after a drop
-listening.py's business.
+The format is server-sent events (WHATWG HTML section 9.2) as the API uses it. `PartialOutput` adds
+the events up for the preview.
 """
 
 from __future__ import annotations
@@ -71,10 +70,10 @@ class EventStream:
         return self._events
 
     async def first(self) -> Mapping[str, Any]:
-        """The first response object, in an event that is used up with those before it.
+        """Read events up to the first with a response object, and return that.
 
         Raises:
-            ValueError: the stream ends, or tells an error, before there is one.
+            ValueError: the stream ends, or reports an error, before there is one.
         """
         async for event in self._events:
             if event.response is not None:
@@ -103,7 +102,7 @@ _BREAK = re.compile(rb"\r\n|\n|\r")
 
 
 async def decode_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
-    """The data of each event, however the bytes are cut into chunks.
+    """Decode the data of each event, however the bytes are cut into chunks.
 
     Raises:
         ValueError: an event has more than `LARGEST` bytes.
@@ -141,7 +140,7 @@ def _event(text: str) -> ServerSentEvent | None:
     return ServerSentEvent(kind if isinstance(kind, str) else "", number if counts else None, data)
 
 
-# Which event adds to which part of the preview (the API's description, ResponseStreamEvent).
+# Events that add to the preview (the API's description, ResponseStreamEvent).
 _TEXT = "response.output_text.delta"
 
 _REASONING = frozenset({"response.reasoning_summary_text.delta", "response.reasoning_text.delta"})
@@ -150,7 +149,7 @@ _NEW_PART = "response.reasoning_summary_part.added"
 
 
 class PartialOutput:
-    """What the events so far say, added up."""
+    """Adds up the output in the events so far."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -167,7 +166,7 @@ class PartialOutput:
         return _joined(self._reasoning)
 
     def add(self, event: ServerSentEvent) -> bool:
-        """Take an event in; whether that changed anything."""
+        """Add an event; returns whether that changed anything."""
         delta = event.data.get("delta")
         if event.kind == _NEW_PART and self._reasoning:
             self._reasoning.append("\n\n")

@@ -268,11 +268,11 @@ def unused_port() -> int:
     ],
 )
 def test_rooms_are_loaded_when_needed(
-    moment: str, code: str, absent: str, monkeypatch: pytest.MonkeyPatch, unused_port: int
+    moment: str, code: str, absent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Importing the package, loading the extension and the first job import no room they don't need."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{unused_port}/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     shown = subprocess.run(
         [sys.executable, "-c", code + LOADED], capture_output=True, text=True, check=True
     )
