@@ -24,9 +24,9 @@ from bgmagic.submission.converters import (
     to_pairs,
     to_rate,
     to_several,
+    to_string,
     to_swept,
     to_switch,
-    to_text,
     to_tokens,
     to_word,
 )
@@ -80,7 +80,7 @@ def _option(
     offered: tuple[str, ...] = (),
 ) -> Any:
     """Declare an option as the field of a settings class."""
-    converter = read or (to_choice(choices) if choices else to_text if metavar else to_switch)
+    converter = read or (to_choice(choices) if choices else to_string if metavar else to_switch)
     about: dict[str, Any] = {
         "flags": flags,
         "metavar": metavar or "|".join(choices),

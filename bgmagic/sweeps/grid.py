@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bgmagic.errors import BadInput
-from bgmagic.prompts.items import record_of, rows_of
+from bgmagic.prompts.items import as_record, rows_of
 from bgmagic.submission.options import SubmitSettings, read_option
 from bgmagic.text import did_you_mean, kind_of, one_line
 
@@ -122,7 +122,7 @@ def _keyed(given: Any, label: str) -> Items | None:
 
 
 def _row(value: Any) -> Any:
-    named = value if isinstance(value, dict) else record_of(value)
+    named = value if isinstance(value, dict) else as_record(value)
     if named is None or not all(isinstance(key, str) for key in named):
         return value
     return ItemRow(named)
