@@ -111,10 +111,11 @@ class Answer(str):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         # Imported when an answer is looked at: most are only used.
-        from bgmagic.rendering.markdown import as_markdown, to_html
+        from bgmagic.rendering.markdown import as_markdown, sources_html, to_html
 
         shown = to_html(as_markdown(str(self), structured=self.data is not None))
-        return {"text/plain": str(self), "text/html": shown + sources_html(self.citations)}
+        below = sources_html(sources(self.citations))
+        return {"text/plain": str(self), "text/html": shown + below}
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this for text: the text alone as it reads, in a list with its quotes.
@@ -124,16 +125,6 @@ class Answer(str):
 def assistant_message(text: str) -> dict[str, Any]:
     """The message that answered ``text`` (OpenAPI: OutputMessageContent)."""
     return {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
-
-
-def sources_html(citations: tuple[Citation, ...]) -> str:
-    """The list of links that stands under an answer, or ""."""
-    if not citations:
-        return ""
-    from bgmagic.rendering.markdown import links_html
-
-    quiet = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
-    return f'<div style="{quiet}">Sources{links_html(sources(citations))}</div>'
 
 
 def _pickled(data: Any) -> bytes | None:
@@ -229,7 +220,7 @@ class Job(TextPlaceholder, Future[Answer]):
     @property
     def text(self) -> str:
         """The output text so far: partial of a job that streams or ended early, else mostly ""."""
-        return self._record.text
+        return self._record.text if self._answer is None else str(self._answer)
 
     @property
     def error(self) -> BgmagicError | None:
