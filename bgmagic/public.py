@@ -14,7 +14,7 @@ from bgmagic.jobs.job import Answer, Job
 from bgmagic.submission.app import app
 from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.options import SubmitSettings, names
-from bgmagic.submission.submit import compose_prompt, submit_or_join, submit_settings
+from bgmagic.submission.submit import prepare_request, submit_or_join, submit_settings
 from bgmagic.text import kind_of
 
 
@@ -75,8 +75,9 @@ def submit(
     if not isinstance(prompt, str):
         raise BadInput(f"the prompt must be text, not {type(prompt).__name__}")
     variable = _notebook_variable(settings.out)
-    prepared = compose_prompt(prompt, settings, fill)
-    return submit_or_join(prepared, settings, settings.out, variable).job
+    server = app.manager.destination()
+    prepared = prepare_request(prompt, settings, fill, server)
+    return submit_or_join(prepared, server, settings, settings.out, variable).job
 
 
 def map(

@@ -47,14 +47,14 @@ class ServerConfig:
     azure: str = ""
     azure_token: str = field(default="", repr=False)
 
-    @property
+    @cached_property
     def address(self) -> str:
         """The base URL without what may be secret in it: user, password and query."""
         parts = urllib.parse.urlsplit(self.base_url)
         host, path = parts.netloc.rpartition("@")[2], parts.path.rstrip("/")
         return urllib.parse.urlunsplit((parts.scheme, host, path, "", ""))
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Identifies the server: its address, or one name for the embedded server, whose port
         changes with each start."""

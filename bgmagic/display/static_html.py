@@ -8,15 +8,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.response import Usage, read_citations, word_in
+from bgmagic.api.response import Usage, read_citations, sources, word_in
 from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.export import job_row
-from bgmagic.jobs.job import Job, sources_html
+from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
 from bgmagic.jobs.summary import GroupSummary
-from bgmagic.rendering.markdown import as_markdown, to_html
+from bgmagic.rendering.markdown import as_markdown, sources_html, to_html
 from bgmagic.text import count_jobs, dollars, one_line
 
 if TYPE_CHECKING:
@@ -73,10 +73,12 @@ def answer_html(job: Job) -> str:
     error = job.error
     if error is not None:
         parts.append(_reason(job, error))
-    if job.text.strip():
-        text = as_markdown(job.text, structured=job.request.text_format is not None)
-        below = sources_html(read_citations(job.response or {}))
-        parts.append(f"<div>{to_html(text)}{below}</div>")
+    text = job.text
+    if text.strip():
+        shown = to_html(as_markdown(text, structured=job.request.text_format is not None))
+        # An answer has been read already; its response would have to be unpacked.
+        cited = read_citations(job.response or {}) if error else job.result(0).citations
+        parts.append(f"<div>{shown}{sources_html(sources(cited))}</div>")
     edge = f"border-left: 4px solid var({colour}); padding: 2px 0 2px 12px"
     return f'<div style="{edge}">{"".join(parts)}</div>'
 

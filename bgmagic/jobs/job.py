@@ -133,10 +133,11 @@ class Answer(str):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         # Imported when an answer is looked at: most are only used.
-        from bgmagic.rendering.markdown import as_markdown, to_html
+        from bgmagic.rendering.markdown import as_markdown, sources_html, to_html
 
         shown = to_html(as_markdown(str(self), structured=self.data is not None))
-        return {"text/plain": str(self), "text/html": shown + sources_html(self.citations)}
+        below = sources_html(sources(self.citations))
+        return {"text/plain": str(self), "text/html": shown + below}
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this for text: the text alone as it reads, in a list with its quotes.
@@ -146,16 +147,6 @@ class Answer(str):
 def assistant_message(text: str) -> dict[str, Any]:
     """The message that answered ``text`` (OpenAPI: OutputMessageContent)."""
     return {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
-
-
-def sources_html(citations: tuple[Citation, ...]) -> str:
-    """The list of links that stands under an answer, or ""."""
-    if not citations:
-        return ""
-    from bgmagic.rendering.markdown import links_html
-
-    quiet = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
-    return f'<div style="{quiet}">Sources{links_html(sources(citations))}</div>'
 
 
 def _pickled(data: Any) -> bytes | None:
@@ -171,7 +162,11 @@ logger = logging.getLogger("bgmagic")
 class Job(TextPlaceholder, Future[Answer]):
     """One submission. Speaks ``concurrent.futures.Future`` and can be awaited in any event loop.
 
-    Only the loop thread changes a job; any thread may read it.
+    Only the manager's loop thread changes a job; reading is allowed from everywhere.
+
+    Attributes:
+        record: all that is known now, a frozen value; replaced as a whole, so that what is read
+            from one record belongs together.
     """
 
     def __init__(
@@ -187,7 +182,7 @@ class Job(TextPlaceholder, Future[Answer]):
             variables: get the answer, before any waiter is woken.
         """
         super().__init__()
-        self._record = record
+        self.record: JobRecord = record
         self._control = control
         self._variables = variables
         self._answer: Answer | None = None
@@ -200,40 +195,35 @@ class Job(TextPlaceholder, Future[Answer]):
     # What the user reads.
 
     @property
-    def record(self) -> JobRecord:
-        """The newest record, a frozen value."""
-        return self._record
-
-    @property
     def name(self) -> str | None:
         """The variable that waits for the answer, or None."""
-        return self._record.name
+        return self.record.name
 
     @property
     def status(self) -> str:
         """The server's word verbatim, or ours before the server has said one."""
-        return str(Status.DETACHED if self._detached else self._record.status)
+        return str(Status.DETACHED if self._detached else self.record.status)
 
     @property
     def response_id(self) -> str | None:
         """The server's id, or None before the server has accepted the job."""
-        return self._record.response_id
+        return self.record.response_id
 
     @property
     def response(self) -> Mapping[str, Any] | None:
         """The newest response object as the server sent it, or None."""
-        response = self._record.response
+        response = self.record.response
         return response.decompress() if isinstance(response, CompressedResponse) else response
 
     @property
     def request(self) -> Request:
-        """The request that was, or will be, sent."""
-        return self._record.request
+        """What was, or will be, sent."""
+        return self.record.request
 
     @property
     def text(self) -> str:
         """The output text so far: partial of a job that streams or ended early, else mostly ""."""
-        return self._record.text
+        return self.record.text if self._answer is None else str(self._answer)
 
     @property
     def error(self) -> BgmagicError | None:
@@ -244,18 +234,18 @@ class Job(TextPlaceholder, Future[Answer]):
     @property
     def usage(self) -> dict[str, Any] | None:
         """Tokens as the server counted them, or None."""
-        usage = (self._record.response or {}).get("usage")
+        usage = (self.record.response or {}).get("usage")
         return dict(usage) if isinstance(usage, dict) else None
 
     @property
     def price(self) -> float | None:
         """US dollars by the list of the extra [prices]; None where that has no price."""
-        return price_of(self._record.response, self._record.server)
+        return price_of(self.record.response, self.record.server)
 
     @property
     def elapsed(self) -> float:
         """Seconds from submission to the end, or to now."""
-        return (self._record.ended_at or time.time()) - self._record.submitted_at
+        return (self.record.ended_at or time.time()) - self.record.submitted_at
 
     @property
     def card(self) -> Any:
@@ -303,11 +293,11 @@ class Job(TextPlaceholder, Future[Answer]):
 
     def cancelled(self) -> bool:
         """Whether the job ended as cancelled."""
-        return self.done() and self._record.status == Status.CANCELLED
+        return self.done() and self.record.status == Status.CANCELLED
 
     def running(self) -> bool:
         """Whether the server has the job and has not ended it."""
-        return not self.done() and self._record.accepted_at is not None
+        return not self.done() and self.record.accepted_at is not None
 
     def result(self, timeout: float | None = None) -> Answer:
         """The answer, waiting up to ``timeout`` seconds for it.
@@ -367,8 +357,8 @@ class Job(TextPlaceholder, Future[Answer]):
         self._listeners += (listener,)
 
     def advance(self, **changes: Any) -> None:
-        """Change the record, and call the listeners."""
-        self._record = self._record.with_changes(**changes)
+        """Take ``changes`` into the record, and tell the listeners."""
+        self.record = self.record.with_changes(**changes)
         self._notify()
 
     def settle(self, record: JobRecord, ending: Answer | BgmagicError) -> None:
@@ -376,7 +366,7 @@ class Job(TextPlaceholder, Future[Answer]):
 
         The order is promised: variable, then waiters, then displays.
         """
-        self._record = record
+        self.record = record
         if isinstance(ending, Answer):
             with self._lock:
                 self._answer = ending
@@ -390,7 +380,7 @@ class Job(TextPlaceholder, Future[Answer]):
             # It stays as long as this kernel lives; its text and its request are here anyway.
             known = ending if isinstance(ending, Answer) else ""
             packed = CompressedResponse(response, (record.request.text, known))
-            self._record = record.with_changes(response=packed)
+            self.record = record.with_changes(response=packed)
         self._wake()
 
     def detach(self, error: BgmagicError) -> None:
@@ -419,7 +409,7 @@ class Job(TextPlaceholder, Future[Answer]):
     def __repr__(self) -> str:
         if rendering_prompt.get():
             self.refuse("go into a prompt out of another object")
-        record = self._record
+        record = self.record
         status = record.status_text if self.status == record.status else self.status
         words = ["Job", self.name or "", one_line(status, 80), f"{self.elapsed:.0f} s"]
         if record.response_id:
@@ -432,7 +422,7 @@ class Job(TextPlaceholder, Future[Answer]):
 
     def __reduce__(self) -> NoReturn:
         raise BgmagicError(
-            f"{self._record.label} is a live handle and can't be pickled; pickle its answer"
+            f"{self.record.label} is a live handle and can't be pickled; pickle its answer"
         )
 
     def refusal(self, action: str) -> str:
@@ -444,4 +434,4 @@ class Job(TextPlaceholder, Future[Answer]):
         else:
             wait = f"%bgwait {self.name}" if self.name else ".result()"
             remedy = f"wait for it with {wait} or `await`, or run this again later"
-        return f"{self._record.label} is {self.status} and can't {action}: {remedy}"
+        return f"{self.record.label} is {self.status} and can't {action}: {remedy}"

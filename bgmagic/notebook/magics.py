@@ -38,7 +38,7 @@ from bgmagic.submission.converters import Converter, to_count
 from bgmagic.submission.options import SubmitSettings, options
 from bgmagic.submission.submit import (
     PreparedRequest,
-    compose_prompt,
+    prepare_request,
     submit_or_join,
     submit_settings,
 )
@@ -164,13 +164,14 @@ class BgMagics(Magics):
                     f"--yes {settings.yes}: this is 1 job; --each, --n or --sweep make more. "
                     "Nothing was sent"
                 )
-            prepared = compose_prompt(cell, settings, self._namespace)
             if settings.dry_run:
-                self._tell_dry_run(prepared)
+                self._tell_dry_run(prepare_request(cell, settings, self._namespace))
                 return
+            server = app.manager.destination()
+            prepared = prepare_request(cell, settings, self._namespace, server)
             name = settings.out or f"_bg{self._shell.execution_count}"
             earlier = self._namespace.get(name)
-            sent = submit_or_join(prepared, settings, name, app.shell.variable(name))
+            sent = submit_or_join(prepared, server, settings, name, app.shell.variable(name))
         self._tell_trouble()
         if prepared.note:
             print(prepared.note)

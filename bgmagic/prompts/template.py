@@ -6,6 +6,7 @@ expressions, and the job whose conversation comes before it.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from bgmagic.api.request import Request, check_text
+from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.prompts.expressions import RAW, Expression, compiled, evaluate, lookup_names
@@ -85,7 +87,7 @@ class Template:
 
     pieces: tuple[str | Expression, ...]
 
-    def fill(self, namespace: Mapping[str, Any], *, waiting: bool = False) -> RenderedPrompt:
+    def render(self, namespace: Mapping[str, Any], *, waiting: bool = False) -> RenderedPrompt:
         """Put the values of ``namespace`` in as they are now.
 
         Args:
@@ -103,14 +105,31 @@ class Template:
             if isinstance(piece, str):
                 pieces.append(piece)
                 continue
-            # If one expression has to wait, all with jobs stay pending, also those whose jobs have
-            # ended: the fingerprint then does not depend on which of them ended first, so that a
+            # If any expression has to wait, all with jobs are kept pending, also those whose jobs
+            # have ended. The fingerprint then does not depend on which of them ended first, so a
             # cell that is run again is recognised.
             put = _fill(piece, values[piece], pending=bool(needs) or waiting)
             pieces.append(put)
             if isinstance(put, str):
                 inserted.append(Substitution(piece, put))
         return RenderedPrompt(tuple(pieces), tuple(needs.values()), tuple(inserted))
+
+
+def render_prompt(
+    text: str, namespace: Mapping[str, Any] | None, *, waiting: bool = False
+) -> RenderedPrompt:
+    """The prompt that ``text`` becomes with the values of ``namespace`` as they are now.
+
+    Args:
+        namespace: what its expressions name; None takes the text as it is, braces and all.
+        waiting: whether the prompt has to wait for a job anyway.
+
+    Raises:
+        BadInput: as `compile_template` and `Template.render` do.
+    """
+    if namespace is None:
+        return RenderedPrompt((text,))
+    return compile_template(text).render(namespace, waiting=waiting)
 
 
 def _fill(
@@ -127,11 +146,7 @@ def _fill(
     return evaluate(expression, {n: _answered(expression, v) for n, v in values.items()})
 
 
-def literal_prompt(text: str) -> RenderedPrompt:
-    """Make a prompt of ``text`` as it is, braces included."""
-    return RenderedPrompt((text,))
-
-
+@functools.lru_cache(maxsize=4)  # a sweep asks once for each of its jobs
 def compile_template(text: str) -> Template:
     """Find the expressions in ``text``.
 
@@ -325,12 +340,18 @@ class PartialPrompt:
             text = text.replace(json.dumps(key), json.dumps(newest(key)))  # keys are random
         return PartialPrompt(text)
 
-    def complete(self, request: Request, answer_of: Callable[[str], Answer]) -> Request:
-        """Complete ``request`` with the answers.
+    def complete(
+        self,
+        request: Request,
+        answer_of: Callable[[str], Answer],
+        server: ServerConfig | None = None,
+    ) -> Request:
+        """The request that is to be sent.
 
         Args:
             request: the request so far: its last message has the pending expressions as written.
             answer_of: gives the answer of each job in `needs`.
+            server: where it is going to be sent, if it is.
 
         Raises:
             BadInput: an expression fails with these answers, or nothing is left of the prompt.
@@ -347,7 +368,7 @@ class PartialPrompt:
             body["input"] = [*earlier.conversation, *body["input"]]
             if earlier.instructions is not None:
                 body.setdefault("instructions", earlier.instructions)
-        return Request.of(body, request.output_type)
+        return Request.of(body, request.output_type, server=server)
 
 
 def _pending_as_json(pending: PendingExpression) -> dict[str, Any]:

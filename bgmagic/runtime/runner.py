@@ -154,7 +154,7 @@ class JobRunner:
         """Continue where another kernel left the job."""
         record, config, self._ours = self.job.record, self._config, False
         self.unstored = False
-        if not record.request.body:  # an id from elsewhere, which the journal does not have
+        if record.request.is_empty:  # an id from elsewhere, of which the journal knows nothing
             await self._store.insert(record, config.server, config.poll_interval, config.deadline)
         waits = record.response_id is None and record.status == Status.WAITING
         if waits and record.partial is None:
@@ -204,7 +204,7 @@ class JobRunner:
                 partial
             )
             if answer_of is not None:
-                request = partial.complete(self.job.request, answer_of)
+                request = partial.complete(self.job.request, answer_of, self._config.server)
                 self.job.advance(request=request, partial=None, waits_for=())
                 await self._store.update_request(self.job.record, self._config.server)
         except (UnmetDependency, BadInput) as unmet:

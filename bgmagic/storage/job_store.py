@@ -150,8 +150,10 @@ class JobStore:
     @staticmethod
     def _kept(request: Request, server: ServerConfig) -> tuple[str, bool]:
         """A request as it may be kept, and whether that can still be sent."""
-        body, hidden = without_secrets(request.body, server.secrets)
-        return json.dumps(body, ensure_ascii=False) if hidden else request.text, not hidden
+        if not request.holds_secret(server.secrets):
+            return request.text, True
+        body, _ = without_secrets(request.body, server.secrets)
+        return json.dumps(body, ensure_ascii=False), False
 
     async def claim(self, record: JobRecord, *, ours: bool) -> bool:
         """Whether the job may be sent now by this process, and by no other.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.api.pricing import CostEstimate, estimate_cost
+from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.record import GroupPosition
 from bgmagic.prompts.expressions import Expression
@@ -17,7 +18,7 @@ from bgmagic.prompts.template import compile_template
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_count
 from bgmagic.submission.options import SubmitSettings
-from bgmagic.submission.submit import PreparedRequest, compose_prompt
+from bgmagic.submission.submit import PreparedRequest, prepare_request
 from bgmagic.sweeps import grid
 from bgmagic.sweeps.grid import Items, SweepPoint
 from bgmagic.text import count_jobs
@@ -36,13 +37,14 @@ class SweepPlan:
     Attributes:
         name: the variable that is to hold the group.
         settings: those of the whole group.
-        items: the items that it goes over.
-        points: the item, settings and sample of each job, in order.
-        prepared: each job's request.
-        positions: each job's position.
+        items: what it goes over.
+        server: where they go.
+        prepared: what each job asks, in order.
+        positions: each job's position in the group.
     """
 
     name: str
+    server: ServerConfig
     settings: SubmitSettings
     items: Items
     points: Sequence[SweepPoint]
@@ -63,6 +65,7 @@ def plan_sweep(
     Raises:
         BadInput: an item, a setting or the template can't be used.
     """
+    server = app.manager.destination()
     items = Items() if settings.each is None else grid.items_of(settings.each, "--each")
     axes = grid.read_axes(settings.sweep, "--sweep")
     points = grid.grid(settings, len(items.values), axes, settings.n or 1)
@@ -74,7 +77,7 @@ def plan_sweep(
         # The samples of one request share it.
         which = point.item, id(point.settings)
         if which not in made:
-            made[which] = _prepared(text, point, items, scope)
+            made[which] = _prepared(text, point, items, scope, server)
             room -= len(made[which].request.text)
             if room < 0:
                 raise BadInput(
@@ -82,7 +85,9 @@ def plan_sweep(
                     "together; give a large --file by its http(s) address, which the server fetches"
                 )
         prepared.append(made[which])
-    return SweepPlan(name, settings, items, points, prepared, _positions(settings, items, points))
+    return SweepPlan(
+        name, server, settings, items, points, prepared, _positions(settings, items, points)
+    )
 
 
 def _check_uses_item(
@@ -101,12 +106,14 @@ def _check_uses_item(
         )
 
 
-def _prepared(text: str, point: SweepPoint, items: Items, scope: dict[str, Any]) -> PreparedRequest:
+def _prepared(
+    text: str, point: SweepPoint, items: Items, scope: dict[str, Any], server: ServerConfig
+) -> PreparedRequest:
     if items.kind:
         # Hides a variable of that name.
         scope["item"] = items.values[point.item]
     try:
-        return compose_prompt(text, point.settings, scope)
+        return prepare_request(text, point.settings, scope, server)
     except BadInput as error:
         which = items.keys[point.item] if items.keys else point.item
         told = _about_columns(str(error), items.values[point.item])
@@ -191,10 +198,9 @@ def count_formula(plan: SweepPlan) -> str:
 
 
 def estimated_cost(plan: SweepPlan) -> CostEstimate:
-    """Estimate the cost of the jobs."""
-    server = app.manager.destination().name
+    """What the jobs may cost."""
     return estimate_cost(
-        (one.request.model, server, _most_output(one, point), len(one.request.text))
+        (one.request.model, plan.server.name, _most_output(one, point), len(one.request.text))
         for one, point in zip(plan.prepared, plan.points, strict=True)
     )
 

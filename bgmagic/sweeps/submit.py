@@ -89,7 +89,7 @@ def gc_paused() -> Iterator[None]:
 def _known_jobs(plan: SweepPlan, *, join: bool) -> DuplicateIndex:
     """The jobs that there are already for what is asked."""
     settings = plan.settings
-    prints = set(_prints(plan, app.manager.destination().name)) if settings.reuse else ()
+    prints = set(_prints(plan, plan.server.name)) if settings.reuse else ()
     join = join and not settings.again
     return JobLookup().duplicates_of(settings.out, prints, join=join, reuse=settings.reuse)
 
@@ -108,17 +108,19 @@ def _joined(plan: SweepPlan, known: DuplicateIndex) -> list[Job | None]:
     if not known.jobs:
         return [None] * len(plan.prepared)
     manager = app.manager
-    server, free = manager.destination().name, manager.store.available_owners()
+    free = manager.store.available_owners()
     limiter = _limiter(plan.settings.max_in_flight)
     found: list[Job | None] = []
-    prints = _prints(plan, server)
+    prints = _prints(plan, plan.server.name)
     for fingerprint, one, position in zip(prints, plan.prepared, plan.positions, strict=True):
         known_one = known.take(fingerprint)
         if known_one is None or isinstance(known_one, Job):
             job = known_one
         else:
             output_type = one.request.output_type
-            job = manager.attach(known_one, None, output_type, limiter=limiter, free=free)
+            job = manager.attach(
+                known_one, None, output_type, server=plan.server, limiter=limiter, free=free
+            )
         if job is not None and _is_of(job, plan):
             manager.reposition(job, job_name(plan.name, position, plan.several), position)
         found.append(job)
@@ -137,13 +139,13 @@ def _submitted(plan: SweepPlan, indices: Sequence[int]) -> list[Job]:
     from bgmagic.runtime.runner import RunConfig
 
     manager, settings = app.manager, plan.settings
-    server, now, notebook = manager.destination(), time.time(), app.shell.notebook_path()
+    now, notebook = time.time(), app.shell.notebook_path()
     records = [
         JobRecord(
             request=plan.prepared[index].request,
             partial=plan.prepared[index].partial,
             waits_for=plan.prepared[index].waits_for,
-            server=server.name,
+            server=plan.server.name,
             submitted_at=now,
             name=job_name(plan.name, plan.positions[index], plan.several),
             named=settings.out is not None,
@@ -153,7 +155,7 @@ def _submitted(plan: SweepPlan, indices: Sequence[int]) -> list[Job]:
         for index in indices
     ]
     limiter = _limiter(settings.max_in_flight)
-    config = RunConfig(server, settings.poll, settings.deadline, limiter=limiter)
+    config = RunConfig(plan.server, settings.poll, settings.deadline, limiter=limiter)
     return manager.submit_all(records, config) if records else []
 
 

@@ -154,8 +154,9 @@ class ResponsesClient:
         Raises:
             ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
         """
-        create = self._sdk.responses.with_streaming_response.create
-        http, close = await self._open(create(extra_body=request.body))
+        post = post_response(self._sdk, request.text.encode(), stream=True)
+        http = await self._open(post)
+        close = http.aclose
         try:
             if not _is_stream(http):
                 content = await http.aread()
@@ -184,10 +185,14 @@ class ResponsesClient:
         query: dict[str, Any] = {"stream": "true"}
         if after is not None:
             query["starting_after"] = after
-        http, close = await self._open(retrieve(response_id, extra_query=query))
+
+        async def get() -> Any:
+            return (await retrieve(response_id, extra_query=query).__aenter__()).http_response
+
+        http = await self._open(get())
         if _is_stream(http):
-            return self._stream(http, close)
-        await close()
+            return self._stream(http, http.aclose)
+        await http.aclose()
         about = f"{self._server.address} does not stream this response"
         raise ServerError(about, maybe_accepted=True, status_code=http.status_code)
 
@@ -252,14 +257,14 @@ class ResponsesClient:
         await self._sdk.close()
         await self._sdk_polls.close()
 
-    async def _open(self, opening: Any) -> tuple[Any, Callable[[], Awaitable[object]]]:
-        """The HTTP answer of a call whose body is still to be read, and what closes it."""
+    async def _open(self, opening: Awaitable[Any]) -> Any:
+        """The HTTP answer of a call whose body is still to be read; its ``aclose`` ends that."""
         try:
-            raw = await opening.__aenter__()
+            http = await opening
         except Exception as error:
             raise self._parser.failure(error) from None
-        self._parser.learn(raw.http_response.request)
-        return raw.http_response, raw.close
+        self._parser.learn(http.request)
+        return http
 
     def _stream(self, http: Any, close: Callable[[], Awaitable[object]]) -> EventStream:
         return EventStream(http.aiter_bytes(), close, self._parser.hide, self._parser.failure)

@@ -65,11 +65,15 @@ def sdk_client(server: ServerConfig, tls: ssl.SSLContext, kept: float = CREATE_K
     return client
 
 
-async def post_response(client: AsyncOpenAI, body: bytes) -> Any:
+async def post_response(client: AsyncOpenAI, body: bytes, *, stream: bool = False) -> Any:
     """POST a response with exactly this body, and give the HTTP answer.
 
-    Uses the SDK's generic ``post``. Its own ``create`` takes a body apart and puts it together
-    again, and copies each option that is not given: both together are a third of its time.
+    Args:
+        stream: give the answer with its body still to be read, and to be closed.
+
+    By the SDK's way for what it has no method for. Its own create takes a body apart and puts it
+    together again, and what the options do not name is copied from the defaults each time: both
+    together are a third of its time.
 
     Raises:
         openai.OpenAIError: there was no answer, or an error status.
@@ -78,7 +82,8 @@ async def post_response(client: AsyncOpenAI, body: bytes) -> Any:
 
     options: Any = {
         "security": {"bearer_auth": True},  # as its own create
-        "headers": {},
+        # By this the SDK's `with_streaming_response` tells its client not to read the body.
+        "headers": {"X-Stainless-Raw-Response": "stream"} if stream else {},
         "max_retries": 0,
         "timeout": client.timeout,
     }
