@@ -65,21 +65,33 @@ class Secrets:
         self._pattern: re.Pattern[str] | None = None
 
     def within(self, text: str) -> bool:
-        """Whether one of them is in ``text``, which may be JSON; quick where nothing is escaped."""
+        """Whether one of them is in ``text``, which may be JSON."""
+        return any(literal in text for literal in self._literal) or self._within_escaped(text)
+
+    def within_json(self, text: str) -> bool:
+        """The same for JSON, at next to no cost where nothing is escaped but quotes and lines."""
         if any(literal in text for literal in self._literal):
             return True
-        for _ in range(_LAYERS if self.values else 0):
-            before = text
+        escaped = (
+            ("\\" in text and _ODD_ESCAPE.search(text))
+            or ("%" in text and _PERCENT.search(text))
+            or ("&" in text and _ENTITY.search(text))
+        )
+        return bool(escaped) and self._within_escaped(text)
+
+    def _within_escaped(self, text: str) -> bool:
+        for _ in range(_LAYERS if self._bare else 0):
             if "\\" in text:
                 text = _JSON_ESCAPE.sub(_character, text).replace("\\", "")
+            before = text
             if "%" in text and _PERCENT.search(text):
                 text = urllib.parse.unquote(text)
             if "&" in text and _ENTITY.search(text):
                 text = html.unescape(text)
+            if any(bare in text or bare in before for bare in self._bare):
+                return True
             if text == before:
                 return False
-            if any(bare in text for bare in self._bare):
-                return True
         return False
 
     def hide(self, text: str) -> str:
@@ -115,6 +127,10 @@ _LAYERS = 4
 
 # How JSON escapes the characters that secrets are made of, and how percent-encoding and HTML do.
 _JSON_ESCAPE = re.compile(r"\\u00([2-7][0-9a-fA-F])")
+
+# Without one of these a JSON text has no character escaped that need not be. (A pattern, since
+# looking for two characters by ``in`` takes ten times as long.)
+_ODD_ESCAPE = re.compile(r"\\(?:u00[2-7]|[/\\])")
 
 _PERCENT = re.compile(r"%[0-9a-fA-F]{2}")
 

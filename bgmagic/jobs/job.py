@@ -31,7 +31,7 @@ from bgmagic.errors import BgmagicError
 from bgmagic.jobs.interfaces import JobController, Listener, Variable
 from bgmagic.jobs.placeholder import TextPlaceholder, rendering_prompt
 from bgmagic.jobs.record import JobRecord, Status
-from bgmagic.text import one_line
+from bgmagic.text import one_line, without_controls
 
 
 class Answer(str):
@@ -114,11 +114,14 @@ class Answer(str):
         from bgmagic.rendering.markdown import as_markdown, to_html
 
         shown = to_html(as_markdown(str(self), structured=self.data is not None))
-        return {"text/plain": str(self), "text/html": shown + sources_html(self.citations)}
+        return {
+            "text/plain": without_controls(self),
+            "text/html": shown + sources_html(self.citations),
+        }
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this for text: the text alone as it reads, in a list with its quotes.
-        printer.text(str(self) if len(printer.stack) <= 1 else repr(self))
+        printer.text(without_controls(self) if len(printer.stack) <= 1 else repr(self))
 
 
 def assistant_message(text: str) -> dict[str, Any]:
@@ -250,8 +253,8 @@ class Job(TextPlaceholder, Future[Answer]):
 
     @property
     def elapsed(self) -> float:
-        """Seconds from submission to the end, or to now."""
-        return (self._record.ended_at or time.time()) - self._record.submitted_at
+        """Seconds from submission to the end, or to now; 0 if the clock was set back meanwhile."""
+        return max(0.0, (self._record.ended_at or time.time()) - self._record.submitted_at)
 
     @property
     def card(self) -> Any:

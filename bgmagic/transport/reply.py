@@ -125,10 +125,13 @@ class ReplyParser:
         they are looked for in what it says, if anything in it looks like one.
         """
         if len(text) > VALUES and sum(map(text.count, ",[{")) > VALUES:
-            about = f"no usable answer from {self._server.address}: it is too large, {VALUES} values or more"
+            address = self._server.address
+            about = f"no usable answer from {address}: it is too large, {VALUES} values or more"
             raise ServerError(about, maybe_accepted=True)
         value = json.loads(text)
-        return (self._secrets.hide_in(value), "") if self._secrets.within(text) else (value, text)
+        if not self._secrets.within_json(text):
+            return value, text
+        return self._secrets.hide_in(value), ""
 
     def failure(self, error: Exception) -> ServerError:
         """Say what an exception of the SDK means."""

@@ -66,13 +66,13 @@ NURSERY = Nursery()
 def _serve(path: str) -> None:
     # Imported here, once for all.
     import aiohttp
-    import bgmagic.magics
     import filelock
     import httptools
     import IPython.core.interactiveshell
     import openai.resources.responses
 
     import bgmagic
+    import bgmagic.notebook.magics
 
     del aiohttp, filelock, httptools, IPython, openai, bgmagic
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for them
