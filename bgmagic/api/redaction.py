@@ -149,7 +149,8 @@ def _in_any_form(secret: str) -> str:
 @functools.lru_cache(512)
 def _forms(character: str) -> str:
     code = ord(character)
-    percent = "".join(f"%(?:25){{0,4}}{_hexadecimal(f'{byte:02x}')}" for byte in character.encode())
+    sign = r"(?:%|\\{1,16}u0025)(?:25){0,4}"
+    percent = "".join(f"{sign}{_hexadecimal(f'{byte:02x}')}" for byte in character.encode())
     entities = [rf"#0{{0,8}}{code};?", rf"#[xX]0{{0,8}}{_hexadecimal(f'{code:x}')};?"]
     entities += [
         re.escape(name)
@@ -160,7 +161,7 @@ def _forms(character: str) -> str:
         rf"\\{{0,16}}{re.escape(character)}",
         rf"\\{{1,16}}u{_hexadecimal(f'{code:04x}')}",
         percent,
-        rf"&(?:amp;){{0,4}}(?:{'|'.join(entities)})",
+        rf"(?:&|\\{{1,16}}u0026)(?:amp;){{0,4}}(?:{'|'.join(entities)})",
     ]
     return f"(?:{'|'.join(forms)})"
 
