@@ -74,11 +74,12 @@ class SlowNames:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.go_on = threading.Event()
+        self.begun, self.go_on = threading.Event(), threading.Event()
         self._usual = socket.getaddrinfo
 
     def __call__(self, host: Any, port: Any, *rest: Any, **hints: Any) -> Any:
         self.asked.append(host)
+        self.begun.set()
         if host.endswith(".slow"):
             assert self.go_on.wait(20)
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
@@ -127,6 +128,7 @@ def test_looking_up_has_a_limit(
     """A name that takes too long is an error that names it; asking again starts no second thread for
     it, and who stops waiting ends nobody else's wait."""
     patient = loop.run(look_up("a.slow"))
+    assert names.begun.wait(10)
     loop.run(look_up("a.slow")).cancel()
     monkeypatch.setattr("bgmagic.concurrency.LOOKUP", 0.05)
     for _ in range(3):

@@ -38,6 +38,9 @@ from bgmagic.transport.streaming import EventStream
 CANCEL_GRACE = 5.0
 
 
+# Seconds by which a limit may be noticed too late before it is taken for the process's own fault.
+LATE = 1.0
+
 T = TypeVar("T")
 
 
@@ -338,11 +341,28 @@ class JobRunner:
         Raises:
             TimeoutError: that was too short.
         """
+        loop, timer = asyncio.get_running_loop(), None
         try:
-            async with asyncio.timeout(seconds) as self._limit:
+            async with asyncio.timeout(None) as self._limit:
+                if seconds is not None:
+                    due = loop.time() + seconds
+                    timer = loop.call_later(seconds, self._expire, self._limit, due)
                 return await waiting
         finally:
             self._limit = None
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self, limit: asyncio.Timeout, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if limit is not self._limit or limit.expired():
+            return
+        if now - due > LATE:
+            # The process was stopped, or a cell kept the interpreter: the answer may be there.
+            loop.call_later(CANCEL_GRACE, self._expire, limit, now + CANCEL_GRACE)
+        else:
+            limit.reschedule(now)
 
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
         """End the job if this failure of a create is not one to be repeated."""
