@@ -62,7 +62,7 @@ class Secrets:
         self._literal = tuple({*self.values, *as_json})
         bare = {value.replace("\\", "") for value in known}
         self._bare = tuple(value for value in bare if len(value) >= SHORTEST_SECRET)
-        self._pattern: re.Pattern[str] | None = None
+        self._looks_escaped = any(sign in value for value in known for sign in "\\%&")
 
     def within(self, text: str) -> bool:
         """Whether one of them is in ``text``, which may be JSON."""
@@ -80,6 +80,9 @@ class Secrets:
         return bool(escaped) and self._within_escaped(text)
 
     def _within_escaped(self, text: str) -> bool:
+        # A secret that looks escaped itself would be unescaped with the rest.
+        if self._looks_escaped and self._in_any_form.search(text):
+            return True
         for _ in range(_LAYERS if self._bare else 0):
             if "\\" in text:
                 text = _JSON_ESCAPE.sub(_character, text).replace("\\", "")
@@ -94,16 +97,18 @@ class Secrets:
                 return False
         return False
 
+    @functools.cached_property
+    def _in_any_form(self) -> re.Pattern[str]:
+        return re.compile("|".join("".join(map(_forms, value)) for value in self.values))
+
     def hide(self, text: str) -> str:
         """``text`` with "[secret]" in their place; text that hides one too well goes as a whole."""
         if not self.within(text):
             return text
-        if self._pattern is None:
-            self._pattern = re.compile("|".join(map(_in_any_form, self.values)))
         # What stands for a secret already is left alone: a key may be the word "secret".
         known = any(MARK in value for value in self.values)
         parts = [text] if known else text.split(MARK)
-        parts = [self._pattern.sub(MARK, part) for part in parts]
+        parts = [self._in_any_form.sub(MARK, part) for part in parts]
         left = "\0".join(part.replace(MARK, "\0") for part in parts)
         return MARK if self.within(left) else MARK.join(parts)
 
@@ -141,13 +146,9 @@ def _character(found: re.Match[str]) -> str:
     return chr(int(found[1], 16))
 
 
-def _in_any_form(secret: str) -> str:
-    """A pattern of ``secret`` in which each character is in any form; linear in what it reads."""
-    return "".join(map(_forms, secret))
-
-
 @functools.lru_cache(512)
 def _forms(character: str) -> str:
+    """A pattern of ``character`` in any form; of a bounded length, so that searching is linear."""
     code = ord(character)
     sign = r"(?:%|\\{1,16}u0025)(?:25){0,4}"
     percent = "".join(f"{sign}{_hexadecimal(f'{byte:02x}')}" for byte in character.encode())
