@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import logging
 import queue
+import socket
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -21,6 +24,85 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 logger = logging.getLogger("bgmagic")
+
+
+# Seconds for which a name is looked up. Systems mostly ask two servers twice, for 5 s each time.
+LOOKUP = 15.0
+
+
+def on_own_thread(function: Callable[[], T], name: str) -> Future[T]:
+    """Call what may block for long on a thread that nothing waits for, not even the process's end.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    future: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            result = function()
+        except BaseException as error:  # is the caller's to handle, whatever it is
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=call, name=name, daemon=True).start()
+    return future
+
+
+class NameLookups:
+    """Looks names up for one event loop: each on a thread of its own, the same name once at a time.
+
+    A name server that does not answer thus holds up nobody but who asks for its names, and takes
+    one thread for each of them.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[tuple[Any, ...], Future[Any]] = {}
+
+    async def addresses(self, host: Any, port: Any, **hints: Any) -> Any:
+        """What `socket.getaddrinfo` gives.
+
+        Raises:
+            OSError: there is no such name, or it could not be found out in time.
+        """
+        asked = (host, port, *sorted(hints.items()))
+        running = self._running.get(asked)
+        if running is None:
+            look = functools.partial(socket.getaddrinfo, host, port, **hints)
+            running = self._running[asked] = on_own_thread(look, "bgmagic-lookup")
+            running.add_done_callback(lambda _: self._running.pop(asked, None))
+        shared = asyncio.shield(asyncio.wrap_future(running))
+        shared.add_done_callback(_take_notice)
+        try:
+            async with asyncio.timeout(LOOKUP):
+                return await shared
+        except TimeoutError:
+            shown = host.decode("ascii", "replace") if isinstance(host, bytes) else host
+            raise OSError(f"looking up {shown} took more than {LOOKUP:.0f} s") from None
+
+
+def _take_notice(future: asyncio.Future[Any]) -> None:
+    """Know what a lookup ended with that nobody waits for any more."""
+    if not future.cancelled():
+        future.exception()
+
+
+if sys.platform == "win32":
+    _UsualLoop = asyncio.ProactorEventLoop
+else:
+    _UsualLoop = asyncio.SelectorEventLoop
+
+
+class _Loop(_UsualLoop):
+    """The platform's usual event loop, in which a slow name server holds up no other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lookups = NameLookups()
+
+    async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
+        return await self._lookups.addresses(host, port, **hints)
 
 
 class LoopThread:
@@ -99,7 +181,7 @@ class LoopThread:
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                loop = asyncio.new_event_loop()
+                loop = _Loop()
                 thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)
                 # A thread that can't start raises here, in the caller, with nothing half set up.
                 thread.start()
@@ -109,7 +191,7 @@ class LoopThread:
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
-    # One thread: name lookups for many connections would otherwise start one each.
+    # One by one: what goes there is short; what is not has threads of its own.
     loop.set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="bgmagic-blocking"))
     loop.set_exception_handler(_report)
     try:

@@ -29,6 +29,7 @@ def submit(
     max_output_tokens: int | None = None,
     poll: float | None = None,
     deadline: float | str | None = None,
+    create_timeout: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
     continue_: Answer | Job | str | None = None,
     file: Any = None,
@@ -55,6 +56,8 @@ def submit(
         max_output_tokens: end as incomplete after so many tokens, reasoning included.
         poll: seconds between polls, more than 0 and less than 90.
         deadline: seconds, or text such as "12h", after acceptance until watching ends (24 h).
+        create_timeout: seconds, or text such as "5m", that sending may take until the server has
+            answered (120); after that the job is unknown.
         messages: earlier turns as the API takes them.
         continue_: the answer, or the job, whose conversation this goes on with; or its name.
         file: a path, bytes, a PIL image, a matplotlib figure, or a list of these.
@@ -96,6 +99,7 @@ def map(
     max_output_tokens: int | None = None,
     poll: float | None = None,
     deadline: float | str | None = None,
+    create_timeout: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
     continue_: Any = None,
     file: Any = None,

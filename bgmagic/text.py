@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 
@@ -13,6 +14,15 @@ def one_line(text: str, most: int = 600) -> str:
     plain = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
     line = " ".join(plain.split())
     return line if len(line) <= most else f"{line[:most]}…"
+
+
+# Tabs and line breaks are shown as they are.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def without_controls(text: str) -> str:
+    """``text`` with its control characters written out as ``\\x1b``: a terminal would obey them."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def count_jobs(count: int) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import contextlib
 import os
 import urllib.parse
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from bgmagic.api.redaction import Secrets
 from bgmagic.errors import BadInput
 from bgmagic.text import one_line
-
-SHORTEST_SECRET = 6  # characters; shorter values would blank out half of every message
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
@@ -120,19 +122,36 @@ class ServerConfig:
         parts = urllib.parse.urlsplit(self.base_url)
         password = parts.password or ""
         values = {self.api_key.strip(), password, urllib.parse.unquote(password)}
+        if password:
+            values |= _basic_authorization(parts.username or "", password)
         values.add(self.azure_token)
         values |= {value for _, value in urllib.parse.parse_qsl(parts.query)}
         for line in [] if self.is_local else self.headers.splitlines():
             value = line.partition(":")[2].strip()
-            values |= {value, value.rpartition(" ")[2]}
+            values |= {value, value.rpartition(" ")[2], *_basic_password(value)}
         if self.sdk_client is not None:
             headers = getattr(self.sdk_client, "_custom_headers", {})
             values |= {str(value) for value in headers.values()}
             queries = getattr(self.sdk_client, "_custom_query", {})
             values |= {str(value) for name, value in queries.items() if name != "api-version"}
             values.add(str(getattr(self.sdk_client, "_azure_ad_token", None) or ""))
-        found = (value for value in values if len(value) >= SHORTEST_SECRET)
-        return tuple(sorted(found, key=len, reverse=True))
+        return Secrets(values).values
+
+
+def _basic_authorization(user: str, password: str) -> set[str]:
+    """What user and password of an address become in a header (RFC 7617)."""
+    pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
+    return {base64.b64encode(pair.encode()).decode().rstrip("=")}
+
+
+def _basic_password(header: str) -> set[str]:
+    """The password in a header's ``Basic …``, which is only encoded."""
+    kind, _, encoded = header.partition(" ")
+    with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+        if kind.lower() == "basic":
+            pair = base64.b64decode(encoded.strip(), validate=True).decode()
+            return {encoded.strip().rstrip("="), pair.partition(":")[2]}
+    return set()
 
 
 # What the SDK's transport reads from the environment when it is made.

@@ -17,7 +17,7 @@ from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
 from bgmagic.jobs.summary import GroupSummary
 from bgmagic.rendering.markdown import as_markdown, sources_html, to_html
-from bgmagic.text import count_jobs, dollars, one_line
+from bgmagic.text import count_jobs, dollars, one_line, without_controls
 
 if TYPE_CHECKING:
     from bgmagic.jobs.group import JobGroup
@@ -55,7 +55,7 @@ _REMEDIES = {
 
 def final_bundles(job: Job) -> dict[str, dict[str, str]]:
     """The ended ``job`` as MIME bundles: the ``answer``, and the ``footer`` below it."""
-    text = "\n".join(part for part in (describe_live(job), job.text) if part)
+    text = "\n".join(part for part in (describe_live(job), without_controls(job.text)) if part)
     return {
         "answer": {"text/html": answer_html(job), "text/plain": text},
         "footer": {"text/html": footer_html(job), "text/plain": footer_text(job)},

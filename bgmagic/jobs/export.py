@@ -97,7 +97,8 @@ def _tokens(response: Mapping[str, Any]) -> dict[str, int | None]:
 def seconds_of(job: Job) -> float | None:
     """Seconds from acceptance to the end; None if one of them is not known."""
     accepted, ended = job.record.accepted_at, job.record.ended_at
-    return None if accepted is None or ended is None else ended - accepted
+    # The clock may have been set back meanwhile.
+    return None if accepted is None or ended is None else max(0.0, ended - accepted)
 
 
 def _item(item: Any, kind: str, key: Any) -> dict[str, Any]:

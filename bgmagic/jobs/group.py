@@ -27,7 +27,7 @@ from bgmagic.jobs.interfaces import GroupDisplays
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import Detached, JobError
 from bgmagic.jobs.record import Status
-from bgmagic.text import count_jobs
+from bgmagic.text import count_jobs, one_line
 
 if TYPE_CHECKING:
     import pandas
@@ -198,7 +198,7 @@ class JobGroup(Collection[Any]):
         return results
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        counts = ", ".join(f"{n} {one_line(status, 40)}" for status, n in self.counts.items())
         return f"<JobGroup {self.name} {count_jobs(len(self.jobs))}: {counts}>"
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -32,7 +32,7 @@ from bgmagic.errors import BgmagicError
 from bgmagic.jobs.interfaces import JobController, Listener, Variable
 from bgmagic.jobs.placeholder import TextPlaceholder, rendering_prompt
 from bgmagic.jobs.record import JobRecord, Status
-from bgmagic.text import one_line
+from bgmagic.text import one_line, without_controls
 
 
 class Answer(str):
@@ -137,11 +137,11 @@ class Answer(str):
 
         shown = to_html(as_markdown(str(self), structured=self.data is not None))
         below = sources_html(sources(self.citations))
-        return {"text/plain": str(self), "text/html": shown + below}
+        return {"text/plain": without_controls(self), "text/html": shown + below}
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this for text: the text alone as it reads, in a list with its quotes.
-        printer.text(str(self) if len(printer.stack) <= 1 else repr(self))
+        printer.text(without_controls(self) if len(printer.stack) <= 1 else repr(self))
 
 
 def assistant_message(text: str) -> dict[str, Any]:
@@ -244,8 +244,8 @@ class Job(TextPlaceholder, Future[Answer]):
 
     @property
     def elapsed(self) -> float:
-        """Seconds from submission to the end, or to now."""
-        return (self.record.ended_at or time.time()) - self.record.submitted_at
+        """Seconds from submission to the end, or to now; 0 if the clock was set back meanwhile."""
+        return max(0.0, (self.record.ended_at or time.time()) - self.record.submitted_at)
 
     @property
     def card(self) -> Any:

@@ -145,7 +145,7 @@ def server_seconds(job: Job) -> float:
     """Seconds since the server accepted the job, or that it took from then on."""
     record = job.record
     begun = record.accepted_at or record.submitted_at
-    return (record.ended_at or time.time()) - begun
+    return max(0.0, (record.ended_at or time.time()) - begun)  # the clock may be set back
 
 
 def figures_of(job: Job) -> JobFigures:

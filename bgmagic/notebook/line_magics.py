@@ -34,7 +34,7 @@ from bgmagic.submission.options import (
     WaitSettings,
     resolve_settings,
 )
-from bgmagic.text import count_jobs
+from bgmagic.text import count_jobs, without_controls
 
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob
@@ -137,7 +137,7 @@ class BgLineMagics(Magics):
         if hasattr(self._shell, "kernel") and (job.done() or job in app.manager.jobs()):
             self._show(job)
         else:
-            print(describe_job(job), job.text, sep="\n")
+            print(describe_job(job), without_controls(job.text), sep="\n")
 
     def _list(self, *, all_notebooks: bool) -> None:
         store = app.manager.store

@@ -35,6 +35,7 @@ from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore, record_of
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
+from bgmagic.transport.client import CREATE_TIMEOUT
 
 
 class JobRegistry:
@@ -129,6 +130,7 @@ class JobManager:
         variable: Variable | None = None,
         poll_interval: float | None = None,
         deadline: float = DEADLINE,
+        create_timeout: float = CREATE_TIMEOUT,
         partial: str | None = None,
         waits_for: tuple[str, ...] = (),
     ) -> Job:
@@ -144,6 +146,7 @@ class JobManager:
             variable: where the answer goes; holds the job from now on.
             poll_interval: seconds between polls; None means soon at first, then every 10.
             deadline: seconds after acceptance at which watching ends.
+            create_timeout: seconds that sending may take, from the job's turn to the answer.
 
         Raises:
             BadInput: there is no server to send it to; nothing was sent.
@@ -159,8 +162,9 @@ class JobManager:
             partial=partial,
             waits_for=waits_for,
         )
-        self._loop.start()  # raises, if no thread can start, before there is a job
-        return self._start(record, RunConfig(server, poll_interval, deadline), variable)
+        self._loop.start()  # a thread that can't start is told before there is a job
+        config = RunConfig(server, poll_interval, deadline, create_timeout=create_timeout)
+        return self._start(record, config, variable)
 
     def submit_all(self, records: Sequence[JobRecord], config: RunConfig) -> list[Job]:
         """Start the jobs of a group and return their handles at once."""

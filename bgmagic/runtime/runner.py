@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import Usage, is_terminal
@@ -34,9 +34,19 @@ from bgmagic.runtime.watcher import (
     record_changes,
 )
 from bgmagic.storage.job_store import JobStore
-from bgmagic.transport.client import ResponsesClient
+from bgmagic.transport.client import CREATE_TIMEOUT, ResponsesClient
 from bgmagic.transport.reply import Reply
 from bgmagic.transport.streaming import EventStream
+
+# Seconds that a create is given to end once its job is cancelled: only with its response id can the
+# server be asked to cancel, else the job is `unknown`, and may go on there.
+CANCEL_GRACE = 5.0
+
+
+# Seconds by which a limit may be noticed too late before it is taken for the process's own fault.
+LATE = 1.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,8 @@ class RunConfig:
         deadline: seconds after acceptance at which watching ends, and after submission at which
             trying to send does.
         same_key: whether the server is asked with the credentials that it accepted the job with.
-        limiter: bounds the jobs of its group at the server, or None.
+        limiter: what the jobs of its group go to the server by, or None.
+        create_timeout: seconds that a create may take in all, from its turn to the server's answer.
     """
 
     server: ServerConfig
@@ -57,6 +68,7 @@ class RunConfig:
     deadline: float
     same_key: bool = True
     limiter: ConcurrencyLimiter | None = None
+    create_timeout: float = CREATE_TIMEOUT
 
 
 logger = logging.getLogger("bgmagic")
@@ -96,6 +108,7 @@ class JobRunner:
         self._wake = WakeEvent()
         self._slot_event = WakeEvent() if config.limiter is not None else self._wake
         self._following: ResponseWatcher | None = None
+        self._limit: asyncio.Timeout | None = None  # of what cancelling the job cuts short
         self._closing = False
 
     async def run(self, *, attached: bool = False, intended: bool = False) -> None:
@@ -134,6 +147,11 @@ class JobRunner:
         self._store.update_soon(self.job.record, cancelling=True)
         if self._following is not None:
             self._following.cancel()
+        elif self._limit is not None:
+            if not self._limit.expired():
+                now = asyncio.get_running_loop().time()
+                soon = now + (CANCEL_GRACE if self.sending else 0.0)
+                self._limit.reschedule(min(soon, self._limit.when() or soon))
         elif not self.sending:
             self._wake.set()
             self._slot_event.set()
@@ -267,7 +285,11 @@ class JobRunner:
         # Before the claim: a job that is claimed and not sent is unclear to the next kernel.
         if client.create_slots.locked():
             self.unstored = False  # the end of a process does not wait for that
-        async with client.create_slots:
+        try:
+            await self._within(None, client.create_slots.acquire())
+        except TimeoutError:
+            return None  # it is cancelled
+        try:
             if self.job.record.cancelling:
                 return None
             if self._closing and not self.unstored:
@@ -275,14 +297,14 @@ class JobRunner:
                 return None
             # From here on shutdown waits: a job that is claimed and not sent is unclear.
             self.sending = True
-            try:
-                if not await self._store.claim(self.job.record, ours=self._ours):
-                    detach(self.job, CLAIMED_ELSEWHERE)
-                    return None
-                self.job.advance(status=Status.SUBMITTING)
-                reply, stream = await _send_create(client, self.job.request)
-            finally:
-                self.sending = self.unstored = False
+            if not await self._store.claim(self.job.record, ours=self._ours):
+                detach(self.job, CLAIMED_ELSEWHERE)
+                return None
+            self.job.advance(status=Status.SUBMITTING)
+            reply, stream = await self._post(client)
+        finally:
+            self.sending = self.unstored = False
+            client.create_slots.release()
         response_id = reply.response.get("id")
         if not isinstance(response_id, str) or response_id in _NO_IDS:
             reason = "the server answered without a response id, so the job can't be followed"
@@ -301,6 +323,51 @@ class JobRunner:
             reply = Reply({}, reply.poll_after)  # held as long as the job runs
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
         return AcceptedResponse(endpoint, response_id, reply, now, stream)
+
+    async def _post(self, client: ResponsesClient) -> tuple[Reply, EventStream | None]:
+        """POST the request once, within the limit of creates.
+
+        Raises:
+            ServerError: there was no answer, or it came too late.
+        """
+        address, total = self._config.server.address, self._config.create_timeout
+        limit = min(CANCEL_GRACE, total) if self.job.record.cancelling else total
+        try:
+            return await self._within(limit, _send_create(client, self.job.request, total))
+        except TimeoutError:
+            about = f"no answer from {address} within {total:g} s"
+            if self.job.record.cancelling:
+                about = f"it was cancelled while it was being sent, and {address} did not answer"
+            raise ServerError(about, maybe_accepted=True) from None
+
+    async def _within(self, seconds: float | None, waiting: Awaitable[T]) -> T:
+        """Wait for so long, or until the job is cancelled.
+
+        Raises:
+            TimeoutError: that was too short.
+        """
+        loop, timer = asyncio.get_running_loop(), None
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                if seconds is not None:
+                    due = loop.time() + seconds
+                    timer = loop.call_later(seconds, self._expire, self._limit, due)
+                return await waiting
+        finally:
+            self._limit = None
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self, limit: asyncio.Timeout, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if limit is not self._limit or limit.expired():
+            return
+        if now - due > LATE:
+            # The process was stopped, or a cell kept the interpreter: the answer may be there.
+            loop.call_later(CANCEL_GRACE, self._expire, limit, now + CANCEL_GRACE)
+        else:
+            limit.reschedule(now)
 
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
         """End the job if a create that failed so must not be sent again; returns whether it did."""
@@ -364,8 +431,8 @@ class JobRunner:
 
 
 async def _send_create(
-    client: ResponsesClient, request: Request
+    client: ResponsesClient, request: Request, total: float
 ) -> tuple[Reply, EventStream | None]:
     if request.streams:
-        return await client.create_streamed(request)
-    return await client.create(request), None
+        return await client.create_streamed(request, total)
+    return await client.create(request, total), None

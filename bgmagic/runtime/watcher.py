@@ -29,6 +29,8 @@ REOPEN_DELAY = 5.0  # seconds between tries to open a stream again; the first on
 
 GIVE_UP_AFTER = 5  # tries in a row that brought no event
 
+PREVIEW_SIZE = 64_000_000  # characters; no model writes so many, and the polls bring the answer
+
 # Answers by which a server says that it will not stream this response.
 _NOT_STREAMED = frozenset({200, 400, 405, 410, 415, 422, 501})
 
@@ -88,11 +90,13 @@ class StreamListener:
         return await self._reopen(self._number)
 
     async def _read(self, stream: EventStream) -> bool:
-        """Read the events of one connection; returns whether the response has ended."""
+        """Take in what comes; whether there is no more to listen to."""
         try:
             async for event in stream:
                 if self._is_new(event) and self._take(event):
                     return True
+                if self._partial.size > PREVIEW_SIZE:
+                    return True  # a stream without end
         finally:
             await stream.close()
         return False
@@ -281,7 +285,9 @@ class ResponseWatcher:
 
     def _preview(self, preview: Preview) -> None:
         if not self._job.done():
-            self._job.advance(preview=preview)
+            # A key that came in two deltas is whole only here.
+            hide = self._client.hide
+            self._job.advance(preview=Preview(hide(preview.text), hide(preview.reasoning)))
 
     def _hinted(self, response: Mapping[str, Any]) -> None:
         """Handle a response object of the stream: a terminal one is polled at once."""

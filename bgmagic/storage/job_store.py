@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from bgmagic.api.redaction import credentials_fingerprint, without_secrets
+from bgmagic.api.redaction import credentials_fingerprint, secrets_of, without_secrets
 from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import FutureWaiter
@@ -362,9 +362,10 @@ class JobStore:
 
 def _hidden(text: str, server: ServerConfig) -> str:
     """JSON text without the server's secrets."""
-    for secret in server.secrets:
-        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "[secret]")
-    return text
+    secrets = secrets_of(server.secrets)
+    if not secrets.within(text):
+        return text
+    return json.dumps(secrets.hide_in(json.loads(text)), ensure_ascii=False)
 
 
 def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:

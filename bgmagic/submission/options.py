@@ -132,6 +132,10 @@ class SubmitSettings:
         "--deadline", metavar="DURATION", read=to_duration, default=86400.0, configurable=True,
         help="stop watching this long after acceptance, as 45m or 12h (24h); the job goes on",
     )  # fmt: skip
+    create_timeout: float = _option(
+        "--create-timeout", metavar="DURATION", read=to_duration, default=120.0, configurable=True,
+        help="give up on sending after this long, as 30 or 5m (2m); the job is unknown then",
+    )  # fmt: skip
     messages: Any = _option(
         "--messages", metavar="NAME", read=to_anything, variable=True,
         help="earlier turns, a list as the API takes it; the cell is the last user turn",

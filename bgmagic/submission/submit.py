@@ -251,6 +251,7 @@ def submit_or_join(
         variable=variable,
         poll_interval=settings.poll,
         deadline=settings.deadline,
+        create_timeout=settings.create_timeout,
         partial=prepared.partial,
         waits_for=prepared.waits_for,
     )

@@ -155,7 +155,13 @@ def _submitted(plan: SweepPlan, indices: Sequence[int]) -> list[Job]:
         for index in indices
     ]
     limiter = _limiter(settings.max_in_flight)
-    config = RunConfig(plan.server, settings.poll, settings.deadline, limiter=limiter)
+    config = RunConfig(
+        plan.server,
+        settings.poll,
+        settings.deadline,
+        limiter=limiter,
+        create_timeout=settings.create_timeout,
+    )
     return manager.submit_all(records, config) if records else []
 
 

@@ -7,15 +7,21 @@ failure is reported as what it is. Imported with the first connection: aiohttp t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import ssl
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import aiohttp
+import aiohttp.client_proto
 import httpx2
 import yarl
 
-_HEADER = 65_536  # bytes of one header line; OpenAI's own fit many times
+from bgmagic.transport import bounded
+
+_MANY = 10_000  # headers; `bounded.HEAD` is the bound that counts
 
 
 @contextlib.contextmanager
@@ -66,8 +72,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 headers=request.headers.multi_items(),
                 data=content or None,
                 allow_redirects=False,
+                # Of connecting, looking the name up is a part.
                 timeout=aiohttp.ClientTimeout(
-                    sock_connect=limits.get("connect"), sock_read=limits.get("read")
+                    connect=limits.get("connect"), sock_read=limits.get("read")
                 ),
             )
         return httpx2.Response(
@@ -82,14 +89,19 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             await self._session.close()
 
     def _opened(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=self._kept, ssl=self._tls, ttl_dns_cache=60
+        connector = _Connector(
+            limit=0,
+            keepalive_timeout=self._kept,
+            ssl=self._tls,
+            ttl_dns_cache=60,
+            resolver=aiohttp.ThreadedResolver(),  # by the loop, which bounds it
         )
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            max_line_size=_HEADER,
-            max_field_size=_HEADER,
+            max_line_size=2 * bounded.HEAD,
+            max_field_size=2 * bounded.HEAD,
+            max_headers=_MANY,
             auto_decompress=False,
         )
 
@@ -108,3 +120,34 @@ class AiohttpResponseStream(httpx2.AsyncByteStream):
     async def aclose(self) -> None:
         # Returns the connection to the pool if the body was read to its end, else closes it.
         self._answer.release()
+
+
+class _BoundedHandler(aiohttp.client_proto.ResponseHandler):
+    """aiohttp's end of a connection, with a bound to what comes before a body."""
+
+    _before_body = 0
+    _headed = False
+
+    def set_response_params(self, **settings: Any) -> None:
+        self._before_body, self._headed = 0, False
+        super().set_response_params(**settings)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._headed or self.transport is None:
+            return
+        self._before_body += len(data)
+        # A 1xx is only a word before the answer, and may be said again and again.
+        self._headed = any(message.code >= 200 for (message, _), _ in self._buffer)
+        if not self._headed and self._before_body > bounded.HEAD:
+            self.set_exception(bounded.head_too_large())
+            self.transport.abort()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Connections whose ends are bounded; there is no public way to choose them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        made: Any = functools.partial(_BoundedHandler, loop=asyncio.get_running_loop())
+        self._factory = made

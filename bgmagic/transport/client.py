@@ -27,7 +27,12 @@ from bgmagic.transport.reply import (
     poll_after,
     without_half_characters,
 )
-from bgmagic.transport.sdk import goes_direct, post_response, sdk_client, tls_of
+from bgmagic.transport.sdk import (
+    goes_direct,
+    post_response,
+    sdk_client,
+    tls_of,
+)
 from bgmagic.transport.streaming import EventStream
 
 if TYPE_CHECKING:
@@ -36,6 +41,9 @@ if TYPE_CHECKING:
 # Servers and proxies mostly keep a connection for a minute or more; one that was closed meanwhile
 # is noticed, and a GET is sent once more on another.
 KEPT = 120.0  # seconds
+
+# Seconds. Servers answer a create within a few; large attachments take their time to get there.
+CREATE_TIMEOUT = 120.0
 
 # Of the SDK's headers, those that belong to a connection, and what only its transport can unpack.
 _ITS_OWN = frozenset({b"connection", b"accept-encoding", b"content-length"})
@@ -136,15 +144,21 @@ class ResponsesClient:
             about = f"the settings of {server.address} can't be used: {error}"
             raise ServerError(self._parser.clean(about), maybe_accepted=False) from None
 
-    async def create(self, request: Request) -> Reply:
+    async def create(self, request: Request, total: float = CREATE_TIMEOUT) -> Reply:
         """POST the request once.
+
+        Args:
+            total: seconds that it may take; to end it then is for who calls.
 
         Raises:
             ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
         """
-        return await self._call(lambda: post_response(self._sdk, request.text.encode()), None)
+        body = request.text.encode()
+        return await self._call(lambda: post_response(self._sdk, body, total), None)
 
-    async def create_streamed(self, request: Request) -> tuple[Reply, EventStream | None]:
+    async def create_streamed(
+        self, request: Request, total: float = CREATE_TIMEOUT
+    ) -> tuple[Reply, EventStream | None]:
         """POST the request once, and read on as the response is written.
 
         Returns:
@@ -154,7 +168,7 @@ class ResponsesClient:
         Raises:
             ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
         """
-        post = post_response(self._sdk, request.text.encode(), stream=True)
+        post = post_response(self._sdk, request.text.encode(), total, stream=True)
         http = await self._open(post)
         close = http.aclose
         try:
@@ -171,6 +185,10 @@ class ResponsesClient:
                 raise self._parser.failure(error) from None
             raise
         return Reply(without_half_characters(first), poll_after(http.headers)), stream
+
+    def hide(self, text: str) -> str:
+        """``text`` without the secrets that went out to this server."""
+        return self._parser.hide(text)
 
     async def follow(self, response_id: str, after: int | None) -> EventStream:
         """GET the events of a response that was created with a stream.
@@ -267,7 +285,7 @@ class ResponsesClient:
         return http
 
     def _stream(self, http: Any, close: Callable[[], Awaitable[object]]) -> EventStream:
-        return EventStream(http.aiter_bytes(), close, self._parser.hide, self._parser.failure)
+        return EventStream(http.aiter_bytes(), close, self._parser.parse, self._parser.failure)
 
     async def _call(self, send: Callable[[], Awaitable[Any]], total: float | None) -> Reply:
         try:

@@ -14,14 +14,8 @@ from typing import cast
 import httptools
 import httpx2
 
+from bgmagic.transport import bounded
 from bgmagic.transport.reply import HTTPResponse
-
-# Bytes of a head, interim responses included; OpenAI's own fit many times.
-HEAD = 65_536
-
-# Bytes of a body, on the wire and unpacked: it takes 70 Mbit/s to get so many within the 30 s of a
-# poll, and an image is a few MB. Without a limit, a server could fill the kernel's memory.
-BODY = 256 << 20
 
 
 class UnsupportedResponse(Exception):
@@ -61,8 +55,8 @@ class HTTPResponseParser:
                 raise UnsupportedResponse(str(error)) from None
         if self._over:
             return self._got()
-        if self._received > (BODY if self._headed else 0) + HEAD:
-            raise httpx2.RemoteProtocolError("the answer is too large")
+        if self._received > (bounded.BODY if self._headed else 0) + bounded.HEAD:
+            raise bounded.body_too_large() if self._headed else bounded.head_too_large()
         return None
 
     def end(self) -> HTTPResponse:
@@ -126,13 +120,15 @@ class HTTPResponseParser:
 def _unpacked(body: bytes) -> bytes:
     unpack = zlib.decompressobj(wbits=31)  # gzip
     try:
-        plain = unpack.decompress(body, BODY)
+        plain = unpack.decompress(body, bounded.BODY)
     except zlib.error as error:
         raise httpx2.RemoteProtocolError(f"the answer is damaged: {error}") from None
     if unpack.unused_data:
         raise UnsupportedResponse("gzip with more behind it")
+    if unpack.unconsumed_tail:
+        raise bounded.body_too_large()
     if not unpack.eof:
-        raise httpx2.RemoteProtocolError("the answer is too large or not complete")
+        raise httpx2.RemoteProtocolError("the answer is not complete")
     return plain
 
 

@@ -6,7 +6,6 @@ the events up for the preview.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ class EventStream:
         self,
         chunks: AsyncIterable[bytes],
         close: Callable[[], Awaitable[object]],
-        clean: Callable[[str], str],
+        parse: Callable[[str], Any],
         failure: Callable[[Exception], Exception],
     ) -> None:
         """Make the stream of an open connection.
@@ -56,12 +55,12 @@ class EventStream:
         Args:
             chunks: the body as it comes.
             close: ends the connection.
-            clean: takes secrets out of the JSON text of an event.
+            parse: reads the JSON text of an event, without secrets; raises ValueError.
             failure: what to raise for an error of the connection.
         """
         self._chunks = chunks
         self._close = close
-        self._clean = clean
+        self._parse = parse
         self._failure = failure
         self._events = self._read()
         self.number: int | None = None
@@ -86,12 +85,24 @@ class EventStream:
     async def _read(self) -> AsyncIterator[ServerSentEvent]:
         try:
             async for text in decode_events(self._chunks):
-                event = _event(self._clean(text))
+                event = self._event(text)
                 if event is not None:
                     self.number = event.number
                     yield event
         except Exception as error:
             raise self._failure(error) from None
+
+    def _event(self, text: str) -> ServerSentEvent | None:
+        try:
+            data = self._parse(text)
+        except (ValueError, RecursionError):  # "[DONE]" of other servers, comments, nonsense
+            return None
+        if not isinstance(data, dict):
+            return None
+        kind, number = data.get("type"), data.get("sequence_number")
+        counts = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**53
+        kind = kind if isinstance(kind, str) else ""
+        return ServerSentEvent(kind, number if counts else None, data)
 
     async def close(self) -> None:
         """End the connection; the response goes on at the server."""
@@ -122,25 +133,14 @@ async def decode_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
         for line in (b"".join(begun), *more[:-1]):
             if line.startswith(b"data:"):
                 data.append(line[5:].removeprefix(b" "))
-            elif not line and data:
-                yield b"\n".join(data).decode("utf-8", "replace")
+            elif not line:
+                if data:
+                    yield b"\n".join(data).decode("utf-8", "replace")
                 data, size = [], 0
         begun = [more[-1]]
 
 
-def _event(text: str) -> ServerSentEvent | None:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):  # "[DONE]" of other servers, comments, nonsense
-        return None
-    if not isinstance(data, dict):
-        return None
-    kind, number = data.get("type"), data.get("sequence_number")
-    counts = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**53
-    return ServerSentEvent(kind if isinstance(kind, str) else "", number if counts else None, data)
-
-
-# Events that add to the preview (the API's description, ResponseStreamEvent).
+# Which event adds to which part of the preview (the API's description, ResponseStreamEvent).
 _TEXT = "response.output_text.delta"
 
 _REASONING = frozenset({"response.reasoning_summary_text.delta", "response.reasoning_text.delta"})
@@ -154,6 +154,7 @@ class PartialOutput:
     def __init__(self) -> None:
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self.size = 0  # characters
 
     @property
     def text(self) -> str:
@@ -178,6 +179,7 @@ class PartialOutput:
             self._reasoning.append(delta)
         else:
             return False
+        self.size += len(delta) if isinstance(delta, str) else 0
         return True
 
 

@@ -121,6 +121,7 @@ def test_defaults_are_as_told() -> None:
     rows = dict(re.findall(r"^\| `.*?--([a-z-]+).*?` \| (.*) \|$", TABLE, re.MULTILINE))
     assert f"(`{default['model']}`)" in rows["model"]
     assert f"(`{default['deadline'] / 3600:.0f}h`)" in rows["deadline"]
+    assert f"(`{default['create_timeout'] / 60:.0f}m`)" in rows["create-timeout"]
     assert f"({default['max_in_flight']})" in rows["max-in-flight"]
     assert f"({CONFIRM_ABOVE})" in rows["yes"]
     assert f"A sweep of more than {CONFIRM_ABOVE} jobs" in README
