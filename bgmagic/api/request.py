@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from bgmagic.errors import BadInput
+from bgmagic.text import kind_of, one_line
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -99,6 +100,14 @@ class Request:
         return self._settings.format
 
     @property
+    def include(self) -> tuple[str, ...]:
+        """What polls ask for beside the response, as ``include`` asked for it.
+
+        Without the encrypted reasoning: large, of no use here, and the create's own reply has it.
+        """
+        return self._settings.include
+
+    @property
     def effort(self) -> str | None:
         """The reasoning effort that was asked for, or None for the server's default."""
         return self._settings.effort
@@ -112,6 +121,7 @@ class _Header:
     model: str
     format: dict[str, Any] | None
     effort: str | None
+    include: tuple[str, ...]
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> _Header:
@@ -122,7 +132,17 @@ class _Header:
             model=sys.intern(str(body.get("model", ""))),
             format=text_format if structured else None,
             effort=None if effort is None else sys.intern(str(effort)),
+            include=_included(body.get("include")),
         )
+
+
+def _included(given: Any) -> tuple[str, ...]:
+    named = given if isinstance(given, list) else ()
+    return tuple(
+        sys.intern(str(one))
+        for one in named
+        if isinstance(one, str) and one != "reasoning.encrypted_content"
+    )
 
 
 def _inner(body: Mapping[str, Any], outer: str, inner: str) -> Any:
@@ -191,7 +211,39 @@ def build_request(
         _set(body, path, value, taken)
     if stream:
         body["stream"] = True
+    _to_types_of_api(body)
     return Request.of(body, output_type)
+
+
+# Fields that are text: a number that stands there is meant as its digits.
+_TEXTS = ("prompt_cache_key", "safety_identifier", "user")
+
+
+def _to_types_of_api(body: dict[str, Any]) -> None:
+    """Give fields of the body the types without which the API refuses them.
+
+    Raises:
+        BadInput: the metadata can't be sent.
+    """
+    for name in _TEXTS:
+        if name in body:
+            body[name] = _as_text(body[name])
+    if isinstance(body.get("include"), str):
+        body["include"] = [body["include"]]
+    if isinstance(body.get("metadata"), dict):
+        metadata = {str(key): _as_text(value) for key, value in body["metadata"].items()}
+        for key, value in metadata.items():
+            if not isinstance(value, str):
+                raise BadInput(
+                    f"--param metadata.{one_line(key, 80)}: it holds {kind_of(value)}; metadata is "
+                    "text by name, of up to 512 characters each"
+                )
+        body["metadata"] = metadata
+
+
+def _as_text(value: Any) -> Any:
+    """A number or a truth value as JSON writes it; anything else as it is."""
+    return json.dumps(value) if isinstance(value, int | float) else value
 
 
 def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:

@@ -8,15 +8,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.response import Usage, read_citations, word_in
+from bgmagic.api.response import Usage, read_citations, sources, sources_text, word_in
 from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.export import job_row
-from bgmagic.jobs.job import Job, sources_html
+from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
 from bgmagic.jobs.summary import GroupSummary
-from bgmagic.rendering.markdown import as_markdown, to_html
+from bgmagic.rendering.markdown import answer_html as answer_html_of
 from bgmagic.text import count_jobs, dollars, one_line
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ _REMEDIES = {
 
 def final_bundles(job: Job) -> dict[str, dict[str, str]]:
     """The ended ``job`` as MIME bundles: the ``answer``, and the ``footer`` below it."""
-    text = "\n".join(part for part in (describe_live(job), job.text) if part)
+    cited = sources_text(read_citations(job.record.response or {}))
+    text = "\n".join(part for part in (describe_live(job), job.text + cited) if part)
     return {
         "answer": {"text/html": answer_html(job), "text/plain": text},
         "footer": {"text/html": footer_html(job), "text/plain": footer_text(job)},
@@ -73,10 +74,14 @@ def answer_html(job: Job) -> str:
     error = job.error
     if error is not None:
         parts.append(_reason(job, error))
-    if job.text.strip():
-        text = as_markdown(job.text, structured=job.request.text_format is not None)
-        below = sources_html(read_citations(job.response or {}))
-        parts.append(f"<div>{to_html(text)}{below}</div>")
+    shown = answer_html_of(
+        job.text,
+        structured=job.request.text_format is not None,
+        commentary=job.commentary,
+        links=sources(read_citations(job.record.response or {})),
+    )
+    if shown:
+        parts.append(f"<div>{shown}</div>")
     edge = f"border-left: 4px solid var({colour}); padding: 2px 0 2px 12px"
     return f'<div style="{edge}">{"".join(parts)}</div>'
 
@@ -94,7 +99,7 @@ def _reason(job: Job, error: BgmagicError) -> str:
 
 def remedy(job: Job) -> str:
     """What the user can do about an end without an answer, in one sentence, or ""."""
-    response = job.response or {}
+    response = job.record.response or {}
     codes = (
         word_in(response, "error", "code"),
         word_in(response, "incomplete_details", "reason"),

@@ -126,7 +126,8 @@ class StreamListener:
         if self._due is not None:
             self._due.cancel()
             self._due, self._told_at = None, asyncio.get_running_loop().time()
-            self._on_preview(Preview(self._partial.text, self._partial.reasoning))
+            told = self._partial
+            self._on_preview(Preview(told.text, told.reasoning, told.commentary))
 
 
 # Servers have been seen to answer 404 now and then for a response they have. So many in a row, with
@@ -222,7 +223,8 @@ class ResponseWatcher:
             await self._clock.pause(self._wake, max(0.0, min(delay, left)))
             late = self._clock.now() >= deadline
             try:
-                reply = await self._client.retrieve(self._accepted.response_id, last)
+                include = self._job.request.include
+                reply = await self._client.retrieve(self._accepted.response_id, last, include)
             except ServerError as failure:
                 delay = self._failed(failure)
             else:

@@ -73,7 +73,9 @@ def test_answer_is_a_str_with_its_origin() -> None:
     assert json.dumps([answer]) == '["two words"]'
     assert type(str(answer)) is str
     assert (answer.response_id, answer.model) == ("resp_1", "gpt-x")
-    assert answer.usage == {"input_tokens": 1, "output_tokens": 2}
+    assert answer.usage is not None
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (1, 2)
+    assert answer.usage.to_dict() == {"input_tokens": 1, "output_tokens": 2}
 
 
 @given(st.text())

@@ -59,7 +59,8 @@ def test_result_is_the_answer(pointed: ScriptedServer, send: Callable[..., Job])
     assert not job.cancelled()
     assert (job.status, job.error, job.exception()) == ("completed", None, None)
     assert job.response_id == answer.response_id == "resp_1"
-    assert job.usage == {"input_tokens": 3, "output_tokens": 2}
+    assert job.usage is not None
+    assert job.usage.to_dict() == {"input_tokens": 3, "output_tokens": 2}
     assert pointed.count("create") == 1
 
 

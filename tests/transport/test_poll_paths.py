@@ -16,6 +16,7 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.responses import Response
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import CompressedResponse, ResponseCompressor
@@ -540,18 +541,18 @@ def test_what_an_answer_has_takes_no_room_twice(
     packed = job.record.response
     assert isinstance(packed, CompressedResponse)
     assert len(packed._data) < 400
-    assert job.response == ended
+    assert job.record.response == ended
 
 
 def test_job_gives_the_newest_response(
     manager: JobManager, pointed: ScriptedServer, ask: Ask
 ) -> None:
-    """While a job runs, its response is an ordinary dict that can be written as JSON."""
+    """While a job runs, its response is the SDK's own, and gives a dict that JSON can hold."""
     pointed.polls = 10**9
     job = manager.submit(ask(), poll_interval=0.05)
     eventually(lambda: job.status == "in_progress")
-    assert isinstance(job.response, dict)
-    assert json.loads(json.dumps(job.response))["id"] == job.response_id
+    assert type(job.response) is Response
+    assert json.loads(json.dumps(job.response.to_dict()))["id"] == job.response_id
     checked = job.record.checked_at or 0.0
     eventually(lambda: (job.record.checked_at or 0.0) > checked)
-    assert job.response["status"] == "in_progress"
+    assert job.response.status == "in_progress"

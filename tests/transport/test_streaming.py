@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgmagic.api.request import Request
+from bgmagic.api.response import decompressed
 from bgmagic.jobs.outcome import JobUnknown
 from bgmagic.runtime.manager import JobManager
 from bgmagic.transport.streaming import decode_events
@@ -74,7 +75,7 @@ def test_text_grows_and_the_answer_is_the_polled_one(
     assert job.result(LIMIT) == "".join(PIECES)
     assert pointed.count("create") == 1
     assert pointed.seen[0].body["stream"] is True
-    assert job.response == pointed.responses["resp_1"]
+    assert decompressed(job.record.response) == pointed.responses["resp_1"]
 
 
 def test_drop_is_resumed_after_the_last_event(
