@@ -219,6 +219,11 @@ def build_request(
 _TEXTS = ("prompt_cache_key", "safety_identifier", "user")
 
 
+def is_text_field(path: str) -> bool:
+    """Whether the API takes nothing but text at the dotted ``path`` of a body."""
+    return path in _TEXTS or path.startswith("metadata.")
+
+
 def _to_types_of_api(body: dict[str, Any]) -> None:
     """Give fields of the body the types without which the API refuses them.
 

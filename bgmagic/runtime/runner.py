@@ -133,6 +133,12 @@ class JobRunner:
             self._wake.set()
             self._slot_event.set()
 
+    def reconfigure(self, config: RunConfig) -> None:
+        """Poll and cancel from now on as ``config`` says: the key has been changed."""
+        self._config = config
+        if self._following is not None:
+            self._following.use(self._endpoint_of(config.server))
+
     def close(self) -> None:
         """Watch no further than the create that may be under way or about to be."""
         self._closing = True
@@ -322,7 +328,7 @@ class JobRunner:
         last = await following.run(accepted.at + config.deadline)
         if last is not None:
             await self._settle(**record_changes(self.job, last, self._clock.now()))
-        elif following.is_lost and config.same_key:
+        elif following.is_lost and self._config.same_key:
             await self._settle(status=Status.LOST, reason=EXPIRED, trouble=None)
         else:
             self._store.update_soon(self.job.record, owner=None)
