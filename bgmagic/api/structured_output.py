@@ -245,12 +245,12 @@ def _no_schema_of(given: type[Any], error: Exception) -> str:
 
     name = given.__name__
     if isinstance(error, pydantic.PydanticUserError):
-        hints = getattr(given, "__annotations__", {})
-        for field, hint in hints.items():
+        for field, hint in _hints_of(given).items():
             try:
                 pydantic.TypeAdapter(hint).json_schema()
             except pydantic.PydanticUserError:
-                kind = hint if isinstance(hint, str) else getattr(hint, "__name__", str(hint))
+                plain = isinstance(hint, type) and not typing.get_origin(hint)
+                kind = hint.__name__ if plain else str(hint)
                 return (
                     f"Pydantic makes no schema of {name}: JSON can't hold its field {field}, which "
                     f"is {_type_words(kind)}; give it a type such as str, float or a list of these"
@@ -260,6 +260,13 @@ def _no_schema_of(given: type[Any], error: Exception) -> str:
     # Messages quote their own internals from the second sentence on.
     why = one_line(str(error).partition("\n")[0])
     return f"Pydantic makes no schema of {name}: {_type_words(why)}"
+
+
+def _hints_of(given: type[Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(given, include_extras=True)
+    except Exception:  # names that are not known where the class is from
+        return {}
 
 
 def _form(name: str, schema: dict[str, Any]) -> dict[str, Any]:
