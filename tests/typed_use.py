@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, assert_type
+from typing import assert_type
 
 import openai
+from openai.types.responses import Response, ResponseUsage
 
 import bgmagic
 
@@ -27,8 +27,10 @@ def script() -> str:
     assert_type(job, bgmagic.Job)
     assert_type(job.status, str)
     assert_type(job.response_id, str | None)
-    assert_type(job.response, Mapping[str, Any] | None)
-    assert_type(job.usage, dict[str, Any] | None)
+    assert_type(job.response, Response | None)
+    assert_type(job.usage, ResponseUsage | None)
+    if job.response is not None:
+        assert_type(job.response.output_text, str)
     assert_type(job.elapsed, float)
     assert_type(job.cancel(), bool)
     assert_type(job.resend(), bgmagic.Job)
@@ -38,6 +40,9 @@ def script() -> str:
     answer = job.result(timeout=60)
     assert_type(answer, bgmagic.Answer)
     assert_type(answer.model, str | None)
+    assert_type(answer.response, Response)
+    assert_type(answer.usage, ResponseUsage | None)
+    assert_type(answer.commentary, str)
     return answer.upper()
 
 

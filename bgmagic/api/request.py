@@ -18,6 +18,7 @@ from typing import Any
 from bgmagic.api.redaction import without_secrets
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
+from bgmagic.text import kind_of, one_line
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -145,6 +146,15 @@ class Request:
         return found
 
     @cached_property
+    def include(self) -> tuple[str, ...]:
+        """What polls ask for beside the response, as ``include`` asked for it.
+
+        Without the encrypted reasoning: large, of no use here, and the create's own reply has it.
+        """
+        found: tuple[str, ...] = self._read("include")
+        return found
+
+    @cached_property
     def effort(self) -> str | None:
         """The reasoning effort that was asked for, or None for the server's default."""
         found: str | None = self._read("effort")
@@ -170,6 +180,7 @@ def _header(body: Mapping[str, Any]) -> dict[str, Any]:
         "model": sys.intern(str(body.get("model", ""))),
         "text_format": text_format if structured else None,
         "effort": None if effort is None else sys.intern(str(effort)),
+        "include": _included(body.get("include")),
     }
 
 
@@ -185,6 +196,15 @@ def _is_plain(value: Any) -> bool:
     if kind is dict:
         return all(type(key) is str and _is_plain(part) for key, part in value.items())
     return kind is list and all(map(_is_plain, value))
+
+
+def _included(given: Any) -> tuple[str, ...]:
+    named = given if isinstance(given, list) else ()
+    return tuple(
+        sys.intern(str(one))
+        for one in named
+        if isinstance(one, str) and one != "reasoning.encrypted_content"
+    )
 
 
 def _inner(body: Mapping[str, Any], outer: str, inner: str) -> Any:
@@ -257,7 +277,44 @@ def build_request(
         _set(body, path, value, taken)
     if stream:
         body["stream"] = True
+    _to_types_of_api(body)
     return Request.of(body, output_type, server=server, partial=partial)
+
+
+# Fields that are text: a number that stands there is meant as its digits.
+_TEXTS = ("prompt_cache_key", "safety_identifier", "user")
+
+
+def is_text_field(path: str) -> bool:
+    """Whether the API takes nothing but text at the dotted ``path`` of a body."""
+    return path in _TEXTS or path.startswith("metadata.")
+
+
+def _to_types_of_api(body: dict[str, Any]) -> None:
+    """Give fields of the body the types without which the API refuses them.
+
+    Raises:
+        BadInput: the metadata can't be sent.
+    """
+    for name in _TEXTS:
+        if name in body:
+            body[name] = _as_text(body[name])
+    if isinstance(body.get("include"), str):
+        body["include"] = [body["include"]]
+    if isinstance(body.get("metadata"), dict):
+        metadata = {str(key): _as_text(value) for key, value in body["metadata"].items()}
+        for key, value in metadata.items():
+            if not isinstance(value, str):
+                raise BadInput(
+                    f"--param metadata.{one_line(key, 80)}: it holds {kind_of(value)}; metadata is "
+                    "text by name, of up to 512 characters each"
+                )
+        body["metadata"] = metadata
+
+
+def _as_text(value: Any) -> Any:
+    """A number or a truth value as JSON writes it; anything else as it is."""
+    return json.dumps(value) if isinstance(value, int | float) else value
 
 
 def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:

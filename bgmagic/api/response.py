@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bgmagic.text import one_line
+
+if TYPE_CHECKING:
+    from openai.types.responses import Response as Response
+    from openai.types.responses import ResponseUsage as ResponseUsage
+
+_T = TypeVar("_T")
 
 # The statuses that the server changes no more (its OpenAPI description, Response.status).
 SERVER_TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
@@ -45,23 +51,70 @@ class Output:
     """The output of a response.
 
     Attributes:
-        text: all output text, joined without separators as the API's own SDK joins it.
+        text: the output text without commentary, its parts joined without separators as the API's
+            own SDK joins them.
         refusal: the model's words of refusal, or "".
+        commentary: what the model said on its way to the answer, a paragraph for each message; or
+            "".
     """
 
     text: str
     refusal: str
+    commentary: str = ""
+
+
+COMMENTARY, FINAL_ANSWER = "commentary", "final_answer"  # OpenAPI: MessagePhase
 
 
 def read_output(response: Mapping[str, Any]) -> Output:
-    """Read the text and the refusal out of a response object, whatever shape it has."""
-    parts = list(_content_parts(response))
-    return Output(_joined(parts, "output_text", "text"), _joined(parts, "refusal", "refusal"))
+    """Read the text, the refusal and the commentary out of a response object of any shape."""
+    answer, commentary = split_phases(_messages(response))
+    parts = [part for message in answer for part in message]
+    comments = (_joined(message, "output_text", "text") for message in commentary)
+    return Output(
+        _joined(parts, "output_text", "text"),
+        _joined(parts, "refusal", "refusal"),
+        "\n\n".join(text for text in comments if text),
+    )
 
 
-def _content_parts(response: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for item in objects_in(response.get("output")):
-        yield from objects_in(item.get("content"))
+def split_phases(messages: Sequence[tuple[str, _T]]) -> tuple[list[_T], list[_T]]:
+    """The messages of the answer and those of the commentary, of all as (phase, message).
+
+    Where some are called the final answer, the others are commentary, also those without a phase.
+    """
+    final = any(phase == FINAL_ANSWER for phase, _ in messages)
+    of_answer = [phase == FINAL_ANSWER if final else phase != COMMENTARY for phase, _ in messages]
+    pairs = list(zip(of_answer, messages, strict=True))
+    return [told for yes, (_, told) in pairs if yes], [told for yes, (_, told) in pairs if not yes]
+
+
+def output_messages(response: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The messages of the output that have text, each as (phase, text); a phase may be ""."""
+    read = ((phase, _joined(parts, "output_text", "text")) for phase, parts in _messages(response))
+    return [(phase, text) for phase, text in read if text]
+
+
+def assistant_messages(text: str, response: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The messages that answered ``text`` (OpenAPI: OutputMessageContent), each with its phase.
+
+    One message where the server told no phases.
+    """
+    said = output_messages(response)
+    said = said if any(phase for phase, _ in said) else [("", text)]
+    return [
+        {"role": "assistant"}
+        | ({"phase": phase} if phase else {})
+        | {"content": [{"type": "output_text", "text": part}]}
+        for phase, part in said
+    ]
+
+
+def _messages(response: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """The phase and the content parts of each item of the output that has any."""
+    found = objects_in(response.get("output"))
+    read = [(text_in(item.get("phase")), objects_in(item.get("content"))) for item in found]
+    return [(phase, parts) for phase, parts in read if parts]
 
 
 def _joined(parts: Iterable[Mapping[str, Any]], kind: str, field: str) -> str:
@@ -149,6 +202,13 @@ def sources(citations: Iterable[Citation]) -> list[tuple[str, str]]:
     return list(named.values())
 
 
+def sources_text(citations: Iterable[Citation]) -> str:
+    """The list of what is cited that stands under an answer in plain text, or ""."""
+    named = (one_line(" ".join(filter(None, source))) for source in sources(citations))
+    lines = [f"- {line}" for line in named if line]
+    return "\n\nSources:\n" + "\n".join(lines) if lines else ""
+
+
 def _read(annotation: Mapping[str, Any], offset: int, length: int) -> Citation | None:
     kind = text_in(annotation.get("type"))
     url, file_id = text_in(annotation.get("url")), text_in(annotation.get("file_id"))
@@ -174,10 +234,36 @@ def _span(annotation: Mapping[str, Any], offset: int, length: int) -> tuple[int 
 
 
 def _texts(response: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The output texts, as `read_output` joins them."""
-    for part in _content_parts(response):
-        if part.get("type") == "output_text" and isinstance(part.get("text"), str):
-            yield part
+    """The answer's output texts, as `read_output` joins them."""
+    for parts in split_phases(_messages(response))[0]:
+        for part in parts:
+            if part.get("type") == "output_text" and isinstance(part.get("text"), str):
+                yield part
+
+
+def sdk_response(response: Mapping[str, Any]) -> Response:
+    """The response object as the SDK's own class, with the fields that the SDK does not know.
+
+    As the SDK reads what a server sends: nothing is validated. Imports the SDK.
+    """
+    from openai.types.responses import Response
+
+    return Response.construct(**_fields(response))
+
+
+def sdk_usage(response: Mapping[str, Any]) -> ResponseUsage | None:
+    """The usage of a response object as the SDK's own class, or None. Imports the SDK."""
+    usage = response.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    from openai.types.responses import ResponseUsage
+
+    return ResponseUsage.construct(**_fields(usage))
+
+
+def _fields(value: Mapping[str, Any]) -> dict[str, Any]:
+    # The one key that construct() takes for itself; no server has been seen to send it.
+    return {key: held for key, held in value.items() if key != "_fields_set"}
 
 
 _LEVEL = 1  # the quickest; 9 kB take 0.1 ms
@@ -229,6 +315,11 @@ class CompressedResponse(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.decompress())
+
+
+def decompressed(response: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The response object as it was, whether it is compressed or not."""
+    return response.decompress() if isinstance(response, CompressedResponse) else response
 
 
 class ResponseCompressor:

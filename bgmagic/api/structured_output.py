@@ -1,44 +1,22 @@
 """Makes the format for structured output of a Pydantic model or a JSON schema, and reads replies.
 
-Strict mode takes a part of JSON Schema only (OpenAI's guide "Structured model outputs"): a schema
-is rewritten where it can be, else refused. Pydantic and fastjsonschema are imported when used.
+Pydantic and fastjsonschema are imported when used.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import re
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
+from bgmagic.api.strict_schema import StrictSchema
 from bgmagic.errors import BadInput
 from bgmagic.text import one_line
-
-_TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
-
-_FORMATS = frozenset(
-    {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
-)
-
-_KEPT = frozenset({
-    "type", "title", "description", "enum", "const", "pattern", "multipleOf", "minimum", "maximum",
-    "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems", "minLength", "maxLength",
-})  # fmt: skip
-
-_REFUSED = (
-    "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "patternProperties",
-    "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties", "unevaluatedItems",
-    "contains", "minContains", "maxContains", "prefixItems", "additionalItems",
-)  # fmt: skip
-
-_WAY_OUT = (
-    'say it otherwise, or give the API\'s own {"type": "json_schema", "name": …, "schema": …, '
-    '"strict": false}, which a model follows less exactly'
-)
-
-_LOOKAROUND = re.compile(r"\(\?<?[=!]")
 
 
 def response_format(given: Any, label: str = "--schema") -> dict[str, Any]:
@@ -63,9 +41,28 @@ def response_format(given: Any, label: str = "--schema") -> dict[str, Any]:
     except RecursionError:
         raise BadInput(f"{label}: it holds itself without end; use $ref for that") from None
     kind = type(given).__name__
+    if isinstance(given, type) and not typing.get_origin(given):
+        raise BadInput(
+            f"{label}: {given.__name__} is no class that has fields; write it as a Pydantic model, "
+            f"class {_as_name(given.__name__)}(BaseModel), with a field for each part of the answer"
+        )
     if hasattr(type(given), "model_json_schema") or dataclasses.is_dataclass(given):
         raise BadInput(f"{label}: this is an object of {kind}; give the class {kind} itself")
+    if typing.get_origin(given) is not None or isinstance(given, types.UnionType):
+        raise BadInput(
+            f"{label}: strict mode can't take {one_line(_type_words(given), 80)} as the whole: "
+            "put it into a field of a Pydantic model"
+        )
     raise BadInput(f"{label} takes a Pydantic model or a JSON schema as a dict, not {kind}")
+
+
+def _as_name(name: str) -> str:
+    return name[:1].upper() + name[1:]
+
+
+def _type_words(given: Any) -> str:
+    """A type as it is written in code, without the modules that its classes are from."""
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(given))
 
 
 def is_class(value: object) -> bool:
@@ -99,6 +96,7 @@ def parse_output(text: str, form: Mapping[str, Any], given: type[Any] | None = N
     Raises:
         ValueError: it does not fit; the one line names the field.
     """
+    text = _json_within(text)
     try:
         return _by_class(text, given) if given is not None else _by_schema(text, form)
     except ValueError:
@@ -108,6 +106,47 @@ def parse_output(text: str, form: Mapping[str, Any], given: type[Any] | None = N
         raise ValueError(f"the validation itself failed with {why}") from None
 
 
+_FENCE = re.compile(r"(`{3,}|~{3,})[^\n`]*\n(.*)\n[ \t]*\1[`~]*", re.DOTALL)
+
+
+def _json_within(text: str) -> str:
+    """The JSON of a reply: after a byte-order mark, and out of the code fence that is all of it."""
+    bare = text.strip("\ufeff \t\r\n")
+    fenced = _FENCE.fullmatch(bare.replace("\r\n", "\n"))
+    return fenced[2] if fenced else bare
+
+
+def _no_json(text: str, why: str) -> ValueError:
+    """Why ``text`` is not JSON: there may be JSON in it, with words around it."""
+    for begin in re.finditer(r"[{[]", text[:10_000]):
+        try:
+            _, end = json.JSONDecoder().raw_decode(text, begin.start())
+        except (ValueError, RecursionError):
+            continue
+        if text[: begin.start()].strip() or text[end:].strip():
+            about = "there are words around its JSON, so the server did not keep to the schema"
+            return ValueError(about)
+    return ValueError(f"it is not JSON: {why}")
+
+
+def pickled_data(data: Any) -> bytes | None:
+    """The data of an answer as bytes; empty where its class can't be pickled."""
+    try:
+        return None if data is None else pickle.dumps(data)
+    except Exception:  # an object of the user's class; what JSON says of it remains
+        return b""
+
+
+def unpickled_data(pickled: bytes | None, text: str) -> Any:
+    """The data of an answer with this ``text``; as JSON says it where its class is not known."""
+    if pickled is None:
+        return None
+    try:
+        return pickle.loads(pickled)  # noqa: S301 - it is a part of what is unpickled
+    except Exception:
+        return json.loads(_json_within(text))
+
+
 def _by_class(text: str, given: type[Any]) -> Any:
     import pydantic
 
@@ -115,6 +154,8 @@ def _by_class(text: str, given: type[Any]) -> Any:
         return pydantic.TypeAdapter(given).validate_json(text)
     except pydantic.ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
+        if found[0]["type"] == "json_invalid":
+            raise _no_json(text, found[0]["msg"]) from None
         first = f"{_place(found[0]['loc'])}{found[0]['msg']}"
         raise ValueError(_line(first, len(found))) from None
 
@@ -123,7 +164,7 @@ def _by_schema(text: str, form: Mapping[str, Any]) -> Any:
     try:
         value = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
-        raise ValueError(f"it is not JSON: {error}") from None
+        raise _no_json(text, str(error)) from None
     import fastjsonschema
 
     check = fastjsonschema.compile(
@@ -159,15 +200,32 @@ def _place(path: typing.Iterable[str | int]) -> str:
 
 
 def _of_dict(given: dict[str, Any], label: str) -> dict[str, Any]:
+    given = _unwrapped(given)
     own = given.get("type") == "json_schema" and isinstance(given.get("schema"), Mapping)
+    if given.get("type") == "json_schema" and not own:
+        shape = '{"type": "json_schema", "name": …, "schema": {…}}'
+        raise BadInput(f"{label}: this format has no schema; write it as {shape}")
     if own and given.get("strict") is False:
         return given
     schema = given["schema"] if own else given
     name = given.get("name") if own else schema.get("title")
-    form = _form(str(name or ""), _StrictSchema(schema, label, lenient=False).root())
+    form = _form(str(name or ""), StrictSchema(schema, label, lenient=False).root())
     if own and "description" in given:
         form["description"] = given["description"]
     return form
+
+
+def _unwrapped(given: dict[str, Any]) -> dict[str, Any]:
+    """A format out of what may stand around it: ``text``, or the form of chat completions."""
+    inner = given.get("format")
+    if isinstance(inner, Mapping) and not given.keys() & {"type", "properties", "$ref"}:
+        given = dict(inner)
+    inner = given.get("json_schema")
+    if given.get("type") == "json_schema" and isinstance(inner, Mapping):
+        return {"type": "json_schema", "name": "answer", **inner}
+    if isinstance(given.get("schema"), Mapping) and "name" in given and "type" not in given:
+        return {"type": "json_schema", **given}
+    return given
 
 
 def _of_class(given: type[Any], label: str) -> dict[str, Any]:
@@ -176,142 +234,41 @@ def _of_class(given: type[Any], label: str) -> dict[str, Any]:
     try:
         schema = pydantic.TypeAdapter(given).json_schema()
     except Exception as error:
-        why = one_line(str(error).partition("\n")[0])
-        raise BadInput(f"{label}: Pydantic makes no schema of {given.__name__}: {why}") from None
-    return _form(given.__name__, _StrictSchema(schema, label, lenient=True).root())
+        raise BadInput(f"{label}: {_no_schema_of(given, error)}") from None
+    return _form(given.__name__, StrictSchema(schema, label, lenient=True).root())
+
+
+def _no_schema_of(given: type[Any], error: Exception) -> str:
+    """Why Pydantic makes no schema of the class, and which of its fields it is about."""
+    import pydantic
+
+    name = given.__name__
+    if isinstance(error, pydantic.PydanticUserError):
+        for field, hint in _hints_of(given).items():
+            try:
+                pydantic.TypeAdapter(hint).json_schema()
+            except pydantic.PydanticUserError:
+                plain = isinstance(hint, type) and not typing.get_origin(hint)
+                kind = hint.__name__ if plain else str(hint)
+                return (
+                    f"Pydantic makes no schema of {name}: JSON can't hold its field {field}, which "
+                    f"is {_type_words(kind)}; give it a type such as str, float or a list of these"
+                )
+            except Exception:  # noqa: S112 - a name that is not known here says nothing
+                continue
+    # Messages quote their own internals from the second sentence on.
+    why = one_line(str(error).partition("\n")[0])
+    return f"Pydantic makes no schema of {name}: {_type_words(why)}"
+
+
+def _hints_of(given: type[Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(given, include_extras=True)
+    except Exception:  # names that are not known where the class is from
+        return {}
 
 
 def _form(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     # The OpenAPI description: a-z, A-Z, 0-9, underscores and dashes, 64 of them at most.
     clean = re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64] or "answer"
     return {"type": "json_schema", "name": clean, "schema": schema, "strict": True}
-
-
-class _StrictSchema:
-    """Rewrites one schema for strict mode."""
-
-    def __init__(self, schema: Mapping[str, Any], label: str, *, lenient: bool) -> None:
-        """Take the ``schema`` of a class (``lenient``: that validates what is left out here) or
-        of the user's own, by which alone a reply will be validated."""
-        self._schema = schema
-        self._label = label
-        self._lenient = lenient
-        self._inside: list[str] = []  # the references in whose targets the walk is
-
-    def root(self) -> dict[str, Any]:
-        made = self._node(self._schema, "")
-        if "$ref" in made:
-            made = {**self._node(self._target(made.pop("$ref"), ""), ""), **made}
-        if made.get("type") != "object":
-            self._refuse("a list or a choice as the whole", "", "put it into a field of an object")
-        return made
-
-    def _node(self, node: Any, place: str) -> dict[str, Any]:
-        if not isinstance(node, Mapping):
-            self._refuse("what may be anything", place, "give it a type")
-        outside = len(self._inside)
-        made = self._rewritten(self._joined(node, place), place)
-        del self._inside[outside:]
-        return made
-
-    def _rewritten(self, node: Mapping[str, Any], place: str) -> dict[str, Any]:
-        made = {key: value for key, value in node.items() if key in _KEPT}
-        self._check(node, made, place)
-        for key in ("$defs", "definitions"):
-            if isinstance(node.get(key), Mapping):
-                made[key] = {name: self._node(part, str(name)) for name, part in node[key].items()}
-        choices = node.get("anyOf", node.get("oneOf"))
-        if isinstance(choices, list | tuple):
-            made["anyOf"] = [self._node(part, place) for part in choices]
-        if "$ref" in node:
-            self._target(node["$ref"], place)
-            made["$ref"] = node["$ref"]
-        if node.get("type") == "object" or "properties" in node:
-            self._object(node, made, place)
-        if "array" in _types(node):
-            if "items" not in node:
-                self._refuse("a list of anything", place, "give its items a type")
-            made["items"] = self._node(node["items"], f"{place}[]")
-        if not made.keys() & {"type", "anyOf", "$ref", "enum", "const"}:
-            self._refuse("what may be anything", place, "give it a type")
-        return made
-
-    def _joined(self, node: Mapping[str, Any], place: str) -> dict[str, Any]:
-        """Merge the target of a ``$ref`` that has neighbours, and a lone allOf, into ``node``."""
-        for _ in range(50):
-            whole = node.get("allOf")
-            if isinstance(whole, list) and len(whole) == 1 and isinstance(whole[0], Mapping):
-                node = {**whole[0], **{k: v for k, v in node.items() if k != "allOf"}}
-            elif "$ref" in node and str(node["$ref"]) in self._inside:
-                return {"$ref": node["$ref"]}  # it holds itself: what stood beside it is given up
-            elif "$ref" in node and node.keys() & _KEPT:
-                self._inside.append(str(node["$ref"]))
-                rest = {key: value for key, value in node.items() if key != "$ref"}
-                node = {**self._target(node["$ref"], place), **rest}
-            else:
-                break
-        if "allOf" in node:
-            self._refuse("allOf", place, _WAY_OUT)
-        return dict(node)
-
-    def _target(self, reference: Any, place: str) -> Mapping[str, Any]:
-        found: Any = self._schema
-        for key in str(reference).removeprefix("#").split("/")[1:]:
-            key = key.replace("~1", "/").replace("~0", "~")
-            found = found.get(key) if isinstance(found, Mapping) else None
-        if not str(reference).startswith("#") or not isinstance(found, Mapping):
-            self._refuse(f"$ref {one_line(str(reference), 80)}", place, "define it in $defs")
-        return {key: value for key, value in found.items() if key not in ("$defs", "definitions")}
-
-    def _check(self, node: Mapping[str, Any], made: dict[str, Any], place: str) -> None:
-        for key in _REFUSED:
-            if key in node:
-                self._refuse(key, place, _WAY_OUT)
-        if not _types(node) <= _TYPES:
-            named = ", ".join(sorted(_types(node) - _TYPES))
-            self._refuse(f"the type {named}", place, f"there are {', '.join(sorted(_TYPES))}")
-        if node.get("format") in _FORMATS:
-            made["format"] = node["format"]
-        for key, unsaid in (
-            ("uniqueItems", bool(node.get("uniqueItems"))),
-            ("pattern", bool(_LOOKAROUND.search(str(node.get("pattern", ""))))),
-        ):
-            if unsaid and not self._lenient:
-                self._refuse(key, place, _WAY_OUT)
-            elif unsaid:
-                made.pop(key, None)
-
-    def _object(self, node: Mapping[str, Any], made: dict[str, Any], place: str) -> None:
-        fields = node.get("properties", {})
-        if not isinstance(fields, Mapping):
-            self._refuse("properties that are no object", place, 'write {"name": {"type": …}}')
-        if node.get("additionalProperties") or (not fields and self._lenient is False):
-            advice = "use a list of objects, each with its key and its value"
-            self._refuse("an object with any keys", place, advice)
-        required = node.get("required", ())
-        made["type"] = node.get("type", "object")
-        made["properties"] = {}
-        for name, part in fields.items():
-            inner = self._node(part, f"{place}.{name}")
-            if not self._lenient and name not in required and not _nullable(inner):
-                inner = {"anyOf": [inner, {"type": "null"}]}
-            made["properties"][name] = inner
-        made["required"] = list(fields)
-        made["additionalProperties"] = False
-
-    def _refuse(self, what: str, place: str, advice: str) -> typing.NoReturn:
-        where = f" (at {place.removeprefix('.')})" if place else ""
-        raise BadInput(f"{self._label}: strict mode can't take {what}{where}: {advice}")
-
-
-def _types(node: Mapping[str, Any]) -> set[str]:
-    found = node.get("type", ())
-    return {found} if isinstance(found, str) else {str(kind) for kind in found}
-
-
-def _nullable(node: Mapping[str, Any]) -> bool:
-    return (
-        "null" in _types(node)
-        or None in node.get("enum", ())
-        or any(_nullable(part) for part in node.get("anyOf", ()))
-    )

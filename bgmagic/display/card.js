@@ -101,7 +101,7 @@ function render({ model, el }) {
   const beforeButton = make("button", "button", before);
   const thoughts = make("div", "thoughts", card);
   const preview = make("div", "preview", card);
-  for (const [node, label] of [[thoughts, "Reasoning so far"], [preview, "Output so far"]]) {
+  for (const [node, label] of [[thoughts, "Reasoning and commentary so far"], [preview, "Output so far"]]) {
     node.setAttribute("role", "region");
     node.setAttribute("aria-label", label);
     node.tabIndex = 0; // scrolls with the keyboard
@@ -194,8 +194,9 @@ function render({ model, el }) {
   };
 
   const drawPreview = () => {
-    const { text = "", reasoning = "" } = model.get("preview");
-    for (const [node, content] of [[thoughts, reasoning], [preview, text]]) {
+    const { text = "", reasoning = "", commentary = "" } = model.get("preview");
+    const before = [reasoning, commentary].filter(Boolean).join("\n\n");
+    for (const [node, content] of [[thoughts, before], [preview, text]]) {
       const atEnd = node.scrollHeight - node.scrollTop - node.clientHeight < 30;
       tell(node, content);
       if (atEnd) node.scrollTop = node.scrollHeight;

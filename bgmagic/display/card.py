@@ -254,10 +254,14 @@ def _waits(job: Job) -> str:
 
 
 def previewed(record: JobRecord) -> dict[str, str]:
-    """The end of what a streamed response says so far, and of its reasoning; else empty."""
+    """The end of what a streamed response says so far, apart its reasoning and commentary."""
     preview = record.preview
     if preview is None or record.ended_at is not None:
         return {}
     # Summaries have bold titles; here they are plain text.
-    texts = {"text": preview.text, "reasoning": preview.reasoning.replace("**", "")}
+    texts = {
+        "text": preview.text,
+        "reasoning": preview.reasoning.replace("**", ""),
+        "commentary": preview.commentary,
+    }
     return {name: text[-PREVIEWED:] for name, text in texts.items() if text}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.response import Usage, read_citations, sources, word_in
+from bgmagic.api.response import Usage, read_citations, sources, sources_text, word_in
 from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.export import job_row
@@ -16,7 +16,7 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
 from bgmagic.jobs.summary import GroupSummary
-from bgmagic.rendering.markdown import as_markdown, sources_html, to_html
+from bgmagic.rendering.markdown import answer_html as answer_html_of
 from bgmagic.text import count_jobs, dollars, one_line, without_controls
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ _REMEDIES = {
 
 def final_bundles(job: Job) -> dict[str, dict[str, str]]:
     """The ended ``job`` as MIME bundles: the ``answer``, and the ``footer`` below it."""
-    text = "\n".join(part for part in (describe_live(job), without_controls(job.text)) if part)
+    cited = sources_text(read_citations(job.record.response or {}))
+    text = "\n".join(
+        part for part in (describe_live(job), without_controls(job.text) + cited) if part
+    )
     return {
         "answer": {"text/html": answer_html(job), "text/plain": text},
         "footer": {"text/html": footer_html(job), "text/plain": footer_text(job)},
@@ -73,12 +76,16 @@ def answer_html(job: Job) -> str:
     error = job.error
     if error is not None:
         parts.append(_reason(job, error))
-    text = job.text
-    if text.strip():
-        shown = to_html(as_markdown(text, structured=job.request.text_format is not None))
-        # An answer has been read already; its response would have to be unpacked.
-        cited = read_citations(job.response or {}) if error else job.result(0).citations
-        parts.append(f"<div>{shown}{sources_html(sources(cited))}</div>")
+    # An answer has been read already; its response would have to be unpacked.
+    cited = read_citations(job.record.response or {}) if error else job.result(0).citations
+    shown = answer_html_of(
+        job.text,
+        structured=job.request.text_format is not None,
+        commentary=job.commentary,
+        links=sources(cited),
+    )
+    if shown:
+        parts.append(f"<div>{shown}</div>")
     edge = f"border-left: 4px solid var({colour}); padding: 2px 0 2px 12px"
     return f'<div style="{edge}">{"".join(parts)}</div>'
 
@@ -96,7 +103,7 @@ def _reason(job: Job, error: BgmagicError) -> str:
 
 def remedy(job: Job) -> str:
     """What the user can do about an end without an answer, in one sentence, or ""."""
-    response = job.response or {}
+    response = job.record.response or {}
     codes = (
         word_in(response, "error", "code"),
         word_in(response, "incomplete_details", "reason"),

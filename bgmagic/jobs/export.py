@@ -60,7 +60,7 @@ _MISSING: Any = object()
 
 def job_row(job: Job, item: Any = _MISSING) -> dict[str, Any]:
     """Make a job's row: its item, its swept settings, how it went and its answer."""
-    position, response = job.record.position, job.response or {}
+    position, response = job.record.position, job.record.response or {}
     told: dict[str, Any] = {}
     if position is not None:
         told |= _item(position.item if item is _MISSING else item, position.kind, position.key)

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import json
 import logging
-import pickle
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bgmagic.api.pricing import price_of
 from bgmagic.api.request import Request
 from bgmagic.api.response import (
     Citation,
     CompressedResponse,
+    assistant_messages,
+    decompressed,
     objects_in,
     read_citations,
+    read_output,
+    sdk_response,
+    sdk_usage,
     sources,
+    sources_text,
     text_in,
 )
 from bgmagic.errors import BgmagicError
@@ -33,6 +36,9 @@ from bgmagic.jobs.interfaces import JobController, Listener, Variable
 from bgmagic.jobs.placeholder import TextPlaceholder, rendering_prompt
 from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.text import one_line, without_controls
+
+if TYPE_CHECKING:
+    from bgmagic.api.response import Response, ResponseUsage
 
 
 class Answer(str):
@@ -42,17 +48,18 @@ class Answer(str):
         job: the job that gave it; None in an answer that was unpickled.
         response_id: the server's id of the response, or None.
         model: the model's name as the server returned it, or None.
-        usage: tokens as the server counted them (``input_tokens`` and so on), or None.
+        commentary: what the model said on its way to the answer, or "".
         data: with ``--schema`` what the text says: an object of the Pydantic model, or what JSON
             gives where there was a JSON schema or the class is not known any more; else None.
         citations: what the text cites, in its order.
     """
 
     _asked: Mapping[str, Any]
+    _response: Mapping[str, Any] | None
     job: Job | None
     response_id: str | None
     model: str | None
-    usage: dict[str, Any] | None
+    commentary: str
     data: Any
     citations: tuple[Citation, ...]
 
@@ -74,12 +81,22 @@ class Answer(str):
         answer.job = job
         answer.response_id = text_in(response.get("id")) or (job.response_id if job else None)
         answer.model = text_in(response.get("model")) or None
-        usage = response.get("usage")
-        answer.usage = dict(usage) if isinstance(usage, dict) else None
         answer._asked = asked or {}
+        answer._response = CompressedResponse(response) if job is None else None  # a job keeps it
         answer.data = data
+        answer.commentary = read_output(response).commentary
         answer.citations = read_citations(response)
         return answer
+
+    @property
+    def response(self) -> Response:
+        """The whole response as the SDK's own `Response`, a new one; ``.to_dict()`` is its JSON."""
+        return sdk_response(self._whole())
+
+    @property
+    def usage(self) -> ResponseUsage | None:
+        """Tokens as the server counted them, as the SDK's own `ResponseUsage`, or None."""
+        return sdk_usage(self._whole())
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -89,7 +106,7 @@ class Answer(str):
         answer itself.
         """
         turns = [dict(turn) for turn in objects_in(self._body().get("input"))]
-        return [*turns, assistant_message(str(self))]
+        return [*turns, *assistant_messages(str(self), self._whole())]
 
     @property
     def instructions(self) -> str | None:
@@ -99,6 +116,11 @@ class Answer(str):
     def _body(self) -> Mapping[str, Any]:
         return self._asked if self.job is None else self.job.request.body
 
+    def _whole(self) -> Mapping[str, Any]:
+        """The response as plain JSON."""
+        kept = self._response if self.job is None else self.job.record.response
+        return decompressed(kept) or {}
+
     def __await__(self) -> Generator[Any, None, Answer]:
         # `await name` works before and after the answer has replaced the job in the variable.
         yield from ()
@@ -106,54 +128,42 @@ class Answer(str):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the job: it belongs to a kernel, the text and its origin do not.
-        origin = {"id": self.response_id, "model": self.model, "usage": self.usage}
-        asked = {"input": self.conversation[:-1], "instructions": self.instructions}
-        # Plain values and `bgmagic.Answer` only, so that a pickle survives when files move.
-        cited = [dataclasses.asdict(citation) for citation in self.citations]
-        return Answer._restored, (str(self), origin, asked, cited, _pickled(self.data))
+        asked = {key: self._body().get(key) for key in ("input", "instructions")}
+        from bgmagic.api.structured_output import pickled_data
+
+        return Answer._restored, (str(self), self._whole(), asked, pickled_data(self.data))
 
     @classmethod
     def _restored(
         cls,
         text: str,
-        origin: Mapping[str, Any],
+        response: Mapping[str, Any],
         asked: Mapping[str, Any],
-        cited: Iterable[Mapping[str, Any]],
         pickled: bytes | None,
     ) -> Answer:
-        """The answer in a pickle; its data is plain JSON where the class is not known."""
-        answer = cls(text, origin, None, asked)
-        answer.citations = tuple(Citation(**fields) for fields in cited)
-        if pickled is not None:
-            try:
-                answer.data = pickle.loads(pickled)  # noqa: S301 - a part of what is unpickled
-            except Exception:
-                answer.data = json.loads(text)
-        return answer
+        """The answer in a pickle, which names no file of ours, so that files may move."""
+        from bgmagic.api.structured_output import unpickled_data
+
+        return cls(text, response, None, asked, unpickled_data(pickled, text))
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         # Imported when an answer is looked at: most are only used.
-        from bgmagic.rendering.markdown import as_markdown, sources_html, to_html
+        from bgmagic.rendering.markdown import answer_html
 
-        shown = to_html(as_markdown(str(self), structured=self.data is not None))
-        below = sources_html(sources(self.citations))
-        return {"text/plain": without_controls(self), "text/html": shown + below}
+        html = answer_html(
+            str(self),
+            structured=self.data is not None,
+            commentary=self.commentary,
+            links=sources(self.citations),
+        )
+        return {"text/plain": self._plain(), "text/html": html}
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
-        # IPython prefers this for text: the text alone as it reads, in a list with its quotes.
-        printer.text(without_controls(self) if len(printer.stack) <= 1 else repr(self))
+        # IPython prefers this for text: the text as it reads, in a list with its quotes.
+        printer.text(self._plain() if len(printer.stack) <= 1 else repr(self))
 
-
-def assistant_message(text: str) -> dict[str, Any]:
-    """The message that answered ``text`` (OpenAPI: OutputMessageContent)."""
-    return {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
-
-
-def _pickled(data: Any) -> bytes | None:
-    try:
-        return None if data is None else pickle.dumps(data)
-    except Exception:  # an object of the user's class; what JSON says of it remains
-        return b""
+    def _plain(self) -> str:
+        return without_controls(self) + sources_text(self.citations)
 
 
 logger = logging.getLogger("bgmagic")
@@ -210,10 +220,10 @@ class Job(TextPlaceholder, Future[Answer]):
         return self.record.response_id
 
     @property
-    def response(self) -> Mapping[str, Any] | None:
-        """The newest response object as the server sent it, or None."""
-        response = self.record.response
-        return response.decompress() if isinstance(response, CompressedResponse) else response
+    def response(self) -> Response | None:
+        """The newest response as the SDK's own `Response`, or None; ``.to_dict()`` is its JSON."""
+        response = decompressed(self.record.response)
+        return None if response is None else sdk_response(response)
 
     @property
     def request(self) -> Request:
@@ -226,16 +236,20 @@ class Job(TextPlaceholder, Future[Answer]):
         return self.record.text if self._answer is None else str(self._answer)
 
     @property
+    def commentary(self) -> str:
+        """What the model said on its way to the answer so far, or ""."""
+        return self.record.commentary
+
+    @property
     def error(self) -> BgmagicError | None:
         """The reason why there is no answer, a `JobError`; or None."""
         found = super().exception(0) if self.done() else None
         return found if isinstance(found, BgmagicError) else None
 
     @property
-    def usage(self) -> dict[str, Any] | None:
-        """Tokens as the server counted them, or None."""
-        usage = (self.record.response or {}).get("usage")
-        return dict(usage) if isinstance(usage, dict) else None
+    def usage(self) -> ResponseUsage | None:
+        """Tokens as the server counted them, as the SDK's own `ResponseUsage`, or None."""
+        return sdk_usage(self.record.response or {})
 
     @property
     def price(self) -> float | None:

@@ -120,7 +120,7 @@ def _completed(job: Job, record: JobRecord, response: Mapping[str, Any]) -> Answ
     if output.refusal:
         return NoAnswer(f"completed, but the model refused: {one_line(output.refusal)}", job)
     if not output.text.strip():
-        return NoAnswer(f"completed, but without any text{_instead(response)}", job)
+        return NoAnswer(f"completed, but {_without_text(record, response)}", job)
     form = record.request.text_format
     if form is None:
         return Answer(output.text, response, job)
@@ -134,8 +134,17 @@ def _completed(job: Job, record: JobRecord, response: Mapping[str, Any]) -> Answ
     return Answer(output.text, response, job, data=data)
 
 
-def _instead(response: Mapping[str, Any]) -> str:
-    """Name what the output has instead of text, as a part of a sentence; or ""."""
+def _without_text(record: JobRecord, response: Mapping[str, Any]) -> str:
+    """What the output has instead of an answer, and where that is, as a part of a sentence."""
+    if record.preview is not None and record.preview.text.strip():
+        return "the response has no text; what was streamed before is in .text, in this kernel only"
+    if read_output(response).commentary.strip():
+        return "with commentary only and no final answer; what it says is in .commentary"
     kinds = {str(item.get("type")) for item in objects_in(response.get("output"))}
+    if kinds == {"reasoning"}:
+        return (
+            "only with reasoning and without any text: the model stopped there, or the server's "
+            "parser took the answer for reasoning; .response has it"
+        )
     named = one_line(", ".join(sorted(kinds - {"message", "reasoning"})), 100)
-    return f"; .response has its output: {named}" if named else ""
+    return "without any text" + (f"; .response has its output: {named}" if named else "")

@@ -36,10 +36,12 @@ class Preview:
     Attributes:
         text: the output text.
         reasoning: the summaries of the reasoning, if the server sends any.
+        commentary: what the model says on its way to the answer.
     """
 
     text: str = ""
     reasoning: str = ""
+    commentary: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,12 @@ class JobRecord:
         """The output text so far: partial of a job that streams or ended early, else mostly ""."""
         found = read_output(self.response or {}).text
         return found or (self.preview.text if self.preview else "")
+
+    @property
+    def commentary(self) -> str:
+        """What the model said on its way to the answer so far, or ""."""
+        found = read_output(self.response or {}).commentary
+        return found or (self.preview.commentary if self.preview else "")
 
     @property
     def fingerprint(self) -> str:

@@ -1,19 +1,21 @@
 """Parses the header line of a magic: words, flags and variables; writes the help of its options.
 
-Splitting follows the shell (shlex), since that is what people type.
+Splitting follows the shell, since that is what people type, but for the backslashes of paths and of
+LaTeX: see `split_words`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
-import shlex
 import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from bgmagic.errors import BadInput
 from bgmagic.prompts.expressions import IPYTHON_NAMES
+from bgmagic.prompts.inputs import UnescapedText
 from bgmagic.submission.converters import LineText, to_pairs, to_swept
 from bgmagic.submission.options import Option, options
 from bgmagic.text import did_you_mean
@@ -48,17 +50,67 @@ def parse_line(
 
 
 def _split(settings: type[Any], magic: str, line: str) -> tuple[dict[str, Any], list[str]]:
-    try:
-        words = shlex.split(line)
-    except ValueError:
-        raise BadInput(
-            f'a quote is not closed in: {line.strip()} — quote text like -i "don\'t be long"'
-        ) from None
+    words = split_words(line)
     try:
         found, rest = _parser(settings, magic).parse_known_intermixed_args(words)
     except argparse.ArgumentError as error:
         raise BadInput(_usage(settings, error)) from None
     return vars(found), rest
+
+
+# Outside quotes a backslash is a part of a path on Windows; elsewhere it escapes what follows.
+BACKSLASH_STAYS = os.name == "nt"
+
+_PIECE = re.compile(
+    r"""'(?P<single>[^']*)' | "(?P<double>(?:\\.|[^"\\])*)" | \\(?P<escaped>.) | [^'"]""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+def split_words(line: str) -> list[str]:
+    r"""The words of a line, without their quotes.
+
+    In double quotes ``\"`` is a quote and every other backslash stays, also of two. Outside quotes
+    one escapes what follows, but on Windows.
+
+    Raises:
+        BadInput: a quote is not closed.
+    """
+    words: list[str] = []
+    place = 0
+    while place < len(line):
+        if line[place].isspace():
+            place += 1
+            continue
+        word, place = _word(line, place)
+        words.append(word)
+    return words
+
+
+def _word(line: str, begin: int) -> tuple[str, int]:
+    """The word that begins there, and where it ends."""
+    place, word, escaped = begin, "", False
+    while place < len(line) and not line[place].isspace():
+        found = _PIECE.match(line, place)
+        if found is None:
+            raise BadInput(
+                f'a quote is not closed in: {line.strip()} — quote text like -i "don\'t be long"'
+            )
+        kind, text = found.lastgroup, found[0]
+        if kind == "escaped" and BACKSLASH_STAYS:
+            text = "\\"
+            place += 1
+        else:
+            place = found.end()
+            escaped = escaped or kind == "escaped"
+            inner = found[kind] if kind else text
+            text = inner.replace('\\"', '"') if kind == "double" else inner
+        word += text
+    if not escaped:
+        return word, place
+    told = UnescapedText(word)
+    told.written = line[begin:place]
+    return told, place
 
 
 _parsers: dict[str, argparse.ArgumentParser] = {}  # by magic: making one takes 2 ms of a cell

@@ -51,6 +51,16 @@ _KINDS = "a path, bytes, a PIL image or a matplotlib figure"
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
 
 
+class UnescapedText(str):
+    """A word of a line that stood outside quotes and lost its backslashes there.
+
+    Attributes:
+        written: the word as it was written.
+    """
+
+    written: str
+
+
 @dataclass(frozen=True)
 class _File:
     """A file to attach: ``data``, and its ``name``, or "" if it came from a variable."""
@@ -117,7 +127,7 @@ def _from_disk(path: Any, left: int, label: str) -> _File:
         data = b"" if unfit else place.read_bytes()
     except FileNotFoundError:
         where = "" if Path(shown).is_absolute() else f" in {Path.cwd()}"
-        raise BadInput(f"{label}: there is no file {shown}{where}{_hint(shown)}") from None
+        raise BadInput(f"{label}: there is no file {shown}{where}{_hint(path)}") from None
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or error
         raise BadInput(f"{label} {shown} can't be read: {one_line(str(why))}") from None
@@ -136,7 +146,11 @@ def _unfit(found: os.stat_result, left: int) -> str:
     return f"has {size}, too much: {_LIMIT}" if found.st_size > left else ""
 
 
-def _hint(path: str) -> str:
+def _hint(path: Any) -> str:
+    if isinstance(path, UnescapedText):
+        written = one_line(path.written, 200)
+        return f"; the backslashes outside quotes were taken away, write '{written}' in quotes"
+    path = str(path)
     return f"; for what is in a variable write ${path}" if path.isidentifier() else ""
 
 
@@ -175,7 +189,7 @@ def _loaded(module: str, name: str) -> type[Any] | None:
 def _part(found: _File, number: int, label: str) -> dict[str, Any]:
     if not found.data:
         raise BadInput(f"{label} {found.name or 'the value'} is empty".replace("  ", " "))
-    image = _image_kind(found.data)
+    image = None if _decodes(found.data) else _image_kind(found.data)
     if image is not None:
         address = _data_url(f"image/{image}", found.data)
         return {"type": "input_image", "image_url": address, "detail": "auto"}
@@ -193,7 +207,7 @@ def _image_kind(data: bytes) -> str | None:
 def _document_kind(found: _File, label: str) -> tuple[str, str]:
     """Find the MIME type of a file that is no image, and the ending of its name."""
     ending = Path(found.name).suffix.lower()
-    if b"%PDF-" in found.data[:1024]:  # where readers look for it
+    if _is_pdf(found, ending):
         return "application/pdf", ".pdf"
     opening, kind = _DOCUMENTS.get(ending, (b"", ""))
     if kind and found.data.startswith(opening):
@@ -209,18 +223,31 @@ def _document_kind(found: _File, label: str) -> tuple[str, str]:
     raise BadInput(f"{label}: {what} is of a kind that the API does not take; {_TAKEN}{unnamed}")
 
 
+def _is_pdf(found: _File, ending: str) -> bool:
+    if b"%PDF-" not in found.data[:1024]:  # where readers look for it
+        return False
+    # A text may speak of it.
+    begins = not found.name and found.data.startswith(b"%PDF-")
+    return ending == ".pdf" or begins or not _decodes(found.data)
+
+
+def _decodes(data: bytes) -> bool:
+    """Whether every byte is UTF-8 and no byte is zero, as it is in text alone."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in data
+
+
 def _is_text(data: bytes) -> bool:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True  # UTF-16 says so itself
     if b"\0" in data:
         return False
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        # Latin-1 and its like have text in every byte, but hardly any control characters.
-        controls = sum(data[:4096].count(code) for code in range(32) if code not in b"\t\n\r\f\x1b")
-        return controls == 0
-    return True
+    # Latin-1 and its like have text in every byte, but hardly any control characters.
+    controls = sum(data[:4096].count(code) for code in range(32) if code not in b"\t\n\r\f\x1b")
+    return controls == 0 or _decodes(data)
 
 
 def _data_url(kind: str, data: bytes) -> str:

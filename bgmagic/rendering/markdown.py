@@ -26,6 +26,7 @@ FOLD_LINES, FOLD_CHARACTERS = 60, 6_000
 LONGEST = 300_000
 _LONGEST_ADDRESS = 80  # of an image, as it is shown
 
+_MUTED = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
 _LINE = "var(--jp-border-color1, rgba(127, 127, 127, 0.5))"
 # On the background of the page: Jupyter's colours of code are too faint on that of its editor.
 _SHADE = "var(--jp-layout-color1, rgba(127, 127, 127, 0.12))"
@@ -100,6 +101,28 @@ def to_html(
     except Exception:  # an answer that was paid for is shown, whatever a library makes of it
         inside = _plain(text)
     return f'<div dir="auto" style="{_ALL}">{inside}</div>'
+
+
+def answer_html(
+    text: str,
+    *,
+    structured: bool = False,
+    commentary: str = "",
+    links: Sequence[tuple[str, str]] = (),
+    formulas: Literal["mathjax", "mathml"] = "mathjax",
+) -> str:
+    """An answer as it is shown: its text, before that the commentary, folded, and its sources.
+
+    Args:
+        structured: whether the text is JSON.
+        commentary: what the model said on its way to the answer, Markdown too.
+        links: the sources, each a title and an address.
+    """
+    before = to_html(commentary, formulas=formulas) if commentary.strip() else ""
+    folded = f'<details style="{_MUTED}"><summary>Commentary</summary>{before}</details>'
+    shown = to_html(as_markdown(text, structured=structured), formulas=formulas)
+    below = f'<div style="{_MUTED}">Sources{links_html(links)}</div>' if links else ""
+    return (folded if before else "") + (shown if text.strip() else "") + below
 
 
 def as_markdown(text: str, *, structured: bool) -> str:

@@ -198,6 +198,7 @@ class JobManager:
             if known is not None and not known.done():
                 if variable is not None:
                     known.add_variable(variable)
+                self._follow_with_key_of_today(known)
                 return known  # it is followed here already
             record = record_of(entry, output_type)
             if entry.ended_at is not None:
@@ -211,6 +212,21 @@ class JobManager:
             same_key = self.store.credentials(server) == entry.credentials
             config = RunConfig(server, entry.poll_interval, entry.deadline, same_key, limiter)
             return self._start(record, config, variable, attached=True)
+
+    def _follow_with_key_of_today(self, job: Job) -> None:
+        """Have ``job``, which is followed here, polled with the key that is configured now."""
+        config = self._configs.get(job)
+        if config is None or job.response_id is None:
+            return
+        new = self._with_key_of_today(config)
+        if new.server != config.server:
+            new = replace(new, same_key=self._have_same_key(new.server, config))
+            self._configs[job] = new
+            self._loop.call(lambda: self._scheduler.reconfigure(job, new))
+
+    def _have_same_key(self, server: ServerConfig, config: RunConfig) -> bool:
+        known = self.store.credentials(config.server)
+        return config.same_key and self.store.credentials(server) == known
 
     def find(self, key: str) -> Job | None:
         """Find the job with this key: of this kernel, else of the journal, to be read; or None."""
@@ -357,7 +373,11 @@ class JobManager:
         """
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
-        config = self._configs.get(job) or stored_run_config(job, self.store, self.destination())
+        config = self._configs.get(job)
+        if config is None:
+            config = stored_run_config(job, self.store, self.destination())
+        else:
+            config = self._with_key_of_today(config)
         old = job.record
         record = old.for_resend(config.server.name, self._clock.now())
         if record.partial is not None:
@@ -368,6 +388,15 @@ class JobManager:
         job.move_variables_to(new)
         self._loop.begin(self._scheduler.spawn(new, config))
         return new
+
+    def _with_key_of_today(self, config: RunConfig) -> RunConfig:
+        """``config`` with the credentials configured now, if they are for the same server."""
+        try:
+            today = self.destination()
+        except BadInput:  # no key any more
+            return config
+        same = today.name == config.server.name
+        return replace(config, server=today, same_key=True) if same else config
 
     def on_loop_thread(self) -> bool:
         """Whether the caller is the loop thread."""

@@ -156,6 +156,12 @@ class JobRunner:
             self._wake.set()
             self._slot_event.set()
 
+    def reconfigure(self, config: RunConfig) -> None:
+        """Poll and cancel from now on as ``config`` says: the key has been changed."""
+        self._config = config
+        if self._following is not None:
+            self._following.use(self._endpoint_of(config.server))
+
     def close(self) -> None:
         """Stop after the create that is in flight or about to be sent."""
         self._closing = True
@@ -394,7 +400,7 @@ class JobRunner:
         last = await following.run(accepted.at + config.deadline)
         if last is not None:
             await self._settle(**record_changes(self.job, last, self._clock.now()))
-        elif following.is_lost and config.same_key:
+        elif following.is_lost and self._config.same_key:
             await self._settle(status=Status.LOST, reason=EXPIRED, trouble=None)
         else:
             self._store.update_soon(self.job.record, owner=None)

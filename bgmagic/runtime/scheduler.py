@@ -141,6 +141,11 @@ class JobScheduler:
         elif not job.done():
             job.advance(cancelling=True)  # its runner, which is about to start, will see that
 
+    def reconfigure(self, job: Job, config: RunConfig) -> None:
+        """Go on with ``job``, which was accepted, at the same server with other credentials."""
+        if job in self._runners:
+            self._runners[job][0].reconfigure(config)
+
     async def shutdown(self, grace: float) -> None:
         """End all runners.
 

@@ -128,7 +128,8 @@ class StreamListener:
         if self._due is not None:
             self._due.cancel()
             self._due, self._told_at = None, asyncio.get_running_loop().time()
-            self._on_preview(Preview(self._partial.text, self._partial.reasoning))
+            told = self._partial
+            self._on_preview(Preview(told.text, told.reasoning, told.commentary))
 
 
 # Servers have been seen to answer 404 now and then for a response they have. So many in a row, with
@@ -198,6 +199,13 @@ class ResponseWatcher:
         """Whether the server has said often enough that it does not know the response."""
         return self._missing >= LOST_AFTER
 
+    def use(self, endpoint: ServerEndpoint) -> None:
+        """Call the server by ``endpoint`` from now on, at once for the first time."""
+        self._client = endpoint.client
+        self._missing = 0
+        self._delays.soon()
+        self._wake.set()
+
     async def run(self, deadline: float) -> Reply | None:
         """Follow the response to its end.
 
@@ -225,7 +233,8 @@ class ResponseWatcher:
             await self._clock.pause(self._wake, max(0.0, min(delay, left)))
             late = self._clock.now() >= deadline
             try:
-                reply = await self._client.retrieve(self._accepted.response_id, last)
+                include = self._job.request.include
+                reply = await self._client.retrieve(self._accepted.response_id, last, include)
             except ServerError as failure:
                 delay = self._failed(failure)
             else:
@@ -268,9 +277,20 @@ class ResponseWatcher:
         goes_on = (
             "offline, the job goes on at the server" if offline else f"{about}, the job goes on"
         )
-        self._job.advance(trouble=f"{goes_on}: {failure}", offline=offline)
+        hint = self._new_key_hint() if refused else ""
+        self._job.advance(trouble=f"{goes_on}: {failure}{hint}", offline=offline)
         delay = self._delays.after_failure(failure.retry_after)
         return max(delay, self._delays.slow()) if refused else delay
+
+    def _new_key_hint(self) -> str:
+        """What makes a new key count for this job, which stays with its own; "" in a script."""
+        record = self._job.record
+        which = record.name if record.named else record.response_id
+        return (
+            f"; once a new one is set, %bgattach {which} follows it with that"
+            if record.name
+            else ""
+        )
 
     # Listening.
 

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bgmagic.api.request import is_text_field
 from bgmagic.errors import BadInput
 from bgmagic.prompts.expressions import IPYTHON_NAMES
 from bgmagic.text import did_you_mean
@@ -164,7 +165,8 @@ def _json_or_text(key: str, value: Any, label: str) -> Any:
     if not isinstance(value, LineText):
         return value
     try:
-        return json.loads(value, parse_constant=_no_constant)
+        read = json.loads(value, parse_constant=_no_constant)
+        return str(value) if is_text_field(key) and isinstance(read, int | float) else read
     except ValueError as error:
         if value[:1] in ("{", "[", '"'):
             raise BadInput(

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import ResponseCompressor
@@ -66,13 +67,21 @@ class DirectGet:
         self._before = before
         self._after = after
 
-    async def get(self, response_id: str) -> HTTPResponse | None:
+    async def get(self, response_id: str, include: Sequence[str] = ()) -> HTTPResponse | None:
         """GET a response once; None if the SDK has to get it, as for a redirect.
+
+        Args:
+            include: what the response is to have beside what it always has.
 
         Raises:
             httpx2.TransportError: as the SDK's transport does, for the same reasons.
         """
-        got = await self._pool.get(self._before + response_id.encode() + self._after)
+        # As the SDK writes a list; the query that every request has comes first.
+        asked = urlencode([("include[]", word) for word in include]).encode()
+        mark = (b"&" if self._after.startswith(b"?") else b"?") if asked else b""
+        query, version, rest = self._after.partition(b" HTTP/1.1")
+        address = self._before + response_id.encode() + query + mark + asked
+        got = await self._pool.get(address + version + rest)
         return None if got is None or 300 <= got.status < 400 else got
 
     async def close(self) -> None:
@@ -91,6 +100,9 @@ def from_sdk_request(request: Any, response_id: str, tls: ssl.SSLContext) -> Dir
 
     url = request.url
     path, mark, query = url.raw_path.partition(b"?")
+    # What this one response was to include is no part of it: each says so itself.
+    query = b"&".join(one for one in query.split(b"&") if not one.startswith(b"include%5B%5D="))
+    mark = mark if query else b""
     if not is_plain_id(response_id) or not path.endswith(f"/{response_id}".encode()):
         return None
     secure = url.scheme == "https"
@@ -134,6 +146,7 @@ class ResponsesClient:
         self._polling = asyncio.Semaphore(AT_ONCE)
         self._direct: DirectGet | None = None  # polls use this, if it is there
         self._opened: DirectGet | None = None  # closed with the client
+        self._not_included: set[tuple[str, ...]] = set()  # what the server refuses to include
         # The user's own clients and Azure's may give another key each time.
         self._learns = server.sdk_client is None and not server.azure
         try:
@@ -214,11 +227,14 @@ class ResponsesClient:
         about = f"{self._server.address} does not stream this response"
         raise ServerError(about, maybe_accepted=True, status_code=http.status_code)
 
-    async def retrieve(self, response_id: str, last: Reply | None = None) -> Reply:
+    async def retrieve(
+        self, response_id: str, last: Reply | None = None, include: tuple[str, ...] = ()
+    ) -> Reply:
         """GET the response.
 
         Args:
             last: the newest reply that is known; returned again where nothing has changed.
+            include: what it is to have beside what it always has, where the server lets it.
 
         Raises:
             ServerError: the server gave no response object within 30 s.
@@ -227,7 +243,7 @@ class ResponsesClient:
         async with self._polling:
             try:
                 async with asyncio.timeout(POLL_TIMEOUT):
-                    got = await self._got(response_id)
+                    got = await self._including(response_id, include)
             except Exception as error:
                 raise self._parser.failure(error) from None
         content_hash = hash(got.content)
@@ -236,9 +252,22 @@ class ResponsesClient:
             return last if after == last.poll_after else replace(last, poll_after=after)
         return replace(self._parser.read(got), content_hash=content_hash)
 
-    async def _got(self, response_id: str) -> HTTPResponse:
+    async def _including(self, response_id: str, include: tuple[str, ...]) -> HTTPResponse:
+        """The answer with what ``include`` names; without, where the server refuses that."""
+        if not include or include in self._not_included:
+            return await self._got(response_id)
+        try:
+            return await self._got(response_id, include)
+        except Exception as error:
+            if self._parser.failure(error).status_code not in (400, 422):
+                raise
+            got = await self._got(response_id)  # refused as well if it was not about that
+            self._not_included.add(include)
+            return got
+
+    async def _got(self, response_id: str, include: tuple[str, ...] = ()) -> HTTPResponse:
         if self._direct is not None and is_plain_id(response_id):
-            got = await self._direct.get(response_id)
+            got = await self._direct.get(response_id, include)
             if got is not None:
                 if got.status >= 400:
                     raise self._parser.refusal(got)
@@ -246,7 +275,8 @@ class ResponsesClient:
             # This answer needs the SDK (redirect, odd encoding). Use the SDK for all further polls;
             # polls already in flight may still finish directly.
             self._direct = None
-        raw = await self._sdk_polls.responses.with_raw_response.retrieve(response_id)
+        asked: Any = {"include": list(include)} if include else {}
+        raw = await self._sdk_polls.responses.with_raw_response.retrieve(response_id, **asked)
         http = raw.http_response
         self._parser.learn(http.request)
         if self._learns and not http.history:

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, M
 from dataclasses import dataclass
 from typing import Any
 
+from bgmagic.api.response import split_phases
+
 # Bytes of one event; the last one holds the whole response. More is no event but an attack.
 LARGEST = 64_000_000
 
@@ -140,6 +142,9 @@ async def decode_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
         begun = [more[-1]]
 
 
+# Which messages there are, and in what phase.
+_NEW_ITEM = frozenset({"response.output_item.added", "response.output_item.done"})
+
 # Which event adds to which part of the preview (the API's description, ResponseStreamEvent).
 _TEXT = "response.output_text.delta"
 
@@ -152,14 +157,20 @@ class PartialOutput:
     """Adds up the output in the events so far."""
 
     def __init__(self) -> None:
-        self._text: list[str] = []
+        self._messages: dict[object, list[str]] = {}
+        self._phases: dict[object, str] = {}
         self._reasoning: list[str] = []
         self.size = 0  # characters
 
     @property
     def text(self) -> str:
-        """The output text so far."""
-        return _joined(self._text)
+        """The output text so far, without commentary."""
+        return "".join(self._told()[0])
+
+    @property
+    def commentary(self) -> str:
+        """What the model said so far on its way to the answer, a paragraph for each message."""
+        return "\n\n".join(self._told()[1])
 
     @property
     def reasoning(self) -> str:
@@ -168,19 +179,36 @@ class PartialOutput:
 
     def add(self, event: ServerSentEvent) -> bool:
         """Add an event; returns whether that changed anything."""
-        delta = event.data.get("delta")
+        delta, index = event.data.get("delta"), event.data.get("output_index")
+        if event.kind in _NEW_ITEM:
+            return self._is_in_phase(index, event.data.get("item"))
         if event.kind == _NEW_PART and self._reasoning:
             self._reasoning.append("\n\n")
         elif not isinstance(delta, str) or not delta:
             return False
         elif event.kind == _TEXT:
-            self._text.append(delta)
+            # A server that does not number them writes one message.
+            number = index if isinstance(index, int) else None
+            self._messages.setdefault(number, []).append(delta)
         elif event.kind in _REASONING:
             self._reasoning.append(delta)
         else:
             return False
         self.size += len(delta) if isinstance(delta, str) else 0
         return True
+
+    def _is_in_phase(self, index: object, item: object) -> bool:
+        """Note the phase of a message; whether that changed what is text and what is commentary."""
+        phase = item.get("phase") if isinstance(item, dict) else None
+        number = index if isinstance(index, int) else None
+        if not isinstance(phase, str) or self._phases.get(number) == phase:
+            return False
+        self._phases[number] = phase
+        return bool(self._messages)
+
+    def _told(self) -> tuple[list[str], list[str]]:
+        told = [(self._phases.get(n, ""), _joined(said)) for n, said in self._messages.items()]
+        return split_phases(told)
 
 
 def _joined(pieces: list[str]) -> str:

@@ -221,3 +221,27 @@ def test_deep_nesting_is_told_in_one_line() -> None:
         deep = [deep]
     with pytest.raises(BadInput):
         build_request([], model="m", params=[("x", deep)], server=SERVER)
+
+
+def test_fields_that_are_text_go_as_text() -> None:
+    """Numbers where the API takes text alone go as their digits, and one include as a list of one."""
+    sent = body(
+        params=[
+            ("metadata", {"run": 3, "dose": 0.5, "blind": True, "site": "A"}),
+            ("user", 42),
+            ("safety_identifier", 7),
+            ("include", "message.output_text.logprobs"),
+        ]
+    )
+    assert sent["metadata"] == {"run": "3", "dose": "0.5", "blind": "true", "site": "A"}
+    assert (sent["user"], sent["safety_identifier"]) == ("42", "7")
+    assert sent["include"] == ["message.output_text.logprobs"]
+    CREATE.validate(sent)
+    assert body(params=[("metadata.run", 3), ("top_logprobs", 3)])["top_logprobs"] == 3
+
+
+@pytest.mark.parametrize("value", [None, [1], {"a": 1}])
+def test_metadata_that_is_no_text_is_refused(value: Any) -> None:
+    """What metadata can't hold is told by its key before anything is sent."""
+    with pytest.raises(BadInput, match=r"--param metadata\.run: it holds a .*; metadata is text"):
+        body(params=[("metadata.run", value)])

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 import json
 import pickle
+import re
 import sys
 import threading
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Base64Str, BaseModel, ConfigDict, Field, HttpUrl, Json, field_validator
 from typing_extensions import TypedDict  # Pydantic takes typing's own from Python 3.12 on
 
 from bgmagic.api.request import Request, build_request
@@ -194,13 +197,16 @@ endless["items"] = endless
     [
         (5, "takes a Pydantic model or a JSON schema as a dict, not int"),
         ("Proof", "not str"),
-        (list[int], "not GenericAlias"),
-        (int, "not type"),
+        (list[int], r"list\[int\] as the whole: put it into a field"),
+        (
+            int,
+            r"int is no class that has fields; write it as a Pydantic model, class Int\(BaseModel\)",
+        ),
         (Cat(kind="cat"), "an object of Cat; give the class Cat itself"),
         (Point(1, 2), "an object of Point; give the class Point itself"),
         (Free, r"an object with any keys \(at scores\): use a list of objects"),
         (Loose, r"may be anything \(at inner\[\]\): give it a type"),
-        (Row, r"prefixItems \(at pair\): say it otherwise"),
+        (Row, r"a tuple of several types or of any length \(at pair\): use an obj"),
         ({}, "may be anything: give it a type"),
         ({"type": "array", "items": {"type": "string"}}, "a list or a choice as the whole"),
         ({"anyOf": [object_of(), object_of()]}, "an object with any keys"),
@@ -546,3 +552,214 @@ def test_on_the_embedded_model(embedded: dict[str, str]) -> None:
             "('City', 'Size')"
         )
         assert started.value("all(isinstance(s, Street) for s in paris.data.streets)") == "True"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '```json\n{"x": 1, "y": 2.5}\n```',
+        '```\r\n{"x": 1,\r\n"y": 2.5}\r\n```\r\n',
+        '\n~~~~JSON\n{"x": 1, "y": 2.5}\n~~~~',
+        '\ufeff{"x": 1, "y": 2.5}',
+        '\ufeff\n```json\n{"x": 1, "y": 2.5}\n```\n',
+    ],
+)
+def test_json_in_a_fence_or_after_a_mark_is_read(text: str) -> None:
+    """One JSON text in a code fence, or after a byte-order mark, is read, with the class and without."""
+    form = response_format(Point)
+    assert parse_output(text, form, Point) == Point(1.0, 2.5)
+    assert parse_output(text, form) == {"x": 1, "y": 2.5}
+
+
+@pytest.mark.parametrize("given_", [Point, None])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Here it is: {GOOD}",
+        f"{GOOD} Anything else?",
+        f"So:\n```json\n{GOOD}\n```",
+        f"{GOOD}{GOOD}",
+    ],
+)
+def test_words_around_json_are_told(text: str, given_: Any) -> None:
+    """JSON with words around it is not guessed at: the server did not keep to the schema."""
+    with pytest.raises(ValueError, match="the server did not keep to the schema"):
+        parse_output(text, response_format(Point), given_)
+
+
+class Place(NamedTuple):
+    lat: float
+    lon: float
+
+
+class Thing:
+    pass
+
+
+class Callback(BaseModel):
+    name: str
+    call: Callable[[], int]
+
+
+@dataclasses.dataclass
+class Handle:
+    name: str
+    of: Thing
+
+
+class Hints(BaseModel):
+    model_config = ConfigDict(regex_engine="python-re")
+    mixed: Literal["a", 1, None]
+    decimal: Literal[0.5, 2]
+    url: HttpUrl
+    encoded: Base64Str
+    inner: Json[dict[str, int]]
+    tags: set[str] = Field(description="Short ones.")
+    code: Annotated[str, Field(pattern=r"^(?!x)")]
+    pair: tuple[int, int]
+    place: Place
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    x: int
+
+
+def test_what_hints_say_arrives() -> None:
+    """Choices of several types get their types, a tuple of one type is a list of so many, and what
+    strict mode has no word for stands in the description."""
+    schema = response_format(Hints)["schema"]
+    fields = schema["properties"]
+    assert fields["mixed"]["type"] == ["string", "integer", "null"]
+    assert fields["decimal"]["type"] == "number"
+    assert "Format: uri." in fields["url"]["description"]
+    assert "Format: base64." in fields["encoded"]["description"]
+    assert fields["inner"]["description"] == "A text that is JSON."
+    assert fields["tags"]["description"] == "Short ones. No item occurs twice."
+    assert r"^(?!x)" in fields["code"]["description"]
+    bounds = {"type": "array", "minItems": 2, "maxItems": 2}
+    pair = {key: value for key, value in fields["pair"].items() if key != "title"}
+    assert pair == {**bounds, "items": {"type": "integer"}}
+    place = schema["$defs"]["Place"]
+    assert (place["items"], place["maxItems"]) == ({"type": "number"}, 2)
+    text = (
+        '{"mixed": 1, "decimal": 2, "url": "https://a.org", "encoded": "YQ==", "code": "a",'
+        '"inner": "{\\"a\\": 1}", "tags": ["a"], "pair": [1, 2], "place": [0.5, 1]}'
+    )
+    read = parse_output(text, response_format(Hints), Hints)
+    assert (read.pair, read.place, read.inner) == ((1, 2), Place(0.5, 1.0), {"a": 1})
+
+
+def test_choices_of_a_json_schema_get_their_types() -> None:
+    """An enum or const without a type gets the types of its values."""
+    given_ = object_of(a={"enum": ["x", 1, 2.5]}, b={"const": True}, c={"enum": [None]})
+    fields = response_format(given_)["schema"]["properties"]
+    assert [fields[name]["type"] for name in "abc"] == [["string", "number"], "boolean", "null"]
+
+
+def test_extra_fields_are_sent_closed() -> None:
+    """A class that allows extra fields, or a schema that does, is sent closed."""
+    for given_ in (Open, object_of(x={"type": "integer"}) | {"additionalProperties": True}):
+        form = response_format(given_)
+        assert form["schema"]["additionalProperties"] is False
+        assert list(form["schema"]["properties"]) == ["x"]
+
+
+INNER = {"name": "mine", "schema": {"type": "object", "properties": {"a": {"type": "null"}}}}
+
+
+@pytest.mark.parametrize(
+    "given_",
+    [
+        {"type": "json_schema", "json_schema": INNER},
+        {"format": {"type": "json_schema", **INNER}},
+        {"type": "json_schema", **INNER},
+        INNER,
+    ],
+)
+def test_forms_of_other_endpoints_are_taken(given_: dict[str, Any]) -> None:
+    """The form of chat completions, and what stands around the API's own, are taken for what they are."""
+    form = response_format(given_)
+    assert (form["type"], form["name"], form["strict"]) == ("json_schema", "mine", True)
+    assert list(form["schema"]["properties"]) == ["a"]
+    loose = {"type": "json_schema", "json_schema": {**INNER, "strict": False}}
+    assert response_format(loose) == {"type": "json_schema", **INNER, "strict": False}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """So many objects within each other."""
+    made = object_of(end={"type": "string"})
+    for _ in range(levels - 1):
+        made = object_of(inner=made)
+    return made
+
+
+def chained(levels: int) -> dict[str, Any]:
+    """The same by references, each twice."""
+    names = [f"N{number}" for number in range(levels)]
+    defs: dict[str, Any] = {names[-1]: object_of(end={"type": "string"})}
+    for name, below in itertools.pairwise(names):
+        link = {"$ref": f"#/$defs/{below}"}
+        defs[name] = object_of(a=link, b={"type": "array", "items": link})
+    return {**defs.pop(names[0]), "$defs": defs}
+
+
+@pytest.mark.parametrize(
+    ("largest", "larger", "told"),
+    [
+        (nested(10), nested(11), "11 levels of objects within objects: it takes 10"),
+        (chained(10), chained(30), "30 levels of objects within objects"),
+        (
+            object_of(**{f"f{n}": {"type": "null"} for n in range(5000)}),
+            object_of(**{f"f{n}": {"type": "null"} for n in range(5001)}),
+            "5,001 fields in all: it takes 5,000",
+        ),
+        (
+            object_of(a={"enum": list(range(500))}, b={"enum": list(range(500))}),
+            object_of(a={"enum": list(range(500))}, b={"enum": list(range(501))}),
+            "1,001 values of choices in all: it takes 1,000",
+        ),
+        (
+            object_of(a={"enum": ["x" * 119_999]}),
+            object_of(a={"enum": ["x" * 120_000]}),
+            "120,001 characters in names and choices",
+        ),
+    ],
+)
+def test_what_is_larger_than_the_api_takes_is_refused(
+    largest: dict[str, Any], larger: dict[str, Any], told: str
+) -> None:
+    """A schema of just the size that the API takes is sent, a larger one refused before that."""
+    assert response_format(largest)["strict"] is True
+    with pytest.raises(BadInput, match=told):
+        response_format(larger)
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        (object_of(a={"$ref": "#step"}), r"\$ref #step \(at a\): define it in \$defs"),
+        (object_of(a={"$ref": "other.json#/$defs/A"}), r"\$ref other.json#/\$defs/A"),
+        (
+            object_of(a={"$ref": "#/components/A"}) | {"components": {"A": object_of()}},
+            r"\$ref #/components/A: define it in \$defs",
+        ),
+        (object_of(a={"type": None}), r"a NoneType as a type \(at a\)"),
+        (object_of(a={"enum": [[1]]}), r"a choice of lists or objects \(at a\)"),
+        ({"type": "json_schema", "name": "x"}, "this format has no schema"),
+        (list[Thing], r"take list\[Thing\] as the whole: put it into a field"),
+        (int | str, r"int \| str as the whole"),
+        (
+            Callback,
+            r"JSON can't hold its field call, which is Callable\[\[\], int\]; give it a type",
+        ),
+        (Handle, r"JSON can't hold its field of, which is Thing; give it a type such as str"),
+    ],
+)
+def test_refusals_name_no_internal_class(schema: Any, told: str) -> None:
+    """What can't be sent is told in the words of the user's own code."""
+    with pytest.raises(BadInput, match=told) as caught:
+        response_format(schema)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert not re.search(r"core_schema|GenericAlias|_Union|not type|tests\.|typing\.", line)

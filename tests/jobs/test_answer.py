@@ -6,10 +6,15 @@ import asyncio
 import json
 import pickle
 import re
+import subprocess
+import sys
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from IPython.lib.pretty import pretty
+from openai.types.responses import Response, ResponseUsage
 
 from bgmagic.api.response import Output, read_output
 from bgmagic.jobs.job import Answer
@@ -73,7 +78,9 @@ def test_answer_is_a_str_with_its_origin() -> None:
     assert json.dumps([answer]) == '["two words"]'
     assert type(str(answer)) is str
     assert (answer.response_id, answer.model) == ("resp_1", "gpt-x")
-    assert answer.usage == {"input_tokens": 1, "output_tokens": 2}
+    assert answer.usage is not None
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (1, 2)
+    assert answer.usage.to_dict() == {"input_tokens": 1, "output_tokens": 2}
 
 
 @given(st.text())
@@ -125,3 +132,110 @@ def test_a_terminal_gets_no_control_characters(text: str) -> None:
         assert shown.replace("\\x1b", "\x1b").count("\x1b") == text.count("\x1b")
         assert (shown.count("\n"), shown.count("\t")) == (text.count("\n"), text.count("\t"))
     assert answer == text
+
+
+def message(text: str, phase: str | None = None, **fields: Any) -> dict[str, Any]:
+    """A message of an output."""
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    told = {} if phase is None else {"phase": phase}
+    base = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed"}
+    return base | {"content": [part | fields]} | told
+
+
+@pytest.mark.parametrize(
+    ("messages", "text", "commentary"),
+    [
+        ([("commentary", "Checking."), ("final_answer", "3.")], "3.", "Checking."),
+        ([("commentary", "a"), ("commentary", "b"), ("final_answer", "c")], "c", "a\n\nb"),
+        ([("final_answer", "a"), ("final_answer", "b")], "ab", ""),
+        ([("commentary", "a"), (None, "b")], "b", "a"),
+        ([(None, "a"), ("final_answer", "b")], "b", "a"),
+        ([("commentary", "a")], "", "a"),
+        ([(None, "a"), (None, "b")], "ab", ""),
+        ([("later", "a"), (None, "b")], "ab", ""),
+    ],
+)
+def test_text_is_the_final_answer(
+    messages: list[tuple[str | None, str]], text: str, commentary: str
+) -> None:
+    """The text is the final answer where there is one, else all that is not commentary."""
+    output = [message(said, phase) for phase, said in messages]
+    assert read_output({"output": output}) == Output(text, "", commentary)
+
+
+def phased(**fields: Any) -> dict[str, Any]:
+    output = [message("Let me *check*.", "commentary"), message("It is 3.", "final_answer")]
+    return {"id": "resp_1", "model": "gpt-x", "output": output, "usage": None} | fields
+
+
+def test_conversation_keeps_phases() -> None:
+    """The next turn sends each message with its phase, and without one where the server told none."""
+    asked = {"input": [{"role": "user", "content": "Slope?"}], "instructions": "Brief."}
+    answer = Answer("It is 3.", phased(), None, asked)
+    said = [
+        {"role": "assistant", "phase": phase, "content": [{"type": "output_text", "text": text}]}
+        for phase, text in (("commentary", "Let me *check*."), ("final_answer", "It is 3."))
+    ]
+    assert answer.conversation == [*asked["input"], *said]
+    copy = pickle.loads(pickle.dumps(answer))
+    assert (copy.conversation, copy.instructions) == (answer.conversation, "Brief.")
+    plain = Answer("ab", {"output": [message("a"), message("b")]})
+    assert plain.conversation == [
+        {"role": "assistant", "content": [{"type": "output_text", "text": "ab"}]}
+    ]
+
+
+def test_commentary_is_shown_folded() -> None:
+    """Commentary stands folded before the answer, as Markdown, and is no part of its text."""
+    answer = Answer("It is 3.", phased())
+    assert (str(answer), answer.commentary) == ("It is 3.", "Let me *check*.")
+    html = answer._repr_mimebundle_()["text/html"]
+    folded, _, after = html.partition("</details>")
+    assert "<summary>Commentary</summary>" in folded
+    assert "Let me <em>check</em>." in folded
+    assert "<p>It is 3.</p>" in after
+    assert "<details" not in made("It is 3.")._repr_mimebundle_()["text/html"]
+
+
+def test_response_is_the_sdks_own() -> None:
+    """The response is the SDK's own class, with fields that it does not know; its dict is what came."""
+    whole = phased(usage={"input_tokens": 4, "output_tokens": 9, "cost": 0.5}, vendor={"a": [1]})
+    answer = Answer("It is 3.", whole)
+    for held in (answer, pickle.loads(pickle.dumps(answer))):
+        assert type(held.response) is Response
+        assert type(held.usage) is ResponseUsage
+        assert held.response.output[1].content[0].text == "It is 3."
+        assert held.response.vendor == {"a": [1]}
+        assert (held.usage.output_tokens, held.usage.cost) == (9, 0.5)
+        assert held.response.to_dict() == whole
+        assert (held.commentary, held.model) == ("Let me *check*.", "gpt-x")
+
+
+@given(hostile | st.dictionaries(st.text(max_size=8) | st.just("_fields_set"), json_values))
+def test_response_is_made_of_anything(response: dict[str, Any]) -> None:
+    """Whatever JSON object a server calls a response, the SDK's class is made of it."""
+    assert type(Answer("x", response).response) is Response
+
+
+def test_importing_leaves_the_sdk_alone() -> None:
+    """Neither the package nor an answer imports the SDK before its response is looked at."""
+    code = (
+        "import sys, bgmagic; from bgmagic.jobs.job import Answer; a = Answer('x', {'id': 'r'});"
+        "print('openai' in sys.modules); a.response; print('openai' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["False", "True"]
+
+
+def test_sources_stand_in_plain_text() -> None:
+    """What an answer cites is listed under it in plain text too, each once; the text is without it."""
+    pages = [
+        {"type": "url_citation", "title": title, "url": url, "start_index": 0, "end_index": 1}
+        for title, url in (("Wet\nwater", "https://a.org/w"), ("", "https://b.org"))
+    ]
+    answer = Answer("Water.", {"output": [message("Water.", annotations=[*pages, pages[0]])]})
+    told = "Water.\n\nSources:\n- Wet water https://a.org/w\n- https://b.org"
+    assert answer._repr_mimebundle_()["text/plain"] == told
+    assert pretty(answer) == told
+    assert pretty([answer]) == "['Water.']"
+    assert str(answer) == "Water."

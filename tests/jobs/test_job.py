@@ -16,8 +16,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from openai.types.responses import Response, ResponseUsage
 
 from bgmagic.api.request import Request
+from bgmagic.api.response import decompressed
+from bgmagic.api.structured_output import response_format
+from bgmagic.display.static_html import final_bundles
 from bgmagic.errors import BgmagicError, NotReady
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobIncomplete, NoAnswer
@@ -60,7 +64,8 @@ def test_result_is_the_answer(pointed: ScriptedServer, send: Callable[..., Job])
     assert not job.cancelled()
     assert (job.status, job.error, job.exception()) == ("completed", None, None)
     assert job.response_id == answer.response_id == "resp_1"
-    assert job.usage == {"input_tokens": 3, "output_tokens": 2}
+    assert job.usage is not None
+    assert job.usage.to_dict() == {"input_tokens": 3, "output_tokens": 2}
     assert pointed.count("create") == 1
 
 
@@ -374,8 +379,84 @@ def test_no_time_is_negative(pointed: ScriptedServer, send: Callable[..., Job]) 
     job.result(LIMIT)
     record = job.record
     earlier = replace(record, submitted_at=record.submitted_at + 8 * 3600, accepted_at=8e10)
-    job._record = earlier
+    job.record = earlier
     assert (job.elapsed, seconds_of(job), server_seconds(job)) == (0.0, 0.0, 0.0)
     for told in (repr(job), describe_job(job), footer_text(job), " ".join(table_row(job).cells)):
         assert "0 s" in told
         assert not re.search(r"-\d+ s", told)
+
+
+def ended(pointed: ScriptedServer, *output: dict[str, Any], **fields: Any) -> None:
+    """Have the server end its responses with this output."""
+    pointed.ending = lambda rid, _: response(rid, "completed", **fields) | {"output": list(output)}
+
+
+REASONING = {"type": "reasoning", "id": "rs_1", "summary": [], "content": []}
+PART = {"type": "output_text", "annotations": [], "logprobs": []}
+
+
+def said(text: str, phase: str) -> dict[str, Any]:
+    content = [{**PART, "text": text}]
+    return {"type": "message", "id": "m", "role": "assistant", "phase": phase, "content": content}
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ([REASONING], "completed, but only with reasoning and without any text: the model stopped"),
+        ([said("Wait.", "commentary")], "completed, but with commentary only and no final answer"),
+        ([], "completed, but without any text$"),
+        (
+            [{"type": "mcp_call"}, REASONING],
+            r"without any text; \.response has its output: mcp_call",
+        ),
+    ],
+)
+def test_what_came_instead_of_text_is_told(
+    pointed: ScriptedServer, send: Callable[..., Job], output: list[Any], told: str
+) -> None:
+    """A response without an answer says what came in its place, and leaves the job in the variable."""
+    ended(pointed, *output)
+    job = send()
+    with pytest.raises(NoAnswer, match=told):
+        job.result(LIMIT)
+    assert job.text == ""
+
+
+def test_commentary_can_be_read_without_an_answer(
+    pointed: ScriptedServer, send: Callable[..., Job]
+) -> None:
+    """Commentary that no answer follows is in the job, and shown in its place."""
+    ended(pointed, said("Let me see.", "commentary"))
+    job = send()
+    assert isinstance(job.exception(LIMIT), NoAnswer)
+    assert job.commentary == "Let me see."
+    assert "Let me see." in final_bundles(job)["answer"]["text/html"]
+
+
+def test_data_come_from_the_final_answer(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """With a schema the final answer alone is read, whatever commentary comes before it."""
+    ended(pointed, said("Checking.", "commentary"), said('{"a": 3}', "final_answer"))
+    job = manager.submit(ask(text_format=response_format(SCHEMA)), poll_interval=SOON)
+    answer = job.result(LIMIT)
+    assert (answer.data, str(answer), answer.commentary) == ({"a": 3}, '{"a": 3}', "Checking.")
+    assert job.commentary == "Checking."
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+def test_response_and_usage_are_the_sdks(pointed: ScriptedServer, send: Callable[..., Job]) -> None:
+    """A job's response and usage are the SDK's own objects; the record keeps plain JSON."""
+    job = send()
+    job.result(LIMIT)
+    assert type(job.response) is Response
+    assert (job.response.output_text, job.response.id) == ("the answer", "resp_1")
+    assert type(job.usage) is ResponseUsage
+    assert job.usage.output_tokens == 2
+    assert (
+        job.response.to_dict() == pointed.responses["resp_1"] == decompressed(job.record.response)
+    )
+    assert job.result().response == job.response

@@ -71,7 +71,7 @@ def test_killed_after_the_answer(start: Start, server: ScriptedServer) -> None:
     with start() as second:
         assert second.greeting == ""
         assert second.ok("%bgattach x").said.startswith("x: completed")
-        assert second.value("(str(x), x.model, x.usage['output_tokens'])") == (
+        assert second.value("(str(x), x.model, x.usage.output_tokens)") == (
             "('the answer', 'gpt-5.2-true', 2)"
         )
         second.ok("del x")

@@ -67,7 +67,8 @@ HOMES = {
     "pydantic": {"api.structured_output"},
     "fastjsonschema": {"api.structured_output"},
     "genai_prices": {"api.pricing"},
-    "openai": {"transport.reply", "transport.sdk"},
+    # api.response: what users read is the SDK's own class, made when it is looked at.
+    "openai": {"api.response", "transport.reply", "transport.sdk"},
     "aiohttp": {"transport.aiohttp_transport"},
     "httptools": {"transport.http11"},
     "httpx2": {
@@ -94,7 +95,7 @@ IPYTHON = ("notebook", "display", "")
 
 LONGEST = 450  # lines of a file
 MOST_IN_PACKAGE = 12  # files, besides __init__
-MOST = 76  # Python files in all, besides the packages' own docstrings
+MOST = 79  # Python files in all, besides the packages' own docstrings
 
 
 @functools.cache

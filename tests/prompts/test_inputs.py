@@ -55,6 +55,10 @@ def test_images_are_known_by_their_content(kind: str, name: str, tmp_path: Path)
     ("name", "content", "kind"),
     [
         ("a.pdf", PDF, "application/pdf"),
+        ("old.pdf", b"%PDF-1.1\n1 0 obj\n", "application/pdf"),
+        ("magic.py", b'# Look for the mark\nMARK = b"%PDF-"\n', "text/x-python"),
+        ("notes.txt", b"%PDF-1.7 is how such files begin", "text/plain"),
+        ("gif.txt", b"GIF89a is older than PNG", "text/plain"),
         ("scan.dat", PDF, "application/pdf"),
         ("notes.md", "# Größe".encode(), "text/markdown"),
         ("table.csv", b"a,b\n1,2\n", "text/csv"),

@@ -17,7 +17,7 @@ from bgmagic.api.request import Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.jobs.outcome import JobCancelled, JobFailed, JobLost, JobUnknown
+from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobLost, JobUnknown
 from bgmagic.jobs.record import JobRecord
 from bgmagic.notebook.shell import NamespaceVariables
 from bgmagic.runtime.manager import JobManager
@@ -438,6 +438,94 @@ def test_trouble_shows_and_goes(manager: JobManager, pointed: ScriptedServer, as
     job.result(LIMIT)
     assert "the key is refused, the job goes on: HTTP 401: Bad key." in seen
     assert job.record.trouble is None
+
+
+def test_refused_key_says_how_a_new_one_counts(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """A job with a variable says what to type once there is a new key; one without a chosen name by
+    its id."""
+    pointed.polls = 10**6
+    pointed.always["retrieve"] = Script(status=401, json={"error": {"message": "Bad key."}})
+    chosen = manager.submit(ask("One?"), name="x", poll_interval=SOON)
+    numbered = manager.submit(ask("Two?"), name="_bg3", named=False, poll_interval=SOON)
+    eventually(lambda: chosen.record.trouble and numbered.record.trouble)
+    told = "; once a new one is set, %bgattach {} follows it with that"
+    assert str(chosen.record.trouble).endswith(told.format("x"))
+    assert str(numbered.record.trouble).endswith(told.format(numbered.response_id))
+
+
+NEW_KEY = "sk-fresh-0123456789"
+
+
+def _keys(server: ScriptedServer, kind: str) -> list[str]:
+    return [seen.headers["authorization"][7:] for seen in server.seen if seen.kind == kind]
+
+
+def test_attach_follows_with_a_new_key(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that this kernel still polls with its old key is polled with the new one after an attach,
+    by the same handle; not before, and not where another server is configured."""
+    pointed.polls = 10**6
+    job = manager.submit(ask(), name="x", poll_interval=SOON)
+    eventually(lambda: pointed.count("retrieve"))
+    entry = manager.store.journal.find(job.record.key)
+    assert entry is not None
+    monkeypatch.setenv("OPENAI_API_KEY", NEW_KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert manager.attach(entry) is job
+    monkeypatch.setenv("OPENAI_BASE_URL", pointed.base_url)
+    before = pointed.count("retrieve")
+    eventually(lambda: pointed.count("retrieve") > before + 2)
+    assert set(_keys(pointed, "retrieve")) == {KEY}
+    assert manager.attach(entry) is job
+    eventually(lambda: _keys(pointed, "retrieve")[-1] == NEW_KEY)
+    pointed.polls = 0
+    assert job.result(LIMIT) == "the answer"
+    assert _keys(pointed, "retrieve")[-1] == NEW_KEY
+    assert _keys(pointed, "create") == [KEY]
+
+
+def test_followed_with_another_key_it_is_not_lost(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A response that a new key does not see is not called lost: the old one had sent it."""
+    monkeypatch.setattr("bgmagic.runtime.watcher.LOST_AFTER", 2)
+    pointed.polls = 10**6
+    job = manager.submit(ask(), name="x", poll_interval=SOON)
+    eventually(lambda: pointed.count("retrieve"))
+    entry = manager.store.journal.find(job.record.key)
+    assert entry is not None
+    pointed.always["retrieve"] = Script(status=404, json={"error": {"message": "Not found."}})
+    monkeypatch.setenv("OPENAI_API_KEY", NEW_KEY)
+    manager.attach(entry)
+    with pytest.raises(Detached, match="it is not visible with this key"):
+        job.result(LIMIT)
+
+
+def test_resend_takes_the_key_of_today(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was refused for its key is sent again with the key that is set by then, and stays with its
+    server where another one is configured or there is no key."""
+    pointed.enqueue("create", *[Script(status=401, json={"error": {"message": "Bad key."}})] * 3)
+    job = manager.submit(ask(), poll_interval=SOON)
+    with pytest.raises(JobFailed):
+        job.result(LIMIT)
+    with ScriptedServer() as other:
+        monkeypatch.setenv("OPENAI_API_KEY", NEW_KEY)
+        monkeypatch.setenv("OPENAI_BASE_URL", other.base_url)
+        with pytest.raises(JobFailed):
+            job.resend().result(LIMIT)
+        assert other.seen == []
+    monkeypatch.setenv("OPENAI_BASE_URL", pointed.base_url)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(JobFailed):
+        job.resend().result(LIMIT)
+    monkeypatch.setenv("OPENAI_API_KEY", NEW_KEY)
+    assert job.resend().result(LIMIT) == "the answer"
+    assert _keys(pointed, "create") == [KEY, KEY, KEY, NEW_KEY]
 
 
 def test_job_stays_with_its_server(

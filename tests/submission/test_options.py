@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from bgmagic.errors import BadInput
 from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.magics import BgMagics
-from bgmagic.notebook.parser import options_help, parse_line
+from bgmagic.notebook.parser import options_help, parse_line, split_words
+from bgmagic.prompts.inputs import file_parts
 from bgmagic.submission.options import SubmitSettings, WaitSettings, options, resolve_settings
 
 NAMESPACE: dict[str, Any] = {
@@ -213,3 +215,56 @@ def test_help_fits_a_page() -> None:
             assert not rest.startswith(" "), name
             assert max(map(len, rest.splitlines())) <= 100, name
             assert "\nOptions:\n  " in f"\n{rest}", name
+
+
+def test_numbers_of_text_fields_stay_as_written() -> None:
+    """Where the API takes text, a number in the line arrives as it was written."""
+    given = read(
+        "--param metadata.run=1e3 --param metadata.id=007 --param user=1.50 --param top_p=1e0"
+    )
+    assert given.param == (
+        ("metadata.run", "1e3"), ("metadata.id", "007"), ("user", "1.50"), ("top_p", 1.0),
+    )  # fmt: skip
+
+
+def test_double_quotes_keep_backslashes() -> None:
+    """In double quotes a backslash stays, two of them too; before a quote it makes that one text."""
+    assert read(r'-i "\\alpha \n \"x\""').instructions == r'\\alpha \n "x"'
+    assert read(r'-i "C:\data\\"').instructions == "C:\\data\\\\"
+
+
+PATH = r"C:\Users\me\new.csv"
+
+
+def test_path_outside_quotes_keeps_its_backslashes_on_windows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On Windows a path needs no quotes."""
+    monkeypatch.setattr("bgmagic.notebook.parser.BACKSLASH_STAYS", True)
+    assert read(f"--file {PATH} --again").file == (PATH,)
+    assert read("-i 'a b' --file \\").file == ("\\",)
+
+
+def test_lost_backslashes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere a path that lost its backslashes is told with the way to write it, which then works."""
+    monkeypatch.setattr("bgmagic.notebook.parser.BACKSLASH_STAYS", False)
+    (word,) = read(f"--file {PATH}").file
+    told = (
+        "the backslashes outside quotes were taken away, write 'C:\\Users\\me\\new.csv' in quotes"
+    )
+    with pytest.raises(BadInput, match=re.escape(told)):
+        file_parts([word])
+    assert read(f"--file '{PATH}'").file == read(f'--file "{PATH}"').file == (PATH,)
+    assert read(r"--file my\ data.csv").file == ("my data.csv",)
+
+
+@given(st.text("ab=- \t'\"", max_size=12))
+def test_words_are_split_as_the_shell_does(line: str) -> None:
+    """Without backslashes a line is split as shlex does it, and refused where it refuses."""
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        with pytest.raises(BadInput, match="a quote is not closed"):
+            split_words(line)
+    else:
+        assert split_words(line) == words

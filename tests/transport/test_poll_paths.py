@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.responses import Response
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import CompressedResponse, ResponseCompressor
@@ -540,18 +542,90 @@ def test_what_an_answer_has_takes_no_room_twice(
     packed = job.record.response
     assert isinstance(packed, CompressedResponse)
     assert len(packed._data) < 400
-    assert job.response == ended
+    assert job.record.response == ended
 
 
 def test_job_gives_the_newest_response(
     manager: JobManager, pointed: ScriptedServer, ask: Ask
 ) -> None:
-    """While a job runs, its response is an ordinary dict that can be written as JSON."""
+    """While a job runs, its response is the SDK's own, and gives a dict that JSON can hold."""
     pointed.polls = 10**9
     job = manager.submit(ask(), poll_interval=0.05)
     eventually(lambda: job.status == "in_progress")
-    assert isinstance(job.response, dict)
-    assert json.loads(json.dumps(job.response))["id"] == job.response_id
+    assert type(job.response) is Response
+    assert json.loads(json.dumps(job.response.to_dict()))["id"] == job.response_id
     checked = job.record.checked_at or 0.0
     eventually(lambda: (job.record.checked_at or 0.0) > checked)
-    assert job.response["status"] == "in_progress"
+    assert job.response.status == "in_progress"
+
+
+SOURCES, LOGPROBS = "web_search_call.action.sources", "message.output_text.logprobs"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_polls_include_what_each_job_asked(
+    polled: ScriptedServer, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Every poll asks for what its own job wants included, whoever polled first and by whatever way."""
+
+    async def ask_both(client: ResponsesClient) -> None:
+        polled.seen.clear()
+        for include in ((SOURCES, LOGPROBS), (), ("a&b=c d\r\n",), ()):
+            await client.retrieve("resp_0", include=include)
+
+    server = server_by(way, polled, monkeypatch)
+    with_client(server, ask_both)
+    queries = [parse_qs(seen.path.partition("?")[2]) for seen in polled.seen]
+    found = [query.get("include[]", []) for query in queries]
+    assert found == [[SOURCES, LOGPROBS], [], ["a&b=c d\r\n"], []]
+    assert all(query.keys() <= {"include[]", "api-version"} for query in queries)
+
+
+def test_first_poll_with_include_is_not_repeated_for_others(polled: ScriptedServer) -> None:
+    """What the first poll of all includes is not asked for again by those that repeat it."""
+
+    async def ask_both(server: ServerConfig) -> None:
+        client = ResponsesClient(server)
+        for include in ((SOURCES,), (), (LOGPROBS,)):
+            await client.retrieve("resp_0", include=include)
+        await client.close()
+
+    asyncio.run(ask_both(ServerConfig(polled.base_url, KEY)))
+    paths = [seen.path.partition("?")[2] for seen in polled.seen]
+    assert paths == [f"include%5B%5D={SOURCES}", "", f"include%5B%5D={LOGPROBS}"]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_refused_include_is_left_out_and_remembered(polled: ScriptedServer, status: int) -> None:
+    """A server that refuses an include is asked without it, once and for all; a poll that fails
+    anyway, and other includes, are no reason to leave it out."""
+    refused = Script(status=status, json=told)
+
+    async def polls(client: ResponsesClient) -> None:
+        polled.seen.clear()
+        polled.enqueue("retrieve", refused, refused)
+        with pytest.raises(ServerError):
+            await client.retrieve("resp_0", include=(SOURCES,))
+        polled.enqueue("retrieve", refused)
+        for _ in range(2):
+            assert (await client.retrieve("resp_0", include=(SOURCES,))).response["id"] == "resp_0"
+        await client.retrieve("resp_0", include=(LOGPROBS,))
+
+    with_client(ServerConfig(polled.base_url, KEY), polls)
+    asked = [seen.path.partition("=")[2] for seen in polled.seen]
+    assert asked == [SOURCES, "", SOURCES, "", "", LOGPROBS]
+
+
+def test_included_sources_arrive(manager: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """What a request includes is asked for by its polls, but for the encrypted reasoning, and is in
+    the response; a request without includes polls as before."""
+    wanted = ["reasoning.encrypted_content", SOURCES]
+    job = manager.submit(ask(params=[("include", wanted)]), poll_interval=0.02)
+    plain = manager.submit(ask("Else?"), poll_interval=0.02)
+    assert job.result(20) == plain.result(20) == "the answer"
+    polls = [seen.path for seen in pointed.seen if seen.kind == "retrieve"]
+    assert {path.partition("?")[2] for path in polls if job.response_id in path} == {
+        f"include%5B%5D={SOURCES}"
+    }
+    assert {path.partition("?")[2] for path in polls if plain.response_id in path} == {""}
+    assert pointed.seen[0].body["include"] == wanted

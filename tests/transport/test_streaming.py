@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -14,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgmagic.api.request import Request
-from bgmagic.jobs.outcome import JobUnknown
+from bgmagic.api.response import decompressed
+from bgmagic.display.card import previewed
+from bgmagic.jobs.outcome import JobUnknown, NoAnswer
 from bgmagic.runtime.manager import JobManager
 from bgmagic.transport.streaming import decode_events
 from tests.jobs.test_job import LIMIT, SOON, eventually
@@ -76,7 +79,7 @@ def test_text_grows_and_the_answer_is_the_polled_one(
     # To the byte what the job holds, as without a stream; the SDK's own JSON has other spaces.
     assert pointed.seen[0].headers["content-length"] == str(len(job.request.text.encode()))
     assert pointed.seen[0].body["stream"] is True
-    assert job.response == pointed.responses["resp_1"]
+    assert decompressed(job.record.response) == pointed.responses["resp_1"]
 
 
 def test_drop_is_resumed_after_the_last_event(
@@ -244,3 +247,52 @@ def test_embedded_server_streams(embedded: dict[str, str]) -> None:
         running.ok("%bgwait x", limit=60)
         assert int(running.value("len(seen)")) > 2
         assert running.value("x_job.text == max(seen, key=len)") == "True"
+
+
+def test_commentary_is_apart(manager: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """What a message of commentary says is no part of the text so far, nor of the answer."""
+    go = threading.Event()
+    delta, added = "response.output_text.delta", "response.output_item.added"
+
+    def begun(number: int, index: int, phase: str) -> dict[str, Any]:
+        item = {"type": "message", "id": f"m{index}", "phase": phase, "content": []}
+        return event(added, number, output_index=index, item=item)
+
+    whole = response("resp_1", "completed")
+    whole["output"] = [
+        {"type": "message", "phase": phase, "content": [{"type": "output_text", "text": text}]}
+        for phase, text in (("commentary", "Let me see."), ("final_answer", "It is 3."))
+    ]
+    pointed.stream = lambda rid: [
+        event("response.created", 0, response=response(rid, "queued")),
+        begun(1, 0, "commentary"),
+        event(delta, 2, output_index=0, delta="Let me "),
+        event(delta, 3, output_index=0, delta="see."),
+        begun(4, 1, "final_answer"),
+        event(delta, 5, output_index=1, delta="It is"),
+        go,
+        event(delta, 6, output_index=1, delta=" 3."),
+        event("response.completed", 7, response=whole),
+    ]
+    job = manager.submit(ask(stream=True), poll_interval=SELDOM)
+    eventually(lambda: job.text == "It is")
+    assert job.commentary == "Let me see."
+    assert previewed(job.record) == {"text": "It is", "commentary": "Let me see."}
+    go.set()
+    answer = job.result(LIMIT)
+    assert (answer, answer.commentary) == ("It is 3.", "Let me see.")
+
+
+def test_streamed_text_that_the_response_lacks_is_told(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """Where the stream had text and the response has none, the job says where that text is."""
+    pointed.stream = lambda rid: [
+        *written(rid, PIECES)[:-1],
+        event("response.completed", 99, response=response(rid, "completed")),
+    ]
+    job = manager.submit(ask(stream=True), poll_interval=SELDOM)
+    told = "the response has no text; what was streamed before is in .text, in this kernel only"
+    with pytest.raises(NoAnswer, match=re.escape(told)):
+        job.result(LIMIT)
+    assert job.text == "".join(PIECES)
