@@ -6,7 +6,7 @@ import html
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bgmagic.api.response import Usage, read_citations, sources, sources_text, word_in
 from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
@@ -74,16 +74,22 @@ def answer_html(job: Job) -> str:
     error = job.error
     if error is not None:
         parts.append(_reason(job, error))
-    shown = answer_html_of(
-        job.text,
-        structured=job.request.text_format is not None,
-        commentary=job.commentary,
-        links=sources(read_citations(job.record.response or {})),
-    )
+    shown = text_html(job)
     if shown:
         parts.append(f"<div>{shown}</div>")
     edge = f"border-left: 4px solid var({colour}); padding: 2px 0 2px 12px"
     return f'<div style="{edge}">{"".join(parts)}</div>'
+
+
+def text_html(job: Job, formulas: Literal["mathjax", "mathml"] = "mathjax") -> str:
+    """The text of ``job`` so far with its commentary and sources, or ""; see `to_html`."""
+    return answer_html_of(
+        job.text,
+        structured=job.request.text_format is not None,
+        commentary=job.commentary,
+        links=sources(read_citations(job.record.response or {})),
+        formulas=formulas,
+    )
 
 
 def _reason(job: Job, error: BgmagicError) -> str:
