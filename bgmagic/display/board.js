@@ -220,7 +220,10 @@ function render({ model, el }) {
     const detail = shown && lines.get(shown.key)?.detail;
     if (detail) {
       say(detail.querySelector(".bgmagic-reason"), shown.message);
-      say(detail.querySelector(".bgmagic-text"), shown.text || (shown.message ? "" : "No text yet."));
+      const text = detail.querySelector(".bgmagic-text");
+      // From bgmagic/rendering: nothing that a model wrote is markup in it.
+      if (shown.html) text.innerHTML = shown.html;
+      else say(text, shown.message ? "" : "No text yet.");
     }
   };
 

@@ -15,6 +15,7 @@ import traitlets
 from bgmagic.api.pricing import estimate_cost
 from bgmagic.display.card import allow_subshell_messages, read_assets
 from bgmagic.display.listing import TableRow, sentence, table_row, table_text
+from bgmagic.display.static_html import text_html
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.summary import GroupSummary, server_seconds
 from bgmagic.text import one_line
@@ -94,12 +95,13 @@ class JobsBoard(anywidget.AnyWidget):
             self.send({"rows": news})
 
     def show(self, key: str) -> None:
-        """Send what the job gave: its text, and the error if it ended with one."""
+        """Send what the job gave, as the answer is shown, and the error if it ended with one."""
         job = self._jobs.get(key) or self._find(key)
         if job is not None:
             trouble = job.error or job.record.trouble
             told = sentence(str(trouble)) if trouble else ""
-            self.send({"shown": {"key": key, "text": job.text, "message": told}})
+            html = text_html(job, formulas="mathml")  # nobody typesets what stands in a widget
+            self.send({"shown": {"key": key, "html": html, "message": told}})
 
     def cancel(self, key: str) -> None:
         """Ask the server to cancel a job of this kernel."""

@@ -6,7 +6,7 @@ import html
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bgmagic.api.response import Usage, read_citations, sources, sources_text, word_in
 from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
@@ -76,18 +76,25 @@ def answer_html(job: Job) -> str:
     error = job.error
     if error is not None:
         parts.append(_reason(job, error))
-    # An answer has been read already; its response would have to be unpacked.
-    cited = read_citations(job.record.response or {}) if error else job.result(0).citations
-    shown = answer_html_of(
-        job.text,
-        structured=job.request.text_format is not None,
-        commentary=job.commentary,
-        links=sources(cited),
-    )
+    shown = text_html(job)
     if shown:
         parts.append(f"<div>{shown}</div>")
     edge = f"border-left: 4px solid var({colour}); padding: 2px 0 2px 12px"
     return f'<div style="{edge}">{"".join(parts)}</div>'
+
+
+def text_html(job: Job, formulas: Literal["mathjax", "mathml"] = "mathjax") -> str:
+    """The text of ``job`` so far with its commentary and sources, or ""; see `to_html`."""
+    # An answer has been read already; its response would have to be unpacked.
+    answered = job.done() and job.error is None
+    cited = job.result(0).citations if answered else read_citations(job.record.response or {})
+    return answer_html_of(
+        job.text,
+        structured=job.request.text_format is not None,
+        commentary=job.commentary,
+        links=sources(cited),
+        formulas=formulas,
+    )
 
 
 def _reason(job: Job, error: BgmagicError) -> str:

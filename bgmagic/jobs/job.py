@@ -238,7 +238,7 @@ class Job(TextPlaceholder, Future[Answer]):
     @property
     def commentary(self) -> str:
         """What the model said on its way to the answer so far, or ""."""
-        return self.record.commentary
+        return self.record.commentary if self._answer is None else self._answer.commentary
 
     @property
     def error(self) -> BgmagicError | None:

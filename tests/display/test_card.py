@@ -16,7 +16,7 @@ import pytest
 from bgmagic.api.request import Request
 from bgmagic.display.board import GroupBoard, JobsBoard
 from bgmagic.display.card import Card, snapshot
-from bgmagic.display.listing import describe_live
+from bgmagic.display.listing import describe_live, table_row
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
 from bgmagic.runtime.manager import JobManager
@@ -247,3 +247,22 @@ def test_colours_are_the_frontends() -> None:
             "--vscode-editor-background",
         ):
             assert name in sheet
+
+
+def test_board_shows_an_answer_as_it_is_rendered(
+    monkeypatch: pytest.MonkeyPatch, manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """A row that is opened shows its answer as Markdown, in which nothing the model wrote is markup."""
+    text = "It is **so**, <img src=x onerror=alert(1)>, $a^2$."
+    pointed.ending = lambda rid, _: response(rid, "completed", text)
+    job = manager.submit(ask(), name="x", poll_interval=SOON)
+    job.result(LIMIT)
+    board = JobsBoard(lambda _: None)
+    sent: list[Any] = []
+    monkeypatch.setattr(board, "send", sent.append)
+    board.fill([table_row(job)], [job])
+    board.show(job.record.key)
+    (shown,) = [told["shown"] for told in sent if "shown" in told]
+    assert "<strong>so</strong>" in shown["html"]
+    assert "<math" in shown["html"]
+    assert "<img" not in shown["html"]

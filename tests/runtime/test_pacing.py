@@ -99,7 +99,9 @@ class Server:
         self._replies = itertools.chain(replies, itertools.repeat(replies[-1]))
         self.compress = ResponseCompressor()
 
-    async def retrieve(self, _response_id: str, _last: Reply | None) -> Reply:
+    async def retrieve(
+        self, _response_id: str, _last: Reply | None, _include: object = ()
+    ) -> Reply:
         reply = next(self._replies)
         if isinstance(reply, ServerError):
             raise reply
