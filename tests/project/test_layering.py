@@ -74,7 +74,7 @@ HOMES = {
     "filelock": {"storage.owner_lock"},
     "jinja2": {"prompts.expressions"},
     "pandas": {"jobs.export", "jobs.group"},
-    "anywidget": {"display.board", "display.card"},
+    "anywidget": {"display.card"},
     "markdown_it": {"rendering.markdown", "rendering.math", "rendering.parser"},
     "mdit_py_plugins": {"rendering.parser"},
     "latex2mathml": {"rendering.mathml"},
