@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import traitlets
 from bgmagic.api.pricing import estimate_cost
 from bgmagic.display.card import LiveWidget, script, style
 from bgmagic.display.listing import TableRow, sentence, table_row, table_text
+from bgmagic.display.static_html import final_group_bundles
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.summary import GroupSummary, server_seconds
 from bgmagic.text import one_line
@@ -141,12 +142,12 @@ class GroupBoard(LiveWidget):
         self._asked = False
         self._was_done = group.done()
         self._notify = False
-        # Told when all jobs have ended, and when all have again after a retry; and asked by a page
-        # for what replaces the board.
-        self.on_end: list[Callable[[], None]] = []
-        self.on_finish: Callable[[], Mapping[str, Any]] | None = None
+        # Told when all jobs have ended, and when some go on after a retry.
+        self.on_done: list[Callable[[], None]] = []
         self._tally = GroupSummary(group.jobs)
         super().__init__(view=self._snapshot(), **traits)
+        # Of a group that no cell has shown; its board was looked at by the name of its variable.
+        self.on_finish = lambda: final_group_bundles(group) if group.done() else None
         group.add_listener(self._refresh)
 
     @property
@@ -172,10 +173,10 @@ class GroupBoard(LiveWidget):
         self._due = False
         self.catch_up()
         done = self._group.done()
-        if done and not self._was_done:
-            for tell in self.on_end:
+        was_done, self._was_done = self._was_done, done
+        if done != was_done:
+            for tell in self.on_done:
                 tell()
-        self._was_done = done
 
     def catch_up(self) -> None:
         """Take in what has changed, and tell the browser."""
@@ -221,29 +222,13 @@ class GroupBoard(LiveWidget):
         return repr(self._group)
 
     def click(self, action: str, key: str = "") -> None:
-        """Cancel the group, or put its end in the board's place."""
+        """Cancel the group."""
         if action == "cancel":
             self.cancel()
-        elif action == "finish":
-            self.finish()
 
     def cancel(self) -> None:
         """Cancel all jobs that have not ended."""
         self._group.cancel()
-
-    def finish(self) -> None:
-        """Have the page put plain HTML in the board's place, if all jobs have ended."""
-        if self._group.done():
-            self.send({"finished": (self.on_finish or self._content)()})
-
-    def _content(self) -> Mapping[str, Any]:
-        # Of a group that no cell has shown, its board was looked at by the name of its variable.
-        from bgmagic.display.static_html import final_group_bundle
-
-        return {
-            "answer": final_group_bundle(self._group),
-            "footer": {"text/html": "", "text/plain": ""},
-        }
 
 
 def group_snapshot(group: JobGroup, tally: GroupSummary, bill_text: str) -> dict[str, Any]:

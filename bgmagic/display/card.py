@@ -18,6 +18,7 @@ import anywidget
 import traitlets
 
 from bgmagic.display.listing import describe_live, is_final, model_of, sentence
+from bgmagic.display.static_html import FinalBundles
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord, Status
@@ -56,6 +57,8 @@ class LiveWidget(anywidget.AnyWidget):
 
     def __init__(self, **traits: Any) -> None:
         """Make the widget, and have it take clicks."""
+        # Asked by a page for what replaces the widget; None is "not yet", or never.
+        self.on_finish: Callable[[], FinalBundles | None] = lambda: None
         super().__init__(**traits)
         allow_subshell_messages(self)
         self.on_msg(_heard)
@@ -67,6 +70,12 @@ class LiveWidget(anywidget.AnyWidget):
     def click(self, action: str, key: str) -> None:
         """Do what a click asks for; ``key`` is the row's, or "" where there are no rows."""
         raise NotImplementedError
+
+    def finish(self) -> None:
+        """Have the page put plain HTML in the widget's place, if it is time for that."""
+        content = self.on_finish()
+        if content is not None:
+            self.send({"finished": content})
 
     def resend(self) -> None:
         """Send what is shown once more, from the thread that calls this."""
@@ -91,7 +100,9 @@ def _heard(widget: LiveWidget, message: Any, _buffers: Any) -> None:
     # Any page script could send a message, so only what our scripts send is understood.
     if isinstance(message, dict) and isinstance(message.get("action"), str):
         key = message.get("key", "")
-        if isinstance(key, str):
+        if message["action"] == "finish":
+            widget.finish()
+        elif isinstance(key, str):
             widget.click(message["action"], key)
 
 
@@ -151,9 +162,8 @@ class Card(LiveWidget):
         self._refused = ""  # why a click could do nothing
         # A click may come on another thread than the news of the job.
         self._drawing = threading.RLock()
-        # Told when the card goes over to another job, and when a page asks for the end.
+        # Told when the card goes over to another job.
         self.on_follow: list[Callable[[Job], None]] = []
-        self.on_finish: Callable[[], Mapping[str, Any] | None] | None = None
         self._key = job.record.key
         self._job = job
         known = job.record
@@ -226,13 +236,6 @@ class Card(LiveWidget):
         """The job in a line."""
         return describe_live(self._job)
 
-    def click(self, action: str, key: str = "") -> None:
-        """Do what a button asks for, or put the end in the card's place."""
-        if action == "finish":
-            self.finish()
-        else:
-            self.do(action)
-
     def follow(self, job: Job) -> None:
         """Show ``job`` from now on."""
         with self._drawing:
@@ -242,8 +245,8 @@ class Card(LiveWidget):
         for tell in self.on_follow:
             tell(job)
 
-    def do(self, action: str) -> None:
-        """What a button asks for; what can't be done is said on the card."""
+    def click(self, action: str, key: str = "") -> None:
+        """Do what a button asks for; what can't be done is said on the card."""
         try:
             self._do(action)
         except BgmagicError as error:
@@ -261,12 +264,6 @@ class Card(LiveWidget):
             self.follow(job.resend())
         elif action == "check" and job.status == Status.DETACHED and self._pick_up is not None:
             self.follow(self._pick_up(job))
-
-    def finish(self) -> None:
-        """Have the page put plain HTML in the card's place, if the job has ended for good."""
-        content = None if self.on_finish is None else self.on_finish()
-        if content is not None:
-            self.send({"finished": content})
 
 
 def snapshot(job: Job) -> dict[str, Any]:

@@ -53,7 +53,12 @@ _REMEDIES = {
 }
 
 
-def final_bundles(job: Job) -> dict[str, dict[str, str]]:
+# A MIME bundle; and the two that stay of a job or a group: the ``answer``, the ``footer`` below it.
+Bundle = dict[str, str]
+FinalBundles = dict[str, Bundle]
+
+
+def final_bundles(job: Job) -> FinalBundles:
     """The ended ``job`` as MIME bundles: the ``answer``, and the ``footer`` below it."""
     text = "\n".join(part for part in (describe_live(job), job.text) if part)
     return {
@@ -152,7 +157,7 @@ def reattach_hint(name: str | None, it: str) -> str:
     return f"{shows} shows {it}, and %bgattach {follows} follows {it} in another kernel."
 
 
-def note_beside(job: Job) -> dict[str, str]:
+def note_beside(job: Job) -> Bundle:
     """The line that stands beside a live card, as a MIME bundle."""
     record = job.record
     effort = f", effort {record.request.effort}" if record.request.effort else ""
@@ -167,7 +172,7 @@ def note_beside(job: Job) -> dict[str, str]:
     return {"text/html": marked, "text/plain": text}
 
 
-def snapshot_table(listed: Sequence[TableRow]) -> dict[str, str]:
+def snapshot_table(listed: Sequence[TableRow]) -> Bundle:
     """What stands beside a live board: the newest rows as they are now, folded, as a bundle."""
     newest = listed[-KEPT_ROWS:]
     when = time.strftime("%Y-%m-%d %H:%M")
@@ -186,7 +191,12 @@ _QUIET_NOTE = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
 _COLUMNS = ("status", "text", "seconds", "tokens_out")
 
 
-def final_group_bundle(group: JobGroup) -> dict[str, str]:
+def final_group_bundles(group: JobGroup) -> FinalBundles:
+    """The ended ``group`` as MIME bundles: all of it is the ``answer``, the ``footer`` is empty."""
+    return {"answer": final_group_bundle(group), "footer": {"text/html": "", "text/plain": ""}}
+
+
+def final_group_bundle(group: JobGroup) -> Bundle:
     """The group as it ended, as a MIME bundle."""
     tally = GroupSummary(group.jobs)
     return {
@@ -315,7 +325,7 @@ def group_footer(group: JobGroup, tally: GroupSummary) -> str:
     return " · ".join(word for word in words if word)
 
 
-def group_note_beside(group: JobGroup) -> dict[str, str]:
+def group_note_beside(group: JobGroup) -> Bundle:
     """The line that stands beside a live board, as a bundle."""
     begun = min(job.record.submitted_at for job in group.jobs)
     sent = time.strftime("%Y-%m-%d %H:%M", time.localtime(begun))

@@ -6,7 +6,6 @@ submission.py's and the manager's business, the line magics are line_magics.py's
 
 from __future__ import annotations
 
-import sys
 import types
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from traitlets import Any as AnyTrait
 
 from bgmagic.api.server import check_url
+from bgmagic.display import frontend
 from bgmagic.display.listing import describe_job, describe_jobs
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
@@ -241,11 +241,7 @@ class BgMagics(_Configurable):  # type: ignore[misc]  # its traits are made from
             # Imported with the first card: widgets take most of the time of loading this.
             from bgmagic.display.outputs import show
 
-            if running is not None:
-                job.card.mention(running)
-            if notify:
-                job.card.notify()
-            show(job)
+            show(job, earlier=running, notify=notify)
         else:
             asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
             waits = job.record.status_text if job.record.waits_for else ""
@@ -258,9 +254,7 @@ class BgMagics(_Configurable):  # type: ignore[misc]  # its traits are made from
     @staticmethod
     def show_again(*_: object) -> None:
         """After a cell, show once more what frontends may not have heard from another thread."""
-        shown = sys.modules.get("bgmagic.display.outputs")
-        if shown is not None:
-            shown.after_cell()
+        frontend.after_cell()
 
     def tell_ended(self, *_: object) -> None:
         """In a terminal, say in a line before the next prompt which jobs have ended since."""

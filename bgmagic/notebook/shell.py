@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from IPython.core.error import UsageError
 
 from bgmagic.api.request import OutputType, Request
+from bgmagic.display import frontend
 from bgmagic.display.listing import describe_jobs, split_by_group
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.jobs.group import JobGroup
@@ -206,11 +206,8 @@ def wait_and_tell(chosen: Sequence[Job], timeout: float | None) -> None:
         on = f", not done after {timeout:g} s; it goes on" if set(some) & set(pending) else ""
         print(f"{describe_jobs(some)}{on}")
         ANNOUNCED.update(job for job in some if job.done())
-    if "bgmagic.display.outputs" in sys.modules:
-        # Frontends without a live kernel connection only hear what the running cell displays.
-        from bgmagic.display.outputs import republish
-
-        republish()
+    # Frontends without a live kernel connection only hear what the running cell displays.
+    frontend.republish()
 
 
 def open_entries() -> list[StoredJob]:
