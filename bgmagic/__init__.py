@@ -22,6 +22,7 @@ from bgmagic.jobs.outcome import (
     NoAnswer,
 )
 from bgmagic.jobs.record import Status
+from bgmagic.prompts.to_text import to_text
 from bgmagic.public import export, jobs, map, submit, use
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ __all__ = [
     "jobs",
     "map",
     "submit",
+    "to_text",
     "use",
 ]
 

@@ -118,7 +118,7 @@ def _journal() -> list[tuple[str, str]]:
         where = default_path()
         return [("journal", f"{_private(where)}, not there yet" if where else "in memory only")]
     store = app.manager.store
-    entries = store.journal.entries()
+    entries = store.listed(None)
     open_ones = [entry for entry in entries if entry.ended_at is None]
     alive = store.alive()
     where = app.journal_path

@@ -12,6 +12,7 @@ from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.interfaces import Variable
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.submission.app import app
+from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.options import SubmitSettings, names
 from bgmagic.submission.submit import compose_prompt, submit_or_join, submit_settings
 from bgmagic.text import kind_of
@@ -173,15 +174,7 @@ def jobs(*, past: bool = False) -> list[Job]:
         past: with those that other kernels of this notebook left in the journal before them; to be
             read, `%bgattach` follows one that is open.
     """
-    manager = app.manager
-    here = manager.jobs()
-    if not past:
-        return here
-    known = {job.record.key for job in here}
-    journal = manager.store.journal
-    entries = reversed(journal.entries(notebook=app.shell.notebook_path()))
-    whole = (journal.find(entry.key) for entry in entries if entry.key not in known)
-    return [manager.past(entry) for entry in whole if entry is not None] + here
+    return JobLookup().with_past() if past else app.manager.jobs()
 
 
 def use(client: Any) -> None:
@@ -248,12 +241,5 @@ def _jobs_of(given: Any) -> Iterator[Job]:
 
 def _everything(*, everywhere: bool) -> list[Job]:
     """This notebook's jobs, or everybody's: those here, and the others from the journal."""
-    manager = app.manager
-    here = {job.record.key: job for job in manager.jobs()}
-    notebook = None if everywhere else app.shell.notebook_path()
-    journal = manager.store.journal
-    entries = reversed(journal.entries(notebook=notebook))
-    keys = [entry.key for entry in entries if entry.key not in here]
-    found = (journal.find(key) for key in keys)
-    past = [manager.past(entry) for entry in found if entry is not None]
-    return sorted([*past, *here.values()], key=lambda job: job.record.submitted_at)
+    found = JobLookup().with_past(everywhere=everywhere)
+    return sorted(found, key=lambda job: job.record.submitted_at)

@@ -24,9 +24,9 @@ from IPython.core.completer import (
 
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.notebook.shell import open_entries
 from bgmagic.prompts.expressions import IPYTHON_NAMES
 from bgmagic.submission.app import app
+from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.options import (
     AttachSettings,
     CancelSettings,
@@ -184,7 +184,7 @@ def _jobs(settings: type[Any]) -> list[str]:
     if not app.has_journal():
         return []
     if settings is AttachSettings:
-        found = [entry.name or entry.response_id for entry in open_entries()]
+        found = [entry.name or entry.response_id for entry in JobLookup().open_jobs()]
     else:
         past = settings is ListSettings
         told = [job for job in reversed(app.manager.jobs()) if past or not job.done()]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
-from bgmagic.api.request import Request
 from bgmagic.display import listing
 from bgmagic.display.listing import describe_job, describe_jobs, group_name, split_by_group
 from bgmagic.errors import BadInput
@@ -24,15 +23,13 @@ from bgmagic.notebook.shell import (
     UNANNOUNCED,
     NamespaceVariables,
     errors_as_one_line,
-    open_entries,
     tell_open,
     wait_and_tell,
     with_options_help,
 )
-from bgmagic.submission import lookup
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_response_id
-from bgmagic.submission.lookup import entry_named, group_named, job_named, jobs_named, needed_keys
+from bgmagic.submission.lookup import JobLookup, needed_keys, output_type_of
 from bgmagic.submission.options import (
     AttachSettings,
     CancelSettings,
@@ -130,12 +127,14 @@ class BgLineMagics(Magics):
         if isinstance(group, JobGroup):
             shell.show_group_of(self._shell, group)
             return
-        job, first = job_named(name, self._namespace), group_named(name)
+        lookup = JobLookup()
+        meaning = lookup.meaning_of(name)
+        job, first = lookup.job(name, self._namespace, meaning), meaning.group
         newer = first is not None and (job is None or first.created_at > job.record.submitted_at)
         if first is not None and newer:
             shell.tell_past(self._shell, first, name)
         else:
-            self._tell(self._meant(name))
+            self._tell(_found(job, name))
 
     def _tell(self, job: Job) -> None:
         """Show a job with what it gave; one of an earlier kernel can't be shown live."""
@@ -147,7 +146,7 @@ class BgLineMagics(Magics):
     def _list(self, *, all_notebooks: bool) -> None:
         store = app.manager.store
         notebook = None if all_notebooks else app.shell.notebook_path()
-        entries = store.journal.entries(notebook=notebook, limit=LISTED)
+        entries = store.listed(notebook, limit=LISTED)
         here = [job for job in app.manager.jobs() if job.record.key not in self._forgotten]
         found = listing.table_rows(here, entries, store.alive())
         if len(entries) == LISTED:
@@ -164,38 +163,40 @@ class BgLineMagics(Magics):
 
     @staticmethod
     def _past(key: str) -> Job | None:
-        entry = app.manager.store.journal.find(key)
+        entry = app.manager.store.find(key)
         return app.manager.past(entry) if entry else None
 
     def _forget(self, settings: ListSettings) -> None:
         store = app.manager.store
-        journal = store.journal
         if settings.names:
             keys = [key for name in settings.names for key in self._keys(name)]
         else:
             notebook = None if settings.all else app.shell.notebook_path()
-            keys = [entry.key for entry in journal.entries(notebook=notebook)]
-        needed = needed_keys(store)
+            keys = [entry.key for entry in store.listed(notebook)]
+        needed = needed_keys()
         going = [key for key in keys if key not in needed]
-        ended_here = {job.record.key for job in app.manager.jobs() if job.done()}
-        count = journal.forget(going).result(10)
+        ended_here = {key for key, job in JobLookup().here.items() if job.done()}
+        count = store.forget(going).result(10)
         # This kernel's variables still hold theirs.
         self._forgotten |= ended_here.intersection(going)
         are = "is" if count == 1 else "are"
         print(f"{count_jobs(count)} that had ended {are} forgotten.")
-        kept = [entry for key in needed.intersection(keys) if (entry := journal.find(key))]
+        kept = [entry for key in needed.intersection(keys) if (entry := store.find(key))]
         ended = sum(entry.ended_at is not None for entry in kept)
         if ended:
             print(f"{ended} more are kept: open jobs need their answers.")
 
     def _keys(self, name: str) -> list[str]:
         """The jobs that a name means, of a group also those in whose places others are."""
-        held = self._namespace.get(name)
+        held, lookup = self._namespace.get(name), JobLookup()
         key = held.key if isinstance(held, JobGroup) else None
-        if key is None and job_named(name, self._namespace) is None:
-            first = group_named(name)
-            key = None if first is None else first.group_key
-        return [self._meant(name).record.key] if key is None else lookup.group_keys(key)
+        if key is None:
+            meaning = lookup.meaning_of(name)
+            job = lookup.job(name, self._namespace, meaning)
+            if job is not None or meaning.group is None or meaning.group.group_key is None:
+                return [_found(job, name).record.key]
+            key = meaning.group.group_key
+        return [entry.key for entry in app.manager.store.group(key)]
 
     @no_var_expand
     @line_magic
@@ -216,11 +217,11 @@ class BgLineMagics(Magics):
                 tell_open("Name one, or --all.")
 
     def _attach_all(self) -> None:
-        wanted = [*self._nameless(), *open_entries()]
+        wanted = [*self._nameless(), *JobLookup().open_jobs()]
         single = shell.attach_groups(self._shell, wanted)
         found = sorted(single, key=lambda entry: entry.created_at)
         newest = {entry.name: entry.key for entry in found}
-        needed = needed_keys(app.manager.store)
+        needed = needed_keys()
         for number, entry in enumerate(found):
             name = entry.name or f"_bg{self._shell.execution_count}_{number}"
             older = entry.name is not None and newest[name] != entry.key
@@ -231,14 +232,14 @@ class BgLineMagics(Magics):
                 print(f"{name} is taken; %bgattach {rest} -o OTHER gives it another variable")
                 continue
             try:
-                self._take(entry.key, name)
+                self._take_key(entry.key, name)
             except BadInput as error:
                 print(error)
 
     def _nameless(self) -> list[StoredJob]:
         """Jobs that are followed already, since others need them, and whose variable is free, as
         that of their group is."""
-        journal = app.manager.store.journal
+        store = app.manager.store
         followed = [job.record for job in app.manager.jobs() if job.has_no_variable]
         wanted = [
             record.key
@@ -246,12 +247,11 @@ class BgLineMagics(Magics):
             if record.named
             and (record.position.name if record.position else record.name) not in self._namespace
         ]
-        return [entry for key in wanted if (entry := journal.find(key))]
+        return [entry for key in wanted if (entry := store.find(key))]
 
     def _attach(self, which: str, out: str | None) -> None:
-        store = app.manager.store
-        entry = entry_named(which)
-        group = lookup.group_meant(which, entry, out)
+        meaning = JobLookup().meaning_of(which)
+        entry, group = meaning.single, meaning.as_group(out)
         if group is not None:
             shell.attach_named_group(self._shell, group, out)
             return
@@ -261,26 +261,27 @@ class BgLineMagics(Magics):
         if name in self._namespace and not old:
             raise BadInput(f"{name} holds something else; %bgattach {which} -o OTHER")
         if entry is not None:
-            self._take(entry.key, name)
+            self._take(entry, name)
         elif which.startswith(("resp_", "resp-")):
             response_id = to_response_id(which, "%bgattach")
             variable = NamespaceVariables(self._namespace, [name])
             self._show(app.manager.follow(response_id, name, variable))
         else:
-            known = len(store.journal.entries(notebook=app.shell.notebook_path()))
+            known = len(app.manager.store.listed(app.shell.notebook_path()))
             raise BadInput(
                 f"the journal has no job {which!r} (of {known}; %bgjobs --all lists them), and "
                 "it is no response id, which begins with resp_"
             )
 
-    def _take(self, key: str, name: str) -> None:
-        entry = app.manager.store.journal.find(key)
+    def _take_key(self, key: str, name: str) -> None:
+        entry = app.manager.store.find(key)  # whole, and as it is by now
         if entry is not None:
-            from bgmagic.api.structured_output import find_output_type
+            self._take(entry, name)
 
-            output_type = find_output_type(Request(entry.request).text_format, self._namespace)
-            variable = NamespaceVariables(self._namespace, [name])
-            self._show(app.manager.attach(entry, variable, output_type))
+    def _take(self, entry: StoredJob, name: str) -> None:
+        variable = NamespaceVariables(self._namespace, [name])
+        output_type = output_type_of(entry, self._namespace)
+        self._show(app.manager.attach(entry, variable, output_type))
 
     def _show(self, job: Job) -> None:
         if hasattr(self._shell, "kernel"):
@@ -317,15 +318,16 @@ class BgLineMagics(Magics):
                 local_model.print_status(app)
 
     def _named(self, names: Sequence[str]) -> list[Job]:
-        return [job for name in names for job in jobs_named(name, self._namespace)]
+        lookup = JobLookup()
+        return [job for name in names for job in lookup.jobs(name, self._namespace)]
 
-    def _meant(self, name: str) -> Job:
-        """The one job that a word means, of this kernel or of an earlier one.
 
-        Raises:
-            BadInput: there is none.
-        """
-        job = job_named(name, self._namespace)
-        if job is None:
-            raise BadInput(f"there is no job {name!r}, here or in the journal; see %bgjobs --all")
-        return job
+def _found(job: Job | None, name: str) -> Job:
+    """The job that was looked for.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if job is None:
+        raise BadInput(f"there is no job {name!r}, here or in the journal; see %bgjobs --all")
+    return job

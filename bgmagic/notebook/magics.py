@@ -6,7 +6,6 @@ submission.py's and the manager's business, the line magics are line_magics.py's
 
 from __future__ import annotations
 
-import types
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -95,14 +94,12 @@ def _traits() -> dict[str, OptionTrait]:
     }
 
 
-_Configurable: Any = types.new_class(
-    "_Configurable", (Magics,), exec_body=lambda body: body.update(_traits())
-)
-
-
 @magics_class
-class BgMagics(_Configurable):  # type: ignore[misc]  # its traits are made from the options
+class BgMagics(Magics):
     """%%bgresponse, and the defaults of its options."""
+
+    # In a class's body this is what the class is made of (PEP 667).
+    locals().update(_traits())
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.error import UsageError
 
-from bgmagic.api.request import OutputType, Request
 from bgmagic.display import frontend
 from bgmagic.display.listing import describe_jobs, split_by_group
 from bgmagic.errors import BadInput, BgmagicError
@@ -20,8 +19,7 @@ from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.notebook.blocking import wait
 from bgmagic.notebook.parser import options_help
-from bgmagic.submission import lookup
-from bgmagic.submission.app import app
+from bgmagic.submission.lookup import JobLookup, names_of, output_type_of
 from bgmagic.submission.options import SubmitSettings, options
 
 if TYPE_CHECKING:
@@ -134,15 +132,6 @@ def tell_past(shell: InteractiveShell, entry: StoredJob, name: str) -> None:
         print(f"{describe_jobs(group.jobs)}; %bgattach {name} gives {name} the group")
 
 
-def _output_type(entry: StoredJob, namespace: Mapping[str, Any]) -> OutputType:
-    """The notebook's class that the answer of a job is read into, if it is structured."""
-    if '"json_schema"' not in entry.request:
-        return None
-    from bgmagic.api.structured_output import find_output_type
-
-    return find_output_type(Request(entry.request).text_format, namespace)
-
-
 def attach_named_group(shell: InteractiveShell, entry: StoredJob, out: str | None) -> None:
     """Pick up the whole group of ``entry`` under its own name, or ``out``, and show it.
 
@@ -158,7 +147,7 @@ def attach_named_group(shell: InteractiveShell, entry: StoredJob, out: str | Non
     same = isinstance(held, JobGroup) and held.key == entry.group_key
     if name in namespace and not same:
         raise BadInput(f"{name} holds something else; %bgattach {name} -o OTHER")
-    group = attach_group(entry.group_key, name, lambda found: _output_type(found, namespace))
+    group = attach_group(entry.group_key, name, lambda found: output_type_of(found, namespace))
     namespace[name] = group
     missing = group.size - len(group.jobs)
     if missing > 0:
@@ -210,19 +199,11 @@ def wait_and_tell(chosen: Sequence[Job], timeout: float | None) -> None:
     frontend.republish()
 
 
-def open_entries() -> list[StoredJob]:
-    """This notebook's open jobs that no living kernel follows, newest first."""
-    store = app.manager.store
-    entries = store.journal.entries(notebook=app.shell.notebook_path(), open_only=True)
-    here = {job.record.key for job in app.manager.jobs()}
-    return [entry for entry in entries if entry.key not in here and store.is_unowned(entry)]
-
-
 def tell_open(remedy: str) -> None:
     """Say in one line which jobs of this notebook are still open, or nothing if none is."""
-    found = open_entries()
+    found = JobLookup().open_jobs()
     if found:
-        told = lookup.names_of(found)
+        told = names_of(found)
         more = f" and {len(told) - 5} more" if len(told) > 5 else ""
         names = ", ".join(told[:5])
         jobs_are = "job is" if len(found) == 1 else "jobs are"

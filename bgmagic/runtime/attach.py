@@ -21,7 +21,7 @@ def stored_run_config(job: Job, store: JobStore, server: ServerConfig) -> RunCon
     Raises:
         BadInput: the journal does not keep the whole request, or it went to another server.
     """
-    entry = store.journal.find(job.record.key)
+    entry = store.find(job.record.key)
     if entry is None or not entry.sendable:
         raise BadInput(f"the journal does not keep the request of {job!r}; run its cell again")
     if entry.server != server.name:
@@ -60,7 +60,7 @@ def reattach(job: Job, store: JobStore, attach: Callable[[StoredJob, Variable], 
     """
     if job.status != Status.DETACHED:
         raise BadInput(f"{job!r} is not detached: there is nothing to pick up")
-    entry = store.journal.find(job.record.key)
+    entry = store.find(job.record.key)
     if entry is None:
         raise BadInput(f"the journal does not have it; %bgattach {job.response_id} follows it")
     # Taken over before the new handle can possibly end, so that the answer finds it there.

@@ -55,6 +55,10 @@ class JobRegistry:
         """All jobs, oldest first."""
         return list(self._jobs)
 
+    def by_key(self) -> dict[str, Job]:
+        """The jobs by their keys; of several with one key the newest."""
+        return dict(self._by_key)
+
     def find(self, key: str) -> Job | None:
         """The job with this key; of several the newest, since one that was given up may have been
         attached since."""
@@ -211,7 +215,7 @@ class JobManager:
         known = self._registry.find(key)
         if known is not None:
             return known
-        entry = self.store.journal.find(key)
+        entry = self.store.find(key)
         return None if entry is None else self.past(entry)
 
     async def _needed(self, key: str) -> Job | None:
@@ -219,7 +223,7 @@ class JobManager:
         found = self._registry.find(key)
         if found is not None and found.status != Status.DETACHED:
             return found
-        entry = await asyncio.to_thread(self.store.journal.find, key)
+        entry = await asyncio.to_thread(self.store.find, key)
         if entry is None:
             return found
         if entry.ended_at is not None and found is None:
@@ -306,6 +310,10 @@ class JobManager:
     def jobs(self) -> list[Job]:
         """All jobs of this process, oldest first."""
         return self._registry.jobs()
+
+    def jobs_by_key(self) -> dict[str, Job]:
+        """The jobs of this process by their keys; of several with one key the newest."""
+        return self._registry.by_key()
 
     def close(self, timeout: float = EXIT_TIMEOUT) -> bool:
         """End the loop thread; jobs that still run are detached, not cancelled."""

@@ -303,8 +303,25 @@ DURATIONS = """SELECT ended_at - accepted_at FROM jobs
 
 GROUP = "WHERE group_key = :group ORDER BY group_index, created_at, id"
 
-GROUP_NAMED = """WHERE group_name = :name AND (:notebook IS NULL OR notebook = :notebook)
-    ORDER BY created_at DESC, id DESC LIMIT 1"""
+# What a word may mean: an id, a variable, or the variable of a group, each in the notebook and
+# anywhere. A word is one of few candidates, so all of them come with one read.
+_NEWEST = "(SELECT id FROM jobs WHERE {} ORDER BY created_at DESC, id DESC LIMIT 1)"
+
+MEANT = "WHERE id IN ({}) ORDER BY created_at DESC, id DESC".format(
+    ", ".join(
+        _NEWEST.format(condition)
+        for condition in (
+            "key = :word OR response_id = :word",
+            "name = :word AND notebook = :notebook",
+            "name = :word",
+            "group_name = :word AND notebook = :notebook",
+            "group_name = :word",
+        )
+    )
+)
+
+PAST = """WHERE (:notebook IS NULL OR notebook = :notebook)
+    AND key NOT IN (SELECT value FROM json_each(:known)) ORDER BY created_at, id"""
 
 OPEN_GROUPS = """WHERE group_key IN (SELECT group_key FROM jobs
     WHERE ended_at IS NULL AND notebook = :notebook AND group_name IS :name)
@@ -316,6 +333,8 @@ COMPLETED = """WHERE fingerprint IN (SELECT value FROM json_each(:fingerprints))
     AND status = 'completed' AND ended_at IS NOT NULL ORDER BY created_at, id"""
 
 OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :name)"
+
+SAME = f"WHERE fingerprint = :it AND {OF} AND ended_at IS NULL ORDER BY created_at, id"
 
 ADOPT = "UPDATE jobs SET owner = :owner WHERE status {} 'waiting' AND ended_at IS NULL"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -19,7 +19,8 @@ from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import FutureWaiter
 from bgmagic.errors import BadInput, BgmagicError, Unsendable
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status, group_position
-from bgmagic.storage.database import DRAFTED, JournalError, StoredJob
+from bgmagic.storage import database
+from bgmagic.storage.database import JournalError, StoredJob
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
 
@@ -37,6 +38,7 @@ class JobStore:
         self._prints: dict[tuple[str, ServerConfig], str] = {}
         self._landing = FutureWaiter()
         self._coming: dict[str, dict[str, Any]] = {}
+        self._known_dead: frozenset[str] = frozenset()
 
     @property
     def trouble(self) -> str | None:
@@ -160,10 +162,14 @@ class JobStore:
         """
         if record.key in self._unwritten:
             return ours
+
+        def claim(dead: Collection[str]) -> Future[bool]:
+            return self.journal.claim(record.key, self.owner.id, dead)
+
         try:
-            # Of a job that was submitted here the owner is known.
-            dead = set() if ours else await asyncio.to_thread(self._dead)
-            return await self._landing.wait(self.journal.claim(record.key, self.owner.id, dead))
+            if ours:  # of a job that was submitted here the owner is known
+                return await self._landing.wait(claim(()))
+            return await self._take(claim)
         except JournalError:
             return ours
 
@@ -173,13 +179,21 @@ class JobStore:
         Args:
             waits: whether it still waits to be sent; else it was accepted.
         """
+
+        def adopt(dead: Collection[str]) -> Future[bool]:
+            return self.journal.adopt(record.key, self.owner.id, dead, waits)
+
         try:
             self.owner.acquire()
-            dead = await asyncio.to_thread(self._dead)
-            taken = self.journal.adopt(record.key, self.owner.id, dead, waits)
-            return await self._landing.wait(taken)
+            return await self._take(adopt)
         except BgmagicError:
             return False
+
+    async def _take(self, taking: Callable[[Collection[str]], Future[bool]]) -> bool:
+        """Take a job from nobody or a dead owner: one known to be dead, else one found dead now."""
+        if await self._landing.wait(taking(self._known_dead)):
+            return True
+        return await self._landing.wait(taking(await asyncio.to_thread(self._dead)))
 
     async def update(self, record: JobRecord, **columns: Any) -> None:
         """Change the job's entry, and wait until that is committed or has failed."""
@@ -248,7 +262,7 @@ class JobStore:
             embedded = entry.server == "bgmagic.local"
             how = "%bglocal switches to it" if embedded else "configure that one and attach again"
             raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
-        if entry.owner not in (self.available_owners() if free is None else free):
+        if not (self.is_unowned(entry) if free is None else entry.owner in free):
             raise BadInput(f"{which} is followed by another kernel that is alive")
         if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
             raise Unsendable(
@@ -256,9 +270,70 @@ class JobStore:
                 "keep; run its cell again"
             )
 
+    # Queries. What can't be read is empty, and `trouble` says so.
+
+    def find(self, key_or_response_id: str) -> StoredJob | None:
+        """The job with this key, or the newest one with this response id; None if there is none."""
+        return self.journal.find(key_or_response_id)
+
+    def meant(self, word: str, notebook: str) -> list[StoredJob]:
+        """The jobs that ``word`` may mean, newest first, in one read.
+
+        Of the jobs that have it as key or response id the newest; of those that have it as
+        variable, and of those whose group has it, the newest of ``notebook`` and the newest of all.
+        """
+        return self.journal.select(database.MEANT, word=word, notebook=notebook)
+
+    def listed(
+        self, notebook: str | None, *, open_only: bool = False, limit: int = -1
+    ) -> list[StoredJob]:
+        """The jobs of a notebook, or of all for None, newest first, without request and response.
+
+        Args:
+            open_only: leave out those that have ended.
+            limit: how many at most; -1 means all.
+        """
+        return self.journal.entries(notebook=notebook, open_only=open_only, limit=limit)
+
+    def past(self, notebook: str | None, known: Collection[str]) -> list[StoredJob]:
+        """The whole jobs of a notebook, or of all for None, oldest first.
+
+        Args:
+            known: the keys of the jobs to leave out.
+        """
+        return self.journal.select(database.PAST, notebook=notebook, known=json.dumps(list(known)))
+
+    def group(self, key: str) -> list[StoredJob]:
+        """The jobs of a group by their index; of those with one index the oldest first."""
+        return self.journal.select(database.GROUP, group=key)
+
+    def open_groups(self, name: str | None, notebook: str) -> list[StoredJob]:
+        """The jobs, oldest first, of the groups of this variable in which a job is open."""
+        return self.journal.select(database.OPEN_GROUPS, name=name, notebook=notebook)
+
+    def same_request(self, fingerprint: str, *, name: str | None, notebook: str) -> list[StoredJob]:
+        """The open jobs with this fingerprint, oldest first.
+
+        Args:
+            name: of this variable; None means of any.
+        """
+        return self.journal.same(fingerprint, notebook=notebook, name=name)
+
+    def completed(self, fingerprints: Collection[str]) -> list[StoredJob]:
+        """The completed jobs with one of these fingerprints, oldest first."""
+        return self.journal.select(database.COMPLETED, fingerprints=json.dumps(list(fingerprints)))
+
     def partials(self) -> list[str]:
         """What is still to go into the requests of open jobs: JSON texts of partial prompts."""
-        return [entry.draft for entry in self.journal.select(DRAFTED) if entry.draft]
+        return [entry.draft for entry in self.journal.select(database.DRAFTED) if entry.draft]
+
+    def durations(self, server: str, model: str, effort: str | None) -> list[float]:
+        """Seconds from acceptance to completion of the newest such jobs, at most 200."""
+        return self.journal.durations(server, model, effort)
+
+    def forget(self, keys: Collection[str]) -> Future[int]:
+        """Delete those of these jobs that have ended, with their texts; gives how many."""
+        return self.journal.forget(keys)
 
     def mark_unsendable(self, entry: StoredJob, reason: str, now: float) -> None:
         """Write down that a job that was not sent ends so: nobody can send it."""
@@ -270,8 +345,10 @@ class JobStore:
         self.journal.close(timeout)
         self.owner.release()
 
-    def _dead(self) -> set[str]:
-        return self.owner.dead_owners(self.journal.owners())
+    def _dead(self) -> frozenset[str]:
+        # Ids are used once: who is dead stays so.
+        self._known_dead |= self.owner.dead_owners(self.journal.owners())
+        return self._known_dead
 
     async def _done(self, future: Future[Any]) -> bool:
         try:

@@ -132,15 +132,12 @@ class Journal:
         *,
         notebook: str | None = None,
         name: str | None = None,
-        completed: bool = False,
     ) -> list[StoredJob]:
-        """The open (or the ``completed``) jobs with this very request, whole, oldest first."""
-        state = "status = 'completed' AND ended_at IS NOT NULL" if completed else "ended_at IS NULL"
-        where = f"WHERE fingerprint = :it AND {database.OF} AND {state} ORDER BY created_at, id"
-        return self.select(where, it=fingerprint, notebook=notebook, name=name)
+        """The open jobs with this very request, whole, oldest first."""
+        return self.select(database.SAME, it=fingerprint, notebook=notebook, name=name)
 
     def select(self, where: str, **values: Any) -> list[StoredJob]:
-        """The whole entries that one of entries.py's own conditions picks."""
+        """The whole jobs that one of database.py's conditions picks."""
         return self._entries(database.WHOLE, where, values)
 
     def durations(self, server: str, model: str, effort: str | None) -> list[float]:

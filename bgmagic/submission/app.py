@@ -142,8 +142,7 @@ def _history(job: Job) -> dict[str, Any]:
     import statistics
 
     asked, server = job.request, job.record.server
-    journal = app.manager.store.journal
-    took = journal.durations(server, asked.model, asked.effort)
+    took = app.manager.store.durations(server, asked.model, asked.effort)
     if not took:
         return {"count": 0}
     middle = statistics.median(took)

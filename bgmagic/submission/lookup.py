@@ -6,25 +6,24 @@ one of its jobs runs, all of them but those that failed; its k-th sample joins t
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.request import OutputType
+from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.jobs.record import GroupPosition, JobRecord, Status
+from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.submission.app import app
 
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob
-    from bgmagic.storage.job_store import JobStore
 
 
 def is_name(given: str, name: str | None) -> bool:
@@ -133,46 +132,229 @@ class DuplicateIndex:
         return left.pop(0) if left else None
 
 
-def running_groups(
-    positioned: Iterable[tuple[Job, GroupPosition | None]],
-    server: str,
-    name: str | None,
-    notebook: str,
-) -> list[Job]:
-    """The jobs of this variable's groups here in which one still runs, without the failed.
+@dataclass(frozen=True)
+class Meaning:
+    """What a word means among the jobs of the journal.
 
-    One that is watched no more still runs at the server; whoever picked it up has its key.
-
-    Args:
-        placed: all jobs, oldest first, each with its place in a group.
+    Attributes:
+        single: the job with this key, response id or variable, or None.
+        group: a job of the newest group of this variable, or None.
     """
-    newest = {job.record.key: (job, position) for job, position in positioned}
-    ours = [
-        (position.group, job)
-        for job, position in newest.values()
-        if position is not None
-        and (position.name, job.record.notebook, job.record.server) == (name, notebook, server)
-    ]
-    running = {group for group, job in ours if not job.done() or job.status == Status.DETACHED}
-    found = [job for group, job in ours if group in running]
-    return [job for job in found if job.error is None or job.status == Status.UNKNOWN]
+
+    single: StoredJob | None
+    group: StoredJob | None
+
+    def as_group(self, out: str | None) -> StoredJob | None:
+        """A job of the group that the word means, or None where it means a single job.
+
+        Args:
+            out: the name that the user gave for what is found. With it a job that belongs to a
+                group is meant by itself, without it its whole group.
+        """
+        single, group = self.single, self.group
+        if single is not None and single.group_key is not None and out is None:
+            return single
+        # A variable that held a group and then a job means the job.
+        older = group and single is not None and single.created_at > group.created_at
+        return None if older else group
 
 
-def open_group(store: JobStore, here: set[str], name: str | None, notebook: str) -> list[StoredJob]:
-    """The same of the groups that earlier kernels left open, from the journal."""
-    from bgmagic.storage.database import OPEN_GROUPS
+class JobLookup:
+    """Finds jobs by word or by request, in this process and in the journal, as they are now."""
 
-    found = store.journal.select(OPEN_GROUPS, notebook=notebook, name=name)
-    others = [entry for entry in found if entry.key not in here]
-    free = store.available_owners()
-    return [entry for entry in others if _joinable(entry, free)]
+    def __init__(self) -> None:
+        self._manager = app.manager
+        self._store = app.manager.store
+        self._notebook = app.shell.notebook_path()
+
+    @cached_property
+    def here(self) -> dict[str, Job]:
+        """The jobs of this process by their keys; of several with one key the newest."""
+        return self._manager.jobs_by_key()
+
+    @cached_property
+    def _watched_here(self) -> set[str]:
+        # A job that is detached, as after its deadline, may still run at the server.
+        return {key for key, job in self.here.items() if job.status != Status.DETACHED}
+
+    # By word.
+
+    def jobs(self, word: str, namespace: Mapping[str, Any]) -> Sequence[Job]:
+        """The job, or those of the group, of this process that a variable or a response id means.
+
+        Raises:
+            BadInput: it means none.
+        """
+        held = namespace.get(word)
+        if isinstance(held, JobGroup):
+            return held.jobs
+        job = held.job if isinstance(held, Answer) else held
+        if isinstance(job, Job):
+            return [job]
+        # The variable may have been given to something else since; the newest of that name counts.
+        positioned = self._manager.jobs_with_position()
+        for job, position in reversed(positioned):
+            if is_name(word, job.name) or word == job.response_id:
+                return [job]
+            if position is not None and position.name == word:
+                of_group = [
+                    (at, one) for one, at in positioned if at and at.group == position.group
+                ]
+                # Of those that were sent again the newest.
+                newest = {at.index: one for at, one in of_group}
+                return [newest[index] for index in sorted(newest)]
+        raise BadInput(f"{word!r} is neither a variable with a job nor the id of one; see %bgjobs")
+
+    def job(
+        self, word: str, namespace: Mapping[str, Any], meaning: Meaning | None = None
+    ) -> Job | None:
+        """The one job that a word means, in this process or else in the journal; else None.
+
+        Args:
+            meaning: what `meaning_of` gave for the word, if that was asked already.
+        """
+        try:
+            found = self.jobs(word, namespace)
+        except BadInput:
+            stored = (meaning or self.meaning_of(word)).single
+            return None if stored is None else self._manager.find(stored.key)
+        return found[0] if len(found) == 1 else None
+
+    def meaning_of(self, word: str) -> Meaning:
+        """What a word means among the jobs of the journal: a key or response id first, then a
+        variable of this notebook, then one of any; one read but for items such as ``study[3]``."""
+        found = self._store.meant(word, self._notebook)
+        ours = sorted(found, key=lambda entry: entry.notebook != self._notebook)
+        by_id = (entry for entry in found if word in (entry.key, entry.response_id))
+        by_name = (entry for entry in ours if entry.name == word)
+        of_group = (entry for entry in ours if entry.group_name == word)
+        single = next(by_id, None) or next(by_name, None) or self._item(word)
+        return Meaning(single, next(of_group, None))
+
+    def _item(self, word: str) -> StoredJob | None:
+        """The job that is called ``word``, as ``study['a']``, in the group of that variable."""
+        name, bracket, _ = word.partition("[")
+        first = self.meaning_of(name).group if bracket else None
+        if first is None or first.group_key is None:
+            return None
+        jobs = self._store.group(first.group_key)
+        return next((entry for entry in reversed(jobs) if is_name(word, entry.name)), None)
+
+    # By what is open, past or of one group.
+
+    def open_jobs(self) -> list[StoredJob]:
+        """This notebook's open jobs that no living kernel follows, newest first."""
+        entries = self._store.listed(self._notebook, open_only=True)
+        others = [entry for entry in entries if entry.key not in self.here]
+        # The owners are looked at once, and only if there are such jobs.
+        free = self._store.available_owners() if others else set()
+        return [entry for entry in others if entry.owner in free]
+
+    def with_past(self, *, everywhere: bool = False) -> list[Job]:
+        """The jobs of this process, and before them, to be read, the journal's others.
+
+        Args:
+            everywhere: those of all notebooks, else of this one.
+        """
+        notebook = None if everywhere else self._notebook
+        entries = self._store.past(notebook, self.here.keys())
+        return [*map(self._manager.past, entries), *self._manager.jobs()]
+
+    def group(self, key: str) -> list[StoredJob]:
+        """The journal's jobs of a group in order; of those in one place the newest."""
+        return list({entry.group_index: entry for entry in self._store.group(key)}.values())
+
+    # By request.
+
+    def running_duplicate(self, wanted: Submission) -> Job | None:
+        """The newest job of this process that asks the same for the same variable, or None.
+
+        Raises:
+            BadInput: it ended as unknown, so it may have been accepted already.
+        """
+        return find_running_duplicate(wanted, self._manager.jobs(), self._manager.find)
+
+    def stored_duplicate(
+        self, wanted: Submission, output_type: OutputType, *, reuse: bool
+    ) -> StoredJob | None:
+        """The journal's job with this very request that makes sending it unnecessary, or None: one
+        that is open since before a restart or, to ``reuse``, the newest that gave an answer.
+
+        Raises:
+            BadInput: it may have been accepted already.
+        """
+        store, name = self._store, wanted.name
+        same = store.same_request(wanted.fingerprint, name=name, notebook=wanted.notebook)
+        for entry in reversed(same):
+            if entry.key in self._watched_here or (entry.name is None) != (name is None):
+                continue
+            if entry.status == Status.WAITING and not entry.sendable:
+                continue  # never sent, and the journal can't send it: this cell can
+            if store.is_unowned(entry):
+                if entry.response_id is None and entry.status == Status.SUBMITTING:
+                    raise BadInput(
+                        "the very same request was being sent when its kernel ended, and may have "
+                        "been accepted; --again sends it anew, at the risk of paying twice"
+                    )
+                return entry
+        completed = store.completed([wanted.fingerprint]) if reuse else []
+        past = self._manager.past
+        answered = (one for one in reversed(completed) if not past(one, output_type).error)
+        return next(answered, None)
+
+    def duplicates_of(
+        self, name: str | None, fingerprints: Collection[str], *, join: bool, reuse: bool
+    ) -> DuplicateIndex:
+        """The jobs that the jobs of a sweep can join instead of being sent.
+
+        Args:
+            name: the sweep's variable; None if the user chose none.
+            join: offer the jobs of this variable's groups in which a job still runs.
+            reuse: offer the completed jobs that asked one of ``fingerprints``.
+        """
+        known = DuplicateIndex()
+        if join:
+            known.add_jobs(self._running_groups(name))
+            known.add_entries(self._open_groups(name))
+        if reuse:
+            known.add_entries(self._store.completed(fingerprints))
+        return known
+
+    def _running_groups(self, name: str | None) -> list[Job]:
+        """The jobs of this variable's groups here in which one still runs, without the failed.
+
+        A detached one still runs at the server. Of several jobs with one key, of which the older
+        ones were detached and attached again, the newest counts.
+        """
+        server = self._manager.destination().name
+        positioned = self._manager.jobs_with_position()
+        newest = {job.record.key: (job, position) for job, position in positioned}
+        ours = [
+            (position.group, job)
+            for job, position in newest.values()
+            if position is not None
+            and (position.name, job.record.notebook, job.record.server)
+            == (name, self._notebook, server)
+        ]
+        running = {group for group, job in ours if not job.done() or job.status == Status.DETACHED}
+        found = [job for group, job in ours if group in running]
+        return [job for job in found if job.error is None or job.status == Status.UNKNOWN]
+
+    def _open_groups(self, name: str | None) -> list[StoredJob]:
+        """The same of the groups that earlier kernels left open, from the journal."""
+        found = self._store.open_groups(name, self._notebook)
+        others = [entry for entry in found if entry.key not in self._watched_here]
+        free = self._store.available_owners()
+        return [entry for entry in others if _joinable(entry, free)]
 
 
-def completed_with(store: JobStore, fingerprints: Iterable[str]) -> list[StoredJob]:
-    """The journal's completed jobs that asked one of these, oldest first."""
-    from bgmagic.storage.database import COMPLETED
+def output_type_of(entry: StoredJob, namespace: Mapping[str, Any]) -> OutputType:
+    """The class in ``namespace`` that the answer of a stored job is read into; None for text."""
+    if '"json_schema"' not in entry.request:
+        return None
+    from bgmagic.api.structured_output import find_output_type
 
-    return store.journal.select(COMPLETED, fingerprints=json.dumps(list(fingerprints)))
+    return find_output_type(Request(entry.request).text_format, namespace)
 
 
 def _joinable(entry: StoredJob, free: set[str | None]) -> bool:
@@ -181,103 +363,6 @@ def _joinable(entry: StoredJob, free: set[str | None]) -> bool:
     never_sent = entry.status == Status.WAITING and entry.response_id is None
     # What the journal can't send, the cell can.
     return entry.owner in free and (entry.sendable or not never_sent)
-
-
-def jobs_named(name: str, namespace: Mapping[str, Any]) -> Sequence[Job]:
-    """The job, or those of the group, of this kernel that a variable or a response id names.
-
-    Raises:
-        BadInput: it names none.
-    """
-    held = namespace.get(name)
-    if isinstance(held, JobGroup):
-        return held.jobs
-    job = held.job if isinstance(held, Answer) else held
-    if isinstance(job, Job):
-        return [job]
-    # The name may have been given to something else since; the newest of that name counts.
-    positioned = app.manager.jobs_with_position()
-    for job, position in reversed(positioned):
-        if is_name(name, job.name) or name == job.response_id:
-            return [job]
-        if position is not None and position.name == name:
-            of_group = [(at, one) for one, at in positioned if at and at.group == position.group]
-            # Of those that were sent again the newest.
-            newest = {at.index: one for at, one in of_group}
-            return [newest[index] for index in sorted(newest)]
-    raise BadInput(f"{name!r} is neither a variable with a job nor the id of one; see %bgjobs")
-
-
-def job_named(name: str, namespace: Mapping[str, Any]) -> Job | None:
-    """The one job that a name or an id means, in this kernel or else in the journal."""
-    try:
-        found = jobs_named(name, namespace)
-    except BadInput:
-        entry = entry_named(name)
-        return app.manager.find(entry.key) if entry else None
-    return found[0] if len(found) == 1 else None
-
-
-def entry_named(which: str) -> StoredJob | None:
-    """The journal's job with this id or, in this notebook first, this variable."""
-    from bgmagic.storage.database import GROUP
-
-    journal = app.manager.store.journal
-    found = journal.find(which)
-    if found is not None:
-        return found
-    for notebook in (app.shell.notebook_path(), None):
-        for entry in journal.entries(notebook=notebook, name=which, limit=1):
-            return entry
-    group, bracket, _ = which.partition("[")
-    first = group_named(group) if bracket else None
-    if first is None:
-        return None
-    jobs = journal.select(GROUP, group=first.group_key)
-    return next((entry for entry in reversed(jobs) if is_name(which, entry.name)), None)
-
-
-def group_named(name: str) -> StoredJob | None:
-    """A job of the journal's newest group of that variable, in this notebook first."""
-    from bgmagic.storage.database import GROUP_NAMED
-
-    journal = app.manager.store.journal
-    for notebook in (app.shell.notebook_path(), None):
-        for entry in journal.select(GROUP_NAMED, name=name, notebook=notebook):
-            return entry
-    return None
-
-
-def stored_duplicate(
-    wanted: Submission, output_type: OutputType, *, reuse: bool
-) -> StoredJob | None:
-    """The journal's job with this very request that makes sending it unnecessary, or None: one
-    that is open since before a restart or, to ``reuse``, the newest that gave an answer.
-
-    Raises:
-        BadInput: it may have been accepted already.
-    """
-    manager = app.manager
-    store = manager.store
-    # What is watched here no more, as after its deadline, may still run at the server.
-    newest = {job.record.key: job for job in manager.jobs()}
-    here = {key for key, job in newest.items() if job.status != Status.DETACHED}
-    same = store.journal.same(wanted.fingerprint, notebook=wanted.notebook, name=wanted.name)
-    for entry in reversed(same):
-        if entry.key in here or (entry.name is None) != (wanted.name is None):
-            continue
-        if entry.status == Status.WAITING and not entry.sendable:
-            continue  # never sent, and the journal can't send it: this cell can
-        if store.is_unowned(entry):
-            if entry.response_id is None and entry.status == Status.SUBMITTING:
-                raise BadInput(
-                    "the very same request was being sent when its kernel ended, and may have been "
-                    "accepted; --again sends it anew, at the risk of paying twice"
-                )
-            return entry
-    completed = store.journal.same(wanted.fingerprint, completed=True) if reuse else []
-    answered = (one for one in reversed(completed) if not manager.past(one, output_type).error)
-    return next(answered, None)
 
 
 def _ago(job: Job) -> str:
@@ -296,27 +381,6 @@ def names_of(entries: Sequence[StoredJob]) -> list[str]:
     return [name.format(count) for name, count in counts.items()]
 
 
-def group_keys(key: str) -> list[str]:
-    """The keys of all jobs that the journal has of a group."""
-    from bgmagic.storage.database import GROUP
-
-    return [entry.key for entry in app.manager.store.journal.select(GROUP, group=key)]
-
-
-def group_meant(which: str, single: StoredJob | None, out: str | None) -> StoredJob | None:
-    """A job of the group that ``which`` means, or None.
-
-    Args:
-        single: the job that it means: its group is meant where that job gets no name of its own,
-            ``out``; and a group of that name only if it is newer.
-    """
-    if single is not None and single.group_key is not None and out is None:
-        return single
-    entry = group_named(which)
-    older = entry and single is not None and single.created_at > entry.created_at
-    return None if older else entry
-
-
-def needed_keys(store: JobStore) -> set[str]:
+def needed_keys() -> set[str]:
     """The keys of the jobs whose answers the journal's open jobs wait for."""
-    return {key for text in store.partials() for key in PartialPrompt(text).needs}
+    return {key for text in app.manager.store.partials() for key in PartialPrompt(text).needs}

@@ -22,12 +22,7 @@ from bgmagic.prompts.template import (
 )
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_identifier
-from bgmagic.submission.lookup import (
-    Submission,
-    find_running_duplicate,
-    job_named,
-    stored_duplicate,
-)
+from bgmagic.submission.lookup import JobLookup, Submission
 from bgmagic.submission.options import SubmitSettings, resolve_settings
 from bgmagic.text import did_you_mean
 
@@ -202,7 +197,7 @@ def _continued(given: object, namespace: Mapping[str, Any]) -> tuple[str, object
                 f"in -c {one} -o NAME"
             )
         return given, held
-    job = job_named(given, {})
+    job = JobLookup().job(given, {})
     if job is not None:
         return given, job
     near = did_you_mean(given, [name for name in namespace if name[:1] != "_"])
@@ -237,12 +232,13 @@ def submit_or_join(
     if variable is not None and not settings.again:
         fingerprint = prepared.fingerprint(server.name)
         wanted = Submission(server, notebook, settings.out, fingerprint)
-        twin = find_running_duplicate(wanted, manager.jobs(), manager.find)
+        lookup = JobLookup()
+        twin = lookup.running_duplicate(wanted)
         if twin is not None and not twin.done():
             twin.add_variable(variable)
             return Submitted(twin, joined=True)
         output_type = prepared.request.output_type
-        known = stored_duplicate(wanted, output_type, reuse=settings.reuse)
+        known = lookup.stored_duplicate(wanted, output_type, reuse=settings.reuse)
         if known is not None:
             attached = manager.attach(known, variable, output_type, server=server)
             return Submitted(attached, joined=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import itertools
 import json
 import numbers
-import sys
-from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
+from collections.abc import Iterable, Mapping, MappingView, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bgmagic.errors import BadInput
+from bgmagic.prompts.items import record_of, rows_of
 from bgmagic.submission.options import SubmitSettings, read_option
 from bgmagic.text import did_you_mean, kind_of, one_line
 
@@ -70,7 +70,7 @@ class SweepPoint:
 
 
 def items_of(given: object, label: str) -> Items:
-    """What ``given`` has to go over: a list, a dict, a Series, the rows of a DataFrame.
+    """What ``given`` has to go over: a list, a dict, a Series, the rows of a table.
 
     Raises:
         BadInput: it is none of these, or empty.
@@ -82,17 +82,14 @@ def items_of(given: object, label: str) -> Items:
 
 
 def _items_of(given: Any, label: str) -> Items:
-    if isinstance(given, Mapping):
-        return Items("dict", tuple(map(_row, given.values())), tuple(given))
-    table = _table(given, label)
-    if table is not None:
-        return Items("rows", tuple(table))
+    keyed = _keyed(given, label)
+    if keyed is not None:
+        return keyed
     unordered = isinstance(given, Set) and not isinstance(given, MappingView)
     if isinstance(given, str | bytes | bytearray) or unordered or not _iterable(given):
         ordered = "; a set has no order: sort it first" if unordered else ""
         raise BadInput(
-            f"{label} must be a list, a dict, a Series or a DataFrame, "
-            f"not {kind_of(given)}{ordered}"
+            f"{label} must be a list, a dict, a Series or a table, not {kind_of(given)}{ordered}"
         )
     try:
         values = tuple(map(_row, itertools.islice(given, MOST_ITEMS + 1)))
@@ -110,24 +107,28 @@ def _iterable(given: Any) -> bool:
     return isinstance(given, Iterable) and getattr(given, "ndim", 1) != 0
 
 
+def _keyed(given: Any, label: str) -> Items | None:
+    """What a dict, a Series or a table has to go over, else None."""
+    try:
+        rows = rows_of(given)
+    except BadInput as error:
+        raise BadInput(f"{label}: {error}") from None
+    if rows is None:
+        return None
+    found = list(rows)
+    keys, values = tuple(key for key, _ in found), tuple(_row(value) for _, value in found)
+    if rows.kind == "rows":
+        return Items("rows", values)
+    # An index may have a label several times; a group of answers can't.
+    once = None not in keys and len(set(keys)) == len(keys)
+    return Items("dict", values, keys) if once else Items("list", values)
+
+
 def _row(value: Any) -> Any:
-    named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
-    return ItemRow(value) if named else value
-
-
-def _table(given: Any, label: str) -> Iterator[ItemRow] | None:
-    # Whoever has a table has imported its library; importing it here would take half a second.
-    pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
-    if pandas is not None and isinstance(given, pandas.DataFrame):
-        names = [str(name) for name in given.columns]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise BadInput(f"{label}: two columns are called {twice!r}; rename one")
-        tuples = given.itertuples(index=False, name=None)
-        return (ItemRow(zip(names, values, strict=True)) for values in tuples)
-    if polars is not None and isinstance(given, polars.DataFrame):
-        return (ItemRow(row) for row in given.iter_rows(named=True))
-    return None
+    named = value if isinstance(value, dict) else record_of(value)
+    if named is None or not all(isinstance(key, str) for key in named):
+        return value
+    return ItemRow(named)
 
 
 def read_axes(pairs: Any, label: str) -> Axes:

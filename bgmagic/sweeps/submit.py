@@ -17,7 +17,7 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status, hashable
 from bgmagic.submission.app import app, group_displays
-from bgmagic.submission.lookup import DuplicateIndex, completed_with, open_group, running_groups
+from bgmagic.submission.lookup import DuplicateIndex, JobLookup
 from bgmagic.submission.options import SubmitSettings
 from bgmagic.sweeps.plan import SweepPlan, estimated_cost, plan_sweep, require_confirmation
 
@@ -88,16 +88,10 @@ def gc_paused() -> Iterator[None]:
 
 def _known_jobs(plan: SweepPlan, *, join: bool) -> DuplicateIndex:
     """The jobs that there are already for what is asked."""
-    settings, manager, notebook = plan.settings, app.manager, app.shell.notebook_path()
-    server, known = manager.destination().name, DuplicateIndex()
-    if join and not settings.again:
-        known.add_jobs(running_groups(manager.jobs_with_position(), server, settings.out, notebook))
-        newest = {job.record.key: job for job in manager.jobs()}
-        here = {key for key, job in newest.items() if job.status != Status.DETACHED}
-        known.add_entries(open_group(manager.store, here, settings.out, notebook))
-    if settings.reuse:
-        known.add_entries(completed_with(manager.store, set(_prints(plan, server))))
-    return known
+    settings = plan.settings
+    prints = set(_prints(plan, app.manager.destination().name)) if settings.reuse else ()
+    join = join and not settings.again
+    return JobLookup().duplicates_of(settings.out, prints, join=join, reuse=settings.reuse)
 
 
 def _prints(plan: SweepPlan, server: str) -> list[str]:
@@ -193,10 +187,9 @@ def _group(plan: SweepPlan, jobs: Sequence[Job]) -> JobGroup:
 
 def load_group(key: str, name: str) -> JobGroup:
     """A group that the journal has, to be read: nothing of it is picked up."""
-    manager = app.manager
-    here = {job.record.key: job for job in manager.jobs()}
-    entries = _newest(key)
-    jobs = [here.get(entry.key) or manager.past(entry) for entry in entries]
+    lookup = JobLookup()
+    entries = lookup.group(key)
+    jobs = [lookup.here.get(entry.key) or app.manager.past(entry) for entry in entries]
     return _regrouped(key, name, entries, jobs)
 
 
@@ -214,7 +207,7 @@ def attach_group(
     Raises:
         BadInput: none of its jobs can be picked up; says why.
     """
-    entries = _newest(key)
+    entries = JobLookup().group(key)
     free = app.manager.store.available_owners()
     limiter = _limiter(_position_of(entries[0]).in_flight)
     troubles: list[str] = []
@@ -222,14 +215,6 @@ def attach_group(
     if troubles and len(troubles) == sum(entry.ended_at is None for entry in entries):
         raise BadInput(troubles[0])
     return _regrouped(key, name, entries, jobs)
-
-
-def _newest(key: str) -> list[StoredJob]:
-    """The journal's jobs of a group, in order; of those in one place the newest."""
-    from bgmagic.storage.database import GROUP
-
-    found = app.manager.store.journal.select(GROUP, group=key)
-    return list({entry.group_index: entry for entry in found}.values())
 
 
 def _regrouped(key: str, name: str, entries: Sequence[StoredJob], jobs: Sequence[Job]) -> JobGroup:

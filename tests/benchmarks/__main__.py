@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable, Iterable
 
 from tests.benchmarks import load
+from tests.benchmarks.hops import hops
 from tests.benchmarks.journal import journal_cost
 from tests.benchmarks.keys import keys
 from tests.benchmarks.measures import Row, cpu_a_poll, load_time, time_to_prompt
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         "traffic": traffic,
         "stream": stream_end,
         "keys": keys,
+        "hops": hops,
         "journal": lambda: (Row(*figures) for figures in journal_cost()),
         **load.parts(load.Size(**asked)),
     }

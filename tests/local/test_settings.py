@@ -6,17 +6,17 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic import embedded
 from bgmagic.errors import BadInput
 from bgmagic.local import LocalServerError, discovery
 from bgmagic.local.engine import EngineSettings, setting_ranges
+from bgmagic.notebook import local_model
+from bgmagic.submission.app import App
 from tests.local.client import LONG, Client, until
 from tests.local.stage import stage
 from tests.local.stage import until as until_there
@@ -191,27 +191,28 @@ def test_the_kernel_is_told_which_model_its_jobs_go_to(
     cache: Path, own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`on` passes the settings on and names the model; `status` names each server that runs."""
-    manager: Any = SimpleNamespace(server=None, usual_server=None)
+    app = App()
     try:
-        embedded.on(manager, model=own, context=512)
+        local_model.use_local_model(app, model=own, context=512)
         said = capsys.readouterr().out
         assert "Jobs now go to Own model-1B on this machine's CPU." in said
         assert "small model" not in said
         with pytest.raises(BadInput, match=r"^Own model-1B runs already with --context 512: leave"):
-            embedded.on(manager, model=own, context=1024)
-        embedded.on(manager)
+            local_model.use_local_model(app, model=own, context=1024)
+        local_model.use_local_model(app)
         assert "Jobs now go to SmolLM2-135M-Instruct, a small model" in capsys.readouterr().out
         assert {each.model for each in discovery.find_all()} == {
             "Own model-1B", "SmolLM2-135M-Instruct",
         }  # fmt: skip
-        embedded.status(manager)
+        assert app.local is not None
+        local_model.print_status(app)
         [line] = capsys.readouterr().out.splitlines()
         assert "runs Own model-1B at http://" in line
-        assert line.endswith(f"SmolLM2-135M-Instruct at {manager.server.base_url}; jobs go there.")
+        assert line.endswith(f"SmolLM2-135M-Instruct at {app.local.base_url}; jobs go there.")
         with pytest.raises(
             BadInput, match=r"^--parallel 0: it must be a whole number from 1 to 64"
         ):
-            embedded.on(manager, parallel=0)
+            local_model.use_local_model(app, parallel=0)
     finally:
         discovery.stop(own)
 

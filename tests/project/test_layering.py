@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
         "text",
     },
     "local": set(),
-    "": {"errors", "jobs", "notebook", "public"},
+    "": {"errors", "jobs", "notebook", "prompts", "public"},
     "__main__": {"", "api", "errors", "local", "storage", "submission", "text"},
 }  # fmt: skip
 
@@ -71,8 +72,9 @@ HOMES = {
     "httptools": {"transport.http11"},
     "httpx2": {"transport.aiohttp_transport", "transport.http11", "transport.sdk"},
     "sqlite3": {"storage.database", "storage.journal"},
-    "filelock": {"storage.owner_lock"},
-    "jinja2": {"prompts.expressions"},
+    "filelock": {"local.discovery", "local.weights", "storage.owner_lock"},
+    "jinja2": {"prompts.expressions", "prompts.sandbox"},
+    "narwhals": {"prompts.tables"},
     "pandas": {"jobs.export", "jobs.group"},
     "anywidget": {"display.card"},
     "markdown_it": {"rendering.markdown", "rendering.math", "rendering.parser"},
@@ -199,6 +201,19 @@ def test_ipython_is_known_above_only() -> None:
     assert users <= set(IPYTHON)
 
 
+def test_nobody_reaches_past_the_store() -> None:
+    """Above storage/ the journal is asked through the store's queries only: nobody imports its SQL,
+    or takes the journal out of the store."""
+    above = {module: path for module, path in files().items() if room_of(module) != "storage"}
+    allowed = {"StoredJob", "JournalError"}
+    for module, path in above.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "bgmagic.storage.database":
+                assert {alias.name for alias in node.names} <= allowed, module
+            reaches = isinstance(node, ast.Attribute) and node.attr == "journal"
+            assert not reaches, f"{module} reaches through to the journal"
+
+
 def test_files_stay_few_and_readable() -> None:
     """No file is too long, no package has too many, and all together are few enough to know."""
     lengths = {module: len(path.read_text().splitlines()) for module, path in files().items()}
@@ -224,6 +239,15 @@ def test_packages_say_what_they_promise() -> None:
 
 PLAIN = "import sys, bgmagic"
 LOADED = "; print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('bgmagic.')}))"
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import JobRecord
-from bgmagic.prompts.expressions import format_value
 from bgmagic.prompts.template import compile_template
+from bgmagic.prompts.to_text import to_text
 
 
 def filled(text: str, /, **values: Any) -> str:
@@ -82,7 +82,7 @@ def test_expressions(text: str, become: str | None) -> None:
         ("{{ range(9) }}", "there is no variable 'range'"),
         ("{{ plain }}", "an object has no text of its own"),
         ("{{ function }}", "has no text of its own"),
-        ("{{ itself }}", "RecursionError"),
+        ("{{ itself }}", "it holds itself"),
         ("{{ self }}", "Jinja has a `self` of its own"),
     ],
 )
@@ -188,9 +188,9 @@ class Point:
         ({1: "a", "1": "b"}, """{\n  "1": "a",\n  "'1'": "b"\n}"""),
     ],
 )
-def test_values_as_text(value: Any, text: str) -> None:
+def test_values_to_text(value: Any, text: str) -> None:
     """Lists, dicts and objects become text as the help says."""
-    assert format_value(value) == text
+    assert to_text(value) == text
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_values_as_text(value: Any, text: str) -> None:
 def test_what_has_no_text(value: Any, told: str) -> None:
     """What Python only shows as something in angle brackets is refused; a tag of HTML is text."""
     with pytest.raises(BadInput, match=told):
-        format_value(value)
-    assert format_value(Tag()) == "<b>x</b>"
+        to_text(value)
+    assert to_text(Tag()) == "<b>x</b>"
 
 
 class Tag:
@@ -215,13 +215,13 @@ class Tag:
         return "<b>x</b>"
 
 
-def test_tables_as_text() -> None:
+def test_tables_to_text() -> None:
     """A DataFrame is CSV, with its index only where that is more than a count; arrays are JSON."""
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"q": ["a, b", "c"], "n": [1, 2]})
-    assert format_value(frame) == 'q,n\n"a, b",1\nc,2\n'
-    assert format_value(frame.set_index("n")) == 'n,q\n1,"a, b"\n2,c\n'
-    assert format_value(frame["q"]) == 'q\n"a, b"\nc\n'
-    assert json.loads(format_value(frame[["n"]].to_numpy())) == [[1], [2]]
-    assert format_value({"t": frame.n}).startswith('{\n  "t": [')
-    assert format_value(frame.n.iloc[0]) == "1"
+    assert to_text(frame) == 'q,n\n"a, b",1\nc,2\n'
+    assert to_text(frame.set_index("n")) == 'n,q\n1,"a, b"\n2,c\n'
+    assert to_text(frame["q"]) == 'q\n"a, b"\nc\n'
+    assert json.loads(to_text(frame[["n"]].to_numpy())) == [[1], [2]]
+    assert to_text({"t": frame.n}) == '{\n  "t": {\n    "n": [1,2]\n  }\n}'
+    assert to_text(frame.n.iloc[0]) == "1"

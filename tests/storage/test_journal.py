@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from bgmagic.api.redaction import credentials_fingerprint, without_secrets
 from bgmagic.storage import database as module
-from bgmagic.storage.database import JournalError, StoredJob
+from bgmagic.storage.database import COMPLETED, JournalError, StoredJob
 from bgmagic.storage.journal import Journal
 from bgmagic.submission.app import default_path
 from tests.support.processes import begun, line
@@ -222,7 +222,7 @@ def test_same_request(journal: Journal) -> None:
         journal.add(one)
     journal.add(entry("other", fingerprint="g"))
     assert [found.key for found in journal.same("f")] == ["0", "4"]
-    assert [found.key for found in journal.same("f", completed=True)] == ["1", "3"]
+    assert [found.key for found in journal.select(COMPLETED, fingerprints='["f"]')] == ["1", "3"]
     assert journal.same("f")[0].request == entry().request
     assert journal.same("f", notebook="b.ipynb") == journal.same("f", name="y") == []
 

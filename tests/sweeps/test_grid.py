@@ -27,8 +27,9 @@ def test_items_of_everything_that_has_an_order() -> None:
     assert items_of((n for n in (1, 2)), "--each").values == (1, 2)
     assert items_of(range(3), "--each").values == (0, 1, 2)
     assert items_of(numpy.array([1.5, 2.5]), "--each").values == (1.5, 2.5)
-    assert items_of(table["q"], "--each").values == ("a", "b")
-    assert items_of(table["q"], "--each").kind == "list"
+    assert items_of(table["q"].reset_index(drop=True), "--each").kind == "list"
+    labelled = items_of(table["q"], "--each")
+    assert (labelled.kind, labelled.keys, labelled.values) == ("dict", (7, 9), ("a", "b"))
     keyed = items_of({"x": "a", "y": "b"}, "--each")
     assert (keyed.kind, keyed.keys, keyed.values) == ("dict", ("x", "y"), ("a", "b"))
     rows = items_of(table, "--each")

@@ -1,0 +1,145 @@
+"""Arrays of NumPy's kind as lists of values that have a text: dates, durations, own digits."""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bgmagic.errors import BadInput
+
+Cells = list[Any]
+
+
+class Line(list[Any]):
+    """A list that stands on one line of JSON."""
+
+
+class Digits(str):
+    """A number by its own digits, where a float has not as many."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number and its unit."""
+
+    number: Any
+    unit: str
+
+
+def array_of(value: Any) -> Any:
+    """A NumPy array as lists within lists, one a dimension; without dimensions its one value."""
+    cells = array_cells(value, flat=True)
+    if not value.shape:
+        return cells[0]
+    return _nested(cells, value.shape, list if value.dtype.kind in "OUTV" else Line)
+
+
+def _nested(cells: Cells, shape: Sequence[int], row: Callable[[Cells], Cells]) -> Cells:
+    if len(shape) == 1:
+        return row(cells)
+    step = math.prod(shape[1:])
+    parts = (cells[at * step : (at + 1) * step] for at in range(shape[0]))
+    return [_nested(part, shape[1:], row) for part in parts]
+
+
+def array_cells(value: Any, *, flat: bool = False) -> Cells:
+    """What a NumPy array holds along its first dimension, or in all if ``flat``.
+
+    Dates are text, durations text with units, records dicts, what is masked is None.
+    """
+    numpy: Any = sys.modules["numpy"]
+    if value.ndim > 1 and not flat:
+        return [array_of(part) for part in value]
+    masked = isinstance(value, numpy.ma.MaskedArray)
+    data = numpy.asarray(value.data if masked else value).reshape(-1)
+    if data.dtype.names:
+        source = value.reshape(-1) if masked else data
+        columns = [array_cells(source[name]) for name in data.dtype.names]
+        return [dict(zip(data.dtype.names, row, strict=True)) for row in zip(*columns, strict=True)]
+    cells = _typed(data, numpy)
+    if masked:
+        mask = numpy.ma.getmaskarray(value).reshape(-1)
+        return [None if gone else cell for cell, gone in zip(cells, mask, strict=True)]
+    return cells
+
+
+def _typed(data: Any, numpy: Any) -> Cells:
+    kind = data.dtype.kind
+    if kind == "f" and data.dtype.itemsize < 8:
+        return list(data.astype(str).astype(float).tolist())
+    if kind == "f" and data.dtype.itemsize > 8:
+        return [Digits(x) if numpy.isfinite(x) else float(x) for x in data]
+    if kind == "c":
+        return [str(number).strip("()") for number in data]
+    if kind == "M":
+        days = data.astype("M8[D]")
+        if ((data == days) | numpy.isnat(data)).all():  # no time of day, whatever the unit
+            data = days if numpy.datetime_data(data.dtype)[0] not in ("Y", "M") else data
+        return [None if t == "NaT" else _dated(t) for t in numpy.datetime_as_string(data).tolist()]
+    if kind == "m":
+        return [None if numpy.isnat(span) else _timed(span, numpy) for span in data]
+    if kind == "S":
+        return [_decoded(text) for text in data.tolist()]
+    return list(data.tolist())
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise BadInput("it holds bytes that are no UTF-8; turn them into text first") from None
+
+
+def _dated(text: str) -> str:
+    day, _, time = text.partition("T")
+    return f"{day} {time.rstrip('0').rstrip('.') if '.' in time else time}".strip()
+
+
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "ps": 10**12, "fs": 10**15}
+_SECONDS = {"W": 604800, "D": 86400, "h": 3600, "m": 60}
+
+
+def _timed(span: Any, numpy: Any) -> str:
+    unit, step = numpy.datetime_data(span.dtype)
+    count = int(span.view("i8")) * step
+    if unit in _SECONDS:
+        return duration(count * _SECONDS[unit], 1)
+    if unit in ("Y", "M"):
+        return f"{count} {'years' if unit == 'Y' else 'months'}"
+    return duration(count, {**_PER_SECOND, "as": 10**18}[unit]) if unit != "generic" else str(count)
+
+
+# Numbers and durations.
+
+
+def shortest(number: float, bits: int = 32) -> float:
+    """A float of 16 or 32 bits as the number with the fewest digits that is the same in these."""
+    if not math.isfinite(number):
+        return number
+    form, places = ("f", range(6, 10)) if bits == 32 else ("e", range(3, 6))
+    for digits in places:
+        near = float(f"{number:.{digits}g}")
+        try:
+            if struct.pack(form, near) == struct.pack(form, number):
+                return near
+        except OverflowError:  # rounded up beyond the largest
+            continue
+    return number
+
+
+def duration(count: int, per_second: int) -> str:
+    """So many parts of a second as text with units, exactly: ``1 d 2 h 0.5 s``, ``-(1 h 5 s)``."""
+    whole, rest = divmod(abs(count), per_second)
+    parts = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        number, whole = divmod(whole, size)
+        parts += [f"{number} {unit}"] if number else []
+    if whole or rest or not parts:
+        digits = f"{rest * 10**18 // per_second:018d}".rstrip("0")
+        parts.append(f"{whole}{'.' if digits else ''}{digits} s")
+    text = " ".join(parts)
+    return text if count >= 0 else f"-({text})" if len(parts) > 1 else f"-{text}"

@@ -1,0 +1,273 @@
+"""What an expression between ``{{`` and ``}}`` may do: read, and make no more than a prompt holds.
+
+Jinja's sandbox, with three rules of its own. A column or key goes before an attribute. Only what
+is known to read is called: Python's functions of `expressions`, and methods by the lists below.
+Whatever makes something longer (``*``, ``**``, ``%``, ``center`` …) has a bound.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jinja2
+from jinja2.exceptions import SecurityError
+from jinja2.filters import make_attrgetter
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+
+from bgmagic.prompts.items import MISSING, columns_of, part_of
+from bgmagic.prompts.reading import CHANGING, PADDING, WRITERS, reads
+from bgmagic.prompts.tables import root_of
+
+MOST_TEXT = 50_000_000  # characters; the API takes about 10 million in a prompt
+MOST_ITEMS = 1_000_000
+MOST_BITS = 100_000  # of a whole number: 30,000 digits
+WIDEST = 10_000  # to which a text is filled up
+
+
+class ReadingEnvironment(ImmutableSandboxedEnvironment):
+    """Jinja's environment of expressions."""
+
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
+
+    def __init__(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+        """Make the environment in which ``functions`` can be called."""
+        super().__init__(undefined=jinja2.StrictUndefined)
+        self.globals.clear()
+        self.globals.update(functions)
+        self.filters.update(_filters(self.filters))
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """``obj.attribute``: a column or key of that name, else the attribute."""
+        part = part_of(obj, attribute)
+        if part is not MISSING:
+            return part
+        names = columns_of(obj)
+        if names is None or hasattr(obj, attribute):
+            return super().getattr(obj, attribute)
+        # Without trying obj[attribute]: a defaultdict would make it.
+        return self.undefined(hint=_no_column(obj, attribute, names), obj=obj, name=attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """``obj[argument]``; a number, as in ``item.2024``, may be a column's name, too."""
+        part = part_of(obj, argument) if isinstance(argument, int) else MISSING
+        if part is not MISSING:
+            return part
+        if isinstance(obj, defaultdict) and argument not in obj:
+            return self.undefined(hint=_no_column(obj, argument, obj), obj=obj, name=argument)
+        return super().getitem(obj, argument)
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call what only reads."""
+        if isinstance(__obj, jinja2.Undefined):
+            str(__obj)  # raises, and says what is undefined
+        args = tuple(_listed(arg) if isinstance(arg, Iterator) else arg for arg in args)
+        refused = __self._refusal(__obj, args, kwargs)
+        if refused:
+            raise SecurityError(refused)
+        return __context.call(__obj, *args, **kwargs)
+
+    def _refusal(self, called: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        if not callable(called):
+            return (
+                f"{_kind_of(called)} can't be called; a column goes before a method of its name, "
+                "which can be called in a cell"
+            )
+        name = str(getattr(called, "__name__", None) or type(called).__name__)
+        aside = f"expressions only read: call it in a cell, y = …{name}(…), and put in {{{{ y }}}}"
+        given = [*args, *kwargs.values()]
+        ours = list(self.globals.values())
+        if any(callable(value) and not _data(value) and value not in ours for value in given):
+            return f"{name} was given a function; {aside}"
+        if any(called is function for function in ours):
+            return ""
+        owner = _owner(called)
+        if not reads(called, owner, name):
+            return f"{name} can't be called here; {aside}"
+        writes = name in WRITERS and bool(args)
+        arrays = "numpy" in root_of(owner) and any("numpy" in root_of(value) for value in args)
+        if writes or arrays or kwargs.keys() & CHANGING:
+            return f"{name} would write; {aside}"
+        return _too_long(owner, name, args)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """An operator, unless what it makes is too long."""
+        _check_operator(operator, left, right)
+        return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        """``str.format``, without widths that fill up to more than a prompt holds."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+
+        @functools.wraps(wrapped)
+        def narrow(*args: Any, **kwargs: Any) -> str:
+            named = value.__name__ == "format_map" and len(args) == 1
+            given: Any = ((), args[0]) if named else (args, kwargs)
+            return _NarrowFormatter(self).vformat(value.__self__, *given)
+
+        return narrow
+
+
+class _NarrowFormatter(SandboxedFormatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if re.search(r"\d{5}", format_spec):
+            raise SecurityError(f"a width in this format is above {WIDEST:,}")
+        return str(super().format_field(value, format_spec))
+
+
+def _data(value: Any) -> bool:
+    # Symbols of sympy can be called, and are values.
+    return not isinstance(value, type) and type(value).__module__.startswith("sympy.")
+
+
+def _owner(called: Any) -> Any:
+    """What a method, decorated or not, belongs to."""
+    while not hasattr(called, "__self__") and hasattr(called, "__wrapped__"):
+        called = called.__wrapped__
+    return getattr(called, "__self__", None)
+
+
+def _kind_of(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _no_column(value: Any, name: str, names: Any) -> str:
+    kind = "row" if type(value).__name__ in ("Row", "Series", "dict") else type(value).__name__
+    shown = [str(column) for column in itertools.islice(names, 8)]
+    odd = next((column for column in names if not str(column).isidentifier()), None)
+    written = "" if odd is None else f"; a name that is no word is written item[{_quoted(odd)}]"
+    return f"the {kind} has no column {name!r}; it has {', '.join(shown)}{written}"
+
+
+def _quoted(name: Any) -> str:
+    return ", ".join(map(repr, name)) if isinstance(name, tuple) else repr(name)
+
+
+# Bounds.
+
+
+def _too_long(owner: Any, name: str, args: Sequence[Any]) -> str:
+    if not isinstance(owner, str | bytes):
+        return ""
+    size = 0
+    if name in PADDING:
+        if any(isinstance(value, int) and value > WIDEST for value in args):
+            return f"{name} fills up to at most {WIDEST:,} characters"
+    elif name == "replace" and len(args) >= 2:
+        size = len(owner) + owner.count(args[0]) * len(args[1])
+    elif name == "join" and args and isinstance(args[0], Sequence):
+        size = sum(len(part) + len(owner) for part in args[0] if isinstance(part, str))
+    return _told(size) if size > MOST_TEXT else ""
+
+
+def _told(size: int) -> str:
+    return (
+        f"this makes {size // 10**6:,} MB of text; at most {MOST_TEXT // 10**6} MB go into a prompt"
+    )
+
+
+def _check_operator(operator: str, left: Any, right: Any) -> None:
+    whole = isinstance(left, int) and isinstance(right, int)
+    if operator == "**" and whole and right > 0 and left.bit_length() * right > MOST_BITS:
+        raise SecurityError("this number has more digits than a prompt needs")
+    if operator == "*" and whole and left.bit_length() + right.bit_length() > MOST_BITS:
+        raise SecurityError("this number has more digits than a prompt needs")
+    if operator == "%" and isinstance(left, str | bytes):
+        text = left if isinstance(left, str) else left.decode("latin-1")
+        if re.search(r"%(\([^)]*\))?[^a-zA-Z%(]*(\d{5}|\*)", text):
+            raise SecurityError(
+                f"a width in this format is more than {WIDEST:,}, or not written out"
+            )
+    if operator == "*":
+        _check_repeated(*((right, left) if isinstance(left, int) else (left, right)))
+    _check_broadcast(left, right)
+
+
+def _check_repeated(value: Any, times: Any) -> None:
+    if not isinstance(times, int) or not isinstance(value, str | bytes | Sequence):
+        return
+    size = len(value) * times
+    if isinstance(value, str | bytes) and size > MOST_TEXT:
+        raise SecurityError(_told(size))
+    if not isinstance(value, str | bytes) and size > MOST_ITEMS:
+        raise SecurityError(f"this makes {size:,} items; at most {MOST_ITEMS:,} go into a prompt")
+
+
+def _check_broadcast(left: Any, right: Any) -> None:
+    numpy: Any = sys.modules.get("numpy")
+    shapes = getattr(left, "shape", ()), getattr(right, "shape", ())
+    if numpy is None or not all(isinstance(shape, tuple) and shape for shape in shapes):
+        return
+    try:
+        size = math.prod(numpy.broadcast_shapes(*shapes))
+    except ValueError:  # the library says so itself
+        return
+    if size > MOST_TEXT:
+        raise SecurityError(f"this makes {size:,} numbers; at most {MOST_TEXT:,} go into a prompt")
+
+
+def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    """Jinja's filters that make something longer, each with its bound."""
+    made: dict[str, Callable[..., Any]] = {
+        name: _narrow(name, filters[name]) for name in ("center", "indent", "batch", "slice")
+    }
+
+    def replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
+        told, size = str(text), len(str(text)) + str(text).count(str(old)) * len(str(new))
+        if size > MOST_TEXT:
+            raise SecurityError(_told(size))
+        return told.replace(str(old), str(new), -1 if count is None else count)
+
+    @jinja2.pass_environment
+    def join(environment: Any, value: Any, d: Any = "", attribute: str | int | None = None) -> str:
+        part = make_attrgetter(environment, attribute) if attribute is not None else _itself
+        told, size = [], 0
+        for item in _listed(value):
+            told.append(str(part(item)))
+            size += len(told[-1]) + len(str(d))
+            if size > MOST_TEXT:
+                raise SecurityError(_told(size))
+        return str(d).join(told)
+
+    def formatted(text: Any, *args: Any, **kwargs: Any) -> str:
+        if args and kwargs:
+            raise jinja2.exceptions.FilterArgumentError("give values by place or by name, not both")
+        _check_operator("%", str(text), ())
+        return str(text) % (kwargs or args)
+
+    # Jinja's own escapes for HTML, which is not what a model should read.
+    tojson = functools.partial(json.dumps, ensure_ascii=False)
+    made |= {"replace": replace, "join": join, "format": formatted}
+    return made | {"list": _listed, "tojson": tojson}
+
+
+def _listed(value: Any) -> list[Any]:
+    items = list(itertools.islice(value, MOST_ITEMS + 1))
+    if len(items) > MOST_ITEMS:
+        raise SecurityError(f"this has more than {MOST_ITEMS:,} items, or never ends")
+    return items
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _narrow(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(filter_)
+    def narrow(*args: Any, **kwargs: Any) -> Any:
+        numbers = [v for v in [*args[1:], *kwargs.values()] if isinstance(v, int)]
+        if any(number > WIDEST for number in numbers):
+            raise SecurityError(f"{name} takes at most {WIDEST:,} here")
+        return filter_(*args, **kwargs)
+
+    return narrow
