@@ -13,18 +13,17 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
 from bgmagic.display import listing
-from bgmagic.display.listing import describe_job, describe_jobs, group_name, split_by_group
+from bgmagic.display.listing import describe_jobs, group_name, split_by_group
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
 from bgmagic.notebook import local_model, shell
 from bgmagic.notebook.parser import parse_line
 from bgmagic.notebook.shell import (
-    UNANNOUNCED,
     NamespaceVariables,
+    NotebookShell,
     errors_as_one_line,
     tell_open,
-    wait_and_tell,
     with_options_help,
 )
 from bgmagic.submission.app import app
@@ -52,15 +51,14 @@ S = TypeVar("S")
 class BgLineMagics(Magics):
     """The line magics that go with %%bgresponse."""
 
-    def __init__(self, shell: InteractiveShell) -> None:
+    def __init__(self, shell: InteractiveShell, notebook: NotebookShell) -> None:
         super().__init__(shell)
-        self._shell = shell
+        self._notebook = notebook
         self._forgotten: set[str] = set()
 
     @property
     def _namespace(self) -> dict[str, Any]:
-        namespace: dict[str, Any] = self._shell.user_ns
-        return namespace
+        return self._notebook.namespace
 
     def _parse(self, settings: type[S], magic: str, line: str) -> S:
         given = parse_line(settings, magic, line, self._namespace)
@@ -80,7 +78,7 @@ class BgLineMagics(Magics):
                 job for job in app.manager.jobs() if not job.done()
             ]
         if chosen:
-            wait_and_tell(chosen, settings.timeout)
+            self._notebook.wait_and_tell(chosen, settings.timeout)
         else:
             print("No job is open.")
 
@@ -125,23 +123,17 @@ class BgLineMagics(Magics):
     def _tell_named(self, name: str) -> None:
         group = self._namespace.get(name)
         if isinstance(group, JobGroup):
-            shell.show_group_of(self._shell, group)
+            self._notebook.show_group(group)
             return
         lookup = JobLookup()
         meaning = lookup.meaning_of(name)
         job, first = lookup.job(name, self._namespace, meaning), meaning.group
         newer = first is not None and (job is None or first.created_at > job.record.submitted_at)
         if first is not None and newer:
-            shell.tell_past(self._shell, first, name)
+            shell.tell_past(self._notebook, first, name)
         else:
-            self._tell(_found(job, name))
-
-    def _tell(self, job: Job) -> None:
-        """Show a job with what it gave; one of an earlier kernel can't be shown live."""
-        if hasattr(self._shell, "kernel") and (job.done() or job in app.manager.jobs()):
-            self._show(job)
-        else:
-            print(describe_job(job), job.text, sep="\n")
+            found = _found(job, name)
+            self._notebook.show_result(found, here=found in app.manager.jobs())
 
     def _list(self, *, all_notebooks: bool) -> None:
         store = app.manager.store
@@ -153,13 +145,9 @@ class BgLineMagics(Magics):
             print(f"The newest {LISTED}; older ones are in the journal too.")
         if not found:
             print("No jobs yet: %%bgresponse sends one.")
-        elif hasattr(self._shell, "kernel"):
-            from bgmagic.display.outputs import show_board
-
-            which = "all" if all_notebooks else "this notebook"
-            show_board(which, found, here, self._past, app.manager.watch)
         else:
-            print(listing.table_text(found))
+            which = "all" if all_notebooks else "this notebook"
+            self._notebook.show_table(which, found, here, self._past, app.manager.watch)
 
     @staticmethod
     def _past(key: str) -> Job | None:
@@ -218,12 +206,12 @@ class BgLineMagics(Magics):
 
     def _attach_all(self) -> None:
         wanted = [*self._nameless(), *JobLookup().open_jobs()]
-        single = shell.attach_groups(self._shell, wanted)
+        single = shell.attach_groups(self._notebook, wanted)
         found = sorted(single, key=lambda entry: entry.created_at)
         newest = {entry.name: entry.key for entry in found}
         needed = needed_keys()
         for number, entry in enumerate(found):
-            name = entry.name or f"_bg{self._shell.execution_count}_{number}"
+            name = entry.name or f"{self._notebook.numbered_name}_{number}"
             older = entry.name is not None and newest[name] != entry.key
             if older and entry.key in needed:
                 continue  # an earlier turn, which the later one has followed
@@ -253,9 +241,9 @@ class BgLineMagics(Magics):
         meaning = JobLookup().meaning_of(which)
         entry, group = meaning.single, meaning.as_group(out)
         if group is not None:
-            shell.attach_named_group(self._shell, group, out)
+            shell.attach_named_group(self._notebook, group, out)
             return
-        name = out or (entry.name if entry else None) or f"_bg{self._shell.execution_count}"
+        name = out or (entry.name if entry else None) or self._notebook.numbered_name
         held = self._namespace.get(name)
         old = isinstance(held, Job) and entry is not None and held.record.key == entry.key
         if name in self._namespace and not old:
@@ -265,7 +253,7 @@ class BgLineMagics(Magics):
         elif which.startswith(("resp_", "resp-")):
             response_id = to_response_id(which, "%bgattach")
             variable = NamespaceVariables(self._namespace, [name])
-            self._show(app.manager.follow(response_id, name, variable))
+            self._notebook.show(app.manager.follow(response_id, name, variable))
         else:
             known = len(app.manager.store.listed(app.shell.notebook_path()))
             raise BadInput(
@@ -281,17 +269,7 @@ class BgLineMagics(Magics):
     def _take(self, entry: StoredJob, name: str) -> None:
         variable = NamespaceVariables(self._namespace, [name])
         output_type = output_type_of(entry, self._namespace)
-        self._show(app.manager.attach(entry, variable, output_type))
-
-    def _show(self, job: Job) -> None:
-        if hasattr(self._shell, "kernel"):
-            from bgmagic.display.outputs import show
-
-            show(job)
-        else:
-            print(describe_job(job))
-            if not job.done():
-                UNANNOUNCED.append(job)
+        self._notebook.show(app.manager.attach(entry, variable, output_type))
 
     @no_var_expand
     @line_magic
