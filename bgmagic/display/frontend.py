@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 from IPython import get_ipython
 from IPython.display import publish_display_data
 
+Formulas = Literal["mathjax", "mathml"]  # how a page shows formulas in HTML
+
 
 @dataclass(frozen=True)
 class Frontend:
@@ -26,14 +28,14 @@ class Frontend:
         live: whether somebody can look at a widget there while the kernel runs.
         hears_only_the_running_cell: whether what other threads display may be lost, so that it is
             displayed again after each cell.
-        formulas: how it shows formulas in HTML: by "mathjax", or only as "mathml".
+        formulas: "mathjax" where the page typesets HTML, else "mathml".
     """
 
     name: str
     is_here: Callable[[], bool]
     live: bool = True
     hears_only_the_running_cell: bool = False
-    formulas: Literal["mathjax", "mathml"] = "mathjax"
+    formulas: Formulas = "mathjax"
 
 
 def headless() -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bgmagic.display import frontend
 from bgmagic.display.board import GroupBoard, JobsBoard
 from bgmagic.display.card import Card, LiveWidget
-from bgmagic.display.frontend import publish
+from bgmagic.display.frontend import Formulas, publish
 from bgmagic.display.listing import TableRow, is_final, table_html, table_text
 from bgmagic.display.static_html import (
     Bundle,
@@ -57,8 +57,8 @@ class Content(Protocol):
     def note(self) -> Bundle:
         """The line that stands beside the live display."""
 
-    def ending(self) -> FinalBundles:
-        """What replaces the live display and the line."""
+    def ending(self, formulas: Formulas) -> FinalBundles:
+        """What replaces the live display and the line; ``formulas`` as the frontend shows them."""
 
     def add_listener(self, listener: Callable[[], None]) -> None:
         """Have ``listener()`` called whenever `done` or `final` may be another."""
@@ -73,7 +73,8 @@ class CellOutput:
     def __init__(self, content: Content) -> None:
         self._content = content
         self._ids = content.display_id, f"{content.display_id}-line"
-        self._live = frontend.current().live
+        self._frontend = frontend.current()
+        self._live = self._frontend.live
         self._widget: LiveWidget | None = None
         # What is displayed later from another thread still belongs to this cell.
         self._context = contextvars.copy_context()
@@ -88,7 +89,7 @@ class CellOutput:
         note = self._content.note()
         if self._live:
             widget = self._widget = self._content.widget()
-            widget.on_finish = lambda: self._content.ending() if self._ended() else None
+            widget.on_finish = lambda: self._ending() if self._ended() else None
             # What is saved of it: how it stood then would read as if it were so for ever.
             bundle = widget.bundle() | {"text/plain": self._content.title}
             publish(bundle, self._ids[0], metadata=widget.metadata())
@@ -134,8 +135,11 @@ class CellOutput:
         except Exception:
             logger.exception("the end of %r can't be shown", self._content.title)
 
+    def _ending(self) -> FinalBundles:
+        return self._content.ending(self._frontend.formulas)
+
     def _publish_end(self, *, update: bool) -> None:
-        content = self._content.ending()
+        content = self._ending()
         answer, footer = content["answer"], content["footer"]
         if not self._live:
             one = {kind: f"{text}\n{footer[kind]}".rstrip() for kind, text in answer.items()}
@@ -183,9 +187,9 @@ class JobContent:
         """How to find the job again."""
         return note_beside(self._job)
 
-    def ending(self) -> FinalBundles:
+    def ending(self, formulas: Formulas) -> FinalBundles:
         """The answer, or why there is none, and the footer."""
-        return final_bundles(self._job)
+        return final_bundles(self._job, formulas)
 
     def add_listener(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called after each change of the job."""
@@ -238,8 +242,8 @@ class GroupContent:
         """How to find the group again."""
         return group_note_beside(self._group)
 
-    def ending(self) -> FinalBundles:
-        """The group as it ended; nothing stands beside it."""
+    def ending(self, formulas: Formulas) -> FinalBundles:
+        """The group as it ended, in whose table formulas are text; nothing stands beside it."""
         return final_group_bundles(self._group)
 
     def add_listener(self, listener: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.response import Usage, read_citations, word_in
+from bgmagic.display.frontend import Formulas
 from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.export import job_row
@@ -61,11 +62,15 @@ Bundle = dict[str, str]
 FinalBundles = dict[str, Bundle]
 
 
-def final_bundles(job: Job) -> FinalBundles:
-    """The ended ``job`` as MIME bundles: the ``answer``, and the ``footer`` below it."""
+def final_bundles(job: Job, formulas: Formulas = "mathjax") -> FinalBundles:
+    """The ended ``job`` as MIME bundles: the ``answer``, and the ``footer`` below it.
+
+    Args:
+        formulas: as the frontend shows them.
+    """
     text = "\n".join(part for part in (describe_live(job), job.text) if part)
     return {
-        "answer": {"text/html": answer_html(job), "text/plain": text},
+        "answer": {"text/html": answer_html(job, formulas), "text/plain": text},
         "footer": _line(footer_text(job), _BESIDE),
     }
 
@@ -79,7 +84,7 @@ def _line(text: str, style: str, key: str = "") -> Bundle:
     }
 
 
-def answer_html(job: Job) -> str:
+def answer_html(job: Job, formulas: Formulas = "mathjax") -> str:
     """Status, the answer or the partial text, and for a failure its reason and what to do."""
     error = job.error
     mark = _MARKS.get(Status(job.status), _NO_MARK)
@@ -89,7 +94,7 @@ def answer_html(job: Job) -> str:
     if job.text.strip():
         text = as_markdown(job.text, structured=job.request.text_format is not None)
         below = sources_html(read_citations(job.response or {}))
-        parts.append(f"<div>{to_html(text)}{below}</div>")
+        parts.append(f"<div>{to_html(text, formulas=formulas)}{below}</div>")
     return _framed(mark, job.name or "", job.status, *parts)
 
 

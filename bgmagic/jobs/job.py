@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from bgmagic.api.pricing import price_of
 from bgmagic.api.request import Request
@@ -109,12 +109,17 @@ class Answer(str):
         asked = {"input": self.conversation[:-1], "instructions": self.instructions}
         return _restored, (str(self), origin, asked, self.citations, _pickled(self.data))
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+    def bundle(self, formulas: Literal["mathjax", "mathml"] = "mathjax") -> dict[str, str]:
+        """The text, and HTML with what it cites; ``formulas`` as `to_html` takes them."""
         # Imported when an answer is looked at: most are only used.
         from bgmagic.rendering.markdown import as_markdown, to_html
 
-        shown = to_html(as_markdown(str(self), structured=self.data is not None))
-        return {"text/plain": str(self), "text/html": shown + sources_html(self.citations)}
+        text = as_markdown(str(self), structured=self.data is not None)
+        shown = to_html(text, formulas=formulas) + sources_html(self.citations)
+        return {"text/plain": str(self), "text/html": shown}
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return self.bundle()
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this for text: the text alone as it reads, in a list with its quotes.

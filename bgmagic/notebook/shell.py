@@ -186,11 +186,19 @@ class KernelShell(NotebookShell):
     """
 
     def start(self) -> None:
-        """Let an interrupt reach a cell that awaits a job."""
+        """Let an interrupt reach a cell that awaits a job, and show answers as the frontend can."""
         wake_on_signals()
+        # Before the answer's own bundle, which knows of no frontend.
+        self._bundles.for_type(Answer, lambda answer: answer.bundle(frontend.current().formulas))
 
     def stop(self) -> None:
-        """Nothing: what was done harms nobody."""
+        """Show answers by their own bundle again."""
+        self._bundles.pop(Answer, None)
+
+    @property
+    def _bundles(self) -> Any:
+        formatter: Any = self._ipython.display_formatter
+        return formatter.mimebundle_formatter
 
     def show(self, job: Job) -> None:
         """Show its card, or its end."""

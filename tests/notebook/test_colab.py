@@ -102,3 +102,24 @@ def test_boards_are_sent_again_after_a_cell(in_kernel: Kernel, server: ScriptedS
     ran = in_kernel.ok(ended)
     assert "2 completed" in ran.displays[-2]["text/html"]
     assert in_kernel.ok("pass").displays == []
+
+
+def test_vs_code_gets_mathml(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """In VS Code, which typesets no HTML, formulas are MathML in what stays below the cell and where the answer itself is looked at; elsewhere MathJax has them, also after %unload_ext."""
+    server.ending = lambda rid, _: response(rid, "completed", r"So $\frac{a}{b}$ holds.")
+    look = "from IPython.display import display\ndisplay(x)"
+
+    def pages(cell: str) -> list[bool]:
+        shown = [display.get("text/html", "") for display in in_kernel.ok(cell).displays]
+        answers = [page for page in shown if "holds." in page]
+        assert answers
+        return ["<mfrac>" in page and "frac{" not in page for page in answers]
+
+    ask = "%%bgresponse -o x --wait --again\nWhy?"
+    assert pages(ask)[-1] is False
+    assert pages(look) == [False]
+    in_kernel.ok("__vsc_ipynb_file__ = '/somewhere/study.ipynb'")
+    assert all(pages(ask))
+    assert pages(look) == [True]
+    in_kernel.ok("%unload_ext bgmagic")
+    assert pages(look) == [False]
