@@ -279,21 +279,12 @@ class BgLineMagics(Magics):
 
         For first tries, teaching and tests. The first start fetches the weights once (93 MB).
         ``%bglocal --tokens-per-second 15 --queue 5`` makes each status slow enough to watch.
+        ``%bglocal --model qwen3-8b.gguf --threads 8 --parallel 4`` runs a model of your own, and
+        ``%bglocal http://host:8000/v1`` uses a vLLM or llama.cpp that somebody runs.
         """
         with errors_as_one_line():
             settings = self._parse(LocalSettings, "%bglocal", line)
-            word = " ".join(settings.action) or "on"
-            paced = settings.tokens_per_second or settings.queue
-            if word not in ("on", "off", "status"):
-                raise BadInput(f"%bglocal {word}: allowed are on, off and status")
-            if paced and word != "on":
-                raise BadInput(f"%bglocal {word} takes no pace; %bglocal --queue 5 does")
-            if word == "on":
-                local_model.use_local_model(app, settings.tokens_per_second, settings.queue)
-            elif word == "off":
-                local_model.use_own_server(app)
-            else:
-                local_model.print_status(app)
+            _use_local(settings)
 
     def _named(self, names: Sequence[str]) -> list[Job]:
         lookup = JobLookup()
@@ -309,3 +300,29 @@ def _found(job: Job | None, name: str) -> Job:
     if job is None:
         raise BadInput(f"there is no job {name!r}, here or in the journal; see %bgjobs --all")
     return job
+
+
+def _use_local(settings: LocalSettings) -> None:
+    """Do what %bglocal is asked for."""
+    word = " ".join(settings.action) or "on"
+    paced = settings.tokens_per_second or settings.queue
+    names = ("model", "threads", "parallel", "context")
+    engine = {name: getattr(settings, name) for name in names}
+    given = [f"--{name}" for name, value in engine.items() if value is not None]
+    is_url = word.startswith(("http://", "https://"))
+    if word not in ("on", "off", "status") and not is_url:
+        raise BadInput(
+            f"%bglocal {word}: allowed are on, off, status, and an address as http://host:8000/v1"
+        )
+    if paced and word != "on":
+        raise BadInput(f"%bglocal {word} takes no pace; %bglocal --queue 5 does")
+    if given and word != "on":
+        raise BadInput(f"%bglocal {word} takes no {given[0]}; %bglocal alone does")
+    if is_url:
+        local_model.use_server_at(app, word)
+    elif word == "on":
+        local_model.use_local_model(app, settings.tokens_per_second, settings.queue, **engine)
+    elif word == "off":
+        local_model.use_own_server(app)
+    else:
+        local_model.print_status(app)
