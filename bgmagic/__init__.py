@@ -56,6 +56,11 @@ __all__ = [
     "use",
 ]
 
+# Tracebacks, pickles and help say bgmagic.Job, wherever the file lies that defines it.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+del _name
+
 
 def load_ipython_extension(ipython: InteractiveShell) -> None:
     """``%load_ext bgmagic``: add the magics."""

@@ -1,6 +1,6 @@
-"""`python -m bgmagic`: what one pastes into a bug report, without any key, prompt or answer.
+"""Prints what a bug report needs, without any key, prompt or answer: `python -m bgmagic`.
 
-In a notebook `%run -m bgmagic` tells of that very kernel.
+In a notebook `%run -m bgmagic` reports on that very kernel.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from bgmagic.text import one_line
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob
 
-# What decides how things behave: the API's client, the kernel, the widgets, the frontends.
+# Packages that decide how things behave: the API's client, the kernel, the widgets, the frontends.
 PACKAGES = (
     "openai", "httpx2", "aiohttp", "pydantic", "ipython", "ipykernel", "ipywidgets", "anywidget",
     "nest-asyncio2", "nest-asyncio", "jupyter-client", "jupyter-server", "jupyterlab", "notebook",
     "nbclient", "xllamacpp", "genai-prices",
 )  # fmt: skip
-# Whose being set matters, and whose values may be secret or private.
+# Variables that are reported by name only: their values may be secret or private.
 SECRET = (
     "OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS",
     "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN",
 )  # fmt: skip
-# What connections are made by.
+# Variables that connections depend on.
 WAYS = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
-# The frontends that tell, by what they leave in the environment.
+# Frontends, by a variable that each of them sets.
 FRONTENDS = {
     "VSCODE_PID": "VS Code",
     "COLAB_RELEASE_TAG": "Colab",
@@ -46,7 +46,7 @@ LISTED = 20  # open jobs
 
 
 def bug_report() -> str:
-    """The report, as lines."""
+    """Make the report, as lines."""
     journal = _journal()  # before anything that would make one
     rows = [
         ("bgmagic", bgmagic.__version__),
@@ -76,7 +76,7 @@ def _frontend() -> str:
 
 
 def _settings() -> list[str]:
-    """What is not as it is without settings, by name: a value may be a part of a prompt."""
+    """Names of what is configured; a value may be a part of a prompt."""
     found = [
         f"BgMagics.{name}" for name, value in app.shell.defaults().items() if value is not None
     ]
@@ -98,7 +98,7 @@ def _server() -> list[tuple[str, str]]:
         configured += ["by bgmagic.use()"] if named.sdk_client is not None else []
         address = one_line(named.address, 200)
     except BgmagicError as error:
-        # What it quotes may be a key that was typed into the wrong variable.
+        # The message may quote a key that was typed into the wrong variable.
         address = "none: " + re.sub(r"'[^']*'", "'…'", str(error))
     return [("server", f"{address}{' (' + ', '.join(configured) + ')' if configured else ''}")]
 
@@ -144,7 +144,7 @@ def _open(entry: StoredJob, alive: set[str]) -> str:
 
 
 def _private(where: str | Path) -> str:
-    """The text with the user's home folder as ``~``: its name is nobody's business."""
+    """Write the user's home folder as ``~``: its name is private."""
     return str(where).replace(str(Path.home()), "~")
 
 

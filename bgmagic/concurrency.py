@@ -1,7 +1,7 @@
-"""Threads and waiting: the loop thread, the callback thread, and what wakes a coroutine.
+"""Runs the loop thread and the callback thread, and wakes what waits on them; knows no job.
 
-Nothing here knows a job. One asyncio loop runs on a daemon thread; callbacks of the user run on a
-second one, so that one that blocks or raises never holds a poll up.
+One asyncio loop runs on a daemon thread. The user's callbacks run on a second one, so that a
+callback that blocks or raises delays no poll.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import logging
 import queue
+import socket
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -23,8 +26,87 @@ T = TypeVar("T")
 logger = logging.getLogger("bgmagic")
 
 
+# Seconds for which a name is looked up. Systems mostly ask two servers twice, for 5 s each time.
+LOOKUP = 15.0
+
+
+def on_own_thread(function: Callable[[], T], name: str) -> Future[T]:
+    """Call what may block for long on a thread that nothing waits for, not even the process's end.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    future: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            result = function()
+        except BaseException as error:  # is the caller's to handle, whatever it is
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=call, name=name, daemon=True).start()
+    return future
+
+
+class NameLookups:
+    """Looks names up for one event loop: each on a thread of its own, the same name once at a time.
+
+    A name server that does not answer thus holds up nobody but who asks for its names, and takes
+    one thread for each of them.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[tuple[Any, ...], Future[Any]] = {}
+
+    async def addresses(self, host: Any, port: Any, **hints: Any) -> Any:
+        """What `socket.getaddrinfo` gives.
+
+        Raises:
+            OSError: there is no such name, or it could not be found out in time.
+        """
+        asked = (host, port, *sorted(hints.items()))
+        running = self._running.get(asked)
+        if running is None:
+            look = functools.partial(socket.getaddrinfo, host, port, **hints)
+            running = self._running[asked] = on_own_thread(look, "bgmagic-lookup")
+            running.add_done_callback(lambda _: self._running.pop(asked, None))
+        shared = asyncio.shield(asyncio.wrap_future(running))
+        shared.add_done_callback(_take_notice)
+        try:
+            async with asyncio.timeout(LOOKUP):
+                return await shared
+        except TimeoutError:
+            shown = host.decode("ascii", "replace") if isinstance(host, bytes) else host
+            raise OSError(f"looking up {shown} took more than {LOOKUP:.0f} s") from None
+
+
+def _take_notice(future: asyncio.Future[Any]) -> None:
+    """Know what a lookup ended with that nobody waits for any more."""
+    if not future.cancelled():
+        future.exception()
+
+
+if sys.platform == "win32":
+    _UsualLoop = asyncio.ProactorEventLoop
+else:
+    _UsualLoop = asyncio.SelectorEventLoop
+
+
+class _Loop(_UsualLoop):
+    """The platform's usual event loop, in which a slow name server holds up no other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lookups = NameLookups()
+
+    async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
+        return await self._lookups.addresses(host, port, **hints)
+
+
 class LoopThread:
-    """An event loop that runs beside the kernel's own."""
+    """Runs an event loop on a daemon thread, beside the kernel's own loop."""
 
     def __init__(self, name: str = "bgmagic") -> None:
         self._name = name
@@ -47,7 +129,7 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
     def begin(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        """The same for one whose result nobody wants; wakes the loop once for many in a row."""
+        """Start ``coroutine`` and drop its result; many in a row wake the loop once."""
         loop = self._started()
         with self._lock:
             first = not self._begun
@@ -64,7 +146,7 @@ class LoopThread:
             task.add_done_callback(self._tasks.discard)
 
     def run_if_started(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T] | None:
-        """Start what ``make`` gives on the loop, if that runs; else None."""
+        """Start the coroutine that ``make`` returns, if the loop was started; else return None."""
         loop = self._loop
         return None if loop is None else asyncio.run_coroutine_threadsafe(make(), loop)
 
@@ -99,7 +181,7 @@ class LoopThread:
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                loop = asyncio.new_event_loop()
+                loop = _Loop()
                 thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)
                 # A thread that can't start raises here, in the caller, with nothing half set up.
                 thread.start()
@@ -109,7 +191,7 @@ class LoopThread:
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
-    # One by one: looking up names for many connections would else start a thread for each.
+    # One by one: what goes there is short; what is not has threads of its own.
     loop.set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="bgmagic-blocking"))
     loop.set_exception_handler(_report)
     try:
@@ -119,8 +201,8 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # Connections that are still open when the process ends are closed by the operating system:
-    # nothing to fill a user's last cell with.
+    # The operating system closes connections that are still open at exit: no reason for a warning
+    # in the user's last cell.
     if not {"client_session", "connector", "client_connection"} & context.keys():
         loop.default_exception_handler(context)
 
@@ -159,14 +241,14 @@ class CallbackThread:
 
 
 class FutureWaiter:
-    """Where futures of other threads land. Any number of loops may wait here."""
+    """Lets loops await futures that another thread resolves, waking each loop once per batch."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._landed: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
 
     async def wait(self, future: Future[T]) -> T:
-        """The result of ``future``, or what it raises; waiting no longer changes nothing of it."""
+        """Await ``future``: its result or its error. Cancelling the wait leaves it alone."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         future.add_done_callback(lambda _: self._land(loop, waiter))
@@ -178,10 +260,10 @@ class FutureWaiter:
             landed = self._landed.setdefault(loop, [])
             landed.append(waiter)
         if len(landed) > 1:
-            return  # it has been woken, and has not come yet
+            return  # the loop is woken already and has not run yet
         try:
             loop.call_soon_threadsafe(self._deliver, loop)
-        except RuntimeError:  # it has ended: nobody waits there any more
+        except RuntimeError:  # the loop is closed: nothing waits there any more
             with self._lock:
                 self._landed.pop(loop, None)
 
@@ -194,8 +276,10 @@ class FutureWaiter:
 
 
 class _TimerContext(threading.local):
-    """What timers run in; else asyncio makes a copy of the context for each. A thread's own, since
-    two can't be in one context at the same time."""
+    """Holds the context that timers run in: asyncio would copy one for each timer.
+
+    One per thread, since two threads can't enter one context at the same time.
+    """
 
     def __init__(self) -> None:
         self.context = contextvars.Context()
@@ -205,7 +289,7 @@ _TIMERS = _TimerContext()
 
 
 class WakeEvent:
-    """What one job's waiting ends by, ahead of time. Lighter than an event and a timeout."""
+    """Ends one job's wait early, or at its timeout. Lighter than an `asyncio.Event` with one."""
 
     __slots__ = ("_set", "_waiter")
 
@@ -214,12 +298,12 @@ class WakeEvent:
         self._waiter: asyncio.Future[None] | None = None
 
     def set(self) -> None:
-        """End the wait; if nobody waits, the next one."""
+        """End the current wait, or else the next one."""
         self._set = True
         self._end(self._waiter)
 
     def clear(self) -> None:
-        """Take it back."""
+        """Reset the event."""
         self._set = False
 
     async def wait(self, seconds: float | None = None) -> None:
@@ -246,7 +330,7 @@ class WakeEvent:
 
 @dataclass(frozen=True)
 class Clock:
-    """Where the poller gets its time; tests put another in its place.
+    """Gives the time for polls and deadlines; tests replace it.
 
     Attributes:
         now: seconds since the epoch, by the wall clock, so that a suspended laptop counts.

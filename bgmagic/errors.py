@@ -34,7 +34,7 @@ class BadInput(BgmagicError, ValueError):
 
 
 class Unsendable(BadInput):
-    """The journal has not the whole request of a job that was never sent: it held a secret."""
+    """The journal lacks a part of an unsent job's request, since that held a secret."""
 
 
 class NotReady(BgmagicError, TypeError):
@@ -42,7 +42,7 @@ class NotReady(BgmagicError, TypeError):
 
 
 class NotReadyAttribute(NotReady, AttributeError):
-    """The same for an attribute of answers; an AttributeError too, so that ``hasattr`` works."""
+    """An attribute of answers was read off a job; an AttributeError too, so ``hasattr`` works."""
 
 
 class ServerError(BgmagicError):

@@ -14,7 +14,7 @@ from bgmagic.jobs.job import Answer, Job
 from bgmagic.submission.app import app
 from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.options import SubmitSettings, names
-from bgmagic.submission.submit import compose_prompt, submit_or_join, submit_settings
+from bgmagic.submission.submit import prepare_request, submit_or_join, submit_settings
 from bgmagic.text import kind_of
 
 
@@ -29,6 +29,7 @@ def submit(
     max_output_tokens: int | None = None,
     poll: float | None = None,
     deadline: float | str | None = None,
+    create_timeout: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
     continue_: Answer | Job | str | None = None,
     file: Any = None,
@@ -55,6 +56,8 @@ def submit(
         max_output_tokens: end as incomplete after so many tokens, reasoning included.
         poll: seconds between polls, more than 0 and less than 90.
         deadline: seconds, or text such as "12h", after acceptance until watching ends (24 h).
+        create_timeout: seconds, or text such as "5m", that sending may take until the server has
+            answered (120); after that the job is unknown.
         messages: earlier turns as the API takes them.
         continue_: the answer, or the job, whose conversation this goes on with; or its name.
         file: a path, bytes, a PIL image, a matplotlib figure, or a list of these.
@@ -75,8 +78,9 @@ def submit(
     if not isinstance(prompt, str):
         raise BadInput(f"the prompt must be text, not {type(prompt).__name__}")
     variable = _notebook_variable(settings.out)
-    prepared = compose_prompt(prompt, settings, fill)
-    return submit_or_join(prepared, settings, settings.out, variable).job
+    server = app.manager.destination()
+    prepared = prepare_request(prompt, settings, fill, server)
+    return submit_or_join(prepared, server, settings, settings.out, variable).job
 
 
 def map(
@@ -95,6 +99,7 @@ def map(
     max_output_tokens: int | None = None,
     poll: float | None = None,
     deadline: float | str | None = None,
+    create_timeout: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
     continue_: Any = None,
     file: Any = None,
@@ -149,7 +154,7 @@ def map(
 
 
 def _settings_given(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a function's arguments those that are options, by their names."""
+    """Pick those of a function's arguments that are options, by their names."""
     return {name: arguments[name] for name in names(SubmitSettings) if name in arguments}
 
 

@@ -1,33 +1,43 @@
-"""Values as people read them: one line, counts, kinds, dollars, durations, "did you mean"."""
+"""Writes values as people read them: one line, counts, kinds, dollars, durations, near misses."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 
 def one_line(text: str, most: int = 600) -> str:
-    """``text`` from elsewhere as one line of at most ``most`` characters, for people to read.
+    """Shorten ``text`` from elsewhere to one line of at most ``most`` characters.
 
-    Control characters go: a terminal would obey them.
+    Control characters become spaces: a terminal would obey them.
     """
     plain = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
     line = " ".join(plain.split())
     return line if len(line) <= most else f"{line[:most]}…"
 
 
+# Tabs and line breaks are shown as they are.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def without_controls(text: str) -> str:
+    """``text`` with its control characters written out as ``\\x1b``: a terminal would obey them."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def count_jobs(count: int) -> str:
-    """So many jobs, as people say it: "1 job", "20 jobs"."""
+    """Write a number of jobs: "1 job", "20 jobs"."""
     return "1 job" if count == 1 else f"{count} jobs"
 
 
 def kind_of(value: object) -> str:
-    """What ``value`` is, for a message: "a dict", "an int", "a class"."""
+    """Name the type of ``value`` for a message: "a dict", "an int", "a class"."""
     name = "class" if isinstance(value, type) else type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """A hint at the word that was probably meant, or ""."""
+    """Suggest the word that was probably meant, as the end of a message; or ""."""
     import difflib  # only for a message
 
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
@@ -55,7 +65,7 @@ def duration(seconds: float, *, exact: bool = False) -> str:
 
 
 def dollars(amount: float | None) -> str:
-    """An amount as people write it, with enough digits: $4.80, $0.0123."""
+    """Write an amount of US dollars with enough digits: $4.80, $0.0123; "" for None."""
     if amount is None:
         return ""
     return f"${amount:,.2f}" if amount >= 0.1 or amount == 0 else f"${amount:.3g}"

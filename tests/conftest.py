@@ -11,8 +11,8 @@ import pytest
 
 from bgmagic.api.request import Request, build_request
 from bgmagic.local import LocalServerError, discovery, weights
-from bgmagic.prompts.template import literal_prompt
 from bgmagic.runtime.manager import JobManager
+from bgmagic.submission.app import app
 from bgmagic.submission.options import SubmitSettings
 from bgmagic.submission.submit import prepare_request
 from tests.support.browser import lab_with as lab_with
@@ -25,7 +25,7 @@ NOTEBOOK = "/home/user/study.ipynb"
 
 def asked(prompt: str, settings: SubmitSettings) -> Request:
     """The request that ``prompt`` becomes with these settings, nothing filled in."""
-    return prepare_request(literal_prompt(prompt), settings).request
+    return prepare_request(prompt, settings).request
 
 
 # Deadlines measure the machine, not the code.
@@ -41,6 +41,9 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     # A journal of the user's is not the tests' to write to.
     monkeypatch.setenv("BGMAGIC_JOURNAL", ":memory:")
+    # Where an earlier test sent its jobs is gone.
+    monkeypatch.setattr(app, "_used", None)
+    monkeypatch.setattr(app, "_local", None)
 
 
 @pytest.fixture

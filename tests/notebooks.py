@@ -7,9 +7,10 @@ machine it ran on.
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbclient
@@ -54,8 +55,11 @@ def blank(path: Path, folder: Path) -> Path:
     return folder / path.name
 
 
-def main(names: list[str]) -> None:
-    """Execute and save those whose names begin with one of ``names``, or all."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Execute and save those whose names begin with one of the arguments, or all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.notebooks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="how a file's name begins, as 03")
+    names: list[str] = parser.parse_args(arguments).names
     for name in list(os.environ):
         if name.startswith(("OPENAI_", "AZURE_", "BGMAGIC_")) and name != "BGMAGIC_LOCAL_WHEEL":
             del os.environ[name]
@@ -74,4 +78,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

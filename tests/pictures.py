@@ -1,18 +1,19 @@
-"""Screenshots of every state in a real JupyterLab: ``python -m tests.pictures FOLDER``.
+"""Screenshots of every state in a real JupyterLab: ``python -m tests.pictures FOLDER [STATE…]``.
 
 In light and dark, wide and narrow, and what is left as nbconvert shows it and without any styles.
-``streaming-light-1200.png`` is the README's picture.
+``streaming-light-1200.png`` is the README's picture. With states named, these alone, in light and
+wide, which takes a single JupyterLab.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import re
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,55 +180,62 @@ def opened(theme: str, width: int) -> Iterator[tuple[Lab, Stage, Path]]:
             yield lab, Stage(server), path
 
 
-def take(folder: Path, theme: str, width: int) -> None:
-    """Take one picture of each state."""
+def take(folder: Path, theme: str, width: int, chosen: Sequence[str] = ()) -> None:
+    """Take one picture of each state, or of the chosen ones alone."""
     with opened(theme, width) as (lab, stage, path):
         places = {state: number for number, state in enumerate(STATES, 1)}
         shots = f"-{theme}-{width}.png"
+        states = [state for state in STATES if state in chosen or not chosen]
+        later = [state for state in states if state not in (*ENDED, "submitting", "waiting")]
 
         def shot(state: str) -> None:
             lab.page.mouse.move(5, 5)
             lab.cell(places[state]).screenshot(path=folder / f"{state}{shots}")
 
-        for state, (_, _, words) in STATES.items():
-            rid = stage.prepare(state)
-            lab.run(places[state])
-            output = lab.cell(places[state]).locator(".jp-Cell-outputArea")
-            output.get_by_text(words).first.wait_for(timeout=30000)
-            if state in ("offline", "failing"):
-                told = {"error": {"message": "Overloaded."}}
-                broken = (
-                    Script(reset="before") if state == "offline" else Script(status=503, json=told)
-                )
-                stage.server.by_id[rid] = broken
-                output.get_by_text("the job goes on").wait_for(timeout=30000)
-            if state == "cancelling":
-                stage.server.by_id[rid] = Script(hold=stage.held)
-                for _ in range(2):
-                    output.get_by_role("button", name="ancel").click()
-                output.get_by_text("Cancelling…").wait_for()
-            if state in ENDED:
-                output.locator(".bgmagic-card").wait_for(state="detached", timeout=30000)
-                lab.page.wait_for_timeout(300)  # formulas
-            if state in (*ENDED, "submitting", "waiting"):
+        for state in states:
+            reach(lab, stage, places[state], state)
+            if state not in later:
                 shot(state)
-        places["board"] = len(STATES) + 1
-        lab.run(places["board"])
-        board = lab.cell(places["board"]).locator(".bgmagic-board")
-        board.get_by_role("button", name="proof", exact=True).click()
-        board.get_by_text("The proof has three weak steps.").wait_for()
-        shot("board")
-        lab.cell(places["confirming"]).get_by_role("button", name="Cancel").click()
-        for state in STATES:
-            if state not in (*ENDED, "submitting", "waiting"):
-                shot(state)
-        lab.page.keyboard.press("Control+s")
-        left(folder, path, lab.page, shots)
-        lab.restart()
-        lab.cell(places["running"]).get_by_text("This kernel has ended").wait_for()
-        places["restarted"] = places["running"]
-        shot("restarted")
+        if not chosen:
+            places["board"] = len(STATES) + 1
+            lab.run(places["board"])
+            board = lab.cell(places["board"]).locator(".bgmagic-board")
+            board.get_by_role("button", name="proof", exact=True).click()
+            board.get_by_text("The proof has three weak steps.").wait_for()
+            shot("board")
+        if "confirming" in states:
+            lab.cell(places["confirming"]).get_by_role("button", name="Cancel").click()
+        for state in later:
+            shot(state)
+        if not chosen:
+            lab.page.keyboard.press("Control+s")
+            left(folder, path, lab.page, shots)
+            lab.restart()
+            lab.cell(places["running"]).get_by_text("This kernel has ended").wait_for()
+            places["restarted"] = places["running"]
+            shot("restarted")
         stage.held.set()
+
+
+def reach(lab: Lab, stage: Stage, place: int, state: str) -> None:
+    """Run the cell of a state, and wait until it is reached."""
+    rid = stage.prepare(state)
+    lab.run(place)
+    output = lab.cell(place).locator(".jp-Cell-outputArea")
+    output.get_by_text(STATES[state][2]).first.wait_for(timeout=30000)
+    if state in ("offline", "failing"):
+        told = {"error": {"message": "Overloaded."}}
+        broken = Script(reset="before") if state == "offline" else Script(status=503, json=told)
+        stage.server.by_id[rid] = broken
+        output.get_by_text("the job goes on").wait_for(timeout=30000)
+    if state == "cancelling":
+        stage.server.by_id[rid] = Script(hold=stage.held)
+        for _ in range(2):
+            output.get_by_role("button", name="ancel").click()
+        output.get_by_text("Cancelling…").wait_for()
+    if state in ENDED:
+        output.locator(".bgmagic-card").wait_for(state="detached", timeout=30000)
+        lab.page.wait_for_timeout(300)  # formulas
 
 
 def left(folder: Path, path: Path, tab: Any, shots: str) -> None:
@@ -247,12 +255,20 @@ def left(folder: Path, path: Path, tab: Any, shots: str) -> None:
         other.close()
 
 
-def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "pictures")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Take the pictures that the arguments choose."""
+    parser = argparse.ArgumentParser(prog="python -m tests.pictures", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the pictures go")
+    parser.add_argument("states", nargs="*", metavar="STATE", help=", ".join(STATES))
+    asked = parser.parse_args(arguments)
+    unknown = [state for state in asked.states if state not in STATES]
+    if unknown:
+        parser.error(f"no state {', '.join(unknown)}; there are {', '.join(STATES)}")
+    folder: Path = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for theme in ("light", "dark"):
-        for width in (1200, 560):
-            take(folder, theme, width)
+    every = [(theme, width) for theme in ("light", "dark") for width in (1200, 560)]
+    for theme, width in every[:1] if asked.states else every:
+        take(folder, theme, width, asked.states)
     print(f"{len(list(folder.glob('*.png')))} pictures in {folder}")
 
 

@@ -1,13 +1,19 @@
-"""Futures of another thread, awaited on a loop."""
+"""Futures of another thread, awaited on a loop; names that are looked up beside it."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
-from bgmagic.concurrency import FutureWaiter
+from bgmagic.concurrency import FutureWaiter, LoopThread
 
 
 def test_results_and_errors_come_with_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +67,92 @@ def test_loop_that_has_ended_harms_no_other() -> None:
     asyncio.run(leave())
     late.set_result("too late")
     assert asyncio.run(asyncio.wait_for(stay(), 10)) == "here"
+
+
+class SlowNames:
+    """`socket.getaddrinfo` that has no answer for some names until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self._usual = socket.getaddrinfo
+
+    def __call__(self, host: Any, port: Any, *rest: Any, **hints: Any) -> Any:
+        self.asked.append(host)
+        self.begun.set()
+        if host.endswith(".slow"):
+            assert self.go_on.wait(20)
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return self._usual("127.0.0.1", port, *rest, **hints)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowNames]:
+    slow = SlowNames()
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    yield slow
+    slow.go_on.set()
+
+
+@pytest.fixture
+def loop() -> Iterator[LoopThread]:
+    started = LoopThread()
+    yield started
+    assert started.stop(10)
+
+
+async def look_up(host: str) -> Any:
+    return await asyncio.get_running_loop().getaddrinfo(host, 80, type=socket.SOCK_STREAM)
+
+
+def test_a_slow_name_holds_up_no_other(names: SlowNames, loop: LoopThread) -> None:
+    """While some names are looked up in vain, another one is found, and other blocking calls are made;
+    a name that many ask for at once is looked up once."""
+    slow = [loop.run(look_up(f"{name}.slow")) for name in "aaab"]
+    assert loop.run(look_up("fast")).result(10)[0][4] == ("127.0.0.1", 80)
+    assert loop.run(asyncio.to_thread(lambda: "done")).result(10) == "done"
+    assert not any(future.done() for future in slow)
+    names.go_on.set()
+    for future in slow:
+        with pytest.raises(socket.gaierror, match="no such name"):
+            future.result(10)
+    assert sorted(names.asked) == ["a.slow", "b.slow", "fast"]
+    with pytest.raises(socket.gaierror):
+        loop.run(look_up("a.slow")).result(10)
+    assert names.asked.count("a.slow") == 2
+
+
+def test_looking_up_has_a_limit(
+    names: SlowNames, loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that takes too long is an error that names it; asking again starts no second thread for
+    it, and who stops waiting ends nobody else's wait."""
+    patient = loop.run(look_up("a.slow"))
+    assert names.begun.wait(10)
+    loop.run(look_up("a.slow")).cancel()
+    monkeypatch.setattr("bgmagic.concurrency.LOOKUP", 0.05)
+    for _ in range(3):
+        with pytest.raises(OSError, match=r"looking up a\.slow took more than"):
+            loop.run(look_up("a.slow")).result(10)
+    names.go_on.set()
+    with pytest.raises(socket.gaierror):
+        patient.result(10)
+    assert names.asked == ["a.slow"]
+
+
+def test_a_process_ends_while_a_name_is_looked_up() -> None:
+    """A lookup that hangs keeps no process from ending."""
+    code = """if True:
+        import asyncio, socket, threading
+        from bgmagic.concurrency import LoopThread
+        begun = threading.Event()
+        def hang(*_, **__):
+            begun.set()
+            threading.Event().wait()
+        socket.getaddrinfo = hang
+        async def look_up():
+            await asyncio.get_running_loop().getaddrinfo("a", 80)
+        LoopThread().run(look_up())
+        assert begun.wait(20)
+    """
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)

@@ -1,4 +1,4 @@
-"""What responses cost, in US dollars, from the package genai-prices (the extra ``[prices]``).
+"""Prices responses (US dollars) by the package genai-prices (the extra ``[prices]``).
 
 Only the prices that came with the package are used; nothing is fetched. What is not known is None,
 never 0. The package is imported with the first price of a kernel (150 ms), so off the cell's path.
@@ -14,7 +14,7 @@ from typing import Any
 
 from bgmagic.text import dollars
 
-CHARACTERS = 4  # of a token, roughly, where no tokenizer counts (OpenAI's own rule of thumb)
+CHARACTERS = 4  # per token, roughly, without a tokenizer (OpenAI's own rule of thumb)
 
 
 @functools.cache
@@ -24,11 +24,11 @@ def prices_installed() -> bool:
 
 
 def price_of(response: Mapping[str, Any] | None, server: str) -> float | None:
-    """What a response cost, in US dollars, or None where that is not known.
+    """Price a response (US dollars); None if the price is not known.
 
     Args:
         response: the response object, with its model, its usage and its service tier.
-        server: the address that it came from: whose prices hold.
+        server: the address that it came from, whose prices apply.
     """
     if response is None or not isinstance(response.get("usage"), dict) or not prices_installed():
         return None
@@ -52,20 +52,20 @@ def price_of(response: Mapping[str, Any] | None, server: str) -> float | None:
 
 
 def price_of_tokens(model: str, server: str, tokens_in: int, tokens_out: int) -> float | None:
-    """What so many tokens cost, in US dollars, or None where that is not known."""
+    """Price a number of tokens (US dollars); None if the price is not known."""
     usage = {"input_tokens": tokens_in, "output_tokens": tokens_out}
     return price_of({"model": model, "usage": usage}, server)
 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What a sweep may cost, in US dollars.
+    """Estimate of what a sweep may cost (US dollars).
 
     Attributes:
         jobs: how many there are.
-        output: what their output can cost at most, reasoning included; None if it is not bounded.
-        input: what their input costs, about; None if it is not known.
-        why: why there is no bound, in a few words, or "".
+        output: the most that their output can cost, reasoning included; None without a bound.
+        input: the cost of their input, roughly; None if it is not known.
+        why: the reason for no bound, in a few words, or "".
     """
 
     jobs: int
@@ -81,10 +81,10 @@ class CostEstimate:
 
 
 def estimate_cost(asked: Iterable[tuple[str, str, int | None, int]]) -> CostEstimate:
-    """What jobs may cost before any is sent.
+    """Estimate the cost of jobs before any is sent.
 
     Args:
-        asked: of each the model, the server's address, the most output tokens or None, and the
+        asked: for each job its model, the server's address, the most output tokens or None, and the
             characters of its request.
     """
     jobs, output, inside = 0, 0.0, 0.0

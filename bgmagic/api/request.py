@@ -1,4 +1,4 @@
-"""The exact JSON body of one POST /responses, frozen, and how settings become one.
+"""Makes the exact JSON body of one POST /responses of settings: `Request`, frozen.
 
 Every body is a background request whose output is text, plain or structured. What is in `FORBIDDEN`
 is never in a body: background mode can't be combined with `store`, and whether a job streams is not
@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from bgmagic.api.redaction import without_secrets
+from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 VERBOSITIES = ("low", "medium", "high")
 
-# The hosted tools that a mere type is enough for; tools.py knows how each is sent.
+# Hosted tools that the user names by their type alone.
 TOOLS = ("web_search", "code_interpreter", "image_generation", "shell", "web_search_preview")
 
 FORBIDDEN: Mapping[str, str] = {
@@ -39,90 +41,150 @@ OutputType = type[Any] | None  # the class that structured output is read into, 
 class Request:
     """One request body.
 
+    What is asked of a body again and again is read once: as the request is made, when the body is
+    at hand, else when it is first asked for. The body itself is not kept beside its text: with
+    files in it, it is large, and of a sweep there are thousands.
+
     Attributes:
         text: the body as JSON text, exactly as it is sent.
-        reader: the user's class that the answer is to be an object of; no part of the body, and not
-            in the journal.
+        output_type: the user's class that the answer is to be an object of; no part of the body,
+            and not in the journal.
     """
 
     text: str
     output_type: OutputType = field(default=None, compare=False, repr=False)
 
+    @classmethod
+    def of(
+        cls,
+        body: Mapping[str, Any],
+        output_type: OutputType = None,
+        *,
+        server: ServerConfig | None = None,
+        partial: str = "",
+    ) -> Request:
+        """The request with this body.
+
+        Args:
+            server: where it is going to be sent. What sending it needs is worked out now, so that
+                the text is not parsed for that.
+            partial: what is still to go into the request, as `fingerprint` takes it.
+
+        Raises:
+            BadInput: JSON can't hold the body.
+        """
+        made = cls(_dump(body), output_type)
+        try:
+            made._learn(body if _is_plain(body) else made.body, server, partial)
+        except RecursionError as error:
+            raise BadInput(f"the request is nested too deep: {error}") from None
+        return made
+
+    def _learn(self, body: Mapping[str, Any], server: ServerConfig | None, partial: str) -> None:
+        head = _header(body)
+        if head["text_format"] is not None:  # the caller's own, who may change it
+            head["text_format"] = json.loads(json.dumps(head["text_format"]))
+        self._remember(head)
+        if server is not None:
+            known = server.name, partial, _fingerprint(body, server.name, partial)
+            found = without_secrets(body, server.secrets)[1]
+            self._remember({"_print": known, "_searched": (server.secrets, found)})
+
     @property
     def body(self) -> dict[str, Any]:
-        """The body as a new dict; changing it changes nothing here."""
+        """The body as a new dict, parsed; changing it changes nothing here."""
         body: dict[str, Any] = json.loads(self.text)
         return body
 
-    def fingerprint(self, server: str, partial: str = "") -> str:
-        """What two requests have in common that ask the same of the same server, as hex digits.
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is not known what was asked: the job was attached by its response id."""
+        return self.text == "{}"
 
-        Whether the answer is streamed makes no difference to it.
+    def fingerprint(self, server: str, partial: str = "") -> str:
+        """Hash of the server and the body (32 hex digits), equal for requests that ask the same.
+
+        Streaming makes no difference to it.
 
         Args:
-            draft: what still is to go into the request.
+            partial: JSON text of what is still to go into the request, or "".
         """
         known = self.__dict__.get("_print")
         if known is None or known[:2] != (server, partial):
             known = server, partial, _fingerprint(self.body, server, partial)
-            self.__dict__["_print"] = known
+            self._remember({"_print": known})
         found: str = known[2]
         return found
 
-    @classmethod
-    def of(cls, body: Mapping[str, Any], output_type: OutputType = None) -> Request:
-        """The request with this body.
+    def holds_secret(self, secrets: tuple[str, ...]) -> bool:
+        """Whether something has to be taken out of the body before it is written down.
 
-        Raises:
-            BadInput: JSON can't hold it.
+        Args:
+            secrets: the configured key and the like.
         """
-        return cls(_dump(body), output_type)
+        known = self.__dict__.get("_searched")
+        if known is None or known[0] != secrets:
+            known = secrets, without_secrets(self.body, secrets)[1]
+            self._remember({"_searched": known})
+        return bool(known[1])
 
     @cached_property
-    def _settings(self) -> _Header:
-        # Read once: with files in it, the input is large. And little of it: there may be thousands.
-        return _Header.of(self.body)
-
-    @property
     def streams(self) -> bool:
         """Whether the server is asked to send the response as it is written."""
-        return self._settings.streams
+        return bool(self._read("streams"))
 
-    @property
+    @cached_property
     def model(self) -> str:
         """The model that was asked for."""
-        return self._settings.model
+        return str(self._read("model"))
 
-    @property
+    @cached_property
     def text_format(self) -> dict[str, Any] | None:
         """The JSON schema that was asked for, as ``text.format`` holds it, or None for text."""
-        return self._settings.format
+        found: dict[str, Any] | None = self._read("text_format")
+        return found
 
-    @property
+    @cached_property
     def effort(self) -> str | None:
         """The reasoning effort that was asked for, or None for the server's default."""
-        return self._settings.effort
+        found: str | None = self._read("effort")
+        return found
+
+    def _read(self, name: str) -> Any:
+        """The field of this name; all fields of the body's head are known afterwards."""
+        found = _header(self.body)
+        self._remember(found)
+        return found[name]
+
+    def _remember(self, found: Mapping[str, Any]) -> None:
+        # In place of the properties of these names. The value is frozen: this changes no answer.
+        self.__dict__.update(found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """What is asked of a request again and again."""
+def _header(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked of a request again and again, by the names of its properties."""
+    text_format, effort = _inner(body, "text", "format"), _inner(body, "reasoning", "effort")
+    structured = isinstance(text_format, dict) and text_format.get("type") == "json_schema"
+    return {
+        "streams": body.get("stream") is True,
+        "model": sys.intern(str(body.get("model", ""))),
+        "text_format": text_format if structured else None,
+        "effort": None if effort is None else sys.intern(str(effort)),
+    }
 
-    streams: bool
-    model: str
-    format: dict[str, Any] | None
-    effort: str | None
 
-    @classmethod
-    def of(cls, body: Mapping[str, Any]) -> _Header:
-        text_format, effort = _inner(body, "text", "format"), _inner(body, "reasoning", "effort")
-        structured = isinstance(text_format, dict) and text_format.get("type") == "json_schema"
-        return cls(
-            streams=body.get("stream") is True,
-            model=sys.intern(str(body.get("model", ""))),
-            format=text_format if structured else None,
-            effort=None if effort is None else sys.intern(str(effort)),
-        )
+# What JSON gives back as it was; a key of a dict must be a `str` for that, too.
+_LEAVES = frozenset({str, int, float, bool, type(None)})
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether parsing the JSON text of ``value`` gives the very same; not so with a tuple in it."""
+    kind = type(value)
+    if kind in _LEAVES:
+        return True
+    if kind is dict:
+        return all(type(key) is str and _is_plain(part) for key, part in value.items())
+    return kind is list and all(map(_is_plain, value))
 
 
 def _inner(body: Mapping[str, Any], outer: str, inner: str) -> Any:
@@ -149,6 +211,8 @@ def build_request(
     text_format: Mapping[str, Any] | None = None,
     output_type: OutputType = None,
     tools: Sequence[Mapping[str, Any]] = (),
+    server: ServerConfig | None = None,
+    partial: str = "",
 ) -> Request:
     """Make the request that asks ``messages`` with these settings.
 
@@ -159,9 +223,11 @@ def build_request(
         max_output_tokens: the most tokens the response may have, reasoning included.
         params: further body fields as (dotted path, JSON value).
         stream: whether the response is sent as it is written.
-        form: ``text.format`` for structured output; None means text.
-        reader: the class that the structured output is read into.
+        text_format: ``text.format`` for structured output; None means text.
+        output_type: the class that the structured output is read into.
         tools: the hosted tools that the model may use.
+        server: where it is going to be sent, and
+        partial: what is still to go into it, where these are known: see `Request.of`.
 
     Raises:
         BadInput: a field that is not the user's to set, one that is set twice, or a value that
@@ -191,7 +257,7 @@ def build_request(
         _set(body, path, value, taken)
     if stream:
         body["stream"] = True
-    return Request.of(body, output_type)
+    return Request.of(body, output_type, server=server, partial=partial)
 
 
 def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:
@@ -222,7 +288,7 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def check_text(text: str) -> None:
-    """Whether ``text`` can be sent and written down.
+    """Check that ``text`` can be sent and stored.
 
     Raises:
         BadInput: it has lone surrogates: halves of character pairs, mostly from text that was cut.

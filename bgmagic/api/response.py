@@ -1,4 +1,4 @@
-"""A response object of the API, read whatever its shape: text, refusal, citations, usage.
+"""Reads a response object of the API, whatever its shape: text, refusal, citations, usage.
 
 Reading is total: whatever JSON a server calls a response, each function returns and never raises.
 """
@@ -42,7 +42,7 @@ def is_terminal(response: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Output:
-    """What a response says to the user.
+    """The output of a response.
 
     Attributes:
         text: all output text, joined without separators as the API's own SDK joins it.
@@ -84,7 +84,7 @@ class Usage:
 
     @classmethod
     def of(cls, response: Mapping[str, Any]) -> Usage:
-        """The usage that a response object tells, whatever shape it has."""
+        """Read the usage of a response object, whatever its shape."""
         given = response.get("usage")
         usage = given if isinstance(given, dict) else {}
         details = usage.get("output_tokens_details")
@@ -139,7 +139,7 @@ def read_citations(response: Mapping[str, Any]) -> tuple[Citation, ...]:
 
 
 def sources(citations: Iterable[Citation]) -> list[tuple[str, str]]:
-    """What is cited, each once, as (title, address); the address is "" for a file."""
+    """List the cited sources, each once, as (title, address); the address is "" for a file."""
     named: dict[str, tuple[str, str]] = {}
     for citation in citations:
         key = citation.url or citation.file_id or citation.title
@@ -186,7 +186,7 @@ _WINDOW = 32 * 1024  # bytes that deflate looks back (RFC 1951)
 
 _CODE = ("utf-8", "surrogatepass")  # a server's JSON may have lone surrogates
 
-_QUICK = ("id", "model", "status", "usage")  # what tables ask of every job: kept as it is
+_QUICK = ("id", "model", "status", "usage")  # fields that tables read of every job: not compressed
 
 
 class CompressedResponse(Mapping[str, Any]):
@@ -197,7 +197,7 @@ class CompressedResponse(Mapping[str, Any]):
     def __init__(
         self, value: Mapping[str, Any], like: bytes | tuple[str, ...] = b"", text: str = ""
     ) -> None:
-        """Pack ``value``; what its JSON has in common with ``like``, held anyway, takes no room.
+        """Compress ``value``; what its JSON shares with ``like``, kept anyway, takes no room.
 
         Args:
             text: ``value`` as JSON, if that is at hand.
@@ -232,12 +232,12 @@ class CompressedResponse(Mapping[str, Any]):
 
 
 class ResponseCompressor:
-    """Packs the responses of one server; what all of them say, as instructions, is kept once."""
+    """Compresses one server's responses; what all of them say, as instructions, is kept once."""
 
     def __init__(self) -> None:
         self._like = b""
 
     def __call__(self, value: Mapping[str, Any], text: str = "") -> CompressedResponse:
-        """``value``, whose JSON ``text`` may be; the first one is what others are compared with."""
+        """Compress ``value`` (``text``: its JSON, if at hand); the first is the dictionary."""
         self._like = self._like or (text or json.dumps(value)).encode(*_CODE)[-_WINDOW:]
         return CompressedResponse(value, self._like, text)

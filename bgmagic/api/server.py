@@ -1,27 +1,26 @@
-"""Where jobs go, and as whom: a frozen value, so that a job stays with the server that accepted it.
-
-Read from the environment as the SDK reads it; client.py turns one into connections.
-"""
+"""The server that jobs go to, with its credentials, read from the environment as the SDK does."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import contextlib
 import os
 import urllib.parse
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from bgmagic.api.redaction import Secrets
 from bgmagic.errors import BadInput
 from bgmagic.text import one_line
-
-SHORTEST_SECRET = 6  # characters; shorter values would blank out half of every message
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Where jobs go, and as whom. Frozen: a job stays with the server that accepted it.
+    """The server that jobs go to, with its credentials. Frozen: a job stays with its server.
 
     Attributes:
         base_url: as the SDK takes it.
@@ -29,11 +28,12 @@ class ServerConfig:
         organization, project: ids, or None.
         headers: more headers, a line each: OPENAI_CUSTOM_HEADERS as it was, which may hold
             credentials; for the embedded server those that set its pace.
-        isolated: nothing of the user's environment goes there: no headers, no ids, no proxy.
-        template: the user's own SDK client, whose settings are taken over, or None.
-        remedy: what to do when it can't be reached, or "".
+        is_local: whether it is the embedded server: nothing of the user's environment goes there,
+            no headers, no ids, no proxy.
+        sdk_client: the user's own SDK client, whose settings are used, or None.
+        hint: what to do when it can't be reached, or "".
         transport: the environment's proxies and certificates, which its connections are made with.
-        azure: the API version, where Azure's way of addressing and of showing the key is meant.
+        azure: the API version, if requests are addressed and authorized as Azure wants it.
         azure_token: an Entra ID token instead of a key, or "".
     """
 
@@ -49,22 +49,22 @@ class ServerConfig:
     azure: str = ""
     azure_token: str = field(default="", repr=False)
 
-    @property
+    @cached_property
     def address(self) -> str:
         """The base URL without what may be secret in it: user, password and query."""
         parts = urllib.parse.urlsplit(self.base_url)
         host, path = parts.netloc.rpartition("@")[2], parts.path.rstrip("/")
         return urllib.parse.urlunsplit((parts.scheme, host, path, "", ""))
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """What identifies the server: its address, or one name for the embedded server, whose
-        port is another after each start."""
+        """Identifies the server: its address, or one name for the embedded server, whose port
+        changes with each start."""
         return "bgmagic.local" if self.is_local else self.address
 
     @classmethod
     def from_environment(cls, base_url: str | None = None) -> ServerConfig:
-        """The server that the SDK's environment variables name now.
+        """Read the server that the SDK's environment variables name now.
 
         With OPENAI_API_KEY that is OpenAI's, or the one at OPENAI_BASE_URL; without it Azure's, if
         its variables are there.
@@ -94,7 +94,7 @@ class ServerConfig:
 
     @classmethod
     def _of_azure(cls) -> ServerConfig:
-        """What the SDK's AzureOpenAI() would be now."""
+        """Read the server that the SDK's AzureOpenAI() would use now."""
         endpoint = _variable("AZURE_OPENAI_ENDPOINT")
         check_url(endpoint, "AZURE_OPENAI_ENDPOINT")
         key, token = _variable("AZURE_OPENAI_API_KEY"), _variable("AZURE_OPENAI_AD_TOKEN")
@@ -118,23 +118,40 @@ class ServerConfig:
 
     @cached_property
     def secrets(self) -> tuple[str, ...]:
-        """Everything here that must not show up in a message, longest first."""
+        """The values here that must not show up in a message, longest first."""
         parts = urllib.parse.urlsplit(self.base_url)
         password = parts.password or ""
         values = {self.api_key.strip(), password, urllib.parse.unquote(password)}
+        if password:
+            values |= _basic_authorization(parts.username or "", password)
         values.add(self.azure_token)
         values |= {value for _, value in urllib.parse.parse_qsl(parts.query)}
         for line in [] if self.is_local else self.headers.splitlines():
             value = line.partition(":")[2].strip()
-            values |= {value, value.rpartition(" ")[2]}
+            values |= {value, value.rpartition(" ")[2], *_basic_password(value)}
         if self.sdk_client is not None:
             headers = getattr(self.sdk_client, "_custom_headers", {})
             values |= {str(value) for value in headers.values()}
             queries = getattr(self.sdk_client, "_custom_query", {})
             values |= {str(value) for name, value in queries.items() if name != "api-version"}
             values.add(str(getattr(self.sdk_client, "_azure_ad_token", None) or ""))
-        found = (value for value in values if len(value) >= SHORTEST_SECRET)
-        return tuple(sorted(found, key=len, reverse=True))
+        return Secrets(values).values
+
+
+def _basic_authorization(user: str, password: str) -> set[str]:
+    """What user and password of an address become in a header (RFC 7617)."""
+    pair = f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
+    return {base64.b64encode(pair.encode()).decode().rstrip("=")}
+
+
+def _basic_password(header: str) -> set[str]:
+    """The password in a header's ``Basic …``, which is only encoded."""
+    kind, _, encoded = header.partition(" ")
+    with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+        if kind.lower() == "basic":
+            pair = base64.b64decode(encoded.strip(), validate=True).decode()
+            return {encoded.strip().rstrip("="), pair.partition(":")[2]}
+    return set()
 
 
 # What the SDK's transport reads from the environment when it is made.

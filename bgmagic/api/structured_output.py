@@ -1,8 +1,7 @@
-"""Structured output: the format that a Pydantic model or a JSON schema asks for, and whether a
-reply fits it.
+"""Makes the format for structured output of a Pydantic model or a JSON schema, and reads replies.
 
-Strict mode takes a part of JSON Schema only (OpenAI's guide "Structured model outputs"): what can
-be said in it is rewritten, the rest refused. Pydantic and fastjsonschema are imported when used.
+Strict mode takes a part of JSON Schema only (OpenAI's guide "Structured model outputs"): a schema
+is rewritten where it can be, else refused. Pydantic and fastjsonschema are imported when used.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _LOOKAROUND = re.compile(r"\(\?<?[=!]")
 
 
 def response_format(given: Any, label: str = "--schema") -> dict[str, Any]:
-    """``text.format`` as the API takes it, for what the user calls a schema.
+    """Make ``text.format``, as the API takes it, of what the user gives as a schema.
 
     Every field becomes required, since strict mode knows no others. In a JSON schema those that
     were not may be null; a Pydantic model says so itself, with ``| None``.
@@ -82,7 +81,7 @@ def is_class(value: object) -> bool:
 def find_output_type(
     form: Mapping[str, Any] | None, namespace: Mapping[str, Any]
 ) -> type[Any] | None:
-    """The class in ``namespace`` that asks for exactly the format ``form``, by its name."""
+    """Find the class in ``namespace`` whose format is exactly ``form``, by its name."""
     found = namespace.get(str(form.get("name"))) if form else None
     try:
         same = is_class(found) and response_format(found) == form
@@ -92,10 +91,10 @@ def find_output_type(
 
 
 def parse_output(text: str, form: Mapping[str, Any], given: type[Any] | None = None) -> Any:
-    """What ``text``, the reply to a request with the format ``form``, says.
+    """Read ``text``, a reply in the format ``form``.
 
     Args:
-        given: the class whose object it is to be; without one it is what JSON says.
+        given: the class to make an object of; without one the result is plain JSON.
 
     Raises:
         ValueError: it does not fit; the one line names the field.
@@ -238,7 +237,7 @@ class _StrictSchema:
         return made
 
     def _joined(self, node: Mapping[str, Any], place: str) -> dict[str, Any]:
-        """``node`` with what it refers to beside other things, and a lone allOf, put into it."""
+        """Merge the target of a ``$ref`` that has neighbours, and a lone allOf, into ``node``."""
         for _ in range(50):
             whole = node.get("allOf")
             if isinstance(whole, list) and len(whole) == 1 and isinstance(whole[0], Mapping):

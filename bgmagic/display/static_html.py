@@ -8,17 +8,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.response import Usage, read_citations, word_in
+from bgmagic.api.response import Usage, read_citations, sources, word_in
 from bgmagic.display.frontend import Formulas
 from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.export import job_row
-from bgmagic.jobs.job import Job, sources_html
+from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
 from bgmagic.jobs.summary import GroupSummary
-from bgmagic.rendering.markdown import as_markdown, to_html
-from bgmagic.text import count_jobs, dollars, duration, one_line
+from bgmagic.rendering.markdown import as_markdown, sources_html, to_html
+from bgmagic.text import count_jobs, dollars, duration, one_line, without_controls
 
 if TYPE_CHECKING:
     from bgmagic.jobs.group import JobGroup
@@ -68,7 +68,7 @@ def final_bundles(job: Job, formulas: Formulas = "mathjax") -> FinalBundles:
     Args:
         formulas: as the frontend shows them.
     """
-    text = "\n".join(part for part in (describe_live(job), job.text) if part)
+    text = "\n".join(part for part in (describe_live(job), without_controls(job.text)) if part)
     return {
         "answer": {"text/html": answer_html(job, formulas), "text/plain": text},
         "footer": _line(footer_text(job), _BESIDE),
@@ -91,10 +91,13 @@ def answer_html(job: Job, formulas: Formulas = "mathjax") -> str:
     if isinstance(error, NoAnswer):
         mark = _MARKS[Status.INCOMPLETE]  # completed, but not what was asked for
     parts = [] if error is None else [_reason(job, error)]
-    if job.text.strip():
-        text = as_markdown(job.text, structured=job.request.text_format is not None)
-        below = sources_html(read_citations(job.response or {}))
-        parts.append(f"<div>{to_html(text, formulas=formulas)}{below}</div>")
+    text = job.text
+    if text.strip():
+        structured = job.request.text_format is not None
+        shown = to_html(as_markdown(text, structured=structured), formulas=formulas)
+        # An answer has been read already; its response would have to be unpacked.
+        cited = read_citations(job.response or {}) if error else job.result(0).citations
+        parts.append(f"<div>{shown}{sources_html(sources(cited))}</div>")
     return _framed(mark, job.name or "", job.status, *parts)
 
 

@@ -1,4 +1,4 @@
-"""Holds what is known of jobs and tells listeners; starts nothing.
+"""Holds what is known of jobs and calls their listeners; starts nothing.
 
 `Job`, `Answer` and `JobGroup` are what users hold. Only `runtime` changes a job, on the loop
 thread.

@@ -1,7 +1,4 @@
-"""Jobs as tables and as lines of JSON: what research keeps of them. No key gets into either.
-
-What a job is worth telling of is the same in both; where jobs come from is export's caller's.
-"""
+"""Writes jobs as tables and as lines of JSON. No key gets into either."""
 
 from __future__ import annotations
 
@@ -46,7 +43,7 @@ def to_frame(jobs: Sequence[Job], items: Sequence[Any] | None = None) -> pandas.
     rows = [
         job_row(job, _MISSING if items is None else items[index]) for index, job in enumerate(jobs)
     ]
-    # Rows may differ in their columns: what was asked stands before how it went all the same.
+    # Rows may differ in their columns; what was asked comes before how it went.
     columns = dict.fromkeys(name for told in rows for name in told)
     made = pandas.DataFrame(rows, columns=sorted(columns, key=_order))
     whole = [name for name in made.columns if name.startswith("tokens_") or name == "sample"]
@@ -62,7 +59,7 @@ _MISSING: Any = object()
 
 
 def job_row(job: Job, item: Any = _MISSING) -> dict[str, Any]:
-    """One job as a row: its item, its swept settings, how it went and what it gave."""
+    """Make a job's row: its item, its swept settings, how it went and its answer."""
     position, response = job.record.position, job.response or {}
     told: dict[str, Any] = {}
     if position is not None:
@@ -98,9 +95,10 @@ def _tokens(response: Mapping[str, Any]) -> dict[str, int | None]:
 
 
 def seconds_of(job: Job) -> float | None:
-    """How long the server took, from acceptance to the end; None if that is not known."""
+    """Seconds from acceptance to the end; None if one of them is not known."""
     accepted, ended = job.record.accepted_at, job.record.ended_at
-    return None if accepted is None or ended is None else ended - accepted
+    # The clock may have been set back meanwhile.
+    return None if accepted is None or ended is None else max(0.0, ended - accepted)
 
 
 def _item(item: Any, kind: str, key: Any) -> dict[str, Any]:
@@ -115,10 +113,10 @@ def _item(item: Any, kind: str, key: Any) -> dict[str, Any]:
 
 
 def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
-    """All that is worth keeping of a job, as JSON.
+    """Make a job's line of an export, as JSON.
 
     Args:
-        secrets: what must not be in it, wherever it stands.
+        secrets: values that are removed, wherever they stand.
     """
     record = job.record
     body, _ = without_secrets(record.request.body, secrets)
@@ -152,7 +150,7 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _clean(told: dict[str, Any], secrets: Collection[str]) -> dict[str, Any]:
-    """``told`` without the secrets themselves, should one stand in what came back."""
+    """Remove the secrets from a line: a server may have quoted one."""
     found, _ = without_secrets({"input": told}, secrets)
     cleaned: dict[str, Any] = found["input"]
     return cleaned
@@ -202,7 +200,7 @@ def _is_ours(path: Path) -> bool:
 
 def _replace(path: Path, lines: Iterable[Mapping[str, Any]]) -> int:
     count = 0
-    # Beside it, so that the name can be given in one step.
+    # Beside it, so that one rename puts it in place.
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -1,7 +1,6 @@
 """Many jobs as one sequence: the answers in order, with the jobs that have none in their places.
 
-A `JobGroup` only holds jobs, reads them and passes wishes on; how they are made is grouping.py's
-business, how they are carried the manager's, and what they add up to tally.py's.
+A `JobGroup` reads its jobs and passes calls on to them; it makes and sends none.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from bgmagic.jobs.interfaces import GroupDisplays
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import Detached, JobError
 from bgmagic.jobs.record import Status
-from bgmagic.text import count_jobs
+from bgmagic.text import count_jobs, one_line
 
 if TYPE_CHECKING:
     import pandas
@@ -78,7 +77,7 @@ class JobGroup(Collection[Any]):
 
     @property
     def size(self) -> int:
-        """How many jobs the sweep asked for; one picked up from the journal may have fewer."""
+        """Number of jobs that the sweep asked for; an attached group may have fewer."""
         positions = [job.record.position for job in self._jobs if job.record.position is not None]
         return max((position.size for position in positions), default=len(self._jobs))
 
@@ -89,7 +88,7 @@ class JobGroup(Collection[Any]):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many jobs have which status, the most frequent first."""
+        """Number of jobs by status, the most frequent first."""
         return dict(Counter(job.status for job in self.jobs).most_common())
 
     def to_frame(self) -> pandas.DataFrame:
@@ -117,7 +116,7 @@ class JobGroup(Collection[Any]):
 
     def cancel(self) -> bool:
         """Cancel those that have not ended; False if there is none."""
-        # The last first: no place becomes free for one that is to be cancelled too.
+        # The last first: no slot becomes free for one that is to be cancelled too.
         return sum(job.cancel() for job in reversed(self.jobs)) > 0
 
     def retry_failed(self, *, unknown: bool = False) -> tuple[Job, ...]:
@@ -178,7 +177,7 @@ class JobGroup(Collection[Any]):
         self._listeners.append(listener)
 
     def index_of(self, job: Job) -> int:
-        """The place of a job that is, or was, in the group."""
+        """The index of a job that is, or was, in the group."""
         return self._indices[job]
 
     def replace_job(self, index: int, job: Job, successor: Job) -> None:
@@ -199,7 +198,7 @@ class JobGroup(Collection[Any]):
         return results
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        counts = ", ".join(f"{n} {one_line(status, 40)}" for status, n in self.counts.items())
         return f"<JobGroup {self.name} {count_jobs(len(self.jobs))}: {counts}>"
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -282,7 +281,7 @@ class JobDict(JobGroup, Mapping[Any, Any]):
 
 @dataclass(frozen=True)
 class GroupSlot:
-    """A job's place in its group, as the `Variable` of that job."""
+    """A job's place in its group; the `Variable` of that job."""
 
     group: JobGroup
     index: int
@@ -291,7 +290,7 @@ class GroupSlot:
         """Nothing: the group has the job."""
 
     def replace(self, job: Job, successor: Job | Answer) -> None:
-        """Put the job that takes over there; an answer is read off its job."""
+        """Put a ``successor`` that is a job there; an answer is read off its job."""
         if isinstance(successor, Job):
             self.group.replace_job(self.index, job, successor)
 
@@ -333,7 +332,7 @@ def _all_done(jobs: Sequence[Job]) -> bool:
 
 async def _all_ended(jobs: Sequence[Job]) -> None:
     async def quietly(job: Job) -> None:
-        with contextlib.suppress(JobError):  # told with all the others
+        with contextlib.suppress(JobError):  # raised by the caller, with all the others
             await job
 
     await asyncio.gather(*map(quietly, jobs))

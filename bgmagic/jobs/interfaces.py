@@ -1,4 +1,4 @@
-"""What a job and a group need from those around them: protocols, so that neither knows them.
+"""Protocols of what a job and a group call: variables, listeners, displays, the controller.
 
 A job is ``Any`` here, since these stand below `Job`.
 """
@@ -10,42 +10,42 @@ from typing import Any, Protocol
 
 
 class Variable(Protocol):
-    """Where the answer goes."""
+    """A variable that gets a job, and then its answer."""
 
     def assign(self, job: Any) -> None:
-        """Put the job there, as it is submitted."""
+        """Assign the job, as it is submitted."""
 
     def replace(self, job: Any, successor: Any) -> None:
-        """Put the answer, or the job that takes over, there, if that very job still is there."""
+        """Assign ``successor``, an answer or a job, if the variable still holds ``job``."""
 
 
 Listener = Callable[[Any], None]  # called with the job
 
 
 class GroupDisplays(Protocol):
-    """What shows a group; made when it is first looked at. A group is ``Any`` here."""
+    """Shows groups. A group is ``Any`` here."""
 
     def board(self, group: Any) -> Any:
-        """The live display of all jobs of ``group``, a widget."""
+        """Make the live display of all jobs of ``group``, a widget."""
 
     def bundle(self, group: Any) -> dict[str, Any]:
-        """What ``group`` looks like now, as a MIME bundle that stays."""
+        """Show ``group`` as it is now, as a MIME bundle."""
 
 
 class JobController(Protocol):
-    """What a job needs from whoever runs it."""
+    """Runs jobs: what a job asks of its manager."""
 
     def cancel(self, job: Any) -> bool:
-        """Pass the wish to cancel on; False if the job is past it."""
+        """Request that the job be cancelled; False if it has ended."""
 
     def resend(self, job: Any) -> Any:
         """Send the job again as a new one."""
 
     def on_loop_thread(self) -> bool:
-        """Whether the caller is the thread that must never wait for a job."""
+        """Whether the caller runs on the loop thread, which must never wait for a job."""
 
     def run_callback(self, function: Callable[[Any], object], job: Any) -> None:
         """Call ``function(job)`` soon, off the loop thread."""
 
     def make_card(self, job: Any) -> Any:
-        """The live display of ``job``, a widget."""
+        """Make the live display of ``job``, a widget."""

@@ -1,6 +1,6 @@
 """A job, and the answer it becomes: the user's handle of one submission.
 
-`Job` holds the newest `JobRecord` and tells its listeners of each new one. `Job` is a
+`Job` keeps the newest `JobRecord` and calls its listeners after each change. `Job` is a
 ``Future[Answer]`` and `Answer.job` is its `Job`, so they share this file.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import pickle
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, Literal, NoReturn
 
@@ -31,7 +32,7 @@ from bgmagic.errors import BgmagicError
 from bgmagic.jobs.interfaces import JobController, Listener, Variable
 from bgmagic.jobs.placeholder import TextPlaceholder, rendering_prompt
 from bgmagic.jobs.record import JobRecord, Status
-from bgmagic.text import one_line
+from bgmagic.text import one_line, without_controls
 
 
 class Answer(str):
@@ -107,38 +108,49 @@ class Answer(str):
         # Without the job: it belongs to a kernel, the text and its origin do not.
         origin = {"id": self.response_id, "model": self.model, "usage": self.usage}
         asked = {"input": self.conversation[:-1], "instructions": self.instructions}
-        return _restored, (str(self), origin, asked, self.citations, _pickled(self.data))
+        # Plain values and `bgmagic.Answer` only, so that a pickle survives when files move.
+        cited = [dataclasses.asdict(citation) for citation in self.citations]
+        return Answer._restored, (str(self), origin, asked, cited, _pickled(self.data))
+
+    @classmethod
+    def _restored(
+        cls,
+        text: str,
+        origin: Mapping[str, Any],
+        asked: Mapping[str, Any],
+        cited: Iterable[Mapping[str, Any]],
+        pickled: bytes | None,
+    ) -> Answer:
+        """The answer in a pickle; its data is plain JSON where the class is not known."""
+        answer = cls(text, origin, None, asked)
+        answer.citations = tuple(Citation(**fields) for fields in cited)
+        if pickled is not None:
+            try:
+                answer.data = pickle.loads(pickled)  # noqa: S301 - a part of what is unpickled
+            except Exception:
+                answer.data = json.loads(text)
+        return answer
 
     def bundle(self, formulas: Literal["mathjax", "mathml"] = "mathjax") -> dict[str, str]:
         """The text, and HTML with what it cites; ``formulas`` as `to_html` takes them."""
         # Imported when an answer is looked at: most are only used.
-        from bgmagic.rendering.markdown import as_markdown, to_html
+        from bgmagic.rendering.markdown import as_markdown, sources_html, to_html
 
         text = as_markdown(str(self), structured=self.data is not None)
-        shown = to_html(text, formulas=formulas) + sources_html(self.citations)
-        return {"text/plain": str(self), "text/html": shown}
+        shown = to_html(text, formulas=formulas) + sources_html(sources(self.citations))
+        return {"text/plain": without_controls(self), "text/html": shown}
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         return self.bundle()
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this for text: the text alone as it reads, in a list with its quotes.
-        printer.text(str(self) if len(printer.stack) <= 1 else repr(self))
+        printer.text(without_controls(self) if len(printer.stack) <= 1 else repr(self))
 
 
 def assistant_message(text: str) -> dict[str, Any]:
     """The message that answered ``text`` (OpenAPI: OutputMessageContent)."""
     return {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
-
-
-def sources_html(citations: tuple[Citation, ...]) -> str:
-    """The list of links that stands under an answer, or ""."""
-    if not citations:
-        return ""
-    from bgmagic.rendering.markdown import links_html
-
-    quiet = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
-    return f'<div style="{quiet}">Sources{links_html(sources(citations))}</div>'
 
 
 def _pickled(data: Any) -> bytes | None:
@@ -148,24 +160,6 @@ def _pickled(data: Any) -> bytes | None:
         return b""
 
 
-def _restored(
-    text: str,
-    origin: Mapping[str, Any],
-    asked: Mapping[str, Any],
-    citations: tuple[Citation, ...],
-    pickled: bytes | None,
-) -> Answer:
-    """An answer out of a pickle; the data as JSON says it where its class is not known."""
-    answer = Answer(text, origin, None, asked)
-    answer.citations = citations
-    if pickled is not None:
-        try:
-            answer.data = pickle.loads(pickled)  # noqa: S301 - it is a part of what is unpickled
-        except Exception:
-            answer.data = json.loads(text)
-    return answer
-
-
 logger = logging.getLogger("bgmagic")
 
 
@@ -173,6 +167,10 @@ class Job(TextPlaceholder, Future[Answer]):
     """One submission. Speaks ``concurrent.futures.Future`` and can be awaited in any event loop.
 
     Only the manager's loop thread changes a job; reading is allowed from everywhere.
+
+    Attributes:
+        record: all that is known now, a frozen value; replaced as a whole, so that what is read
+            from one record belongs together.
     """
 
     def __init__(
@@ -184,11 +182,11 @@ class Job(TextPlaceholder, Future[Answer]):
         """Make the handle of a new job.
 
         Args:
-            control: whoever runs the job.
-            variables: where the answer goes, before anyone who waits for the job is woken.
+            control: runs the job.
+            variables: get the answer, before any waiter is woken.
         """
         super().__init__()
-        self._record = record
+        self.record: JobRecord = record
         self._control = control
         self._variables = variables
         self._answer: Answer | None = None
@@ -201,62 +199,57 @@ class Job(TextPlaceholder, Future[Answer]):
     # What the user reads.
 
     @property
-    def record(self) -> JobRecord:
-        """All that is known now, as a frozen value."""
-        return self._record
-
-    @property
     def name(self) -> str | None:
         """The variable that waits for the answer, or None."""
-        return self._record.name
+        return self.record.name
 
     @property
     def status(self) -> str:
         """The server's word verbatim, or ours before the server has said one."""
-        return str(Status.DETACHED if self._detached else self._record.status)
+        return str(Status.DETACHED if self._detached else self.record.status)
 
     @property
     def response_id(self) -> str | None:
         """The server's id, or None before the server has accepted the job."""
-        return self._record.response_id
+        return self.record.response_id
 
     @property
     def response(self) -> Mapping[str, Any] | None:
         """The newest response object as the server sent it, or None."""
-        response = self._record.response
+        response = self.record.response
         return response.decompress() if isinstance(response, CompressedResponse) else response
 
     @property
     def request(self) -> Request:
         """What was, or will be, sent."""
-        return self._record.request
+        return self.record.request
 
     @property
     def text(self) -> str:
         """The output text so far: partial of a job that streams or ended early, else mostly ""."""
-        return self._record.text
+        return self.record.text if self._answer is None else str(self._answer)
 
     @property
     def error(self) -> BgmagicError | None:
-        """Why there is no answer, or None; a `JobError`."""
+        """The reason why there is no answer, a `JobError`; or None."""
         found = super().exception(0) if self.done() else None
         return found if isinstance(found, BgmagicError) else None
 
     @property
     def usage(self) -> dict[str, Any] | None:
         """Tokens as the server counted them, or None."""
-        usage = (self._record.response or {}).get("usage")
+        usage = (self.record.response or {}).get("usage")
         return dict(usage) if isinstance(usage, dict) else None
 
     @property
     def price(self) -> float | None:
         """US dollars by the list of the extra [prices]; None where that has no price."""
-        return price_of(self._record.response, self._record.server)
+        return price_of(self.record.response, self.record.server)
 
     @property
     def elapsed(self) -> float:
-        """Seconds from submission to the end, or to now."""
-        return (self._record.ended_at or time.time()) - self._record.submitted_at
+        """Seconds from submission to the end, or to now; 0 if the clock was set back meanwhile."""
+        return max(0.0, (self.record.ended_at or time.time()) - self.record.submitted_at)
 
     @property
     def card(self) -> Any:
@@ -271,7 +264,7 @@ class Job(TextPlaceholder, Future[Answer]):
         return not self._variables
 
     def add_variable(self, variable: Variable) -> None:
-        """Have ``variable`` hold this job, and get its answer, too."""
+        """Assign this job to ``variable``, and later its answer."""
         with self._lock:
             variable.assign(self)
             self._variables += (variable,)
@@ -279,7 +272,7 @@ class Job(TextPlaceholder, Future[Answer]):
                 variable.replace(self, self._answer)
 
     def move_variables_to(self, successor: Job) -> None:
-        """Let ``successor`` take the variables that still hold this job."""
+        """Assign ``successor`` to the variables that still hold this job."""
         for variable in self._variables:
             variable.replace(self, successor)
         successor._variables += self._variables
@@ -287,14 +280,14 @@ class Job(TextPlaceholder, Future[Answer]):
     # concurrent.futures
 
     def cancel(self) -> bool:
-        """Ask the server to cancel; False if the job has ended. The status tells when it has."""
+        """Ask the server to cancel; False if the job has ended. The status says when it has."""
         return self._control.cancel(self)
 
     def resend(self) -> Job:
         """Send the request again, on purpose, as a new job; returns that.
 
-        It takes the variables that still hold this one. If this one was accepted after all, both
-        are paid for.
+        It replaces this one in the variables that still hold it. If this one was accepted after
+        all, both are paid for.
 
         Raises:
             BadInput: this job has not ended.
@@ -304,11 +297,11 @@ class Job(TextPlaceholder, Future[Answer]):
 
     def cancelled(self) -> bool:
         """Whether the job ended as cancelled."""
-        return self.done() and self._record.status == Status.CANCELLED
+        return self.done() and self.record.status == Status.CANCELLED
 
     def running(self) -> bool:
         """Whether the server has the job and has not ended it."""
-        return not self.done() and self._record.accepted_at is not None
+        return not self.done() and self.record.accepted_at is not None
 
     def result(self, timeout: float | None = None) -> Answer:
         """The answer, waiting up to ``timeout`` seconds for it.
@@ -345,7 +338,7 @@ class Job(TextPlaceholder, Future[Answer]):
                 woken.set_result(None)
 
         def wake() -> None:
-            # A loop that has closed refuses: then nobody waits there any more.
+            # A closed loop refuses: nothing waits there any more.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(release)
 
@@ -361,7 +354,7 @@ class Job(TextPlaceholder, Future[Answer]):
                     self._sleepers = tuple(one for one in self._sleepers if one is not wake)
         return super().result(0)
 
-    # What the manager does; on the loop thread only.
+    # What the runner does; on the loop thread only.
 
     def add_listener(self, listener: Listener) -> None:
         """Have ``listener(job)`` called on the loop thread after each change."""
@@ -369,16 +362,15 @@ class Job(TextPlaceholder, Future[Answer]):
 
     def advance(self, **changes: Any) -> None:
         """Take ``changes`` into the record, and tell the listeners."""
-        self._record = self._record.with_changes(**changes)
+        self.record = self.record.with_changes(**changes)
         self._notify()
 
     def settle(self, record: JobRecord, ending: Answer | BgmagicError) -> None:
-        """Take the last ``record``, which is terminal, and deliver its ``ending``.
+        """Keep the last ``record``, which is terminal, and deliver its ``ending``.
 
-        The order is promised: variable, then whoever waits, then the displays. `outcome.settle`
-        works the ending out.
+        The order is promised: variable, then waiters, then displays.
         """
-        self._record = record
+        self.record = record
         if isinstance(ending, Answer):
             with self._lock:
                 self._answer = ending
@@ -389,15 +381,14 @@ class Job(TextPlaceholder, Future[Answer]):
             self.set_exception(ending)
         response = record.response
         if response is not None and not isinstance(response, CompressedResponse):
-            # The answer has its text, the request what was asked; the rest is kept for as long as
-            # this kernel lives.
+            # It stays as long as this kernel lives; its text and its request are here anyway.
             known = ending if isinstance(ending, Answer) else ""
             packed = CompressedResponse(response, (record.request.text, known))
-            self._record = record.with_changes(response=packed)
+            self.record = record.with_changes(response=packed)
         self._wake()
 
     def detach(self, error: BgmagicError) -> None:
-        """Stop watching: whoever waits gets ``error``; the record stays as it is."""
+        """Stop watching: waiters get ``error``; the record stays as it is."""
         self._detached = True
         self.set_exception(error)
         self._wake()
@@ -422,7 +413,7 @@ class Job(TextPlaceholder, Future[Answer]):
     def __repr__(self) -> str:
         if rendering_prompt.get():
             self.refuse("go into a prompt out of another object")
-        record = self._record
+        record = self.record
         status = record.status_text if self.status == record.status else self.status
         words = ["Job", self.name or "", one_line(status, 80), f"{self.elapsed:.0f} s"]
         if record.response_id:
@@ -435,11 +426,11 @@ class Job(TextPlaceholder, Future[Answer]):
 
     def __reduce__(self) -> NoReturn:
         raise BgmagicError(
-            f"{self._record.label} is a live handle and can't be pickled; pickle its answer"
+            f"{self.record.label} is a live handle and can't be pickled; pickle its answer"
         )
 
     def refusal(self, action: str) -> str:
-        """Why the job can't do ``action``, which text can, and what to do instead."""
+        """Say why the job can't do ``action``, which text can, and what to do instead."""
         if self.done() and not self.error:
             remedy = "this is the job, its text is .result()"
         elif self.error:
@@ -447,4 +438,4 @@ class Job(TextPlaceholder, Future[Answer]):
         else:
             wait = f"%bgwait {self.name}" if self.name else ".result()"
             remedy = f"wait for it with {wait} or `await`, or run this again later"
-        return f"{self._record.label} is {self.status} and can't {action}: {remedy}"
+        return f"{self.record.label} is {self.status} and can't {action}: {remedy}"

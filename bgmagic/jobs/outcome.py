@@ -1,4 +1,4 @@
-"""How a job ends: with its answer, or with the error that says why there is none."""
+"""Ends jobs: with the answer, or with the error that says why there is none."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ NOT_VISIBLE = "it is not visible with this key; another one had sent it"
 
 
 def unclear(failure: str) -> str:
-    """That ``failure`` leaves it open whether the server accepted the job."""
+    """Say that ``failure`` leaves it open whether the server accepted the job."""
     return (
         "it is unclear whether the server accepted this job, and it was not sent again, since that "
         f"could be paid twice; job.resend() sends it on purpose: {failure}"
@@ -74,7 +74,7 @@ def unclear(failure: str) -> str:
 
 
 def past_deadline(job: Job, deadline: float) -> str:
-    """That ``deadline`` seconds after its acceptance the job had not ended."""
+    """Say that the job had not ended ``deadline`` seconds after its acceptance."""
     unit, size = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if deadline >= s), ("s", 1))
     return (
         f"it was still {job.record.status} {deadline / size:g} {unit} after it was accepted, "
@@ -83,18 +83,18 @@ def past_deadline(job: Job, deadline: float) -> str:
 
 
 def settle(job: Job, **changes: Any) -> None:
-    """End ``job`` with its last ``changes``, which make it terminal, and deliver what it gives."""
+    """End ``job`` with its last ``changes``, which make it terminal, and deliver its ending."""
     record = job.record.with_changes(**changes)
     job.settle(record, outcome_of(job, record))
 
 
 def detach(job: Job, reason: str) -> None:
-    """Stop watching ``job``: whoever waits is told ``reason``; its record stays as it is."""
+    """Stop watching ``job``: its waiters get ``reason``; its record stays as it is."""
     job.detach(Detached(f"{job.record.label} is no longer watched: {reason}", job))
 
 
 def outcome_of(job: Job, record: JobRecord) -> Answer | JobError:
-    """What ``job`` ends with, once ``record`` is its last one. An error text is never an answer."""
+    """Make the answer or error that ``record``, the last one of ``job``, means."""
     response = record.response or {}
     if record.status == Status.COMPLETED:
         return _completed(job, record, response)
@@ -135,7 +135,7 @@ def _completed(job: Job, record: JobRecord, response: Mapping[str, Any]) -> Answ
 
 
 def _instead(response: Mapping[str, Any]) -> str:
-    """What the output has instead of text, if anything, as a part of a sentence."""
+    """Name what the output has instead of text, as a part of a sentence; or ""."""
     kinds = {str(item.get("type")) for item in objects_in(response.get("output"))}
     named = one_line(", ".join(sorted(kinds - {"message", "reasoning"})), 100)
     return f"; .response has its output: {named}" if named else ""

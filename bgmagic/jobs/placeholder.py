@@ -1,4 +1,4 @@
-"""Everything that text can do, refused by a job, which is not its text yet.
+"""Refuses, for a job that has no text yet, everything that text can do.
 
 An answer will stand in the same variable, so code written for it must fail with a message that says
 what to wait for, and never give a wrong result.
@@ -40,7 +40,7 @@ class TextPlaceholder:
     """Stands where a text will be, and refuses to be used as one."""
 
     def refusal(self, action: str) -> str:
-        """Why it can't do ``action`` now, and what to do instead; in one line."""
+        """Say why it can't do ``action`` now, and what to do instead; in one line."""
         raise NotImplementedError
 
     def refuse(self, action: str) -> NoReturn:
@@ -72,7 +72,7 @@ class TextPlaceholder:
 
 
 def _refuser(action: str) -> Callable[..., NoReturn]:
-    """An operator that refuses, by the name of what was tried."""
+    """Make an operator that refuses, by the name of what was tried."""
 
     def refuse(self: TextPlaceholder, *_: object) -> NoReturn:
         self.refuse(action)

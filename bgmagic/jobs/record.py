@@ -1,4 +1,4 @@
-"""What is known of a job at one moment, and its position in a group: frozen values."""
+"""The record of a job at one moment, and its position in a group: frozen values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Preview:
-    """What a streamed response says so far.
+    """The output of a streamed response so far.
 
     Attributes:
         text: the output text.
@@ -44,7 +44,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What is known of a job at one moment. Times are seconds since the epoch, or None.
+    """All that is known of a job at one moment. Times are seconds since the epoch, or None.
 
     Attributes:
         key: our own name of the job, unique.
@@ -67,10 +67,9 @@ class JobRecord:
         offline: whether the newest call got no answer at all.
         preview: what a streamed response says so far; the response is the truth once it has ended.
         cancelling: whether the user has asked to cancel.
-        partial: JSON text of what is still to go into the request, which is not sent before; or
-            None. `prompts.template.PartialPrompt` reads it.
+        partial: JSON text of a `PartialPrompt`, until the prompt is complete; then None.
         waits_for: the names of the jobs whose answers it waits for.
-        place: where it stands in its group, if it belongs to one.
+        position: its position in its group, if it belongs to one.
     """
 
     request: Request
@@ -97,7 +96,7 @@ class JobRecord:
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def with_changes(self, **changes: Any) -> JobRecord:
-        """The same with ``changes``. By hand: a poll mostly changes one time, of 25 fields."""
+        """Copy with ``changes``. By hand: a poll mostly changes one field of 25."""
         unknown = changes.keys() - self.__dict__.keys()
         if unknown:
             raise TypeError(f"a record has no {', '.join(sorted(unknown))}")
@@ -120,7 +119,7 @@ class JobRecord:
 
     @property
     def label(self) -> str:
-        """What a sentence calls the job: "job 'critique'", or "this job"."""
+        """The job's name in a sentence: "job 'critique'", or "this job"."""
         return f"job {self.name!r}" if self.name else "this job"
 
     @property
@@ -131,7 +130,7 @@ class JobRecord:
 
     @property
     def fingerprint(self) -> str:
-        """What it has in common with those that ask the same of the same server."""
+        """Hash that is equal for jobs that ask the same of the same server."""
         return self.request.fingerprint(self.server, self.partial or "")
 
     @property
@@ -144,13 +143,13 @@ class JobRecord:
 
 
 def hashable(key: Any) -> Any:
-    """The key of an item: JSON has no tuples."""
+    """Make an item's key of JSON, which has no tuples, hashable."""
     return tuple(map(hashable, key)) if isinstance(key, list) else key
 
 
 @dataclass(frozen=True, slots=True)
 class GroupPosition:
-    """Where a job stands in its group.
+    """A job's position in its group.
 
     Attributes:
         group: our own name of the group, unique.
@@ -180,7 +179,7 @@ class GroupPosition:
 
     @property
     def details(self) -> dict[str, Any]:
-        """What has no column of its own in the journal."""
+        """The fields without a column of their own in the journal."""
         told = {name: getattr(self, name) for name in _DETAILS}
         return told | {"settings": [list(pair) for pair in self.settings]}
 
@@ -189,7 +188,7 @@ _DETAILS = ("size", "in_flight", "kind", "key", "item", "sample", "samples")
 
 
 def group_position(group: str, name: str | None, index: int, details: str) -> GroupPosition:
-    """The place that a journal has written down."""
+    """Make the position that the journal has stored."""
     told: Mapping[str, Any] = json.loads(details)
     settings = tuple((str(key), value) for key, value in told["settings"])
     return GroupPosition(

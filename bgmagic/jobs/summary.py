@@ -1,4 +1,4 @@
-"""What the jobs of a group add up to: counts, tokens, price, pace, the slowest and the failed.
+"""Adds up the jobs of a group: counts, tokens, price, pace, the slowest and the failed.
 
 Kept up to date job by job, so that a thousand jobs cost no more to show than those that changed.
 """
@@ -18,7 +18,7 @@ from bgmagic.text import one_line
 
 SLOWEST = 5  # jobs that are shown as the slowest
 
-REASONS = 20  # different reasons that are told
+REASONS = 20  # different reasons that are shown
 
 NAMED = 6  # jobs that are named with a reason
 
@@ -29,7 +29,7 @@ LENGTH = 160  # characters of a reason
 
 @dataclass(frozen=True)
 class JobFigures:
-    """What one job adds.
+    """The figures of one job.
 
     Attributes:
         status: its status.
@@ -50,7 +50,7 @@ class JobFigures:
 
 @dataclass(frozen=True)
 class FailureReason:
-    """Why some jobs have no answer.
+    """A reason why jobs have no answer.
 
     Attributes:
         status: what they ended as.
@@ -64,14 +64,14 @@ class FailureReason:
 
     @property
     def names(self) -> str:
-        """What the jobs are called, the first of them."""
+        """The names of the first of these jobs."""
         first = [one_line(job.name or "", 80) for job in self.jobs[:NAMED]]
         more = len(self.jobs) - len(first)
         return ", ".join(first) + (f" and {more} more" if more else "")
 
 
 class GroupSummary:
-    """The sums of a group's jobs, by their places."""
+    """Keeps the sums of a group's jobs up to date."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
         self._jobs = list(jobs)
@@ -84,17 +84,17 @@ class GroupSummary:
 
     @property
     def size(self) -> int:
-        """How many jobs there are."""
+        """Number of jobs."""
         return len(self._jobs)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many jobs have which status."""
+        """Number of jobs by status."""
         return dict(Counter(one.status for one in self._sums))
 
     @property
     def ended(self) -> int:
-        """How many have ended, or are no longer watched."""
+        """Number of jobs that have ended, or are no longer watched."""
         return sum(job.done() for job in self._jobs)
 
     def total(self, name: str) -> int | None:
@@ -104,8 +104,8 @@ class GroupSummary:
 
     @property
     def price(self) -> tuple[float | None, int]:
-        """What the jobs cost so far, in US dollars, and of how many that have tokens it is not
-        known."""
+        """The price of the jobs so far (US dollars), and how many jobs have tokens and no known
+        price."""
         known = [one.price for one in self._sums if one.price is not None]
         counted = sum(one.tokens_out is not None for one in self._sums)
         return (sum(known) if known else None), counted - len(known)
@@ -128,11 +128,11 @@ class GroupSummary:
 
     @property
     def failures(self) -> int:
-        """How many ended without an answer."""
+        """Number of jobs that ended without an answer."""
         return sum(bool(one.reason) for one in self._sums)
 
     def reasons(self) -> list[FailureReason]:
-        """Why jobs ended without an answer, the most frequent reason first."""
+        """The reasons why jobs have no answer, the most frequent first."""
         found: dict[tuple[str, str], list[Job]] = {}
         for job, one in zip(self._jobs, self._sums, strict=True):
             if one.reason:
@@ -145,11 +145,11 @@ def server_seconds(job: Job) -> float:
     """Seconds since the server accepted the job, or that it took from then on."""
     record = job.record
     begun = record.accepted_at or record.submitted_at
-    return (record.ended_at or time.time()) - begun
+    return max(0.0, (record.ended_at or time.time()) - begun)  # the clock may be set back
 
 
 def figures_of(job: Job) -> JobFigures:
-    """What ``job`` adds as it is now."""
+    """Read the figures of ``job`` as it is now."""
     record = job.record
     response = record.response or {}
     status = one_line(job.status, 40)

@@ -1,10 +1,9 @@
 """Blocks a cell until jobs are done, while the kernel stays alive.
 
-In a kernel the event loop is run inside the cell, so that the user's own tasks go on and a click on
-a widget is heard; nest-asyncio2 makes that possible and is imported nowhere else, and only when
-someone waits, since it replaces asyncio's tasks for the whole process. Elsewhere, and where the
-archived nest_asyncio got there first, the thread simply waits: that one loses whatever arrives
-during a nested run.
+In a kernel the event loop runs inside the cell, so that the user's own tasks go on and a click on a
+widget is handled. nest-asyncio2 makes that possible; it is imported with the first wait, since it
+replaces asyncio's tasks for the whole process. Elsewhere the thread simply waits, and where the
+archived nest_asyncio was applied first, too: that one loses what arrives during a nested run.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ async def _quietly(job: Awaitable[Any]) -> None:
 
 @contextlib.contextmanager
 def _defer_cells() -> Iterator[None]:
-    """Have cells that arrive during the wait follow those that arrived before it."""
+    """Run cells that arrive during the wait after those that arrived before it."""
     over = asyncio.Event()
     _waits.append(over)
     try:
@@ -127,7 +126,7 @@ def _defer_cells() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handle_comms() -> Iterator[None]:
-    """Have the kernel take the messages of widgets during the wait."""
+    """Let the kernel handle the messages of widgets during the wait."""
     kernel = _kernel()
     manager = getattr(getattr(kernel, "shell_channel_thread", None), "manager", None)
     if manager is not None and hasattr(manager, "set_on_recv_callback"):
@@ -138,7 +137,7 @@ def _handle_comms() -> Iterator[None]:
     if queue is None:
         yield
         return
-    # ipykernel 6: whoever takes messages from this queue is running the waiting cell.
+    # ipykernel 6: the task that reads this queue is running the waiting cell.
     kept: list[Any] = []
     task = asyncio.get_running_loop().create_task(_take_comms(kernel, queue, kept))
     try:

@@ -1,7 +1,7 @@
-"""What Tab offers on the lines of our magics: options, choices, variables, jobs and paths.
+"""Completes the lines of our magics at Tab: options, choices, variables, jobs and paths.
 
-For IPython's completer in the terminal and in JupyterLab, which show what a matcher gives them.
-What is offered follows from the options themselves; it is fast, and never raises.
+For IPython's completer, in the terminal and in JupyterLab. The completions follow from the options
+themselves; finding them is fast, and never raises.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _MAGIC = re.compile(r"\s*(%%?bg\w+)\s")
 
 Matcher = Callable[[CompletionContext], SimpleMatcherResult]
 
-Offer = tuple[str, str]  # the text, and of what kind it is
+Offer = tuple[str, str]  # the text and its kind
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Typed:
 
 
 def matcher(namespace: Mapping[str, Any]) -> Matcher:
-    """A matcher for ``ip.Completer.custom_matchers`` that offers the variables of ``namespace``."""
+    """Make a matcher for ``ip.Completer.custom_matchers`` with the variables of ``namespace``."""
 
     # Before all others: what they would find is thrown away then.
     @context_matcher(identifier="bgmagic", priority=1000)  # type: ignore[untyped-decorator]  # IPython's
@@ -94,7 +94,7 @@ def matcher(namespace: Mapping[str, Any]) -> Matcher:
 def completions_at(
     cell: str, line: int, column: int, namespace: Mapping[str, Any]
 ) -> tuple[str, list[Offer]]:
-    """What can stand at the cursor, and the text before it that this replaces.
+    """Find what can stand at the cursor, and the text before it that this replaces.
 
     Args:
         line: the cursor's line, from 0.
@@ -156,7 +156,7 @@ def _flags(every: tuple[Option, ...], typed: Typed) -> Iterator[Offer]:
 
 
 def _values(option: Option, typed: Typed, namespace: Mapping[str, Any]) -> Iterator[Offer]:
-    """What the option may be given."""
+    """Find the values that the option may have."""
     if typed.word.startswith("$"):
         names = _names(namespace, typed.word[1:])
         yield from ((f"${name}", "instance") for name in names)
@@ -171,7 +171,7 @@ def _values(option: Option, typed: Typed, namespace: Mapping[str, Any]) -> Itera
 def _words(
     every: tuple[Option, ...], settings: type[Any], typed: Typed, namespace: Mapping[str, Any]
 ) -> Iterator[Offer]:
-    """What may stand without a flag: the words of an action, or jobs."""
+    """Find what may stand without a flag: the words of an action, or jobs."""
     for option in every:
         if not option.flags:
             words = option.offered or tuple(_jobs(settings))
@@ -180,7 +180,7 @@ def _words(
 
 
 def _jobs(settings: type[Any]) -> list[str]:
-    """The jobs that a magic can be told, the newest first, by variable or else by id."""
+    """Find the jobs that a magic takes, the newest first, by variable or else by id."""
     if not app.has_journal():
         return []
     if settings is AttachSettings:
@@ -193,7 +193,7 @@ def _jobs(settings: type[Any]) -> list[str]:
 
 
 def _names(namespace: Mapping[str, Any], begun: str) -> list[str]:
-    """The user's variables, those with jobs and answers first."""
+    """Find the user's variables, those with jobs and answers first."""
     found = [
         (name, value)
         for name, value in list(namespace.items())
@@ -220,7 +220,7 @@ def _paths(typed: Typed) -> list[str]:
 
 
 def _quoted(path: str, quote: str, *, folder: bool) -> str:
-    """``path`` as it has to be written; the quote of a folder stays open for what is in it."""
+    """Quote ``path`` as it has to be; the quote of a folder stays open for what is in it."""
     if not quote:
         quote = "" if shlex.quote(path.replace("~", "")) == path.replace("~", "") else "'"
     end = "/" if folder else quote

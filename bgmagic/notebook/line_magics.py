@@ -1,8 +1,4 @@
-"""The line magics: waiting for jobs, cancelling, listing and picking them up again.
-
-How they are run is the manager's business, what the journal knows the ledger's; here is what the
-user types and reads. What it has in common with magics.py is in reporting.py.
-"""
+"""The line magics: wait for jobs, cancel, list and attach them, and use the embedded model."""
 
 from __future__ import annotations
 

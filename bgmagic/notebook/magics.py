@@ -1,7 +1,6 @@
-"""%%bgresponse: notebook text in, a job out; and adding and removing the magics.
+"""%%bgresponse: reads the header line, submits the cell, binds the variables and shows the card.
 
-Reads the header line, names the variables and shows the card. How a job is made and run is
-submission.py's and the manager's business, the line magics are line_magics.py's.
+`load` and `unload` add and remove all magics.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from bgmagic.submission.converters import Converter, to_count
 from bgmagic.submission.options import SubmitSettings, options
 from bgmagic.submission.submit import (
     PreparedRequest,
-    compose_prompt,
+    prepare_request,
     submit_or_join,
     submit_settings,
 )
@@ -74,7 +73,7 @@ def _to_base_url(value: Any, label: str) -> str:
 
 
 def _traits() -> dict[str, OptionTrait]:
-    """One trait for each option that `%config` can set, and those that are no option."""
+    """Make a trait for each option that `%config` can set, and for those that are no option."""
     found = {
         option.name: OptionTrait(option.help, option.read)
         for option in options(SubmitSettings)
@@ -155,13 +154,14 @@ class BgMagics(Magics):
                     f"--yes {settings.yes}: this is 1 job; --each, --n or --sweep make more. "
                     "Nothing was sent"
                 )
-            prepared = compose_prompt(cell, settings, self._namespace)
             if settings.dry_run:
-                self._tell_dry_run(prepared)
+                self._tell_dry_run(prepare_request(cell, settings, self._namespace))
                 return
+            server = app.manager.destination()
+            prepared = prepare_request(cell, settings, self._namespace, server)
             name = settings.out or self.notebook.numbered_name
             earlier = self._namespace.get(name)
-            sent = submit_or_join(prepared, settings, name, app.shell.variable(name))
+            sent = submit_or_join(prepared, server, settings, name, app.shell.variable(name))
         self._tell_trouble()
         if prepared.note:
             print(prepared.note)

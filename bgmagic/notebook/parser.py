@@ -1,7 +1,5 @@
-"""Reads the header line of a magic: words, flags, and the variables they name.
+"""Parses the header line of a magic: words, flags and variables; writes the help of its options.
 
-Which options there are and what they take is options.py's business; here a line becomes values, and
-the options the text of a magic's help.
 Splitting follows the shell (shlex), since that is what people type.
 """
 
@@ -24,7 +22,7 @@ from bgmagic.text import did_you_mean
 def parse_line(
     settings: type[Any], magic: str, line: str, namespace: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Read a header line.
+    """Parse a header line.
 
     A value that is exactly ``$name`` or ``{name}`` is replaced by that variable's value; nothing
     else is expanded.
@@ -34,7 +32,7 @@ def parse_line(
         namespace: the notebook's variables.
 
     Returns:
-        what the line gives, by option name, not yet read.
+        the values of the line, by option name, not yet converted.
 
     Raises:
         BadInput: the line can't be understood, or names a variable that does not exist.
@@ -115,7 +113,7 @@ _REFERENCE = re.compile(r"\$([^\W\d]\w*)|\{([^\W\d]\w*)\}")
 
 
 def _looked_up(option: Option, value: Any, namespace: Mapping[str, Any]) -> Any:
-    """``value`` with the variables it names put in their place."""
+    """Replace the variables that ``value`` names by their values."""
     label = option.flags[-1] if option.flags else option.name
     if option.read in (to_pairs, to_swept):
         return tuple(_pair(text, namespace, label) for text in value)
@@ -150,7 +148,7 @@ _COLUMN = 28  # where the help of an option begins; a longer heading has its own
 
 
 def options_help(settings: type[Any]) -> str:
-    """The options as a table in plain text, of at most 100 columns."""
+    """Write the options as a table in plain text, of at most 100 columns."""
     lines = []
     for option in options(settings):
         heading, text = _heading(option), option.help + _default(option)

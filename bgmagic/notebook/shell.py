@@ -1,4 +1,4 @@
-"""What the magics do to IPython's shell: bind variables, show jobs, print errors as one line."""
+"""Binds variables, shows jobs and prints errors in IPython's shell, for the magics."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from bgmagic.notebook.blocking import wait, wake_on_signals
 from bgmagic.notebook.parser import options_help
 from bgmagic.submission.lookup import JobLookup, names_of, output_type_of
 from bgmagic.submission.options import SubmitSettings, options
+from bgmagic.text import without_controls
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NamespaceVariables:
-    """The names that one job is given to, in one namespace.
+    """The variables of one namespace that get a job and its answer.
 
     Attributes:
         namespace: the notebook's own dict, not a copy.
@@ -91,17 +92,17 @@ class NotebookShell(abc.ABC):
         return f"_bg{self._ipython.execution_count}"
 
     def defaults(self) -> Mapping[str, Any]:
-        """What `%config` holds for the options, by their names; None is unset."""
+        """The defaults that `%config` has set for the options, by their names; None is unset."""
         names = [option.name for option in options(SubmitSettings) if option.configurable]
         return {name: getattr(self._configured, name) for name in [*names, "confirm_above"]}
 
     def base_url(self) -> str | None:
-        """The server's address that `%config` holds, or None."""
+        """The server's address that `%config` has set, or None."""
         found: str | None = self._configured.base_url
         return found
 
     def notebook_path(self) -> str:
-        """The notebook's path where Jupyter servers and VS Code tell it, else ""."""
+        """The notebook's path where Jupyter servers and VS Code set it, else ""."""
         path = os.environ.get("JPY_SESSION_NAME") or self.namespace.get("__vsc_ipynb_file__")
         return str(path or "")
 
@@ -329,11 +330,11 @@ def shell_of(ipython: InteractiveShell, configured: Any) -> NotebookShell:
 
 
 def _print_result(job: Job) -> None:
-    print(describe_job(job), job.text, sep="\n")
+    print(describe_job(job), without_controls(job.text), sep="\n")
 
 
 def attach_groups(shell: NotebookShell, entries: Sequence[StoredJob]) -> list[StoredJob]:
-    """Pick up each group that has one of these jobs, or print why not; returns the other jobs."""
+    """Attach each group that has one of these jobs, or print why not; returns the other jobs."""
     groups = {entry.group_key: entry for entry in entries if entry.group_key is not None}
     for number, entry in enumerate(groups.values()):
         try:
@@ -356,10 +357,10 @@ def tell_past(shell: NotebookShell, entry: StoredJob, name: str) -> None:
 
 
 def attach_named_group(shell: NotebookShell, entry: StoredJob, out: str | None) -> None:
-    """Pick up the whole group of ``entry`` under its own name, or ``out``, and show it.
+    """Attach the whole group of ``entry`` under its own name, or ``out``, and show it.
 
     Raises:
-        BadInput: the name is taken, or none of its jobs can be picked up.
+        BadInput: the name is taken, or none of its jobs can be attached.
     """
     from bgmagic.sweeps.submit import attach_group
 

@@ -107,10 +107,14 @@ def _timed(span: Any, numpy: Any) -> str:
     unit, step = numpy.datetime_data(span.dtype)
     count = int(span.view("i8")) * step
     if unit in _SECONDS:
-        return duration(count * _SECONDS[unit], 1)
+        return duration_words(count * _SECONDS[unit], 1)
     if unit in ("Y", "M"):
         return f"{count} {'years' if unit == 'Y' else 'months'}"
-    return duration(count, {**_PER_SECOND, "as": 10**18}[unit]) if unit != "generic" else str(count)
+    return (
+        duration_words(count, {**_PER_SECOND, "as": 10**18}[unit])
+        if unit != "generic"
+        else str(count)
+    )
 
 
 # Numbers and durations.
@@ -131,7 +135,7 @@ def shortest(number: float, bits: int = 32) -> float:
     return number
 
 
-def duration(count: int, per_second: int) -> str:
+def duration_words(count: int, per_second: int) -> str:
     """So many parts of a second as text with units, exactly: ``1 d 2 h 0.5 s``, ``-(1 h 5 s)``."""
     whole, rest = divmod(abs(count), per_second)
     parts = []

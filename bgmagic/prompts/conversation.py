@@ -1,4 +1,4 @@
-"""The messages of a request: earlier turns, and the cell's text as the last user turn."""
+"""Makes the messages of a request: earlier turns, and the cell's text as the last user turn."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SHAPE = 'a list like [{"role": "user", "content": [{"type": "input_text", "text
 
 
 def user_message(text: str, attached: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """The message that asks ``text``, with the parts ``attached`` after it."""
+    """Make the user's message of ``text``, with the parts ``attached`` after it."""
     return {"role": "user", "content": [{"type": "input_text", "text": text}, *attached]}
 
 
 def request_messages(
     text: str, earlier: object = None, attached: Sequence[Mapping[str, Any]] = ()
 ) -> list[Mapping[str, Any]]:
-    """The turns of ``earlier``, if any, and ``text`` as the last user turn.
+    """Make the input: the turns of ``earlier``, if any, and ``text`` as the last user turn.
 
     Args:
         earlier: a list of messages as the API takes it (``role`` and ``content``), or of its other
@@ -72,13 +72,13 @@ def _check_item(item: object, where: str) -> None:
 
 @dataclass(frozen=True)
 class History:
-    """The turns before.
+    """The earlier turns of a conversation.
 
     Attributes:
         messages: those that are known now, as the API takes them.
-        instructions: the system text that they were asked with.
-        after: the job whose conversation comes before these messages, if its key is known.
-        note: what the user should be told about where it goes on, or "".
+        instructions: the system text that they were sent with.
+        after: the job whose conversation comes before these messages, or None.
+        note: a line for the user about where the conversation goes on, or "".
     """
 
     messages: tuple[Mapping[str, Any], ...] = ()
@@ -93,9 +93,9 @@ class History:
 
 
 def history(held: object, name: str, find: Callable[[str], Job | None]) -> History:
-    """The conversation that an answer or a job ends.
+    """Find the conversation that an answer or a job ends.
 
-    After a turn that gave no answer, the one before it.
+    If that turn has no answer, find the conversation before it.
 
     Args:
         held: what the variable ``name`` holds.
@@ -112,7 +112,7 @@ def history(held: object, name: str, find: Callable[[str], Job | None]) -> Histo
             f"--continue {name}: it holds {kind_of(held)}, no answer of a job; earlier turns of "
             "your own go in with --messages"
         )
-    if not job.request.body:
+    if job.request.is_empty:
         raise BadInput(
             f"--continue {name}: it was attached by its id, so what was asked is not known here; "
             "give the turns with --messages"
@@ -125,7 +125,7 @@ def history(held: object, name: str, find: Callable[[str], Job | None]) -> Histo
 
 
 def _before(job: Job, name: str, find: Callable[[str], Job | None]) -> History:
-    """The conversation before the turn of ``job``, which gave no answer."""
+    """Find the conversation before the turn of ``job``, which has no answer."""
     note = f"{name} is {job.status}; this goes on from the answer before it"
     partial, body = job.record.partial, job.request.body
     messages = tuple(body["input"][:-1])
@@ -144,7 +144,7 @@ def _before(job: Job, name: str, find: Callable[[str], Job | None]) -> History:
 
 
 def history_of_running(job: Job, find: Callable[[str], Job | None]) -> History | None:
-    """The turns that ``job``, a turn of a conversation that still runs, was asked after."""
+    """Find the turns before ``job``, the running turn of a conversation."""
     partial, body = job.record.partial, job.request.body
     continues = None if partial is None else PartialPrompt(partial).continues
     if continues is not None:

@@ -1,4 +1,4 @@
-"""What a request takes beside the prompt's text: files and tools."""
+"""Makes the parts of a request beside the prompt's text: files and tools."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ _URL = re.compile(r"https?://\S+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class _File:
-    """What is attached: ``data``, and its ``name`` or "" for what came from a variable."""
+    """A file to attach: ``data``, and its ``name``, or "" if it came from a variable."""
 
     data: bytes
     name: str = ""
 
 
 def file_parts(files: Sequence[Any], label: str = "--file") -> list[dict[str, Any]]:
-    """The parts of a message, in this order, that hold ``files``.
+    """Make the parts of a message that hold ``files``, in this order.
 
     PNG, JPEG, WEBP and GIF become ``input_image``, all else ``input_file``. An http(s) address is
     passed on for the server to fetch: as an image if it ends like one.
@@ -127,7 +127,7 @@ def _from_disk(path: Any, left: int, label: str) -> _File:
 
 
 def _unfit(found: os.stat_result, left: int) -> str:
-    """Why a file of the disk can't go along, or ""."""
+    """Say why a file of the disk can't be attached, or ""."""
     if stat.S_ISDIR(found.st_mode):
         return "is a folder: name the files in it"
     if not stat.S_ISREG(found.st_mode):
@@ -141,8 +141,8 @@ def _hint(path: str) -> str:
 
 
 def _drawn(value: Any, label: str) -> bytes | None:
-    """``value`` as a PNG if it is something of PIL's or matplotlib's, else None."""
-    # Only looked for: who has such a value has imported the library.
+    """Draw ``value`` as an image if it is one of PIL's or matplotlib's, else return None."""
+    # Looked up, not imported: a user with such a value has imported its library.
     image, figure = _loaded("PIL.Image", "Image"), _loaded("matplotlib.figure", "Figure")
     axes = _loaded("matplotlib.axes", "Axes")
     out = io.BytesIO()
@@ -191,7 +191,7 @@ def _image_kind(data: bytes) -> str | None:
 
 
 def _document_kind(found: _File, label: str) -> tuple[str, str]:
-    """The MIME type of what is no image, and how the name of such a file ends."""
+    """Find the MIME type of a file that is no image, and the ending of its name."""
     ending = Path(found.name).suffix.lower()
     if b"%PDF-" in found.data[:1024]:  # where readers look for it
         return "application/pdf", ".pdf"
@@ -227,13 +227,13 @@ def _data_url(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-# By type, as in the OpenAPI description (Tool): what goes along with a mere type.
+# Fields that are added to a mere type (OpenAPI: Tool).
 _WITH: Mapping[str, Mapping[str, Any]] = {
     "code_interpreter": {"container": {"type": "auto"}},
     "shell": {"environment": {"type": "container_auto"}},
 }
 
-# What else a type needs, as it may be written.
+# Types that need more fields of the user, with an example of each.
 _NEEDS = {
     "file_search": '{"type": "file_search", "vector_store_ids": ["vs_…"]}',
     "mcp": '{"type": "mcp", "server_label": "…", "server_url": "https://…", '
@@ -249,7 +249,7 @@ _CALLS_BACK = frozenset(
 
 
 def tool_entries(tools: Sequence[Any], label: str = "--tool") -> list[dict[str, Any]]:
-    """The entries that ``tools`` mean, in this order.
+    """Make the entries of ``tools``, in this order.
 
     A type that is not known here is passed on: servers have others, and refuse what they don't
     know before anything is paid for.

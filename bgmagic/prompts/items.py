@@ -86,7 +86,7 @@ def _nested(paths: list[tuple[str, ...]], row: tuple[Any, ...]) -> dict[str, Any
     return told
 
 
-def record_of(value: Any) -> dict[str, Any] | None:
+def as_record(value: Any) -> dict[str, Any] | None:
     """A row of a table or a query that stands by itself, as a dict by its columns, else None."""
     roots = root_of(value)
     single = roots & {"sqlite3"} or ("astropy" in roots and not hasattr(value, "itercols"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bgmagic.errors import BadInput
-from bgmagic.prompts.arrays import Line, Measured, array_of, duration
+from bgmagic.prompts.arrays import Line, Measured, array_of, duration_words
 from bgmagic.prompts.tables import cells_of, is_missing, root_of
 
 UNREAD = object()  # a reader's "not mine"
@@ -109,7 +109,7 @@ def _of_pandas(value: Any) -> Any:
     name = type(value).__name__
     if name == "Timedelta":
         # In nanoseconds, whatever unit it has; None if there are too many for 64 bits.
-        return duration(int(value.as_unit("ns").value), 10**9)
+        return duration_words(int(value.as_unit("ns").value), 10**9)
     if name in ("Timestamp", "Period", "Interval"):
         return str(value)
     return UNREAD

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.errors import BadInput
-from bgmagic.prompts.arrays import Cells, array_cells, duration, shortest
+from bgmagic.prompts.arrays import Cells, array_cells, duration_words, shortest
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ def _clock(nanoseconds: int) -> datetime.time | str:
 
 def _span(nanoseconds: int) -> datetime.timedelta | str:
     micro, nano = divmod(nanoseconds, 1000)
-    return duration(nanoseconds, 10**9) if nano else datetime.timedelta(microseconds=micro)
+    return duration_words(nanoseconds, 10**9) if nano else datetime.timedelta(microseconds=micro)
 
 
 # CSV.

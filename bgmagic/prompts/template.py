@@ -6,6 +6,7 @@ expressions, and the job whose conversation comes before it.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from bgmagic.api.request import Request, check_text
+from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.prompts.expressions import RAW, Expression, compiled, evaluate, lookup_names
@@ -36,7 +38,7 @@ class PendingExpression:
     jobs: Mapping[str, Any]
 
     def fill(self, answer_of: Callable[[str], Answer]) -> str:
-        """The text that goes here.
+        """Evaluate the expression with the answers of its jobs.
 
         Args:
             answer_of: gives the answer of a job by its key.
@@ -50,7 +52,7 @@ class PendingExpression:
 
 @dataclass(frozen=True)
 class Substitution:
-    """What an expression became: for --dry-run."""
+    """An expression and the text that it became, for --dry-run."""
 
     expression: Expression
     text: str
@@ -58,12 +60,12 @@ class Substitution:
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A prompt with everything in it that was there at submission.
+    """A prompt with all values that were there at submission.
 
     Attributes:
-        pieces: text, and the holes that wait.
-        needs: the running jobs that the holes wait for, each once.
-        inserted: what each expression that is no hole became.
+        pieces: text, and the expressions that are pending.
+        needs: the running jobs that these wait for, each once.
+        inserted: the text of each expression that is not pending.
     """
 
     pieces: tuple[str | PendingExpression, ...]
@@ -72,7 +74,7 @@ class RenderedPrompt:
 
     @property
     def text(self) -> str:
-        """The prompt; a hole stands there as it was written."""
+        """The prompt; a pending expression stands there as it was written."""
         return "".join(
             piece if isinstance(piece, str) else f"{{{{{piece.expression.source}}}}}"
             for piece in self.pieces
@@ -85,7 +87,7 @@ class Template:
 
     pieces: tuple[str | Expression, ...]
 
-    def fill(self, namespace: Mapping[str, Any], *, waiting: bool = False) -> RenderedPrompt:
+    def render(self, namespace: Mapping[str, Any], *, waiting: bool = False) -> RenderedPrompt:
         """Put the values of ``namespace`` in as they are now.
 
         Args:
@@ -103,19 +105,37 @@ class Template:
             if isinstance(piece, str):
                 pieces.append(piece)
                 continue
-            # With one hole, whatever comes from jobs is one: the draft of a prompt is the same
-            # then, however many of its jobs have ended since, and so is known again.
-            put = _fill(piece, values[piece], hole=bool(needs) or waiting)
+            # If any expression has to wait, all with jobs are kept pending, also those whose jobs
+            # have ended. The fingerprint then does not depend on which of them ended first, so a
+            # cell that is run again is recognised.
+            put = _fill(piece, values[piece], pending=bool(needs) or waiting)
             pieces.append(put)
             if isinstance(put, str):
                 inserted.append(Substitution(piece, put))
         return RenderedPrompt(tuple(pieces), tuple(needs.values()), tuple(inserted))
 
 
+def render_prompt(
+    text: str, namespace: Mapping[str, Any] | None, *, waiting: bool = False
+) -> RenderedPrompt:
+    """The prompt that ``text`` becomes with the values of ``namespace`` as they are now.
+
+    Args:
+        namespace: what its expressions name; None takes the text as it is, braces and all.
+        waiting: whether the prompt has to wait for a job anyway.
+
+    Raises:
+        BadInput: as `compile_template` and `Template.render` do.
+    """
+    if namespace is None:
+        return RenderedPrompt((text,))
+    return compile_template(text).render(namespace, waiting=waiting)
+
+
 def _fill(
-    expression: Expression, values: Mapping[str, Any], *, hole: bool
+    expression: Expression, values: Mapping[str, Any], *, pending: bool
 ) -> str | PendingExpression:
-    if hole and any(True for value in values.values() for _ in _held(value)):
+    if pending and any(True for value in values.values() for _ in _held(value)):
         try:
             return PendingExpression(
                 expression, {n: _bound(expression, n, v) for n, v in values.items()}
@@ -126,11 +146,7 @@ def _fill(
     return evaluate(expression, {n: _answered(expression, v) for n, v in values.items()})
 
 
-def literal_prompt(text: str) -> RenderedPrompt:
-    """``text`` as it is, with whatever braces it has."""
-    return RenderedPrompt((text,))
-
-
+@functools.lru_cache(maxsize=4)  # a sweep asks once for each of its jobs
 def compile_template(text: str) -> Template:
     """Find the expressions in ``text``.
 
@@ -158,7 +174,7 @@ def _pieces(text: str) -> Iterator[str | Expression]:
 
 
 def _end(text: str, begin: int) -> int | None:
-    """Where the ``}}`` is that closes an expression; those in its own dicts and texts don't."""
+    """Find the ``}}`` that closes an expression; those in its own dicts and texts don't."""
     depth = 0
     for token in _TOKEN.finditer(text, begin):
         if token[0] in ("(", "[", "{"):
@@ -207,7 +223,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _bound(expression: Expression, name: str, value: Any, deep: int = _DEEP) -> Any:
-    """What `name` stands for, as JSON that outlives the kernel.
+    """Make JSON, which outlives the kernel, of what `name` stands for.
 
     Args:
         deep: how many lists and dicts within each other are still looked into; less than at first
@@ -251,7 +267,7 @@ def _unbound(bound: Any, answer_of: Callable[[str], Answer]) -> Any:
 
 
 def _answered(expression: Expression, value: Any, deep: int = _DEEP) -> Any:
-    """``value`` with the answers of its jobs in their places; all have ended."""
+    """Replace the jobs in ``value``, all of which have ended, by their answers."""
     if isinstance(value, Job):
         if value.error is not None:
             name = value.name or "a job in it"
@@ -268,18 +284,18 @@ def _answered(expression: Expression, value: Any, deep: int = _DEEP) -> Any:
 
 @dataclass(frozen=True)
 class PartialPrompt:
-    """What is still to go into a request.
+    """A prompt with pending expressions, or after a conversation whose last turn still runs.
 
     Attributes:
-        text: JSON text of an object with ``pieces``, the prompt's text and holes in order, and
-            ``continues``, the key of the job whose conversation comes before it, or null.
+        text: JSON text of an object with ``pieces``, the prompt's text and pending expressions in
+            order, and ``continues``, the key of the job whose conversation comes before, or null.
     """
 
     text: str
 
     @classmethod
     def of(cls, filled: RenderedPrompt, continues: str | None) -> PartialPrompt:
-        """The draft of a prompt with holes, or of a turn whose conversation still runs.
+        """Make the partial prompt of ``filled``, after the conversation of the job ``continues``.
 
         Raises:
             BadInput: a text in it can't be sent.
@@ -318,18 +334,24 @@ class PartialPrompt:
         return tuple(dict.fromkeys([*([continues] if continues else []), *found]))
 
     def with_resent_jobs(self, newest: Callable[[str], str]) -> PartialPrompt:
-        """The same, needing the jobs that were sent since in place of those that it needs."""
+        """Replace the jobs that it needs by those that were sent again in their places."""
         text = self.text
         for key in self.needs:
             text = text.replace(json.dumps(key), json.dumps(newest(key)))  # keys are random
         return PartialPrompt(text)
 
-    def complete(self, request: Request, answer_of: Callable[[str], Answer]) -> Request:
+    def complete(
+        self,
+        request: Request,
+        answer_of: Callable[[str], Answer],
+        server: ServerConfig | None = None,
+    ) -> Request:
         """The request that is to be sent.
 
         Args:
-            request: the request so far: in the last message's text the holes stand as written.
+            request: the request so far: its last message has the pending expressions as written.
             answer_of: gives the answer of each job in `needs`.
+            server: where it is going to be sent, if it is.
 
         Raises:
             BadInput: an expression fails with these answers, or nothing is left of the prompt.
@@ -346,12 +368,12 @@ class PartialPrompt:
             body["input"] = [*earlier.conversation, *body["input"]]
             if earlier.instructions is not None:
                 body.setdefault("instructions", earlier.instructions)
-        return Request.of(body, request.output_type)
+        return Request.of(body, request.output_type, server=server)
 
 
-def _pending_as_json(hole: PendingExpression) -> dict[str, Any]:
-    expression = hole.expression
-    return {"source": expression.source, "line": expression.line, "jobs": dict(hole.jobs)}
+def _pending_as_json(pending: PendingExpression) -> dict[str, Any]:
+    expression = pending.expression
+    return {"source": expression.source, "line": expression.line, "jobs": dict(pending.jobs)}
 
 
 def _pending_from_json(found: dict[str, Any]) -> PendingExpression:
@@ -359,7 +381,7 @@ def _pending_from_json(found: dict[str, Any]) -> PendingExpression:
 
 
 def _job_keys(bound: Any) -> Iterator[str]:
-    """The keys of the jobs in what a hole's names stand for."""
+    """Find the keys of the jobs in the names of a pending expression."""
     for kind, value in bound.items():
         if kind == "job" and isinstance(value, str):
             yield value

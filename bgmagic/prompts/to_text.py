@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, 
 from typing import Any, cast
 
 from bgmagic.errors import BadInput
-from bgmagic.prompts.arrays import Digits, Line, Measured, duration
+from bgmagic.prompts.arrays import Digits, Line, Measured, duration_words
 from bgmagic.prompts.libraries import UNREAD, has_whole_text, kind, simplified
 from bgmagic.prompts.tables import Table, as_csv, table_of
 
@@ -136,7 +136,7 @@ def _single(value: Any) -> Any:
     if isinstance(value, datetime.date | datetime.time) and type(value).__name__ != "NaTType":
         return str(value)
     if isinstance(value, datetime.timedelta) and type(value).__name__ != "Timedelta":
-        return duration(value // datetime.timedelta(microseconds=1), 10**6)
+        return duration_words(value // datetime.timedelta(microseconds=1), 10**6)
     if isinstance(value, re.Pattern):  # its repr leaves off what is longer than 200 characters
         return _plain(value.pattern)
     return UNREAD

@@ -16,7 +16,7 @@ from bgmagic.storage.job_store import JobStore
 
 
 def stored_run_config(job: Job, store: JobStore, server: ServerConfig) -> RunConfig:
-    """How to send the request of ``job`` again, which this kernel did not carry.
+    """Make the `RunConfig` to send a job of an earlier kernel again.
 
     Raises:
         BadInput: the journal does not keep the whole request, or it went to another server.
@@ -33,27 +33,27 @@ def stored_run_config(job: Job, store: JobStore, server: ServerConfig) -> RunCon
 
 @dataclass(frozen=True)
 class VariableHandover:
-    """The variables that still hold ``job``, for the handle that takes over."""
+    """Moves the variables that still hold a detached job to the job that replaces it."""
 
     job: Job
 
     def assign(self, successor: Job) -> None:
-        """Give them to ``successor``."""
+        """Assign ``successor`` to the variables that still hold the detached job."""
         self.job.move_variables_to(successor)
 
     def replace(self, job: Job, successor: Job | Answer) -> None:
-        """Give those that hold ``job`` to its ``successor``."""
+        """Assign ``successor`` to the variables that still hold ``job``."""
         for variable in self.job._variables:
             variable.replace(job, successor)
 
 
 def reattach(job: Job, store: JobStore, attach: Callable[[StoredJob, Variable], Job]) -> Job:
-    """Follow the detached ``job`` again, by a new handle that takes its variables; gives that.
+    """Attach the detached ``job`` again; returns the new handle, which gets its variables.
 
-    Past its deadline the server is asked once.
+    Past its deadline it is polled once.
 
     Args:
-        attach: picks up what the journal has.
+        attach: attaches a job of the journal.
 
     Raises:
         BadInput: ``job`` is not detached, or can't be attached.
@@ -63,5 +63,5 @@ def reattach(job: Job, store: JobStore, attach: Callable[[StoredJob, Variable], 
     entry = store.find(job.record.key)
     if entry is None:
         raise BadInput(f"the journal does not have it; %bgattach {job.response_id} follows it")
-    # Taken over before the new handle can possibly end, so that the answer finds it there.
+    # Moved before the new handle can end, so that its answer finds it in the variables.
     return attach(entry, VariableHandover(job))

@@ -1,7 +1,6 @@
 """Waits for the jobs whose answers a request needs, on the loop thread.
 
-A job can only need older ones, so no two ever wait for each other. What is put together from the
-answers is the draft's, how a job with an unmet need ends course.py's business.
+A job can only need older ones, so no two ever wait for each other.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class UnmetDependency(Exception):
     """A job that is needed ended without an answer; the message says which and why.
 
     Attributes:
-        ended: whether that job has ended; else only nobody watches it any more.
+        ended: whether that job has ended; False if it is only no longer watched.
     """
 
     def __init__(self, message: str, *, ended: bool = True) -> None:
@@ -33,13 +32,13 @@ class UnmetDependency(Exception):
 
 
 class DependencyWaiter:
-    """What one job waits for."""
+    """Waits for the jobs whose answers one job needs."""
 
     def __init__(self, job: Job, find: FindJob, clock: Clock, wake: WakeEvent) -> None:
-        """Make it; `run` waits.
+        """Make the waiter; `run` waits.
 
         Args:
-            wake: set to have the job looked at again, as when it is to be cancelled.
+            wake: set to check the job again, as when it is to be cancelled.
         """
         self._job = job
         self._find = find
@@ -50,10 +49,10 @@ class DependencyWaiter:
         """Wait until all answers are there.
 
         Returns:
-            what gives an answer by its job's key; None if the job is to be cancelled.
+            a function from a job's key to its answer; None if the job is to be cancelled.
 
         Raises:
-            Unmet: one of the jobs has no answer, or is no longer watched.
+            UnmetDependency: one of the jobs has no answer, or is no longer watched.
         """
         needed: dict[str, Job] = {}
         again: set[str] = set()
@@ -80,7 +79,7 @@ class DependencyWaiter:
         return None
 
     async def _found(self, key: str) -> Job | None:
-        """The job with this key, once this kernel may look after it; None to cancel."""
+        """Find the job with this key, once this kernel may watch it; None to cancel."""
         while not self._job.record.cancelling:
             try:
                 found = await self._find(key)

@@ -1,8 +1,7 @@
 """All jobs of this kernel: starts, cancels, sends again, and ends with the process.
 
 One `JobManager` a process. Its public methods can be called from any thread and never wait for
-the network; what happens to a job is the fleet's business, on the loop thread, which alone changes
-jobs. It knows neither IPython nor widgets: displays listen, the user's variable is handed in.
+the network; the scheduler runs the jobs on the loop thread, which alone changes them.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore, record_of
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
+from bgmagic.transport.client import CREATE_TIMEOUT
 
 
 class JobRegistry:
@@ -47,7 +47,7 @@ class JobRegistry:
         self._successors: dict[str, str] = {}
 
     def add(self, job: Job) -> None:
-        """Take a new job in."""
+        """Add a new job."""
         self._jobs.append(job)
         self._by_key[job.record.key] = job
 
@@ -60,16 +60,16 @@ class JobRegistry:
         return dict(self._by_key)
 
     def find(self, key: str) -> Job | None:
-        """The job with this key; of several the newest, since one that was given up may have been
-        attached since."""
+        """Find the job with this key; of several the newest, since a detached one may have been
+        attached again."""
         return self._by_key.get(key)
 
     def mark_resent(self, job: Job, successor: Job) -> None:
-        """Note that a job was sent again, as ``successor``."""
+        """Record that a job was sent again, as ``successor``."""
         self._successors[job.record.key] = successor.record.key
 
     def latest_key(self, key: str) -> str:
-        """The key of the job that was sent last in place of the one with this key, or this."""
+        """The key of the job that was sent last in place of this one, or this key."""
         while key in self._successors:
             key = self._successors[key]
         return key
@@ -101,7 +101,7 @@ class JobManager:
             make_card: makes the live display of a job.
             clock: the time of polls and deadlines.
             store: where jobs are stored; without one, in this process's memory.
-            destination: tells where a job that is submitted now goes; raises BadInput.
+            destination: returns the server of a job that is submitted now; raises BadInput.
         """
         self._make_card = make_card
         self._clock = clock or Clock()
@@ -130,6 +130,7 @@ class JobManager:
         variable: Variable | None = None,
         poll_interval: float | None = None,
         deadline: float = DEADLINE,
+        create_timeout: float = CREATE_TIMEOUT,
         partial: str | None = None,
         waits_for: tuple[str, ...] = (),
     ) -> Job:
@@ -137,8 +138,7 @@ class JobManager:
 
         Args:
             server: where it goes; None means the destination of the moment.
-            partial: JSON text of what is still to go into the request, which is sent when that is
-                there.
+            partial: JSON text of a `PartialPrompt`; the request is sent when that is complete.
             waits_for: the names of the jobs that it waits for.
             name: what the job is called.
             named: whether the user chose that name.
@@ -146,6 +146,7 @@ class JobManager:
             variable: where the answer goes; holds the job from now on.
             poll_interval: seconds between polls; None means soon at first, then every 10.
             deadline: seconds after acceptance at which watching ends.
+            create_timeout: seconds that sending may take, from the job's turn to the answer.
 
         Raises:
             BadInput: there is no server to send it to; nothing was sent.
@@ -162,7 +163,8 @@ class JobManager:
             waits_for=waits_for,
         )
         self._loop.start()  # a thread that can't start is told before there is a job
-        return self._start(record, RunConfig(server, poll_interval, deadline), variable)
+        config = RunConfig(server, poll_interval, deadline, create_timeout=create_timeout)
+        return self._start(record, config, variable)
 
     def submit_all(self, records: Sequence[JobRecord], config: RunConfig) -> list[Job]:
         """Start the jobs of a group and return their handles at once."""
@@ -181,17 +183,17 @@ class JobManager:
         limiter: ConcurrencyLimiter | None = None,
         free: Collection[str | None] | None = None,
     ) -> Job:
-        """Pick up a job that the journal has, and return its handle at once.
+        """Attach a job of the journal, and return its handle at once.
 
-        One that has ended is given from the journal, without a call. An open one is followed at the
-        server that is configured now, if it is the one that accepted it: no key goes to an address
-        that was only read. ``reader`` is the class that its structured output is read into.
+        One that has ended is settled from the journal, without a call. An open one is followed at
+        the server that is configured now, if that accepted it: no key goes to an address that was
+        only read. ``output_type`` is the class that its structured output is read into.
 
         Raises:
             BadInput: another server is configured, a living kernel follows it, or its request held
                 a secret that the journal did not keep.
         """
-        with self._attaching:  # a cell and a job that waits for this one may want it at once
+        with self._attaching:  # a cell and a job that needs this one may attach it at the same time
             known = self._registry.find(entry.key)
             if known is not None and not known.done():
                 if variable is not None:
@@ -211,7 +213,7 @@ class JobManager:
             return self._start(record, config, variable, attached=True)
 
     def find(self, key: str) -> Job | None:
-        """The job with this key: of this kernel, else of the journal, to be read; or None."""
+        """Find the job with this key: of this kernel, else of the journal, to be read; or None."""
         known = self._registry.find(key)
         if known is not None:
             return known
@@ -219,7 +221,7 @@ class JobManager:
         return None if entry is None else self.past(entry)
 
     async def _needed(self, key: str) -> Job | None:
-        """The job with this key, which is followed from now on if it has not ended."""
+        """Find the job with this key, and follow it from now on if it has not ended."""
         found = self._registry.find(key)
         if found is not None and found.status != Status.DETACHED:
             return found
@@ -247,14 +249,14 @@ class JobManager:
         return self._start(record, RunConfig(server, None, DEADLINE), variable, attached=True)
 
     def reposition(self, job: Job, name: str, position: GroupPosition) -> None:
-        """Give a job another place: its group has been asked anew."""
+        """Move a job to another position: its sweep was submitted again."""
         server = self._configs[job].server if job in self._configs else self.destination()
-        # What is asked next must find it there, even if the loop is still busy.
+        # The next submission must find it there, even if the loop is still busy.
         self._moves[job] = position
         self._loop.run(self._scheduler.reposition(job, name, position, server))
 
     def past(self, entry: StoredJob, output_type: OutputType = None) -> Job:
-        """A job that another kernel ended, to be read; it is not one of this process."""
+        """Make a handle of a stored job, to be read; it is not one of this process."""
         job = Job(record_of(entry, output_type), self)
         if entry.ended_at is not None:
             settle(job)
@@ -278,7 +280,7 @@ class JobManager:
         attached: bool = False,
     ) -> Job:
         job = self._new(record, config)
-        # Before the job can possibly end: the answer replaces only what it finds there.
+        # Before the job can end: the answer replaces only this job in the variable.
         if variable is not None:
             job.add_variable(variable)
         self._loop.begin(self._scheduler.spawn(job, config, attached=attached))
@@ -293,7 +295,7 @@ class JobManager:
         return job
 
     def destination(self) -> ServerConfig:
-        """Where a job that is submitted now goes.
+        """The server of a job that is submitted now.
 
         Raises:
             BadInput: there is no key.
@@ -319,7 +321,7 @@ class JobManager:
         """End the loop thread; jobs that still run are detached, not cancelled."""
         atexit.unregister(self.close)
         if os.getpid() != self._pid:
-            return True  # a forked child: thread and journal are its parent's
+            return True  # a forked child: thread and journal belong to its parent
         grace = CREATE_GRACE if "ipykernel" in sys.modules else SCRIPT_GRACE
         winding_down = self._loop.run_if_started(lambda: self._scheduler.shutdown(grace))
         if winding_down is not None:
@@ -333,25 +335,25 @@ class JobManager:
         return ended
 
     def jobs_with_position(self) -> list[tuple[Job, GroupPosition | None]]:
-        """All jobs of this process, oldest first, each with its place in a group."""
+        """All jobs of this process, oldest first, each with its position in a group."""
         return [(job, self._moves.get(job, job.record.position)) for job in self.jobs()]
 
-    # What a job asks for (job.Control).
+    # What a job asks for: `JobController`.
 
     def cancel(self, job: Job) -> bool:
-        """Pass the user's wish to cancel on; False if the job has ended."""
+        """Request that the job be cancelled; False if it has ended."""
         if job.done():
             return False
         self._loop.call(lambda: self._scheduler.request_cancel(job))
         return True
 
     def resend(self, job: Job) -> Job:
-        """Send the request of a job that has ended again, as a new job with the same plan.
+        """Send the request of a job that has ended again, as a new job with the same `RunConfig`.
 
-        The new job takes those of the variables that still hold the old one.
+        The new job replaces the old one in the variables that still hold it.
 
         Raises:
-            BadInput: the job has not ended, or is an earlier kernel's and can't be sent from here.
+            BadInput: the job has not ended, or an earlier kernel's can't be sent from here.
         """
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")

@@ -1,4 +1,4 @@
-"""When a job may call its server: poll schedules, evenly spread polls, and a limit of a sweep.
+"""Decides when a job may call its server.
 
 `PollSchedule` computes delays and never waits. `PollPacer` spreads the polls of many jobs evenly.
 `ConcurrencyLimiter` bounds the jobs of a sweep that are at the server.
@@ -28,13 +28,13 @@ SPREAD = 0.1  # a tenth more or less, so that jobs submitted together don't poll
 
 
 class PollSchedule:
-    """How many seconds to wait before the next poll. Every delay is above 0 and below 90."""
+    """Computes the delay (s) before a job's next poll: always above 0 and below 90."""
 
     def __init__(
         self,
         interval: float | None = None,
         jitter: Callable[[], float] = random.random,
-        turn: Callable[[float], float | None] = lambda _: None,
+        slot: Callable[[float], float | None] = lambda _: None,
     ) -> None:
         """Start the delays of one job.
 
@@ -42,9 +42,10 @@ class PollSchedule:
             interval: seconds between polls from the first one on; None means 1, 2, 4 and then
                 every 10 seconds.
             jitter: gives numbers from 0 to 1.
-            turn: in a crowd, the seconds until this job's turn when it polls so often; else None.
+            slot: returns the delay (s) until this job's slot, given its interval (s), or None if
+                polls are not spread.
         """
-        self._turn = turn
+        self._slot = slot
         self._interval = INTERVAL if interval is None else interval
         self._early = EARLY if interval is None else ()
         self._jitter = jitter
@@ -52,31 +53,31 @@ class PollSchedule:
         self._failures = 0
 
     def after_reply(self, hint: float | None = None) -> float:
-        """The delay after an answer, or before the first poll; ``hint`` is the server's wish."""
+        """Delay (s) after an answer, or before the first poll; ``hint``: the server's wish (s)."""
         self._failures = 0
         self._polls += 1
         if hint is not None:
             return self._at_least(max(hint, 0.1))
-        turn = self._turn(self._interval)
-        if turn is not None:
-            return min(turn, LIMIT)
+        slot = self._slot(self._interval)
+        if slot is not None:
+            return min(slot, LIMIT)
         early = self._polls <= len(self._early)
         return self._around(self._early[self._polls - 1] if early else self._interval)
 
     def after_failure(self, retry_after: float | None = None) -> float:
-        """The delay after a failed poll: doubling from a fifth of the interval.
+        """Delay (s) after a failed poll: doubling from a fifth of the interval.
 
         Never less than ``retry_after``, the server's wish, as long as that is below 90.
         """
         self._failures += 1
         backoff = self._interval / 5 * 2 ** min(self._failures - 1, 16)
         wished = max(self._around(backoff), self._at_least(retry_after or 0.0))
-        turn = self._turn(self._interval)
-        # A crowd that fails together must not come back together, and not at once.
-        return wished if turn is None else min(max(wished, turn), LIMIT)
+        slot = self._slot(self._interval)
+        # Many jobs that fail together must not poll again together, and not at once.
+        return wished if slot is None else min(max(wished, slot), LIMIT)
 
     def slow(self) -> float:
-        """The delay while the server refuses the key: a user has to do something first."""
+        """Delay (s) while the server refuses the key: a user has to do something first."""
         return self._around(3 * self._interval)
 
     def soon(self) -> None:
@@ -91,18 +92,18 @@ class PollSchedule:
         return min(seconds * (1 + SPREAD * self._jitter()), LIMIT)
 
 
-# More jobs than these take turns. Fewer may poll soon at first, and when they like.
+# Up to so many jobs poll on their own schedule, soon at first; the polls of more are spread.
 FEW = 20
 
-# Seconds. The few polls of one step wake the thread once together: a quarter less CPU than singly.
+# Seconds. The polls of one step wake the thread once: a quarter less CPU than one by one.
 STEP = 0.05
 
-# Multiples of it, without their whole part, are spread evenly over 0 to 1, however many there are.
+# The fractional parts of its multiples are spread evenly over 0 to 1, however many there are.
 _GOLDEN = 0.6180339887498949
 
 
 class PollPacer:
-    """The jobs that are being polled at one server. On the loop thread only."""
+    """Spreads the polls of one server's jobs evenly. On the loop thread only."""
 
     def __init__(self) -> None:
         self._size = 0
@@ -110,11 +111,11 @@ class PollPacer:
 
     @property
     def many(self) -> bool:
-        """Whether there are so many jobs that each has to wait for its turn."""
+        """Whether there are so many jobs that their polls are spread."""
         return self._size > FEW
 
     def join(self) -> PollSlot:
-        """Count one more job, and give it its place."""
+        """Add a job, and return its slot."""
         self._size += 1
         return PollSlot(self, next(self._places) * _GOLDEN % 1)
 
@@ -123,7 +124,7 @@ class PollPacer:
 
 
 class PollSlot:
-    """One job's place in a crowd."""
+    """One job's place within the interval, from 0 to 1."""
 
     __slots__ = ("_first", "_pacer", "_position")
 
@@ -133,15 +134,16 @@ class PollSlot:
         self._first = True
 
     def wait(self, interval: float) -> float | None:
-        """Seconds until the job's turn if it polls each ``interval``, or None if it needs none.
+        """Seconds until the slot of a job that polls each ``interval`` (s); None if jobs are few.
 
-        More than 0 and at most 5/4 of ``interval``, or a step more; after a turn, ``interval``.
+        Between 0 and 1.25 × interval (+ one step) before the first poll, about one interval after
+        that.
         """
         if not self._pacer.many:
             return None
         now = time.monotonic()
         ahead = (self._position * interval - now) % interval
-        # Whoever was just asked is not asked again at once; who joins takes its place.
+        # A job that was just polled is not polled again at once; a new job may be.
         if ahead < interval / 4 and not self._first:
             ahead += interval
         self._first = False
@@ -150,18 +152,18 @@ class PollSlot:
         return wait if wait > 0 else step
 
     def leave(self) -> None:
-        """The job is polled no more."""
+        """Remove the job."""
         self._pacer._leave()
 
 
 class ConcurrencyLimiter:
-    """The jobs of one group that are at the server, and those that wait their turn.
+    """Bounds the jobs of one group that are at the server; the others wait, in order.
 
-    Each is known by what wakes its course.
+    A job is identified by its `WakeEvent`, the object that resumes its runner.
     """
 
     def __init__(self, most: int) -> None:
-        """Make a lane for at most ``most`` jobs at once."""
+        """Make a limiter for at most ``most`` jobs at once."""
         self._most = most
         self._limit = most
         self._inside: set[WakeEvent] = set()
@@ -172,9 +174,9 @@ class ConcurrencyLimiter:
         self._opens_at = 0.0  # by the loop's clock
 
     async def acquire(self, order: int, wake: WakeEvent) -> bool:
-        """Wait for a turn, the lowest ``order`` first; False if ``wake`` was set by someone else.
+        """Wait for a slot, the lowest ``order`` first; False if ``wake`` was set otherwise.
 
-        Who is inside already has its turn.
+        A job that has a slot already keeps it.
         """
         if wake in self._inside:
             return True
@@ -188,30 +190,27 @@ class ConcurrencyLimiter:
         return wake in self._inside
 
     def acquire_nowait(self, wake: WakeEvent) -> None:
-        """Count in a job that the server has already."""
+        """Give a slot to a job that the server has already."""
         self._inside.add(wake)
 
     def release(self, wake: WakeEvent) -> None:
-        """Make room: the job has ended, or is to try again later."""
+        """Free the slot: the job has ended, or is to try again later."""
         self._asking.discard(wake)
         self._inside.discard(wake)
         self._admit()
 
     def on_accepted(self) -> None:
-        """The server takes jobs: try two more than there are, up to the most."""
+        """Raise the limit to two more than the server has, up to the most: it accepts jobs."""
         self._delays.after_reply(0.0)
         self._limit = min(self._most, max(self._limit, len(self._inside)) + 2)
         self._admit()
 
     def on_throttled(self, wake: WakeEvent, retry_after: float | None) -> None:
-        """The server takes none now: let nobody try before ``retry_after`` seconds, or a delay that
-        grows, are over, and then one.
-        """
+        """Admit no job for ``retry_after`` seconds, or for a delay that grows, and then one."""
         loop = asyncio.get_running_loop()
         closed = loop.time() < self._opens_at
         if retry_after is not None or not closed:
-            # Refusals that arrive together are one piece of news.
-            # None is longer than the first, which is limited too.
+            # Refusals that arrive together count as one failure; no wait is above LIMIT.
             more = min(retry_after or 0.0, LIMIT)
             wait = more if closed else self._delays.after_failure(retry_after)
             self._opens_at = max(self._opens_at, loop.time() + wait)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import Usage, is_terminal
@@ -27,24 +27,40 @@ from bgmagic.jobs.record import Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
 from bgmagic.runtime.pacing import ConcurrencyLimiter, PollSchedule
-from bgmagic.runtime.watcher import AcceptedResponse, Endpoint, ResponseWatcher, record_changes
+from bgmagic.runtime.watcher import (
+    AcceptedResponse,
+    ResponseWatcher,
+    ServerEndpoint,
+    record_changes,
+)
 from bgmagic.storage.job_store import JobStore
-from bgmagic.transport.client import ResponsesClient
+from bgmagic.transport.client import CREATE_TIMEOUT, ResponsesClient
 from bgmagic.transport.reply import Reply
 from bgmagic.transport.streaming import EventStream
+
+# Seconds that a create is given to end once its job is cancelled: only with its response id can the
+# server be asked to cancel, else the job is `unknown`, and may go on there.
+CANCEL_GRACE = 5.0
+
+
+# Seconds by which a limit may be noticed too late before it is taken for the process's own fault.
+LATE = 1.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a job is to be carried.
+    """The way in which a job is run.
 
     Attributes:
-        server: where it goes, and as whom.
+        server: where it goes, with which credentials.
         poll_interval: seconds between polls; None means soon at first, then every 10.
         deadline: seconds after acceptance at which watching ends, and after submission at which
             trying to send does.
         same_key: whether the server is asked with the credentials that it accepted the job with.
-        lane: what the jobs of its group go to the server by, or None.
+        limiter: what the jobs of its group go to the server by, or None.
+        create_timeout: seconds that a create may take in all, from its turn to the server's answer.
     """
 
     server: ServerConfig
@@ -52,25 +68,26 @@ class RunConfig:
     deadline: float
     same_key: bool = True
     limiter: ConcurrencyLimiter | None = None
+    create_timeout: float = CREATE_TIMEOUT
 
 
 logger = logging.getLogger("bgmagic")
 
-# Seconds by which a cell goes before its own submission: importing the SDK and building a request
-# would else compete with the end of the cell for the interpreter.
+# Delay (s) before the loop thread starts on a new job: importing the SDK would compete with the end
+# of the cell for the GIL.
 START_DELAY = 0.05
 
 _NO_IDS = ("", ".", "..")  # the last two would ask for another address
 
 
 class JobRunner:
-    """Carries one job. All methods run on the loop thread."""
+    """Runs one job to its end. All methods run on the loop thread."""
 
     def __init__(
         self,
         job: Job,
         config: RunConfig,
-        endpoint_of: Callable[[ServerConfig], Endpoint],
+        endpoint_of: Callable[[ServerConfig], ServerEndpoint],
         store: JobStore,
         clock: Clock,
         find: FindJob,
@@ -80,8 +97,8 @@ class JobRunner:
         self._find = find
         self._store = store
         self._ours = True
-        # Before it is written down a new job must not be cut off, or it would be lost; nor while a
-        # create is under way, which may have been accepted.
+        # Shutdown waits for both: a job that is not stored would be lost, and a create that is cut
+        # off may have been accepted.
         self.unstored = True
         self.sending = False
         self._hurry = WakeEvent()
@@ -91,14 +108,15 @@ class JobRunner:
         self._wake = WakeEvent()
         self._slot_event = WakeEvent() if config.limiter is not None else self._wake
         self._following: ResponseWatcher | None = None
+        self._limit: asyncio.Timeout | None = None  # of what cancelling the job cuts short
         self._closing = False
 
     async def run(self, *, attached: bool = False, intended: bool = False) -> None:
-        """Carry the job to its end; never raises but for being cancelled.
+        """Run the job to its end; raises nothing but CancelledError.
 
         Args:
             attached: whether the journal has the job already, from another kernel.
-            intended: whether it has been written down with its whole group.
+            intended: whether it is stored already, with its whole group.
         """
         try:
             if attached:
@@ -122,19 +140,24 @@ class JobRunner:
                 self._config.limiter.release(self._slot_event)
 
     def request_cancel(self) -> None:
-        """The user wishes the job cancelled: at the server, or here if it was not sent."""
+        """Cancel the job: at the server, or here if it was not sent."""
         if self.job.done() or self.job.record.cancelling:
             return
         self.job.advance(cancelling=True)
         self._store.update_soon(self.job.record, cancelling=True)
         if self._following is not None:
             self._following.cancel()
+        elif self._limit is not None:
+            if not self._limit.expired():
+                now = asyncio.get_running_loop().time()
+                soon = now + (CANCEL_GRACE if self.sending else 0.0)
+                self._limit.reschedule(min(soon, self._limit.when() or soon))
         elif not self.sending:
             self._wake.set()
             self._slot_event.set()
 
     def close(self) -> None:
-        """Watch no further than the create that may be under way or about to be."""
+        """Stop after the create that is in flight or about to be sent."""
         self._closing = True
         self._hurry.set()
 
@@ -146,14 +169,14 @@ class JobRunner:
         await self._store.insert(record, config.server, config.poll_interval, config.deadline)
 
     async def _resume(self) -> None:
-        """Pick up where another kernel left the job."""
+        """Continue where another kernel left the job."""
         record, config, self._ours = self.job.record, self._config, False
         self.unstored = False
-        if not record.request.body:  # an id from elsewhere, of which the journal knows nothing
+        if record.request.is_empty:  # an id from elsewhere, of which the journal knows nothing
             await self._store.insert(record, config.server, config.poll_interval, config.deadline)
         waits = record.response_id is None and record.status == Status.WAITING
         if waits and record.partial is None:
-            await self._send_and_watch()  # whoever claims it first sends it
+            await self._send_and_watch()  # the kernel that claims it first sends it
         elif not await self._store.adopt(record, waits=waits):
             detach(self.job, "another kernel follows it")
         elif waits:
@@ -192,14 +215,14 @@ class JobRunner:
     # Submitting.
 
     async def _complete(self, partial: PartialPrompt) -> bool:
-        """Put the answers that it waits for into the request; False if that ended the job."""
-        self.unstored = False  # it is written down, and may wait for long
+        """Complete the request with the awaited answers; False if that ended the job."""
+        self.unstored = False  # it is stored, and may wait for long
         try:
             answer_of = await DependencyWaiter(self.job, self._find, self._clock, self._wake).run(
                 partial
             )
             if answer_of is not None:
-                request = partial.complete(self.job.request, answer_of)
+                request = partial.complete(self.job.request, answer_of, self._config.server)
                 self.job.advance(request=request, partial=None, waits_for=())
                 await self._store.update_request(self.job.record, self._config.server)
         except (UnmetDependency, BadInput) as unmet:
@@ -220,7 +243,7 @@ class JobRunner:
             if self._closing and not self.unstored:
                 self._stop_watching("the kernel is shutting down")
                 return None
-            # A group's jobs may wait long for their turn, and it counts from there.
+            # A group's job may wait long for its slot: the deadline counts from there.
             give_up_at = self._first_turn(give_up_at)
             try:
                 taken = await self._send_once()
@@ -259,25 +282,29 @@ class JobRunner:
     async def _send_once(self) -> AcceptedResponse | None:
         endpoint = self._endpoint_of(self._config.server)
         client = endpoint.client
-        # Waited for first: what is claimed and not sent is unclear to the next kernel.
+        # Before the claim: a job that is claimed and not sent is unclear to the next kernel.
         if client.create_slots.locked():
             self.unstored = False  # the end of a process does not wait for that
-        async with client.create_slots:
+        try:
+            await self._within(None, client.create_slots.acquire())
+        except TimeoutError:
+            return None  # it is cancelled
+        try:
             if self.job.record.cancelling:
                 return None
             if self._closing and not self.unstored:
                 self._stop_watching("the kernel is shutting down")
                 return None
-            # From here on the end of a process waits: what is claimed and not sent is unclear.
+            # From here on shutdown waits: a job that is claimed and not sent is unclear.
             self.sending = True
-            try:
-                if not await self._store.claim(self.job.record, ours=self._ours):
-                    detach(self.job, CLAIMED_ELSEWHERE)
-                    return None
-                self.job.advance(status=Status.SUBMITTING)
-                reply, stream = await _send_create(client, self.job.request)
-            finally:
-                self.sending = self.unstored = False
+            if not await self._store.claim(self.job.record, ours=self._ours):
+                detach(self.job, CLAIMED_ELSEWHERE)
+                return None
+            self.job.advance(status=Status.SUBMITTING)
+            reply, stream = await self._post(client)
+        finally:
+            self.sending = self.unstored = False
+            client.create_slots.release()
         response_id = reply.response.get("id")
         if not isinstance(response_id, str) or response_id in _NO_IDS:
             reason = "the server answered without a response id, so the job can't be followed"
@@ -297,8 +324,53 @@ class JobRunner:
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
         return AcceptedResponse(endpoint, response_id, reply, now, stream)
 
+    async def _post(self, client: ResponsesClient) -> tuple[Reply, EventStream | None]:
+        """POST the request once, within the limit of creates.
+
+        Raises:
+            ServerError: there was no answer, or it came too late.
+        """
+        address, total = self._config.server.address, self._config.create_timeout
+        limit = min(CANCEL_GRACE, total) if self.job.record.cancelling else total
+        try:
+            return await self._within(limit, _send_create(client, self.job.request, total))
+        except TimeoutError:
+            about = f"no answer from {address} within {total:g} s"
+            if self.job.record.cancelling:
+                about = f"it was cancelled while it was being sent, and {address} did not answer"
+            raise ServerError(about, maybe_accepted=True) from None
+
+    async def _within(self, seconds: float | None, waiting: Awaitable[T]) -> T:
+        """Wait for so long, or until the job is cancelled.
+
+        Raises:
+            TimeoutError: that was too short.
+        """
+        loop, timer = asyncio.get_running_loop(), None
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                if seconds is not None:
+                    due = loop.time() + seconds
+                    timer = loop.call_later(seconds, self._expire, self._limit, due)
+                return await waiting
+        finally:
+            self._limit = None
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self, limit: asyncio.Timeout, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if limit is not self._limit or limit.expired():
+            return
+        if now - due > LATE:
+            # The process was stopped, or a cell kept the interpreter: the answer may be there.
+            loop.call_later(CANCEL_GRACE, self._expire, limit, now + CANCEL_GRACE)
+        else:
+            limit.reschedule(now)
+
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
-        """End the job if this failure of a create is not one to be repeated."""
+        """End the job if a create that failed so must not be sent again; returns whether it did."""
         if failure.maybe_accepted:
             reason = unclear(str(failure))
             await self._settle(status=Status.UNKNOWN, reason=reason, trouble=None)
@@ -312,7 +384,7 @@ class JobRunner:
             return False
         return True
 
-    # Following.
+    # Watching.
 
     async def _follow(self, accepted: AcceptedResponse) -> None:
         config = self._config
@@ -334,7 +406,7 @@ class JobRunner:
     # Ending.
 
     async def _settle(self, **changes: Any) -> None:
-        """End the job: in the journal first, then for everybody."""
+        """End the job: in the journal first, then its variable, waiters and displays."""
         changes["ended_at"] = self._clock.now()
         kept = ("status", "ended_at", "started_at", "checked_at", "reason")
         written = {name: changes[name] for name in kept if name in changes}
@@ -347,7 +419,7 @@ class JobRunner:
         settle(self.job, **changes)
 
     def _stop_watching(self, reason: str) -> None:
-        """End the watch of a job that can't be carried on, without losing what is known of it."""
+        """Detach a job that can't go on here; one that was being sent ends as unknown."""
         if self.job.done():
             return
         if self.job.record.status == Status.SUBMITTING and self.job.response_id is None:
@@ -359,8 +431,8 @@ class JobRunner:
 
 
 async def _send_create(
-    client: ResponsesClient, request: Request
+    client: ResponsesClient, request: Request, total: float
 ) -> tuple[Reply, EventStream | None]:
     if request.streams:
-        return await client.create_streamed(request)
-    return await client.create(request), None
+        return await client.create_streamed(request, total)
+    return await client.create(request, total), None

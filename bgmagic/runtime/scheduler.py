@@ -17,7 +17,7 @@ from bgmagic.jobs.record import GroupPosition
 from bgmagic.runtime.dependencies import FindJob
 from bgmagic.runtime.pacing import PollPacer
 from bgmagic.runtime.runner import START_DELAY, JobRunner, RunConfig
-from bgmagic.runtime.watcher import Endpoint
+from bgmagic.runtime.watcher import ServerEndpoint
 from bgmagic.storage.job_store import AT_ONCE, JobStore
 from bgmagic.transport.client import ResponsesClient
 
@@ -25,7 +25,7 @@ logger = logging.getLogger("bgmagic")
 
 
 class BatchStart:
-    """The jobs of one group on their way; on the loop thread."""
+    """Stores the jobs of one group together and starts them. On the loop thread."""
 
     def __init__(self, jobs: Sequence[Job], config: RunConfig, store: JobStore) -> None:
         self._jobs = jobs
@@ -35,15 +35,15 @@ class BatchStart:
         self._written = asyncio.Event()
 
     def close(self) -> None:
-        """Write them down now: the process is about to end."""
+        """Store them now: the process is about to end."""
         self._hurry.set()
 
     async def written(self) -> None:
-        """Wait until they are written down, or that has failed."""
+        """Wait until they are stored, or that has failed."""
         await self._written.wait()
 
-    async def run(self, carry: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
-        """Write the group down and carry its jobs to their ends."""
+    async def run(self, spawn: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
+        """Store the group and run its jobs to their ends."""
         jobs, config = self._jobs, self._config
         for job in jobs:
             self._store.buffer_until_inserted(job.record)
@@ -60,7 +60,7 @@ class BatchStart:
                 _detach(jobs, "the kernel is shutting down")
                 return
             for number, job in enumerate(jobs, 1):
-                task = asyncio.create_task(carry(job))
+                task = asyncio.create_task(spawn(job))
                 begun.add(task)  # the loop itself keeps only weak references
                 task.add_done_callback(begun.discard)
                 if number % AT_ONCE == 0:
@@ -68,7 +68,7 @@ class BatchStart:
             while begun:
                 await asyncio.wait(begun)
         except asyncio.CancelledError:
-            # Courses that have begun have ended their jobs already.
+            # Runners that have started have ended their jobs already.
             _detach(jobs, "the kernel is shutting down")
             raise
         except Exception as error:
@@ -85,13 +85,13 @@ def _detach(jobs: Sequence[Job], reason: str) -> None:
 
 
 class JobScheduler:
-    """The courses of jobs that have not ended, as long as one loop runs."""
+    """Starts and ends the runners of all jobs, as long as one loop runs."""
 
     def __init__(self, store: JobStore, clock: Clock, find: FindJob) -> None:
         self._store = store
         self._clock = clock
         self._find = find
-        self._endpoints: dict[ServerConfig, Endpoint] = {}
+        self._endpoints: dict[ServerConfig, ServerEndpoint] = {}
         self._runners: dict[Job, tuple[JobRunner, asyncio.Task[None]]] = {}
         self._batches: set[BatchStart] = set()
         self._closing = False
@@ -99,11 +99,11 @@ class JobScheduler:
     async def spawn(
         self, job: Job, config: RunConfig, *, attached: bool = False, intended: bool = False
     ) -> None:
-        """Carry a job to its end.
+        """Run a job to its end.
 
         Args:
             attached: whether the journal has it already, from another kernel.
-            intended: whether it has been written down with its whole group.
+            intended: whether it is stored already, with its whole group.
         """
         runner = JobRunner(job, config, self._endpoint_of, self._store, self._clock, self._find)
         task = asyncio.current_task()
@@ -117,7 +117,7 @@ class JobScheduler:
             del self._runners[job]
 
     async def spawn_batch(self, jobs: Sequence[Job], config: RunConfig) -> None:
-        """Carry the jobs of a group to their ends."""
+        """Run the jobs of a group to their ends."""
         batch = BatchStart(jobs, config, self._store)
         self._batches.add(batch)
         if self._closing:
@@ -130,23 +130,23 @@ class JobScheduler:
     async def reposition(
         self, job: Job, name: str, position: GroupPosition, server: ServerConfig
     ) -> None:
-        """Give a job another place in a group."""
+        """Move a job to another position in a group."""
         job.advance(name=name, position=position)
         self._store.update_position(job.record, server)
 
     def request_cancel(self, job: Job) -> None:
-        """Pass the wish to cancel on."""
+        """Cancel a job."""
         if job in self._runners:
             self._runners[job][0].request_cancel()
         elif not job.done():
-            job.advance(cancelling=True)  # its course, which is about to begin, will see that
+            job.advance(cancelling=True)  # its runner, which is about to start, will see that
 
     async def shutdown(self, grace: float) -> None:
-        """End every course.
+        """End all runners.
 
         Args:
-            grace: seconds in which those that set out may still be written down or sent, and bring
-                their id home.
+            grace: seconds in which new jobs may still be stored, and creates in flight may still
+                return an id.
         """
         self._closing = True
         runners = list(self._runners.values())
@@ -165,8 +165,8 @@ class JobScheduler:
         for endpoint in self._endpoints.values():
             await endpoint.client.close()
 
-    def _endpoint_of(self, server: ServerConfig) -> Endpoint:
+    def _endpoint_of(self, server: ServerConfig) -> ServerEndpoint:
         known = self._endpoints.get(server)
         if known is None:
-            known = self._endpoints[server] = Endpoint(ResponsesClient(server), PollPacer())
+            known = self._endpoints[server] = ServerEndpoint(ResponsesClient(server), PollPacer())
         return known

@@ -22,20 +22,21 @@ from bgmagic.transport.client import ResponsesClient
 from bgmagic.transport.reply import Reply
 from bgmagic.transport.streaming import EventStream, PartialOutput, ServerSentEvent
 
-PREVIEW_INTERVAL = (
-    0.1  # seconds between two previews at least: people read no faster, browsers draw slower
-)
+# Seconds between two previews at least: people read no faster, browsers draw slower.
+PREVIEW_INTERVAL = 0.1
 
 REOPEN_DELAY = 5.0  # seconds between tries to open a stream again; the first ones come sooner
 
 GIVE_UP_AFTER = 5  # tries in a row that brought no event
+
+PREVIEW_SIZE = 64_000_000  # characters; no model writes so many, and the polls bring the answer
 
 # Answers by which a server says that it will not stream this response.
 _NOT_STREAMED = frozenset({200, 400, 405, 410, 415, 422, 501})
 
 
 class StreamListener:
-    """One response's events, over as many connections as it takes. On the loop thread only."""
+    """Reads one response's events, over several connections if need be. On the loop thread only."""
 
     def __init__(
         self,
@@ -43,12 +44,12 @@ class StreamListener:
         on_preview: Callable[[Preview], None],
         on_response: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        """Make it; `run` listens.
+        """Make the listener; `run` listens.
 
         Args:
-            reopen: asks the server for the events after the one of that number, or for all.
-            on_preview: is given what there is so far, at most ten times a second.
-            on_response: is given each response object that the server sends along.
+            reopen: opens the stream after the event of that number, or from its beginning.
+            on_preview: called with the output so far, at most ten times a second.
+            on_response: called with each response object in the stream.
         """
         self._reopen = reopen
         self._on_preview = on_preview
@@ -84,17 +85,18 @@ class StreamListener:
 
     async def _reopened(self) -> EventStream:
         if self._number is None:
-            self._partial = (
-                PartialOutput()
-            )  # the events can't be told apart: all of them come again
+            # Without numbers there is no event to go on from: all of them come again.
+            self._partial = PartialOutput()
         return await self._reopen(self._number)
 
     async def _read(self, stream: EventStream) -> bool:
-        """Take in what comes; whether the response has ended."""
+        """Take in what comes; whether there is no more to listen to."""
         try:
             async for event in stream:
                 if self._is_new(event) and self._take(event):
                     return True
+                if self._partial.size > PREVIEW_SIZE:
+                    return True  # a stream without end
         finally:
             await stream.close()
         return False
@@ -130,7 +132,7 @@ class StreamListener:
 
 
 # Servers have been seen to answer 404 now and then for a response they have. So many in a row, with
-# growing waits between them, mean that it is gone.
+# growing delays between them, mean that it is lost.
 LOST_AFTER = 5
 
 # Answers to a cancel that asking again will not change; the job has mostly just ended.
@@ -138,8 +140,8 @@ CANCEL_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 422})
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """How one server is called by all jobs of this process.
+class ServerEndpoint:
+    """The client and the pacer of one server, shared by all jobs of this process.
 
     Attributes:
         client: makes the calls.
@@ -152,15 +154,16 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedResponse:
-    """A response and who asks for it.
+    """A response that a server has accepted.
 
     Attributes:
-        reply: what the server said last.
+        endpoint: that server.
+        reply: the newest reply.
         at: when it accepted the job, seconds since the epoch.
         stream: the connection on which it was created, where its events still come.
     """
 
-    endpoint: Endpoint
+    endpoint: ServerEndpoint
     response_id: str
     reply: Reply
     at: float
@@ -168,7 +171,7 @@ class AcceptedResponse:
 
 
 class ResponseWatcher:
-    """Follows one response. All methods run on the loop thread."""
+    """Polls one response until it is terminal. All methods run on the loop thread."""
 
     def __init__(
         self,
@@ -184,7 +187,7 @@ class ResponseWatcher:
         self._clock = clock
         self._client = accepted.endpoint.client
         self._poll_slot = accepted.endpoint.pacer.join()
-        self._delays = PollSchedule(poll_interval, turn=self._poll_slot.wait)
+        self._delays = PollSchedule(poll_interval, slot=self._poll_slot.wait)
         self._wake = WakeEvent()
         self._missing = 0
         self._cancelling: asyncio.Task[None] | None = None
@@ -256,7 +259,7 @@ class ResponseWatcher:
         self._job.advance(**changes)
 
     def _failed(self, failure: ServerError) -> float:
-        """Take in a failed poll; the seconds until the next one."""
+        """Record a failed poll; returns the delay (s) until the next one."""
         gone = failure.status_code == 404 and failure.from_api
         self._missing = self._missing + 1 if gone else 0
         refused = failure.status_code in (401, 403)
@@ -282,16 +285,18 @@ class ResponseWatcher:
 
     def _preview(self, preview: Preview) -> None:
         if not self._job.done():
-            self._job.advance(preview=preview)
+            # A key that came in two deltas is whole only here.
+            hide = self._client.hide
+            self._job.advance(preview=Preview(hide(preview.text), hide(preview.reasoning)))
 
     def _hinted(self, response: Mapping[str, Any]) -> None:
-        """Take in a response object of the stream: what is terminal is polled, here and now."""
+        """Handle a response object of the stream: a terminal one is polled at once."""
         status = response.get("status")
         if isinstance(status, str) and status in SERVER_TERMINAL:
             self._delays.soon()
             self._wake.set()
         elif status == Status.IN_PROGRESS and self._job.record.status == Status.QUEUED:
-            # Only forwards: a stream that is read again tells of earlier states.
+            # Only forwards: a stream that is read again repeats earlier states.
             self._heard(Reply(response))
 
     # Cancelling.
@@ -301,10 +306,10 @@ class ResponseWatcher:
         self._cancelling = asyncio.create_task(self._cancel())
 
     async def _cancel(self) -> None:
-        """Ask the server to cancel until it has heard, then have the status polled.
+        """Ask the server to cancel until it answers, then poll the status.
 
-        What the cancel call returns does not settle the job: a server may complete it after all,
-        and refuses to cancel what has ended. The poll that follows tells which.
+        The answer does not settle the job: a server may complete it after all, and refuses to
+        cancel a response that has ended. The poll that follows decides.
         """
         delays, missed, accepted = PollSchedule(1.0), 0, self._accepted
         while True:
@@ -325,9 +330,9 @@ class ResponseWatcher:
 
 
 def record_changes(job: Job, reply: Reply, now: float) -> dict[str, Any]:
-    """The changes of the record that a reply brings."""
+    """Work out the changes that a reply makes to the record."""
     word = reply.response.get("status")
-    # Lean servers leave the status out; then the word there is stays.
+    # Lean servers leave the status out: the last one stays.
     status = word if isinstance(word, str) and word else job.record.status
     started = job.record.started_at
     if started is None and status not in (Status.QUEUED, Status.SUBMITTING):

@@ -234,11 +234,11 @@ class StoredJob:
         deadline: seconds after acceptance.
         owner: the kernel that follows it.
         response: JSON text, the whole response, once it is terminal.
-        draft: what is still to go into the request, as a `Draft` has it.
+        draft: JSON text of a `PartialPrompt`, until the request is complete.
         group_key: the group it belongs to.
         group_name: that group's variable, if the user chose one.
-        group_index: its place in the group.
-        group_details: JSON text, the rest of what place.py knows.
+        group_index: its index in the group.
+        group_details: JSON text, the other fields of its `GroupPosition`.
     """
 
     key: str

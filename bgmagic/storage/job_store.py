@@ -1,7 +1,7 @@
 """What is written into the journal when: a job's intent before its request is sent, the response
 id before the first poll, the whole response before the variable is bound.
 
-Between the course of a job and the journal, which only stores. A journal that can't be written
+Stands between a job's runner and the journal, which only stores. A journal that can't be written
 stops no job; the promise that it outlives this kernel is off then, and `trouble` says so.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from bgmagic.api.redaction import credentials_fingerprint, without_secrets
+from bgmagic.api.redaction import credentials_fingerprint, secrets_of, without_secrets
 from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import FutureWaiter
@@ -141,7 +141,7 @@ class JobStore:
         )
 
     async def update_request(self, record: JobRecord, server: ServerConfig) -> None:
-        """Write down the request that a draft has become."""
+        """Store the request that a partial prompt has become."""
         request, sendable = self._kept(record.request, server)
         await self.update(
             record, request=request, sendable=sendable, fingerprint=record.fingerprint, draft=None
@@ -150,8 +150,10 @@ class JobStore:
     @staticmethod
     def _kept(request: Request, server: ServerConfig) -> tuple[str, bool]:
         """A request as it may be kept, and whether that can still be sent."""
-        body, hidden = without_secrets(request.body, server.secrets)
-        return json.dumps(body, ensure_ascii=False) if hidden else request.text, not hidden
+        if not request.holds_secret(server.secrets):
+            return request.text, True
+        body, _ = without_secrets(request.body, server.secrets)
+        return json.dumps(body, ensure_ascii=False), False
 
     async def claim(self, record: JobRecord, *, ours: bool) -> bool:
         """Whether the job may be sent now by this process, and by no other.
@@ -200,7 +202,7 @@ class JobStore:
         await self._done(self.journal.change(record.key, **columns))
 
     def update_position(self, record: JobRecord, server: ServerConfig) -> None:
-        """Write a job's new place in a group down soon."""
+        """Store a job's new position in a group soon."""
         name = record.name if record.named else None
         self.update_soon(record, name=name, **_position_columns(record.position, server))
 
@@ -360,13 +362,14 @@ class JobStore:
 
 def _hidden(text: str, server: ServerConfig) -> str:
     """JSON text without the server's secrets."""
-    for secret in server.secrets:
-        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "[secret]")
-    return text
+    secrets = secrets_of(server.secrets)
+    if not secrets.within(text):
+        return text
+    return json.dumps(secrets.hide_in(json.loads(text)), ensure_ascii=False)
 
 
 def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:
-    """What the journal knows of a job, as a record; ``reader`` is the class of its answer."""
+    """What the journal knows of a job, as a record; ``output_type`` is the class of its answer."""
     return JobRecord(
         key=entry.key,
         request=Request(entry.request, output_type),

@@ -1,7 +1,7 @@
-"""What an option takes: each reader turns a value from anywhere into a setting.
+"""Converters of options: each turns a value from anywhere into a setting.
 
-The value may be text of a header line or of the environment, or an object from Python. A reader
-gives the setting or raises `BadInput`, one line that begins with the given label.
+The value may be text of a header line or of the environment, or an object from Python. A converter
+returns the setting or raises `BadInput`, one line that begins with the given label.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from bgmagic.text import did_you_mean
 Converter = Callable[[Any, str], Any]
 
 
-def to_text(value: Any, label: str) -> str:
+def to_string(value: Any, label: str) -> str:
     if not isinstance(value, str):
         raise BadInput(f"{label} must be text, not {type(value).__name__}")
     return value
 
 
 def to_word(value: Any, label: str) -> str:
-    if not to_text(value, label).strip():
+    if not to_string(value, label).strip():
         raise BadInput(f"{label} is empty")
     return str(value).strip()
 
@@ -64,7 +64,7 @@ def to_choice(choices: tuple[str, ...]) -> Converter:
 
 def to_identifier(value: Any, label: str) -> str:
     # As Python itself reads names: µ from a keyboard is another character than its variable.
-    name = unicodedata.normalize("NFKC", to_text(value, label))
+    name = unicodedata.normalize("NFKC", to_string(value, label))
     if name in IPYTHON_NAMES:
         raise BadInput(f"{label} {name!r} is IPython's own; take another name")
     if not name.isidentifier() or keyword.iskeyword(name):
@@ -82,7 +82,7 @@ def to_path(value: Any, label: str) -> Path:
 
 def to_response_id(value: Any, label: str) -> str:
     """An id that can be a part of an address: what it has else would name something else there."""
-    found = re.search(r"[\s/\\?#%]|\.\.|[^ -~]", to_text(value, label))
+    found = re.search(r"[\s/\\?#%]|\.\.|[^ -~]", to_string(value, label))
     if found:
         raise BadInput(f"{label} {value!r} is no response id: none has {found[0]!r} in it")
     return str(value)

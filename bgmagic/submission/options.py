@@ -1,8 +1,8 @@
 """Every option once: its flags, its type and default, what it takes and its help.
 
-A settings class is a frozen dataclass whose fields are the options of one magic. `settle` puts
-given values over those of `%config`, the environment and the defaults, in that order; header.py
-reads them off a line. Whatever is wrong is one `BadInput` line that says what is allowed.
+A settings class is a frozen dataclass whose fields are the options of one magic. `resolve_settings`
+puts given values over those of `%config`, the environment and the defaults, in that order. Whatever
+is wrong is one `BadInput` line that says what is allowed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from bgmagic.submission.converters import (
     to_path,
     to_rate,
     to_several,
+    to_string,
     to_swept,
     to_switch,
-    to_text,
     to_tokens,
     to_word,
 )
@@ -82,12 +82,12 @@ def _option(
     offered: tuple[str, ...] = (),
 ) -> Any:
     """Declare an option as the field of a settings class."""
-    output_type = read or (to_choice(choices) if choices else to_text if metavar else to_switch)
+    converter = read or (to_choice(choices) if choices else to_string if metavar else to_switch)
     about: dict[str, Any] = {
         "flags": flags,
         "metavar": metavar or "|".join(choices),
         "help": help,
-        "read": output_type,
+        "read": converter,
         "default": default,
         "choices": choices,
         "configurable": configurable,
@@ -133,6 +133,10 @@ class SubmitSettings:
     deadline: float = _option(
         "--deadline", metavar="DURATION", read=to_duration, default=86400.0, configurable=True,
         help="stop watching this long after acceptance, as 45m or 12h (24h); the job goes on",
+    )  # fmt: skip
+    create_timeout: float = _option(
+        "--create-timeout", metavar="DURATION", read=to_duration, default=120.0, configurable=True,
+        help="give up on sending after this long, as 30 or 5m (2m); the job is unknown then",
     )  # fmt: skip
     messages: Any = _option(
         "--messages", metavar="NAME", read=to_anything, variable=True,

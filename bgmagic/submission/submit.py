@@ -2,61 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bgmagic.api.request import Request, build_request
+from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.interfaces import Variable
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.prompts.conversation import History, history, history_of_running
-from bgmagic.prompts.conversation import request_messages as as_messages
-from bgmagic.prompts.template import (
-    PartialPrompt,
-    RenderedPrompt,
-    Substitution,
-    compile_template,
-    literal_prompt,
+from bgmagic.prompts.conversation import (
+    History,
+    history,
+    history_of_running,
+    request_messages,
 )
+from bgmagic.prompts.template import PartialPrompt, Substitution, render_prompt
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_identifier
 from bgmagic.submission.lookup import JobLookup, Submission
 from bgmagic.submission.options import SubmitSettings, resolve_settings
 from bgmagic.text import did_you_mean
-
-
-def parts(settings: SubmitSettings) -> list[dict[str, Any]]:
-    """The parts of the last message beside its text.
-
-    Raises:
-        BadInput: a file can't be attached.
-    """
-    if not settings.file:
-        return []
-    from bgmagic.prompts.inputs import file_parts
-
-    return file_parts(settings.file)
-
-
-def fields(settings: SubmitSettings) -> dict[str, Any]:
-    """The arguments of `build_request` for structured output and tools.
-
-    Raises:
-        BadInput: the schema or a tool can't be used.
-    """
-    found: dict[str, Any] = {}
-    if settings.schema is not None:
-        from bgmagic.api.structured_output import is_class, response_format
-
-        found["text_format"] = response_format(settings.schema)
-        found["output_type"] = settings.schema if is_class(settings.schema) else None
-    if settings.tool:
-        from bgmagic.prompts.inputs import tool_entries
-
-        found["tools"] = tool_entries(settings.tool)
-    return found
 
 
 @dataclass(frozen=True)
@@ -88,31 +55,58 @@ class PreparedRequest:
 
 
 def prepare_request(
-    filled: RenderedPrompt, settings: SubmitSettings, earlier: History | None = None
+    prompt: str,
+    settings: SubmitSettings,
+    namespace: Mapping[str, Any] | None = None,
+    server: ServerConfig | None = None,
 ) -> PreparedRequest:
-    """Put a request together.
+    """The request that ``prompt`` becomes with these settings, as far as it is known now.
+
+    Args:
+        namespace: the variables that its expressions name; None takes braces as text.
+        server: where it is going to be sent; None if it is not.
 
     Raises:
-        BadInput: the prompt is empty, or one of the settings can't be used.
+        BadInput: the prompt is empty, an expression fails, or a setting can't be used.
     """
-    earlier = earlier or History()
+    if settings.continue_ is None:
+        return _prepared(prompt, settings, namespace, History(), server)
+    name, held = _continued(settings.continue_, namespace or {})
+    find = app.manager.find
+    running = held if isinstance(held, Job) and not held.done() else None
+    place = history_of_running(running, find) if running and running.name == settings.out else None
+    if running is not None and place is not None and not settings.again:
+        # The cell of the turn that still runs, run again: it is that turn, not one after it.
+        again = _prepared(prompt, settings, namespace, place, server)
+        if again.fingerprint(running.record.server) == running.record.fingerprint:
+            return again
+    return _prepared(prompt, settings, namespace, history(held, name, find), server)
+
+
+def _prepared(
+    prompt: str,
+    settings: SubmitSettings,
+    namespace: Mapping[str, Any] | None,
+    earlier: History,
+    server: ServerConfig | None,
+) -> PreparedRequest:
     if settings.messages is not None and (earlier.messages or earlier.after):
         raise BadInput("--messages and --continue both give the turns before; give one of them")
-    after, continues = earlier.after, None
-    needs = [after] if after is not None and earlier.waits else []
+    after = earlier.after
+    waits = after is not None and not after.done()
+    filled = render_prompt(prompt, None if settings.raw else namespace, waiting=waits)
+    needs = [after] if after is not None and waits else []
     needs += [job for job in filled.needs if job is not after]
-    messages, instructions = earlier.messages, earlier.instructions
+    messages, instructions, continues = earlier.messages, earlier.instructions, None
     if after is not None and needs:
         continues = after.record.key
     elif after is not None:
         answer = after.result(0)
         messages, instructions = tuple(answer.conversation), answer.instructions
+    partial = PartialPrompt.of(filled, continues).text if needs else None
+    known_earlier = settings.messages if earlier == History() else list(messages)
     request = build_request(
-        as_messages(
-            filled.text,
-            settings.messages if earlier == History() else list(messages),
-            parts(settings),
-        ),
+        request_messages(filled.text, known_earlier, _file_parts(settings)),
         model=settings.model,
         effort=settings.effort,
         verbosity=settings.verbosity,
@@ -120,10 +114,40 @@ def prepare_request(
         max_output_tokens=settings.max_output_tokens,
         params=settings.param,
         stream=settings.stream,
-        **fields(settings),
+        tools=_tool_entries(settings),
+        **_structured(settings),
+        server=server,
+        partial=partial or "",
     )
-    partial = PartialPrompt.of(filled, continues).text if needs else None
     return PreparedRequest(request, partial, tuple(needs), filled.inserted, earlier.note)
+
+
+# What most submissions don't have is imported when it is given.
+
+
+def _file_parts(settings: SubmitSettings) -> list[dict[str, Any]]:
+    if not settings.file:
+        return []
+    from bgmagic.prompts.inputs import file_parts
+
+    return file_parts(settings.file)
+
+
+def _tool_entries(settings: SubmitSettings) -> Sequence[Mapping[str, Any]]:
+    if not settings.tool:
+        return ()
+    from bgmagic.prompts.inputs import tool_entries
+
+    return tool_entries(settings.tool)
+
+
+def _structured(settings: SubmitSettings) -> dict[str, Any]:
+    if settings.schema is None:
+        return {}
+    from bgmagic.api.structured_output import is_class, response_format
+
+    output_type = settings.schema if is_class(settings.schema) else None
+    return {"text_format": response_format(settings.schema), "output_type": output_type}
 
 
 def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> SubmitSettings:
@@ -148,39 +172,6 @@ def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> S
             )
         name = to_identifier(settings.continue_, "--continue")
     return replace(settings, instructions=instructions, out=name)
-
-
-def compose_prompt(
-    prompt: str, settings: SubmitSettings, namespace: Mapping[str, Any] | None
-) -> PreparedRequest:
-    """The request that ``prompt`` becomes with these settings, or the draft of one.
-
-    Args:
-        namespace: the variables that its expressions name; None if it has none.
-
-    Raises:
-        BadInput: there can't be such a request.
-    """
-    template = None if settings.raw or namespace is None else compile_template(prompt)
-
-    def prepared(earlier: History | None) -> PreparedRequest:
-        waiting = earlier is not None and earlier.waits
-        if template is None:
-            return prepare_request(literal_prompt(prompt), settings, earlier)
-        return prepare_request(template.fill(namespace or {}, waiting=waiting), settings, earlier)
-
-    if settings.continue_ is None:
-        return prepared(None)
-    name, held = _continued(settings.continue_, namespace or {})
-    find = app.manager.find
-    running = held if isinstance(held, Job) and not held.done() else None
-    place = history_of_running(running, find) if running and running.name == settings.out else None
-    if running is not None and place is not None and not settings.again:
-        # The cell of the turn that still runs, run again: it is that turn, not one after it.
-        again = prepared(place)
-        if again.fingerprint(running.record.server) == running.record.fingerprint:
-            return again
-    return prepared(history(held, name, find))
 
 
 def _continued(given: object, namespace: Mapping[str, Any]) -> tuple[str, object]:
@@ -219,20 +210,29 @@ class Submitted:
 
 
 def submit_or_join(
-    prepared: PreparedRequest, settings: SubmitSettings, name: str | None, variable: Variable | None
+    prepared: PreparedRequest,
+    server: ServerConfig,
+    settings: SubmitSettings,
+    name: str | None,
+    variable: Variable | None,
 ) -> Submitted:
     """Start the job that asks this, or join the one that asks the same; returns at once.
 
     Without a variable (plain Python) nothing is joined: calling `submit` twice sends two jobs.
 
+    Args:
+        server: where it goes.
+        name: what the job is called.
+        variable: holds the job from now on, and then its answer.
+
     Raises:
         BadInput: nothing was sent.
     """
-    server, notebook, manager = app.manager.destination(), app.shell.notebook_path(), app.manager
+    notebook, manager = app.shell.notebook_path(), app.manager
     if variable is not None and not settings.again:
         fingerprint = prepared.fingerprint(server.name)
-        wanted = Submission(server, notebook, settings.out, fingerprint)
         lookup = JobLookup()
+        wanted = Submission(server, notebook, settings.out, fingerprint)
         twin = lookup.running_duplicate(wanted)
         if twin is not None and not twin.done():
             twin.add_variable(variable)
@@ -251,6 +251,7 @@ def submit_or_join(
         variable=variable,
         poll_interval=settings.poll,
         deadline=settings.deadline,
+        create_timeout=settings.create_timeout,
         partial=prepared.partial,
         waits_for=prepared.waits_for,
     )

@@ -1,7 +1,4 @@
-"""What a sweep asks: items, settings and samples, combined; and reading them off what was given.
-
-Values only. The prompt of each point is the template's, sending them grouping.py's business.
-"""
+"""Reads the items and settings of a sweep, and combines them with its samples."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bgmagic.errors import BadInput
-from bgmagic.prompts.items import record_of, rows_of
+from bgmagic.prompts.items import as_record, rows_of
 from bgmagic.submission.options import SubmitSettings, read_option
 from bgmagic.text import did_you_mean, kind_of, one_line
 
@@ -39,7 +36,7 @@ class ItemRow(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Items:
-    """What `--each` goes over.
+    """The items of `--each`.
 
     Attributes:
         kind: "list", "dict" or "rows"; "" for the one nameless item of a sweep without `--each`.
@@ -125,14 +122,14 @@ def _keyed(given: Any, label: str) -> Items | None:
 
 
 def _row(value: Any) -> Any:
-    named = value if isinstance(value, dict) else record_of(value)
+    named = value if isinstance(value, dict) else as_record(value)
     if named is None or not all(isinstance(key, str) for key in named):
         return value
     return ItemRow(named)
 
 
 def read_axes(pairs: Any, label: str) -> Axes:
-    """The settings to be swept and the values of each, read as the option of that name reads them.
+    """Read the settings to be swept and the values of each, as the option of that name reads them.
 
     Args:
         pairs: (name, values) pairs, the values as a sequence or as text with commas or a JSON list.
@@ -189,7 +186,7 @@ def _json_or_text(word: str) -> Any:
 
 
 def grid(settings: SubmitSettings, items: int, axes: Axes, samples: int) -> list[SweepPoint]:
-    """Every combination, in order: item by item, setting by setting, sample by sample."""
+    """Combine all, in order: item by item, setting by setting, sample by sample."""
     kinds = [(swept, _with(settings, swept)) for swept in _combinations(axes)]
     return [
         SweepPoint(item, swept, kind, sample)
@@ -238,7 +235,7 @@ def _missing(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for: a number of NumPy's is one, everything else is its text."""
+    """Convert a value that JSON has not: NumPy's numbers to numbers, everything else to text."""
     if _missing(value):
         return None
     item = getattr(value, "item", None)

@@ -1,4 +1,4 @@
-"""What a sweep asks before anything is sent: its requests, their positions, and their cost."""
+"""Plans a sweep before anything is sent: its requests, their positions, and their cost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.api.pricing import CostEstimate, estimate_cost
+from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.record import GroupPosition
 from bgmagic.prompts.expressions import Expression
@@ -17,7 +18,7 @@ from bgmagic.prompts.template import compile_template
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_count
 from bgmagic.submission.options import SubmitSettings
-from bgmagic.submission.submit import PreparedRequest, compose_prompt
+from bgmagic.submission.submit import PreparedRequest, prepare_request
 from bgmagic.sweeps import grid
 from bgmagic.sweeps.grid import Items, SweepPoint
 from bgmagic.text import count_jobs
@@ -31,17 +32,19 @@ _ITEM = re.compile(r"\bitem\b")
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a group is to ask, before anything is sent.
+    """The jobs of a sweep, before anything is sent.
 
     Attributes:
         name: the variable that is to hold the group.
         settings: those of the whole group.
         items: what it goes over.
-        composed: what each job asks, in order.
-        places: each job's place.
+        server: where they go.
+        prepared: what each job asks, in order.
+        positions: each job's position in the group.
     """
 
     name: str
+    server: ServerConfig
     settings: SubmitSettings
     items: Items
     points: Sequence[SweepPoint]
@@ -50,18 +53,19 @@ class SweepPlan:
 
     @property
     def several(self) -> int:
-        """How many jobs each item has."""
+        """Number of jobs of each item."""
         return len(self.points) // len(self.items.values)
 
 
 def plan_sweep(
     text: str, settings: SubmitSettings, name: str, namespace: Mapping[str, Any]
 ) -> SweepPlan:
-    """Work out what a sweep asks; nothing is sent.
+    """Plan a sweep; nothing is sent.
 
     Raises:
         BadInput: an item, a setting or the template can't be used.
     """
+    server = app.manager.destination()
     items = Items() if settings.each is None else grid.items_of(settings.each, "--each")
     axes = grid.read_axes(settings.sweep, "--sweep")
     points = grid.grid(settings, len(items.values), axes, settings.n or 1)
@@ -73,7 +77,7 @@ def plan_sweep(
         # The samples of one request share it.
         which = point.item, id(point.settings)
         if which not in made:
-            made[which] = _prepared(text, point, items, scope)
+            made[which] = _prepared(text, point, items, scope, server)
             room -= len(made[which].request.text)
             if room < 0:
                 raise BadInput(
@@ -81,7 +85,9 @@ def plan_sweep(
                     "together; give a large --file by its http(s) address, which the server fetches"
                 )
         prepared.append(made[which])
-    return SweepPlan(name, settings, items, points, prepared, _positions(settings, items, points))
+    return SweepPlan(
+        name, server, settings, items, points, prepared, _positions(settings, items, points)
+    )
 
 
 def _check_uses_item(
@@ -100,12 +106,14 @@ def _check_uses_item(
         )
 
 
-def _prepared(text: str, point: SweepPoint, items: Items, scope: dict[str, Any]) -> PreparedRequest:
+def _prepared(
+    text: str, point: SweepPoint, items: Items, scope: dict[str, Any], server: ServerConfig
+) -> PreparedRequest:
     if items.kind:
-        # Before a variable of that name.
+        # Hides a variable of that name.
         scope["item"] = items.values[point.item]
     try:
-        return compose_prompt(text, point.settings, scope)
+        return prepare_request(text, point.settings, scope, server)
     except BadInput as error:
         which = items.keys[point.item] if items.keys else point.item
         told = _about_columns(str(error), items.values[point.item])
@@ -115,7 +123,7 @@ def _prepared(text: str, point: SweepPoint, items: Items, scope: dict[str, Any])
 
 
 def _about_columns(told: str, item: object) -> str:
-    """What Jinja says of a row that lacks an attribute, in the words of a table."""
+    """Rewrite Jinja's message about a row without an attribute in the words of a table."""
     jinjas = f"'{type(item).__module__}.{type(item).__qualname__} object' has no attribute"
     if not isinstance(item, grid.ItemRow) or jinjas not in told:
         return told
@@ -151,7 +159,7 @@ def _positions(
 
 
 def confirm_above() -> int:
-    """How many jobs a sweep may have without its number being agreed to.
+    """Number of jobs that a sweep may have without being confirmed.
 
     Raises:
         BadInput: BGMAGIC_CONFIRM_ABOVE is no number.
@@ -164,7 +172,7 @@ def confirm_above() -> int:
 
 
 def require_confirmation(plan: SweepPlan) -> None:
-    """Refuse a sweep whose number of jobs has to be agreed to, and is not.
+    """Refuse a sweep whose number of jobs has to be confirmed, and is not.
 
     Raises:
         BadInput: says how many they are and what they may cost.
@@ -181,7 +189,7 @@ def require_confirmation(plan: SweepPlan) -> None:
 
 
 def count_formula(plan: SweepPlan) -> str:
-    """How the number comes about: " (80 items × 3 settings × 2 samples)"."""
+    """Write the factors of the number of jobs: " (80 items × 3 settings × 2 samples)"."""
     items, samples = len(plan.items.values), plan.settings.n or 1
     settings = len(plan.prepared) // (items * samples)
     told = [(items, "items"), (settings, "settings"), (samples, "samples")]
@@ -191,9 +199,8 @@ def count_formula(plan: SweepPlan) -> str:
 
 def estimated_cost(plan: SweepPlan) -> CostEstimate:
     """What the jobs may cost."""
-    server = app.manager.destination().name
     return estimate_cost(
-        (one.request.model, server, _most_output(one, point), len(one.request.text))
+        (one.request.model, plan.server.name, _most_output(one, point), len(one.request.text))
         for one, point in zip(plan.prepared, plan.points, strict=True)
     )
 
@@ -208,7 +215,7 @@ def _most_output(one: PreparedRequest, point: SweepPoint) -> int | None:
 
 
 def dry_run(text: str, settings: SubmitSettings, namespace: Mapping[str, Any]) -> str:
-    """What a sweep would send: how many jobs, what they may cost, and the first of them.
+    """Describe a sweep: how many jobs, what they may cost, and the first of them.
 
     Raises:
         BadInput: there can't be such a sweep.

@@ -1,4 +1,4 @@
-"""Sends a sweep as a group of jobs, joins what there is of it, and attaches groups again."""
+"""Submits a sweep as a group of jobs, joins jobs that are there already, and attaches groups."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SubmittedSweep:
-    """What became of a sweep.
+    """A sweep that was submitted.
 
     Attributes:
         group: the jobs.
         joined: how many of them were there already, so that they were not sent.
-        unknown: of how many of these nobody knows whether they were accepted.
-        asked: what it asks.
+        unknown: how many of these the server may or may not have accepted.
+        plan: its plan.
     """
 
     group: JobGroup
@@ -43,7 +43,7 @@ class SubmittedSweep:
     plan: SweepPlan
 
     def bill(self) -> CostEstimate:
-        """What the whole may cost; imports the prices."""
+        """Estimate the cost of the whole; imports the prices."""
         return estimated_cost(self.plan)
 
 
@@ -75,7 +75,7 @@ def submit_sweep(
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Put garbage collection off: so many new objects bring on a collection of all there are,
+    """Pause the garbage collector while thousands of jobs are created: a full collection takes
     60 to 110 ms in a kernel, as long as everything else that this cell does."""
     collects = gc.isenabled()
     gc.disable()
@@ -89,13 +89,13 @@ def gc_paused() -> Iterator[None]:
 def _known_jobs(plan: SweepPlan, *, join: bool) -> DuplicateIndex:
     """The jobs that there are already for what is asked."""
     settings = plan.settings
-    prints = set(_prints(plan, app.manager.destination().name)) if settings.reuse else ()
+    prints = set(_prints(plan, plan.server.name)) if settings.reuse else ()
     join = join and not settings.again
     return JobLookup().duplicates_of(settings.out, prints, join=join, reuse=settings.reuse)
 
 
 def _prints(plan: SweepPlan, server: str) -> list[str]:
-    """The fingerprint of each job; those of one request are worked out once."""
+    """Compute the fingerprint of each job; once for the samples of one request."""
     made: dict[int, str] = {}
     for one in plan.prepared:
         if id(one) not in made:
@@ -104,21 +104,23 @@ def _prints(plan: SweepPlan, server: str) -> list[str]:
 
 
 def _joined(plan: SweepPlan, known: DuplicateIndex) -> list[Job | None]:
-    """The job that is there already for each that is asked, in its new place."""
+    """Find, for each planned job, the job that is there already, and move it to its position."""
     if not known.jobs:
         return [None] * len(plan.prepared)
     manager = app.manager
-    server, free = manager.destination().name, manager.store.available_owners()
+    free = manager.store.available_owners()
     limiter = _limiter(plan.settings.max_in_flight)
     found: list[Job | None] = []
-    prints = _prints(plan, server)
+    prints = _prints(plan, plan.server.name)
     for fingerprint, one, position in zip(prints, plan.prepared, plan.positions, strict=True):
         known_one = known.take(fingerprint)
         if known_one is None or isinstance(known_one, Job):
             job = known_one
         else:
             output_type = one.request.output_type
-            job = manager.attach(known_one, None, output_type, limiter=limiter, free=free)
+            job = manager.attach(
+                known_one, None, output_type, server=plan.server, limiter=limiter, free=free
+            )
         if job is not None and _is_of(job, plan):
             manager.reposition(job, job_name(plan.name, position, plan.several), position)
         found.append(job)
@@ -126,24 +128,24 @@ def _joined(plan: SweepPlan, known: DuplicateIndex) -> list[Job | None]:
 
 
 def _is_of(job: Job, plan: SweepPlan) -> bool:
-    """Whether the job belonged to this very variable; what others have is only read."""
+    """Whether the job belonged to this very variable; jobs of others are only read."""
     position, notebook = job.record.position, app.shell.notebook_path()
     theirs = position and (position.name, job.record.notebook)
     return theirs == (plan.settings.out, notebook)
 
 
 def _submitted(plan: SweepPlan, indices: Sequence[int]) -> list[Job]:
-    """Start the jobs at these places."""
+    """Start the planned jobs at these indices."""
     from bgmagic.runtime.runner import RunConfig
 
     manager, settings = app.manager, plan.settings
-    server, now, notebook = manager.destination(), time.time(), app.shell.notebook_path()
+    now, notebook = time.time(), app.shell.notebook_path()
     records = [
         JobRecord(
             request=plan.prepared[index].request,
             partial=plan.prepared[index].partial,
             waits_for=plan.prepared[index].waits_for,
-            server=server.name,
+            server=plan.server.name,
             submitted_at=now,
             name=job_name(plan.name, plan.positions[index], plan.several),
             named=settings.out is not None,
@@ -153,19 +155,25 @@ def _submitted(plan: SweepPlan, indices: Sequence[int]) -> list[Job]:
         for index in indices
     ]
     limiter = _limiter(settings.max_in_flight)
-    config = RunConfig(server, settings.poll, settings.deadline, limiter=limiter)
+    config = RunConfig(
+        plan.server,
+        settings.poll,
+        settings.deadline,
+        limiter=limiter,
+        create_timeout=settings.create_timeout,
+    )
     return manager.submit_all(records, config) if records else []
 
 
 def _limiter(most: int) -> ConcurrencyLimiter:
-    # With the first sweep: what runs jobs takes half of all import time.
+    # Imported with the first sweep: `runtime` takes half of all import time.
     from bgmagic.runtime.pacing import ConcurrencyLimiter
 
     return ConcurrencyLimiter(most)
 
 
 def job_name(name: str, position: GroupPosition, several: int) -> str:
-    """What one job of a group is called, as its answer is: ``critiques[3]``; of a dict
+    """Name one job of a group as its answer is named: ``critiques[3]``; of a dict
     ``critiques['a']``, or ``critiques['a'][1]`` with ``several`` jobs an item."""
     if position.kind != "dict":
         return f"{name}[{position.index}]"
@@ -194,24 +202,24 @@ def load_group(key: str, name: str) -> JobGroup:
 
 
 def attach_group(
-    key: str, name: str, reader_of: Callable[[StoredJob], OutputType] = lambda _: None
+    key: str, name: str, output_type_of: Callable[[StoredJob], OutputType] = lambda _: None
 ) -> JobGroup:
-    """Pick up a group that the journal has: what has ended is given, what is open followed, what
-    was not sent yet is sent.
+    """Attach a group of the journal: jobs that have ended are settled, open ones followed, unsent
+    ones sent.
 
     Args:
         key: the group's.
         name: the variable that is to hold it.
-        reader_of: tells the class that a job's structured output is read into.
+        output_type_of: returns the class that a job's structured output is read into.
 
     Raises:
-        BadInput: none of its jobs can be picked up; says why.
+        BadInput: none of its jobs can be attached; says why.
     """
     entries = JobLookup().group(key)
     free = app.manager.store.available_owners()
     limiter = _limiter(_position_of(entries[0]).in_flight)
     troubles: list[str] = []
-    jobs = [_attached(entry, reader_of(entry), limiter, free, troubles) for entry in entries]
+    jobs = [_attached(entry, output_type_of(entry), limiter, free, troubles) for entry in entries]
     if troubles and len(troubles) == sum(entry.ended_at is None for entry in entries):
         raise BadInput(troubles[0])
     return _regrouped(key, name, entries, jobs)

@@ -1,26 +1,32 @@
-"""Connections to a server over aiohttp, for what the SDK sends.
+"""Sends the SDK's requests over aiohttp.
 
-The SDK's own aiohttp transport tells a connection that dropped under a request as one that timed
-out while connecting: a create that may have been accepted would be sent again. Here a failure is
-told as what it is. Imported when the first connection is made: aiohttp takes a moment.
+The SDK's own aiohttp transport reports a connection that dropped under a request as one that timed
+out while connecting, so that a create that may have been accepted would be sent again. Here each
+failure is reported as what it is. Imported with the first connection: aiohttp takes a moment.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import ssl
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import aiohttp
+import aiohttp.client_proto
 import httpx2
 import yarl
 
-_HEADER = 65_536  # bytes of one header line; OpenAI's own fit many times
+from bgmagic.transport import bounded
+
+_MANY = 10_000  # headers; `bounded.HEAD` is the bound that counts
 
 
 @contextlib.contextmanager
 def map_aiohttp_exceptions() -> Iterator[None]:
-    """Tell failures as the SDK's usual transport does, by whose names they are classified."""
+    """Map aiohttp's exceptions to httpx2's: `ReplyParser` classifies failures by these names."""
     try:
         yield
     except aiohttp.ConnectionTimeoutError as error:
@@ -41,13 +47,13 @@ def map_aiohttp_exceptions() -> Iterator[None]:
 
 
 def address(url: httpx2.URL) -> yarl.URL:
-    """The same address exactly, but for user and password: they are in a header by now."""
+    """Convert an address exactly, but for user and password: they are in a header by now."""
     bare = url.copy_with(username=None, password=None) if url.userinfo else url
     return yarl.URL(str(bare), encoded=True)
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """What the SDK's client sends its requests with. Nothing but a GET is ever sent twice."""
+    """Sends the requests of the SDK's client. Only a GET is ever sent twice."""
 
     def __init__(self, tls: ssl.SSLContext, kept: float) -> None:
         self._tls = tls
@@ -66,8 +72,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 headers=request.headers.multi_items(),
                 data=content or None,
                 allow_redirects=False,
+                # Of connecting, looking the name up is a part.
                 timeout=aiohttp.ClientTimeout(
-                    sock_connect=limits.get("connect"), sock_read=limits.get("read")
+                    connect=limits.get("connect"), sock_read=limits.get("read")
                 ),
             )
         return httpx2.Response(
@@ -82,20 +89,25 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             await self._session.close()
 
     def _opened(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=self._kept, ssl=self._tls, ttl_dns_cache=60
+        connector = _Connector(
+            limit=0,
+            keepalive_timeout=self._kept,
+            ssl=self._tls,
+            ttl_dns_cache=60,
+            resolver=aiohttp.ThreadedResolver(),  # by the loop, which bounds it
         )
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            max_line_size=_HEADER,
-            max_field_size=_HEADER,
+            max_line_size=2 * bounded.HEAD,
+            max_field_size=2 * bounded.HEAD,
+            max_headers=_MANY,
             auto_decompress=False,
         )
 
 
 class AiohttpResponseStream(httpx2.AsyncByteStream):
-    """The body of an answer, as it comes."""
+    """Streams the body of an answer."""
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._answer = answer
@@ -106,5 +118,36 @@ class AiohttpResponseStream(httpx2.AsyncByteStream):
                 yield chunk
 
     async def aclose(self) -> None:
-        # Back to the others if it was read to its end, else closed.
+        # Returns the connection to the pool if the body was read to its end, else closes it.
         self._answer.release()
+
+
+class _BoundedHandler(aiohttp.client_proto.ResponseHandler):
+    """aiohttp's end of a connection, with a bound to what comes before a body."""
+
+    _before_body = 0
+    _headed = False
+
+    def set_response_params(self, **settings: Any) -> None:
+        self._before_body, self._headed = 0, False
+        super().set_response_params(**settings)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._headed or self.transport is None:
+            return
+        self._before_body += len(data)
+        # A 1xx is only a word before the answer, and may be said again and again.
+        self._headed = any(message.code >= 200 for (message, _), _ in self._buffer)
+        if not self._headed and self._before_body > bounded.HEAD:
+            self.set_exception(bounded.head_too_large())
+            self.transport.abort()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Connections whose ends are bounded; there is no public way to choose them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        made: Any = functools.partial(_BoundedHandler, loop=asyncio.get_running_loop())
+        self._factory = made

@@ -27,7 +27,12 @@ from bgmagic.transport.reply import (
     poll_after,
     without_half_characters,
 )
-from bgmagic.transport.sdk import goes_direct, post_response, sdk_client, tls_of
+from bgmagic.transport.sdk import (
+    goes_direct,
+    post_response,
+    sdk_client,
+    tls_of,
+)
 from bgmagic.transport.streaming import EventStream
 
 if TYPE_CHECKING:
@@ -37,6 +42,9 @@ if TYPE_CHECKING:
 # is noticed, and a GET is sent once more on another.
 KEPT = 120.0  # seconds
 
+# Seconds. Servers answer a create within a few; large attachments take their time to get there.
+CREATE_TIMEOUT = 120.0
+
 # Of the SDK's headers, those that belong to a connection, and what only its transport can unpack.
 _ITS_OWN = frozenset({b"connection", b"accept-encoding", b"content-length"})
 
@@ -44,32 +52,32 @@ _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,512}")
 
 
 class DirectGet:
-    """Asks one server for responses. Belongs to one event loop."""
+    """Polls responses by repeating the SDK's first GET. Belongs to one event loop."""
 
-    def __init__(self, wire: ConnectionPool, before: bytes, after: bytes) -> None:
+    def __init__(self, pool: ConnectionPool, before: bytes, after: bytes) -> None:
         """Make it.
 
         Args:
-            wire: leads to the server.
+            pool: the connections to the server.
             before: the head of a request up to the response id.
             after: what follows the id, to the head's end.
         """
-        self._wire = wire
+        self._pool = pool
         self._before = before
         self._after = after
 
     async def get(self, response_id: str) -> HTTPResponse | None:
-        """Ask once; None where the answer is for the SDK to get, as a redirect is.
+        """GET a response once; None if the SDK has to get it, as for a redirect.
 
         Raises:
             httpx2.TransportError: as the SDK's transport does, for the same reasons.
         """
-        got = await self._wire.get(self._before + response_id.encode() + self._after)
+        got = await self._pool.get(self._before + response_id.encode() + self._after)
         return None if got is None or 300 <= got.status < 400 else got
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._wire.close()
+        await self._pool.close()
 
 
 def is_plain_id(response_id: str) -> bool:
@@ -78,7 +86,7 @@ def is_plain_id(response_id: str) -> bool:
 
 
 def from_sdk_request(request: Any, response_id: str, tls: ssl.SSLContext) -> DirectGet | None:
-    """What asks as ``request``, the SDK's own for ``response_id``, did; None if that can't be."""
+    """Make a `DirectGet` that repeats ``request``, the SDK's own GET of a response; or None."""
     from bgmagic.transport.http11 import ConnectionPool
 
     url = request.url
@@ -97,11 +105,11 @@ def from_sdk_request(request: Any, response_id: str, tls: ssl.SSLContext) -> Dir
     if any(sign in line for line in [before, *lines] for sign in (b"\r", b"\n", b"\0")):
         return None
     host, port = url.raw_host.decode(), url.port or (443 if secure else 80)
-    wire = ConnectionPool(host, port, tls if secure else None, KEPT)
-    return DirectGet(wire, before, b"\r\n".join(lines) + b"\r\n\r\n")
+    pool = ConnectionPool(host, port, tls if secure else None, KEPT)
+    return DirectGet(pool, before, b"\r\n".join(lines) + b"\r\n\r\n")
 
 
-# So many creates, and so many polls, are under way at once at one server: each has a connection.
+# Most creates, and most polls, in flight at one server at once: each takes a connection.
 AT_ONCE = 50
 
 
@@ -109,8 +117,8 @@ class ResponsesClient:
     """The calls of the Responses API that background mode needs. Belongs to one event loop.
 
     Attributes:
-        pack: makes the responses of jobs that go on small, for who keeps them.
-        creating: so many creates are sent at once; for who creates to wait for.
+        compress: compresses the responses of jobs that go on.
+        create_slots: bounds the creates in flight; the caller enters it before `create`.
     """
 
     def __init__(self, server: ServerConfig) -> None:
@@ -124,8 +132,8 @@ class ResponsesClient:
         self.compress = ResponseCompressor()
         self.create_slots = asyncio.Semaphore(AT_ONCE)
         self._polling = asyncio.Semaphore(AT_ONCE)
-        self._direct: DirectGet | None = None  # what polls use now
-        self._opened: DirectGet | None = None  # what is to be closed in the end
+        self._direct: DirectGet | None = None  # polls use this, if it is there
+        self._opened: DirectGet | None = None  # closed with the client
         # The user's own clients and Azure's may give another key each time.
         self._learns = server.sdk_client is None and not server.azure
         try:
@@ -136,15 +144,21 @@ class ResponsesClient:
             about = f"the settings of {server.address} can't be used: {error}"
             raise ServerError(self._parser.clean(about), maybe_accepted=False) from None
 
-    async def create(self, request: Request) -> Reply:
+    async def create(self, request: Request, total: float = CREATE_TIMEOUT) -> Reply:
         """POST the request once.
+
+        Args:
+            total: seconds that it may take; to end it then is for who calls.
 
         Raises:
             ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
         """
-        return await self._call(lambda: post_response(self._sdk, request.text.encode()), None)
+        body = request.text.encode()
+        return await self._call(lambda: post_response(self._sdk, body, total), None)
 
-    async def create_streamed(self, request: Request) -> tuple[Reply, EventStream | None]:
+    async def create_streamed(
+        self, request: Request, total: float = CREATE_TIMEOUT
+    ) -> tuple[Reply, EventStream | None]:
         """POST the request once, and read on as the response is written.
 
         Returns:
@@ -154,8 +168,9 @@ class ResponsesClient:
         Raises:
             ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
         """
-        create = self._sdk.responses.with_streaming_response.create
-        http, close = await self._open(create(extra_body=request.body))
+        post = post_response(self._sdk, request.text.encode(), total, stream=True)
+        http = await self._open(post)
+        close = http.aclose
         try:
             if not _is_stream(http):
                 content = await http.aread()
@@ -171,6 +186,10 @@ class ResponsesClient:
             raise
         return Reply(without_half_characters(first), poll_after(http.headers)), stream
 
+    def hide(self, text: str) -> str:
+        """``text`` without the secrets that went out to this server."""
+        return self._parser.hide(text)
+
     async def follow(self, response_id: str, after: int | None) -> EventStream:
         """GET the events of a response that was created with a stream.
 
@@ -184,10 +203,14 @@ class ResponsesClient:
         query: dict[str, Any] = {"stream": "true"}
         if after is not None:
             query["starting_after"] = after
-        http, close = await self._open(retrieve(response_id, extra_query=query))
+
+        async def get() -> Any:
+            return (await retrieve(response_id, extra_query=query).__aenter__()).http_response
+
+        http = await self._open(get())
         if _is_stream(http):
-            return self._stream(http, close)
-        await close()
+            return self._stream(http, http.aclose)
+        await http.aclose()
         about = f"{self._server.address} does not stream this response"
         raise ServerError(about, maybe_accepted=True, status_code=http.status_code)
 
@@ -220,7 +243,8 @@ class ResponsesClient:
                 if got.status >= 400:
                     raise self._parser.refusal(got)
                 return got
-            # The SDK's to read or follow, from now on at once. Polls that are under way go on.
+            # This answer needs the SDK (redirect, odd encoding). Use the SDK for all further polls;
+            # polls already in flight may still finish directly.
             self._direct = None
         raw = await self._sdk_polls.responses.with_raw_response.retrieve(response_id)
         http = raw.http_response
@@ -251,17 +275,17 @@ class ResponsesClient:
         await self._sdk.close()
         await self._sdk_polls.close()
 
-    async def _open(self, opening: Any) -> tuple[Any, Callable[[], Awaitable[object]]]:
-        """The HTTP answer of a call whose body is still to be read, and what closes it."""
+    async def _open(self, opening: Awaitable[Any]) -> Any:
+        """The HTTP answer of a call whose body is still to be read; its ``aclose`` ends that."""
         try:
-            raw = await opening.__aenter__()
+            http = await opening
         except Exception as error:
             raise self._parser.failure(error) from None
-        self._parser.learn(raw.http_response.request)
-        return raw.http_response, raw.close
+        self._parser.learn(http.request)
+        return http
 
     def _stream(self, http: Any, close: Callable[[], Awaitable[object]]) -> EventStream:
-        return EventStream(http.aiter_bytes(), close, self._parser.hide, self._parser.failure)
+        return EventStream(http.aiter_bytes(), close, self._parser.parse, self._parser.failure)
 
     async def _call(self, send: Callable[[], Awaitable[Any]], total: float | None) -> Reply:
         try:

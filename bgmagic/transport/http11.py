@@ -1,7 +1,7 @@
-"""HTTP/1.1 connections to one server for polls: a pool, a connection, a response parser.
+"""Sends polls over HTTP/1.1 connections to one server: a pool, a connection, a response parser.
 
-Only GETs go over these, so a request may be sent again on another connection. Whatever is out of
-the ordinary (redirects, other encodings, odd framing) is left to the SDK.
+Only GETs go over these, so a request may be sent again on another connection. Answers out of the
+ordinary (redirects, other encodings, odd framing) are left to the SDK.
 """
 
 from __future__ import annotations
@@ -14,22 +14,16 @@ from typing import cast
 import httptools
 import httpx2
 
+from bgmagic.transport import bounded
 from bgmagic.transport.reply import HTTPResponse
-
-# Bytes of a head with all that is said before it; OpenAI's own fit many times.
-HEAD = 65_536
-
-# Bytes of a body, on the wire and unpacked: it takes 70 Mbit/s to get so many within the 30 s of a
-# poll, and an image is a few MB. Without a limit, a server could fill the kernel's memory.
-BODY = 256 << 20
 
 
 class UnsupportedResponse(Exception):
-    """The answer, if it is one, is not for us to read."""
+    """The answer needs the SDK: another encoding, odd framing, or no HTTP at all."""
 
 
 class HTTPResponseParser:
-    """The answer to one GET, as it comes in.
+    """Parses the answer to one GET as its bytes come in.
 
     Attributes:
         reusable: whether the connection is good for another GET once this is over.
@@ -45,10 +39,10 @@ class HTTPResponseParser:
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> HTTPResponse | None:
-        """Read on; the answer once it is complete.
+        """Parse ``data``; returns the answer once it is complete.
 
         Raises:
-            Odd: it is not for us.
+            UnsupportedResponse: the SDK has to read it.
             httpx2.RemoteProtocolError: it is too large or damaged.
         """
         self._received += len(data)
@@ -61,15 +55,15 @@ class HTTPResponseParser:
                 raise UnsupportedResponse(str(error)) from None
         if self._over:
             return self._got()
-        if self._received > (BODY if self._headed else 0) + HEAD:
-            raise httpx2.RemoteProtocolError("the answer is too large")
+        if self._received > (bounded.BODY if self._headed else 0) + bounded.HEAD:
+            raise bounded.body_too_large() if self._headed else bounded.head_too_large()
         return None
 
     def end(self) -> HTTPResponse:
-        """The answer, now that the connection has ended.
+        """Return the answer after the connection has ended.
 
         Raises:
-            Odd: it is not for us.
+            UnsupportedResponse: the SDK has to read it.
             httpx2.RemoteProtocolError: it is not complete, too large or damaged.
         """
         if not self._headed or {"content-length", "transfer-encoding"} & self._headers.keys():
@@ -115,7 +109,7 @@ class HTTPResponseParser:
 
     def on_message_complete(self) -> None:
         if 100 <= self._status < 200:
-            # Only a word before the answer.
+            # An interim response.
             self._headers = {}
             self._headed = False
             return
@@ -126,13 +120,15 @@ class HTTPResponseParser:
 def _unpacked(body: bytes) -> bytes:
     unpack = zlib.decompressobj(wbits=31)  # gzip
     try:
-        plain = unpack.decompress(body, BODY)
+        plain = unpack.decompress(body, bounded.BODY)
     except zlib.error as error:
         raise httpx2.RemoteProtocolError(f"the answer is damaged: {error}") from None
     if unpack.unused_data:
         raise UnsupportedResponse("gzip with more behind it")
+    if unpack.unconsumed_tail:
+        raise bounded.body_too_large()
     if not unpack.eof:
-        raise httpx2.RemoteProtocolError("the answer is too large or not complete")
+        raise httpx2.RemoteProtocolError("the answer is not complete")
     return plain
 
 
@@ -141,10 +137,10 @@ _NEXT_ADDRESS = 0.25
 
 
 class ConnectionPool:
-    """Asks one server. Belongs to one event loop."""
+    """Keeps connections to one server and sends GETs over them. Belongs to one event loop."""
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, kept: float) -> None:
-        """Make it; nothing is connected yet.
+        """Make the pool; nothing is connected yet.
 
         Args:
             host: a name as DNS has it or an address, IPv6 without brackets.
@@ -160,7 +156,7 @@ class ConnectionPool:
         self._kept = kept
         self._closed = False
         self._all: set[HTTP11Connection] = set()
-        # The newest last, which is used first: those that too many polls once needed grow old.
+        # The newest last, and used first: connections that are needed no more grow old.
         self._idle: list[HTTP11Connection] = []
         self._sweeping: asyncio.TimerHandle | None = None
 
@@ -168,7 +164,7 @@ class ConnectionPool:
         """Send the head of a GET and read the answer to its end. No time limit of its own.
 
         Returns:
-            the answer, or None where it is nothing that is read here.
+            the answer, or None if the SDK has to read it.
 
         Raises:
             httpx2.TransportError: there was none.
@@ -217,7 +213,7 @@ class ConnectionPool:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Close what was idle for too long, now and as long as there are any."""
+        """Close connections that were idle for too long, now and as long as there are any."""
         loop = asyncio.get_running_loop()
         long_ago = loop.time() - self._kept
         for connection in self._idle:
@@ -238,7 +234,7 @@ class ConnectionPool:
                 happy_eyeballs_delay=_NEXT_ADDRESS,
             )
         except (OSError, UnicodeError) as error:
-            # Which includes a certificate that does not verify, with its own words.
+            # A certificate that does not verify is one of these, with its own words.
             raise httpx2.ConnectError(str(error)) from error
         if self._closed:
             made.close()
@@ -246,12 +242,12 @@ class ConnectionPool:
 
 
 class HTTP11Connection(asyncio.Protocol):
-    """One connection, for one GET at a time.
+    """Sends one GET at a time over one connection.
 
     Attributes:
         open: whether another GET can go over it.
         answered: whether anything has come since the last GET was sent.
-        idle_since: the loop's time at which it was laid aside.
+        idle_since: the loop's time at which it became idle.
     """
 
     def __init__(self, everyone: set[HTTP11Connection]) -> None:
@@ -263,11 +259,11 @@ class HTTP11Connection(asyncio.Protocol):
         self._answer: asyncio.Future[HTTPResponse] | None = None
 
     async def ask(self, head: bytes) -> HTTPResponse:
-        """Send the head of a GET and read the answer; who gives up waiting closes the connection.
+        """Send the head of a GET and read the answer; cancelling the wait closes the connection.
 
         Raises:
             httpx2.TransportError: there was none.
-            Odd: it is not for us to read.
+            UnsupportedResponse: the SDK has to read it.
         """
         if not self.open:
             raise httpx2.ReadError("the connection was closed")

@@ -1,7 +1,7 @@
-"""What an answer of a server means, or that there was none.
+"""Parses what a server answers, or the failure to get an answer.
 
-A success is a `Reply`, a failure a `ServerError` that says whether a create can have been accepted;
-no message holds a key. Who asked, and over what connection, makes no difference here.
+A success is a `Reply`, a failure a `ServerError` that says whether a create can have been accepted.
+No message holds a key.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import contextlib
 import email.utils
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bgmagic.api.server import SHORTEST_SECRET, ServerConfig
+from bgmagic.api.redaction import SHORTEST_SECRET, Secrets, secrets_of
+from bgmagic.api.server import ServerConfig
 from bgmagic.errors import ServerError
 from bgmagic.text import one_line
 
@@ -40,7 +42,8 @@ _NEVER_SENT = frozenset(
     }
 )
 
-# Those of them that may pass: no network yet, a name that does not resolve, a server that restarts.
+# Those of them that may succeed later: no network yet, a name that does not resolve, a server that
+# restarts.
 _PASSING = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"})
 
 # A 429 with one of these codes is about an account, and waiting does not help.
@@ -63,7 +66,7 @@ class Reply:
     Attributes:
         response: the JSON object.
         poll_after: seconds the server asks to wait before the next retrieve, or None.
-        mark: a hash of what came, good for this process; 0 where that was not asked for.
+        content_hash: a hash of the bytes, good for this process; 0 if it was not worked out.
         text: the response as JSON, where that is at hand.
     """
 
@@ -74,46 +77,65 @@ class Reply:
 
 
 class ReplyParser:
-    """Reads what one server answers. Knows all secrets that have gone out to it."""
+    """Parses one server's answers, and hides all secrets that were sent to it."""
 
     def __init__(self, server: ServerConfig) -> None:
         self._server = server
-        self._secrets = server.secrets
+        self._secrets = secrets_of(server.secrets)
 
     def learn(self, request: Any) -> None:
-        """Know the credentials that really went out, also those that a provider gave."""
+        """Add the credentials of ``request`` to the secrets: a provider may have given them."""
         for header in ("authorization", "api-key"):
             value = request.headers.get(header, "").rpartition(" ")[2]
-            if len(value) >= SHORTEST_SECRET and value not in self._secrets:
-                self._secrets = (value, *self._secrets)
+            known = self._secrets.values
+            if len(value) >= SHORTEST_SECRET and value not in known:
+                self._secrets = Secrets([value, *known])
 
     def read(self, got: HTTPResponse) -> Reply:
-        """The response object of an answer.
+        """Parse the response object of an answer.
 
         Raises:
             ServerError: it is none.
         """
         text = got.content.decode("utf-8", "replace")
         try:
-            # Within a response, too: servers quote keys in the errors that jobs end with.
-            shown = self.hide(text)
-            response = json.loads(shown)
+            response, shown = self._parsed(text)
             if _HALF in text or _HALF_TOO in text or text.count("[") + text.count("{") > _NESTED:
                 response, shown = without_half_characters(response), ""
         except (ValueError, RecursionError):
             response = None
         if not isinstance(response, dict):
-            kind = got.headers.get("content-type", "no content type")
-            about = "the server answered HTTP {} with something that is no response object ({}): {}"
             raise ServerError(
-                self.clean(about.format(got.status, kind, text)),
-                maybe_accepted=True,
-                status_code=got.status,
+                self.clean(_no_response(got)), maybe_accepted=True, status_code=got.status
             )
         return Reply(response, poll_after(got.headers), text=shown)
 
+    def parse(self, text: str) -> Any:
+        """The value of a JSON text, without the secrets.
+
+        Raises:
+            ValueError: it is no JSON.
+            ServerError: it is too large.
+        """
+        return self._parsed(text)[0]
+
+    def _parsed(self, text: str) -> tuple[Any, str]:
+        """The value without the secrets, and the text, or "" if that has one.
+
+        Servers quote keys in the errors that jobs end with, in any of the ways that JSON allows: so
+        they are looked for in what it says, if anything in it looks like one.
+        """
+        if len(text) > VALUES and sum(map(text.count, ",[{")) > VALUES:
+            address = self._server.address
+            about = f"no usable answer from {address}: it is too large, {VALUES} values or more"
+            raise ServerError(about, maybe_accepted=True)
+        value = json.loads(text)
+        if not self._secrets.within_json(text):
+            return value, text
+        return self._secrets.hide_in(value), ""
+
     def failure(self, error: Exception) -> ServerError:
-        """Say what an exception of the SDK means."""
+        """Make a `ServerError` of an exception of the SDK."""
         if isinstance(error, ServerError):
             return error
         import openai
@@ -124,6 +146,9 @@ class ReplyParser:
             http = error.response
             return self.refusal(HTTPResponse(http.status_code, http.headers, http.content))
         cause = error.__cause__ or error
+        if isinstance(cause, ServerError):  # told by one of our own hooks
+            cause.args = (self.clean(str(cause)),)
+            return cause
         names = {cls.__name__ for cls in (*type(error).__mro__, *type(cause).__mro__)}
         # Before anything is sent the SDK raises its bare base class (no credentials, say), and
         # encoding a header raises UnicodeError (a key with a typographic quote).
@@ -142,7 +167,7 @@ class ReplyParser:
 
     def refusal(self, got: HTTPResponse) -> ServerError:
         """Say what an answer with an error status means."""
-        page = got.content.decode("utf-8", "replace")
+        page = got.content[:_PAGE].decode("utf-8", "replace")
         body = _error_of(page)
         told = body.get("message") or page or "no reason given"
         request_id = got.headers.get("x-request-id")
@@ -160,28 +185,49 @@ class ReplyParser:
 
     def hide(self, text: str) -> str:
         """``text`` without the secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[secret]")
-        return text
+        return self._secrets.hide(text)
 
     def clean(self, text: str) -> str:
-        """``text`` as one short line and without any of the secrets, whoever quoted them."""
+        """Shorten ``text`` to one line without the secrets."""
         return one_line(self.hide(text))
 
 
 def poll_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds the server asks to wait before the next poll, or None."""
+    """Read the delay (s) that the server asks for before the next poll, or None."""
     return _seconds(headers.get("openai-poll-after-ms"), 1000)
 
 
 def _error_of(page: str) -> Mapping[str, Any]:
-    """The error that a page of JSON tells, in the API's form or bare; else nothing."""
+    """The error in a page of JSON, in the API's form or bare; else an empty dict."""
     try:
         body = json.loads(page)
     except (ValueError, RecursionError):
         return {}
     error = body.get("error", body) if isinstance(body, dict) else None
     return error if isinstance(error, dict) else {}
+
+
+# Values in the JSON of an answer. Each takes a hundred bytes or so, and on the wire three may do;
+# the answer with the most, one with logprobs, has some 20 a token.
+VALUES = 8_000_000
+
+_PAGE = 1 << 20  # bytes of an answer that are looked at for a line about it
+
+_TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
+
+
+def _no_response(got: HTTPResponse) -> str:
+    """What came instead of a response object."""
+    kind = got.headers.get("content-type", "no content type")
+    page = got.content[:_PAGE].decode("utf-8", "replace")
+    if "html" in kind or page.lstrip()[:1] == "<":
+        title = _TITLE.search(page)
+        told = title[1] if title and title[1].strip() else page
+        return (
+            f"the server answered HTTP {got.status} with a web page ({kind}), perhaps the "
+            f"login page of a network or a proxy, and no response object: {told}"
+        )
+    return f"the server answered HTTP {got.status} with no response object ({kind}): {page}"
 
 
 # So many brackets may be nested too deep to be written again: better found out here.
@@ -192,7 +238,7 @@ _HALF, _HALF_TOO = "\\ud", "\\uD"
 
 
 def without_half_characters(value: Any) -> Any:
-    """``value`` with lone surrogates replaced: JSON allows them, nothing can show or store them."""
+    """Replace lone surrogates in ``value``: JSON allows them, nothing can show or store them."""
     text = json.dumps(value, ensure_ascii=False)
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return value if whole == text else json.loads(whole)
@@ -202,6 +248,8 @@ def _connection_line(error: Exception, cause: BaseException, address: str) -> st
     kind = type(cause).__name__
     if isinstance(error, TimeoutError):
         return f"no answer from {address} within {POLL_TIMEOUT:.0f} s"
+    if kind == "AnswerTooLarge":
+        return f"no usable answer from {address}: {cause}"
     if kind == "LocalProtocolError" or isinstance(cause, UnicodeError):
         # The transport quotes the whole header here, and that header is mostly the key.
         return "a header can't be sent: are there odd characters in the API key or custom headers?"

@@ -1,8 +1,7 @@
 """Makes the SDK's client of a server, and a server of the user's own client.
 
-With replies.py the only importer of openai, and imported lazily as well. What is set here comes
-from the frozen `Server`, not from the environment of the moment: a job goes out as whom it was
-submitted.
+All settings come from the frozen `ServerConfig`, not from the environment of the moment: a job is
+sent with the credentials that it was submitted with. Imported lazily, as openai is.
 """
 
 from __future__ import annotations
@@ -14,15 +13,19 @@ import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from bgmagic.api.redaction import secrets_of
 from bgmagic.api.server import ServerConfig
-from bgmagic.errors import BadInput
+from bgmagic.concurrency import on_own_thread
+from bgmagic.errors import BadInput, ServerError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-# Seconds without a byte while a create is under way, the SDK's own default. Giving up sooner would
-# only turn more creates into `unknown`.
-CREATE_TIMEOUT = 600.0
+# Seconds without a byte on a stream, the SDK's own default. A create has a limit in all as well.
+SILENCE = 600.0
+
+# Seconds to connect, looking the name up included; of a create that may take less, half of that.
+CONNECT = 30.0
 
 # Seconds for which an idle connection is used again. A create that is sent just as the server
 # closes its connection ends as `unknown`; they do so after 2 s (gunicorn), 5 s (uvicorn) and more.
@@ -30,14 +33,14 @@ CREATE_KEPT = 1.0
 
 
 def tls_of(server: ServerConfig) -> ssl.SSLContext:
-    """How the SDK's own transport checks certificates; SSL_CERT_FILE and SSL_CERT_DIR count."""
+    """Make the TLS context of the SDK's own transport; SSL_CERT_FILE and SSL_CERT_DIR count."""
     import httpx2
 
     return httpx2.create_ssl_context(trust_env=not server.is_local)
 
 
 def sdk_client(server: ServerConfig, tls: ssl.SSLContext, kept: float = CREATE_KEPT) -> AsyncOpenAI:
-    """The SDK's client of ``server``, whose idle connections are used again for ``kept`` s."""
+    """Make the SDK's client of ``server``; idle connections are used again for ``kept`` seconds."""
     import openai
 
     http = _transport(server, tls, kept)
@@ -66,8 +69,21 @@ def sdk_client(server: ServerConfig, tls: ssl.SSLContext, kept: float = CREATE_K
     return client
 
 
-async def post_response(client: AsyncOpenAI, body: bytes) -> Any:
+def create_limits(total: float) -> Any:
+    """The limits of a create that may take ``total`` seconds: one that finds no connection gives up
+    before that, since it is then certain that nothing was sent."""
+    import openai
+
+    return openai.Timeout(max(total, SILENCE), connect=min(CONNECT, total / 2))
+
+
+async def post_response(
+    client: AsyncOpenAI, body: bytes, total: float, *, stream: bool = False
+) -> Any:
     """POST a response with exactly this body, and give the HTTP answer.
+
+    Args:
+        stream: give the answer with its body still to be read, and to be closed.
 
     By the SDK's way for what it has no method for. Its own create takes a body apart and puts it
     together again, and what the options do not name is copied from the defaults each time: both
@@ -80,9 +96,10 @@ async def post_response(client: AsyncOpenAI, body: bytes) -> Any:
 
     options: Any = {
         "security": {"bearer_auth": True},  # as its own create
-        "headers": {},
+        # By this the SDK's `with_streaming_response` tells its client not to read the body.
+        "headers": {"X-Stainless-Raw-Response": "stream"} if stream else {},
         "max_retries": 0,
-        "timeout": client.timeout,
+        "timeout": create_limits(total),
     }
     return await client.post("/responses", cast_to=httpx2.Response, content=body, options=options)
 
@@ -146,6 +163,7 @@ def _transport(server: ServerConfig, tls: ssl.SSLContext, kept: float) -> Any:
     import openai
 
     from bgmagic.transport.aiohttp_transport import AiohttpTransport
+    from bgmagic.transport.bounded import bound
 
     limits = httpx2.Limits(
         max_connections=1000, max_keepalive_connections=100, keepalive_expiry=kept
@@ -154,7 +172,10 @@ def _transport(server: ServerConfig, tls: ssl.SSLContext, kept: float) -> Any:
     settings: dict[str, Any] = {
         "trust_env": not server.is_local,
         "auth": _user(server.base_url),
-        "event_hooks": {"request": [_at_home(server, home)]},
+        "event_hooks": {
+            "request": [_ask_for_known_encodings, _at_home(server, home)],
+            "response": [_no_create_elsewhere(home), bound],
+        },
     }
     usual = openai.DefaultAsyncHttpxClient(verify=tls, limits=limits, **settings)
     if not _is_direct(usual, home):
@@ -162,28 +183,68 @@ def _transport(server: ServerConfig, tls: ssl.SSLContext, kept: float) -> Any:
     return openai.DefaultAsyncHttpxClient(transport=AiohttpTransport(tls, kept), **settings)
 
 
+async def _ask_for_known_encodings(request: Any) -> None:
+    from bgmagic.transport.bounded import ENCODINGS
+
+    request.headers["accept-encoding"] = ENCODINGS
+
+
+# As whom one asks; of the key alone the SDK takes care itself.
+_WHO = ("openai-organization", "openai-project")
+
+
 def _at_home(server: ServerConfig, home: Any) -> Callable[[Any], Awaitable[None]]:
-    """Keeps secrets from a host that a redirect leads to; the SDK keeps only its own key."""
-    homes = {(home.scheme, home.host, home.port), ("https", home.host, None)}
+    """Keeps secrets from a host that a redirect of a GET leads to; the SDK keeps only its key."""
+    secrets = secrets_of(server.secrets)
 
     async def strip(request: Any) -> None:
-        url, headers = request.url, request.headers
-        if (url.scheme, url.host, url.port) not in homes:
-            for name, value in headers.multi_items():
-                if any(secret in value for secret in server.secrets) and name in headers:
-                    del headers[name]
+        if not _is_home(request.url, home):
+            for name, value in request.headers.multi_items():
+                if name in _WHO or secrets.within(value):
+                    request.headers.pop(name, None)
 
     return strip
+
+
+def _is_home(url: Any, home: Any) -> bool:
+    """Whether ``url`` is of the same origin as ``home``, or its https."""
+    origin = (home.scheme, home.host, home.port)
+    upgraded = ("https", home.host, None) if origin == ("http", home.host, None) else origin
+    return (url.scheme, url.host, url.port) in (origin, upgraded)
+
+
+def _no_create_elsewhere(home: Any) -> Callable[[Any], Awaitable[None]]:
+    """Refuses a redirect of a POST to another origin, or by one that would make a GET of it."""
+
+    async def refuse(response: Any) -> None:
+        if response.request.method == "GET" or not response.has_redirect_location:
+            return
+        try:
+            target = response.request.url.join(response.headers["location"])
+            where = f"{target.scheme}://{target.netloc.rpartition(b'@')[2].decode('ascii')}"
+        except Exception:  # an address that is none; it may be anything
+            target, where = None, "an address that can't be read"
+        if target is not None and _is_home(target, home) and response.status_code in (307, 308):
+            return
+        raise ServerError(
+            f"HTTP {response.status_code}: the server sends it on to {where}; no prompt is carried "
+            "there: if that is the right place, set it as the base URL",
+            # After a 303 there is something to look at: the request may have been taken.
+            maybe_accepted=response.status_code == 303,
+            status_code=response.status_code,
+        )
+
+    return refuse
 
 
 def _timeout() -> Any:
     import openai
 
-    return openai.Timeout(CREATE_TIMEOUT, connect=30.0)
+    return openai.Timeout(SILENCE, connect=CONNECT)
 
 
 def _from_template(template: Any, fresh: Any) -> AsyncOpenAI:
-    """An async client with the settings of ``template``, which is left alone."""
+    """Make an async client with the settings of ``template``, which is left alone."""
     import openai
 
     if isinstance(template, openai.AsyncOpenAI):
@@ -212,14 +273,14 @@ def _from_template(template: Any, fresh: Any) -> AsyncOpenAI:
 
 def _async_provider(provider: Callable[[], str]) -> Callable[[], Awaitable[str]]:
     async def provide() -> str:
-        # It may ask a server or a file for the key; the loop must not wait for that.
-        return await asyncio.to_thread(provider)
+        # It may ask a server or a file for the key; neither the loop nor other jobs wait for that.
+        return await asyncio.wrap_future(on_own_thread(provider, "bgmagic-key"))
 
     return provide
 
 
 def server_from_client(client: Any) -> ServerConfig:
-    """The server of the user's own ``OpenAI``, ``AsyncOpenAI`` or Azure client.
+    """Make the server of the user's own ``OpenAI``, ``AsyncOpenAI`` or Azure client.
 
     Raises:
         BadInput: it is none of these, or it has a transport of its own.

@@ -1,13 +1,11 @@
-"""A response as it is written: the server's events, read from one connection.
+"""Reads a response's events from one connection as the response is written.
 
-Reads the format (server-sent events, WHATWG HTML section 9.2, as the API uses it) and adds up what
-an event contributes to the preview. Opening connections is client.py's, doing it again after a drop
-listening.py's business.
+The format is server-sent events (WHATWG HTML section 9.2) as the API uses it. `PartialOutput` adds
+the events up for the preview.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -49,7 +47,7 @@ class EventStream:
         self,
         chunks: AsyncIterable[bytes],
         close: Callable[[], Awaitable[object]],
-        clean: Callable[[str], str],
+        parse: Callable[[str], Any],
         failure: Callable[[Exception], Exception],
     ) -> None:
         """Make the stream of an open connection.
@@ -57,12 +55,12 @@ class EventStream:
         Args:
             chunks: the body as it comes.
             close: ends the connection.
-            clean: takes secrets out of the JSON text of an event.
+            parse: reads the JSON text of an event, without secrets; raises ValueError.
             failure: what to raise for an error of the connection.
         """
         self._chunks = chunks
         self._close = close
-        self._clean = clean
+        self._parse = parse
         self._failure = failure
         self._events = self._read()
         self.number: int | None = None
@@ -71,10 +69,10 @@ class EventStream:
         return self._events
 
     async def first(self) -> Mapping[str, Any]:
-        """The first response object, in an event that is used up with those before it.
+        """Read events up to the first with a response object, and return that.
 
         Raises:
-            ValueError: the stream ends, or tells an error, before there is one.
+            ValueError: the stream ends, or reports an error, before there is one.
         """
         async for event in self._events:
             if event.response is not None:
@@ -87,12 +85,24 @@ class EventStream:
     async def _read(self) -> AsyncIterator[ServerSentEvent]:
         try:
             async for text in decode_events(self._chunks):
-                event = _event(self._clean(text))
+                event = self._event(text)
                 if event is not None:
                     self.number = event.number
                     yield event
         except Exception as error:
             raise self._failure(error) from None
+
+    def _event(self, text: str) -> ServerSentEvent | None:
+        try:
+            data = self._parse(text)
+        except (ValueError, RecursionError):  # "[DONE]" of other servers, comments, nonsense
+            return None
+        if not isinstance(data, dict):
+            return None
+        kind, number = data.get("type"), data.get("sequence_number")
+        counts = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**53
+        kind = kind if isinstance(kind, str) else ""
+        return ServerSentEvent(kind, number if counts else None, data)
 
     async def close(self) -> None:
         """End the connection; the response goes on at the server."""
@@ -103,7 +113,7 @@ _BREAK = re.compile(rb"\r\n|\n|\r")
 
 
 async def decode_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
-    """The data of each event, however the bytes are cut into chunks.
+    """Decode the data of each event, however the bytes are cut into chunks.
 
     Raises:
         ValueError: an event has more than `LARGEST` bytes.
@@ -123,22 +133,11 @@ async def decode_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
         for line in (b"".join(begun), *more[:-1]):
             if line.startswith(b"data:"):
                 data.append(line[5:].removeprefix(b" "))
-            elif not line and data:
-                yield b"\n".join(data).decode("utf-8", "replace")
+            elif not line:
+                if data:
+                    yield b"\n".join(data).decode("utf-8", "replace")
                 data, size = [], 0
         begun = [more[-1]]
-
-
-def _event(text: str) -> ServerSentEvent | None:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):  # "[DONE]" of other servers, comments, nonsense
-        return None
-    if not isinstance(data, dict):
-        return None
-    kind, number = data.get("type"), data.get("sequence_number")
-    counts = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**53
-    return ServerSentEvent(kind if isinstance(kind, str) else "", number if counts else None, data)
 
 
 # Which event adds to which part of the preview (the API's description, ResponseStreamEvent).
@@ -150,11 +149,12 @@ _NEW_PART = "response.reasoning_summary_part.added"
 
 
 class PartialOutput:
-    """What the events so far say, added up."""
+    """Adds up the output in the events so far."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self.size = 0  # characters
 
     @property
     def text(self) -> str:
@@ -167,7 +167,7 @@ class PartialOutput:
         return _joined(self._reasoning)
 
     def add(self, event: ServerSentEvent) -> bool:
-        """Take an event in; whether that changed anything."""
+        """Add an event; returns whether that changed anything."""
         delta = event.data.get("delta")
         if event.kind == _NEW_PART and self._reasoning:
             self._reasoning.append("\n\n")
@@ -179,6 +179,7 @@ class PartialOutput:
             self._reasoning.append(delta)
         else:
             return False
+        self.size += len(delta) if isinstance(delta, str) else 0
         return True
 
 

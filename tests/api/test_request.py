@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.api.request import EFFORTS, FORBIDDEN, VERBOSITIES, build_request
+from bgmagic.api.request import EFFORTS, FORBIDDEN, VERBOSITIES, Request, build_request
+from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.prompts.conversation import request_messages, user_message
 
@@ -156,3 +157,67 @@ def test_empty_cell_is_refused() -> None:
     """A cell without a prompt is refused."""
     with pytest.raises(BadInput, match="the cell is empty"):
         request_messages(" \n ")
+
+
+SECRET = "sk-0123456789abcdefghij"
+SERVER = ServerConfig(base_url="https://host/v1", api_key=SECRET)
+KEYS = st.text(max_size=3) | st.integers(-20, 20) | st.booleans() | st.none()
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=5) | st.just(f"my {SECRET}")
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3)
+    | st.lists(inner, max_size=3).map(tuple)
+    | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=10,
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["model", "input", "text", "reasoning", "stream", "tools", "x"]), VALUES
+    ),
+    TEXTS,
+)
+def test_a_request_is_the_same_made_or_read_back(body: dict[str, Any], partial: str) -> None:
+    """What is worked out as a request is made is what its text gives: a job is known again after a
+    restart, whatever odd keys, tuples and numbers were in its parameters."""
+    made = Request.of(body, server=SERVER, partial=partial)
+    read = Request(made.text)
+    assert made.fingerprint(SERVER.name, partial) == read.fingerprint(SERVER.name, partial)
+    assert made.holds_secret(SERVER.secrets) == read.holds_secret(SERVER.secrets)
+    heads = [(one.model, one.effort, one.text_format, one.streams) for one in (made, read)]
+    assert heads[0] == heads[1]
+    assert made == read
+
+
+def test_fingerprints_stay_what_they_were() -> None:
+    """Journals hold fingerprints: one that changed would have a running cell sent twice."""
+    request = Request.of({"model": "m", "input": [], "stream": True}, server=SERVER)
+    assert request.fingerprint(SERVER.name) == "30f71bc0a6cf511f6a93be9c0c693d73"
+
+
+def test_made_request_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What sending a request needs is there without parsing its text, which may hold large files."""
+    made = build_request([user_message("Why?")], model="m", stream=True, server=SERVER)
+    monkeypatch.setattr(Request, "body", property(lambda _: pytest.fail("it was parsed")))
+    assert (made.model, made.effort, made.streams, made.text_format) == ("m", None, True, None)
+    assert made.fingerprint(SERVER.name)
+    assert not made.holds_secret(SERVER.secrets)
+
+
+def test_later_changes_of_a_schema_change_no_request() -> None:
+    """The user's own dicts are not the request's: what is checked is what was asked."""
+    schema: dict[str, Any] = {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
+    made = build_request([], model="m", text_format=schema)
+    schema["schema"]["type"] = "array"
+    assert made.text_format is not None
+    assert made.text_format["schema"] == {"type": "object"}
+
+
+def test_deep_nesting_is_told_in_one_line() -> None:
+    """A parameter that is nested too deep for JSON is one line, not a traceback."""
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(BadInput):
+        build_request([], model="m", params=[("x", deep)], server=SERVER)

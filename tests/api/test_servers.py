@@ -194,10 +194,11 @@ def azure(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedSe
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A session without jobs of other tests."""
+    """An app without jobs of other tests, and without the client that this one gives to `use()`."""
     monkeypatch.setattr(app, "_manager", None)
     yield
     app.manager.close(10)
+    bgmagic.use(None)
 
 
 @pytest.mark.usefixtures("fresh")

@@ -112,3 +112,16 @@ def test_odd_origin_is_none() -> None:
     """Fields of the wrong type are not passed on."""
     answer = Answer("x", {"id": 7, "model": None, "usage": []})
     assert (answer.response_id, answer.model, answer.usage) == (None, None, None)
+
+
+@given(st.text(st.sampled_from("a \n\t\x00\x07\x08\r\x1b[]\x7f\x9b\x9d")))
+def test_a_terminal_gets_no_control_characters(text: str) -> None:
+    """What a terminal shows of an answer has its control characters written out; the text keeps them."""
+    from IPython.lib.pretty import pretty
+
+    answer = made(text)
+    for shown in (pretty(answer), answer._repr_mimebundle_()["text/plain"]):
+        assert not set(shown) & set("\x00\x07\x08\r\x1b\x7f\x9b\x9d")
+        assert shown.replace("\\x1b", "\x1b").count("\x1b") == text.count("\x1b")
+        assert (shown.count("\n"), shown.count("\t")) == (text.count("\n"), text.count("\t"))
+    assert answer == text

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -360,3 +361,21 @@ def test_record_changes_only_in_what_it_has() -> None:
     assert (old.status, old.checked_at) == ("waiting", None)
     with pytest.raises(TypeError, match="no stauts"):
         old.with_changes(stauts="queued")
+
+
+def test_no_time_is_negative(pointed: ScriptedServer, send: Callable[..., Job]) -> None:
+    """A clock that is set back while a job runs makes no time less than nothing, wherever it is told."""
+    from bgmagic.display.listing import describe_job, table_row
+    from bgmagic.display.static_html import footer_text
+    from bgmagic.jobs.export import seconds_of
+    from bgmagic.jobs.summary import server_seconds
+
+    job = send()
+    job.result(LIMIT)
+    record = job.record
+    earlier = replace(record, submitted_at=record.submitted_at + 8 * 3600, accepted_at=8e10)
+    job._record = earlier
+    assert (job.elapsed, seconds_of(job), server_seconds(job)) == (0.0, 0.0, 0.0)
+    for told in (repr(job), describe_job(job), footer_text(job), " ".join(table_row(job).cells)):
+        assert "0 s" in told
+        assert not re.search(r"-\d+ s", told)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import KEY, missing
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted import ScriptedServer, response
 
 PROMPT = r"In \[\d+\]: "
 
@@ -127,3 +127,20 @@ def test_a_session(server: ScriptedServer, terminal: Callable[[], Terminal]) -> 
     assert second.type("%bgattach four").startswith("four: queued after")
     assert re.fullmatch(r"four: completed after \d+ s", second.until("isinstance(four, str)"))
     assert server.count("create") == 4
+
+
+def test_an_answer_can_do_nothing_to_the_terminal(
+    server: ScriptedServer, terminal: Callable[[], Terminal]
+) -> None:
+    """Control sequences in an answer are written out where it is shown; the text itself has them."""
+    text = "a\x1b]0;title\x07 b\x1b[2J c\x9b31m"
+    server.ending = lambda rid, _: response(rid, "completed", text)
+    session = terminal()
+    session.type("%load_ext bgmagic")
+    session.ask("-o one")
+    session.until("isinstance(one, str)")
+    for cell in ("one", "%bgjobs one"):
+        shown = session.type(cell)
+        assert r"a\x1b]0;title\x07 b\x1b[2J c\x9b31m" in shown
+        assert not set(shown) & set("\x1b\x07\x9b")
+    assert session.type("one.encode()").endswith(repr(text.encode()))

@@ -17,6 +17,15 @@ def test_load_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "memory over" in table
 
 
+def test_a_part_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """A part alone prints its own rows below their heads, and no others."""
+    main(["journal"])
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["figure", "bgmagic", "otherwise", "target"]
+    assert len(rows) == 5
+    assert all("journal" in row for row in rows)
+
+
 def test_unknown_part_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """A part that there is not is one line with those there are."""
     with pytest.raises(SystemExit):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 import json
+import operator
 import re
 import tomllib
 from pathlib import Path
@@ -25,6 +27,8 @@ from bgmagic.sweeps.plan import CONFIRM_ABOVE
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "tests/README.md", "tests/benchmarks/README.md")
 TABLE = README.partition("## Options of")[2].partition("## When")[0]
 TEXTS = {
     path.name: "\n\n".join(
@@ -105,8 +109,6 @@ def test_every_name_in_the_readme_exists() -> None:
                 break
         else:
             assert variable not in held, f"{variable}.{name}"
-    for name in re.findall(r"tests/[\w/]+\.py", README):
-        assert (ROOT / name).exists(), name
     for name in re.findall(r"python -m ([\w.]+)", README):
         assert importlib.util.find_spec(name), name
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -120,6 +122,7 @@ def test_defaults_are_as_told() -> None:
     rows = dict(re.findall(r"^\| `(?=-).*?--([a-z-]+).*?` \| (.*) \|$", TABLE, re.MULTILINE))
     assert f"(`{default['model']}`)" in rows["model"]
     assert f"(`{default['deadline'] / 3600:.0f}h`)" in rows["deadline"]
+    assert f"(`{default['create_timeout'] / 60:.0f}m`)" in rows["create-timeout"]
     assert f"({default['max_in_flight']})" in rows["max-in-flight"]
     assert f"({CONFIRM_ABOVE})" in rows["yes"]
     assert f"A sweep of more than {CONFIRM_ABOVE} jobs" in README
@@ -137,11 +140,9 @@ def test_the_readme_has_its_order() -> None:
         "When things go wrong",
         "Servers",
         "Without a page",
-        "Reliability",
-        "Speed",
-        "What people use today",
-        "How it is built",
+        "Figures",
     ]
+    assert len(README.splitlines()) <= 250
     opening = README.partition("## Two")[0].split("\n\n")
     assert opening[0] == "# bgmagic"
     assert len(opening[1].splitlines()) <= 3
@@ -170,7 +171,7 @@ def test_configurable_options_are_as_told() -> None:
         "dry_run",
     }
     configurable = {option.name for option in options(SubmitSettings) if option.configurable}
-    assert set(BgMagics.class_own_traits(config=True)) == configurable | {
+    assert set(BgMagics.class_traits(config=True)) == configurable | {
         "base_url",
         "confirm_above",
         "journal",
@@ -206,7 +207,52 @@ def test_every_dependency_has_its_reason() -> None:
     assert all("#" in line for line in lines)
 
 
-def test_pictures_and_links_exist() -> None:
-    """Every file that the README links to is there."""
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_pictures_and_links_exist(document: str) -> None:
+    """Every file that a document links to is there, and every file and folder of tests that it names."""
+    text, folder = (ROOT / document).read_text(), (ROOT / document).parent
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (folder / target).exists(), target
+    for name in re.findall(r"\btests/[\w/.]*\w", text):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize(
+    ("document", "headings"),
+    [
+        ("tests/README.md", ["What each command does", "Reliability"]),
+        ("tests/benchmarks/README.md", ["What people use today"]),
+        ("CONTRIBUTING.md", ["How it is built", "Where is …", "Glossary", "To add an option"]),
+    ],
+)
+def test_what_left_the_readme_is_there(document: str, headings: list[str]) -> None:
+    """What the README points to has its place, and the README links to that document."""
+    found = re.findall(r"^## (.*)", (ROOT / document).read_text(), re.MULTILINE)
+    assert set(headings) <= set(found)
+    assert f"]({document})" in README
+
+
+def test_places_in_contributing_exist() -> None:
+    """Each `file.py::Name` that CONTRIBUTING gives is a file of the package with that class or function in it."""
+    places = re.findall(r"`([\w/]+)\.py::([\w.]+)`", CONTRIBUTING)
+    assert len(places) >= 10
+    for file, name in places:
+        module = importlib.import_module(f"bgmagic.{file.replace('/', '.')}")
+        found = operator.attrgetter(name)(module)
+        assert getattr(found, "__module__", module.__name__) in (module.__name__, "bgmagic"), name
+    for file in re.findall(r"`(\w+/\w+\.py)`", CONTRIBUTING):
+        assert (ROOT / "bgmagic" / file).exists(), file
+
+
+def test_glossary_has_the_words_of_the_code() -> None:
+    """The glossary explains the words that the code uses, and each class that it names exists."""
+    glossary = CONTRIBUTING.partition("## Glossary")[2].partition("\n## ")[0]
+    words = set(re.findall(r"^- \*\*(.*?)\*\*: ", glossary, re.MULTILINE))
+    assert words >= {
+        "job", "record", "answer", "group", "sweep", "plan", "partial prompt", "fingerprint", "runner",
+        "scheduler", "watcher", "limiter", "pacer", "store", "journal", "owner lock", "shell", "card",
+        "board", "final HTML",
+    }  # fmt: skip
+    code = "".join(path.read_text() for path in (ROOT / "bgmagic").rglob("*.py"))
+    for name in re.findall(r"`([A-Z]\w+)`", glossary):
+        assert re.search(rf"^class {name}\b", code, re.MULTILINE), name

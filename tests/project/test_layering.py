@@ -25,7 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "concurrency": set(),
     "rendering": set(),
     "api": {"errors", "text"},
-    "transport": {"api", "errors", "text"},
+    "transport": {"api", "concurrency", "errors", "text"},
     "jobs": {"api", "errors", "rendering", "text"},
     "prompts": {"api", "errors", "jobs", "text"},
     "storage": {"api", "concurrency", "errors", "jobs"},
@@ -70,7 +70,12 @@ HOMES = {
     "openai": {"transport.reply", "transport.sdk"},
     "aiohttp": {"transport.aiohttp_transport"},
     "httptools": {"transport.http11"},
-    "httpx2": {"transport.aiohttp_transport", "transport.http11", "transport.sdk"},
+    "httpx2": {
+        "transport.aiohttp_transport",
+        "transport.bounded",
+        "transport.http11",
+        "transport.sdk",
+    },
     "sqlite3": {"storage.database", "storage.journal"},
     "filelock": {"local.discovery", "local.weights", "storage.owner_lock"},
     "jinja2": {"prompts.expressions", "prompts.sandbox"},
@@ -268,11 +273,11 @@ def unused_port() -> int:
     ],
 )
 def test_rooms_are_loaded_when_needed(
-    moment: str, code: str, absent: str, monkeypatch: pytest.MonkeyPatch, unused_port: int
+    moment: str, code: str, absent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Importing the package, loading the extension and the first job import no room they don't need."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{unused_port}/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     shown = subprocess.run(
         [sys.executable, "-c", code + LOADED], capture_output=True, text=True, check=True
     )

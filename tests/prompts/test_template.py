@@ -24,7 +24,7 @@ from bgmagic.prompts.to_text import to_text
 
 
 def filled(text: str, /, **values: Any) -> str:
-    return compile_template(text).fill(values).text
+    return compile_template(text).render(values).text
 
 
 @given(st.text().filter(lambda text: "{{" not in text))

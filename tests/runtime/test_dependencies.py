@@ -269,13 +269,13 @@ def test_one_that_needs_two_is_known_again(chain: ScriptedServer) -> None:
     template = compile_template("{{ first }} {{ second }} {{ n }} {{ first[:n] if n < 3 else n }}")
     values: dict[str, Any] = {"second": second, "n": 3}
     with pytest.raises(BadInput):
-        template.fill(values | {"first": first})
+        template.render(values | {"first": first})
     template = compile_template("{{ first }} {{ second }} {{ n }}")
-    before = PartialPrompt.of(template.fill(values | {"first": first}), None)
+    before = PartialPrompt.of(template.render(values | {"first": first}), None)
     eventually(lambda: first.response_id)
     chain.by_id[str(first.response_id)] = Script(json=response("x", "completed", "re: first"))
     answer = first.result(LIMIT)
-    after = PartialPrompt.of(template.fill(values | {"first": answer}), None)
+    after = PartialPrompt.of(template.render(values | {"first": answer}), None)
     assert before == after
     assert before.needs == (first.record.key, second.record.key)
 
@@ -644,7 +644,7 @@ def test_drafts_survive_the_journal(pieces: list[Any], answers: list[str]) -> No
     shown = "".join(
         p.replace("{", "(") if isinstance(p, str) else f"{{{{ j{p} }}}}" for p in pieces
     )
-    filled = compile_template("." + shown).fill({f"j{n}": job for n, job in enumerate(made)})
+    filled = compile_template("." + shown).render({f"j{n}": job for n, job in enumerate(made)})
     partial = PartialPrompt(json.loads(json.dumps(PartialPrompt.of(filled, None).text)))
     texts = {job.record.key: Answer(text, {}) for job, text in zip(made, answers, strict=True)}
     body = {"input": [{"role": "user", "content": [{"type": "input_text", "text": filled.text}]}]}

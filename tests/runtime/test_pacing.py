@@ -18,7 +18,7 @@ from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord
 from bgmagic.runtime.pacing import PollPacer, PollSchedule
-from bgmagic.runtime.watcher import AcceptedResponse, Endpoint, ResponseWatcher
+from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, ServerEndpoint
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
@@ -122,7 +122,7 @@ def run(
     job = Job(record, Unheard())
     job.add_listener(lambda job: heard.append(job.record))
     store = JobStore(Journal(None), OwnerLock(None))
-    endpoint: Any = Endpoint(Server(replies), PollPacer())  # type: ignore[arg-type]
+    endpoint: Any = ServerEndpoint(Server(replies), PollPacer())  # type: ignore[arg-type]
     accepted = AcceptedResponse(endpoint, "resp_1", Reply({}, hint), 1000.0)
 
     async def main() -> Reply | None:

@@ -20,9 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgmagic.api.server import ServerConfig
-from bgmagic.transport import http11
+from bgmagic.transport import bounded
+from bgmagic.transport.bounded import HEAD
 from bgmagic.transport.client import ResponsesClient, from_sdk_request
-from bgmagic.transport.http11 import HEAD, ConnectionPool, HTTPResponseParser, UnsupportedResponse
+from bgmagic.transport.http11 import ConnectionPool, HTTPResponseParser, UnsupportedResponse
 from bgmagic.transport.reply import HTTPResponse
 from tests.conftest import KEY
 from tests.support.scripted import Script, ScriptedServer, certificate, response
@@ -167,7 +168,7 @@ def test_endless_answers_fill_no_memory(
     monkeypatch: pytest.MonkeyPatch, start: bytes, again: bytes
 ) -> None:
     """An answer that never ends is given up at a limit, wherever it goes on."""
-    monkeypatch.setattr(http11, "BODY", 100_000)
+    monkeypatch.setattr(bounded, "BODY", 100_000)
     reading = HTTPResponseParser()
     fed = len(start)
     reading.feed(start)
@@ -187,7 +188,7 @@ def test_endless_answers_fill_no_memory(
 
 def test_small_answer_that_unpacks_to_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """What gzip makes of a few bytes is limited, too."""
-    monkeypatch.setattr(http11, "BODY", 100_000)
+    monkeypatch.setattr(bounded, "BODY", 100_000)
     fits, bomb = (gzip.compress(bytes(size)) for size in (99_999, 10_000_000))
     assert len(read(whole(fits, b"Content-Encoding: gzip"))[0].content) == 99_999
     with pytest.raises(httpx2.RemoteProtocolError, match="too large"):

@@ -478,11 +478,11 @@ def test_turns_are_even(count: int, interval: float, begun: float) -> None:
 
 def test_early_polls_are_left_out_in_a_crowd() -> None:
     """With more than 20 jobs the first polls wait for their turn; a failed one waits for it, too."""
-    delays = PollSchedule(None, lambda: 0.5, turn=lambda interval: 0.7 * interval)
+    delays = PollSchedule(None, lambda: 0.5, slot=lambda interval: 0.7 * interval)
     assert [delays.after_reply() for _ in range(3)] == [7, 7, 7]
     assert [delays.after_failure() for _ in range(4)] == [7, 7, 8, 16]
     assert delays.after_reply(3.0) == pytest.approx(3.15)
-    alone = PollSchedule(None, lambda: 0.5, turn=PollPacer().join().wait)
+    alone = PollSchedule(None, lambda: 0.5, slot=PollPacer().join().wait)
     assert alone.after_reply() == 1
 
 
