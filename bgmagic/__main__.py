@@ -55,7 +55,7 @@ def bug_report() -> str:
         *((name, found) for name in PACKAGES if (found := _version(name))),
         ("started from", _frontend()),
         *_server(),
-        ("embedded", _embedded()),
+        *_embedded(),
         ("set", ", ".join(name for name in SECRET if os.environ.get(name)) or "no key"),
         ("settings", ", ".join(_settings()) or "the defaults"),
         *journal,
@@ -103,14 +103,20 @@ def _server() -> list[tuple[str, str]]:
     return [("server", f"{address}{' (' + ', '.join(configured) + ')' if configured else ''}")]
 
 
-def _embedded() -> str:
+def _embedded() -> list[tuple[str, str]]:
+    """A row for each embedded server that runs: its model, address and settings."""
     from bgmagic.local import LocalServerError, discovery
 
     try:
-        found = discovery.find()
+        running = discovery.find_all()
     except LocalServerError as error:
-        return f"can't be looked for: {_private(str(error))}"
-    return f"running {found.model}" if found else "not running"
+        return [("embedded", f"can't be looked for: {_private(str(error))}")]
+    told = [
+        f"running {one_line(found.model, 80)} at {found.base_url} (--threads {found.threads} "
+        f"--parallel {found.parallel} --context {found.context})"
+        for found in running
+    ]
+    return [("embedded" if n == 0 else "", row) for n, row in enumerate(told or ["not running"])]
 
 
 def _journal() -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Writes values as people read them: one line, counts, kinds, dollars, "did you mean"."""
+"""Writes values as people read them: one line, counts, kinds, dollars, durations, near misses."""
 
 from __future__ import annotations
 
@@ -42,6 +42,26 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def duration(seconds: float, *, exact: bool = False) -> str:
+    """Seconds as people say them: 42 s, 12 min, 3.5 h, 4 d.
+
+    Args:
+        exact: to the second below an hour, else to the minute: 42 s, 12 min 5 s, 3 h 30 min.
+    """
+    seconds = max(seconds, 0)
+    if exact:
+        s = round(seconds)
+        minutes, hours = s // 60 % 60, s // 3600
+        if hours:
+            return f"{hours} h {minutes} min"
+        return f"{minutes} min {s % 60} s" if minutes else f"{s} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} d"
 
 
 def dollars(amount: float | None) -> str:

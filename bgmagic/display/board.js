@@ -124,41 +124,32 @@ function render({ model, el }) {
     const open = make("button", "open", cells.name);
     open.setAttribute("aria-expanded", "false");
     const cancel = make("button", "cancel", make("td", "td-cancel", tr), "Cancel");
-    const line = { tr, cells, open, cancel, detail: null, confirming: 0 };
+    const line = { tr, cells, open, cancel, detail: null };
     open.addEventListener("click", (event) => {
       event.stopPropagation();
       toggle(key);
     });
     tr.addEventListener("click", () => String(getSelection()) || toggle(key));
-    const calm = () => {
-      clearTimeout(line.confirming);
-      line.confirming = 0;
-      cancel.removeAttribute("aria-disabled");
-      name("Cancel");
-    };
     const name = (text) => {
       say(cancel, text);
       cancel.setAttribute("aria-label", `${text} ${open.textContent}`);
     };
+    let sent = false;
+    const asking = secondClick(cancel, () => name(asking.sure ? "Really cancel?" : "Cancel"));
+    const mark = (asked) => {
+      sent = asked;
+      idle(cancel, asked);
+      name(asked ? "Waiting for the kernel…" : "Cancel"); // at once, unless a cell computes
+    };
     line.heard = () => {
       name("Cancelling…");
-      line.confirming = setTimeout(calm, REFUSED);
+      setTimeout(mark, REFUSED, false);
     };
     cancel.addEventListener("click", (event) => {
       event.stopPropagation();
-      if (cancel.ariaDisabled) return;
-      if (!line.confirming) {
-        name("Really cancel?");
-        line.confirming = setTimeout(calm, CONFIRM);
-        return;
-      }
-      clearTimeout(line.confirming);
-      cancel.ariaDisabled = "true";
-      name("Waiting for the kernel…"); // until it has heard of it: at once, unless a cell computes
+      if (sent || !asking.confirmed()) return;
+      mark(true);
       model.send({ action: "cancel", key });
-    });
-    cancel.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !cancel.ariaDisabled) calm();
     });
     lines.set(key, line);
     return line;

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import anywidget
 import traitlets
 
 from bgmagic.api.pricing import estimate_cost
-from bgmagic.display.card import allow_subshell_messages, read_assets
+from bgmagic.display.card import LiveWidget, script, style
 from bgmagic.display.listing import TableRow, sentence, table_row, table_text
-from bgmagic.display.static_html import text_html
+from bgmagic.display.static_html import final_group_bundles, text_html
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.summary import GroupSummary, server_seconds
 from bgmagic.text import one_line
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 TABLE_INTERVAL = 0.3  # seconds between two updates at least: calm to look at, whatever goes on
 
 
-class JobsBoard(anywidget.AnyWidget):
+class JobsBoard(LiveWidget):
     """A live table of jobs.
 
     Attributes:
@@ -34,8 +33,9 @@ class JobsBoard(anywidget.AnyWidget):
             later is given the rows of that moment.
     """
 
-    _esm = read_assets("elements.js", "board.js")
-    _css = read_assets("theme.css", "board.css")
+    _esm = script("board.js")
+    _css = style("board.css")
+    shown = ("rows",)
     rows: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
     def __init__(self, find: Callable[[str], Job | None], **traits: Any) -> None:
@@ -50,8 +50,6 @@ class JobsBoard(anywidget.AnyWidget):
         self._due = False
         self._find = find
         super().__init__(**traits)
-        allow_subshell_messages(self)
-        self.on_msg(_table_clicked)
 
     def fill(self, listed: Sequence[TableRow], jobs: Sequence[Job]) -> None:
         """Show ``listed``, and follow ``jobs``, those of them that this kernel has."""
@@ -109,43 +107,30 @@ class JobsBoard(anywidget.AnyWidget):
             self._jobs[key].cancel()
         self.send({"heard": key})
 
-    def bundle(self) -> dict[str, Any]:
-        """What displaying the board sends: the widget, and a table for where there are none."""
-        found = super()._repr_mimebundle_()
-        data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
-        return data | {"text/plain": table_text([TableRow(**row) for row in self._now.values()])}
+    def plain_text(self) -> str:
+        """The table as text."""
+        return table_text([TableRow(**row) for row in self._now.values()])
 
-    def metadata(self) -> dict[str, Any]:
-        """What goes beside it where a frontend (Colab) must be told who draws such widgets."""
-        found = super()._repr_mimebundle_()
-        return dict(found[1]) if isinstance(found, tuple) else {}
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.bundle(), self.metadata()
-
-
-def _table_clicked(board: JobsBoard, message: Any, _buffers: Any) -> None:
-    # Any page script could send a message, so only what the table sends is understood.
-    action = message.get("action") if isinstance(message, dict) else None
-    key = message.get("key") if isinstance(message, dict) else None
-    if isinstance(key, str) and action == "show":
-        board.show(key)
-    elif isinstance(key, str) and action == "cancel":
-        board.cancel(key)
+    def click(self, action: str, key: str) -> None:
+        """Show what the row's job gave, or cancel it."""
+        if action == "show":
+            self.show(key)
+        elif action == "cancel":
+            self.cancel(key)
 
 
 INTERVAL = 0.4  # seconds between two updates at least
 
 
-class GroupBoard(anywidget.AnyWidget):
+class GroupBoard(LiveWidget):
     """A live display of a group.
 
     Attributes:
         view: what the browser draws, see `snapshot`.
     """
 
-    _esm = read_assets("elements.js", "page.js", "group_board.js")
-    _css = read_assets("theme.css", "group_board.css")
+    _esm = script("page.js", "group_board.js")
+    _css = style("group_board.css")
     view = traitlets.Dict().tag(sync=True)
 
     def __init__(self, group: JobGroup, **traits: Any) -> None:
@@ -158,14 +143,12 @@ class GroupBoard(anywidget.AnyWidget):
         self._asked = False
         self._was_done = group.done()
         self._notify = False
-        # Told when all jobs have ended, and when all have again after a retry; and asked by a page
-        # for what replaces the board.
-        self.on_end: list[Callable[[], None]] = []
-        self.on_finish: Callable[[], Mapping[str, Any]] | None = None
+        # Told when all jobs have ended, and when some go on after a retry.
+        self.on_done: list[Callable[[], None]] = []
         self._tally = GroupSummary(group.jobs)
         super().__init__(view=self._snapshot(), **traits)
-        allow_subshell_messages(self)
-        self.on_msg(_clicked)
+        # Of a group that no cell has shown; its board was looked at by the name of its variable.
+        self.on_finish = lambda: final_group_bundles(group) if group.done() else None
         group.add_listener(self._refresh)
 
     @property
@@ -191,10 +174,10 @@ class GroupBoard(anywidget.AnyWidget):
         self._due = False
         self.catch_up()
         done = self._group.done()
-        if done and not self._was_done:
-            for tell in self.on_end:
+        was_done, self._was_done = self._was_done, done
+        if done != was_done:
+            for tell in self.on_done:
                 tell()
-        self._was_done = done
 
     def catch_up(self) -> None:
         """Take in what has changed, and tell the browser."""
@@ -235,46 +218,18 @@ class GroupBoard(anywidget.AnyWidget):
             "model_id": getattr(self, "comm", None) and self.model_id,
         }
 
-    def bundle(self) -> dict[str, Any]:
-        """What displaying the board sends: the widget, and a line for where there are none."""
-        found = super()._repr_mimebundle_()
-        data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
-        return data | {"text/plain": repr(self._group)}
+    def plain_text(self) -> str:
+        """The group in a line."""
+        return repr(self._group)
 
-    def metadata(self) -> dict[str, Any]:
-        """What goes beside it where a frontend (Colab) must be told who draws such widgets."""
-        found = super()._repr_mimebundle_()
-        return dict(found[1]) if isinstance(found, tuple) else {}
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.bundle(), self.metadata()
+    def click(self, action: str, key: str = "") -> None:
+        """Cancel the group."""
+        if action == "cancel":
+            self.cancel()
 
     def cancel(self) -> None:
         """Cancel all jobs that have not ended."""
         self._group.cancel()
-
-    def finish(self) -> None:
-        """Have the page put plain HTML in the board's place, if all jobs have ended."""
-        if self._group.done():
-            self.send({"finished": (self.on_finish or self._content)()})
-
-    def _content(self) -> Mapping[str, Any]:
-        # Of a group that no cell has shown, its board was looked at by the name of its variable.
-        from bgmagic.display.static_html import final_group_bundle
-
-        return {
-            "answer": final_group_bundle(self._group),
-            "footer": {"text/html": "", "text/plain": ""},
-        }
-
-
-def _clicked(board: GroupBoard, message: Any, _buffers: Any) -> None:
-    # Any page script could send a message, so only what ours sends is understood.
-    action = message.get("action") if isinstance(message, dict) else None
-    if action == "cancel":
-        board.cancel()
-    elif action == "finish":
-        board.finish()
 
 
 def group_snapshot(group: JobGroup, tally: GroupSummary, bill_text: str) -> dict[str, Any]:

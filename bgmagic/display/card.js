@@ -114,7 +114,6 @@ function render({ model, el }) {
   let offset = model.get("view").clock - Date.now() / 1000;
   let ended = false; // the kernel, as far as this page knows
   let drawn = ""; // the status
-  let confirming = 0;
   let sent = ""; // the action of a click that the kernel has not answered yet
   let waiting = 0;
 
@@ -138,15 +137,15 @@ function render({ model, el }) {
     const action = ACTIONS[view.status] ?? (view.done ? "" : "cancel");
     const [ask, sure, doing] = BUTTONS[action] ?? [];
     button.hidden = ended || !action;
-    // Not disabled, which would take the focus of the keyboard away.
-    button.setAttribute("aria-disabled", String(Boolean(sent) || view.cancelling));
+    idle(button, Boolean(sent) || view.cancelling);
     button.dataset.action = action;
-    button.classList.toggle("bgmagic-sure", confirming !== 0);
+    button.classList.toggle("bgmagic-sure", asking.sure);
     button.textContent =
       action === "cancel" && view.cancelling ? doing
-        : sent ? "Waiting for the kernel…" : confirming ? sure : ask;
+        : sent ? "Waiting for the kernel…" : asking.sure ? sure : ask;
     button.setAttribute("aria-label", `${button.textContent} ${view.name}`.trim());
   };
+  const asking = secondClick(button, () => drawButton(model.get("view")));
 
   // Said only where it is so: a kernel that is free has answered long before.
   const answered = () => {
@@ -169,8 +168,7 @@ function render({ model, el }) {
       drawn = shown;
       card.dataset.status = known(shown) ? shown : "other";
       drawing.setAttribute("d", known(shown) ? ICONS[shown] : ICONS.waiting);
-      clearTimeout(confirming);
-      confirming = 0;
+      asking.calm();
     }
     card.classList.toggle("bgmagic-offline", view.offline && !over(view));
     card.setAttribute("aria-label", `Job ${view.name}`.trim());
@@ -203,28 +201,14 @@ function render({ model, el }) {
     }
   };
 
-  const stopConfirming = () => {
-    clearTimeout(confirming);
-    confirming = 0;
-    drawButton(model.get("view"));
-  };
-
   button.addEventListener("click", () => {
     const action = button.dataset.action;
     if (sent || model.get("view").cancelling) return;
-    if (action === "cancel" && !confirming) {
-      confirming = setTimeout(stopConfirming, CONFIRM);
-      drawButton(model.get("view"));
-      return;
-    }
-    clearTimeout(confirming);
-    confirming = 0;
-    send(action);
+    if (action !== "cancel" || asking.confirmed()) send(action);
   });
-  button.addEventListener("keydown", (event) => event.key === "Escape" && stopConfirming());
   beforeButton.addEventListener("click", () => {
     if (beforeButton.ariaDisabled) return;
-    beforeButton.ariaDisabled = "true";
+    idle(beforeButton, true);
     send("cancel-earlier");
   });
   copy.addEventListener("click", async () => {
@@ -274,7 +258,7 @@ function render({ model, el }) {
   next();
   return () => {
     clearTimeout(timer);
-    clearTimeout(confirming);
+    asking.stop();
     clearTimeout(waiting);
     session?.statusChanged?.disconnect(died);
     model.off("change:view", changed);

@@ -1,8 +1,7 @@
-"""The card: the live status display of one job, an ordinary widget.
+"""The live widgets' base class, and the card: the live status display of one job.
 
-Watches the job and sends the browser one small message for each change; the seconds tick there.
-What it shows is drawn by card.js, text only. Where no widget can be shown, `describe_live` says it
-in words.
+The card watches its job and sends the browser one small message for each change; the seconds tick
+there. card.js draws it, from text only. Where no widget can be shown, `describe_live` is the text.
 """
 
 from __future__ import annotations
@@ -11,14 +10,15 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anywidget
 import traitlets
 
 from bgmagic.display.listing import describe_live, is_final, model_of, sentence
+from bgmagic.display.static_html import FinalBundles
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord, Status
@@ -27,9 +27,83 @@ from bgmagic.text import one_line
 _HERE = Path(__file__).parent
 
 
-def read_assets(*names: str) -> str:
-    """The files of these names as one style sheet, or one ES module whose last has the exports."""
+def script(*names: str) -> str:
+    """The files of these names, and what all displays share, as one ES module.
+
+    The last of them has the exports.
+    """
+    return _joined("elements.js", *names)
+
+
+def style(name: str) -> str:
+    """The style sheet of that name, with what all displays share before it."""
+    return _joined("theme.css", name)
+
+
+def _joined(*names: str) -> str:
     return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+
+
+class LiveWidget(anywidget.AnyWidget):
+    """A widget with a line of text for where there are none, and with clicks that come as messages.
+
+    A subclass sets ``_esm`` and ``_css`` with `script` and `style`.
+
+    Attributes:
+        shown: the names of the traits that the browser draws.
+    """
+
+    shown: ClassVar[Sequence[str]] = ("view",)
+
+    def __init__(self, **traits: Any) -> None:
+        """Make the widget, and have it take clicks."""
+        # Asked by a page for what replaces the widget; None is "not yet", or never.
+        self.on_finish: Callable[[], FinalBundles | None] = lambda: None
+        super().__init__(**traits)
+        allow_subshell_messages(self)
+        self.on_msg(_heard)
+
+    def plain_text(self) -> str:
+        """What stands where no widget can be shown."""
+        raise NotImplementedError
+
+    def click(self, action: str, key: str) -> None:
+        """Do what a click asks for; ``key`` is the row's, or "" where there are no rows."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Have the page put plain HTML in the widget's place, if it is time for that."""
+        content = self.on_finish()
+        if content is not None:
+            self.send({"finished": content})
+
+    def resend(self) -> None:
+        """Send what is shown once more, from the thread that calls this."""
+        self.send_state(list(self.shown))
+
+    def bundle(self) -> dict[str, Any]:
+        """The MIME bundle of displaying it: the widget and its plain text."""
+        found = super()._repr_mimebundle_()
+        data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
+        return data | {"text/plain": self.plain_text()}
+
+    def metadata(self) -> dict[str, Any]:
+        """The metadata of its MIME bundle: Colab is told there who draws such widgets."""
+        found = super()._repr_mimebundle_()
+        return dict(found[1]) if isinstance(found, tuple) else {}
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.bundle(), self.metadata()
+
+
+def _heard(widget: LiveWidget, message: Any, _buffers: Any) -> None:
+    # Any page script could send a message, so only what our scripts send is understood.
+    if isinstance(message, dict) and isinstance(message.get("action"), str):
+        key = message.get("key", "")
+        if message["action"] == "finish":
+            widget.finish()
+        elif isinstance(key, str):
+            widget.click(message["action"], key)
 
 
 def allow_subshell_messages(widget: Any) -> None:
@@ -52,7 +126,7 @@ PREVIEWED = 4000
 History = Callable[[Job], Mapping[str, Any]]
 
 
-class Card(anywidget.AnyWidget):
+class Card(LiveWidget):
     """A live display of ``job``.
 
     Attributes:
@@ -60,8 +134,9 @@ class Card(anywidget.AnyWidget):
         preview: the end of what a streamed response says so far, and of its reasoning.
     """
 
-    _esm = read_assets("elements.js", "page.js", "card.js")
-    _css = read_assets("theme.css", "card.css")
+    _esm = script("page.js", "card.js")
+    _css = style("card.css")
+    shown = ("view", "preview")
     view = traitlets.Dict().tag(sync=True)
     preview = traitlets.Dict().tag(sync=True)
 
@@ -87,15 +162,12 @@ class Card(anywidget.AnyWidget):
         self._refused = ""  # why a click could do nothing
         # A click may come on another thread than the news of the job.
         self._drawing = threading.RLock()
-        # Told when the card goes over to another job, and when a page asks for the end.
+        # Told when the card goes over to another job.
         self.on_follow: list[Callable[[Job], None]] = []
-        self.on_finish: Callable[[], Mapping[str, Any] | None] | None = None
         self._key = job.record.key
+        self._job = job
         known = job.record
         super().__init__(view=snapshot(job), **traits)
-        self._job = job
-        allow_subshell_messages(self)
-        self.on_msg(_clicked)
         job.add_listener(self._refresh)
         if job.record is not known:
             self._refresh(job)  # what happened before the listener was there
@@ -160,19 +232,9 @@ class Card(anywidget.AnyWidget):
         self._notify = True
         self._refresh(self._job)
 
-    def bundle(self) -> dict[str, Any]:
-        """What displaying the card sends: the widget, and a line for where there are none."""
-        found = super()._repr_mimebundle_()
-        data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
-        return data | {"text/plain": describe_live(self._job)}
-
-    def metadata(self) -> dict[str, Any]:
-        """What goes beside it where a frontend (Colab) must be told who draws such widgets."""
-        found = super()._repr_mimebundle_()
-        return dict(found[1]) if isinstance(found, tuple) else {}
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.bundle(), self.metadata()
+    def plain_text(self) -> str:
+        """The job in a line."""
+        return describe_live(self._job)
 
     def follow(self, job: Job) -> None:
         """Show ``job`` from now on."""
@@ -183,8 +245,8 @@ class Card(anywidget.AnyWidget):
         for tell in self.on_follow:
             tell(job)
 
-    def do(self, action: str) -> None:
-        """What a button asks for; what can't be done is said on the card."""
+    def click(self, action: str, key: str = "") -> None:
+        """Do what a button asks for; what can't be done is said on the card."""
         try:
             self._do(action)
         except BgmagicError as error:
@@ -202,21 +264,6 @@ class Card(anywidget.AnyWidget):
             self.follow(job.resend())
         elif action == "check" and job.status == Status.DETACHED and self._pick_up is not None:
             self.follow(self._pick_up(job))
-
-    def finish(self) -> None:
-        """Have the page put plain HTML in the card's place, if the job has ended for good."""
-        content = None if self.on_finish is None else self.on_finish()
-        if content is not None:
-            self.send({"finished": content})
-
-
-def _clicked(card: Card, message: Any, _buffers: Any) -> None:
-    # Any page script could send a message, so only what the buttons send is understood.
-    action = message.get("action") if isinstance(message, dict) else None
-    if action == "finish":
-        card.finish()
-    elif isinstance(action, str):
-        card.do(action)
 
 
 def snapshot(job: Job) -> dict[str, Any]:

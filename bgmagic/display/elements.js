@@ -31,3 +31,43 @@ const seconds = (total) => {
   const m = Math.floor(s / 60) % 60;
   return h ? `${h}:${pad(m)}:${pad(s % 60)}` : `${m}:${pad(s % 60)}`;
 };
+
+// A button that acts at its second click within CONFIRM; Escape takes the first one back. `draw` is
+// called when the first click has come or gone, `sure` tells which.
+const secondClick = (button, draw) => {
+  let timer = 0;
+  const calm = () => {
+    clearTimeout(timer);
+    timer = 0;
+    draw();
+  };
+  button.addEventListener("keydown", (event) => event.key === "Escape" && timer && calm());
+  return {
+    get sure() {
+      return timer !== 0;
+    },
+    calm,
+    stop: () => clearTimeout(timer),
+    // To be asked at each click: whether it is the second one.
+    confirmed: () => {
+      if (timer) {
+        clearTimeout(timer);
+        timer = 0;
+        return true;
+      }
+      timer = setTimeout(calm, CONFIRM);
+      draw();
+      return false;
+    },
+  };
+};
+
+// As many children as wanted, each made once and kept, so that a fold or a selection stays as it is.
+const fit = (parent, count, begin) => {
+  while (parent.children.length > count) parent.lastChild.remove();
+  while (parent.children.length < count) begin(parent);
+  return [...parent.children];
+};
+
+// A button that does nothing now. Not disabled, which would take the focus of the keyboard away.
+const idle = (button, off) => button.setAttribute("aria-disabled", String(off));

@@ -26,7 +26,7 @@ function render({ model, el }) {
   const top = piece("div", "top", board);
   const name = piece("span", "name", top);
   const progress = piece("span", "progress", top);
-  const cancel = piece("button", "cancel", top);
+  const cancel = make("button", "button", top);
   const bar = piece("div", "bar", board);
   bar.setAttribute("role", "progressbar");
   const legend = piece("div", "legend", board);
@@ -43,32 +43,24 @@ function render({ model, el }) {
   for (const fold of [slowTitle, failTitle])
     fold.setAttribute("data-lm-suppress-shortcuts", "true");
 
-  let confirming = 0;
   let sent = false;
   let offset = 0;
   const now = () => Date.now() / 1000 + offset;
 
-  // Nodes are kept and their text changed, so that a folded list or a selection stays as it is.
-  const fit = (parent, count, begin) => {
-    while (parent.children.length > count) parent.lastChild.remove();
-    while (parent.children.length < count) begin(parent);
-    return [...parent.children];
-  };
-
   const drawBar = (view) => {
     const counts = Object.entries(view.counts).sort((a, b) => place(a[0]) - place(b[0]));
     const shown = counts.slice(0, SHARES);
-    fit(bar, shown.length, (parent) => piece("span", "share", parent)).forEach((node, index) => {
-      const [status, count] = shown[index];
-      node.dataset.status = status;
+    const each = (parent, name, write) =>
+      fit(parent, shown.length, () => piece("span", name, parent)).forEach((node, index) => {
+        const [status, count] = shown[index];
+        node.dataset.status = status;
+        write(node, count, `${number(count)} ${word(status)}`);
+      });
+    each(bar, "share", (node, count, text) => {
       node.style.flexGrow = String(count);
-      node.title = `${count} ${word(status)}`;
+      node.title = text;
     });
-    fit(legend, shown.length, (parent) => piece("span", "count", parent)).forEach((node, index) => {
-      const [status, count] = shown[index];
-      node.dataset.status = status;
-      say(node, `${number(count)} ${word(status)}`);
-    });
+    each(legend, "count", (node, _, text) => say(node, text));
     bar.setAttribute("aria-valuemin", "0");
     bar.setAttribute("aria-valuemax", String(view.size));
     bar.setAttribute("aria-valuenow", String(view.ended));
@@ -135,12 +127,14 @@ function render({ model, el }) {
   const drawButton = (view) => {
     const asked = sent || view.cancelling;
     cancel.hidden = view.done;
-    cancel.disabled = asked;
-    cancel.classList.toggle("bgmagic-group-sure", confirming !== 0);
+    idle(cancel, asked);
+    cancel.classList.toggle("bgmagic-sure", asking.sure);
     const left = view.size - view.ended;
-    say(cancel, asked ? "Cancelling…" : confirming ? `Really cancel ${number(left)} ${left === 1 ? "job" : "jobs"}?` : "Cancel all");
+    const sure = `Really cancel ${number(left)} ${left === 1 ? "job" : "jobs"}?`;
+    say(cancel, asked ? "Cancelling…" : asking.sure ? sure : "Cancel all");
     cancel.setAttribute("aria-label", `${cancel.textContent} ${view.name}`);
   };
+  const asking = secondClick(cancel, () => drawButton(model.get("view")));
 
   const draw = () => {
     const view = model.get("view");
@@ -158,24 +152,12 @@ function render({ model, el }) {
     if (view.done) setTimeout(() => finish(model, el), OURS);
   };
 
-  const stopConfirming = () => {
-    clearTimeout(confirming);
-    confirming = 0;
-    drawButton(model.get("view"));
-  };
   cancel.addEventListener("click", () => {
-    if (!confirming) {
-      confirming = setTimeout(stopConfirming, CONFIRM);
-      drawButton(model.get("view"));
-      return;
-    }
-    clearTimeout(confirming);
-    confirming = 0;
+    if (sent || model.get("view").cancelling || !asking.confirmed()) return;
     sent = true; // said at once: in a busy kernel the click may have to wait
     model.send({ action: "cancel" });
     drawButton(model.get("view"));
   });
-  cancel.addEventListener("keydown", (event) => event.key === "Escape" && stopConfirming());
 
   model.on("change:view", draw);
   draw();
@@ -188,7 +170,7 @@ function render({ model, el }) {
   }, 1000);
   return () => {
     clearInterval(timer);
-    clearTimeout(confirming);
+    asking.stop();
     model.off("change:view", draw);
   };
 }

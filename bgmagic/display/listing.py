@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bgmagic.api.response import Usage
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status
-from bgmagic.text import count_jobs, one_line
+from bgmagic.text import count_jobs, duration, one_line
 
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob
@@ -136,15 +136,6 @@ def summary(listed: Sequence[TableRow]) -> str:
     counts = Counter(row.status for row in listed)
     told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
     return f"{count_jobs(len(listed))}: {told}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 12 min, 3.5 h, 4 d."""
-    if seconds < 100:
-        return f"{max(seconds, 0):.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} d"
 
 
 def table_text(listed: Sequence[TableRow]) -> str:

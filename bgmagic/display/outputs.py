@@ -1,128 +1,127 @@
-"""The outputs of a cell that show a job, a group or a table, and replace it when it has ended."""
+"""What a cell shows of a job, a group or a table, and what replaces it when it has ended."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import logging
-import sys
 import uuid
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from IPython import get_ipython
-from IPython.display import publish_display_data
-
+from bgmagic.display import frontend
 from bgmagic.display.board import GroupBoard, JobsBoard
-from bgmagic.display.card import Card
+from bgmagic.display.card import Card, LiveWidget
+from bgmagic.display.frontend import Formulas, publish
 from bgmagic.display.listing import TableRow, is_final, table_html, table_text
 from bgmagic.display.static_html import (
+    Bundle,
+    FinalBundles,
     final_bundles,
     final_group_bundle,
+    final_group_bundles,
     group_note_beside,
     note_beside,
     snapshot_table,
 )
 from bgmagic.jobs.interfaces import Listener
 from bgmagic.jobs.job import Job
+from bgmagic.text import count_jobs
 
 if TYPE_CHECKING:
     from bgmagic.jobs.group import JobGroup
 
-
-def headless() -> bool:
-    """Whether the cell that runs now was sent by a program (nbclient, and with it nbconvert and
-    papermill): nobody can type there, and no page has named the cell."""
-    kernel = getattr(get_ipython(), "kernel", None)
-    parent = kernel.get_parent("shell") if kernel is not None else {}
-    return (
-        parent.get("content", {}).get("allow_stdin") is False
-        and "cellId" not in parent.get("metadata", {})
-    )  # fmt: skip
-
-
-def hears_only_the_running_cell() -> bool:
-    """Whether what other threads display may be lost, so that it is shown again after each cell."""
-    return headless() or in_colab() or in_vscode()
-
-
-def in_colab() -> bool:
-    """Whether this is a kernel of Colab."""
-    return "google.colab" in sys.modules
-
-
-def in_vscode() -> bool:
-    """Whether the notebook is open in VS Code, which leaves its path in the namespace."""
-    shell = get_ipython()
-    return shell is not None and "__vsc_ipynb_file__" in shell.user_ns
-
-
 logger = logging.getLogger("bgmagic")
 
 
-class CellOutput:
-    """The two outputs of one cell, and the job that they show."""
+class Content(Protocol):
+    """A job or a group, as `CellOutput` shows it."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._ids = f"bgmagic-{job.record.key}", f"bgmagic-{job.record.key}-line"
-        self._live = not headless()
+    @property
+    def display_id(self) -> str:
+        """The display id of its first output."""
+
+    @property
+    def title(self) -> str:
+        """What it is, in a few words that stay true."""
+
+    def done(self) -> bool:
+        """Whether all of it has ended."""
+
+    def final(self) -> bool:
+        """Whether it has ended, and a click could do nothing more."""
+
+    def widget(self) -> LiveWidget:
+        """Its live display."""
+
+    def note(self) -> Bundle:
+        """The line that stands beside the live display."""
+
+    def ending(self, formulas: Formulas) -> FinalBundles:
+        """What replaces the live display and the line; ``formulas`` as the frontend shows them."""
+
+    def add_listener(self, listener: Callable[[], None]) -> None:
+        """Have ``listener()`` called whenever `done` or `final` may be another."""
+
+
+class CellOutput:
+    """The outputs of one cell: a live display and a line, which the end replaces.
+
+    Where nobody looks at the page while the kernel runs it is one output: the line, then the end.
+    """
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+        self._ids = content.display_id, f"{content.display_id}-line"
+        self._frontend = frontend.current()
+        self._live = self._frontend.live
+        self._widget: LiveWidget | None = None
         # What is displayed later from another thread still belongs to this cell.
         self._context = contextvars.copy_context()
         self._replaced = False
-        self._sent_again = False
+        self._republished = False
 
     def show(self) -> None:
-        """Display the job: live, or at once as it ended."""
+        """Display the content: live, or at once as it ended."""
         if self._ended():
-            self._publish(update=False)
+            self._publish_end(update=False)
             return
-        if not self._live:
-            publish(note_beside(self._job), self._ids[0])
-            self._listen()
-            return
-        card: Card = self._job.card
-        card.on_follow.append(self._follow)
-        card.on_finish = self.content
-        # What is saved of it: how it stood then would read as if it were so for ever.
-        bundle = card.bundle() | {"text/plain": f"{self._job.name or 'job'}: sent"}
-        publish(bundle, self._ids[0], metadata=card.metadata())
-        publish(note_beside(self._job), self._ids[1])
-        self._listen()
+        note = self._content.note()
+        if self._live:
+            widget = self._widget = self._content.widget()
+            widget.on_finish = lambda: self._ending() if self._ended() else None
+            # What is saved of it: how it stood then would read as if it were so for ever.
+            bundle = widget.bundle() | {"text/plain": self._content.title}
+            publish(bundle, self._ids[0], metadata=widget.metadata())
+            publish(note, self._ids[1])
+        else:
+            publish(note, self._ids[0])
+        frontend.remember(self, keep=not self._live)
+        self._content.add_listener(self._changed)
+        self._changed()  # it may have ended before the listener was there
 
-    def _listen(self) -> None:
-        self._job.add_listener(self._changed)
-        if self._job.done():
-            self._changed(self._job)  # it ended before the listener was there
-        _SHOWN.add(self)
+    def republish(self) -> bool:
+        """Display it once more, from the cell that runs now; whether it has ended.
+
+        For frontends that hear only that cell. The end is displayed again once.
+        """
+        ended = self._ended()
+        if ended and not self._republished:
+            self._publish_end(update=True)
+        elif not ended and self._widget is not None:
+            self._widget.resend()
+        self._republished = ended
+        return ended
 
     def _ended(self) -> bool:
         """Whether what is shown can stay; a button that nobody can click is no reason not to."""
-        return is_final(self._job) if self._live else self._job.done()
+        return self._content.final() if self._live else self._content.done()
 
-    def content(self) -> Mapping[str, Any] | None:
-        """What replaces the card and the line, or None as long as the job has not ended."""
-        return final_bundles(self._job) if is_final(self._job) else None
-
-    def send_again(self) -> None:
-        """Replace once more, from the cell that runs now: for frontends that only hear that."""
-        if self._sent_again:
+    def _changed(self) -> None:
+        ended = self._ended()
+        start, self._replaced = ended and not self._replaced, ended
+        if not start:
             return
-        if self._ended():
-            self._sent_again = True
-            self._publish(update=True)
-        elif self._live:
-            self._job.card.send_state(["view", "preview"])
-
-    def _follow(self, job: Job) -> None:
-        self._job = job
-        job.add_listener(self._changed)
-
-    def _changed(self, job: Job) -> None:
-        if job is not self._job or self._replaced or not self._ended():
-            return
-        self._replaced = True
         try:
             # Rendering a long answer takes a while that the polls of others need not wait for.
             loop = asyncio.get_running_loop()
@@ -132,26 +131,156 @@ class CellOutput:
 
     def _replace(self) -> None:
         try:
-            self._context.copy().run(self._publish, update=True)
+            self._context.copy().run(self._publish_end, update=True)
         except Exception:
-            logger.exception("the end of %r can't be shown", self._job)
+            logger.exception("the end of %r can't be shown", self._content.title)
 
-    def _publish(self, *, update: bool) -> None:
-        content = final_bundles(self._job)
+    def _ending(self) -> FinalBundles:
+        return self._content.ending(self._frontend.formulas)
+
+    def _publish_end(self, *, update: bool) -> None:
+        content = self._ending()
+        answer, footer = content["answer"], content["footer"]
         if not self._live:
-            both = {
-                kind: f"{text}\n{content['footer'][kind]}"
-                for kind, text in content["answer"].items()
-            }
-            publish(both, self._ids[0], update=update)
+            one = {kind: f"{text}\n{footer[kind]}".rstrip() for kind, text in answer.items()}
+            publish(one, self._ids[0], update=update)
             return
-        publish(content["answer"], self._ids[0], update=update)
-        publish(content["footer"], self._ids[1], update=update)
+        publish(answer, self._ids[0], update=update)
+        if update or footer["text/plain"]:
+            publish(footer, self._ids[1], update=update)
 
 
-def show(job: Job) -> None:
-    """Display ``job`` in the cell that runs now."""
-    CellOutput(job).show()
+class JobContent:
+    """A job as the content of a cell's outputs; goes over to the job that its card goes over to."""
+
+    def __init__(self, job: Job, earlier: Job | None, *, notify: bool) -> None:
+        self._job = job
+        self._earlier = earlier
+        self._notify = notify
+        self._listeners: list[Callable[[], None]] = []
+        self.display_id = f"bgmagic-{job.record.key}"
+
+    @property
+    def title(self) -> str:
+        """The variable."""
+        return f"{self._job.name or 'job'}: sent"
+
+    def done(self) -> bool:
+        """Whether the job has ended."""
+        return self._job.done()
+
+    def final(self) -> bool:
+        """Whether its end needs no card."""
+        return is_final(self._job)
+
+    def widget(self) -> Card:
+        """Its card."""
+        card: Card = self._job.card
+        card.on_follow.append(self._follow)
+        if self._earlier is not None:
+            card.mention(self._earlier)
+        if self._notify:
+            card.notify()
+        return card
+
+    def note(self) -> Bundle:
+        """How to find the job again."""
+        return note_beside(self._job)
+
+    def ending(self, formulas: Formulas) -> FinalBundles:
+        """The answer, or why there is none, and the footer."""
+        return final_bundles(self._job, formulas)
+
+    def add_listener(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called after each change of the job."""
+        self._listeners.append(listener)
+        self._job.add_listener(self._changed)
+
+    def _follow(self, job: Job) -> None:
+        self._job = job
+        job.add_listener(self._changed)
+
+    def _changed(self, job: Job) -> None:
+        if job is self._job:
+            for listener in self._listeners:
+                listener()
+
+
+class GroupContent:
+    """A group as the content of a cell's outputs."""
+
+    def __init__(self, group: JobGroup, *, notify: bool) -> None:
+        self._group = group
+        self._notify = notify
+        self._board: GroupBoard | None = None
+        # A group can be shown live in one cell and as it ended in another.
+        self.display_id = f"bgmagic-{group.key}-{uuid.uuid4().hex[:8]}"
+
+    @property
+    def title(self) -> str:
+        """The variable, and how many jobs there are."""
+        return f"{self._group.name}: {count_jobs(len(self._group.jobs))} sent"
+
+    def done(self) -> bool:
+        """Whether all jobs have ended."""
+        return self._group.done()
+
+    def final(self) -> bool:
+        """The same: what can be sent again has no button."""
+        return self._group.done()
+
+    def widget(self) -> GroupBoard:
+        """Its board."""
+        board: GroupBoard = self._group.board
+        if self._notify:
+            board.notify()
+        board.catch_up()
+        self._board = board
+        return board
+
+    def note(self) -> Bundle:
+        """How to find the group again."""
+        return group_note_beside(self._group)
+
+    def ending(self, formulas: Formulas) -> FinalBundles:
+        """The group as it ended, in whose table formulas are text; nothing stands beside it."""
+        return final_group_bundles(self._group)
+
+    def add_listener(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called when all jobs have ended, and when some go on after a retry.
+
+        The board looks at all of them, and not at each change. Without one nobody does.
+        """
+        if self._board is not None:
+            self._board.on_done.append(listener)
+
+
+def show(job: Job, *, earlier: Job | None = None, notify: bool = False) -> None:
+    """Display ``job`` in the cell that runs now.
+
+    Args:
+        earlier: a job for the same variable that still runs; the card offers to cancel it.
+        notify: whether the page shows a desktop notification at the end.
+    """
+    CellOutput(JobContent(job, earlier, notify=notify)).show()
+
+
+def show_group(group: JobGroup, *, notify: bool = False) -> None:
+    """Display ``group`` in the cell that runs now; ``notify`` as in `show`."""
+    CellOutput(GroupContent(group, notify=notify)).show()
+
+
+def group_bundle(group: JobGroup) -> dict[str, Any]:
+    """What the group is shown as where a cell gives it: live, or as HTML that outlives the kernel.
+
+    In a run without a page nobody could put that in a board's place at the end: one line.
+    """
+    if group.done():
+        return dict(final_group_bundle(group))
+    if not frontend.current().live:
+        return {"text/plain": repr(group)}
+    shown: dict[str, Any] = group.board.bundle()
+    return shown
 
 
 def show_board(
@@ -165,141 +294,19 @@ def show_board(
 
     Args:
         which: boards of the same name are one, however often they are shown.
+        find: gives a job of the journal by its key.
         watch: has its argument told of each job that is new.
     """
-    if headless():
-        table = {"text/html": table_html(listed), "text/plain": table_text(listed)}
-        publish_display_data(table)  # type: ignore[no-untyped-call]  # IPython's
+    if not frontend.current().live:
+        publish({"text/html": table_html(listed), "text/plain": table_text(listed)})
         return
     if which not in _BOARDS:
         _BOARDS[which] = JobsBoard(find)
         watch(_BOARDS[which].follow)
     board = _BOARDS[which]
     board.fill(listed, jobs)
-    publish_display_data(  # type: ignore[no-untyped-call]  # IPython's
-        board.bundle(), metadata=board.metadata()
-    )
-    publish_display_data(snapshot_table(listed))  # type: ignore[no-untyped-call]  # IPython's
-
-
-def after_cell() -> None:
-    """Show again what a frontend that hears only the running cell has missed so far."""
-    if hears_only_the_running_cell():
-        republish()
-
-
-def republish() -> None:
-    """Show every job that has ended since it was shown once more, from the cell that runs now."""
-    for shown in list(_SHOWN):
-        shown.send_again()
+    publish(board.bundle(), metadata=board.metadata())
+    publish(snapshot_table(listed))
 
 
 _BOARDS: dict[str, JobsBoard] = {}
-
-# Alive as long as its job listens to it.
-_SHOWN: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def remember(shown: Any) -> None:
-    """Have `send_again` call the method of that name of ``shown``, as long as that lives."""
-    _SHOWN.add(shown)
-
-
-def publish(
-    data: Mapping[str, Any],
-    display_id: str,
-    *,
-    metadata: Mapping[str, Any] | None = None,
-    update: bool = False,
-) -> None:
-    """Display ``data`` in the cell that runs now, or in place of what has this display id."""
-    publish_display_data(  # type: ignore[no-untyped-call]  # IPython's
-        dict(data),
-        metadata=dict(metadata or {}),
-        transient={"display_id": display_id},
-        update=update,
-    )
-
-
-class GroupOutput:
-    """The two outputs of one cell, and the group that they show."""
-
-    def __init__(self, group: JobGroup) -> None:
-        self._group = group
-        which = f"bgmagic-{group.key}-{uuid.uuid4().hex[:8]}"
-        self._ids = which, f"{which}-line"
-        # What is displayed later from another thread still belongs to this cell.
-        self._context = contextvars.copy_context()
-        self._sent_again = False
-
-    def show(self, *, notify: bool = False) -> None:
-        """Display the group: live, or at once as it ended."""
-        if self._group.done():
-            publish(final_group_bundle(self._group), self._ids[0])
-            return
-        if headless():
-            publish(group_note_beside(self._group), self._ids[0])
-            remember(self)
-            _UNSEEN.append(self)  # no board holds it
-            return
-        board: GroupBoard = self._group.board
-        if notify:
-            board.notify()
-        board.on_end.append(self._ended)
-        board.on_finish = self._content
-        publish(board.bundle(), self._ids[0], metadata=board.metadata())
-        publish(group_note_beside(self._group), self._ids[1])
-        remember(self)
-        board.catch_up()
-
-    def send_again(self) -> None:
-        """Replace once more, from the cell that runs now: for frontends that only hear that."""
-        if self._group.done() and not self._sent_again:
-            self._sent_again = True
-            self._publish_end()
-            if self in _UNSEEN:
-                _UNSEEN.remove(self)
-
-    def _ended(self) -> None:
-        # A table of many rows takes a while that the polls of others need not wait for.
-        asyncio.get_running_loop().run_in_executor(None, self._replace)
-
-    def _replace(self) -> None:
-        try:
-            self._context.copy().run(self._publish_end)
-        except Exception:
-            logger.exception("the end of %r can't be shown", self._group)
-
-    def _publish_end(self) -> None:
-        content = self._content()
-        publish(content["answer"], self._ids[0], update=True)
-        publish(content["footer"], self._ids[1], update=True)
-
-    def _content(self) -> dict[str, dict[str, str]]:
-        """What replaces the board and the line."""
-        return {
-            "answer": final_group_bundle(self._group),
-            "footer": {"text/html": "", "text/plain": ""},
-        }
-
-
-def group_bundle(group: JobGroup) -> dict[str, Any]:
-    """What the group is shown as where a cell gives it: live, or as HTML that outlives the kernel.
-
-    In a run without a page nobody could put that in a board's place at the end: one line.
-    """
-    if group.done():
-        return dict(final_group_bundle(group))
-    if headless():
-        return {"text/plain": repr(group)}
-    shown: dict[str, Any] = group.board.bundle()
-    return shown
-
-
-def show_group(group: JobGroup, *, notify: bool = False) -> None:
-    """Display ``group`` in the cell that runs now."""
-    GroupOutput(group).show(notify=notify)
-
-
-# Shown in a run without a page, until it has ended.
-_UNSEEN: list[GroupOutput] = []

@@ -6,9 +6,10 @@ import html
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.response import Usage, read_citations, sources, sources_text, word_in
+from bgmagic.display.frontend import Formulas
 from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.export import job_row
@@ -17,25 +18,28 @@ from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
 from bgmagic.jobs.summary import GroupSummary
 from bgmagic.rendering.markdown import answer_html as answer_html_of
-from bgmagic.text import count_jobs, dollars, one_line, without_controls
+from bgmagic.text import count_jobs, dollars, duration, one_line, without_controls
 
 if TYPE_CHECKING:
     from bgmagic.jobs.group import JobGroup
 
+_GREY = "--jp-ui-font-color2, var(--vscode-descriptionForeground, #757575)"
+_RED = "--jp-error-color1, #d32f2f"
+# The sign before a status, and its colour: a variable of Jupyter's and what stands in for it.
 _MARKS = {
     Status.COMPLETED: ("✓", "--jp-success-color1, #388e3c"),
-    Status.FAILED: ("✕", "--jp-error-color1, #d32f2f"),
-    Status.LOST: ("✕", "--jp-error-color1, #d32f2f"),
+    Status.FAILED: ("✕", _RED),
+    Status.LOST: ("✕", _RED),
     Status.INCOMPLETE: ("◐", "--jp-warn-color1, #f57c00"),
-    Status.CANCELLED: ("⊘", "--jp-ui-font-color2, #757575"),
+    Status.CANCELLED: ("⊘", _GREY),
 }
+_NO_MARK = "", _GREY
 
 KEPT_ROWS = 100  # of a table that is saved in the notebook
+KEPT_CHARACTERS = 200  # of an answer in the table of a group
 
-_QUIET = (
-    "color: var(--jp-ui-font-color2, var(--vscode-descriptionForeground, #757575)); "
-    "font-size: 0.9em; padding-left: 16px; overflow-wrap: anywhere"
-)
+_QUIET = f"color: var({_GREY}); font-size: 0.9em; overflow-wrap: anywhere"
+_BESIDE = f"{_QUIET}; padding-left: 16px"  # under what stands in a frame
 
 # What to do about an end, by its status, the server's `error.code` (OpenAPI: ResponseErrorCode) or
 # the reason in `incomplete_details`.
@@ -53,37 +57,58 @@ _REMEDIES = {
 }
 
 
-def final_bundles(job: Job) -> dict[str, dict[str, str]]:
-    """The ended ``job`` as MIME bundles: the ``answer``, and the ``footer`` below it."""
+# A MIME bundle; and the two that stay of a job or a group: the ``answer``, the ``footer`` below it.
+Bundle = dict[str, str]
+FinalBundles = dict[str, Bundle]
+
+
+def final_bundles(job: Job, formulas: Formulas = "mathjax") -> FinalBundles:
+    """The ended ``job`` as MIME bundles: the ``answer``, and the ``footer`` below it.
+
+    Args:
+        formulas: as the frontend shows them.
+    """
     cited = sources_text(read_citations(job.record.response or {}))
-    text = "\n".join(
-        part for part in (describe_live(job), without_controls(job.text) + cited) if part
-    )
+    written = without_controls(job.text) + cited
+    text = "\n".join(part for part in (describe_live(job), written) if part)
     return {
-        "answer": {"text/html": answer_html(job), "text/plain": text},
-        "footer": {"text/html": footer_html(job), "text/plain": footer_text(job)},
+        "answer": {"text/html": answer_html(job, formulas), "text/plain": text},
+        "footer": _line(footer_text(job), _BESIDE),
     }
 
 
-def answer_html(job: Job) -> str:
+def _line(text: str, style: str, key: str = "") -> Bundle:
+    """A line of plain text as a bundle; by ``key`` a page that was reloaded finds it again."""
+    found_by = f'data-bgmagic="{key}" ' if key else ""
+    return {
+        "text/html": f'<div {found_by}style="{style}">{html.escape(text)}</div>',
+        "text/plain": text,
+    }
+
+
+def answer_html(job: Job, formulas: Formulas = "mathjax") -> str:
     """Status, the answer or the partial text, and for a failure its reason and what to do."""
-    mark, colour = _MARKS.get(Status(job.status), ("", "--jp-ui-font-color2, #757575"))
-    if isinstance(job.error, NoAnswer):
-        mark, colour = _MARKS[Status.INCOMPLETE]  # completed, but not what was asked for
-    name = html.escape(job.name or "")
-    title = f'<span style="color: var({colour})">{mark}</span> <b>{name}</b>'
-    parts = [f"<div>{title} {html.escape(job.status)}</div>"]
     error = job.error
-    if error is not None:
-        parts.append(_reason(job, error))
-    shown = text_html(job)
+    mark = _MARKS.get(Status(job.status), _NO_MARK)
+    if isinstance(error, NoAnswer):
+        mark = _MARKS[Status.INCOMPLETE]  # completed, but not what was asked for
+    parts = [] if error is None else [_reason(job, error)]
+    shown = text_html(job, formulas)
     if shown:
         parts.append(f"<div>{shown}</div>")
+    return _framed(mark, job.name or "", job.status, *parts)
+
+
+def _framed(mark: tuple[str, str], name: str, about: str, *parts: str) -> str:
+    """A frame with an edge in the mark's colour: a title in plain text, then HTML."""
+    sign, colour = mark
+    title = f'<span style="color: var({colour})">{sign}</span> <b>{html.escape(name)}</b>'
     edge = f"border-left: 4px solid var({colour}); padding: 2px 0 2px 12px"
-    return f'<div style="{edge}">{"".join(parts)}</div>'
+    inside = f"<div>{title} {html.escape(about)}</div>{''.join(parts)}"
+    return f'<div style="{edge}">{inside}</div>'
 
 
-def text_html(job: Job, formulas: Literal["mathjax", "mathml"] = "mathjax") -> str:
+def text_html(job: Job, formulas: Formulas = "mathjax") -> str:
     """The text of ``job`` so far with its commentary and sources, or ""; see `to_html`."""
     # An answer has been read already; its response would have to be unpacked.
     answered = job.done() and job.error is None
@@ -121,45 +146,45 @@ def remedy(job: Job) -> str:
     return found or _REMEDIES.get(job.status, "")
 
 
-def footer_html(job: Job) -> str:
-    """The footer as HTML."""
-    return f'<div style="{_QUIET}">{html.escape(footer_text(job))}</div>'
-
-
 def footer_text(job: Job) -> str:
     """Model returned, effort, tokens, duration, id and date, in one line."""
     record = job.record
     effort = record.request.effort
+    usage = Usage.of(record.response or {})
     ended = record.ended_at or time.time()
-    words = [
+    return _footer(
         model_of(job),
         f"effort {effort}" if effort else "",
-        token_words(Usage.of(record.response or {})),
-        exact_duration(ended - record.submitted_at),
+        token_words(usage.input, usage.output, usage.reasoning),
+        duration(ended - record.submitted_at, exact=True),
         one_line(record.response_id or "not sent"),
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(ended)),
-    ]
+        _date(ended),
+    )
+
+
+def _footer(*words: str) -> str:
     return " · ".join(word for word in words if word)
 
 
-def token_words(usage: Usage) -> str:
-    """The tokens of ``usage`` in words, reasoning apart; "" where the server counted none."""
-    inside, outside, reasoning = usage.input, usage.output, usage.reasoning
-    if inside is None and outside is None:
-        return ""
-    words = [f"{inside:,} tokens in" if inside is not None else ""]
-    words.append(f"{outside:,} out" if outside is not None else "")
-    said = ", ".join(word for word in words if word)
-    return f"{said} ({reasoning:,} of them reasoning)" if reasoning else said
+def _date(when: float) -> str:
+    """Seconds since the epoch as a date and a time, of this machine's zone, to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
 
 
-def exact_duration(seconds: float) -> str:
-    """Seconds as people say them, to the second."""
-    s = max(0, round(seconds))
-    if s < 60:
-        return f"{s} s"
-    minutes, hours = s // 60 % 60, s // 3600
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {s % 60} s"
+def token_words(inside: int | None, outside: int | None, reasoning: int | None) -> str:
+    """Tokens in words, reasoning apart; "" where the server counted none.
+
+    Args:
+        inside: of the prompt; None is not known, here and below.
+        outside: of the output, those of reasoning included.
+        reasoning: of that, those of reasoning.
+    """
+    of_these = f" ({reasoning:,} of them reasoning)" if reasoning and outside is not None else ""
+    words = [
+        f"{inside:,} tokens in" if inside is not None else "",
+        f"{outside:,} out{of_these}" if outside is not None else "",
+    ]
+    return ", ".join(word for word in words if word)
 
 
 def reattach_hint(name: str | None, it: str) -> str:
@@ -168,41 +193,37 @@ def reattach_hint(name: str | None, it: str) -> str:
     return f"{shows} shows {it}, and %bgattach {follows} follows {it} in another kernel."
 
 
-def note_beside(job: Job) -> dict[str, str]:
+def note_beside(job: Job) -> Bundle:
     """The line that stands beside a live card, as a MIME bundle."""
     record = job.record
     effort = f", effort {record.request.effort}" if record.request.effort else ""
-    sent = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.submitted_at))
+    sent = _date(record.submitted_at)
     asked = f"sent {sent} to {record.request.model}{effort}"
     if not record.request.model:  # picked up by its id: what was asked is not known here
         asked = f"{record.response_id}, followed since {sent}"
     which = (record.name if record.named else None) or record.response_id
     text = f"{record.name or 'job'}: {asked}. Later {reattach_hint(which, 'it')}"
-    # By this mark a page that was reloaded finds the line again.
-    marked = f'<div data-bgmagic="{record.key}" style="{_QUIET}">{html.escape(text)}</div>'
-    return {"text/html": marked, "text/plain": text}
+    return _line(text, _BESIDE, record.key)
 
 
-def snapshot_table(listed: Sequence[TableRow]) -> dict[str, str]:
+def snapshot_table(listed: Sequence[TableRow]) -> Bundle:
     """What stands beside a live board: the newest rows as they are now, folded, as a bundle."""
     newest = listed[-KEPT_ROWS:]
-    when = time.strftime("%Y-%m-%d %H:%M")
-    title = html.escape(f"{when}, {summary(listed)}")
+    title = html.escape(f"{_date(time.time())}, {summary(listed)}")
     some = f", the newest {KEPT_ROWS} below" if len(listed) > KEPT_ROWS else ""
     folded = f"<details><summary>{title}{some}</summary>{table_html(newest)}</details>"
-    return {"text/html": f'<div style="{_QUIET}">{folded}</div>', "text/plain": title}
+    return {"text/html": f'<div style="{_BESIDE}">{folded}</div>', "text/plain": title}
 
-
-KEPT_GROUP_ROWS = 100  # of the table that is saved in the notebook
-
-LENGTH = 200  # characters of an answer in it
-
-_QUIET_NOTE = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
 
 _COLUMNS = ("status", "text", "seconds", "tokens_out")
 
 
-def final_group_bundle(group: JobGroup) -> dict[str, str]:
+def final_group_bundles(group: JobGroup) -> FinalBundles:
+    """The ended ``group`` as MIME bundles: all of it is the ``answer``, the ``footer`` is empty."""
+    return {"answer": final_group_bundle(group), "footer": {"text/html": "", "text/plain": ""}}
+
+
+def final_group_bundle(group: JobGroup) -> Bundle:
     """The group as it ended, as a MIME bundle."""
     tally = GroupSummary(group.jobs)
     return {
@@ -214,25 +235,17 @@ def final_group_bundle(group: JobGroup) -> dict[str, str]:
 def group_html(group: JobGroup, tally: GroupSummary) -> str:
     """The counts, the failed with their reasons, the folded table, and the footer."""
     failed = tally.failures > 0
-    mark, colour = ("✕", "--jp-error-color1, #d32f2f") if failed else _DONE
+    mark = _MARKS[Status.FAILED if failed else Status.COMPLETED]
     counts = ", ".join(f"{count} {status}" for status, count in tally.counts.items())
-    title = f'<span style="color: var({colour})">{mark}</span> <b>{html.escape(group.name)}</b>'
-    parts = [f"<div>{title} {count_jobs(tally.size)}: {html.escape(counts)}</div>"]
-    if failed:
-        parts.append(_failed(tally, group.name))
-    parts.append(_table(group))
-    parts.append(f'<div style="{_QUIET_NOTE}">{html.escape(group_footer(group, tally))}</div>')
-    edge = f"border-left: 4px solid var({colour}); padding: 2px 0 2px 12px"
-    return f'<div style="{edge}">{"".join(parts)}</div>'
-
-
-_DONE = ("✓", "--jp-success-color1, #388e3c")
+    parts = [_failed(tally, group.name)] if failed else []
+    parts += [_table(group), _line(group_footer(group, tally), _QUIET)["text/html"]]
+    return _framed(mark, group.name, f"{count_jobs(tally.size)}: {counts}", *parts)
 
 
 def _failed(tally: GroupSummary, name: str) -> str:
     items = "".join(
         f"<li>{len(reason.jobs)} {html.escape(reason.status)}: {html.escape(reason.text)} "
-        f'<span style="{_QUIET_NOTE}">({html.escape(reason.names)})</span></li>'
+        f'<span style="{_QUIET}">({html.escape(reason.names)})</span></li>'
         for reason in tally.reasons()
     )
     title = html.escape(f"{tally.failures} without an answer; {_remedies(tally, name)}.")
@@ -257,16 +270,12 @@ def _remedies(tally: GroupSummary, name: str) -> str:
 
 
 def _table(group: JobGroup) -> str:
-    jobs = group.jobs[:KEPT_GROUP_ROWS]
+    jobs = group.jobs[:KEPT_ROWS]
     rows = [{"": job.name or ""} | job_row(job) for job in jobs]
     heads = _heads(rows)
     head = "".join(f"<th>{html.escape(_title(name))}</th>" for name in heads)
     body = "".join("<tr>" + "".join(_td(told, name) for name in heads) + "</tr>" for told in rows)
-    some = (
-        f"The first {KEPT_GROUP_ROWS} of {len(group.jobs)} jobs"
-        if len(group.jobs) > KEPT_GROUP_ROWS
-        else ""
-    )
+    some = f"The first {KEPT_ROWS} of {len(group.jobs)} jobs" if len(group.jobs) > KEPT_ROWS else ""
     title = some or f"All {len(group.jobs)} jobs"
     return (
         f'<details><summary>{title}</summary><div style="overflow-x: auto"><table>'
@@ -301,7 +310,7 @@ def _cell(told: Mapping[str, Any], name: str) -> str:
     if name == "seconds":
         return f"{value:.1f}"
     text = value if isinstance(value, str) else _as_json(value)
-    return one_line(text, LENGTH)
+    return one_line(text, KEPT_CHARACTERS)
 
 
 def _as_json(value: Any) -> str:
@@ -316,29 +325,21 @@ def group_footer(group: JobGroup, tally: GroupSummary) -> str:
     records = [job.record for job in group.jobs]
     begun = min(record.submitted_at for record in records)
     ended = max((record.ended_at or record.submitted_at for record in records), default=begun)
-    inside, outside = tally.total("tokens_in"), tally.total("tokens_out")
-    reasoning = tally.total("tokens_reasoning")
     price, unpriced = tally.price
-    of_these = f" ({reasoning:,} of them reasoning)" if reasoning else ""
     not_known = f", without {unpriced} whose price is not known" if unpriced else ""
-    words = [
-        f"{inside:,} tokens in" if inside is not None else "",
-        f"{outside:,} out{of_these}" if outside is not None else "",
+    return _footer(
+        token_words(*map(tally.total, ("tokens_in", "tokens_out", "tokens_reasoning"))),
         f"{dollars(price)}{not_known}" if price is not None else "",
-        exact_duration(ended - begun),
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(ended)),
-    ]
-    return " · ".join(word for word in words if word)
+        duration(ended - begun, exact=True),
+        _date(ended),
+    )
 
 
-def group_note_beside(group: JobGroup) -> dict[str, str]:
+def group_note_beside(group: JobGroup) -> Bundle:
     """The line that stands beside a live board, as a bundle."""
     begun = min(job.record.submitted_at for job in group.jobs)
-    sent = time.strftime("%Y-%m-%d %H:%M", time.localtime(begun))
     position = group.jobs[0].record.position
     name = position.name if position is not None else None
     jobs = count_jobs(len(group.jobs))
-    text = f"{group.name}: {jobs}, begun {sent}. Later {reattach_hint(name, 'them')}"
-    # By this mark a page that was reloaded finds the line again.
-    marked = f'<div data-bgmagic="{group.key}" style="{_QUIET_NOTE}">{html.escape(text)}</div>'
-    return {"text/html": marked, "text/plain": text}
+    text = f"{group.name}: {jobs}, begun {_date(begun)}. Later {reattach_hint(name, 'them')}"
+    return _line(text, _BESIDE, group.key)

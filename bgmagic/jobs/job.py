@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from bgmagic.api.pricing import price_of
 from bgmagic.api.request import Request
@@ -146,7 +146,8 @@ class Answer(str):
 
         return cls(text, response, None, asked, unpickled_data(pickled, text))
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+    def bundle(self, formulas: Literal["mathjax", "mathml"] = "mathjax") -> dict[str, str]:
+        """The text, and HTML with what it cites; ``formulas`` as `to_html` takes them."""
         # Imported when an answer is looked at: most are only used.
         from bgmagic.rendering.markdown import answer_html
 
@@ -155,8 +156,12 @@ class Answer(str):
             structured=self.data is not None,
             commentary=self.commentary,
             links=sources(self.citations),
+            formulas=formulas,
         )
         return {"text/plain": self._plain(), "text/html": html}
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return self.bundle()
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this for text: the text as it reads, in a list with its quotes.

@@ -9,18 +9,17 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
 from bgmagic.display import listing
-from bgmagic.display.listing import describe_job, describe_jobs, group_name, split_by_group
+from bgmagic.display.listing import describe_jobs, group_name, split_by_group
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
 from bgmagic.notebook import local_model, shell
 from bgmagic.notebook.parser import parse_line
 from bgmagic.notebook.shell import (
-    UNANNOUNCED,
     NamespaceVariables,
+    NotebookShell,
     errors_as_one_line,
     tell_open,
-    wait_and_tell,
     with_options_help,
 )
 from bgmagic.submission.app import app
@@ -34,7 +33,7 @@ from bgmagic.submission.options import (
     WaitSettings,
     resolve_settings,
 )
-from bgmagic.text import count_jobs, without_controls
+from bgmagic.text import count_jobs
 
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob
@@ -48,15 +47,14 @@ S = TypeVar("S")
 class BgLineMagics(Magics):
     """The line magics that go with %%bgresponse."""
 
-    def __init__(self, shell: InteractiveShell) -> None:
+    def __init__(self, shell: InteractiveShell, notebook: NotebookShell) -> None:
         super().__init__(shell)
-        self._shell = shell
+        self._notebook = notebook
         self._forgotten: set[str] = set()
 
     @property
     def _namespace(self) -> dict[str, Any]:
-        namespace: dict[str, Any] = self._shell.user_ns
-        return namespace
+        return self._notebook.namespace
 
     def _parse(self, settings: type[S], magic: str, line: str) -> S:
         given = parse_line(settings, magic, line, self._namespace)
@@ -76,7 +74,7 @@ class BgLineMagics(Magics):
                 job for job in app.manager.jobs() if not job.done()
             ]
         if chosen:
-            wait_and_tell(chosen, settings.timeout)
+            self._notebook.wait_and_tell(chosen, settings.timeout)
         else:
             print("No job is open.")
 
@@ -121,23 +119,17 @@ class BgLineMagics(Magics):
     def _tell_named(self, name: str) -> None:
         group = self._namespace.get(name)
         if isinstance(group, JobGroup):
-            shell.show_group_of(self._shell, group)
+            self._notebook.show_group(group)
             return
         lookup = JobLookup()
         meaning = lookup.meaning_of(name)
         job, first = lookup.job(name, self._namespace, meaning), meaning.group
         newer = first is not None and (job is None or first.created_at > job.record.submitted_at)
         if first is not None and newer:
-            shell.tell_past(self._shell, first, name)
+            shell.tell_past(self._notebook, first, name)
         else:
-            self._tell(_found(job, name))
-
-    def _tell(self, job: Job) -> None:
-        """Show a job with what it gave; one of an earlier kernel can't be shown live."""
-        if hasattr(self._shell, "kernel") and (job.done() or job in app.manager.jobs()):
-            self._show(job)
-        else:
-            print(describe_job(job), without_controls(job.text), sep="\n")
+            found = _found(job, name)
+            self._notebook.show_result(found, here=found in app.manager.jobs())
 
     def _list(self, *, all_notebooks: bool) -> None:
         store = app.manager.store
@@ -149,13 +141,9 @@ class BgLineMagics(Magics):
             print(f"The newest {LISTED}; older ones are in the journal too.")
         if not found:
             print("No jobs yet: %%bgresponse sends one.")
-        elif hasattr(self._shell, "kernel"):
-            from bgmagic.display.outputs import show_board
-
-            which = "all" if all_notebooks else "this notebook"
-            show_board(which, found, here, self._past, app.manager.watch)
         else:
-            print(listing.table_text(found))
+            which = "all" if all_notebooks else "this notebook"
+            self._notebook.show_table(which, found, here, self._past, app.manager.watch)
 
     @staticmethod
     def _past(key: str) -> Job | None:
@@ -214,12 +202,12 @@ class BgLineMagics(Magics):
 
     def _attach_all(self) -> None:
         wanted = [*self._nameless(), *JobLookup().open_jobs()]
-        single = shell.attach_groups(self._shell, wanted)
+        single = shell.attach_groups(self._notebook, wanted)
         found = sorted(single, key=lambda entry: entry.created_at)
         newest = {entry.name: entry.key for entry in found}
         needed = needed_keys()
         for number, entry in enumerate(found):
-            name = entry.name or f"_bg{self._shell.execution_count}_{number}"
+            name = entry.name or f"{self._notebook.numbered_name}_{number}"
             older = entry.name is not None and newest[name] != entry.key
             if older and entry.key in needed:
                 continue  # an earlier turn, which the later one has followed
@@ -249,9 +237,9 @@ class BgLineMagics(Magics):
         meaning = JobLookup().meaning_of(which)
         entry, group = meaning.single, meaning.as_group(out)
         if group is not None:
-            shell.attach_named_group(self._shell, group, out)
+            shell.attach_named_group(self._notebook, group, out)
             return
-        name = out or (entry.name if entry else None) or f"_bg{self._shell.execution_count}"
+        name = out or (entry.name if entry else None) or self._notebook.numbered_name
         held = self._namespace.get(name)
         old = isinstance(held, Job) and entry is not None and held.record.key == entry.key
         if name in self._namespace and not old:
@@ -261,7 +249,7 @@ class BgLineMagics(Magics):
         elif which.startswith(("resp_", "resp-")):
             response_id = to_response_id(which, "%bgattach")
             variable = NamespaceVariables(self._namespace, [name])
-            self._show(app.manager.follow(response_id, name, variable))
+            self._notebook.show(app.manager.follow(response_id, name, variable))
         else:
             known = len(app.manager.store.listed(app.shell.notebook_path()))
             raise BadInput(
@@ -277,17 +265,7 @@ class BgLineMagics(Magics):
     def _take(self, entry: StoredJob, name: str) -> None:
         variable = NamespaceVariables(self._namespace, [name])
         output_type = output_type_of(entry, self._namespace)
-        self._show(app.manager.attach(entry, variable, output_type))
-
-    def _show(self, job: Job) -> None:
-        if hasattr(self._shell, "kernel"):
-            from bgmagic.display.outputs import show
-
-            show(job)
-        else:
-            print(describe_job(job))
-            if not job.done():
-                UNANNOUNCED.append(job)
+        self._notebook.show(app.manager.attach(entry, variable, output_type))
 
     @no_var_expand
     @line_magic
@@ -297,21 +275,12 @@ class BgLineMagics(Magics):
 
         For first tries, teaching and tests. The first start fetches the weights once (93 MB).
         ``%bglocal --tokens-per-second 15 --queue 5`` makes each status slow enough to watch.
+        ``%bglocal --model qwen3-8b.gguf --threads 8 --parallel 4`` runs a model of your own, and
+        ``%bglocal http://host:8000/v1`` uses a vLLM or llama.cpp that somebody runs.
         """
         with errors_as_one_line():
             settings = self._parse(LocalSettings, "%bglocal", line)
-            word = " ".join(settings.action) or "on"
-            paced = settings.tokens_per_second or settings.queue
-            if word not in ("on", "off", "status"):
-                raise BadInput(f"%bglocal {word}: allowed are on, off and status")
-            if paced and word != "on":
-                raise BadInput(f"%bglocal {word} takes no pace; %bglocal --queue 5 does")
-            if word == "on":
-                local_model.use_local_model(app, settings.tokens_per_second, settings.queue)
-            elif word == "off":
-                local_model.use_own_server(app)
-            else:
-                local_model.print_status(app)
+            _use_local(settings)
 
     def _named(self, names: Sequence[str]) -> list[Job]:
         lookup = JobLookup()
@@ -327,3 +296,29 @@ def _found(job: Job | None, name: str) -> Job:
     if job is None:
         raise BadInput(f"there is no job {name!r}, here or in the journal; see %bgjobs --all")
     return job
+
+
+def _use_local(settings: LocalSettings) -> None:
+    """Do what %bglocal is asked for."""
+    word = " ".join(settings.action) or "on"
+    paced = settings.tokens_per_second or settings.queue
+    names = ("model", "threads", "parallel", "context")
+    engine = {name: getattr(settings, name) for name in names}
+    given = [f"--{name}" for name, value in engine.items() if value is not None]
+    is_url = word.startswith(("http://", "https://"))
+    if word not in ("on", "off", "status") and not is_url:
+        raise BadInput(
+            f"%bglocal {word}: allowed are on, off, status, and an address as http://host:8000/v1"
+        )
+    if paced and word != "on":
+        raise BadInput(f"%bglocal {word} takes no pace; %bglocal --queue 5 does")
+    if given and word != "on":
+        raise BadInput(f"%bglocal {word} takes no {given[0]}; %bglocal alone does")
+    if is_url:
+        local_model.use_server_at(app, word)
+    elif word == "on":
+        local_model.use_local_model(app, settings.tokens_per_second, settings.queue, **engine)
+    elif word == "off":
+        local_model.use_own_server(app)
+    else:
+        local_model.print_status(app)

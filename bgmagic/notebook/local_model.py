@@ -1,4 +1,4 @@
-"""Points this process at the embedded model and back, and tells the user so."""
+"""Points this process at the embedded model or at a server of one's own, and back; tells so."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bgmagic.errors import BadInput
+from bgmagic.text import one_line
 
 if TYPE_CHECKING:
     from bgmagic.submission.app import App
 
+NO_KEY = "none"  # the SDK wants some word
 _HINT = "the embedded server has ended; %bglocal starts it again"
 
 
@@ -69,6 +71,29 @@ def use_local_model(
     _tell_pace(server.headers)
 
 
+def use_server_at(app: App, base_url: str) -> None:
+    """Send the jobs from now on to the server at ``base_url``, and tell what was found there.
+
+    No key goes there, and no header of the environment: those are for the user's usual server.
+
+    Raises:
+        BadInput: it can't be used; jobs go on to where they went.
+    """
+    from bgmagic.api.server import ServerConfig, check_url
+    from bgmagic.notebook.server_check import check_server
+
+    check_url(base_url, "%bglocal")
+    server = ServerConfig(base_url=base_url, api_key=NO_KEY)
+    if server.address != base_url.rstrip("/"):
+        raise BadInput(f"%bglocal {server.address}: without a password or a query, please")
+    found = check_server(server.address, NO_KEY)
+    app.use_local(server, found.models[0])
+    print(
+        f"Jobs now go to {server.address}, which has {found.named}; {found.background}. "
+        f"Cells without -m ask for {one_line(found.models[0], 80)}; %bglocal off goes back."
+    )
+
+
 def _pace(tokens_per_second: float | None, queue: float | None) -> str:
     from bgmagic.local import QUEUE_HEADER, TOKENS_PER_SECOND_HEADER
 
@@ -91,11 +116,13 @@ def _tell_pace(headers: str) -> None:
 
 def use_own_server(app: App) -> None:
     """Send the jobs from now on to the user's own server again."""
-    if app.local is None:
+    used = app.local
+    if used is None:
         print("The embedded model was not in use.")
         return
     app.use_local(None)
-    print("Jobs go to your own server again. The embedded one ends by itself after an idle hour.")
+    ends = " The embedded one ends by itself after an idle hour." if used.is_local else ""
+    print(f"Jobs go to your own server again.{ends}")
 
 
 def print_status(app: App) -> None:
@@ -109,12 +136,13 @@ def print_status(app: App) -> None:
     with _one_line():
         endpoints = discovery.find_all()
     used = app.local
-    address = used.base_url if used else None
+    address = used.address if used else None
     # The one that jobs go to last: what is said of them follows it.
     endpoints.sort(key=lambda endpoint: endpoint.base_url == address)
     runs = [f"runs {endpoint.model} at {endpoint.base_url}" for endpoint in endpoints]
     told = " and ".join(runs) or "is not running"
-    print(f"The embedded server {told}; jobs go {'there' if used else 'to your own server'}.")
+    there = "to your own server" if used is None else "there" if used.is_local else f"to {address}"
+    print(f"The embedded server {told}; jobs go {there}.")
     if used is not None:
         _tell_pace(used.headers)
 

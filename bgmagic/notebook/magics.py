@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,21 +14,16 @@ from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from traitlets import Any as AnyTrait
 
 from bgmagic.api.server import check_url
-from bgmagic.display.listing import describe_job, describe_jobs
+from bgmagic.display.listing import describe_job
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
-from bgmagic.notebook.blocking import wake_on_signals
 from bgmagic.notebook.completion import matcher
 from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.parser import parse_line
 from bgmagic.notebook.shell import (
-    ANNOUNCED,
-    UNANNOUNCED,
-    NotebookShell,
     errors_as_one_line,
-    show_group_of,
+    shell_of,
     tell_open,
-    wait_and_tell,
     with_options_help,
 )
 from bgmagic.submission.app import NoShell, app
@@ -102,16 +95,13 @@ class BgMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self._shell = shell
         self._told = False
-        self._untold_groups: list[Sequence[Job]] = []
+        app.shell = self.notebook = shell_of(shell, self)
         self.matcher = matcher(self._namespace)
-        app.shell = NotebookShell(shell, self)
 
     @property
     def _namespace(self) -> dict[str, Any]:
-        namespace: dict[str, Any] = self._shell.user_ns
-        return namespace
+        return self.notebook.namespace
 
     @no_var_expand
     @cell_magic
@@ -169,7 +159,7 @@ class BgMagics(Magics):
                 return
             server = app.manager.destination()
             prepared = prepare_request(cell, settings, self._namespace, server)
-            name = settings.out or f"_bg{self._shell.execution_count}"
+            name = settings.out or self.notebook.numbered_name
             earlier = self._namespace.get(name)
             sent = submit_or_join(prepared, server, settings, name, app.shell.variable(name))
         self._tell_trouble()
@@ -180,9 +170,10 @@ class BgMagics(Magics):
         if sent.joined or any(job is earlier for job in prepared.needs):
             earlier = None  # nothing to be warned of
         if not settings.quiet:
-            self._show(sent.job, earlier, notify=settings.notify)
+            running = earlier if isinstance(earlier, Job) and not earlier.done() else None
+            self.notebook.tell_sent(sent.job, running, notify=settings.notify)
         if settings.wait:
-            wait_and_tell([sent.job], None)
+            self.notebook.wait_and_tell([sent.job], None)
 
     def _send_group(self, cell: str, settings: SubmitSettings) -> None:
         # Imported with the first sweep of a kernel.
@@ -192,13 +183,13 @@ class BgMagics(Magics):
         if settings.dry_run:
             print(dry_run(cell, settings, self._namespace))
             return
-        name = settings.out or f"_bg{self._shell.execution_count}"
+        name = settings.out or self.notebook.numbered_name
         with gc_paused():
             sent = submit_sweep(cell, settings, name, self._namespace, join=True)
             app.shell.bind(name, sent.group)
             self._tell_sent(sent, name, settings)
         if settings.wait:
-            wait_and_tell(sent.group.jobs, None)
+            self.notebook.wait_and_tell(sent.group.jobs, None)
 
     def _tell_sent(self, sent: SubmittedSweep, name: str, settings: SubmitSettings) -> None:
         self._tell_trouble()
@@ -210,12 +201,8 @@ class BgMagics(Magics):
                 f"{name}: {sent.unknown} of them may have been accepted or not, and were not sent "
                 f"again; {name}.retry_failed(unknown=True) does, at the risk of paying twice"
             )
-        if hasattr(self._shell, "kernel"):
-            if not settings.quiet:
-                show_group_of(self._shell, sent.group, notify=settings.notify)
-        else:
-            print(f"{sent.group!r}, {sent.bill()}; %bgwait {name} waits for them")
-            self._untold_groups.append(sent.group.jobs)
+        if not settings.quiet:
+            self.notebook.tell_sent_group(sent.group, sent.bill, notify=settings.notify)
 
     @staticmethod
     def _tell_dry_run(prepared: PreparedRequest) -> None:
@@ -232,56 +219,15 @@ class BgMagics(Magics):
             print(f"Journal: {trouble}")
         self._told = bool(trouble)
 
-    def _show(self, job: Job, earlier: object, *, notify: bool) -> None:
-        running = earlier if isinstance(earlier, Job) and not earlier.done() else None
-        if hasattr(self._shell, "kernel"):
-            # Imported with the first card: widgets take most of the time of loading this.
-            from bgmagic.display.outputs import show
-
-            if running is not None:
-                job.card.mention(running)
-            if notify:
-                job.card.notify()
-            show(job)
-        else:
-            asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
-            waits = job.record.status_text if job.record.waits_for else ""
-            sent = f"{waits}, then it goes to {asked}" if waits else f"sent to {asked}"
-            print(f"{job.name}: {sent} in the background; %bgwait {job.name} waits for it")
-            UNANNOUNCED.append(job)
-            if running is not None:
-                print(f"{job.name}: an earlier job for this name goes on: {running!r}")
-
-    @staticmethod
-    def show_again(*_: object) -> None:
-        """After a cell, show once more what frontends may not have heard from another thread."""
-        shown = sys.modules.get("bgmagic.display.outputs")
-        if shown is not None:
-            shown.after_cell()
-
-    def tell_ended(self, *_: object) -> None:
-        """In a terminal, say in a line before the next prompt which jobs have ended since."""
-        ended = [job for job in UNANNOUNCED if job.done()]
-        for job in ended:
-            UNANNOUNCED.remove(job)
-            if job not in ANNOUNCED:
-                print(describe_job(job))
-        for jobs in [jobs for jobs in self._untold_groups if all(job.done() for job in jobs)]:
-            self._untold_groups.remove(jobs)
-            if not ANNOUNCED.issuperset(jobs):
-                print(describe_jobs(jobs))
-
 
 def load(shell: InteractiveShell) -> None:
     """Add the magics to ``shell``, once."""
     if not _loaded(shell):
         magics = BgMagics(shell)
-        shell.register_magics(magics, BgLineMagics(shell))
-        shell.events.register("post_run_cell", magics.tell_ended)
-        shell.events.register("post_run_cell", magics.show_again)
+        shell.register_magics(magics, BgLineMagics(shell, magics.notebook))
+        shell.events.register("post_run_cell", magics.notebook.after_cell)
         shell.Completer.custom_matchers.append(magics.matcher)
-        if hasattr(shell, "kernel"):
-            wake_on_signals()
+        magics.notebook.start()
         if app.has_journal():
             tell_open("%bgattach --all follows them.")
 
@@ -293,9 +239,9 @@ def unload(shell: InteractiveShell) -> None:
             for name in names:
                 shell.magics_manager.magics[kind].pop(name, None)
         if isinstance(magics, BgMagics):
-            shell.events.unregister("post_run_cell", magics.tell_ended)
+            shell.events.unregister("post_run_cell", magics.notebook.after_cell)
             shell.Completer.custom_matchers.remove(magics.matcher)
-            shell.events.unregister("post_run_cell", magics.show_again)
+            magics.notebook.stop()
         configurables: list[Any] = shell.configurables
         configurables.remove(magics)
         shell.magics_manager.registry.pop(type(magics).__name__, None)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import inspect
 import os
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.error import UsageError
 
-from bgmagic.display.listing import describe_jobs, split_by_group
+from bgmagic.display import frontend
+from bgmagic.display.listing import (
+    TableRow,
+    describe_job,
+    describe_jobs,
+    split_by_group,
+    table_text,
+)
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.jobs.group import JobGroup
+from bgmagic.jobs.interfaces import Listener
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.notebook.blocking import wait
+from bgmagic.notebook.blocking import wait, wake_on_signals
 from bgmagic.notebook.parser import options_help
 from bgmagic.submission.lookup import JobLookup, names_of, output_type_of
 from bgmagic.submission.options import SubmitSettings, options
+from bgmagic.text import without_controls
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -55,8 +64,12 @@ class NamespaceVariables:
                 ns[name] = successor
 
 
-class NotebookShell:
-    """IPython's shell as the `App` needs it: variables, notebook, defaults of `%config`."""
+class NotebookShell(abc.ABC):
+    """IPython's shell as the `App` and the magics need it.
+
+    Its variables, its notebook, what `%config` holds, and how jobs are shown there: as widgets and
+    HTML by a `KernelShell`, as lines of text by a `TerminalShell`.
+    """
 
     def __init__(self, ipython: InteractiveShell, configured: Any) -> None:
         """Make it.
@@ -68,9 +81,15 @@ class NotebookShell:
         self._configured = configured
 
     @property
-    def _namespace(self) -> dict[str, Any]:
+    def namespace(self) -> dict[str, Any]:
+        """The notebook's variables: its own dict, not a copy."""
         namespace: dict[str, Any] = self._ipython.user_ns
         return namespace
+
+    @property
+    def numbered_name(self) -> str:
+        """The variable of a job for which the user chose none: ``_bg`` and the cell's number."""
+        return f"_bg{self._ipython.execution_count}"
 
     def defaults(self) -> Mapping[str, Any]:
         """The defaults that `%config` has set for the options, by their names; None is unset."""
@@ -84,55 +103,260 @@ class NotebookShell:
 
     def notebook_path(self) -> str:
         """The notebook's path where Jupyter servers and VS Code set it, else ""."""
-        path = os.environ.get("JPY_SESSION_NAME") or self._namespace.get("__vsc_ipynb_file__")
+        path = os.environ.get("JPY_SESSION_NAME") or self.namespace.get("__vsc_ipynb_file__")
         return str(path or "")
 
     def variable(self, name: str) -> NamespaceVariables:
         """The variable of that name, and ``_bg``, which is always the newest job."""
-        return NamespaceVariables(self._namespace, [name, "_bg"])
+        return NamespaceVariables(self.namespace, [name, "_bg"])
 
     def bind(self, name: str, value: Any) -> None:
-        """Assign ``value`` to ``name`` and ``_bg``."""
-        self._namespace[name] = self._namespace["_bg"] = value
+        """Give ``name`` and ``_bg`` to ``value``."""
+        self.namespace[name] = self.namespace["_bg"] = value
+
+    # How jobs are shown.
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Prepare the shell, as the extension is loaded."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Take that back, as the extension is unloaded."""
+
+    @abc.abstractmethod
+    def show(self, job: Job) -> None:
+        """Show a job in the cell that runs now, and there its end."""
+
+    @abc.abstractmethod
+    def tell_sent(self, job: Job, earlier: Job | None, *, notify: bool) -> None:
+        """Show a job that was just submitted.
+
+        Args:
+            earlier: a job for the same variable that still runs.
+            notify: whether the end is a notification of the desktop too, where that can be.
+        """
+
+    @abc.abstractmethod
+    def show_result(self, job: Job, *, here: bool) -> None:
+        """Show a job with what it gave; ``here`` is whether this kernel can follow it."""
+
+    @abc.abstractmethod
+    def show_group(self, group: JobGroup) -> None:
+        """Show a group in the cell that runs now."""
+
+    @abc.abstractmethod
+    def tell_sent_group(self, group: JobGroup, bill: Callable[[], object], *, notify: bool) -> None:
+        """Show a group that was just submitted; ``bill`` says what it may cost."""
+
+    @abc.abstractmethod
+    def show_table(
+        self,
+        which: str,
+        rows: Sequence[TableRow],
+        jobs: Sequence[Job],
+        find: Callable[[str], Job | None],
+        watch: Callable[[Listener], None],
+    ) -> None:
+        """Show a table of jobs.
+
+        Args:
+            which: the table's name: the same one is shown again.
+            rows: all of it, as it is now.
+            jobs: those of them that this kernel has.
+            find: gives a job of the journal by its key.
+            watch: has its argument told of each job that is new.
+        """
+
+    @abc.abstractmethod
+    def after_cell(self, *_: object) -> None:
+        """Show what may have been missed since the last cell; IPython calls it after each."""
+
+    def wait_and_tell(self, jobs: Sequence[Job], timeout: float | None) -> None:
+        """Wait for jobs and print how each stands then; ``timeout`` in seconds."""
+        pending = wait(jobs, timeout)
+        for some in split_by_group(jobs):
+            on = f", not done after {timeout:g} s; it goes on" if set(some) & set(pending) else ""
+            print(f"{describe_jobs(some)}{on}")
 
 
-def show_group_of(shell: InteractiveShell, group: JobGroup, *, notify: bool = False) -> None:
-    """Show a group in the cell that runs now, as its frontend can."""
-    if hasattr(shell, "kernel"):
-        # Imported with the first board: widgets take most of the time of loading this.
+class KernelShell(NotebookShell):
+    """The shell of a kernel, whose frontend shows widgets and HTML.
+
+    The displays are imported with the first of them: widgets take most of the time of loading this.
+    """
+
+    def start(self) -> None:
+        """Let an interrupt reach a cell that awaits a job, and show answers as the frontend can."""
+        wake_on_signals()
+        # Before the answer's own bundle, which knows of no frontend.
+        self._bundles.for_type(Answer, lambda answer: answer.bundle(frontend.current().formulas))
+
+    def stop(self) -> None:
+        """Show answers by their own bundle again."""
+        self._bundles.pop(Answer, None)
+
+    @property
+    def _bundles(self) -> Any:
+        formatter: Any = self._ipython.display_formatter
+        return formatter.mimebundle_formatter
+
+    def show(self, job: Job) -> None:
+        """Show its card, or its end."""
+        self.tell_sent(job, None, notify=False)
+
+    def tell_sent(self, job: Job, earlier: Job | None, *, notify: bool) -> None:
+        """Show its card, or its end."""
+        from bgmagic.display.outputs import show
+
+        show(job, earlier=earlier, notify=notify)
+
+    def show_result(self, job: Job, *, here: bool) -> None:
+        """Show its card or its end; in text what another kernel may follow."""
+        if here or job.done():
+            self.show(job)
+        else:
+            _print_result(job)
+
+    def show_group(self, group: JobGroup) -> None:
+        """Show its board, or its end."""
+        self._show_group(group)
+
+    def tell_sent_group(self, group: JobGroup, bill: Callable[[], object], *, notify: bool) -> None:
+        """Show its board, which works out the bill by itself."""
+        self._show_group(group, notify=notify)
+
+    @staticmethod
+    def _show_group(group: JobGroup, *, notify: bool = False) -> None:
         from bgmagic.display.outputs import show_group
 
         show_group(group, notify=notify)
-    else:
+
+    def show_table(
+        self,
+        which: str,
+        rows: Sequence[TableRow],
+        jobs: Sequence[Job],
+        find: Callable[[str], Job | None],
+        watch: Callable[[Listener], None],
+    ) -> None:
+        """Show a live table."""
+        from bgmagic.display.outputs import show_board
+
+        show_board(which, rows, jobs, find, watch)
+
+    def after_cell(self, *_: object) -> None:
+        """Show again what the frontend may not have heard from another thread."""
+        frontend.after_cell()
+
+    def wait_and_tell(self, jobs: Sequence[Job], timeout: float | None) -> None:
+        """Also show again what ended meanwhile."""
+        super().wait_and_tell(jobs, timeout)
+        # Frontends without a live kernel connection only hear what the running cell displays.
+        frontend.republish()
+
+
+class TerminalShell(NotebookShell):
+    """IPython in a terminal: a line when a job is sent, and one at the prompt after its end."""
+
+    def __init__(self, ipython: InteractiveShell, configured: Any) -> None:
+        super().__init__(ipython, configured)
+        self._open: list[Sequence[Job]] = []  # whose end is still to be told
+        self._told: weakref.WeakSet[Job] = weakref.WeakSet()
+
+    def start(self) -> None:
+        """Nothing: a terminal is ready."""
+
+    def stop(self) -> None:
+        """Nothing, likewise."""
+
+    def show(self, job: Job) -> None:
+        """Print a line."""
+        print(describe_job(job))
+        if not job.done():
+            self._open.append([job])
+
+    def tell_sent(self, job: Job, earlier: Job | None, *, notify: bool) -> None:
+        """Print a line."""
+        asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
+        waits = job.record.status_text if job.record.waits_for else ""
+        sent = f"{waits}, then it goes to {asked}" if waits else f"sent to {asked}"
+        print(f"{job.name}: {sent} in the background; %bgwait {job.name} waits for it")
+        self._open.append([job])
+        if earlier is not None:
+            print(f"{job.name}: an earlier job for this name goes on: {earlier!r}")
+
+    def show_result(self, job: Job, *, here: bool) -> None:
+        """Print a line and the text."""
+        _print_result(job)
+
+    def show_group(self, group: JobGroup) -> None:
+        """Print a line."""
         print(repr(group))
 
+    def tell_sent_group(self, group: JobGroup, bill: Callable[[], object], *, notify: bool) -> None:
+        """Print a line with the bill."""
+        print(f"{group!r}, {bill()}; %bgwait {group.name} waits for them")
+        self._open.append(group.jobs)
 
-def attach_groups(shell: InteractiveShell, entries: Sequence[StoredJob]) -> list[StoredJob]:
+    def show_table(
+        self,
+        which: str,
+        rows: Sequence[TableRow],
+        jobs: Sequence[Job],
+        find: Callable[[str], Job | None],
+        watch: Callable[[Listener], None],
+    ) -> None:
+        """Print the table."""
+        print(table_text(rows))
+
+    def after_cell(self, *_: object) -> None:
+        """Say in a line before the next prompt which jobs have ended since."""
+        for jobs in [jobs for jobs in self._open if all(job.done() for job in jobs)]:
+            self._open.remove(jobs)
+            if not self._told.issuperset(jobs):
+                print(describe_jobs(jobs))
+
+    def wait_and_tell(self, jobs: Sequence[Job], timeout: float | None) -> None:
+        """Also remember whose end was told."""
+        super().wait_and_tell(jobs, timeout)
+        self._told.update(job for job in jobs if job.done())
+
+
+def shell_of(ipython: InteractiveShell, configured: Any) -> NotebookShell:
+    """The shell that shows jobs as ``ipython`` can; ``configured`` as for `NotebookShell`."""
+    kind = KernelShell if hasattr(ipython, "kernel") else TerminalShell
+    return kind(ipython, configured)
+
+
+def _print_result(job: Job) -> None:
+    print(describe_job(job), without_controls(job.text), sep="\n")
+
+
+def attach_groups(shell: NotebookShell, entries: Sequence[StoredJob]) -> list[StoredJob]:
     """Attach each group that has one of these jobs, or print why not; returns the other jobs."""
     groups = {entry.group_key: entry for entry in entries if entry.group_key is not None}
     for number, entry in enumerate(groups.values()):
         try:
-            attach_named_group(
-                shell, entry, entry.group_name or f"_bg{shell.execution_count}_g{number}"
-            )
+            attach_named_group(shell, entry, entry.group_name or f"{shell.numbered_name}_g{number}")
         except BadInput as error:
             print(error)
     return [entry for entry in entries if entry.group_key is None]
 
 
-def tell_past(shell: InteractiveShell, entry: StoredJob, name: str) -> None:
+def tell_past(shell: NotebookShell, entry: StoredJob, name: str) -> None:
     """Show the group of ``entry``, which no variable holds, from the journal."""
     from bgmagic.sweeps.submit import load_group
 
     assert entry.group_key is not None  # noqa: S101 - the callers look for one
     group = load_group(entry.group_key, name)
     if group.done():
-        show_group_of(shell, group)
+        shell.show_group(group)
     else:  # a board of what others follow would not move
         print(f"{describe_jobs(group.jobs)}; %bgattach {name} gives {name} the group")
 
 
-def attach_named_group(shell: InteractiveShell, entry: StoredJob, out: str | None) -> None:
+def attach_named_group(shell: NotebookShell, entry: StoredJob, out: str | None) -> None:
     """Attach the whole group of ``entry`` under its own name, or ``out``, and show it.
 
     Raises:
@@ -141,8 +365,8 @@ def attach_named_group(shell: InteractiveShell, entry: StoredJob, out: str | Non
     from bgmagic.sweeps.submit import attach_group
 
     assert entry.group_key is not None  # noqa: S101 - the callers look for one
-    name = out or entry.group_name or f"_bg{shell.execution_count}"
-    namespace: dict[str, Any] = shell.user_ns
+    name = out or entry.group_name or shell.numbered_name
+    namespace = shell.namespace
     held = namespace.get(name)
     same = isinstance(held, JobGroup) and held.key == entry.group_key
     if name in namespace and not same:
@@ -155,13 +379,8 @@ def attach_named_group(shell: InteractiveShell, entry: StoredJob, out: str | Non
             f"{name}: {missing} of its {group.size} jobs came from other sweeps with --reuse, or "
             "were forgotten; run its cell again with --reuse for all"
         )
-    show_group_of(shell, group)
+    shell.show_group(group)
 
-
-# Jobs whose end is to be printed in a terminal, and those whose end was.
-UNANNOUNCED: list[Job] = []
-
-ANNOUNCED: weakref.WeakSet[Job] = weakref.WeakSet()
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -186,20 +405,6 @@ def errors_as_one_line() -> Iterator[None]:
         yield
     except BgmagicError as error:
         raise UsageError(str(error)) from None
-
-
-def wait_and_tell(chosen: Sequence[Job], timeout: float | None) -> None:
-    """Wait for jobs and print how each stands then."""
-    pending = wait(chosen, timeout)
-    for some in split_by_group(chosen):
-        on = f", not done after {timeout:g} s; it goes on" if set(some) & set(pending) else ""
-        print(f"{describe_jobs(some)}{on}")
-        ANNOUNCED.update(job for job in some if job.done())
-    if "bgmagic.display.outputs" in sys.modules:
-        # Frontends without a live kernel connection only hear what the running cell displays.
-        from bgmagic.display.outputs import republish
-
-        republish()
 
 
 def tell_open(remedy: str) -> None:

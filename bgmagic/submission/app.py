@@ -208,6 +208,7 @@ class App:
         shell: where jobs are sent from; `%load_ext` hands in a notebook's, `%unload_ext` takes it
             back.
         journal_path: where this process's journal is, once there is one; None is in memory.
+        local_model: what jobs without a model of their own ask for, where `%bglocal` has set it.
     """
 
     def __init__(self, shell: Shell | None = None) -> None:
@@ -215,6 +216,7 @@ class App:
         self.journal_path: Path | None = None
         self._used: ServerConfig | None = None
         self._local: ServerConfig | None = None
+        self.local_model: str | None = None
         self._ends = False
         self._manager: JobManager | None = None
         if hasattr(os, "register_at_fork"):
@@ -244,18 +246,28 @@ class App:
         configured = self.shell.base_url() or os.environ.get("BGMAGIC_BASE_URL")
         return self._local or self._used or ServerConfig.from_environment(configured)
 
+    def defaults(self) -> dict[str, Any]:
+        """The values of options where none is given: `%config`'s; None is unset."""
+        found = dict(self.shell.defaults())
+        return found | {"model": found.get("model") or self.local_model}
+
     @property
     def local(self) -> ServerConfig | None:
-        """The embedded server, where jobs go there; else None."""
+        """The server that `%bglocal` has chosen, where jobs go there; else None."""
         return self._local
 
     def use(self, server: ServerConfig | None) -> None:
         """Send the jobs from now on to ``server``; None means what is configured."""
-        self._used, self._local = server, None
+        self._used = server
+        self.use_local(None)
 
-    def use_local(self, server: ServerConfig | None) -> None:
-        """Send the jobs from now on to the embedded ``server``; None goes back."""
-        self._local = server
+    def use_local(self, server: ServerConfig | None, model: str | None = None) -> None:
+        """Send the jobs from now on to ``server``, the embedded one or another; None goes back.
+
+        Args:
+            model: what jobs that name no model ask for there.
+        """
+        self._local, self.local_model = server, model
 
     # As the process ends.
 

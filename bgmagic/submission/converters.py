@@ -11,6 +11,7 @@ import keyword
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from bgmagic.api.request import is_text_field
@@ -71,6 +72,13 @@ def to_identifier(value: Any, label: str) -> str:
         why = "a Python keyword" if keyword.iskeyword(name) else "no Python name"
         raise BadInput(f"{label} {name!r} is {why}; use letters, digits and _, as in -o critique")
     return name
+
+
+def to_path(value: Any, label: str) -> Path:
+    """A path, with ``~`` as the home folder; whether it is there is not looked at."""
+    if not isinstance(value, str | Path) or not str(value).strip():
+        raise BadInput(f"{label} {value!r} is no path of a file")
+    return Path(value).expanduser()
 
 
 def to_response_id(value: Any, label: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from bgmagic.api.request import EFFORTS, TOOLS, VERBOSITIES
@@ -22,6 +23,7 @@ from bgmagic.submission.converters import (
     to_identifier,
     to_interval,
     to_pairs,
+    to_path,
     to_rate,
     to_several,
     to_string,
@@ -277,9 +279,26 @@ class LocalSettings:
     """The options of %bglocal."""
 
     action: tuple[str, ...] = _option(
-        metavar="on|off|status", read=to_anything, default=(), repeatable=True,
+        metavar="on|off|status|URL", read=to_anything, default=(), repeatable=True,
         offered=("on", "off", "status"),
-        help="start or join the embedded model, go back to your own server, or tell",
+        help="start or join the embedded model, go back to your own server, tell, or use a vLLM "
+        "or llama.cpp that runs at http://host:8000/v1",
+    )  # fmt: skip
+    model: Path | None = _option(
+        "--model", metavar="PATH", read=to_path,
+        help="a GGUF file of your own instead of the small model",
+    )  # fmt: skip
+    threads: int | None = _option(
+        "--threads", metavar="N", read=to_count,
+        help="CPU threads (1); here and below a server that runs already keeps what it has",
+    )  # fmt: skip
+    parallel: int | None = _option(
+        "--parallel", metavar="N", read=to_count,
+        help="responses that are written at a time (1); the others wait in its queue",
+    )  # fmt: skip
+    context: int | None = _option(
+        "--context", metavar="N", read=to_tokens,
+        help="tokens that a prompt and its answer may have together",
     )  # fmt: skip
     tokens_per_second: float | None = _option(
         "--tokens-per-second", metavar="N", read=to_rate,

@@ -157,7 +157,7 @@ def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> S
         BadInput: a value can't be what it is given for.
     """
     settings = resolve_settings(
-        SubmitSettings, given, config=app.shell.defaults(), from_python=from_python
+        SubmitSettings, given, config=app.defaults(), from_python=from_python
     )
     if settings.continue_ is None:
         return settings

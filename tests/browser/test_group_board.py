@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bgmagic.display.board import GroupBoard
-from bgmagic.display.static_html import KEPT_GROUP_ROWS, final_group_bundle
+from bgmagic.display.static_html import KEPT_ROWS, final_group_bundle
 from bgmagic.jobs.summary import NAMED, GroupSummary
 from tests.jobs.test_export import done_job
 from tests.jobs.test_group import Ask, ask, echo, kernel_of, letter  # noqa: F401
@@ -89,8 +89,8 @@ def test_what_stays_is_plain(ask: Ask, pointed: ScriptedServer) -> None:
         "div", "span", "b", "ul", "li", "details", "summary", "table", "thead", "tbody", "tr", "th", "td",
     }  # fmt: skip
     assert html.escape(HOSTILE) in page
-    assert page.count("<tr>") == KEPT_GROUP_ROWS + 1
-    assert f"The first {KEPT_GROUP_ROWS} of 150 jobs" in page
+    assert page.count("<tr>") == KEPT_ROWS + 1
+    assert f"The first {KEPT_ROWS} of 150 jobs" in page
     assert "50 without an answer; group.retry_failed() sends them again." in page
     assert "100 completed" in shown["text/plain"]
     assert "1,500 out" not in page

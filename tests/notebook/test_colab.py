@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from tests.support.kernels import LIMIT, Kernel
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted import ScriptedServer, response
 
 # What a kernel of Colab has of its own, as far as it matters here.
 STAND_IN = """
@@ -77,3 +77,49 @@ def test_vs_code_tells_the_path(in_kernel: Kernel) -> None:
     in_kernel.ok("__vsc_ipynb_file__ = '/somewhere/study.ipynb'")
     in_kernel.ok("%%bgresponse -o critique --wait\nWhy?")
     assert in_kernel.value("critique.job.record.notebook") == "'/somewhere/study.ipynb'"
+
+
+def test_boards_are_sent_again_after_a_cell(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """A group's board is sent again by each cell as a card is, and its end once; after a retry the new end replaces the old one, in one output and with nothing left beside it."""
+    server.ending = lambda rid, _: response(rid, "failed")
+    in_kernel.ok(STAND_IN)
+    server.polls = 10**6
+    in_kernel.ok("%%bgresponse -o study --n 2 --poll 0.1\nWhy?")
+    in_kernel.until("all(job.running() for job in study.jobs)")
+    assert [view["size"] for view in cards(in_kernel, "pass")] == [2]
+    server.polls = 0
+    ended = "import time\nwhile not (study.done() and study.board.view['done']): time.sleep(0.02)"
+    ran = in_kernel.ok(ended)
+    assert "2 without an answer" in ran.displays[-2]["text/html"]
+    assert ran.displays[-1] == {"text/html": "", "text/plain": ""}
+    assert in_kernel.ok("pass").displays == []
+    server.ending = lambda rid, _: response(rid, "completed", "the answer")
+    server.polls = 10**6
+    in_kernel.ok("study.retry_failed()")
+    in_kernel.until("not study.board.view['done'] and all(job.running() for job in study.jobs)")
+    assert in_kernel.ok("pass").displays == []
+    server.polls = 0
+    ran = in_kernel.ok(ended)
+    assert "2 completed" in ran.displays[-2]["text/html"]
+    assert in_kernel.ok("pass").displays == []
+
+
+def test_vs_code_gets_mathml(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """In VS Code, which typesets no HTML, formulas are MathML in what stays below the cell and where the answer itself is looked at; elsewhere MathJax has them, also after %unload_ext."""
+    server.ending = lambda rid, _: response(rid, "completed", r"So $\frac{a}{b}$ holds.")
+    look = "from IPython.display import display\ndisplay(x)"
+
+    def pages(cell: str) -> list[bool]:
+        shown = [display.get("text/html", "") for display in in_kernel.ok(cell).displays]
+        answers = [page for page in shown if "holds." in page]
+        assert answers
+        return ["<mfrac>" in page and "frac{" not in page for page in answers]
+
+    ask = "%%bgresponse -o x --wait --again\nWhy?"
+    assert pages(ask)[-1] is False
+    assert pages(look) == [False]
+    in_kernel.ok("__vsc_ipynb_file__ = '/somewhere/study.ipynb'")
+    assert all(pages(ask))
+    assert pages(look) == [True]
+    in_kernel.ok("%unload_ext bgmagic")
+    assert pages(look) == [False]

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from tests.support.kernels import kernel
+from bgmagic.local import discovery
+from tests.conftest import KEY
+from tests.support.kernels import Kernel, kernel
+from tests.support.scripted import Script, ScriptedServer, response
 
 WATCH = """
 import bgmagic
@@ -33,7 +41,12 @@ def test_pace(embedded: dict[str, str]) -> None:
             "--tokens-per-second 0": "--tokens-per-second '0': it must be a number above 0, as 15",
             "--queue soon": "--queue 'soon' is no duration",
             "off --queue 5": "%bglocal off takes no pace",
-            "of": "%bglocal of: allowed are on, off and status",
+            "of": "%bglocal of: allowed are on, off, status, and an address as http://host:8000/v1",
+            "--model nowhere.gguf": "--model ",
+            "--threads none": "--threads 'none': it must be a whole number, 1 or more",
+            "--context 0": "--context 0 is too small",
+            "off --threads 2": "%bglocal off takes no --threads",
+            "--parallel 2": "SmolLM2-135M-Instruct runs already with --parallel 1",
         }.items():
             wrong = started.run(f"%bglocal {line}")
             assert wrong.said.startswith(f"UsageError: {told}"), wrong.said
@@ -43,3 +56,101 @@ def test_pace(embedded: dict[str, str]) -> None:
         assert started.value("bgmagic.submission.app.app.local.headers") == "''"
         started.ok("%%bgresponse -o quick --max-output-tokens 16 --poll 0.1 --wait\nWhy?")
         assert started.value("quick.status") == "'incomplete'"
+
+
+@pytest.mark.timeout(200)
+def test_a_model_of_ones_own(gguf: Path, embedded: dict[str, str], tmp_path: Path) -> None:
+    """%bglocal --model runs a GGUF file with the settings that are asked for, beside the small model's server; the bug report names both."""
+    own = tmp_path / "tiny-own.gguf"
+    own.symlink_to(gguf)
+    try:
+        with kernel(**embedded) as started:
+            started.ok("%load_ext bgmagic\n%bglocal", limit=120)
+            line = f"%bglocal --model {own} --threads 1 --parallel 2 --context 1024"
+            assert "Jobs now go to tiny-own" in started.ok(line, limit=120).stdout
+            started.ok("%%bgresponse -o x --max-output-tokens 16 --poll 0.1 --wait\nWhy?")
+            assert started.value("x.status") == "'incomplete'"
+            told = started.ok("%run -m bgmagic").stdout
+            assert "running SmolLM2-135M-Instruct at http://127.0.0.1:" in told
+            (row,) = [row for row in told.splitlines() if "running tiny-own" in row]
+            assert row.endswith("(--threads 1 --parallel 2 --context 1024)")
+    finally:
+        discovery.stop(own)
+
+
+MODELS = Script(json={"data": [{"id": "qwen3-8b"}, {"id": "other"}]})
+USUAL = "http://127.0.0.1:9/v1"
+
+
+@pytest.fixture
+def elsewhere(server: ScriptedServer) -> Iterator[Kernel]:
+    """A kernel whose usual server is not there, with a key and a header that are only for that."""
+    server.by_id["models"] = MODELS
+    usual = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": USUAL, "OPENAI_CUSTOM_HEADERS": "X-Own: 1"}
+    with kernel(**usual, BGMAGIC_POLL="0.1") as started:
+        started.ok("import bgmagic\n%load_ext bgmagic")
+        yield started
+
+
+def test_a_server_somebody_runs(elsewhere: Kernel, server: ScriptedServer) -> None:
+    """%bglocal URL says in one line which models are there and that background mode works; cells without -m then ask for the first, nothing of the environment goes there, and off goes back."""
+    ran = elsewhere.ok(f"%bglocal {server.base_url}/")
+    (line,) = ran.stdout.splitlines()
+    assert line.startswith(f"Jobs now go to {server.base_url}, which has qwen3-8b, other; ")
+    assert re.search(r"background mode works \(a short job: \d s\)", line)
+    assert "Cells without -m ask for qwen3-8b" in line
+    elsewhere.ok("%%bgresponse -o x --wait\nWhy?")
+    assert elsewhere.value("str(x)") == "'the answer'"
+    elsewhere.ok("%%bgresponse -o y -m other --wait\nWhy?")
+    posted = [seen.body for seen in server.seen if seen.kind == "create"]
+    assert [body["model"] for body in posted] == ["qwen3-8b", "qwen3-8b", "other"]
+    assert all(body["background"] is True and "store" not in body for body in posted)
+    assert KEY not in str([seen.headers for seen in server.seen])
+    assert not any("x-own" in seen.headers for seen in server.seen)
+    assert f"jobs go to {server.base_url}." in elsewhere.ok("%bglocal status").stdout
+    assert elsewhere.ok("%bglocal off").stdout == "Jobs go to your own server again.\n"
+    assert elsewhere.value("bgmagic.submission.app.app.destination().address") == repr(USUAL)
+    assert "gpt-5.2" in elsewhere.ok("%%bgresponse --dry-run\nWhy?").stdout
+
+
+def test_what_a_server_can_not_do(elsewhere: Kernel, server: ScriptedServer) -> None:
+    """A server that answers only at the end is used, and said to; one that refuses background mode, wants a key, has no model, fails, answers nonsense or is not there is one line, and jobs go on to where they went."""
+    done = Script(json=response("resp_9", "completed", "OK"))
+    server.enqueue("create", done)
+    said = elsewhere.ok(f"%bglocal {server.base_url}").stdout
+    assert "; it answers only when it is done, without background mode" in said
+    assert server.count("retrieve") == 1  # the models
+    elsewhere.ok("%bglocal off")
+
+    def refusal(code: int, body: Any) -> Script:
+        return Script(status=code, json=body)
+
+    failed = response("resp_9", "failed", error={"code": "server_error", "message": "no memory"})
+    told = {"error": {"message": "background requires store"}}
+    cases: list[tuple[str, Script, str]] = [
+        ("create", refusal(400, told), "HTTP 400: background requires store; vLLM needs VLLM_"),
+        ("create", Script(json=failed), "a short job of qwen3-8b ended as failed: no memory"),
+        ("create", Script(reset="after"), "broke off"),
+        ("models", refusal(404, {"detail": "Not Found"}), "Not Found; an address mostly ends in"),
+        ("models", refusal(401, {"error": "no"}), "HTTP 401: no; %bglocal sends no key"),
+        ("models", Script(json={"data": []}), "names no model"),
+        ("models", Script(body=b"<html>"), "is no JSON object: is it an API?"),
+    ]
+    for kind, script, words in cases:
+        server.by_id["models"] = script if kind == "models" else MODELS
+        if kind != "models":
+            server.enqueue(kind, script)
+        wrong = elsewhere.run(f"%bglocal {server.base_url}")
+        assert wrong.said.startswith("UsageError: "), wrong.said
+        assert words in wrong.said
+        assert len(wrong.said.splitlines()) == 1
+    for url, words in {
+        USUAL: f"nothing answers at {USUAL}/models: ",
+        "http://": "%bglocal 'http://' is no address",
+        "http://me:secret1@host/v1": "%bglocal http://host/v1: without a password",
+        f"{USUAL} --threads 2": f"%bglocal {USUAL} takes no --threads",
+    }.items():
+        wrong = elsewhere.run(f"%bglocal {url}")
+        assert wrong.said.startswith(f"UsageError: {words}"), wrong.said
+        assert "secret1" not in wrong.said
+    assert elsewhere.value("bgmagic.submission.app.app.destination().address") == repr(USUAL)

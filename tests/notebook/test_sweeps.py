@@ -28,7 +28,7 @@ def test_what_its_user_reads(in_kernel: Kernel, server: ScriptedServer) -> None:
         ["application/vnd.jupyter.widget-view+json", "text/plain"],
         ["text/html", "text/plain"],
     ]
-    assert sent.displays[0]["text/plain"].startswith("<JobGroup x 6 jobs: ")
+    assert sent.displays[0]["text/plain"] == "x: 6 jobs sent"  # as it is saved: true for ever
     assert "x: 6 jobs, begun" in sent.displays[1]["text/plain"]
     waited = kernel.ok("%bgwait x")
     assert "x: 6 jobs, 4 completed, 2 failed" in waited.stdout

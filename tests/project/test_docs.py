@@ -81,6 +81,7 @@ def test_every_flag_exists(text: str) -> None:
     """No example or sentence uses a flag that its magic does not have, or that none has."""
     every = {flag for settings in MAGICS.values() for flag in flags(settings)}
     of_others = {"-m", "-e", "--execute", "-r"}  # python -m, pip install -e, nbconvert --execute
+    of_others |= {"--tensor-parallel-size", "--data-parallel-size"}  # vllm serve
     for line in re.findall(r"^[^\S\n]*%%?bg.*|`[^`\n]+`", text, re.MULTILINE):
         used = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])", line))
         magic = re.search(r"%%?bg\w+", line)
@@ -118,7 +119,7 @@ def test_every_name_in_the_readme_exists() -> None:
 def test_defaults_are_as_told() -> None:
     """The numbers and words in the table are those of the code."""
     default = {option.name: option.default for option in options(SubmitSettings)}
-    rows = dict(re.findall(r"^\| `.*?--([a-z-]+).*?` \| (.*) \|$", TABLE, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(?=-).*?--([a-z-]+).*?` \| (.*) \|$", TABLE, re.MULTILINE))
     assert f"(`{default['model']}`)" in rows["model"]
     assert f"(`{default['deadline'] / 3600:.0f}h`)" in rows["deadline"]
     assert f"(`{default['create_timeout'] / 60:.0f}m`)" in rows["create-timeout"]

@@ -82,7 +82,7 @@ HOMES = {
     "jinja2": {"prompts.expressions", "prompts.sandbox"},
     "narwhals": {"prompts.tables"},
     "pandas": {"jobs.export", "jobs.group"},
-    "anywidget": {"display.board", "display.card"},
+    "anywidget": {"display.card"},
     "markdown_it": {"rendering.markdown", "rendering.math", "rendering.parser"},
     "mdit_py_plugins": {"rendering.parser"},
     "latex2mathml": {"rendering.mathml"},

@@ -1,0 +1,35 @@
+"""Values as people read them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgmagic.text import duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "short", "exact"),
+    [
+        (-1, "0 s", "0 s"),
+        (42.4, "42 s", "42 s"),
+        (59.6, "60 s", "1 min 0 s"),
+        (725, "12 min", "12 min 5 s"),
+        (12600, "3.5 h", "3 h 30 min"),
+        (345600, "4 d", "96 h 0 min"),
+    ],
+)
+def test_duration(seconds: float, short: str, exact: str) -> None:
+    """A duration is one number with its unit, and where it is exact, two."""
+    assert duration(seconds) == short
+    assert duration(seconds, exact=True) == exact
+
+
+@given(st.floats(0, 1e7))
+def test_exact_duration_adds_up(seconds: float) -> None:
+    """What an exact duration says is the time, to the second below an hour, else to the minute."""
+    words = duration(seconds, exact=True).split()
+    units = {"s": 1, "min": 60, "h": 3600}
+    told = sum(int(n) * units[unit] for n, unit in zip(words[::2], words[1::2], strict=True))
+    assert abs(told - seconds) <= (0.5 if seconds < 3599 else 60)
