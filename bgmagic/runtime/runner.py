@@ -16,9 +16,9 @@ from bgmagic.errors import BadInput, ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
     CLAIMED_ELSEWHERE,
-    EXPIRED,
     NOT_VISIBLE,
     detach,
+    forgotten,
     past_deadline,
     settle,
     unclear,
@@ -323,7 +323,9 @@ class JobRunner:
         if last is not None:
             await self._settle(**record_changes(self.job, last, self._clock.now()))
         elif following.is_lost and config.same_key:
-            await self._settle(status=Status.LOST, reason=EXPIRED, trouble=None)
+            await self._settle(
+                status=Status.LOST, reason=forgotten(self.job.record.server), trouble=None
+            )
         else:
             self._store.update_soon(self.job.record, owner=None)
             detach(
