@@ -1,8 +1,8 @@
 """Reads the body of an error answer, whichever server wrote it, into one line for people.
 
-The API's own form is ``{"error": {"message", "code"}}``. Others send FastAPI's ``detail`` (a text, or
-a list of what did not validate), problem+json (RFC 9457: ``title``, ``detail``), or the error of the
-provider behind them, as JSON or as Python writes a dict, within a message of their own.
+The API's own form is ``{"error": {"message", "code"}}``. Others send FastAPI's ``detail`` (a text,
+or a list of faults), problem+json (RFC 9457: ``title``, ``detail``), or the error of the provider
+behind them, as JSON or as Python writes a dict, within a message of their own.
 """
 
 from __future__ import annotations

@@ -32,6 +32,17 @@ FORBIDDEN: Mapping[str, str] = {
 }
 
 
+def assistant_turn(text: str, phase: str = "") -> dict[str, Any]:
+    """The turn of the assistant that said ``text``, as the input of a request has it.
+
+    With its type and plain text: a form that the API's description has (EasyInputMessage), and that
+    all servers took that were tried. vLLM and llama.cpp refuse ``output_text`` parts that have no
+    id and no status beside them.
+    """
+    told = {"phase": phase} if phase else {}
+    return {"type": "message", "role": "assistant", **told, "content": text}
+
+
 OutputType = type[Any] | None  # the class that structured output is read into, if there is one
 
 

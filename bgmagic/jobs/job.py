@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from typing import Any, NoReturn
 
 from bgmagic.api.pricing import price_of
-from bgmagic.api.request import Request
+from bgmagic.api.request import Request, assistant_turn
 from bgmagic.api.response import (
     Citation,
     CompressedResponse,
@@ -88,7 +88,7 @@ class Answer(str):
         answer itself.
         """
         turns = [dict(turn) for turn in objects_in(self._body().get("input"))]
-        return [*turns, assistant_message(str(self))]
+        return [*turns, assistant_turn(str(self))]
 
     @property
     def instructions(self) -> str | None:
@@ -119,11 +119,6 @@ class Answer(str):
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this for text: the text alone as it reads, in a list with its quotes.
         printer.text(str(self) if len(printer.stack) <= 1 else repr(self))
-
-
-def assistant_message(text: str) -> dict[str, Any]:
-    """The message that answered ``text`` (OpenAPI: OutputMessageContent)."""
-    return {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
 
 
 def sources_html(citations: tuple[Citation, ...]) -> str:
