@@ -43,6 +43,8 @@ def assistant_turn(text: str, phase: str = "") -> dict[str, Any]:
     return {"type": "message", "role": "assistant", **told, "content": text}
 
 
+_STREAMING = frozenset({"stream", "stream_options"})
+
 OutputType = type[Any] | None  # the class that structured output is read into, if there is one
 
 
@@ -79,6 +81,11 @@ class Request:
             self.__dict__["_print"] = known
         found: str = known[2]
         return found
+
+    def unstreamed(self) -> Request:
+        """The same request, but the response is not sent as it is written."""
+        body = {key: value for key, value in self.body.items() if key not in _STREAMING}
+        return Request.of(body, self.output_type)
 
     @classmethod
     def of(cls, body: Mapping[str, Any], output_type: OutputType = None) -> Request:

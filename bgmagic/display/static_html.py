@@ -123,6 +123,7 @@ def footer_text(job: Job) -> str:
         exact_duration(ended - record.submitted_at),
         one_line(record.response_id or "not sent"),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(ended)),
+        record.note_text,
     ]
     return " · ".join(word for word in words if word)
 

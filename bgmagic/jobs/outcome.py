@@ -78,6 +78,13 @@ CLAIMED_ELSEWHERE = "another kernel sends it, or the journal can't say that none
 NOT_VISIBLE = "it is not visible with this key; another one had sent it"
 
 
+def why_lost(record: JobRecord, told: str) -> str:
+    """That the server does not know the response of a job; ``told`` is how it says so."""
+    if record.status == Status.ATTACHED:  # it has never said anything else of this id
+        return f"the server does not know a response of this id, or no longer; it says: {told}"
+    return forgotten(record.server)
+
+
 # Words of other servers for why they stopped early; the API's own are told as they are.
 _INCOMPLETE = {"length": "it reached the limit of output tokens"}
 

@@ -18,6 +18,7 @@ from bgmagic.display.listing import describe_job, describe_jobs, group_name, spl
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import Status
 from bgmagic.notebook import local_model, shell
 from bgmagic.notebook.parser import parse_line
 from bgmagic.notebook.shell import (
@@ -31,7 +32,7 @@ from bgmagic.notebook.shell import (
 )
 from bgmagic.submission import lookup
 from bgmagic.submission.app import app
-from bgmagic.submission.converters import to_response_id
+from bgmagic.submission.converters import is_like_response_id, to_response_id
 from bgmagic.submission.lookup import entry_named, group_named, job_named, jobs_named, needed_keys
 from bgmagic.submission.options import (
     AttachSettings,
@@ -49,6 +50,16 @@ if TYPE_CHECKING:
 LISTED = 500  # jobs of the journal in one table; more would be no table any more
 
 S = TypeVar("S")
+
+
+def _cancelling(job: Job) -> str:
+    """What cancelling ``job`` does now."""
+    if job.response_id is None and job.status == Status.SUBMITTING:
+        return (
+            "the server has not answered yet, so it can't be asked to cancel yet. The "
+            "wish is kept; if no answer comes soon, the connection is closed and the job ends as unknown"
+        )
+    return "the server is asked to cancel it"
 
 
 @magics_class
@@ -104,7 +115,7 @@ class BgLineMagics(Magics):
             if len(left) > 1:
                 print(f"{group_name(some)}: {len(left)} jobs are cancelled, or asked to be")
             elif left:
-                print(f"{left[0].name or left[0].response_id}: the server is asked to cancel it")
+                print(f"{left[0].name or left[0].response_id}: {_cancelling(left[0])}")
             elif not settings.all:
                 print(f"{describe_jobs(some)}; there is nothing to cancel")
         if settings.all and not asked:
@@ -262,7 +273,7 @@ class BgLineMagics(Magics):
             raise BadInput(f"{name} holds something else; %bgattach {which} -o OTHER")
         if entry is not None:
             self._take(entry.key, name)
-        elif which.startswith(("resp_", "resp-")):
+        elif is_like_response_id(which):
             response_id = to_response_id(which, "%bgattach")
             variable = NamespaceVariables(self._namespace, [name])
             self._show(app.manager.follow(response_id, name, variable))
@@ -270,7 +281,7 @@ class BgLineMagics(Magics):
             known = len(store.journal.entries(notebook=app.shell.notebook_path()))
             raise BadInput(
                 f"the journal has no job {which!r} (of {known}; %bgjobs --all lists them), and "
-                "it is no response id, which begins with resp_"
+                "it is no response id, as resp_68a9c0… or litellm_poll_26b9…"
             )
 
     def _take(self, key: str, name: str) -> None:

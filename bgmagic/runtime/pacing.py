@@ -75,6 +75,10 @@ class PollSchedule:
         # A crowd that fails together must not come back together, and not at once.
         return wished if turn is None else min(max(wished, turn), LIMIT)
 
+    def reached(self) -> None:
+        """The server answers again: what failed before that counts no more."""
+        self._failures = 0
+
     def slow(self) -> float:
         """The delay while the server refuses the key: a user has to do something first."""
         return self._around(3 * self._interval)

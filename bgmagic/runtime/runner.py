@@ -18,16 +18,17 @@ from bgmagic.jobs.outcome import (
     CLAIMED_ELSEWHERE,
     NOT_VISIBLE,
     detach,
-    forgotten,
     past_deadline,
     settle,
     unclear,
+    why_lost,
 )
-from bgmagic.jobs.record import Status
+from bgmagic.jobs.record import LASTING_NOTES, Note, Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
+from bgmagic.runtime.endpoint import Endpoint, noted_when_late
 from bgmagic.runtime.pacing import ConcurrencyLimiter, PollSchedule
-from bgmagic.runtime.watcher import AcceptedResponse, Endpoint, ResponseWatcher, record_changes
+from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, record_changes
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.client import ResponsesClient
 from bgmagic.transport.reply import Reply
@@ -275,7 +276,8 @@ class JobRunner:
                     detach(self.job, CLAIMED_ELSEWHERE)
                     return None
                 self.job.advance(status=Status.SUBMITTING)
-                reply, stream = await _send_create(client, self.job.request)
+                with noted_when_late(self.job):
+                    reply, stream = await self._send_as_taken(endpoint)
             finally:
                 self.sending = self.unstored = False
         response_id = reply.response.get("id")
@@ -296,6 +298,21 @@ class JobRunner:
             reply = Reply({}, reply.poll_after)  # held as long as the job runs
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
         return AcceptedResponse(endpoint, response_id, reply, now, stream)
+
+    async def _send_as_taken(self, endpoint: Endpoint) -> tuple[Reply, EventStream | None]:
+        """POST the request; once more without streaming where that is what the server refuses."""
+        client, behavior, request = endpoint.client, endpoint.behavior, self.job.request
+        if request.streams and behavior.streams(request.model):
+            try:
+                return await _send_create(client, request)
+            except ServerError as failure:
+                if not behavior.refuses_stream(request.model, failure):
+                    raise
+        if request.streams:
+            notes = self.job.record.with_note(Note.NOT_STREAMED)
+            self.job.advance(request=request.unstreamed(), notes=notes)
+            await self._store.update_request(self.job.record, self._config.server)
+        return await _send_create(client, self.job.request)
 
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
         """End the job if this failure of a create is not one to be repeated."""
@@ -324,7 +341,9 @@ class JobRunner:
             await self._settle(**record_changes(self.job, last, self._clock.now()))
         elif following.is_lost and config.same_key:
             await self._settle(
-                status=Status.LOST, reason=forgotten(self.job.record.server), trouble=None
+                status=Status.LOST,
+                reason=why_lost(self.job.record, following.refusal),
+                trouble=None,
             )
         else:
             self._store.update_soon(self.job.record, owner=None)
@@ -338,6 +357,7 @@ class JobRunner:
     async def _settle(self, **changes: Any) -> None:
         """End the job: in the journal first, then for everybody."""
         changes["ended_at"] = self._clock.now()
+        changes["notes"] = tuple(note for note in self.job.record.notes if note in LASTING_NOTES)
         kept = ("status", "ended_at", "started_at", "checked_at", "reason")
         written = {name: changes[name] for name in kept if name in changes}
         if changes.get("response") is not None:
