@@ -56,7 +56,7 @@ def _cancelling(job: Job) -> str:
     """What cancelling ``job`` does now."""
     if job.response_id is None and job.status == Status.SUBMITTING:
         return (
-            "the server has not answered yet, so it can't be asked to cancel yet. The wish is kept; "
+            "the server has not answered yet, so it can't be asked to cancel. The wish is kept; "
             "if no answer comes soon, the connection is closed and the job ends as unknown"
         )
     return "the server is asked to cancel it"

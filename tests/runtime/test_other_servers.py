@@ -208,7 +208,7 @@ def test_a_server_that_answers_when_it_is_done(in_kernel: Kernel, server: Script
     shown = in_kernel.value("x.card.view['message']")
     assert shown == "'The server has not answered yet; it may not know background mode'"
     assert in_kernel.ok("%bgcancel x").stdout == (
-        "x: the server has not answered yet, so it can't be asked to cancel yet. The "
+        "x: the server has not answered yet, so it can't be asked to cancel. The "
         "wish is kept; if no answer comes soon, the connection is closed and the job ends as unknown\n"
     )
     gate.set()
