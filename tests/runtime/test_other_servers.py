@@ -107,13 +107,13 @@ def test_a_refusal_after_the_refused_stream_counts(
     """Without the stream it is sent once: what comes of that counts, be it unclear or a refusal; and a refusal for another reason is not tried again."""
     no_stream = Script(status=400, json={"detail": BOTH})
     no_model = Script(status=400, json={"error": {"message": "There is no such model."}})
-    pointed.enqueue("create", no_stream, Script(reset="after"))
-    assert isinstance(manager.submit(ask(stream=True)).exception(LIMIT), JobUnknown)
     pointed.enqueue("create", no_model)
     failed = manager.submit(ask(stream=True)).exception(LIMIT)
     assert isinstance(failed, JobFailed)
     assert str(failed).endswith("HTTP 400: There is no such model.")
-    assert streams_asked(pointed) == [True, False, False]
+    pointed.enqueue("create", no_stream, Script(reset="after"))
+    assert isinstance(manager.submit(ask(stream=True)).exception(LIMIT), JobUnknown)
+    assert streams_asked(pointed) == [True, True, False]
 
 
 def unnumbered(rid: str, *extra: Any) -> list[Any]:
