@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,6 +115,21 @@ def test_a_refusal_after_the_refused_stream_counts(
     pointed.enqueue("create", no_stream, Script(reset="after"))
     assert isinstance(manager.submit(ask(stream=True)).exception(LIMIT), JobUnknown)
     assert streams_asked(pointed) == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"message": "The queue is full."}, {"error": {"message": "The queue is full.", "code": 5}}],
+)
+def test_a_stream_that_begins_with_an_error(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask, told: dict[str, Any]
+) -> None:
+    """The error with which a stream begins is said in its words, without JSON."""
+    body = f"data: {json.dumps({'type': 'error', **told})}\n\n".encode()
+    pointed.enqueue("create", Script(body=body, headers={"content-type": "text/event-stream"}))
+    failed = manager.submit(ask(stream=True)).exception(LIMIT)
+    assert "begins with an error: The queue is full." in str(failed)
+    assert "{" not in str(failed)
 
 
 def unnumbered(rid: str, *extra: Any) -> list[Any]:
