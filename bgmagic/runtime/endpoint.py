@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Note
 from bgmagic.runtime.pacing import PollPacer
 from bgmagic.transport.client import ResponsesClient
+
+T = TypeVar("T")
 
 # Seconds without an answer to a create after which the user is told: background mode answers within
 # one or two, and a server that does not know it only when the response is there.
@@ -79,3 +82,32 @@ def noted_when_late(job: Job) -> Iterator[None]:
     finally:
         timer.cancel()
         note(there=False)
+
+
+async def send_as_taken(
+    job: Job,
+    behavior: ServerBehavior,
+    send: Callable[[], Awaitable[T]],
+    store: Callable[[], Awaitable[None]],
+) -> T:
+    """POST the request of ``job``; once more without streaming where the server refuses that.
+
+    Args:
+        send: POSTs the request that the job has.
+        store: writes down the request that the job has.
+
+    Raises:
+        ServerError: as ``send`` raised it.
+    """
+    request = job.request
+    if request.streams and behavior.streams(request.model):
+        try:
+            return await send()
+        except ServerError as failure:
+            if not behavior.refuses_stream(request.model, failure):
+                raise
+    if request.streams:
+        notes = job.record.with_note(Note.NOT_STREAMED)
+        job.advance(request=request.unstreamed(), notes=notes)
+        await store()
+    return await send()

@@ -23,10 +23,10 @@ from bgmagic.jobs.outcome import (
     unclear,
     why_lost,
 )
-from bgmagic.jobs.record import LASTING_NOTES, Note, Status
+from bgmagic.jobs.record import LASTING_NOTES, Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
-from bgmagic.runtime.endpoint import Endpoint, noted_when_late
+from bgmagic.runtime.endpoint import Endpoint, noted_when_late, send_as_taken
 from bgmagic.runtime.pacing import ConcurrencyLimiter, PollSchedule
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, record_changes
 from bgmagic.storage.job_store import JobStore
@@ -277,7 +277,12 @@ class JobRunner:
                     return None
                 self.job.advance(status=Status.SUBMITTING)
                 with noted_when_late(self.job):
-                    reply, stream = await self._send_as_taken(endpoint)
+                    reply, stream = await send_as_taken(
+                        self.job,
+                        endpoint.behavior,
+                        lambda: _send_create(client, self.job.request),
+                        lambda: self._store.update_request(self.job.record, self._config.server),
+                    )
             finally:
                 self.sending = self.unstored = False
         response_id = reply.response.get("id")
@@ -298,21 +303,6 @@ class JobRunner:
             reply = Reply({}, reply.poll_after)  # held as long as the job runs
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
         return AcceptedResponse(endpoint, response_id, reply, now, stream)
-
-    async def _send_as_taken(self, endpoint: Endpoint) -> tuple[Reply, EventStream | None]:
-        """POST the request; once more without streaming where that is what the server refuses."""
-        client, behavior, request = endpoint.client, endpoint.behavior, self.job.request
-        if request.streams and behavior.streams(request.model):
-            try:
-                return await _send_create(client, request)
-            except ServerError as failure:
-                if not behavior.refuses_stream(request.model, failure):
-                    raise
-        if request.streams:
-            notes = self.job.record.with_note(Note.NOT_STREAMED)
-            self.job.advance(request=request.unstreamed(), notes=notes)
-            await self._store.update_request(self.job.record, self._config.server)
-        return await _send_create(client, self.job.request)
 
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
         """End the job if this failure of a create is not one to be repeated."""
