@@ -35,6 +35,19 @@ FORBIDDEN: Mapping[str, str] = {
 }
 
 
+def assistant_turn(text: str, phase: str = "") -> dict[str, Any]:
+    """The turn of the assistant that said ``text``, as the input of a request has it.
+
+    With its type and plain text: a form that the API's description has (EasyInputMessage), and that
+    all servers took that were tried. vLLM and llama.cpp refuse ``output_text`` parts that have no
+    id and no status beside them.
+    """
+    told = {"phase": phase} if phase else {}
+    return {"type": "message", "role": "assistant", **told, "content": text}
+
+
+_STREAMING = frozenset({"stream", "stream_options"})
+
 OutputType = type[Any] | None  # the class that structured output is read into, if there is one
 
 
@@ -116,6 +129,11 @@ class Request:
             self._remember({"_print": known})
         found: str = known[2]
         return found
+
+    def unstreamed(self) -> Request:
+        """The same request, but the response is not sent as it is written."""
+        body = {key: value for key, value in self.body.items() if key not in _STREAMING}
+        return Request.of(body, self.output_type)
 
     def holds_secret(self, secrets: tuple[str, ...]) -> bool:
         """Whether something has to be taken out of the body before it is written down.

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bgmagic.api.request import assistant_turn
 from bgmagic.text import one_line
 
 if TYPE_CHECKING:
@@ -96,18 +97,13 @@ def output_messages(response: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def assistant_messages(text: str, response: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages that answered ``text`` (OpenAPI: OutputMessageContent), each with its phase.
+    """The messages that answered ``text`` , each with its phase: the input of the next turn.
 
     One message where the server told no phases.
     """
     said = output_messages(response)
     said = said if any(phase for phase, _ in said) else [("", text)]
-    return [
-        {"role": "assistant"}
-        | ({"phase": phase} if phase else {})
-        | {"content": [{"type": "output_text", "text": part}]}
-        for phase, part in said
-    ]
+    return [assistant_turn(part, phase) for phase, part in said]
 
 
 def _messages(response: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:

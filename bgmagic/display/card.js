@@ -5,6 +5,7 @@ const RING = "M8 2a6 6 0 1 0 0 12a6 6 0 1 0 0-12";
 const ICONS = {
   waiting: `${RING} M8 5v3.2l2 1.6`,
   submitting: "M8 13V3.5 M4.5 7L8 3.5L11.5 7",
+  attached: "M6.5 4H5a4 4 0 0 0 0 8h1.5 M9.5 4H11a4 4 0 0 1 0 8H9.5 M5.5 8h5",
   queued: "M3 4h10 M3 8h10 M3 12h6",
   in_progress: "M8 2a6 6 0 1 1-6 6",
   completed: "M3 8.5l3.3 3.3L13 4.8",

@@ -284,7 +284,9 @@ def snapshot(job: Job) -> dict[str, Any]:
         "effort": record.request.effort or "",
         "response_id": one_line(record.response_id or "", 400),
         "cancelling": record.cancelling and not job.done(),
-        "message": sentence(str(error) if error else record.trouble or _waits(job)),
+        "message": sentence(
+            str(error) if error else record.trouble or _waits(job) or record.note_text
+        ),
         "offline": record.offline and not job.done(),
         "submitted_at": record.submitted_at,
         "accepted_at": record.accepted_at,

@@ -160,7 +160,8 @@ def table_html(listed: Sequence[TableRow]) -> str:
 
 def describe_job(job: Job) -> str:
     """A job in one line."""
-    about = f": {job.error}" if job.error else ""
+    told = job.error or job.record.note_text
+    about = f": {told}" if told else ""
     name = one_line(job.name or job.response_id or "job")
     return f"{name}: {one_line(job.status, 40)} after {job.elapsed:.0f} s{about}"
 
@@ -197,5 +198,5 @@ def describe_live(job: Job) -> str:
     effort = f", effort {record.request.effort}" if record.request.effort else ""
     asked = f"{model_of(job)}{effort}"
     words = f"{record.name or 'job'}: {one_line(job.status, 40)} ({asked}), {job.elapsed:.0f} s"
-    message = job.error or record.trouble
+    message = job.error or record.trouble or record.note_text
     return f"{words}: {message}" if message else words

@@ -49,6 +49,7 @@ _REMEDIES = {
     "invalid_prompt": "Change the prompt; the same one would be refused again.",
     "insufficient_quota": "Check the plan and billing of the account behind the API key.",
     "max_output_tokens": "Raise --max-output-tokens (it counts reasoning too), or lower --effort.",
+    "length": "Raise --max-output-tokens (it counts reasoning too), or lower --effort.",
     "content_filter": "The server's content filter stopped it: change the prompt.",
     Status.FAILED: "Run the cell again to send it anew.",
     Status.INCOMPLETE: "Run the cell again for a whole answer.",
@@ -159,6 +160,7 @@ def footer_text(job: Job) -> str:
         duration(ended - record.submitted_at, exact=True),
         one_line(record.response_id or "not sent"),
         _date(ended),
+        record.note_text,
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
+from bgmagic.api.error_body import failure_message
 from bgmagic.api.response import objects_in, read_output, word_in
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Answer, Job
@@ -55,14 +57,36 @@ class Detached(JobError):
     """The job is still open at the server, but this kernel no longer watches it."""
 
 
-EXPIRED = (
-    "the server no longer knows this response. Servers keep one for a limited time, OpenAI for 30 "
-    "days and for about 10 minutes in projects with zero data retention"
-)
+def forgotten(server: str) -> str:
+    """That the server of this address no longer knows a response, and what the cause may be."""
+    host = urllib.parse.urlsplit(server).hostname or ""
+    if host == "api.openai.com" or host.endswith(".api.openai.com"):
+        why = (
+            "OpenAI keeps one for 30 days, and for about 10 minutes in projects with zero data "
+            "retention"
+        )
+    else:
+        why = (
+            "one that keeps responses in memory forgets them when it restarts, others after a time "
+            "that their settings say"
+        )
+    return f"the server no longer knows this response: {why}"
+
 
 CLAIMED_ELSEWHERE = "another kernel sends it, or the journal can't say that none does"
 
 NOT_VISIBLE = "it is not visible with this key; another one had sent it"
+
+
+def why_lost(record: JobRecord, told: str) -> str:
+    """That the server does not know the response of a job; ``told`` is how it says so."""
+    if record.status == Status.ATTACHED:  # it has never said anything else of this id
+        return f"the server does not know a response of this id, or no longer; it says: {told}"
+    return forgotten(record.server)
+
+
+# Words of other servers for why they stopped early; the API's own are told as they are.
+_INCOMPLETE = {"length": "it reached the limit of output tokens"}
 
 
 def unclear(failure: str) -> str:
@@ -100,17 +124,21 @@ def outcome_of(job: Job, record: JobRecord) -> Answer | JobError:
         return _completed(job, record, response)
     if record.status == Status.INCOMPLETE:
         reason = word_in(response, "incomplete_details", "reason") or "the server gave no reason"
+        reason = _INCOMPLETE.get(reason, reason)
         partial = "the partial text is in .text" if record.text else "there is no text yet"
         return JobIncomplete(f"stopped early: {reason}; {partial}", job)
     if record.status == Status.CANCELLED:
-        when = f" {record.reason}" if record.reason else ""
-        return JobCancelled(f"it was cancelled{when}", job)
+        if record.reason:
+            return JobCancelled(f"it was cancelled {record.reason}", job)
+        # A server that shuts down says so, too, of what nobody asked it to cancel.
+        by_us = "it was cancelled" if record.cancelling else "the server cancelled it"
+        return JobCancelled(by_us, job)
     if record.status == Status.UNKNOWN:
         return JobUnknown(record.reason or "the server's answer got lost", job)
     if record.status == Status.LOST:
         return JobLost(record.reason or "the server no longer knows it", job)
     code = word_in(response, "error", "code")
-    message = word_in(response, "error", "message") or record.reason
+    message = failure_message(response) or record.reason
     told = ": ".join(word for word in (code, message) if word) or "the server gave no reason"
     return JobFailed(told, job)
 

@@ -18,6 +18,7 @@ class Status(StrEnum):
 
     WAITING = "waiting"
     SUBMITTING = "submitting"
+    ATTACHED = "attached"
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"
@@ -27,6 +28,22 @@ class Status(StrEnum):
     UNKNOWN = "unknown"
     LOST = "lost"
     DETACHED = "detached"
+
+
+class Note(StrEnum):
+    """What else the user should know of a job, in words."""
+
+    NO_ANSWER_YET = "the server has not answered yet; it may not know background mode"
+    SAYS_QUEUED = "this server may say queued while it works"
+    NOT_STREAMED = "sent without --stream, which this server refuses for it"
+    FROM_STREAM = (
+        "taken from the end of its stream, since the server does not keep the response to be "
+        "asked for"
+    )
+
+
+# Those that still matter when a job has ended.
+LASTING_NOTES = frozenset({Note.NOT_STREAMED, Note.FROM_STREAM})
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,7 @@ class JobRecord:
         cancelling: whether the user has asked to cancel.
         partial: JSON text of a `PartialPrompt`, until the prompt is complete; then None.
         waits_for: the names of the jobs whose answers it waits for.
+        notes: what else the user should know; not in the journal.
         position: its position in its group, if it belongs to one.
     """
 
@@ -94,6 +112,7 @@ class JobRecord:
     cancelling: bool = False
     partial: str | None = None
     waits_for: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     position: GroupPosition | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -105,6 +124,11 @@ class JobRecord:
         changed = object.__new__(JobRecord)
         changed.__dict__.update(self.__dict__, **changes)
         return changed
+
+    def with_note(self, note: Note, *, there: bool = True) -> tuple[Note, ...]:
+        """Its notes with ``note``, or without it."""
+        others = tuple(one for one in self.notes if one != note)
+        return (*others, note) if there else others
 
     def for_resend(self, server: str, at: float) -> JobRecord:
         """The record of a new job that asks the same, submitted at ``at``."""
@@ -135,6 +159,11 @@ class JobRecord:
         """What the model said on its way to the answer so far, or ""."""
         found = read_output(self.response or {}).commentary
         return found or (self.preview.commentary if self.preview else "")
+
+    @property
+    def note_text(self) -> str:
+        """The notes as a part of a sentence, or ""."""
+        return "; ".join(self.notes)
 
     @property
     def fingerprint(self) -> str:

@@ -13,6 +13,7 @@ from bgmagic.display.listing import describe_jobs, group_name, split_by_group
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import Status
 from bgmagic.notebook import local_model, shell
 from bgmagic.notebook.parser import parse_line
 from bgmagic.notebook.shell import (
@@ -23,7 +24,7 @@ from bgmagic.notebook.shell import (
     with_options_help,
 )
 from bgmagic.submission.app import app
-from bgmagic.submission.converters import to_response_id
+from bgmagic.submission.converters import is_like_response_id, to_response_id
 from bgmagic.submission.lookup import JobLookup, needed_keys, output_type_of
 from bgmagic.submission.options import (
     AttachSettings,
@@ -41,6 +42,16 @@ if TYPE_CHECKING:
 LISTED = 500  # jobs of the journal in one table; more would be no table any more
 
 S = TypeVar("S")
+
+
+def _cancelling(job: Job) -> str:
+    """What cancelling ``job`` does now."""
+    if job.response_id is None and job.status == Status.SUBMITTING:
+        return (
+            "the server has not answered yet, so it can't be asked to cancel. The wish is kept; "
+            "if no answer comes soon, the connection is closed and the job ends as unknown"
+        )
+    return "the server is asked to cancel it"
 
 
 @magics_class
@@ -95,7 +106,7 @@ class BgLineMagics(Magics):
             if len(left) > 1:
                 print(f"{group_name(some)}: {len(left)} jobs are cancelled, or asked to be")
             elif left:
-                print(f"{left[0].name or left[0].response_id}: the server is asked to cancel it")
+                print(f"{left[0].name or left[0].response_id}: {_cancelling(left[0])}")
             elif not settings.all:
                 print(f"{describe_jobs(some)}; there is nothing to cancel")
         if settings.all and not asked:
@@ -246,7 +257,7 @@ class BgLineMagics(Magics):
             raise BadInput(f"{name} holds something else; %bgattach {which} -o OTHER")
         if entry is not None:
             self._take(entry, name)
-        elif which.startswith(("resp_", "resp-")):
+        elif is_like_response_id(which):
             response_id = to_response_id(which, "%bgattach")
             variable = NamespaceVariables(self._namespace, [name])
             self._notebook.show(app.manager.follow(response_id, name, variable))
@@ -254,7 +265,7 @@ class BgLineMagics(Magics):
             known = len(app.manager.store.listed(app.shell.notebook_path()))
             raise BadInput(
                 f"the journal has no job {which!r} (of {known}; %bgjobs --all lists them), and "
-                "it is no response id, which begins with resp_"
+                "it is no response id, as resp_68a9c0… or litellm_poll_26b9…"
             )
 
     def _take_key(self, key: str, name: str) -> None:

@@ -29,7 +29,9 @@ def request_messages(
 
     Args:
         earlier: a list of messages as the API takes it (``role`` and ``content``), or of its other
-            input items, which carry a ``type``; passed on unchanged.
+            input items, which carry a ``type``; passed on as they are, but for an assistant's turns
+            in the short form (``output_text`` parts without id and status), which not all servers
+            take: of those the text is sent, see `assistant_turn`.
         attached: further parts of the last user turn.
 
     Raises:
@@ -47,7 +49,24 @@ def _checked(earlier: object) -> list[Mapping[str, Any]]:
         raise BadInput(f"--messages must be {_SHAPE}, not {kind_of(earlier)}")
     for place, item in enumerate(earlier):
         _check_item(item, f"--messages, item {place}")
-    return list(earlier)
+    return [_portable(item) for item in earlier]
+
+
+def _portable(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An assistant's turn in the short form as all servers take it; anything else as it is."""
+    short = item.get("role") == "assistant" and not item.keys() & {"id", "status"}
+    content = item.get("content")
+    if (
+        not short
+        or item.get("type", "message") != "message"
+        or not isinstance(content, list | tuple)
+    ):
+        return item
+    texts = [part.get("text") for part in content if part.get("type") == "output_text"]
+    known = item.keys() <= {"type", "role", "content", "phase"}
+    if known and len(texts) == len(content) and all(isinstance(text, str) for text in texts):
+        return {**item, "type": "message", "content": "".join(texts)}
+    return {**item, "type": "message"}  # a refusal, say: with the type vLLM and llama.cpp take it
 
 
 def _check_item(item: object, where: str) -> None:

@@ -260,7 +260,7 @@ class JobManager:
             accepted_at=now,
             name=name,
             response_id=response_id,
-            status=Status.SUBMITTING,
+            status=Status.ATTACHED,
         )
         return self._start(record, RunConfig(server, None, DEADLINE), variable, attached=True)
 

@@ -76,6 +76,10 @@ class PollSchedule:
         # Many jobs that fail together must not poll again together, and not at once.
         return wished if slot is None else min(max(wished, slot), LIMIT)
 
+    def reached(self) -> None:
+        """The server answers again: what failed before that counts no more."""
+        self._failures = 0
+
     def slow(self) -> float:
         """Delay (s) while the server refuses the key: a user has to do something first."""
         return self._around(3 * self._interval)

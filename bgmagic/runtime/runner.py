@@ -16,23 +16,19 @@ from bgmagic.errors import BadInput, ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
     CLAIMED_ELSEWHERE,
-    EXPIRED,
     NOT_VISIBLE,
     detach,
     past_deadline,
     settle,
     unclear,
+    why_lost,
 )
-from bgmagic.jobs.record import Status
+from bgmagic.jobs.record import LASTING_NOTES, Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
+from bgmagic.runtime.endpoint import ServerEndpoint, noted_when_late, send_as_taken
 from bgmagic.runtime.pacing import ConcurrencyLimiter, PollSchedule
-from bgmagic.runtime.watcher import (
-    AcceptedResponse,
-    ResponseWatcher,
-    ServerEndpoint,
-    record_changes,
-)
+from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, record_changes
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.client import CREATE_TIMEOUT, ResponsesClient
 from bgmagic.transport.reply import Reply
@@ -307,7 +303,7 @@ class JobRunner:
                 detach(self.job, CLAIMED_ELSEWHERE)
                 return None
             self.job.advance(status=Status.SUBMITTING)
-            reply, stream = await self._post(client)
+            reply, stream = await self._post(endpoint)
         finally:
             self.sending = self.unstored = False
             client.create_slots.release()
@@ -330,7 +326,7 @@ class JobRunner:
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
         return AcceptedResponse(endpoint, response_id, reply, now, stream)
 
-    async def _post(self, client: ResponsesClient) -> tuple[Reply, EventStream | None]:
+    async def _post(self, endpoint: ServerEndpoint) -> tuple[Reply, EventStream | None]:
         """POST the request once, within the limit of creates.
 
         Raises:
@@ -339,7 +335,16 @@ class JobRunner:
         address, total = self._config.server.address, self._config.create_timeout
         limit = min(CANCEL_GRACE, total) if self.job.record.cancelling else total
         try:
-            return await self._within(limit, _send_create(client, self.job.request, total))
+            with noted_when_late(self.job):
+                return await self._within(
+                    limit,
+                    send_as_taken(
+                        self.job,
+                        endpoint.behavior,
+                        lambda: _send_create(endpoint.client, self.job.request, total),
+                        lambda: self._store.update_request(self.job.record, self._config.server),
+                    ),
+                )
         except TimeoutError:
             about = f"no answer from {address} within {total:g} s"
             if self.job.record.cancelling:
@@ -400,8 +405,12 @@ class JobRunner:
         last = await following.run(accepted.at + config.deadline)
         if last is not None:
             await self._settle(**record_changes(self.job, last, self._clock.now()))
-        elif following.is_lost and self._config.same_key:
-            await self._settle(status=Status.LOST, reason=EXPIRED, trouble=None)
+        elif following.is_lost and config.same_key:
+            await self._settle(
+                status=Status.LOST,
+                reason=why_lost(self.job.record, following.refusal),
+                trouble=None,
+            )
         else:
             self._store.update_soon(self.job.record, owner=None)
             detach(
@@ -414,6 +423,7 @@ class JobRunner:
     async def _settle(self, **changes: Any) -> None:
         """End the job: in the journal first, then its variable, waiters and displays."""
         changes["ended_at"] = self._clock.now()
+        changes["notes"] = tuple(note for note in self.job.record.notes if note in LASTING_NOTES)
         kept = ("status", "ended_at", "started_at", "checked_at", "reason")
         written = {name: changes[name] for name in kept if name in changes}
         if changes.get("response") is not None:

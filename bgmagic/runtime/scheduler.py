@@ -15,9 +15,9 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import GroupPosition
 from bgmagic.runtime.dependencies import FindJob
+from bgmagic.runtime.endpoint import ServerEndpoint
 from bgmagic.runtime.pacing import PollPacer
 from bgmagic.runtime.runner import START_DELAY, JobRunner, RunConfig
-from bgmagic.runtime.watcher import ServerEndpoint
 from bgmagic.storage.job_store import AT_ONCE, JobStore
 from bgmagic.transport.client import ResponsesClient
 

@@ -15,11 +15,11 @@ from bgmagic.api.response import SERVER_TERMINAL, is_terminal
 from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.record import Preview, Status
-from bgmagic.runtime.pacing import PollPacer, PollSchedule
+from bgmagic.jobs.record import Note, Preview, Status
+from bgmagic.runtime.endpoint import ServerEndpoint
+from bgmagic.runtime.pacing import PollSchedule
 from bgmagic.storage.job_store import JobStore
-from bgmagic.transport.client import ResponsesClient
-from bgmagic.transport.reply import Reply
+from bgmagic.transport.reply import Reply, without_half_characters
 from bgmagic.transport.streaming import EventStream, PartialOutput, ServerSentEvent
 
 # Seconds between two previews at least: people read no faster, browsers draw slower.
@@ -56,6 +56,7 @@ class StreamListener:
         self._on_response = on_response
         self._partial = PartialOutput()
         self._number: int | None = None
+        self.connected = False  # whether events come now
         self._told_at = 0.0
         self._due: asyncio.TimerHandle | None = None
 
@@ -91,6 +92,7 @@ class StreamListener:
 
     async def _read(self, stream: EventStream) -> bool:
         """Take in what comes; whether there is no more to listen to."""
+        self.connected = True
         try:
             async for event in stream:
                 if self._is_new(event) and self._take(event):
@@ -98,6 +100,7 @@ class StreamListener:
                 if self._partial.size > PREVIEW_SIZE:
                     return True  # a stream without end
         finally:
+            self.connected = False
             await stream.close()
         return False
 
@@ -140,17 +143,11 @@ LOST_AFTER = 5
 CANCEL_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 422})
 
 
-@dataclass(frozen=True, slots=True)
-class ServerEndpoint:
-    """The client and the pacer of one server, shared by all jobs of this process.
+# Answers by which a server says that it keeps no response to be asked for.
+NOT_KEPT = frozenset({404, 405, 410, 501})
 
-    Attributes:
-        client: makes the calls.
-        pacer: spreads the polls of many jobs evenly.
-    """
-
-    client: ResponsesClient
-    pacer: PollPacer
+# No answer, or a gateway's that the server behind it gives none.
+_UNREACHED = frozenset({None, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +188,11 @@ class ResponseWatcher:
         self._delays = PollSchedule(poll_interval, slot=self._poll_slot.wait)
         self._wake = WakeEvent()
         self._missing = 0
+        self._unreached = False
+        self._listener: StreamListener | None = None
+        self._stream_end: Reply | None = None  # the response with which the stream ended
+        # What the server said of the response last that it does not know, in words.
+        self.refusal = ""
         self._cancelling: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
@@ -236,10 +238,14 @@ class ResponseWatcher:
                 include = self._job.request.include
                 reply = await self._client.retrieve(self._accepted.response_id, last, include)
             except ServerError as failure:
+                if self._stream_end is not None and failure.status_code in NOT_KEPT:
+                    self._job.advance(notes=self._job.record.with_note(Note.FROM_STREAM))
+                    return self._stream_end
                 delay = self._failed(failure)
             else:
                 if last is None or reply.response is not last.response:
                     if is_terminal(reply.response):
+                        self._learn(reply.response, polled=last is not None)
                         return reply
                     packed = self._client.compress(reply.response, reply.text)
                     reply = replace(reply, response=packed, text="")
@@ -257,20 +263,42 @@ class ResponseWatcher:
                 task.cancel()
 
     def _heard(self, reply: Reply) -> None:
-        self._missing = 0
-        if reply.response is self._job.record.response:
-            self._job.advance(checked_at=self._clock.now(), trouble=None, offline=False)
+        self._missing, self._unreached = 0, False
+        record = self._job.record
+        if reply.response is record.response:
+            told = {"notes": self._notes(record.status), "trouble": None, "offline": False}
+            self._job.advance(checked_at=self._clock.now(), **told)
             return
         changes = record_changes(self._job, reply, self._clock.now())
+        changes["notes"] = self._notes(changes["status"])
         if changes["status"] != self._job.record.status:
             written = {name: changes[name] for name in ("status", "started_at", "checked_at")}
             self._store.update_soon(self._job.record, **written)
         self._job.advance(**changes)
 
+    def _learn(self, response: Mapping[str, Any], *, polled: bool) -> None:
+        """Note whether the server called the job queued until it completed."""
+        queued = polled and self._job.record.status == Status.QUEUED
+        if queued and response.get("status") == Status.COMPLETED:
+            self._accepted.endpoint.behavior.says_queued = True
+
+    def _notes(self, status: str) -> tuple[Note, ...]:
+        there = status == Status.QUEUED and self._accepted.endpoint.behavior.says_queued
+        return self._job.record.with_note(Note.SAYS_QUEUED, there=there)
+
     def _failed(self, failure: ServerError) -> float:
         """Record a failed poll; returns the delay (s) until the next one."""
-        gone = failure.status_code == 404 and failure.from_api
+        # Of an id from elsewhere it is enough that the server can't do anything with it.
+        strange = self._job.record.status == Status.ATTACHED and failure.status_code in (400, 422)
+        gone = (failure.status_code == 404 or strange) and failure.from_api
         self._missing = self._missing + 1 if gone else 0
+        if self._listener is not None and self._listener.connected:
+            self._missing = 0  # what is being written is not lost
+        self.refusal = str(failure) if gone else ""
+        unreached = failure.status_code in _UNREACHED
+        if self._unreached and not unreached:
+            self._delays.reached()  # what it says now is not to be waited for as it was
+        self._unreached = unreached
         refused = failure.status_code in (401, 403)
         offline = failure.status_code is None
         about = "the key is refused" if refused else "the poll failed"
@@ -296,12 +324,12 @@ class ResponseWatcher:
 
     async def _listen(self) -> None:
         accepted = self._accepted
-        listening = StreamListener(
+        self._listener = StreamListener(
             lambda after: self._client.follow(accepted.response_id, after),
             self._preview,
             self._hinted,
         )
-        await listening.run(accepted.stream)
+        await self._listener.run(accepted.stream)
 
     def _preview(self, preview: Preview) -> None:
         if not self._job.done():
@@ -314,6 +342,8 @@ class ResponseWatcher:
         """Handle a response object of the stream: a terminal one is polled at once."""
         status = response.get("status")
         if isinstance(status, str) and status in SERVER_TERMINAL:
+            if isinstance(response.get("output"), list):
+                self._stream_end = Reply(without_half_characters(response))
             self._delays.soon()
             self._wake.set()
         elif status == Status.IN_PROGRESS and self._job.record.status == Status.QUEUED:
@@ -356,7 +386,7 @@ def record_changes(job: Job, reply: Reply, now: float) -> dict[str, Any]:
     # Lean servers leave the status out: the last one stays.
     status = word if isinstance(word, str) and word else job.record.status
     started = job.record.started_at
-    if started is None and status not in (Status.QUEUED, Status.SUBMITTING):
+    if started is None and status not in (Status.QUEUED, Status.SUBMITTING, Status.ATTACHED):
         started = now
     return {
         "response": reply.response,

@@ -89,6 +89,19 @@ def to_response_id(value: Any, label: str) -> str:
     return str(value)
 
 
+# What random ids have and variables' names mostly don't: much hexadecimal, or a long run of both
+# letters and digits.
+_RANDOM = re.compile(
+    r"(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{8}"
+    r"|(?=[0-9A-Za-z]*[A-Za-z])(?=[0-9A-Za-z]*[0-9])[0-9A-Za-z]{20}"
+)
+
+
+def is_like_response_id(text: str) -> bool:
+    """Whether ``text``, which names no job, may be an id that a server gave, no mistyped name."""
+    return text.startswith(("resp_", "resp-")) or _RANDOM.search(text) is not None
+
+
 def to_tokens(value: Any, label: str) -> int:
     try:
         number = None if isinstance(value, bool | float) else int(value)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bgmagic.api.error_body import read_error
 from bgmagic.api.redaction import SHORTEST_SECRET, Secrets, secrets_of
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import ServerError
@@ -168,11 +169,11 @@ class ReplyParser:
     def refusal(self, got: HTTPResponse) -> ServerError:
         """Say what an answer with an error status means."""
         page = got.content[:_PAGE].decode("utf-8", "replace")
-        body = _error_of(page)
-        told = body.get("message") or page or "no reason given"
+        body = read_error(page)
+        told = body.message or page or "no reason given"
         request_id = got.headers.get("x-request-id")
         about = f"HTTP {got.status}: {told}" + (f" (request {request_id})" if request_id else "")
-        code = body.get("code")
+        code = body.code
         return ServerError(
             self.clean(about),
             maybe_accepted=got.status not in _REFUSALS,
@@ -180,7 +181,7 @@ class ReplyParser:
             code=None if code is None else self.clean(str(code)),
             retry_after=_retry_after(got.headers),
             retryable=got.status == 429 and code not in _OUT_OF_MONEY,
-            from_api=bool(body.get("message")),
+            from_api=body.from_api,
         )
 
     def hide(self, text: str) -> str:
@@ -195,16 +196,6 @@ class ReplyParser:
 def poll_after(headers: Mapping[str, str]) -> float | None:
     """Read the delay (s) that the server asks for before the next poll, or None."""
     return _seconds(headers.get("openai-poll-after-ms"), 1000)
-
-
-def _error_of(page: str) -> Mapping[str, Any]:
-    """The error in a page of JSON, in the API's form or bare; else an empty dict."""
-    try:
-        body = json.loads(page)
-    except (ValueError, RecursionError):
-        return {}
-    error = body.get("error", body) if isinstance(body, dict) else None
-    return error if isinstance(error, dict) else {}
 
 
 # Values in the JSON of an answer. Each takes a hundred bytes or so, and on the wire three may do;

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, M
 from dataclasses import dataclass
 from typing import Any
 
+from bgmagic.api.error_body import failure_message
 from bgmagic.api.response import split_phases
 
 # Bytes of one event; the last one holds the whole response. More is no event but an attack.
@@ -80,7 +81,7 @@ class EventStream:
             if event.response is not None:
                 return event.response
             if event.kind == "error":  # others, such as keepalive, may come first
-                told = event.data.get("error") or event.data.get("message")
+                told = failure_message({"error": event.data}) or "no reason given"
                 raise ValueError(f"the stream begins with an error: {told}")
         raise ValueError("the stream ended before the response was there")
 

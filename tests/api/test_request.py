@@ -127,13 +127,40 @@ def test_request_is_frozen() -> None:
 
 
 def test_earlier_turns_come_first_and_unchanged() -> None:
-    """--messages go before the cell, which is the last user turn."""
+    """--messages go before the cell, which is the last user turn, as they were given."""
+    whole = {"type": "message", "id": "msg_1", "status": "completed"}
     earlier = [
         {"role": "user", "content": "1+1?"},
-        {"role": "assistant", "content": [{"type": "output_text", "text": "2"}]},
+        {"role": "assistant", "content": "2"},
+        {**whole, "role": "assistant", "content": [{"type": "output_text", "text": "2"}]},
         {"type": "item_reference", "id": "msg_1"},
     ]
     assert request_messages("And 2+2?", earlier) == [*earlier, user_message("And 2+2?")]
+
+
+PART = {"type": "output_text", "text": "Two"}
+REFUSAL = {"type": "refusal", "refusal": "No."}
+
+
+@pytest.mark.parametrize(
+    ("given", "content"),
+    [
+        ({}, "Two, or 2."),
+        ({"type": "message"}, "Two, or 2."),
+        ({"phase": "final_answer"}, "Two, or 2."),
+        ({"content": [PART, REFUSAL]}, [PART, REFUSAL]),
+    ],
+)
+def test_short_turns_of_the_assistant(given: dict[str, Any], content: object) -> None:
+    """An assistant's turn of `output_text` parts alone is sent as its text, with its type and phase, which all servers take and the API's description has; the user's own list stays as it is."""
+    parts = [PART, {"type": "output_text", "text": ", or 2."}]
+    turn = {"role": "assistant", "content": parts, **given}
+    kept = json.dumps(turn)
+    sent, _ = request_messages("Why?", [turn])
+    assert sent == {**turn, "type": "message", "content": content}
+    assert json.dumps(turn) == kept
+    if isinstance(content, str):
+        CREATE.validate(build_request([sent], model="gpt-5.2").body)
 
 
 @pytest.mark.parametrize(

@@ -520,7 +520,7 @@ def test_with_what_is_waited_for(in_kernel: Kernel, server: ScriptedServer) -> N
     assert second["tools"] == [{"type": "web_search"}]
     assert second["text"]["format"]["name"] == "Point"
     assert third["input"][0] == second["input"][0]
-    assert third["input"][1]["content"][0]["text"] == GOOD
+    assert third["input"][1]["content"] == GOOD
     assert third["text"]["format"] == {"type": "text"}
 
 

@@ -280,6 +280,7 @@ def test_bare_id(start: Start, server: ScriptedServer) -> None:
         first.ok("%bgwait x")
         assert first.value("str(x)") == "'the answer'"
         assert "has no job 'nothing'" in first.run("%bgattach nothing").said
+        assert "has no job 'my_result_2'" in first.run("%bgattach my_result_2").said
         for wrong in ("..", "response", "resp_a/b", "resp_1/../x", "resp_..", "resp_a?b", "resp_ä"):
             (line,) = first.run(f"%bgattach {wrong}").said.splitlines()
             assert line.startswith("UsageError")
@@ -288,6 +289,33 @@ def test_bare_id(start: Start, server: ScriptedServer) -> None:
         kill(first)
     with start() as second:
         second.ok("%bgattach resp_else -o y")
+        assert second.value("str(y)") == "'the answer'"
+
+
+@pytest.mark.parametrize(
+    "response_id",
+    [
+        "litellm_poll_2638e750-168d-4193-8c11-cf6fa5bde7e0",
+        "0b1c2d3e-168d-4193-8c11-cf6fa5bde7e0",
+        "chatcmpl-9zQ2mXbK4LrT7vYp1WdN8sHc",
+    ],
+)
+def test_bare_id_of_another_server(start: Start, server: ScriptedServer, response_id: str) -> None:
+    """An id that does not begin with resp_ is followed as well, is `attached` until the first poll, and is found again by the next kernel."""
+    server.responses[response_id] = {"id": response_id, "status": "in_progress"}
+    server.polls = 10**6
+    gate = threading.Event()
+    server.always["retrieve"] = Script(hold=gate)
+    with start() as first:
+        first.ok(f"%bgattach {response_id} -o x")
+        assert first.value("x.status") == "'attached'"
+        assert "attached" in first.ok("print(x.card._repr_mimebundle_()[0]['text/plain'])").stdout
+        gate.set()
+        eventually(lambda: first.value("x.status") == "'in_progress'", 20)
+        kill(first)
+    server.polls = 0
+    with start() as second:
+        second.ok(f"%bgattach {response_id} -o y\n%bgwait y")
         assert second.value("str(y)") == "'the answer'"
 
 

@@ -28,6 +28,7 @@ from bgmagic.runtime.dependencies import DependencyWaiter
 from bgmagic.runtime.manager import JobManager
 from bgmagic.storage.job_store import JobStore
 from bgmagic.submission.app import NoShell, app
+from tests.api.test_request import CREATE
 from tests.conftest import KEY
 from tests.jobs.test_job import LIMIT, eventually
 from tests.support.scripted import Script, ScriptedServer, response
@@ -51,6 +52,11 @@ def chain(pointed: ScriptedServer, path: Path) -> Iterator[ScriptedServer]:
 
 def question(body: Any) -> str:
     return str(body["input"][-1]["content"][0]["text"])
+
+
+def said_in(turn: dict[str, Any]) -> str:
+    content = turn["content"]
+    return content if isinstance(content, str) else str(content[0]["text"])
 
 
 def restart() -> None:
@@ -328,15 +334,18 @@ def test_conversation_goes_on(chain: ScriptedServer) -> None:
     ]
     turns = [
         {"role": "user", "content": [{"type": "input_text", "text": "one"}]},
-        {"role": "assistant", "content": [{"type": "output_text", "text": "re: one"}]},
+        {"type": "message", "role": "assistant", "content": "re: one"},
         {"role": "user", "content": [{"type": "input_text", "text": "two"}]},
-        {"role": "assistant", "content": [{"type": "output_text", "text": "re: two"}]},
+        {"type": "message", "role": "assistant", "content": "re: two"},
         {"role": "user", "content": [{"type": "input_text", "text": "three"}]},
     ]
     assert [body["input"] for body in sent[:3]] == [turns[:1], turns[:3], turns]
-    assert [part["content"][0]["text"] for part in sent[3]["input"]] == ["one", "re: one", "other"]
+    assert sent[3]["input"][:2] == turns[:2]
+    assert sent[3]["input"][2]["content"][0]["text"] == "other"
+    for body in sent:
+        CREATE.validate(body)
     assert three.conversation[:5] == turns
-    assert other.conversation[-1]["content"][0]["text"] == "re: other"
+    assert other.conversation[-1]["content"] == "re: other"
     kept: Answer = pickle.loads(pickle.dumps(two))
     assert kept.conversation == two.conversation
     again = submit("again", poll=0.02, continue_=kept).result(LIMIT)
@@ -354,7 +363,7 @@ def test_conversation_waits_for_its_turn(chain: ScriptedServer) -> None:
     assert three.record.waits_for == ("another job",)
     chain.polls = 0
     answer = three.result(LIMIT)
-    said = [turn["content"][0]["text"] for turn in answer.conversation]
+    said = [said_in(turn) for turn in answer.conversation]
     assert said == ["one", "re: one", "two re: side", "re: two re: side", "three", "re: three"]
     assert answer.instructions == "Be brief."
 
@@ -377,7 +386,7 @@ def test_conversation_outlives_the_process(chain: ScriptedServer) -> None:
     chain.responses.pop("resp_1")
     chain.polls = 0
     three = submit("three", poll=0.02, continue_="chat2").result(LIMIT)
-    said = [turn["content"][0]["text"] for turn in three.conversation]
+    said = [said_in(turn) for turn in three.conversation]
     assert said == ["one", "re: one", "two", "re: two", "three", "re: three"]
     assert [job.name for job in jobs() if job.name] == ["chat2"]
 
@@ -395,7 +404,7 @@ def test_after_a_failed_turn(chain: ScriptedServer) -> None:
     assert needs_failed.exception(LIMIT)
     chain.ending = usual
     four = submit("four", poll=0.02, continue_=needs_failed).result(LIMIT)
-    assert [turn["content"][0]["text"] for turn in four.conversation[:3]] == [
+    assert [said_in(turn) for turn in four.conversation[:3]] == [
         "one",
         "re: one",
         "four",

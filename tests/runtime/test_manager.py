@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 import time
@@ -17,7 +18,15 @@ from bgmagic.api.request import Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobLost, JobUnknown
+from bgmagic.jobs.outcome import (
+    Detached,
+    JobCancelled,
+    JobFailed,
+    JobIncomplete,
+    JobLost,
+    JobUnknown,
+    forgotten,
+)
 from bgmagic.jobs.record import JobRecord
 from bgmagic.notebook.shell import NamespaceVariables
 from bgmagic.runtime.manager import JobManager
@@ -316,13 +325,59 @@ def test_some_404s_are_tolerated(manager: JobManager, pointed: ScriptedServer, a
 
 
 def test_lasting_404_is_lost(manager: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
-    """A response that the server no longer knows ends as lost, with the retention explained."""
+    """A response that the server no longer knows ends as lost, with what may be the cause of that."""
     pointed.always["retrieve"] = not_found()
     job = manager.submit(ask(), poll_interval=SOON)
-    with pytest.raises(JobLost, match=r"30 days.*10 minutes"):
+    with pytest.raises(JobLost, match=r"no longer knows.*in memory.*restarts"):
         job.result(LIMIT)
     assert (job.status, job.response_id) == ("lost", "resp_1")
     assert pointed.count("retrieve") == 5
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://api.openai.com/v1", "30 days.*10 minutes"),
+        ("https://eu.api.openai.com/v1", "30 days"),
+        ("https://api.openai.com.example.org/v1", "in memory"),
+        ("bgmagic.local", "in memory"),
+    ],
+)
+def test_only_openai_keeps_for_30_days(url: str, told: str) -> None:
+    """What is said of a response that a server forgot is true of that server."""
+    assert re.search(told, forgotten(url))
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["Response 'resp_1' not found. Use 'client.list()'.", "Polling response not found or expired"],
+)
+def test_a_server_that_says_detail_forgets_too(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask, message: str
+) -> None:
+    """A 404 in FastAPI's form that names the response makes the job lost; one that says there is no such route does not."""
+    route = Script(status=404, json={"detail": "Not Found"})
+    pointed.enqueue("retrieve", *[route] * 9)
+    assert manager.submit(ask(), poll_interval=SOON).result(LIMIT) == "the answer"
+    pointed.always["retrieve"] = Script(status=404, json={"detail": message})
+    with pytest.raises(JobLost, match="in memory"):
+        manager.submit(ask(), poll_interval=SOON).result(LIMIT)
+
+
+def test_cancel_of_what_has_ended(manager: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
+    """A server that refuses to cancel what has ended, with 409, has its status polled, and the refusal is told in words."""
+    pointed.polls = 10**6
+    refusal = {"detail": "Cannot cancel response 'resp_1' with status 'incomplete'"}
+    pointed.enqueue("cancel", Script(status=409, json=refusal))
+    troubles: list[str | None] = []
+    job = manager.submit(ask(), poll_interval=50)
+    job.add_listener(lambda changed: troubles.append(changed.record.trouble))
+    eventually(job.running)
+    ended = response("resp_1", "incomplete", "half", incomplete_details={"reason": "length"})
+    pointed.enqueue("retrieve", Script(json=ended))
+    job.cancel()
+    assert isinstance(job.exception(LIMIT), JobIncomplete)
+    assert f"the cancel failed: HTTP 409: {refusal['detail']}" in troubles
 
 
 def test_a_proxys_404_is_not_the_servers(

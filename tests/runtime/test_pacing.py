@@ -17,8 +17,9 @@ from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord
+from bgmagic.runtime.endpoint import ServerEndpoint
 from bgmagic.runtime.pacing import PollPacer, PollSchedule
-from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, ServerEndpoint
+from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
@@ -166,6 +167,18 @@ def test_failing_polls_never_end_the_job() -> None:
     assert last is end
     assert len(heard) == 1000
     assert max(time.waits) < 90
+
+
+GONE = ServerError("gone", maybe_accepted=True, status_code=404, from_api=True)
+GATEWAY = ServerError("bad gateway", maybe_accepted=True, status_code=502)
+
+
+@pytest.mark.parametrize("outage", [failure(), GATEWAY], ids=["refused", "gateway"])
+def test_an_outage_does_not_delay_what_comes_after_it(outage: ServerError) -> None:
+    """The delays of an outage are not those of the answers after it: a server that has forgotten the response is believed within 30 s of its first answer."""
+    last, time, _ = run([*[outage] * 9, *[GONE] * 9], 1e6)
+    assert last is None
+    assert time.waits == [10, 2, 4, 8, 16, 32, 64, 89, 89, 89, 2, 4, 8, 16]
 
 
 def test_the_servers_wishes_are_kept() -> None:
