@@ -112,7 +112,7 @@ def test_no_more_is_read_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None
         ("br", b"\x0b\x02\x80hello\x03", "packed as br"),
         ("gzip, zstd", b"hello", "packed as zstd"),
         ("gzip", b"hello", "damaged"),
-        ("gzip", gzip.compress(b"hello")[:-6], "not complete"),
+        ("gzip", gzip.compress(b"hello", mtime=0)[:-6], "not complete"),
         ("deflate", zlib.compress(b"hello")[:-6], "not complete"),
     ],
 )
