@@ -102,8 +102,11 @@ def certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
 class ScriptedServer:
     """The server, on a thread of its own; a context manager."""
 
-    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, port: int = 0, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self._port = port
+        self._host = host
         self._tls = tls
         self.seen: list[Seen] = []
         self.responses: dict[str, dict[str, Any]] = {}
@@ -136,7 +139,7 @@ class ScriptedServer:
 
     def __enter__(self) -> ScriptedServer:
         self._thread.start()
-        start = asyncio.start_server(self._serve, "127.0.0.1", self._port, ssl=self._tls)
+        start = asyncio.start_server(self._serve, self._host, self._port, ssl=self._tls)
         self._server = asyncio.run_coroutine_threadsafe(start, self._loop).result(10)
         return self
 
@@ -150,7 +153,7 @@ class ScriptedServer:
     def base_url(self) -> str:
         assert self._server is not None
         scheme = "https" if self._tls else "http"
-        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        return f"{scheme}://{self._host}:{self._server.sockets[0].getsockname()[1]}/v1"
 
     def enqueue(self, kind: str, *scripts: Script) -> None:
         """Answer the next requests of ``kind`` (create, retrieve, cancel) like this."""
