@@ -66,7 +66,7 @@ NURSERY = Nursery()
 def _serve(path: str) -> None:
     # Imported here, once for all.
     import aiohttp
-    import bgmagic.magics
+    import bgmagic.notebook.magics
     import filelock
     import httptools
     import IPython.core.interactiveshell

@@ -19,23 +19,20 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
-import bgmagic.course
-import bgmagic.fleet
-import bgmagic.ledger
-import bgmagic.owners
-import bgmagic.store
-
 from bgmagic.api.request import Request, build_request
 from bgmagic.api.response import ResponseCompressor
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock
-from bgmagic.errors import Accepted, BadInput, ServerError
+from bgmagic.errors import BadInput, ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import GroupPosition, JobRecord
 from bgmagic.prompts.conversation import user_message
+from bgmagic.runtime import runner, scheduler
 from bgmagic.runtime.manager import JobManager
 from bgmagic.runtime.pacing import ConcurrencyLimiter, PollPacer
 from bgmagic.runtime.runner import RunConfig
+from bgmagic.runtime.watcher import Endpoint
+from bgmagic.storage import database, job_store, owner_lock
 from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
@@ -54,7 +51,7 @@ NOTEBOOK = "/home/user/study.ipynb"
 
 def trouble_of_session() -> str | None:
     """What this process tells its user about the journal, or None."""
-    return app.manager.ledger.trouble
+    return app.manager.store.trouble
 
 
 def bound_answers(size: int) -> None:
@@ -93,17 +90,19 @@ class Calls(Protocol):
 
 def unsent() -> Exception:
     """The request did not reach the server."""
-    return ServerError("no route", accepted=Accepted.NO, passing=True)
+    return ServerError("no route", maybe_accepted=False, retryable=True)
 
 
 def refused() -> Exception:
     """The server did not take it, and may later."""
-    return ServerError("HTTP 429: slow down", accepted=Accepted.NO, status_code=429, passing=True)
+    return ServerError(
+        "HTTP 429: slow down", maybe_accepted=False, status_code=429, retryable=True
+    )
 
 
 def unclear() -> Exception:
     """Nobody knows whether the server took it."""
-    return ServerError("the connection was closed", accepted=Accepted.UNCLEAR)
+    return ServerError("the connection was closed", maybe_accepted=True)
 
 
 class _Client:
@@ -111,9 +110,8 @@ class _Client:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self.crowd = PollPacer()
-        self.pack = ResponseCompressor()
-        self.creating = asyncio.Semaphore(50)
+        self.compress = ResponseCompressor()
+        self.create_slots = asyncio.Semaphore(50)
 
     async def create(self, request: Request) -> Reply:
         prompt = request.body["input"][-1]["content"][0]["text"]
@@ -243,16 +241,17 @@ class Kernel:
         self.journal = _Journal(journal)
         with _host_named(process.host):
             owner = OwnerLock(journal.parent / "owners")
-        self._ledger = JobStore(self.journal, owner)
-        self._manager = JobManager(clock=Clock(now=world.now), ledger=self._ledger)
+        self._store = JobStore(self.journal, owner)
+        self._manager = JobManager(
+            clock=Clock(now=world.now), store=self._store, destination=lambda: SERVER
+        )
         atexit.unregister(self._manager.close)
         self._manager._loop = _LoopThread(self.loop)  # type: ignore[assignment]
-        self._manager.server = SERVER
 
     @property
     def trouble(self) -> str | None:
         """What the user is told about the journal."""
-        return self._ledger.trouble
+        return self._store.trouble
 
     def jobs(self) -> list[Job]:
         return self._manager.jobs()
@@ -272,7 +271,7 @@ class Kernel:
                 name=prompt,
                 named=True,
                 notebook=NOTEBOOK,
-                place=GroupPosition(prompts[0], None, index, count, at_once),
+                position=GroupPosition(prompts[0], None, index, count, at_once),
             )
             for index, prompt in enumerate(prompts)
         ]
@@ -313,26 +312,27 @@ def _request(prompt: str) -> Request:
 
 @contextlib.contextmanager
 def _host_named(name: str) -> Iterator[None]:
-    known = bgmagic.owners.socket
-    bgmagic.owners.socket = types.SimpleNamespace(gethostname=lambda: name)  # type: ignore[assignment]
+    known = owner_lock.socket
+    owner_lock.socket = types.SimpleNamespace(gethostname=lambda: name)  # type: ignore[assignment]
     try:
         yield
     finally:
-        bgmagic.owners.socket = known
+        owner_lock.socket = known
 
 
 @contextlib.contextmanager
 def in_place(world: World, seed: int) -> Iterator[None]:
     """Put the simulation's parts in the places of the package's that need the real world."""
     put: list[tuple[Any, str, Any]] = [
-        (bgmagic.fleet, "Client", lambda _: _Client(world.calls)),
-        (bgmagic.course, "HEAD_START", 0.0),
-        (bgmagic.owners, "_lock", world.locks.lock),
-        (bgmagic.owners, "ANOTHER_LOOK", 0.0),
+        (scheduler, "ResponsesClient", lambda _: _Client(world.calls)),
+        (runner, "START_DELAY", 0.0),
+        (scheduler, "START_DELAY", 0.0),
+        (owner_lock, "_lock", world.locks.lock),
+        (owner_lock, "ANOTHER_LOOK", 0.0),
         # A key is stretched so that nobody finds it out, which takes longer than a whole history.
-        (bgmagic.ledger, "credentials_fingerprint", lambda salt, key: f"{salt} {key}"),
-        (bgmagic.store, "BUSY_TIMEOUT", 0.0),
-        (bgmagic.store, "READ_TIMEOUT", 0.0),
+        (job_store, "credentials_fingerprint", lambda salt, key: f"{salt} {key}"),
+        (database, "BUSY_TIMEOUT", 0.0),
+        (database, "READ_TIMEOUT", 0.0),
     ]
     known = [(place, name, getattr(place, name)) for place, name, _ in put]
     for place, name, part in put:
