@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bgmagic.errors import BgmagicError
+from bgmagic.storage import filesystem
 
 T = TypeVar("T")
 
@@ -64,6 +65,10 @@ class JournalError(BgmagicError):
     """The journal did not take a write; the job itself goes on."""
 
 
+class MissingRow(JournalError):
+    """The job that was to be changed is not in the file."""
+
+
 # What is wrong with one write and not with the file.
 ROW_ERRORS = (
     JournalError, TypeError, ValueError, OverflowError,
@@ -105,13 +110,19 @@ def open_file(path: Path | None) -> sqlite3.Connection:
         # here: closing it would drop SQLite's own locks.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            filesystem.sync_folder(path.parent)
         with contextlib.suppress(OSError):
             path.chmod(0o600)
     connection = connect(path, BUSY_TIMEOUT)
     try:
         _check_version(connection, path)
-        wal = _use_wal(connection)
-        connection.execute(f"PRAGMA synchronous = {'NORMAL' if wal else 'FULL'}")
+        # What is resolved survives a power cut. EXTRA: with a rollback journal FULL leaves out the
+        # sync of the folder by which the deleted journal can't come back and undo the commit.
+        connection.execute("PRAGMA synchronous = EXTRA")
+        if path is not None and _may_use_wal(connection, path):
+            _use_wal(connection)
+        else:
+            connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA cache_size = -256")  # KiB; rows are small, texts written once
         _migrate(connection, path)
@@ -132,6 +143,14 @@ def _check_version(connection: sqlite3.Connection, path: Path | None) -> int:
     return version
 
 
+def _may_use_wal(connection: sqlite3.Connection, path: Path) -> bool:
+    if filesystem.is_shared(path.parent):
+        return False
+    # A file that is in this mode already has been written in it.
+    mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+    return mode == "wal" or filesystem.takes_wal(path.parent)
+
+
 def _use_wal(connection: sqlite3.Connection) -> bool:
     until = time.monotonic() + BUSY_TIMEOUT
     while True:
@@ -139,7 +158,7 @@ def _use_wal(connection: sqlite3.Connection) -> bool:
             return bool(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal")
         except sqlite3.OperationalError as error:
             # SQLite does not wait by itself while another kernel switches the same new file.
-            if error_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+            if filesystem.error_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                 return False
             time.sleep(0.01)
 
@@ -184,34 +203,11 @@ def _roll_back(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK")
 
 
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def error_code(error: Exception) -> int:
-    """SQLite's primary result code, or 0."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
 def raising(error: Exception) -> Action:
     def action(_: sqlite3.Connection) -> None:
         raise error
 
     return action
-
-
-def trouble_of(error: Exception, path: Path | None) -> str:
-    code = error_code(error)
-    if code == sqlite3.SQLITE_FULL:
-        advice = "the disk is full: make room"
-    elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        advice = "another program keeps it locked: end that one"
-    else:
-        what = error.strerror if isinstance(error, OSError) else error
-        advice = f"{what}: make it writable, or set BGMAGIC_JOURNAL to another file"
-    return (
-        f"the journal {path} can't be used; jobs still run, but would not survive a restart of "
-        f"this kernel: {advice}"
-    )
 
 
 SHARED_INPUT = 10_000  # characters of JSON from which an input is worth a place of its own
@@ -360,10 +356,31 @@ def change_entry(connection: sqlite3.Connection, key: str, changes: Mapping[str,
     sets = ", ".join(f"{name} = :{name}" for name in columns)
     sql = f"UPDATE jobs SET {sets} WHERE key = :key"  # noqa: S608 - names of our own columns
     if connection.execute(sql, {**columns, "key": key}).rowcount != 1:
-        raise JournalError(f"the job {key} is not in it, so it would not survive a restart")
+        raise MissingRow(f"the job {key} is not in it, so it would not survive a restart")
     # A first response replaces nothing: no need to look through all jobs at the end of each.
     if before and before - _hashes(connection, key):
         connection.execute(_SWEEP)
+
+
+def save_entry(connection: sqlite3.Connection, entry: StoredJob, owner: str) -> bool:
+    """Have the file say what ``entry`` does; False if another kernel than ``owner`` has the job."""
+    found = connection.execute("SELECT owner FROM jobs WHERE key = ?", (entry.key,)).fetchone()
+    if found is None:
+        add_entry(connection, entry)
+    elif found[0] in (None, owner, entry.owner):
+        columns = {name: getattr(entry, name) for name in FIELDS if name != "key"}
+        change_entry(connection, entry.key, columns)
+    else:
+        return False
+    return True
+
+
+def take_entry(connection: sqlite3.Connection, sql: str, values: Mapping[str, Any]) -> Any:
+    """Take a job by ``sql``, and give its whole row; None if that is not to be had."""
+    if connection.execute(sql, values).rowcount != 1:
+        return None
+    whole = f"SELECT {WHOLE} FROM jobs WHERE key = :key"  # noqa: S608 - our own columns
+    return from_row(connection.execute(whole, values).fetchone())
 
 
 def _hashes(connection: sqlite3.Connection, key: str) -> set[str]:

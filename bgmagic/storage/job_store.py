@@ -1,8 +1,8 @@
 """What is written into the journal when: a job's intent before its request is sent, the response
 id before the first poll, the whole response before the variable is bound.
 
-Between the course of a job and the journal, which only stores. A journal that can't be written
-stops no job; the promise that it outlives this kernel is off then, and `trouble` says so.
+Between the runner of a job and the journal, which only stores. What the journal never took runs
+all the same; the promise that it outlives this kernel is off then, and `trouble` says so.
 """
 
 from __future__ import annotations
@@ -60,13 +60,11 @@ class JobStore:
             self._trouble = str(error)
         credentials = await self._known_credentials(server)
         entry = self._entry(record, server, interval, deadline, credentials)
-        if await self._done(self.journal.add(entry)):
-            self._unwritten.discard(record.key)
-        self._arrived(record.key)
+        await self._added(self.journal.add(entry), [record.key])
 
     def is_stored(self, record: JobRecord) -> bool:
         """Whether the job's intent, which was to be written, is."""
-        return record.key not in self._unwritten
+        return record.key not in self._unwritten and not self.journal.is_unsaved(record.key)
 
     async def insert_all(
         self,
@@ -88,15 +86,17 @@ class JobStore:
             entries.append(self._entry(record, server, interval, deadline, credentials))
             if len(entries) % AT_ONCE == 0:
                 await asyncio.sleep(0)  # the polls of others go on
-        if await self._done(self.journal.add(*entries)):
-            self._unwritten.difference_update(keys)
-        for key in keys:
-            self._arrived(key)
+        await self._added(self.journal.add(*entries), keys)
 
-    def _arrived(self, key: str) -> None:
-        noted = self._coming.pop(key, None)
-        if noted and key not in self._unwritten:
-            self.journal.change(key, **noted)
+    async def _added(self, adding: Future[None], keys: Sequence[str]) -> None:
+        written = await self._done(adding)
+        for key in keys:
+            # What could not be written, the journal writes as soon as it can.
+            if written or self.journal.is_unsaved(key):
+                self._unwritten.discard(key)
+            noted = self._coming.pop(key, None)
+            if noted and key not in self._unwritten:
+                self.journal.change(key, **noted)
 
     async def _known_credentials(self, server: ServerConfig) -> str:
         known = self._prints.get((self.journal.known_salt or "", server))
@@ -156,9 +156,14 @@ class JobStore:
     async def claim(self, record: JobRecord, *, ours: bool) -> bool:
         """Whether the job may be sent now by this process, and by no other.
 
+        Then the file says so, or it never had the job. What it has as waiting may not be sent ahead
+        of it: after a crash the next kernel would send that again.
+
         Args:
-            ours: whether it was submitted in this process; then it is sent even if the journal
-                fails, since no other kernel takes it from a live one.
+            ours: whether it was submitted in this process.
+
+        Raises:
+            JournalError: the journal can't be written now; another try may do.
         """
         if record.key in self._unwritten:
             return ours
@@ -166,28 +171,25 @@ class JobStore:
         def claim(dead: Collection[str]) -> Future[bool]:
             return self.journal.claim(record.key, self.owner.id, dead)
 
-        try:
-            if ours:  # of a job that was submitted here the owner is known
-                return await self._landing.wait(claim(()))
-            return await self._take(claim)
-        except JournalError:
-            return ours
+        if ours:  # of a job that was submitted here the owner is known
+            return await self._landing.wait(claim(()))
+        return await self._take(claim)
 
     async def adopt(self, record: JobRecord, *, waits: bool = False) -> bool:
         """Whether this process may look after a job of another one.
 
         Args:
             waits: whether it still waits to be sent; else it was accepted.
+
+        Raises:
+            BgmagicError: the journal, or its folder, can't be written.
         """
 
         def adopt(dead: Collection[str]) -> Future[bool]:
             return self.journal.adopt(record.key, self.owner.id, dead, waits)
 
-        try:
-            self.owner.acquire()
-            return await self._take(adopt)
-        except BgmagicError:
-            return False
+        self.owner.acquire()
+        return await self._take(adopt)
 
     async def _take(self, taking: Callable[[Collection[str]], Future[bool]]) -> bool:
         """Take a job from nobody or a dead owner: one known to be dead, else one found dead now."""

@@ -7,7 +7,6 @@ is done with a dead kernel's jobs is the manager's.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bgmagic.errors import BgmagicError
+from bgmagic.storage import filesystem
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -27,6 +27,11 @@ ANOTHER_LOOK = 0.01
 
 class OwnerError(BgmagicError):
     """This kernel can't show others that it is alive."""
+
+
+def host_id() -> str:
+    """What stands for this host in names of owners and files."""
+    return filesystem.host_of_name(socket.gethostname())
 
 
 class OwnerLock:
@@ -43,9 +48,7 @@ class OwnerLock:
 
     def __init__(self, folder: Path | None) -> None:
         """Make an owner whose lock is in ``folder``; for None there are no others to know of."""
-        # A host's name may hold anything; a file's may not.
-        host = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
-        self.id = f"{host}-{os.getpid()}-{secrets.token_hex(6)}"
+        self.id = f"{host_id()}-{os.getpid()}-{secrets.token_hex(6)}"
         self._folder = folder
         self._pid = os.getpid()
         self._lock: BaseFileLock | None = None

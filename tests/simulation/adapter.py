@@ -32,7 +32,7 @@ from bgmagic.runtime.manager import JobManager
 from bgmagic.runtime.pacing import ConcurrencyLimiter, PollPacer
 from bgmagic.runtime.runner import RunConfig
 from bgmagic.runtime.watcher import Endpoint
-from bgmagic.storage import database, job_store, owner_lock
+from bgmagic.storage import database, filesystem, job_store, owner_lock
 from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
@@ -137,20 +137,12 @@ class _Journal(Journal):
     @property
     def queued(self) -> bool:
         """Whether there is something to be committed."""
-        return bool(self._queue)
+        return bool(self._queue or self._rows)
 
     def commit(self) -> None:
         """Commit what is queued, as one turn of the thread's own loop does."""
         batch, self._queue = self._queue, []
-        outcomes = self._commit([action for action, _ in batch])
-        bad = [outcome for outcome in outcomes if isinstance(outcome, JournalError)]
-        self._failure = str(bad[0]) if bad else None
-        for (_, future), outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, JournalError):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-        self._done += len(batch)
+        self._write(batch)
 
     def flush(self, timeout: float) -> bool:
         while self._queue:
@@ -225,6 +217,7 @@ class World(Protocol):
 
     locks: _Locks
     elapsed: float
+    two_hosts: bool
     calls: Calls
 
     def now(self) -> float:
@@ -238,8 +231,8 @@ class Kernel:
         self.process = process
         self._world = world
         self.loop = SteppedLoop(lambda: world.elapsed)
-        self.journal = _Journal(journal)
         with _host_named(process.host):
+            self.journal = _Journal(journal)
             owner = OwnerLock(journal.parent / "owners")
         self._store = JobStore(self.journal, owner)
         self._manager = JobManager(
@@ -329,6 +322,9 @@ def in_place(world: World, seed: int) -> Iterator[None]:
         (scheduler, "START_DELAY", 0.0),
         (owner_lock, "_lock", world.locks.lock),
         (owner_lock, "ANOTHER_LOOK", 0.0),
+        (filesystem, "is_shared", lambda _: world.two_hosts),
+        (filesystem, "takes_wal", lambda _: True),
+        (filesystem, "_PAUSE", 0.0),
         # A key is stretched so that nobody finds it out, which takes longer than a whole history.
         (job_store, "credentials_fingerprint", lambda salt, key: f"{salt} {key}"),
         (database, "BUSY_TIMEOUT", 0.0),
