@@ -107,7 +107,7 @@ def test_no_shared_memory(kind: str, server: ScriptedServer, tmp_path: Path) -> 
         with Kernel(server.base_url, journal) as first:
             assert first.value("trouble()") is None
             first.sweep(10)
-            assert until(lambda: len(server.accepted) == 10)
+            assert until(lambda: first.statuses() == {"queued": 10})
             assert first.value("trouble()") is None
             first.kill()
         server.polls = 0
