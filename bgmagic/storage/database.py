@@ -297,6 +297,8 @@ DURATIONS = """SELECT ended_at - accepted_at FROM jobs
     WHERE server = ? AND model = ? AND effort IS ? AND status = 'completed'
     AND ended_at > accepted_at ORDER BY created_at DESC LIMIT 200"""
 
+OWNERS = "SELECT DISTINCT owner FROM jobs WHERE ended_at IS NULL AND owner IS NOT NULL"
+
 GROUP = "WHERE group_key = :group ORDER BY group_index, created_at, id"
 
 # What a word may mean: an id, a variable, or the variable of a group, each in the notebook and

@@ -133,6 +133,19 @@ def is_damaged(path: Path, connect: Any) -> bool:
         return error_code(error) in DAMAGED
 
 
+def set_aside(path: Path) -> str | None:
+    """Move a damaged file away, with what belongs to it; gives its new name, None if that fails."""
+    aside = f"{path}.damaged-{time.time():.0f}"
+    try:
+        path.rename(aside)
+        for end in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{path}{end}").rename(f"{aside}{end}")
+    except OSError:
+        return None
+    return aside
+
+
 # What SQLite's errors mean.
 
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

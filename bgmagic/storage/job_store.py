@@ -22,7 +22,8 @@ from bgmagic.jobs.record import GroupPosition, JobRecord, Status, group_position
 from bgmagic.storage import database
 from bgmagic.storage.database import JournalError, StoredJob
 from bgmagic.storage.journal import Journal
-from bgmagic.storage.owner_lock import OwnerLock
+from bgmagic.storage.live_rows import changed
+from bgmagic.storage.owner_lock import BEAT, OwnerLock
 
 AT_ONCE = 25  # entries prepared in one go, about a millisecond
 
@@ -39,6 +40,8 @@ class JobStore:
         self._landing = FutureWaiter()
         self._coming: dict[str, dict[str, Any]] = {}
         self._known_dead: frozenset[str] = frozenset()
+        if owner.is_elsewhere("another"):  # kernels of other hosts see no lock of this one
+            journal.on_turn, journal.pause = owner.beat, BEAT
 
     @property
     def trouble(self) -> str | None:
@@ -189,7 +192,15 @@ class JobStore:
             return self.journal.adopt(record.key, self.owner.id, dead, waits)
 
         self.owner.acquire()
-        return await self._take(adopt)
+        return await self._take(adopt) or (not waits and await self._copy(record.key))
+
+    async def _copy(self, key: str) -> bool:
+        """Follow an accepted job of another host's file, which is not written here, in our own."""
+        entry = await asyncio.to_thread(self.journal.find_elsewhere, key)
+        if entry is None or entry.response_id is None or not self.is_unowned(entry):
+            return False
+        await self._landing.wait(self.journal.add(changed(entry, {"owner": self.owner.id})))
+        return True
 
     async def _take(self, taking: Callable[[Collection[str]], Future[bool]]) -> bool:
         """Take a job from nobody or a dead owner: one known to be dead, else one found dead now."""
@@ -236,16 +247,18 @@ class JobStore:
 
     def alive(self) -> set[str]:
         """The owners of open jobs whose kernels live."""
-        owners = self.journal.owners()
-        return owners - self.owner.dead_owners(owners)
+        here = self._owners_here()
+        return here - self.owner.dead_owners(here) | self._elsewhere(silent=False)
 
     def is_unowned(self, entry: StoredJob) -> bool:
         """Whether no living kernel follows the job, or this one does."""
+        if entry.owner is not None and self.owner.is_elsewhere(entry.owner):
+            return self.owner.is_silent(entry.owner)
         return entry.owner in (None, self.owner.id) or entry.owner in self._dead()
 
     def available_owners(self) -> set[str | None]:
         """The owners whose open jobs this kernel may take; None is nobody."""
-        return {None, self.owner.id, *self._dead()}
+        return {None, self.owner.id, *self._dead(), *self._elsewhere(silent=True)}
 
     def check_attachable(
         self, entry: StoredJob, server: ServerConfig, free: Collection[str | None] | None = None
@@ -266,6 +279,11 @@ class JobStore:
             raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
         if not (self.is_unowned(entry) if free is None else entry.owner in free):
             raise BadInput(f"{which} is followed by another kernel that is alive")
+        if entry.response_id is None and self.owner.is_elsewhere(entry.owner):
+            raise BadInput(
+                f"{which} was submitted on another host: only a kernel there can send it, or tell "
+                "whether it was sent; --again sends it from here, at the risk of paying twice"
+            )
         if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
             raise Unsendable(
                 f"{which} can't be sent: its request held a secret, which the journal does not "
@@ -349,8 +367,17 @@ class JobStore:
 
     def _dead(self) -> frozenset[str]:
         # Ids are used once: who is dead stays so.
-        self._known_dead |= self.owner.dead_owners(self.journal.owners())
+        self._known_dead |= self.owner.dead_owners(self._owners_here())
         return self._known_dead
+
+    def _owners_here(self) -> set[str]:
+        others = self.journal.other_owners()
+        return self.journal.owners() | {o for o in others if not self.owner.is_elsewhere(o)}
+
+    def _elsewhere(self, *, silent: bool) -> set[str]:
+        """The owners on other hosts that have given no sign of life for long, or that have."""
+        others = filter(self.owner.is_elsewhere, self.journal.other_owners())
+        return {owner for owner in others if self.owner.is_silent(owner) == silent}
 
     async def _done(self, future: Future[Any]) -> bool:
         try:

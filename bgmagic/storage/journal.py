@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,9 @@ class Journal:
         self._reading = threading.RLock()
         self._reader: tuple[object, sqlite3.Connection] | None = None
         self.known_salt: str | None = None  # `salt`, where that has been read
+        # Called on the journal's thread now and then, at least each `pause` seconds.
+        self.on_turn: Callable[[], object] = lambda: None
+        self.pause: float | None = None
         self._failure: str | None = None
         self._notice: str | None = None
         _JOURNALS.add(self)
@@ -164,8 +167,17 @@ class Journal:
 
     def owners(self) -> set[str]:
         """Who follows, or followed, the jobs that have not ended."""
-        sql = "SELECT DISTINCT owner FROM jobs WHERE ended_at IS NULL AND owner IS NOT NULL"
-        return {row[0] for row in self._read(sql)}
+        return {row[0] for row in self._read(database.OWNERS)}
+
+    def other_owners(self) -> set[str]:
+        """The same in the files of other hosts."""
+        return {row[0] for row in self._read_others(database.OWNERS)}
+
+    def find_elsewhere(self, key: str) -> StoredJob | None:
+        """The whole job with this key in the file of another host."""
+        sql = f"SELECT {database.WHOLE} FROM jobs WHERE key = :it"  # noqa: S608 - our own columns
+        rows = self._read_others(sql, {"it": key})
+        return database.from_row(rows[0]) if rows else None
 
     def flush(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until all that is queued now is committed or refused.
@@ -247,9 +259,10 @@ class Journal:
         while True:
             with self._news:
                 self._news.wait_for(
-                    lambda: self._queue or self._closing, wait if self._rows else None
+                    lambda: self._queue or self._closing, wait if self._rows else self.pause
                 )
                 batch, self._queue = self._queue, []
+            self.on_turn()
             if batch or self._rows:
                 self._write(batch)
                 wait = min(2 * wait, longest) if self._rows else RETRY[0]
@@ -365,13 +378,8 @@ class Journal:
         if not filesystem.is_damaged(self._path, lambda path: database.connect(path, 5.0)):
             return True  # what was wrong was the connection, or the disk
         self._rows.forget_file()
-        aside = f"{self._path}.damaged-{time.time():.0f}"
-        try:
-            self._path.rename(aside)
-            for end in ("-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    Path(f"{self._path}{end}").rename(f"{aside}{end}")
-        except OSError:
+        aside = filesystem.set_aside(self._path)
+        if aside is None:
             return False
         self._notice = (
             f"the journal was damaged and is now {aside}; a new one was begun, and the jobs from "
@@ -417,11 +425,14 @@ class Journal:
     def _entries(self, columns: str, where: str, values: Mapping[str, Any]) -> list[StoredJob]:
         sql = f"SELECT {columns} FROM jobs {where}"  # noqa: S608 - of our own constants
         found = [database.from_row(row) for row in self._read(sql, values)]
-        if self._others is None:
-            return found
-        with self._reading:
-            others = [database.from_row(row) for row in self._others.read(sql, values)]
+        others = [database.from_row(row) for row in self._read_others(sql, values)]
         return live_rows.merged(found, others, where) if others else found
+
+    def _read_others(self, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
+        if self._others is None:
+            return []
+        with self._reading:
+            return self._others.read(sql, values)
 
     def _leak(self) -> None:
         """In a forked child: never let SQLite close what the parent uses; that could damage it."""
