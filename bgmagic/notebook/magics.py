@@ -35,7 +35,8 @@ from bgmagic.notebook.shell import (
     with_options_help,
 )
 from bgmagic.submission.app import NoShell, app
-from bgmagic.submission.converters import Converter, to_count
+from bgmagic.submission.converters import Converter, to_count, to_duration
+from bgmagic.submission.lookup import forget_old_jobs
 from bgmagic.submission.options import SubmitSettings, options
 from bgmagic.submission.submit import (
     PreparedRequest,
@@ -89,6 +90,7 @@ def _traits() -> dict[str, OptionTrait]:
     }
     return found | {
         "confirm_above": OptionTrait("jobs above which a sweep needs --yes (100)", to_count),
+        "keep": OptionTrait("how long jobs that ended stay in the journal, as 90d", to_duration),
         "base_url": OptionTrait("the server's address, as https://host/v1", _to_base_url),
         "journal": OptionTrait('the journal\'s file, or ":memory:" for none', _move_journal),
     }
@@ -104,7 +106,7 @@ class BgMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self._shell = shell
-        self._told = False
+        self._told = self._tidied = False
         self._untold_groups: list[Sequence[Job]] = []
         self.matcher = matcher(self._namespace)
         app.shell = NotebookShell(shell, self)
@@ -231,6 +233,12 @@ class BgMagics(Magics):
         if trouble and not self._told:
             print(f"Journal: {trouble}")
         self._told = bool(trouble)
+        if not self._tidied:
+            self._tidied = True
+            with errors_as_one_line():
+                note = forget_old_jobs()
+            if note:
+                print(f"Journal: {note}")
 
     def _show(self, job: Job, earlier: object, *, notify: bool) -> None:
         running = earlier if isinstance(earlier, Job) and not earlier.done() else None

@@ -75,7 +75,7 @@ class NotebookShell:
     def defaults(self) -> Mapping[str, Any]:
         """What `%config` holds for the options, by their names; None is unset."""
         names = [option.name for option in options(SubmitSettings) if option.configurable]
-        return {name: getattr(self._configured, name) for name in [*names, "confirm_above"]}
+        return {name: getattr(self._configured, name) for name in [*names, "confirm_above", "keep"]}
 
     def base_url(self) -> str | None:
         """The server's address that `%config` holds, or None."""

@@ -58,6 +58,11 @@ MIGRATIONS = (
     ALTER TABLE jobs ADD COLUMN group_details TEXT;
     CREATE INDEX jobs_group ON jobs (group_key) WHERE group_key IS NOT NULL
     """,
+    """
+    CREATE INDEX jobs_request ON jobs (request_hash);
+    CREATE INDEX jobs_input ON jobs (input_hash) WHERE input_hash IS NOT NULL;
+    CREATE INDEX jobs_response ON jobs (response_hash) WHERE response_hash IS NOT NULL
+    """,
 )
 
 
@@ -116,6 +121,7 @@ def open_file(path: Path | None) -> sqlite3.Connection:
     connection = connect(path, BUSY_TIMEOUT)
     try:
         _check_version(connection, path)
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file without tables
         # What is resolved survives a power cut. EXTRA: with a rollback journal FULL leaves out the
         # sync of the folder by which the deleted journal can't come back and undo the commit.
         connection.execute("PRAGMA synchronous = EXTRA")
@@ -286,12 +292,14 @@ WHOLE = ", ".join(
     _BLOB.format(name) if name in ("request", "response") else name for name in FIELDS
 ) + ", input_at, {}".format(_BLOB.format("input"))
 
-_SWEEP = """DELETE FROM blobs WHERE hash NOT IN (
-    SELECT request_hash FROM jobs
-    UNION SELECT input_hash FROM jobs WHERE input_hash IS NOT NULL
-    UNION SELECT response_hash FROM jobs WHERE response_hash IS NOT NULL)"""
+_DROP_UNUSED = """DELETE FROM blobs WHERE hash IN (SELECT value FROM json_each(?))
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE request_hash = blobs.hash)
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE input_hash = blobs.hash)
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE response_hash = blobs.hash)"""
 
-_HASHES_OF = "SELECT request_hash, input_hash, response_hash FROM jobs WHERE key = ?"
+_ENDED = "ended_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"
+
+_HASHES_OF = "SELECT request_hash, input_hash, response_hash FROM jobs WHERE "
 
 DURATIONS = """SELECT ended_at - accepted_at FROM jobs
     WHERE server = ? AND model = ? AND effort IS ? AND status = 'completed'
@@ -334,10 +342,6 @@ OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :
 
 SAME = f"WHERE fingerprint = :it AND {OF} AND ended_at IS NULL ORDER BY created_at, id"
 
-ADOPT = "UPDATE jobs SET owner = :owner WHERE status {} 'waiting' AND ended_at IS NULL"
-
-MAY_OWN = "(owner IS NULL OR owner = :owner OR owner IN (SELECT value FROM json_each(:dead)))"
-
 
 def add_entry(connection: sqlite3.Connection, entry: StoredJob) -> None:
     columns = _stored(connection, {name: getattr(entry, name) for name in FIELDS})
@@ -353,47 +357,32 @@ def add_entries(connection: sqlite3.Connection, added: Iterable[StoredJob]) -> N
 
 
 def change_entry(connection: sqlite3.Connection, key: str, changes: Mapping[str, Any]) -> None:
-    before = _hashes(connection, key) if {"request", "response"} & changes.keys() else set()
+    one = "key = ?", key
+    before = _hashes(connection, *one) if {"request", "response"} & changes.keys() else set()
     columns = _stored(connection, changes)
     sets = ", ".join(f"{name} = :{name}" for name in columns)
     sql = f"UPDATE jobs SET {sets} WHERE key = :key"  # noqa: S608 - names of our own columns
     if connection.execute(sql, {**columns, "key": key}).rowcount != 1:
         raise MissingRow(f"the job {key} is not in it, so it would not survive a restart")
-    # A first response replaces nothing: no need to look through all jobs at the end of each.
-    if before and before - _hashes(connection, key):
-        connection.execute(_SWEEP)
+    if before:
+        _drop_unused(connection, before - _hashes(connection, *one))
 
 
-def save_entry(connection: sqlite3.Connection, entry: StoredJob, owner: str) -> bool:
-    """Have the file say what ``entry`` does; False if another kernel than ``owner`` has the job."""
-    found = connection.execute("SELECT owner FROM jobs WHERE key = ?", (entry.key,)).fetchone()
-    if found is None:
-        add_entry(connection, entry)
-    elif found[0] in (None, owner, entry.owner):
-        columns = {name: getattr(entry, name) for name in FIELDS if name != "key"}
-        change_entry(connection, entry.key, columns)
-    else:
-        return False
-    return True
+def _hashes(connection: sqlite3.Connection, which: str, value: str) -> set[str]:
+    rows = connection.execute(_HASHES_OF + which, (value,))
+    return {found for row in rows for found in row if found}
 
 
-def take_entry(connection: sqlite3.Connection, sql: str, values: Mapping[str, Any]) -> Any:
-    """Take a job by ``sql``, and give its whole row; None if that is not to be had."""
-    if connection.execute(sql, values).rowcount != 1:
-        return None
-    whole = f"SELECT {WHOLE} FROM jobs WHERE key = :key"  # noqa: S608 - our own columns
-    return from_row(connection.execute(whole, values).fetchone())
-
-
-def _hashes(connection: sqlite3.Connection, key: str) -> set[str]:
-    return {found for row in connection.execute(_HASHES_OF, (key,)) for found in row if found}
+def _drop_unused(connection: sqlite3.Connection, hashes: Collection[str]) -> None:
+    if hashes:
+        connection.execute(_DROP_UNUSED, (json.dumps(list(hashes)),))
 
 
 def forget_entries(connection: sqlite3.Connection, keys: Collection[str]) -> int:
-    sql = """DELETE FROM jobs
-        WHERE ended_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"""
-    count = connection.execute(sql, (json.dumps(list(keys)),)).rowcount
-    connection.execute(_SWEEP)
+    listed = json.dumps(list(keys))
+    hashes = _hashes(connection, _ENDED, listed)
+    count = connection.execute(f"DELETE FROM jobs WHERE {_ENDED}", (listed,)).rowcount  # noqa: S608
+    _drop_unused(connection, hashes)
     return count
 
 

@@ -24,6 +24,7 @@ from bgmagic.storage.database import JournalError, StoredJob
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.live_rows import changed
 from bgmagic.storage.owner_lock import BEAT, OwnerLock
+from bgmagic.storage.retention import LARGE
 
 AT_ONCE = 25  # entries prepared in one go, about a millisecond
 
@@ -354,6 +355,14 @@ class JobStore:
     def forget(self, keys: Collection[str]) -> Future[int]:
         """Delete those of these jobs that have ended, with their texts; gives how many."""
         return self.journal.forget(keys)
+
+    def forget_before(self, at: float, needed: Collection[str]) -> Future[int]:
+        """The same for all but the ``needed`` that ended before ``at``, by the wall clock."""
+        return self.forget(set(self.journal.ended_before(at)).difference(needed))
+
+    def is_large(self) -> bool:
+        """Whether the journal has grown so that its user should know."""
+        return self.journal.size() > LARGE
 
     def mark_unsendable(self, entry: StoredJob, reason: str, now: float) -> None:
         """Write down that a job that was not sent ends so: nobody can send it."""

@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import json
 import os
 import secrets
 import sqlite3
 import threading
-import time
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
@@ -27,6 +25,7 @@ from bgmagic.storage.database import FORKED, JournalError, StoredJob
 from bgmagic.storage.filesystem import OtherFiles
 from bgmagic.storage.live_rows import LiveRows, Write
 from bgmagic.storage.owner_lock import host_id
+from bgmagic.storage.retention import Forgetting
 
 RETRY = 0.25, 5.0  # seconds between tries to write what could not be: the first, and the longest
 
@@ -106,25 +105,20 @@ class Journal:
         True for one call only, whichever kernels try at once: then the file says so. It is also
         True for a job that this process has added, and that certainly never got into the file.
         """
-        # A claim that failed may be found in the file all the same, and only its owner knows that.
-        sql = """UPDATE jobs SET owner = :owner, status = 'submitting' WHERE
-            (status = 'waiting' OR status = 'submitting' AND owner = :owner AND response_id IS NULL)
-            AND ended_at IS NULL"""
-        changes = {"owner": owner, "status": "submitting"}
-        return self._take(sql, key, owner, dead, changes)
+        return self._put(live_rows.claiming(key, owner, dead))
 
     def adopt(self, key: str, owner: str, dead: Collection[str], waits: bool) -> Future[bool]:
         """Take an open job that still ``waits``, or waits no more, from the same; it stays so."""
-        sql = database.ADOPT.format("=" if waits else "!=")
-        return self._take(sql, key, owner, dead, None)
+        return self._put(live_rows.adopting(key, owner, dead, waits))
 
     def is_unsaved(self, key: str) -> bool:
         """Whether what is known of an open job of this process could not be written yet."""
         return self._rows.is_unsaved(key)
 
     def forget(self, keys: Collection[str]) -> Future[int]:
-        """Delete those of these jobs that have ended, with their texts; gives how many."""
-        return self._put(Write(lambda connection: database.forget_entries(connection, keys)))
+        """Delete those of these jobs that have ended, with their texts, slice by slice; gives how
+        many they were."""
+        return Forgetting(self._put, keys).total
 
     # Reading. What can't be read is empty, and `trouble` says so.
 
@@ -164,6 +158,16 @@ class Journal:
     def durations(self, server: str, model: str, effort: str | None) -> list[float]:
         """Seconds from acceptance to completion of the newest such jobs, at most 200."""
         return [row[0] for row in self._read(database.DURATIONS, (server, model, effort))]
+
+    def ended_before(self, at: float) -> list[str]:
+        """The keys of the jobs that ended before that, in seconds since the epoch."""
+        return [row[0] for row in self._read("SELECT key FROM jobs WHERE ended_at < ?", (at,))]
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        with contextlib.suppress(OSError):
+            return 0 if self._path is None else self._path.stat().st_size
+        return 0
 
     def owners(self) -> set[str]:
         """Who follows, or followed, the jobs that have not ended."""
@@ -215,19 +219,6 @@ class Journal:
         # Before any lock: a fork may have copied it while it was held.
         if os.getpid() != self._pid:
             raise JournalError(FORKED)
-
-    def _take(
-        self,
-        sql: str,
-        key: str,
-        owner: str,
-        dead: Collection[str],
-        changes: Mapping[str, Any] | None,
-    ) -> Future[bool]:
-        values = {"key": key, "owner": owner, "dead": json.dumps(list(dead))}
-        sql = f"{sql} AND key = :key AND {database.MAY_OWN}"
-        taking = functools.partial(database.take_entry, sql=sql, values=values)
-        return self._put(Write(taking, key, changes=changes, claims=True))
 
     def _put(self, write: Write) -> Future[Any]:
         # So that nobody can cancel what is going to be written.

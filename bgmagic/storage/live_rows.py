@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import sqlite3
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,7 +68,7 @@ class LiveRows:
 
     def _saving(self, entry: StoredJob) -> Write:
         owner = self._owner
-        return Write(lambda connection: database.save_entry(connection, entry, owner), entry.key)
+        return Write(lambda connection: _save(connection, entry, owner), entry.key)
 
     def committed(self, write: Write, outcome: Any) -> Any:
         """Take in that a write was committed, or refused for what it is; gives its result."""
@@ -156,3 +158,50 @@ def merged(own: list[StoredJob], others: list[StoredJob], where: str) -> list[St
 def changed(entry: StoredJob, changes: Mapping[str, Any]) -> StoredJob:
     """The same with ``changes``. By its constructor: so it takes a quarter of the memory."""
     return StoredJob(**(entry.__dict__ | dict(changes)))
+
+
+# Taking jobs. A claim that failed may be found in the file all the same, and only its owner knows
+# that it posted nothing.
+_CLAIM = """UPDATE jobs SET owner = :owner, status = 'submitting' WHERE ended_at IS NULL AND
+    (status = 'waiting' OR status = 'submitting' AND owner = :owner AND response_id IS NULL)"""
+
+_ADOPT = "UPDATE jobs SET owner = :owner WHERE status {} 'waiting' AND ended_at IS NULL"
+
+_MAY_OWN = "(owner IS NULL OR owner = :owner OR owner IN (SELECT value FROM json_each(:dead)))"
+
+
+def claiming(key: str, owner: str, dead: Collection[str]) -> Write:
+    """What takes a waiting job to send it."""
+    changes = {"owner": owner, "status": "submitting"}
+    return Write(_taking(_CLAIM, key, owner, dead), key, changes=changes, claims=True)
+
+
+def adopting(key: str, owner: str, dead: Collection[str], waits: bool) -> Write:
+    """What takes an open job that waits, or waits no more, and leaves it so."""
+    sql = _ADOPT.format("=" if waits else "!=")
+    return Write(_taking(sql, key, owner, dead), key, claims=True)
+
+
+def _taking(sql: str, key: str, owner: str, dead: Collection[str]) -> Action:
+    """Takes the job, and gives its whole row; None if it is not to be had."""
+    values = {"key": key, "owner": owner, "dead": json.dumps(list(dead))}
+
+    def take(connection: sqlite3.Connection) -> StoredJob | None:
+        taken = connection.execute(f"{sql} AND key = :key AND {_MAY_OWN}", values).rowcount == 1
+        whole = f"SELECT {database.WHOLE} FROM jobs WHERE key = :key"  # noqa: S608 - our columns
+        return database.from_row(connection.execute(whole, values).fetchone()) if taken else None
+
+    return take
+
+
+def _save(connection: sqlite3.Connection, entry: StoredJob, owner: str) -> bool:
+    """Have the file say what ``entry`` does; False if another kernel than ``owner`` has the job."""
+    found = connection.execute("SELECT owner FROM jobs WHERE key = ?", (entry.key,)).fetchone()
+    if found is None:
+        database.add_entry(connection, entry)
+    elif found[0] in (None, owner, entry.owner):
+        columns = {name: getattr(entry, name) for name in database.FIELDS if name != "key"}
+        database.change_entry(connection, entry.key, columns)
+    else:
+        return False
+    return True

@@ -71,7 +71,10 @@ HOMES = {
     "aiohttp": {"transport.aiohttp_transport"},
     "httptools": {"transport.http11"},
     "httpx2": {"transport.aiohttp_transport", "transport.http11", "transport.sdk"},
-    "sqlite3": {"storage.database", "storage.filesystem", "storage.journal"},
+    "sqlite3": {
+        "storage.database", "storage.filesystem", "storage.journal", "storage.live_rows",
+        "storage.retention",
+    },
     "filelock": {"local.discovery", "local.weights", "storage.owner_lock"},
     "jinja2": {"prompts.expressions", "prompts.sandbox"},
     "narwhals": {"prompts.tables"},
