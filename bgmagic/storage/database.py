@@ -126,7 +126,11 @@ def open_file(path: Path | None) -> sqlite3.Connection:
         # sync of the folder by which the deleted journal can't come back and undo the commit.
         connection.execute("PRAGMA synchronous = EXTRA")
         if path is not None and _may_use_wal(connection, path):
-            _use_wal(connection)
+            new = _mode(connection) != "wal"
+            if _use_wal(connection) and new:
+                # SQLite does not see to it that the rollback journal, which it deletes here, stays
+                # deleted after a power cut: found again it would undo all that WAL has taken.
+                filesystem.sync_folder(path.parent)
         else:
             connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA secure_delete = ON")
@@ -153,8 +157,11 @@ def _may_use_wal(connection: sqlite3.Connection, path: Path) -> bool:
     if filesystem.is_shared(path.parent):
         return False
     # A file that is in this mode already has been written in it.
-    mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
-    return mode == "wal" or filesystem.takes_wal(path.parent)
+    return _mode(connection) == "wal" or filesystem.takes_wal(path.parent)
+
+
+def _mode(connection: sqlite3.Connection) -> str:
+    return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
 
 
 def _use_wal(connection: sqlite3.Connection) -> bool:

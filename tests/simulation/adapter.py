@@ -29,9 +29,8 @@ from bgmagic.jobs.record import GroupPosition, JobRecord
 from bgmagic.prompts.conversation import user_message
 from bgmagic.runtime import runner, scheduler
 from bgmagic.runtime.manager import JobManager
-from bgmagic.runtime.pacing import ConcurrencyLimiter, PollPacer
+from bgmagic.runtime.pacing import ConcurrencyLimiter
 from bgmagic.runtime.runner import RunConfig
-from bgmagic.runtime.watcher import Endpoint
 from bgmagic.storage import database, filesystem, job_store, owner_lock
 from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore
@@ -39,7 +38,7 @@ from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
 from bgmagic.submission.app import app
 from bgmagic.transport.reply import Reply
-from tests.simulation.disk import Process
+from tests.simulation.disk import Disk, Process
 from tests.simulation.loop import SteppedLoop
 
 SERVER = ServerConfig(base_url="http://simulated.example/v1", api_key="sk-test-0123456789abcdef")
@@ -95,9 +94,7 @@ def unsent() -> Exception:
 
 def refused() -> Exception:
     """The server did not take it, and may later."""
-    return ServerError(
-        "HTTP 429: slow down", maybe_accepted=False, status_code=429, retryable=True
-    )
+    return ServerError("HTTP 429: slow down", maybe_accepted=False, status_code=429, retryable=True)
 
 
 def unclear() -> Exception:
@@ -218,6 +215,7 @@ class World(Protocol):
     locks: _Locks
     elapsed: float
     two_hosts: bool
+    disk: Disk
     calls: Calls
 
     def now(self) -> float:
@@ -325,6 +323,7 @@ def in_place(world: World, seed: int) -> Iterator[None]:
         (filesystem, "is_shared", lambda _: world.two_hosts),
         (filesystem, "takes_wal", lambda _: True),
         (filesystem, "_PAUSE", 0.0),
+        (filesystem, "sync_folder", lambda _: world.disk.sync_names()),
         # A key is stretched so that nobody finds it out, which takes longer than a whole history.
         (job_store, "credentials_fingerprint", lambda salt, key: f"{salt} {key}"),
         (database, "BUSY_TIMEOUT", 0.0),

@@ -117,6 +117,11 @@ class Disk:
             if not durable:
                 self._deleted.append((self.process.host, path, found))
 
+    def sync_names(self) -> None:
+        """Make what the present host has deleted durable, as a sync of the folder does."""
+        if not self.process.dead:
+            self._deleted = [item for item in self._deleted if item[0] != self.process.host]
+
     def after(self, operations: int, then: Callable[[], None]) -> None:
         """Call ``then`` within the write or sync that is so many from now."""
         self._left, self._then = operations, then
