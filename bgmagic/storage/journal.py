@@ -139,7 +139,8 @@ class Journal:
         where = f"""WHERE {database.OF} AND (ended_at IS NULL OR NOT :open)
             ORDER BY created_at DESC, id DESC LIMIT :limit"""
         values = {"notebook": notebook, "name": name, "open": open_only, "limit": limit}
-        return self._entries(database.BRIEF, where, values)
+        found = self._entries(database.BRIEF, where, values)
+        return found[:limit] if limit >= 0 else found  # each host's file has as many
 
     def same(
         self,

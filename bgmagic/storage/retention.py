@@ -74,5 +74,7 @@ def _give_room_back(connection: sqlite3.Connection) -> bool:
     free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
     if not free or connection.execute("PRAGMA auto_vacuum").fetchone() != (2,):
         return False
-    connection.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()
+    for _ in range(min(free, PAGES)):
+        # However many it is asked for: each page is a step of its own, and sqlite3 takes only one.
+        connection.execute("PRAGMA incremental_vacuum(1)")
     return free > PAGES

@@ -160,6 +160,19 @@ def test_beside_the_archived_nest_asyncio(server: ScriptedServer, archived_first
         assert "still going on: x" in started.finish(waiting).said
 
 
+def test_a_broken_asyncio_is_told(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """Where the archived nest_asyncio has broken asyncio's timeouts, as on Python 3.14, %bgwait says in
+    one line what to remove instead of hanging."""
+    server.polls = 10**6
+    in_kernel.ok("%%bgresponse -o x\nWhy?")
+    broken = "import asyncio; asyncio._nest_patched = True; asyncio.tasks.current_task = lambda _=None: None"
+    in_kernel.ok(broken)
+    told = in_kernel.run("%bgwait x")
+    assert told.status == "error"
+    assert "nest_asyncio.apply() has broken asyncio" in told.said
+    assert "Traceback" not in told.said
+
+
 def test_nest_asyncio2_is_applied_only_for_a_wait(in_kernel: Kernel) -> None:
     """asyncio is patched when someone waits in a cell, not by loading or submitting."""
     in_kernel.ok("%%bgresponse -o x\nWhy?")

@@ -72,7 +72,10 @@ HOMES = {
     "httptools": {"transport.http11"},
     "httpx2": {"transport.aiohttp_transport", "transport.http11", "transport.sdk"},
     "sqlite3": {
-        "storage.database", "storage.filesystem", "storage.journal", "storage.live_rows",
+        "storage.database",
+        "storage.filesystem",
+        "storage.journal",
+        "storage.live_rows",
         "storage.retention",
     },
     "filelock": {"local.discovery", "local.weights", "storage.owner_lock"},
