@@ -21,20 +21,12 @@ import time
 from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
-from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
 
 # Set as the wait is over, one for each wait that goes on in a cell, the outermost first.
 _waits: list[asyncio.Event] = []
 
 _SLICE = 0.1  # seconds; a plain wait is cut into slices so that Windows can be interrupted too
-
-
-ARCHIVED = (
-    "nest_asyncio.apply() has broken asyncio in this kernel (that package is archived, and does not "
-    "fit Python 3.14 and later), so no job can end here: remove it, restart the kernel, and "
-    "%bgattach --all; %bgwait and await need nothing in its place"
-)
 
 
 class WaitInterrupted(KeyboardInterrupt):
@@ -52,11 +44,8 @@ def wait(jobs: Sequence[Job], timeout: float | None = None) -> list[Job]:
 
     Raises:
         WaitInterrupted: the user interrupted the wait.
-        BgmagicError: no job can end, since another package has broken asyncio.
     """
     pending = [job for job in jobs if not job.done()]
-    if pending and _is_archived_applied() and not _timeouts_work():
-        raise BgmagicError(ARCHIVED)
     try:
         if pending and _can_nest():
             _wait_nested(_nested_loop(), pending, timeout)
@@ -77,34 +66,9 @@ def _can_nest() -> bool:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return False
+    by_archived = hasattr(asyncio, "_nest_patched") and not hasattr(asyncio, "_nest_asyncio2")
     # Other loops (uvloop) can't be nested at all.
-    return isinstance(loop, asyncio.BaseEventLoop) and not _is_archived_applied()
-
-
-def _is_archived_applied() -> bool:
-    return hasattr(asyncio, "_nest_patched") and not hasattr(asyncio, "_nest_asyncio2")
-
-
-def _timeouts_work() -> bool:
-    """Whether asyncio's timeouts, without which no job gets anywhere, work on other threads.
-
-    From Python 3.14 on they don't once nest_asyncio 1.6 has put Python's own tasks in the place of
-    C's, which alone are counted as current there.
-    """
-
-    async def probe() -> None:
-        async with asyncio.timeout(60):
-            await asyncio.sleep(0)
-
-    def run() -> None:
-        loop = asyncio.new_event_loop()
-        try:
-            loop.run_until_complete(probe())
-        finally:
-            loop.close()
-
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        return not isinstance(thread.submit(run).exception(), RuntimeError)
+    return isinstance(loop, asyncio.BaseEventLoop) and not by_archived
 
 
 def _wait_plainly(jobs: Sequence[Job], timeout: float | None) -> None:

@@ -190,8 +190,7 @@ def errors_as_one_line() -> Iterator[None]:
 
 def wait_and_tell(chosen: Sequence[Job], timeout: float | None) -> None:
     """Wait for jobs and print how each stands then."""
-    with errors_as_one_line():
-        pending = wait(chosen, timeout)
+    pending = wait(chosen, timeout)
     for some in split_by_group(chosen):
         on = f", not done after {timeout:g} s; it goes on" if set(some) & set(pending) else ""
         print(f"{describe_jobs(some)}{on}")
