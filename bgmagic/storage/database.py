@@ -70,6 +70,10 @@ class JournalError(BgmagicError):
     """The journal did not take a write; the job itself goes on."""
 
 
+class WriteDeferred(JournalError):
+    """The file could not take new jobs now; the journal writes them as soon as it can."""
+
+
 class MissingRow(JournalError):
     """The job that was to be changed is not in the file."""
 
@@ -121,10 +125,10 @@ def open_file(path: Path | None) -> sqlite3.Connection:
     connection = connect(path, BUSY_TIMEOUT)
     try:
         _check_version(connection, path)
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file without tables
         # What is resolved survives a power cut. EXTRA: with a rollback journal FULL leaves out the
         # sync of the folder by which the deleted journal can't come back and undo the commit.
         connection.execute("PRAGMA synchronous = EXTRA")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # writes into a file without tables
         if path is not None and _may_use_wal(connection, path):
             new = _mode(connection) != "wal"
             if _use_wal(connection) and new:

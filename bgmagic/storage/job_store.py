@@ -20,7 +20,7 @@ from bgmagic.concurrency import FutureWaiter
 from bgmagic.errors import BadInput, BgmagicError, Unsendable
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status, group_position
 from bgmagic.storage import database
-from bgmagic.storage.database import JournalError, StoredJob
+from bgmagic.storage.database import JournalError, StoredJob, WriteDeferred
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.live_rows import changed
 from bgmagic.storage.owner_lock import BEAT, OwnerLock
@@ -93,10 +93,13 @@ class JobStore:
         await self._added(self.journal.add(*entries), keys)
 
     async def _added(self, adding: Future[None], keys: Sequence[str]) -> None:
-        written = await self._done(adding)
+        try:
+            await self._landing.wait(adding)
+            taken = True
+        except JournalError as error:
+            taken = isinstance(error, WriteDeferred)
         for key in keys:
-            # What could not be written, the journal writes as soon as it can.
-            if written or self.journal.is_unsaved(key):
+            if taken:
                 self._unwritten.discard(key)
             noted = self._coming.pop(key, None)
             if noted and key not in self._unwritten:

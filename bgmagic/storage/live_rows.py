@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bgmagic.storage import database
-from bgmagic.storage.database import Action, JournalError, MissingRow, StoredJob
+from bgmagic.storage.database import Action, JournalError, MissingRow, StoredJob, WriteDeferred
 
 
 @dataclass(slots=True)
@@ -108,6 +108,8 @@ class LiveRows:
         for entry in write.added:
             self._own(entry)
             self._unsaved[entry.key] = maybe
+        if write.added:
+            return WriteDeferred(str(error))
         row = self._rows.get(write.key)
         if row is None or write.changes is None:
             return error
