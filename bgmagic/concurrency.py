@@ -194,10 +194,26 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     # One by one: what goes there is short; what is not has threads of its own.
     loop.set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="bgmagic-blocking"))
     loop.set_exception_handler(_report)
+    loop.set_task_factory(_new_task)  # type: ignore[arg-type]  # it knows fewer options
     try:
         loop.run_forever()
     finally:
         loop.close()
+
+
+# C's own, which asyncio.Task is in CPython until somebody replaces it.
+_Task: type[asyncio.Task[Any]] = getattr(sys.modules.get("_asyncio"), "Task", asyncio.Task)
+
+
+def _new_task(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+) -> asyncio.Task[Any]:
+    """Make a task of C's class, whatever class stands in its place by now.
+
+    The archived nest_asyncio puts Python's there for the whole process. From Python 3.14 on those
+    are not counted as current on this thread, and every timeout in them raises.
+    """
+    return _Task(coroutine, loop=loop, **options)
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

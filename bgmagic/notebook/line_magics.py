@@ -171,7 +171,7 @@ class BgLineMagics(Magics):
         needed = needed_keys()
         going = [key for key in keys if key not in needed]
         ended_here = {key for key, job in JobLookup().here.items() if job.done()}
-        count = store.forget(going).result(10)
+        count = store.forget(going).result()
         # This kernel's variables still hold theirs.
         self._forgotten |= ended_here.intersection(going)
         are = "is" if count == 1 else "are"

@@ -27,7 +27,8 @@ from bgmagic.notebook.shell import (
     with_options_help,
 )
 from bgmagic.submission.app import NoShell, app
-from bgmagic.submission.converters import Converter, to_count
+from bgmagic.submission.converters import Converter, to_count, to_duration
+from bgmagic.submission.lookup import forget_old_jobs
 from bgmagic.submission.options import SubmitSettings, options
 from bgmagic.submission.submit import (
     PreparedRequest,
@@ -81,6 +82,7 @@ def _traits() -> dict[str, OptionTrait]:
     }
     return found | {
         "confirm_above": OptionTrait("jobs above which a sweep needs --yes (100)", to_count),
+        "keep": OptionTrait("how long jobs that ended stay in the journal, as 90d", to_duration),
         "base_url": OptionTrait("the server's address, as https://host/v1", _to_base_url),
         "journal": OptionTrait('the journal\'s file, or ":memory:" for none', _move_journal),
     }
@@ -95,7 +97,7 @@ class BgMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self._told = False
+        self._told = self._tidied = False
         app.shell = self.notebook = shell_of(shell, self)
         self.matcher = matcher(self._namespace)
 
@@ -218,6 +220,12 @@ class BgMagics(Magics):
         if trouble and not self._told:
             print(f"Journal: {trouble}")
         self._told = bool(trouble)
+        if not self._tidied:
+            self._tidied = True
+            with errors_as_one_line():
+                note = forget_old_jobs()
+            if note:
+                print(f"Journal: {note}")
 
 
 def load(shell: InteractiveShell) -> None:

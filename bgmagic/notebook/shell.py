@@ -94,7 +94,7 @@ class NotebookShell(abc.ABC):
     def defaults(self) -> Mapping[str, Any]:
         """The defaults that `%config` has set for the options, by their names; None is unset."""
         names = [option.name for option in options(SubmitSettings) if option.configurable]
-        return {name: getattr(self._configured, name) for name in [*names, "confirm_above"]}
+        return {name: getattr(self._configured, name) for name in [*names, "confirm_above", "keep"]}
 
     def base_url(self) -> str | None:
         """The server's address that `%config` has set, or None."""

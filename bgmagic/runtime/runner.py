@@ -12,7 +12,7 @@ from bgmagic.api.request import Request
 from bgmagic.api.response import Usage, is_terminal
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock, WakeEvent
-from bgmagic.errors import BadInput, ServerError
+from bgmagic.errors import BadInput, BgmagicError, ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
     CLAIMED_ELSEWHERE,
@@ -29,6 +29,7 @@ from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDepende
 from bgmagic.runtime.endpoint import ServerEndpoint, noted_when_late, send_as_taken
 from bgmagic.runtime.pacing import ConcurrencyLimiter, PollSchedule
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, record_changes
+from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.client import CREATE_TIMEOUT, ResponsesClient
 from bgmagic.transport.reply import Reply
@@ -72,6 +73,8 @@ logger = logging.getLogger("bgmagic")
 # Delay (s) before the loop thread starts on a new job: importing the SDK would compete with the end
 # of the cell for the GIL.
 START_DELAY = 0.05
+
+CLAIM_RETRY = 10.0  # seconds between tries to claim a job in a journal that fails, at most
 
 _NO_IDS = ("", ".", "..")  # the last two would ask for another address
 
@@ -178,9 +181,9 @@ class JobRunner:
             await self._store.insert(record, config.server, config.poll_interval, config.deadline)
         waits = record.response_id is None and record.status == Status.WAITING
         if waits and record.partial is None:
-            await self._send_and_watch()  # the kernel that claims it first sends it
-        elif not await self._store.adopt(record, waits=waits):
-            detach(self.job, "another kernel follows it")
+            await self._send_and_watch()  # whoever claims it first sends it
+        elif not await self._adopted(waits):
+            return
         elif waits:
             self._ours = True
             await self._send_and_watch()
@@ -193,6 +196,15 @@ class JobRunner:
             endpoint = self._endpoint_of(self._config.server)
             at = record.accepted_at or self._clock.now()
             await self._follow(AcceptedResponse(endpoint, record.response_id, Reply({}, 0.1), at))
+
+    async def _adopted(self, waits: bool) -> bool:
+        try:
+            if await self._store.adopt(self.job.record, waits=waits):
+                return True
+            detach(self.job, "another kernel follows it")
+        except BgmagicError as error:
+            detach(self.job, str(error))
+        return False
 
     async def _send_and_watch(self) -> None:
         since = self.job.record.submitted_at
@@ -251,6 +263,14 @@ class JobRunner:
                 taken = await self._send_once()
                 if taken is not None or self.job.done():
                     return taken
+            except JournalError as failure:
+                wait = min(delays.after_failure(), CLAIM_RETRY, give_up_at - self._clock.now())
+                if wait <= 0:
+                    detach(self.job, f"it was not sent: {failure}")
+                    return None
+                # Sent ahead of the file it would be sent again after a crash.
+                self.job.advance(trouble=f"not sent yet: {failure}")
+                await self._clock.pause(self._wake, wait)
             except ServerError as failure:
                 left = give_up_at - self._clock.now()
                 if await self._ends_unsent(failure, left):
@@ -262,11 +282,18 @@ class JobRunner:
                     continue
                 wait = min(delays.after_failure(failure.retry_after), left)
                 await self._clock.pause(self._wake, wait)
-        if self._ours or await self._store.claim(self.job.record, ours=False):
-            await self._settle(status=Status.CANCELLED, reason="before it was sent", trouble=None)
-        else:
-            detach(self.job, CLAIMED_ELSEWHERE)
+        await self._cancel_unsent()
         return None
+
+    async def _cancel_unsent(self) -> None:
+        try:
+            if self._ours or await self._store.claim(self.job.record, ours=False):
+                reason = "before it was sent"
+                await self._settle(status=Status.CANCELLED, reason=reason, trouble=None)
+            else:
+                detach(self.job, CLAIMED_ELSEWHERE)
+        except JournalError as error:
+            detach(self.job, str(error))
 
     async def _acquire_slot(self) -> bool:
         """Wait until the group lets this job be sent; False if something else woke it."""
@@ -302,7 +329,7 @@ class JobRunner:
             if not await self._store.claim(self.job.record, ours=self._ours):
                 detach(self.job, CLAIMED_ELSEWHERE)
                 return None
-            self.job.advance(status=Status.SUBMITTING)
+            self.job.advance(status=Status.SUBMITTING, trouble=None)
             reply, stream = await self._post(endpoint)
         finally:
             self.sending = self.unstored = False

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bgmagic.errors import BgmagicError
+from bgmagic.storage import filesystem
 
 T = TypeVar("T")
 
@@ -57,11 +58,24 @@ MIGRATIONS = (
     ALTER TABLE jobs ADD COLUMN group_details TEXT;
     CREATE INDEX jobs_group ON jobs (group_key) WHERE group_key IS NOT NULL
     """,
+    """
+    CREATE INDEX jobs_request ON jobs (request_hash);
+    CREATE INDEX jobs_input ON jobs (input_hash) WHERE input_hash IS NOT NULL;
+    CREATE INDEX jobs_response ON jobs (response_hash) WHERE response_hash IS NOT NULL
+    """,
 )
 
 
 class JournalError(BgmagicError):
     """The journal did not take a write; the job itself goes on."""
+
+
+class WriteDeferred(JournalError):
+    """The file could not take new jobs now; the journal writes them as soon as it can."""
+
+
+class MissingRow(JournalError):
+    """The job that was to be changed is not in the file."""
 
 
 # What is wrong with one write and not with the file.
@@ -105,13 +119,24 @@ def open_file(path: Path | None) -> sqlite3.Connection:
         # here: closing it would drop SQLite's own locks.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            filesystem.sync_folder(path.parent)
         with contextlib.suppress(OSError):
             path.chmod(0o600)
     connection = connect(path, BUSY_TIMEOUT)
     try:
         _check_version(connection, path)
-        wal = _use_wal(connection)
-        connection.execute(f"PRAGMA synchronous = {'NORMAL' if wal else 'FULL'}")
+        # What is resolved survives a power cut. EXTRA: with a rollback journal FULL leaves out the
+        # sync of the folder by which the deleted journal can't come back and undo the commit.
+        connection.execute("PRAGMA synchronous = EXTRA")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # writes into a file without tables
+        if path is not None and _may_use_wal(connection, path):
+            new = _mode(connection) != "wal"
+            if _use_wal(connection) and new:
+                # SQLite does not see to it that the rollback journal, which it deletes here, stays
+                # deleted after a power cut: found again it would undo all that WAL has taken.
+                filesystem.sync_folder(path.parent)
+        else:
+            connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA cache_size = -256")  # KiB; rows are small, texts written once
         _migrate(connection, path)
@@ -132,6 +157,17 @@ def _check_version(connection: sqlite3.Connection, path: Path | None) -> int:
     return version
 
 
+def _may_use_wal(connection: sqlite3.Connection, path: Path) -> bool:
+    if filesystem.is_shared(path.parent):
+        return False
+    # A file that is in this mode already has been written in it.
+    return _mode(connection) == "wal" or filesystem.takes_wal(path.parent)
+
+
+def _mode(connection: sqlite3.Connection) -> str:
+    return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+
 def _use_wal(connection: sqlite3.Connection) -> bool:
     until = time.monotonic() + BUSY_TIMEOUT
     while True:
@@ -139,7 +175,7 @@ def _use_wal(connection: sqlite3.Connection) -> bool:
             return bool(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal")
         except sqlite3.OperationalError as error:
             # SQLite does not wait by itself while another kernel switches the same new file.
-            if error_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+            if filesystem.error_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                 return False
             time.sleep(0.01)
 
@@ -184,34 +220,11 @@ def _roll_back(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK")
 
 
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def error_code(error: Exception) -> int:
-    """SQLite's primary result code, or 0."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
 def raising(error: Exception) -> Action:
     def action(_: sqlite3.Connection) -> None:
         raise error
 
     return action
-
-
-def trouble_of(error: Exception, path: Path | None) -> str:
-    code = error_code(error)
-    if code == sqlite3.SQLITE_FULL:
-        advice = "the disk is full: make room"
-    elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        advice = "another program keeps it locked: end that one"
-    else:
-        what = error.strerror if isinstance(error, OSError) else error
-        advice = f"{what}: make it writable, or set BGMAGIC_JOURNAL to another file"
-    return (
-        f"the journal {path} can't be used; jobs still run, but would not survive a restart of "
-        f"this kernel: {advice}"
-    )
 
 
 SHARED_INPUT = 10_000  # characters of JSON from which an input is worth a place of its own
@@ -290,16 +303,20 @@ WHOLE = ", ".join(
     _BLOB.format(name) if name in ("request", "response") else name for name in FIELDS
 ) + ", input_at, {}".format(_BLOB.format("input"))
 
-_SWEEP = """DELETE FROM blobs WHERE hash NOT IN (
-    SELECT request_hash FROM jobs
-    UNION SELECT input_hash FROM jobs WHERE input_hash IS NOT NULL
-    UNION SELECT response_hash FROM jobs WHERE response_hash IS NOT NULL)"""
+_DROP_UNUSED = """DELETE FROM blobs WHERE hash IN (SELECT value FROM json_each(?))
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE request_hash = blobs.hash)
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE input_hash = blobs.hash)
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE response_hash = blobs.hash)"""
 
-_HASHES_OF = "SELECT request_hash, input_hash, response_hash FROM jobs WHERE key = ?"
+_ENDED = "ended_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"
+
+_HASHES_OF = "SELECT request_hash, input_hash, response_hash FROM jobs WHERE "
 
 DURATIONS = """SELECT ended_at - accepted_at FROM jobs
     WHERE server = ? AND model = ? AND effort IS ? AND status = 'completed'
     AND ended_at > accepted_at ORDER BY created_at DESC LIMIT 200"""
+
+OWNERS = "SELECT DISTINCT owner FROM jobs WHERE ended_at IS NULL AND owner IS NOT NULL"
 
 GROUP = "WHERE group_key = :group ORDER BY group_index, created_at, id"
 
@@ -336,10 +353,6 @@ OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :
 
 SAME = f"WHERE fingerprint = :it AND {OF} AND ended_at IS NULL ORDER BY created_at, id"
 
-ADOPT = "UPDATE jobs SET owner = :owner WHERE status {} 'waiting' AND ended_at IS NULL"
-
-MAY_OWN = "(owner IS NULL OR owner = :owner OR owner IN (SELECT value FROM json_each(:dead)))"
-
 
 def add_entry(connection: sqlite3.Connection, entry: StoredJob) -> None:
     columns = _stored(connection, {name: getattr(entry, name) for name in FIELDS})
@@ -355,26 +368,32 @@ def add_entries(connection: sqlite3.Connection, added: Iterable[StoredJob]) -> N
 
 
 def change_entry(connection: sqlite3.Connection, key: str, changes: Mapping[str, Any]) -> None:
-    before = _hashes(connection, key) if {"request", "response"} & changes.keys() else set()
+    one = "key = ?", key
+    before = _hashes(connection, *one) if {"request", "response"} & changes.keys() else set()
     columns = _stored(connection, changes)
     sets = ", ".join(f"{name} = :{name}" for name in columns)
     sql = f"UPDATE jobs SET {sets} WHERE key = :key"  # noqa: S608 - names of our own columns
     if connection.execute(sql, {**columns, "key": key}).rowcount != 1:
-        raise JournalError(f"the job {key} is not in it, so it would not survive a restart")
-    # A first response replaces nothing: no need to look through all jobs at the end of each.
-    if before and before - _hashes(connection, key):
-        connection.execute(_SWEEP)
+        raise MissingRow(f"the job {key} is not in it, so it would not survive a restart")
+    if before:
+        _drop_unused(connection, before - _hashes(connection, *one))
 
 
-def _hashes(connection: sqlite3.Connection, key: str) -> set[str]:
-    return {found for row in connection.execute(_HASHES_OF, (key,)) for found in row if found}
+def _hashes(connection: sqlite3.Connection, which: str, value: str) -> set[str]:
+    rows = connection.execute(_HASHES_OF + which, (value,))
+    return {found for row in rows for found in row if found}
+
+
+def _drop_unused(connection: sqlite3.Connection, hashes: Collection[str]) -> None:
+    if hashes:
+        connection.execute(_DROP_UNUSED, (json.dumps(list(hashes)),))
 
 
 def forget_entries(connection: sqlite3.Connection, keys: Collection[str]) -> int:
-    sql = """DELETE FROM jobs
-        WHERE ended_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"""
-    count = connection.execute(sql, (json.dumps(list(keys)),)).rowcount
-    connection.execute(_SWEEP)
+    listed = json.dumps(list(keys))
+    hashes = _hashes(connection, _ENDED, listed)
+    count = connection.execute(f"DELETE FROM jobs WHERE {_ENDED}", (listed,)).rowcount  # noqa: S608
+    _drop_unused(connection, hashes)
     return count
 
 

@@ -1,8 +1,8 @@
 """What is written into the journal when: a job's intent before its request is sent, the response
 id before the first poll, the whole response before the variable is bound.
 
-Stands between a job's runner and the journal, which only stores. A journal that can't be written
-stops no job; the promise that it outlives this kernel is off then, and `trouble` says so.
+Between the runner of a job and the journal, which only stores. What the journal never took runs
+all the same; the promise that it outlives this kernel is off then, and `trouble` says so.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from bgmagic.concurrency import FutureWaiter
 from bgmagic.errors import BadInput, BgmagicError, Unsendable
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status, group_position
 from bgmagic.storage import database
-from bgmagic.storage.database import JournalError, StoredJob
+from bgmagic.storage.database import JournalError, StoredJob, WriteDeferred
 from bgmagic.storage.journal import Journal
-from bgmagic.storage.owner_lock import OwnerLock
+from bgmagic.storage.live_rows import changed
+from bgmagic.storage.owner_lock import BEAT, OwnerLock
+from bgmagic.storage.retention import LARGE
 
 AT_ONCE = 25  # entries prepared in one go, about a millisecond
 
@@ -39,6 +41,8 @@ class JobStore:
         self._landing = FutureWaiter()
         self._coming: dict[str, dict[str, Any]] = {}
         self._known_dead: frozenset[str] = frozenset()
+        if owner.is_elsewhere("another"):  # kernels of other hosts see no lock of this one
+            journal.on_turn, journal.pause = owner.beat, BEAT
 
     @property
     def trouble(self) -> str | None:
@@ -60,13 +64,11 @@ class JobStore:
             self._trouble = str(error)
         credentials = await self._known_credentials(server)
         entry = self._entry(record, server, interval, deadline, credentials)
-        if await self._done(self.journal.add(entry)):
-            self._unwritten.discard(record.key)
-        self._arrived(record.key)
+        await self._added(self.journal.add(entry), [record.key])
 
     def is_stored(self, record: JobRecord) -> bool:
         """Whether the job's intent, which was to be written, is."""
-        return record.key not in self._unwritten
+        return record.key not in self._unwritten and not self.journal.is_unsaved(record.key)
 
     async def insert_all(
         self,
@@ -88,15 +90,20 @@ class JobStore:
             entries.append(self._entry(record, server, interval, deadline, credentials))
             if len(entries) % AT_ONCE == 0:
                 await asyncio.sleep(0)  # the polls of others go on
-        if await self._done(self.journal.add(*entries)):
-            self._unwritten.difference_update(keys)
-        for key in keys:
-            self._arrived(key)
+        await self._added(self.journal.add(*entries), keys)
 
-    def _arrived(self, key: str) -> None:
-        noted = self._coming.pop(key, None)
-        if noted and key not in self._unwritten:
-            self.journal.change(key, **noted)
+    async def _added(self, adding: Future[None], keys: Sequence[str]) -> None:
+        try:
+            await self._landing.wait(adding)
+            taken = True
+        except JournalError as error:
+            taken = isinstance(error, WriteDeferred)
+        for key in keys:
+            if taken:
+                self._unwritten.discard(key)
+            noted = self._coming.pop(key, None)
+            if noted and key not in self._unwritten:
+                self.journal.change(key, **noted)
 
     async def _known_credentials(self, server: ServerConfig) -> str:
         known = self._prints.get((self.journal.known_salt or "", server))
@@ -158,9 +165,14 @@ class JobStore:
     async def claim(self, record: JobRecord, *, ours: bool) -> bool:
         """Whether the job may be sent now by this process, and by no other.
 
+        Then the file says so, or it never had the job. What it has as waiting may not be sent ahead
+        of it: after a crash the next kernel would send that again.
+
         Args:
-            ours: whether it was submitted in this process; then it is sent even if the journal
-                fails, since no other kernel takes it from a live one.
+            ours: whether it was submitted in this process.
+
+        Raises:
+            JournalError: the journal can't be written now; another try may do.
         """
         if record.key in self._unwritten:
             return ours
@@ -168,28 +180,33 @@ class JobStore:
         def claim(dead: Collection[str]) -> Future[bool]:
             return self.journal.claim(record.key, self.owner.id, dead)
 
-        try:
-            if ours:  # of a job that was submitted here the owner is known
-                return await self._landing.wait(claim(()))
-            return await self._take(claim)
-        except JournalError:
-            return ours
+        if ours:  # of a job that was submitted here the owner is known
+            return await self._landing.wait(claim(()))
+        return await self._take(claim)
 
     async def adopt(self, record: JobRecord, *, waits: bool = False) -> bool:
         """Whether this process may look after a job of another one.
 
         Args:
             waits: whether it still waits to be sent; else it was accepted.
+
+        Raises:
+            BgmagicError: the journal, or its folder, can't be written.
         """
 
         def adopt(dead: Collection[str]) -> Future[bool]:
             return self.journal.adopt(record.key, self.owner.id, dead, waits)
 
-        try:
-            self.owner.acquire()
-            return await self._take(adopt)
-        except BgmagicError:
+        self.owner.acquire()
+        return await self._take(adopt) or (not waits and await self._copy(record.key))
+
+    async def _copy(self, key: str) -> bool:
+        """Follow an accepted job of another host's file, which is not written here, in our own."""
+        entry = await asyncio.to_thread(self.journal.find_elsewhere, key)
+        if entry is None or entry.response_id is None or not self.is_unowned(entry):
             return False
+        await self._landing.wait(self.journal.add(changed(entry, {"owner": self.owner.id})))
+        return True
 
     async def _take(self, taking: Callable[[Collection[str]], Future[bool]]) -> bool:
         """Take a job from nobody or a dead owner: one known to be dead, else one found dead now."""
@@ -236,16 +253,18 @@ class JobStore:
 
     def alive(self) -> set[str]:
         """The owners of open jobs whose kernels live."""
-        owners = self.journal.owners()
-        return owners - self.owner.dead_owners(owners)
+        here = self._owners_here()
+        return here - self.owner.dead_owners(here) | self._elsewhere(silent=False)
 
     def is_unowned(self, entry: StoredJob) -> bool:
         """Whether no living kernel follows the job, or this one does."""
+        if entry.owner is not None and self.owner.is_elsewhere(entry.owner):
+            return self.owner.is_silent(entry.owner)
         return entry.owner in (None, self.owner.id) or entry.owner in self._dead()
 
     def available_owners(self) -> set[str | None]:
         """The owners whose open jobs this kernel may take; None is nobody."""
-        return {None, self.owner.id, *self._dead()}
+        return {None, self.owner.id, *self._dead(), *self._elsewhere(silent=True)}
 
     def check_attachable(
         self, entry: StoredJob, server: ServerConfig, free: Collection[str | None] | None = None
@@ -266,6 +285,11 @@ class JobStore:
             raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
         if not (self.is_unowned(entry) if free is None else entry.owner in free):
             raise BadInput(f"{which} is followed by another kernel that is alive")
+        if entry.response_id is None and self.owner.is_elsewhere(entry.owner):
+            raise BadInput(
+                f"{which} was submitted on another host: only a kernel there can send it, or tell "
+                "whether it was sent; --again sends it from here, at the risk of paying twice"
+            )
         if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
             raise Unsendable(
                 f"{which} can't be sent: its request held a secret, which the journal does not "
@@ -337,6 +361,14 @@ class JobStore:
         """Delete those of these jobs that have ended, with their texts; gives how many."""
         return self.journal.forget(keys)
 
+    def forget_before(self, at: float, needed: Collection[str]) -> Future[int]:
+        """The same for all but the ``needed`` that ended before ``at``, by the wall clock."""
+        return self.forget(set(self.journal.ended_before(at)).difference(needed))
+
+    def is_large(self) -> bool:
+        """Whether the journal has grown so that its user should know."""
+        return self.journal.size() > LARGE
+
     def mark_unsendable(self, entry: StoredJob, reason: str, now: float) -> None:
         """Write down that a job that was not sent ends so: nobody can send it."""
         told = f"not sent: {reason}"
@@ -349,8 +381,17 @@ class JobStore:
 
     def _dead(self) -> frozenset[str]:
         # Ids are used once: who is dead stays so.
-        self._known_dead |= self.owner.dead_owners(self.journal.owners())
+        self._known_dead |= self.owner.dead_owners(self._owners_here())
         return self._known_dead
+
+    def _owners_here(self) -> set[str]:
+        others = self.journal.other_owners()
+        return self.journal.owners() | {o for o in others if not self.owner.is_elsewhere(o)}
+
+    def _elsewhere(self, *, silent: bool) -> set[str]:
+        """The owners on other hosts that have given no sign of life for long, or that have."""
+        others = filter(self.owner.is_elsewhere, self.journal.other_owners())
+        return {owner for owner in others if self.owner.is_silent(owner) == silent}
 
     async def _done(self, future: Future[Any]) -> bool:
         try:

@@ -9,39 +9,44 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
+import functools
 import os
 import secrets
 import sqlite3
 import threading
-import time
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from bgmagic.storage import database
-from bgmagic.storage.database import FORKED, Action, JournalError, StoredJob
+from bgmagic.storage import database, filesystem, live_rows
+from bgmagic.storage.database import FORKED, JournalError, StoredJob
+from bgmagic.storage.filesystem import OtherFiles
+from bgmagic.storage.live_rows import LiveRows, Write
+from bgmagic.storage.owner_lock import host_id
+from bgmagic.storage.retention import Forgetting
 
-T = TypeVar("T")
+RETRY = 0.25, 5.0  # seconds between tries to write what could not be: the first, and the longest
 
 
 class Journal:
     """The journal of this process; every method may be called from any thread.
 
     Writes are queued, never hold the caller up, and are committed in order by one thread. A write
-    whose future is resolved survives the death of the process (kill -9); in WAL mode a power cut
-    may take the newest ones, without damage to the rest. Writes that fail are not repeated, but
-    later ones are tried anew. In a forked child nothing works and nothing hangs.
+    whose future is resolved survives the death of the process (kill -9) and a power cut. What can't
+    be written of an open job fails, and is written as soon as it can be, also into a file that had
+    to be begun anew. In a forked child nothing works and nothing hangs.
     """
 
     def __init__(self, path: Path | None) -> None:
         """Make a journal at ``path``, or in memory for None; opened with the first use."""
-        self._path = path
+        self._path = None if path is None else filesystem.own_file(path, host_id())
+        self._others = OtherFiles(path, self._path) if path and self._path else None
+        self._rows = LiveRows()
         self._pid = os.getpid()
         self._news = threading.Condition()
-        self._queue: list[tuple[Action, Future[Any]]] = []
+        self._queue: list[Write] = []
         self._queued = self._done = 0
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -50,6 +55,9 @@ class Journal:
         self._reading = threading.RLock()
         self._reader: tuple[object, sqlite3.Connection] | None = None
         self.known_salt: str | None = None  # `salt`, where that has been read
+        # Called on the journal's thread now and then, at least each `pause` seconds.
+        self.on_turn: Callable[[], object] = lambda: None
+        self.pause: float | None = None
         self._failure: str | None = None
         self._notice: str | None = None
         _JOURNALS.add(self)
@@ -58,7 +66,8 @@ class Journal:
     def trouble(self) -> str | None:
         """One line for the user on what is off, else None.
 
-        A failure is forgotten when a write succeeds again; that a damaged file was replaced is not.
+        A failure is forgotten when all that could not be written is; that a damaged file was
+        replaced is not.
         """
         return FORKED if os.getpid() != self._pid else self._failure or self._notice
 
@@ -75,7 +84,8 @@ class Journal:
 
     def add(self, *added: StoredJob) -> Future[None]:
         """Write new jobs down, all of them or none."""
-        return self._put(lambda connection: database.add_entries(connection, added))
+        adding = functools.partial(database.add_entries, added=added)
+        return self._put(Write(adding, added=added))
 
     def change(self, key: str, **columns: Any) -> Future[None]:
         """Change columns of a job.
@@ -86,24 +96,29 @@ class Journal:
         unknown = [name for name in columns if name not in database.FIELDS or name == "key"]
         if unknown or not columns:
             raise TypeError(f"{', '.join(unknown) or 'nothing'} can't be changed in the journal")
-        return self._put(lambda connection: database.change_entry(connection, key, columns))
+        changing = functools.partial(database.change_entry, key=key, changes=columns)
+        return self._put(Write(changing, key, changes=columns))
 
     def claim(self, key: str, owner: str, dead: Collection[str]) -> Future[bool]:
         """Take a waiting job to send it, if its owner is nobody, ``owner`` or one of ``dead``.
 
-        True for one call only, whichever kernels try at once.
+        True for one call only, whichever kernels try at once: then the file says so. It is also
+        True for a job that this process has added, and that certainly never got into the file.
         """
-        sql = "UPDATE jobs SET owner = :owner, status = 'submitting' WHERE status = 'waiting'"
-        return self._take(sql, key, owner, dead)
+        return self._put(live_rows.claiming(key, owner, dead))
 
     def adopt(self, key: str, owner: str, dead: Collection[str], waits: bool) -> Future[bool]:
         """Take an open job that still ``waits``, or waits no more, from the same; it stays so."""
-        sql = database.ADOPT.format("=" if waits else "!=")
-        return self._take(sql, key, owner, dead)
+        return self._put(live_rows.adopting(key, owner, dead, waits))
+
+    def is_unsaved(self, key: str) -> bool:
+        """Whether what is known of an open job of this process could not be written yet."""
+        return self._rows.is_unsaved(key)
 
     def forget(self, keys: Collection[str]) -> Future[int]:
-        """Delete those of these jobs that have ended, with their texts; gives how many."""
-        return self._put(lambda connection: database.forget_entries(connection, keys))
+        """Delete those of these jobs that have ended, with their texts, slice by slice; gives how
+        many they were."""
+        return Forgetting(self._put, keys).total
 
     # Reading. What can't be read is empty, and `trouble` says so.
 
@@ -124,7 +139,8 @@ class Journal:
         where = f"""WHERE {database.OF} AND (ended_at IS NULL OR NOT :open)
             ORDER BY created_at DESC, id DESC LIMIT :limit"""
         values = {"notebook": notebook, "name": name, "open": open_only, "limit": limit}
-        return self._entries(database.BRIEF, where, values)
+        found = self._entries(database.BRIEF, where, values)
+        return found[:limit] if limit >= 0 else found  # each host's file has as many
 
     def same(
         self,
@@ -144,10 +160,29 @@ class Journal:
         """Seconds from acceptance to completion of the newest such jobs, at most 200."""
         return [row[0] for row in self._read(database.DURATIONS, (server, model, effort))]
 
+    def ended_before(self, at: float) -> list[str]:
+        """The keys of the jobs that ended before that, in seconds since the epoch."""
+        return [row[0] for row in self._read("SELECT key FROM jobs WHERE ended_at < ?", (at,))]
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        with contextlib.suppress(OSError):
+            return 0 if self._path is None else self._path.stat().st_size
+        return 0
+
     def owners(self) -> set[str]:
         """Who follows, or followed, the jobs that have not ended."""
-        sql = "SELECT DISTINCT owner FROM jobs WHERE ended_at IS NULL AND owner IS NOT NULL"
-        return {row[0] for row in self._read(sql)}
+        return {row[0] for row in self._read(database.OWNERS)}
+
+    def other_owners(self) -> set[str]:
+        """The same in the files of other hosts."""
+        return {row[0] for row in self._read_others(database.OWNERS)}
+
+    def find_elsewhere(self, key: str) -> StoredJob | None:
+        """The whole job with this key in the file of another host."""
+        sql = f"SELECT {database.WHOLE} FROM jobs WHERE key = :it"  # noqa: S608 - our own columns
+        rows = self._read_others(sql, {"it": key})
+        return database.from_row(rows[0]) if rows else None
 
     def flush(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until all that is queued now is committed or refused.
@@ -174,6 +209,8 @@ class Journal:
             thread.join(timeout)
         if self._path is not None and self._reading.acquire(timeout=timeout):
             self._drop_reader()
+            if self._others is not None:
+                self._others.close()
             self._reading.release()
         return thread is None or not thread.is_alive()
 
@@ -184,25 +221,19 @@ class Journal:
         if os.getpid() != self._pid:
             raise JournalError(FORKED)
 
-    def _take(self, sql: str, key: str, owner: str, dead: Collection[str]) -> Future[bool]:
-        values = {"key": key, "owner": owner, "dead": json.dumps(list(dead))}
-        sql = f"{sql} AND key = :key AND {database.MAY_OWN}"
-        return self._put(lambda connection: connection.execute(sql, values).rowcount == 1)
-
-    def _put(self, action: Action) -> Future[Any]:
-        future: Future[Any] = Future()
+    def _put(self, write: Write) -> Future[Any]:
         # So that nobody can cancel what is going to be written.
-        future.set_running_or_notify_cancel()
+        write.future.set_running_or_notify_cancel()
         try:
             self._check_process()
             with self._news:
                 self._start()
-                self._queue.append((action, future))
+                self._queue.append(write)
                 self._queued += 1
                 self._news.notify_all()
         except JournalError as error:
-            future.set_exception(error)
-        return future
+            write.future.set_exception(error)
+        return write.future
 
     def _start(self) -> None:
         if self._closing:
@@ -216,48 +247,110 @@ class Journal:
             self._thread = thread
 
     def _serve(self) -> None:
+        wait, longest = RETRY
         while True:
             with self._news:
-                self._news.wait_for(lambda: self._queue or self._closing)
+                self._news.wait_for(
+                    lambda: self._queue or self._closing, wait if self._rows else self.pause
+                )
                 batch, self._queue = self._queue, []
-            if not batch:
+            self.on_turn()
+            if batch or self._rows:
+                self._write(batch)
+                wait = min(2 * wait, longest) if self._rows else RETRY[0]
+            if self._closing and not batch:
                 break
-            outcomes = self._commit([action for action, _ in batch])
-            bad = [outcome for outcome in outcomes if isinstance(outcome, JournalError)]
-            self._failure = str(bad[0]) if bad else None
-            for (_, future), outcome in zip(batch, outcomes, strict=True):
-                if isinstance(outcome, JournalError):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
-            with self._news:
-                self._done += len(batch)
-                self._news.notify_all()
         if self._path is not None:
             self._drop_writer()
 
-    def _commit(self, actions: list[Action], again: bool = True) -> list[Any]:
-        """What became of each action: its result, or a JournalError."""
+    def _write(self, batch: list[Write]) -> None:
+        """Commit what is queued, after what could not be committed before."""
+        outcomes = self._commit(batch)
+        bad = [outcome for outcome in outcomes if isinstance(outcome, JournalError)]
+        if bad or not self._rows:
+            self._failure = str(bad[0]) if bad else None
+        for write, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, JournalError):
+                write.future.set_exception(outcome)
+            else:
+                write.future.set_result(outcome)
+        with self._news:
+            self._done += len(batch)
+            self._news.notify_all()
+
+    def _commit(self, batch: list[Write], again: bool = True) -> list[Any]:
+        """What became of each write: its result, or a JournalError."""
+        saving: list[Write] = []
         try:
             with self._reading if self._path is None else contextlib.nullcontext():
-                return database.transact(self._writer(), actions)
+                connection = self._writer()
+                saving = self._rows.savings()
+                return self._transacted(connection, saving, batch)
         except JournalError as error:
-            return [error] * len(actions)
+            return [self._rows.failed(write, error, maybe=False) for write in batch]
         except Exception as error:
             # Whatever it is: this thread must go on, and no future be left open.
-            if again and database.error_code(error) in database.DAMAGED and self._set_aside():
-                return self._commit(actions, again=False)
-            if database.error_code(error) == sqlite3.SQLITE_FULL and len(actions) > 1:
+            code = filesystem.error_code(error)
+            if again and code in filesystem.DAMAGED and self._set_aside():
+                return self._commit(batch, again=False)
+            if code == sqlite3.SQLITE_FULL and len(saving) + len(batch) > 1:
                 # There may be room for the small ones.
-                return [self._commit([action])[0] for action in actions]
-            return [JournalError(database.trouble_of(error, self._path))] * len(actions)
+                return self._committed_singly(saving, batch)
+            return self._failed(error, saving, batch)
+
+    def _transacted(
+        self, connection: sqlite3.Connection, saving: list[Write], batch: list[Write]
+    ) -> list[Any]:
+        both = [*saving, *batch]
+        outcomes = database.transact(connection, [write.action for write in both])
+        if self._path is None:
+            return [
+                outcome is not None if write.claims else outcome
+                for write, outcome in zip(both, outcomes, strict=True)
+            ]
+        for write, outcome in zip(saving, outcomes, strict=False):
+            self._rows.saved(write, outcome)
+        left = zip(batch, outcomes[len(saving) :], strict=True)
+        return [self._rows.committed(write, outcome) for write, outcome in left]
+
+    def _committed_singly(self, saving: list[Write], batch: list[Write]) -> list[Any]:
+        """Commit one job after another: what is about one job comes together, and in its order."""
+        jobs: dict[str, tuple[list[Write], list[Write]]] = {}
+        for which, writes in enumerate((saving, batch)):
+            for write in writes:
+                first = (write.keys or [""])[0]
+                jobs.setdefault(first, ([], []))[which].append(write)
+        outcomes: dict[int, Any] = {}
+        for unsaved, writes in jobs.values():
+            try:
+                found = self._transacted(self._writer(), unsaved, writes)
+            except Exception as error:
+                found = self._failed(error, unsaved, writes)
+            outcomes.update(zip(map(id, writes), found, strict=True))
+        return [outcomes[id(write)] for write in batch]
+
+    def _failed(self, error: Exception, saving: list[Write], batch: list[Write]) -> list[Any]:
+        told = JournalError(filesystem.trouble_of(error, self._path))
+        self._failure = str(told)
+        maybe = filesystem.may_have_committed(error)
+        if filesystem.error_code(error) == sqlite3.SQLITE_IOERR:
+            self._drop_writer()  # what it remembers may not be what the disk has
+        outcomes = [self._rows.failed(write, told, maybe) for write in batch]
+        claimed = {w.key for w, outcome in zip(batch, outcomes, strict=True) if outcome is True}
+        for write in saving:
+            if maybe and write.key not in claimed:
+                self._rows.doubt(write)
+        return outcomes
 
     def _writer(self) -> sqlite3.Connection:
         if self._connection is None or self._inode != database.inode_of(self._path):
             # Also when somebody else moved a damaged file aside, or deleted it.
+            known = self._inode
             self._drop_writer()
             self._connection = database.open_file(self._path)
             self._inode, self.known_salt = database.inode_of(self._path), None
+            if self._inode != (known or self._inode):
+                self._rows.forget_file()
         return self._connection
 
     def _drop_writer(self) -> None:
@@ -270,19 +363,19 @@ class Journal:
         """Move a damaged file away, unless another kernel just did; whether that worked."""
         damaged = self._inode or database.inode_of(self._path)
         self._drop_writer()
+        with self._reading:
+            self._drop_reader()
         if self._path is None or damaged is None or damaged != database.inode_of(self._path):
             return self._path is not None
-        aside = f"{self._path}.damaged-{time.time():.0f}"
-        try:
-            self._path.rename(aside)
-            for end in ("-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    Path(f"{self._path}{end}").rename(f"{aside}{end}")
-        except OSError:
+        if not filesystem.is_damaged(self._path, lambda path: database.connect(path, 5.0)):
+            return True  # what was wrong was the connection, or the disk
+        self._rows.forget_file()
+        aside = filesystem.set_aside(self._path)
+        if aside is None:
             return False
         self._notice = (
             f"the journal was damaged and is now {aside}; a new one was begun, and the jobs from "
-            "before are not in it"
+            "before are not in it, but for those that this kernel runs"
         )
         return True
 
@@ -292,16 +385,16 @@ class Journal:
         self._check_process()
         for _ in range(2):
             if self._connection is None or self._inode != database.inode_of(self._path):
-                self._put(lambda _: None)
+                self._put(Write(lambda _: None))
             self.flush(wait)
             try:
                 with self._reading:
                     return self._readable().execute(sql, values).fetchall()
             except sqlite3.Error as error:
-                if database.error_code(error) not in database.DAMAGED:
-                    self._failure = self._failure or database.trouble_of(error, self._path)
+                if filesystem.error_code(error) not in filesystem.DAMAGED:
+                    self._failure = self._failure or filesystem.trouble_of(error, self._path)
                     break
-                self._put(database.raising(error))
+                self._put(Write(database.raising(error)))
         return []
 
     def _readable(self) -> sqlite3.Connection:
@@ -323,7 +416,15 @@ class Journal:
 
     def _entries(self, columns: str, where: str, values: Mapping[str, Any]) -> list[StoredJob]:
         sql = f"SELECT {columns} FROM jobs {where}"  # noqa: S608 - of our own constants
-        return [database.from_row(row) for row in self._read(sql, values)]
+        found = [database.from_row(row) for row in self._read(sql, values)]
+        others = [database.from_row(row) for row in self._read_others(sql, values)]
+        return live_rows.merged(found, others, where) if others else found
+
+    def _read_others(self, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
+        if self._others is None:
+            return []
+        with self._reading:
+            return self._others.read(sql, values)
 
     def _leak(self) -> None:
         """In a forked child: never let SQLite close what the parent uses; that could damage it."""

@@ -7,7 +7,6 @@ is done with a dead kernel's jobs is the manager's.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bgmagic.errors import BgmagicError
+from bgmagic.storage import filesystem
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -25,17 +25,29 @@ if TYPE_CHECKING:
 ANOTHER_LOOK = 0.01
 
 
+BEAT = 30.0  # seconds between signs of life, where locks are seen on one host only
+
+# Seconds without one after which an owner on another host may be gone: as long as network file
+# systems remember what they were told, and several signs.
+SILENCE = 180.0
+
+
 class OwnerError(BgmagicError):
     """This kernel can't show others that it is alive."""
+
+
+def host_id() -> str:
+    """What stands for this host in names of owners and files."""
+    return filesystem.host_of_name(socket.gethostname())
 
 
 class OwnerLock:
     """This process as one that follows jobs.
 
     The lock belongs to the process that took it: a forked child neither holds it nor keeps it.
-    That a process is dead shows in its lock being free. On a file system shared by several hosts
-    that holds as far as its locks do; where another host's lock can't be taken, for whatever
-    reason, its owner counts as alive. A suspended process is alive.
+    That a process is dead shows in its lock being free, to those on its own host. On a file system
+    that several hosts share, others see only that its signs of life stay away. A suspended process
+    is alive.
 
     Attributes:
         id: unique, made of the host, the process id and chance.
@@ -43,9 +55,8 @@ class OwnerLock:
 
     def __init__(self, folder: Path | None) -> None:
         """Make an owner whose lock is in ``folder``; for None there are no others to know of."""
-        # A host's name may hold anything; a file's may not.
-        host = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
-        self.id = f"{host}-{os.getpid()}-{secrets.token_hex(6)}"
+        self._host = host_id()
+        self.id = f"{self._host}-{os.getpid()}-{secrets.token_hex(6)}"
         self._folder = folder
         self._pid = os.getpid()
         self._lock: BaseFileLock | None = None
@@ -76,7 +87,38 @@ class OwnerLock:
         """Those of these owners whose process is gone; their lock files are removed."""
         if self._folder is None or os.getpid() != self._pid:
             return set()
-        return {other for other in others if other != self.id and self._is_gone(other)}
+        return {
+            other
+            for other in others
+            if other != self.id and not self.is_elsewhere(other) and self._is_gone(other)
+        }
+
+    def is_elsewhere(self, other: str | None) -> bool:
+        """Whether this is an owner on another host, whose lock says nothing here."""
+        return (
+            other is not None
+            and self._folder is not None
+            and not other.startswith(f"{self._host}-")
+            and filesystem.is_shared(self._folder)
+        )
+
+    def beat(self) -> None:
+        """Give a sign of life to other hosts."""
+        if self._lock is not None and os.getpid() == self._pid:
+            with contextlib.suppress(OSError):
+                os.utime(self._lock.lock_file)
+
+    def is_silent(self, other: str) -> bool:
+        """Whether an owner on another host has given no sign of life for long."""
+        if self._folder is None or os.sep in other:
+            return True
+        self.beat()  # so that both times are by the clock of the file system's server
+        try:
+            last = self._path(other).stat().st_mtime
+            now = self._path(self.id).stat().st_mtime if self._lock is not None else time.time()
+        except OSError:
+            return not self._path(other).exists()
+        return now - last > SILENCE
 
     def release(self) -> None:
         """Let the lock go and remove its file; does nothing in a forked child."""

@@ -6,6 +6,7 @@ one of its jobs runs, all of them but those that failed; its k-th sample joins t
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.submission.app import app
+from bgmagic.submission.converters import to_duration
 
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob
@@ -384,3 +386,19 @@ def names_of(entries: Sequence[StoredJob]) -> list[str]:
 def needed_keys() -> set[str]:
     """The keys of the jobs whose answers the journal's open jobs wait for."""
     return {key for text in app.manager.store.partials() for key in PartialPrompt(text).needs}
+
+
+def forget_old_jobs() -> str | None:
+    """Forget what ended longer ago than the user keeps, soon; gives a line on a large journal."""
+    store = app.manager.store
+    label, value = "BgMagics.keep =", app.shell.defaults().get("keep")
+    if value is None:
+        label, value = "BGMAGIC_KEEP", os.environ.get("BGMAGIC_KEEP") or None
+    if value is not None:
+        store.forget_before(time.time() - to_duration(value, label), needed_keys())
+    elif store.is_large():
+        return (
+            "it has grown beyond 1 GB: %bgjobs --forget --all removes what has ended, "
+            'and %config BgMagics.keep = "90d" does so by itself'
+        )
+    return None

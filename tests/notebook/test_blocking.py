@@ -160,6 +160,20 @@ def test_beside_the_archived_nest_asyncio(server: ScriptedServer, archived_first
         assert "still going on: x" in started.finish(waiting).said
 
 
+def test_the_loop_keeps_tasks_of_its_own(in_kernel: Kernel) -> None:
+    """Whatever the archived nest_asyncio puts in the place of asyncio's tasks, before or after the
+    first job, those of the loop thread are C's: from Python 3.14 on others can use no timeouts."""
+    kinds = (
+        "from bgmagic.submission.app import app; import asyncio, _asyncio\n"
+        "async def kind(): return type(asyncio.current_task()) is _asyncio.Task\n"
+        "loop = app.manager._loop"
+    )
+    in_kernel.ok("%%bgresponse -o x --wait\nWhy?")
+    in_kernel.ok("import nest_asyncio; nest_asyncio.apply()")
+    in_kernel.ok(kinds)
+    assert in_kernel.value("loop.run(kind()).result(10)") == "True"
+
+
 def test_nest_asyncio2_is_applied_only_for_a_wait(in_kernel: Kernel) -> None:
     """asyncio is patched when someone waits in a cell, not by loading or submitting."""
     in_kernel.ok("%%bgresponse -o x\nWhy?")

@@ -175,6 +175,7 @@ def test_configurable_options_are_as_told() -> None:
         "base_url",
         "confirm_above",
         "journal",
+        "keep",
     }
 
 

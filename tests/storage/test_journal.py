@@ -582,19 +582,22 @@ def test_damage_while_open(journal: Journal, path: Path) -> None:
 
 
 def test_deleted_file_is_begun_anew(journal: Journal, path: Path) -> None:
-    """After the user deletes the file under a running kernel, later jobs are in a new one."""
+    """After the user deletes the file under a running kernel, its open jobs are in a new one, and the
+    later ones."""
     journal.add(entry()).result(TIMEOUT)
     assert journal.entries()
     salt = journal.salt
     for found in list(path.parent.iterdir()):
         found.unlink()
-    assert journal.entries() == []
+    assert journal.entries() == [brief(entry())]
     journal.add(entry("two")).result(TIMEOUT)
     with opened(path) as other:
-        assert [found.key for found in other.entries()] == ["two"]
+        assert other.find("one") == entry()
+        assert {found.key for found in other.entries()} == {"one", "two"}
         assert journal.salt == other.salt != salt
+    journal.change("one", status="queued").result(TIMEOUT)
     with pytest.raises(JournalError, match="would not survive"):
-        journal.change("one", status="queued").result(TIMEOUT)
+        journal.change("three", status="queued").result(TIMEOUT)
     assert "would not survive" in str(journal.trouble)
 
 
@@ -608,9 +611,12 @@ def test_unusable_place(tmp_path: Path) -> None:
         assert journal.entries() == journal.same("f") == []
         assert journal.owners() == set()
         assert journal.salt == journal.salt
+        assert journal.claim("two", "me", []).exception(TIMEOUT) is not None
+        # What certainly never got into the file may run, once.
+        assert journal.claim("one", "me", []).result(TIMEOUT) is True
         assert journal.claim("one", "me", []).exception(TIMEOUT) is not None
         trouble = str(journal.trouble)
-        assert "jobs still run, but would not survive a restart of this kernel" in trouble
+        assert "still run, but would not survive a restart of this kernel" in trouble
         assert "set BGMAGIC_JOURNAL" in trouble
         assert "\n" not in trouble
 
@@ -625,7 +631,7 @@ def test_read_only_folder(tmp_path: Path) -> None:
 
 
 def test_locked_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that another program locks out fails, says so, and what comes later is written."""
+    """A write that another program locks out fails, says so, and is written once that has ended."""
     monkeypatch.setattr(module, "BUSY_TIMEOUT", 0.05)
     with opened(path) as journal:
         journal.add(entry()).result(TIMEOUT)
@@ -637,7 +643,7 @@ def test_locked_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             other.execute("COMMIT")
         journal.add(entry("three")).result(TIMEOUT)
         assert journal.trouble is None
-        assert {found.key for found in journal.entries()} == {"one", "three"}
+        assert {found.key for found in journal.entries()} == {"one", "two", "three"}
 
 
 @pytest.fixture
@@ -658,7 +664,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk(small_disk: Path) -> None:
-    """On a full disk what does not fit fails and says so, what fits is kept, and room is used again."""
+    """On a full disk what does not fit fails and says so, what fits is kept, room is used again, and
+    the journal says that something is wrong for as long as something is missing."""
     filler = small_disk / "filler"
     with opened(small_disk / "journal.sqlite3") as journal:
         journal.add(entry()).result(TIMEOUT)
@@ -671,13 +678,18 @@ def test_full_disk(small_disk: Path) -> None:
         assert {found.key for found in journal.entries()} == {"one", "3"}
         filler.unlink()
         journal.add(entry("5", response="r" * 20_000)).result(TIMEOUT)
-        assert journal.trouble is None
+        assert "the disk is full: make room" in str(journal.trouble)
         assert {found.key for found in journal.entries()} == {"one", "3", "5"}
+        for key in ("two", "4"):
+            journal.change(key, response="r").exception(TIMEOUT)
+        journal.add(entry("6")).result(TIMEOUT)
+        assert journal.trouble is None
+        assert len(journal.entries()) == 6
 
 
 def test_where_wal_can_not_be_had(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without WAL the journal works the same, in the old mode, with a sync for every commit."""
-    monkeypatch.setattr(module, "_use_wal", lambda *_: False)
+    """Without WAL the journal works the same, in the old mode, with its syncs, the folder's too."""
+    monkeypatch.setattr(module, "_may_use_wal", lambda *_: False)
     with opened(path) as journal, opened(path) as other:
         journal.add(entry()).result(TIMEOUT)
         other.add(entry("two")).result(TIMEOUT)
@@ -685,7 +697,7 @@ def test_where_wal_can_not_be_had(path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert not path.with_name(path.name + "-wal").exists()
         connection = journal._connection
         assert connection is not None
-        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (3,)
 
 
 # Any content.

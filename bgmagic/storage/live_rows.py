@@ -1,0 +1,209 @@
+"""What is queued for the journal, and what of it the file could not take: that is written again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from bgmagic.storage import database
+from bgmagic.storage.database import Action, JournalError, MissingRow, StoredJob, WriteDeferred
+
+
+@dataclass(slots=True)
+class Write:
+    """What is queued.
+
+    Attributes:
+        action: writes it.
+        key: the job that it is about, or "" where it is about none or several.
+        added: new jobs.
+        changes: columns that it gives the job.
+        claims: whether it takes the job to send it, with ``changes``.
+    """
+
+    action: Action
+    key: str = ""
+    added: tuple[StoredJob, ...] = ()
+    changes: Mapping[str, Any] | None = None
+    claims: bool = False
+    future: Future[Any] = field(default_factory=Future)
+
+    @property
+    def keys(self) -> list[str]:
+        """The jobs that it is about."""
+        return [self.key] if self.key else [entry.key for entry in self.added]
+
+
+class LiveRows:
+    """What this process has told the journal of its open jobs, so that it can be told again.
+
+    On the journal's thread only, but for `is_unsaved`.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[str, StoredJob] = {}
+        # The jobs of which the file does not say the same, and whether it may have them at all.
+        self._unsaved: dict[str, bool] = {}
+        self._owner = ""
+
+    def is_unsaved(self, key: str) -> bool:
+        """Whether the file does not say the same of the job."""
+        return key in self._unsaved
+
+    def __bool__(self) -> bool:
+        """Whether anything is to be written again."""
+        return bool(self._unsaved)
+
+    def forget_file(self) -> None:
+        """There is a new file: nothing is known to be in it."""
+        self._unsaved.update(dict.fromkeys(self._rows, True))
+
+    def savings(self) -> list[Write]:
+        """What writes all that is unsaved."""
+        return [self._saving(self._rows[key]) for key in self._unsaved]
+
+    def _saving(self, entry: StoredJob) -> Write:
+        owner = self._owner
+        return Write(lambda connection: _save(connection, entry, owner), entry.key)
+
+    def committed(self, write: Write, outcome: Any) -> Any:
+        """Take in that a write was committed, or refused for what it is; gives its result."""
+        if isinstance(outcome, MissingRow) and write.key in self._rows and write.changes:
+            self._change(write)
+            self._unsaved[write.key] = True
+        elif isinstance(outcome, JournalError):
+            return outcome
+        elif write.claims:
+            self._own(outcome)
+            return outcome is not None
+        elif write.added:
+            for entry in write.added:
+                self._own(entry)
+        elif write.changes is not None:
+            self._change(write)
+            self._drop_ended(write.key)
+        return outcome
+
+    def saved(self, write: Write, outcome: Any) -> None:
+        """Take in that what one of `savings` writes was committed, or refused for what it is."""
+        del self._unsaved[write.key]
+        if outcome is True:
+            self._drop_ended(write.key)
+        else:
+            del self._rows[write.key]  # another kernel has the job, or no file ever takes it
+
+    def failed(self, write: Write, error: JournalError, maybe: bool) -> Any:
+        """Take in that nothing could be committed; gives the result, which may be a success.
+
+        A job that the file certainly does not have can be claimed here: no other kernel has it, and
+        the file will first hear of it as claimed.
+
+        Args:
+            maybe: whether it may be in the file all the same.
+        """
+        for entry in write.added:
+            self._own(entry)
+            self._unsaved[entry.key] = maybe
+        if write.added:
+            return WriteDeferred(str(error))
+        row = self._rows.get(write.key)
+        if row is None or write.changes is None:
+            return error
+        if write.claims:
+            if self._unsaved.get(write.key, True) or row.status != "waiting":
+                return error
+            self._change(write)
+            return True
+        self._change(write)
+        self._unsaved.setdefault(write.key, True)
+        return error
+
+    def doubt(self, write: Write) -> None:
+        """One of `savings` was not committed, but may be found in the file after a crash."""
+        self._unsaved[write.key] = True
+
+    def _own(self, entry: StoredJob | None) -> None:
+        if entry is not None:
+            self._rows[entry.key] = entry
+            self._owner = entry.owner or self._owner
+
+    def _change(self, write: Write) -> None:
+        row = self._rows.get(write.key)
+        if row is not None and write.changes is not None:
+            self._rows[write.key] = changed(row, write.changes)
+
+    def _drop_ended(self, key: str) -> None:
+        row = self._rows.get(key)
+        if row is not None and row.ended_at is not None:
+            del self._rows[key]
+
+
+def merged(own: list[StoredJob], others: list[StoredJob], where: str) -> list[StoredJob]:
+    """The jobs of several files as one of the conditions above orders them.
+
+    Of a job that is in two, since it was picked up on another host, the one that has ended.
+    """
+    by_key = {entry.key: entry for entry in others}
+    for entry in own:
+        other = by_key.get(entry.key)
+        if other is None or other.ended_at is None or entry.ended_at is not None:
+            by_key[entry.key] = entry
+    if "group_index," in where:
+        return sorted(by_key.values(), key=lambda entry: (entry.group_index, entry.created_at))
+    return sorted(by_key.values(), key=lambda entry: entry.created_at, reverse="DESC" in where)
+
+
+def changed(entry: StoredJob, changes: Mapping[str, Any]) -> StoredJob:
+    """The same with ``changes``. By its constructor: so it takes a quarter of the memory."""
+    return StoredJob(**(entry.__dict__ | dict(changes)))
+
+
+# Taking jobs. A claim that failed may be found in the file all the same, and only its owner knows
+# that it posted nothing.
+_CLAIM = """UPDATE jobs SET owner = :owner, status = 'submitting' WHERE ended_at IS NULL AND
+    (status = 'waiting' OR status = 'submitting' AND owner = :owner AND response_id IS NULL)"""
+
+_ADOPT = "UPDATE jobs SET owner = :owner WHERE status {} 'waiting' AND ended_at IS NULL"
+
+_MAY_OWN = "(owner IS NULL OR owner = :owner OR owner IN (SELECT value FROM json_each(:dead)))"
+
+
+def claiming(key: str, owner: str, dead: Collection[str]) -> Write:
+    """What takes a waiting job to send it."""
+    changes = {"owner": owner, "status": "submitting"}
+    return Write(_taking(_CLAIM, key, owner, dead), key, changes=changes, claims=True)
+
+
+def adopting(key: str, owner: str, dead: Collection[str], waits: bool) -> Write:
+    """What takes an open job that waits, or waits no more, and leaves it so."""
+    sql = _ADOPT.format("=" if waits else "!=")
+    return Write(_taking(sql, key, owner, dead), key, claims=True)
+
+
+def _taking(sql: str, key: str, owner: str, dead: Collection[str]) -> Action:
+    """Takes the job, and gives its whole row; None if it is not to be had."""
+    values = {"key": key, "owner": owner, "dead": json.dumps(list(dead))}
+
+    def take(connection: sqlite3.Connection) -> StoredJob | None:
+        taken = connection.execute(f"{sql} AND key = :key AND {_MAY_OWN}", values).rowcount == 1
+        whole = f"SELECT {database.WHOLE} FROM jobs WHERE key = :key"  # noqa: S608 - our columns
+        return database.from_row(connection.execute(whole, values).fetchone()) if taken else None
+
+    return take
+
+
+def _save(connection: sqlite3.Connection, entry: StoredJob, owner: str) -> bool:
+    """Have the file say what ``entry`` does; False if another kernel than ``owner`` has the job."""
+    found = connection.execute("SELECT owner FROM jobs WHERE key = ?", (entry.key,)).fetchone()
+    if found is None:
+        database.add_entry(connection, entry)
+    elif found[0] in (None, owner, entry.owner):
+        columns = {name: getattr(entry, name) for name in database.FIELDS if name != "key"}
+        database.change_entry(connection, entry.key, columns)
+    else:
+        return False
+    return True
