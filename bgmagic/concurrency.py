@@ -360,3 +360,57 @@ class Clock:
         """Wait ``seconds``, or until ``wake`` is set, and clear it."""
         await self.wait(wake, seconds)
         wake.clear()
+
+
+# Seconds by which a limit may be noticed too late before it is taken for the process's own fault,
+# and those that the wait goes on for then.
+LATE = 1.0
+LATE_GRACE = 5.0
+
+
+class TimeLimit:
+    """Limits one wait at a time, and can be shortened while it lasts. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._timeout: asyncio.Timeout | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is waited for now."""
+        return self._timeout is not None
+
+    async def wait(self, seconds: float | None, awaitable: Awaitable[T]) -> T:
+        """Wait for ``awaitable``, at most ``seconds`` if that is no None.
+
+        Raises:
+            TimeoutError: the time was over, or `shorten` ended it.
+        """
+        loop, timer = asyncio.get_running_loop(), None
+        try:
+            async with asyncio.timeout(None) as self._timeout:
+                if seconds is not None:
+                    due = loop.time() + seconds
+                    timer = loop.call_later(seconds, self._expire, self._timeout, due)
+                return await awaitable
+        finally:
+            self._timeout = None
+            if timer is not None:
+                timer.cancel()
+
+    def shorten(self, seconds: float) -> None:
+        """End the wait after ``seconds`` from now, unless it ends sooner."""
+        timeout = self._timeout
+        if timeout is not None and not timeout.expired():
+            soon = asyncio.get_running_loop().time() + seconds
+            timeout.reschedule(min(soon, timeout.when() or soon))
+
+    def _expire(self, timeout: asyncio.Timeout, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if timeout is not self._timeout or timeout.expired():
+            return
+        if now - due > LATE:
+            # The process was stopped, or a cell kept the interpreter: the result may be there.
+            loop.call_later(LATE_GRACE, self._expire, timeout, now + LATE_GRACE)
+        else:
+            timeout.reschedule(now)

@@ -17,7 +17,7 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
 from bgmagic.jobs.summary import GroupSummary
-from bgmagic.rendering.markdown import answer_html as answer_html_of
+from bgmagic.rendering.markdown import answer_html
 from bgmagic.text import count_jobs, dollars, duration, one_line, without_controls
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def final_bundles(job: Job, formulas: Formulas = "mathjax") -> FinalBundles:
     written = without_controls(job.text) + cited
     text = "\n".join(part for part in (describe_live(job), written) if part)
     return {
-        "answer": {"text/html": answer_html(job, formulas), "text/plain": text},
+        "answer": {"text/html": job_html(job, formulas), "text/plain": text},
         "footer": _line(footer_text(job), _BESIDE),
     }
 
@@ -87,7 +87,7 @@ def _line(text: str, style: str, key: str = "") -> Bundle:
     }
 
 
-def answer_html(job: Job, formulas: Formulas = "mathjax") -> str:
+def job_html(job: Job, formulas: Formulas = "mathjax") -> str:
     """Status, the answer or the partial text, and for a failure its reason and what to do."""
     error = job.error
     mark = _MARKS.get(Status(job.status), _NO_MARK)
@@ -114,7 +114,7 @@ def text_html(job: Job, formulas: Formulas = "mathjax") -> str:
     # An answer has been read already; its response would have to be unpacked.
     answered = job.done() and job.error is None
     cited = job.result(0).citations if answered else read_citations(job.record.response or {})
-    return answer_html_of(
+    return answer_html(
         job.text,
         structured=job.request.text_format is not None,
         commentary=job.commentary,

@@ -100,11 +100,7 @@ class Answer(str):
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
-        """Every turn up to this answer, as the API takes them; a new list, the answer at its end.
-
-        A change of it changes nothing here. ``--messages`` takes such a list, ``--continue`` the
-        answer itself.
-        """
+        """Every turn up to this answer, a new list that ``--messages`` and the API take."""
         turns = [dict(turn) for turn in objects_in(self._body().get("input"))]
         return [*turns, *assistant_messages(str(self), self._whole())]
 
@@ -164,7 +160,7 @@ class Answer(str):
         return self.bundle()
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
-        # IPython prefers this for text: the text as it reads, in a list with its quotes.
+        # IPython prefers this: the text as it reads, in a list with its quotes.
         printer.text(self._plain() if len(printer.stack) <= 1 else repr(self))
 
     def _plain(self) -> str:
@@ -180,8 +176,7 @@ class Job(TextPlaceholder, Future[Answer]):
     Only the manager's loop thread changes a job; reading is allowed from everywhere.
 
     Attributes:
-        record: all that is known now, a frozen value; replaced as a whole, so that what is read
-            from one record belongs together.
+        record: all that is known now, a frozen value that is replaced as a whole.
     """
 
     def __init__(
@@ -396,7 +391,6 @@ class Job(TextPlaceholder, Future[Answer]):
             self.set_exception(ending)
         response = record.response
         if response is not None and not isinstance(response, CompressedResponse):
-            # It stays as long as this kernel lives; its text and its request are here anyway.
             known = ending if isinstance(ending, Answer) else ""
             packed = CompressedResponse(response, (record.request.text, known))
             self.record = record.with_changes(response=packed)

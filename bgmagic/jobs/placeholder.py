@@ -17,7 +17,7 @@ from bgmagic.errors import NotReady, NotReadyAttribute
 rendering_prompt: ContextVar[bool] = ContextVar("bgmagic_rendering_prompt", default=False)
 
 # What an answer has: the methods of text, and what stands beside it.
-_BESIDE = ("citations", "conversation", "data", "instructions", "job", "model")
+_BESIDE = ("bundle", "citations", "conversation", "data", "instructions", "job", "model")
 _ATTRIBUTES: Mapping[str, str] = {
     **{name: f"do .{name}" for name in dir(str) if not name.startswith("_")},
     **{name: f"give .{name}" for name in _BESIDE},

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import Usage, is_terminal
 from bgmagic.api.server import ServerConfig
-from bgmagic.concurrency import Clock, WakeEvent
+from bgmagic.concurrency import Clock, TimeLimit, WakeEvent
 from bgmagic.errors import BadInput, BgmagicError, ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
@@ -38,12 +38,6 @@ from bgmagic.transport.streaming import EventStream
 # Seconds that a create is given to end once its job is cancelled: only with its response id can the
 # server be asked to cancel, else the job is `unknown`, and may go on there.
 CANCEL_GRACE = 5.0
-
-
-# Seconds by which a limit may be noticed too late before it is taken for the process's own fault.
-LATE = 1.0
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,7 @@ class JobRunner:
         self._wake = WakeEvent()
         self._slot_event = WakeEvent() if config.limiter is not None else self._wake
         self._following: ResponseWatcher | None = None
-        self._limit: asyncio.Timeout | None = None  # of what cancelling the job cuts short
+        self._limit = TimeLimit()  # on what cancelling the job cuts short
         self._closing = False
 
     async def run(self, *, attached: bool = False, intended: bool = False) -> None:
@@ -146,11 +140,8 @@ class JobRunner:
         self._store.update_soon(self.job.record, cancelling=True)
         if self._following is not None:
             self._following.cancel()
-        elif self._limit is not None:
-            if not self._limit.expired():
-                now = asyncio.get_running_loop().time()
-                soon = now + (CANCEL_GRACE if self.sending else 0.0)
-                self._limit.reschedule(min(soon, self._limit.when() or soon))
+        elif self._limit.waiting:
+            self._limit.shorten(CANCEL_GRACE if self.sending else 0.0)
         elif not self.sending:
             self._wake.set()
             self._slot_event.set()
@@ -315,7 +306,7 @@ class JobRunner:
         if client.create_slots.locked():
             self.unstored = False  # the end of a process does not wait for that
         try:
-            await self._within(None, client.create_slots.acquire())
+            await self._limit.wait(None, client.create_slots.acquire())
         except TimeoutError:
             return None  # it is cancelled
         try:
@@ -363,7 +354,7 @@ class JobRunner:
         limit = min(CANCEL_GRACE, total) if self.job.record.cancelling else total
         try:
             with noted_when_late(self.job):
-                return await self._within(
+                return await self._limit.wait(
                     limit,
                     send_as_taken(
                         self.job,
@@ -377,35 +368,6 @@ class JobRunner:
             if self.job.record.cancelling:
                 about = f"it was cancelled while it was being sent, and {address} did not answer"
             raise ServerError(about, maybe_accepted=True) from None
-
-    async def _within(self, seconds: float | None, waiting: Awaitable[T]) -> T:
-        """Wait for so long, or until the job is cancelled.
-
-        Raises:
-            TimeoutError: that was too short.
-        """
-        loop, timer = asyncio.get_running_loop(), None
-        try:
-            async with asyncio.timeout(None) as self._limit:
-                if seconds is not None:
-                    due = loop.time() + seconds
-                    timer = loop.call_later(seconds, self._expire, self._limit, due)
-                return await waiting
-        finally:
-            self._limit = None
-            if timer is not None:
-                timer.cancel()
-
-    def _expire(self, limit: asyncio.Timeout, due: float) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        if limit is not self._limit or limit.expired():
-            return
-        if now - due > LATE:
-            # The process was stopped, or a cell kept the interpreter: the answer may be there.
-            loop.call_later(CANCEL_GRACE, self._expire, limit, now + CANCEL_GRACE)
-        else:
-            limit.reschedule(now)
 
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
         """End the job if a create that failed so must not be sent again; returns whether it did."""
@@ -432,7 +394,7 @@ class JobRunner:
         last = await following.run(accepted.at + config.deadline)
         if last is not None:
             await self._settle(**record_changes(self.job, last, self._clock.now()))
-        elif following.is_lost and config.same_key:
+        elif following.is_lost and self._config.same_key:  # another key may be in use by now
             await self._settle(
                 status=Status.LOST,
                 reason=why_lost(self.job.record, following.refusal),

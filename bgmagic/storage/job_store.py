@@ -1,8 +1,7 @@
 """What is written into the journal when: a job's intent before its request is sent, the response
 id before the first poll, the whole response before the variable is bound.
 
-Between the runner of a job and the journal, which only stores. What the journal never took runs
-all the same; the promise that it outlives this kernel is off then, and `trouble` says so.
+What the journal never took runs all the same; `trouble` says that it would not outlive this kernel.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class JobStore:
         return self.journal.trouble or self._trouble
 
     def buffer_until_inserted(self, record: JobRecord) -> None:
-        """Hold what is noted of ``record`` back until its intent, which comes soon, is written."""
+        """Buffer `update_soon` for this job until its row is inserted."""
         self._coming.setdefault(record.key, {})
 
     async def insert(

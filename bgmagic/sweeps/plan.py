@@ -116,19 +116,10 @@ def _prepared(
         return prepare_request(text, point.settings, scope, server)
     except BadInput as error:
         which = items.keys[point.item] if items.keys else point.item
-        told = _about_columns(str(error), items.values[point.item])
+        told = str(error).replace(f"the {grid.ItemRow.__name__} has", "the row has")
         for name, _ in point.swept:
             told = told.replace(f"--param {name}", f"--sweep {name}")
         raise BadInput(f"--each, item {which!r}: {told}" if items.kind else told) from None
-
-
-def _about_columns(told: str, item: object) -> str:
-    """Rewrite Jinja's message about a row without an attribute in the words of a table."""
-    jinjas = f"'{type(item).__module__}.{type(item).__qualname__} object' has no attribute"
-    if not isinstance(item, grid.ItemRow) or jinjas not in told:
-        return told
-    columns = ", ".join(list(item)[:8])
-    return f"{told.replace(jinjas, 'the row has no column')}; it has {columns}"
 
 
 def _positions(

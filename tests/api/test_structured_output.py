@@ -24,7 +24,7 @@ from typing_extensions import TypedDict  # Pydantic takes typing's own from Pyth
 
 from bgmagic.api.request import Request, build_request
 from bgmagic.api.structured_output import find_output_type, parse_output, response_format
-from bgmagic.display.static_html import answer_html
+from bgmagic.display.static_html import job_html
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer
 from bgmagic.jobs.outcome import InvalidAnswer
@@ -370,7 +370,7 @@ def test_an_invalid_reply_is_no_answer(manager: JobManager, pointed: ScriptedSer
     )
     assert job.text == '{"x": 1}'
     assert job.status == "completed"
-    shown = answer_html(job)
+    shown = job_html(job)
     assert "✓" not in shown
     assert "y: Field required" in shown
     assert shown.index("What was written:") < shown.index("<pre")

@@ -173,16 +173,14 @@ def test_conversation_keeps_phases() -> None:
     asked = {"input": [{"role": "user", "content": "Slope?"}], "instructions": "Brief."}
     answer = Answer("It is 3.", phased(), None, asked)
     said = [
-        {"role": "assistant", "phase": phase, "content": [{"type": "output_text", "text": text}]}
+        {"type": "message", "role": "assistant", "phase": phase, "content": text}
         for phase, text in (("commentary", "Let me *check*."), ("final_answer", "It is 3."))
     ]
     assert answer.conversation == [*asked["input"], *said]
     copy = pickle.loads(pickle.dumps(answer))
     assert (copy.conversation, copy.instructions) == (answer.conversation, "Brief.")
     plain = Answer("ab", {"output": [message("a"), message("b")]})
-    assert plain.conversation == [
-        {"role": "assistant", "content": [{"type": "output_text", "text": "ab"}]}
-    ]
+    assert plain.conversation == [{"type": "message", "role": "assistant", "content": "ab"}]
 
 
 def test_commentary_is_shown_folded() -> None:

@@ -44,12 +44,19 @@ RUN_BY = {
     "python -m tests.matrix --corners": "python -m tests.matrix --corners",
     "python -m tests.benchmarks": "tests/project/test_benchmarks.py::test_a_part_runs",
     "python -m tests.benchmarks load": "tests/project/test_benchmarks.py::test_load_runs",
+    # Its servers take gigabytes, so what surrounds them is tested: the steps, the proxy, the table.
+    "python -m tests.servers": "tests/servers/test_harness.py::test_the_table_says_what_failed",
+    "python -m tests.faults": "tests/faults/test_power.py::test_a_power_cut",
+    "python -m tests.simulation": "tests/simulation/test_simulation.py::test_histories",
 }
 
 # Those that take a path, a name or a part: which one makes no difference to whether they work.
 TAKES_WORDS = {
     "pytest",
-    *(f"python -m tests.{name}" for name in ("benchmarks", "notebooks", "pictures")),
+    *(
+        f"python -m tests.{name}"
+        for name in ("benchmarks", "faults", "notebooks", "pictures", "servers", "simulation")
+    ),
 }
 
 

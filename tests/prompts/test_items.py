@@ -22,7 +22,7 @@ Build = Callable[[Any], Any]
 
 
 def filled(text: str, /, **values: Any) -> str:
-    return compile_template(text).fill(values).text
+    return compile_template(text).render(values).text
 
 
 ROWS: list[tuple[str, str, Build, list[tuple[Any, Any]]]] = [

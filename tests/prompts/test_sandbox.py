@@ -19,7 +19,7 @@ from tests.prompts.libraries import library
 
 
 def filled(text: str, /, **values: Any) -> str:
-    return compile_template(text).fill(values).text
+    return compile_template(text).render(values).text
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ class Lamp:
         "array.sort()",
         "stars.round(0)",
         "relation.select('nextval(1)')",
-        "array.fill(0)",
+        "array.render(0)",
         "array.tofile('x')",
         "array.cumsum(none, none, array)",
         "array.cumsum(out=array)",

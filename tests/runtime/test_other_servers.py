@@ -156,8 +156,7 @@ def test_a_stream_of_a_server_that_keeps_nothing(
     assert not job.done()
     go.set()
     assert job.result(LIMIT) == "The third step."
-    assert job.response is not None
-    assert job.response["usage"] == {"input_tokens": 3, "output_tokens": 2}
+    assert (job.record.response or {})["usage"] == {"input_tokens": 3, "output_tokens": 2}
     assert Note.FROM_STREAM in footer_text(job)
     assert pointed.count("create") == 1
 
