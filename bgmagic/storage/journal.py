@@ -105,7 +105,7 @@ class Journal:
         True for one call only, whichever kernels try at once: then the file says so. It is also
         True for a job that this process has added, and that certainly never got into the file.
         """
-        return self._put(live_rows.claiming(key, owner, dead))
+        return self._put(self._rows.claiming(key, owner, dead))
 
     def adopt(self, key: str, owner: str, dead: Collection[str], waits: bool) -> Future[bool]:
         """Take an open job that still ``waits``, or waits no more, from the same; it stays so."""

@@ -58,6 +58,12 @@ class LiveRows:
         """Whether anything is to be written again."""
         return bool(self._unsaved)
 
+    def claiming(self, key: str, owner: str, dead: Collection[str]) -> Write:
+        """What takes a waiting job to send it."""
+        changes = {"owner": owner, "status": "submitting"}
+        taking = _taking(_CLAIM, key, owner, dead, self._rows)
+        return Write(taking, key, changes=changes, claims=True)
+
     def forget_file(self) -> None:
         """There is a new file: nothing is known to be in it."""
         self._unsaved.update(dict.fromkeys(self._rows, True))
@@ -78,7 +84,10 @@ class LiveRows:
         elif isinstance(outcome, JournalError):
             return outcome
         elif write.claims:
-            self._own(outcome)
+            if outcome is True:
+                self._change(write)
+            else:
+                self._own(outcome)
             return outcome is not None
         elif write.added:
             for entry in write.added:
@@ -172,24 +181,22 @@ _ADOPT = "UPDATE jobs SET owner = :owner WHERE status {} 'waiting' AND ended_at 
 _MAY_OWN = "(owner IS NULL OR owner = :owner OR owner IN (SELECT value FROM json_each(:dead)))"
 
 
-def claiming(key: str, owner: str, dead: Collection[str]) -> Write:
-    """What takes a waiting job to send it."""
-    changes = {"owner": owner, "status": "submitting"}
-    return Write(_taking(_CLAIM, key, owner, dead), key, changes=changes, claims=True)
-
-
 def adopting(key: str, owner: str, dead: Collection[str], waits: bool) -> Write:
     """What takes an open job that waits, or waits no more, and leaves it so."""
     sql = _ADOPT.format("=" if waits else "!=")
     return Write(_taking(sql, key, owner, dead), key, claims=True)
 
 
-def _taking(sql: str, key: str, owner: str, dead: Collection[str]) -> Action:
-    """Takes the job, and gives its whole row; None if it is not to be had."""
+def _taking(
+    sql: str, key: str, owner: str, dead: Collection[str], known: Collection[str] = ()
+) -> Action:
+    """Takes the job, and gives its whole row, or True if that is known; else None."""
     values = {"key": key, "owner": owner, "dead": json.dumps(list(dead))}
 
-    def take(connection: sqlite3.Connection) -> StoredJob | None:
+    def take(connection: sqlite3.Connection) -> StoredJob | bool | None:
         taken = connection.execute(f"{sql} AND key = :key AND {_MAY_OWN}", values).rowcount == 1
+        if taken and key in known:
+            return True
         whole = f"SELECT {database.WHOLE} FROM jobs WHERE key = :key"  # noqa: S608 - our columns
         return database.from_row(connection.execute(whole, values).fetchone()) if taken else None
 
