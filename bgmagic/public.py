@@ -27,6 +27,8 @@ def submit(
     verbosity: str | None = None,
     instructions: str | None = None,
     max_output_tokens: int | None = None,
+    window: str | None = None,
+    tier: str | None = None,
     poll: float | None = None,
     deadline: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
@@ -53,6 +55,8 @@ def submit(
         verbosity: low, medium or high.
         instructions: system text.
         max_output_tokens: end as incomplete after so many tokens, reasoning included.
+        window: be done within "2h" or "8h", at a lower price, or "soonest".
+        tier: "flex" is slower at a lower price, "priority" quicker at a higher one; or "default".
         poll: seconds between polls, more than 0 and less than 90.
         deadline: seconds, or text such as "12h", after acceptance until watching ends (24 h).
         messages: earlier turns as the API takes them.
@@ -93,6 +97,8 @@ def map(
     verbosity: str | None = None,
     instructions: str | None = None,
     max_output_tokens: int | None = None,
+    window: str | None = None,
+    tier: str | None = None,
     poll: float | None = None,
     deadline: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,

@@ -21,6 +21,15 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 VERBOSITIES = ("low", "medium", "high")
 
+# How soon a background response has to be there, and which processing serves it; the SDK (3.57)
+# knows further tiers, which --param service_tier= sends.
+WINDOWS = ("soonest", "2h", "8h")
+
+TIERS = ("flex", "default", "priority")
+
+# Seconds of the windows that cost less. Those go with the standard tier and without a stream only.
+WINDOW_SECONDS = {"2h": 7200.0, "8h": 28800.0}
+
 # The hosted tools that a mere type is enough for; tools.py knows how each is sent.
 TOOLS = ("web_search", "code_interpreter", "image_generation", "shell", "web_search_preview")
 
@@ -103,6 +112,26 @@ class Request:
         """The reasoning effort that was asked for, or None for the server's default."""
         return self._settings.effort
 
+    @property
+    def window(self) -> str:
+        """The completion window that was asked for, or ""."""
+        return self._settings.window
+
+    @property
+    def window_seconds(self) -> float | None:
+        """How long that window is, in seconds, from acceptance; None for none and for "soonest"."""
+        return WINDOW_SECONDS.get(self._settings.window)
+
+    @property
+    def tier(self) -> str:
+        """The service tier that was asked for, or ""."""
+        return self._settings.tier
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """The most tokens that the response may have, or None where it is not bounded."""
+        return self._settings.max_output_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class _Header:
@@ -112,16 +141,23 @@ class _Header:
     model: str
     format: dict[str, Any] | None
     effort: str | None
+    window: str
+    tier: str
+    max_output_tokens: int | None
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> _Header:
         text_format, effort = _inner(body, "text", "format"), _inner(body, "reasoning", "effort")
+        most = body.get("max_output_tokens")
         structured = isinstance(text_format, dict) and text_format.get("type") == "json_schema"
         return cls(
             streams=body.get("stream") is True,
             model=sys.intern(str(body.get("model", ""))),
             format=text_format if structured else None,
             effort=None if effort is None else sys.intern(str(effort)),
+            window=sys.intern(str(_inner(body, "background_options", "completion_window") or "")),
+            tier=sys.intern(str(body.get("service_tier") or "")),
+            max_output_tokens=most if isinstance(most, int) else None,
         )
 
 
@@ -149,6 +185,9 @@ def build_request(
     text_format: Mapping[str, Any] | None = None,
     output_type: OutputType = None,
     tools: Sequence[Mapping[str, Any]] = (),
+    window: str | None = None,
+    continuation_id: str | None = None,
+    tier: str | None = None,
 ) -> Request:
     """Make the request that asks ``messages`` with these settings.
 
@@ -162,10 +201,14 @@ def build_request(
         form: ``text.format`` for structured output; None means text.
         reader: the class that the structured output is read into.
         tools: the hosted tools that the model may use.
+        window: the completion window, one of `WINDOWS`.
+        continuation_id: what the requests of one conversation in a window have in common, by which
+            a follow-up gets a better place in the queue; None makes it of the first message.
+        tier: the service tier, one of `TIERS`.
 
     Raises:
-        BadInput: a field that is not the user's to set, one that is set twice, or a value that
-            JSON can't hold.
+        BadInput: a field that is not the user's to set, one that is set twice, settings that
+            exclude each other, or a value that JSON can't hold.
     """
     body: dict[str, Any] = {"model": model, "input": list(messages), "background": True}
     body["text"] = {"format": {"type": "text"} if text_format is None else dict(text_format)}
@@ -179,19 +222,53 @@ def build_request(
         body["max_output_tokens"] = max_output_tokens
     if tools:
         body["tools"] = list(tools)
+    if window is not None:
+        body["background_options"] = {"completion_window": window}
+    if tier is not None:
+        body["service_tier"] = tier
     given: dict[str, object] = {
         "reasoning.effort": effort,
         "text.verbosity": verbosity,
         "instructions": instructions,
         "max_output_tokens": max_output_tokens,
         "tools": tools or None,
+        "background_options.completion_window": window,
+        "service_tier": tier,
     }
     taken = {path for path, value in given.items() if value is not None}
     for path, value in params:
         _set(body, path, value, taken)
     if stream:
         body["stream"] = True
+    _check_window(body)
+    if _inner(body, "background_options", "completion_window") and body["input"]:
+        options: dict[str, Any] = body["background_options"]
+        options.setdefault("continuation_id", continuation_id or hash_of(body["input"][0]))
     return Request.of(body, output_type)
+
+
+def hash_of(message: object) -> str:
+    """A message as 32 hex digits."""
+    text = json.dumps(message, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
+
+
+def _check_window(body: Mapping[str, Any]) -> None:
+    """Whether what is asked goes with the window that it is asked in.
+
+    Raises:
+        BadInput: the API would refuse it.
+    """
+    window = _inner(body, "background_options", "completion_window")
+    if window not in WINDOW_SECONDS:
+        return
+    if body.get("stream"):
+        raise BadInput(f"--window {window} can't be streamed: leave out --stream or --window")
+    tier = body.get("service_tier")
+    if tier not in (None, "auto", "default"):
+        raise BadInput(
+            f"--window {window} is of the standard tier only: leave out --tier {tier} or --window"
+        )
 
 
 def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:

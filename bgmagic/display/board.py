@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from bgmagic.api.pricing import estimate_cost
+from bgmagic.api.pricing import Terms, estimate_cost
 from bgmagic.display.card import allow_subshell_messages, read_assets
 from bgmagic.display.listing import TableRow, sentence, table_row, table_text
 from bgmagic.jobs.job import Job
@@ -213,9 +213,9 @@ class GroupBoard(anywidget.AnyWidget):
         return str(
             estimate_cost(
                 (
-                    job.request.model,
+                    Terms.of(job.request),
                     job.record.server,
-                    job.request.body.get("max_output_tokens"),
+                    job.request.max_output_tokens,
                     len(job.request.text),
                 )
                 for job in self._group.jobs

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.pricing import price_of
+from bgmagic.api.pricing import Terms, price_of
 from bgmagic.api.redaction import without_secrets
 from bgmagic.api.response import Usage, read_output
 from bgmagic.errors import BadInput
@@ -75,7 +75,7 @@ def job_row(job: Job, item: Any = _MISSING) -> dict[str, Any]:
         "status": job.status,
         "seconds": seconds_of(job),
         **_tokens(response),
-        "price": price_of(response, job.record.server),
+        "price": price_of(response, job.record.server, Terms.of(job.request)),
         "text": job.text if answered or job.text else None,
         **_data(job),
         "error": str(job.error) if job.error else None,
@@ -141,7 +141,7 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
         "ended_at": _time(record.ended_at),
         "seconds": seconds_of(job),
         **_tokens(record.response or {}),
-        "price": price_of(record.response, record.server),
+        "price": price_of(record.response, record.server, Terms.of(record.request)),
         "group": None
         if position is None
         else {"group": position.group, "index": position.index} | position.details,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from typing import Any, NoReturn
 
-from bgmagic.api.pricing import price_of
+from bgmagic.api.pricing import Terms, price_of
 from bgmagic.api.request import Request
 from bgmagic.api.response import (
     Citation,
@@ -245,8 +245,9 @@ class Job(TextPlaceholder, Future[Answer]):
 
     @property
     def price(self) -> float | None:
-        """US dollars by the list of the extra [prices]; None where that has no price."""
-        return price_of(self._record.response, self._record.server)
+        """US dollars by BgMagics.prices or the list of the extra [prices]; None if not known."""
+        record = self._record
+        return price_of(record.response, record.server, Terms.of(record.request))
 
     @property
     def elapsed(self) -> float:

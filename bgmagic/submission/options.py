@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from bgmagic.api.request import EFFORTS, TOOLS, VERBOSITIES
+from bgmagic.api.request import EFFORTS, TIERS, TOOLS, VERBOSITIES, WINDOWS
 from bgmagic.submission.converters import (
     Converter,
     to_anything,
@@ -123,6 +123,14 @@ class SubmitSettings:
     max_output_tokens: int | None = _option(
         "--max-output-tokens", metavar="N", read=to_tokens, configurable=True,
         help="end as incomplete after N tokens, reasoning included",
+    )  # fmt: skip
+    window: str | None = _option(
+        "--window", choices=WINDOWS, configurable=True,
+        help="be done within 2 or 8 hours, at a lower price; not with --stream",
+    )  # fmt: skip
+    tier: str | None = _option(
+        "--tier", choices=TIERS, configurable=True,
+        help="flex is slower at a lower price, priority quicker at a higher one",
     )  # fmt: skip
     poll: float | None = _option(
         "--poll", metavar="SECONDS", read=to_interval, configurable=True,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bgmagic.api.request import Request, build_request
+from bgmagic.api.request import WINDOW_SECONDS, Request, build_request, hash_of
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.interfaces import Variable
@@ -25,6 +25,8 @@ from bgmagic.submission.converters import to_identifier
 from bgmagic.submission.lookup import JobLookup, Submission
 from bgmagic.submission.options import SubmitSettings, resolve_settings
 from bgmagic.text import did_you_mean
+
+AFTER_WINDOW = 3600.0  # seconds that a job is watched beyond the window it was to be done in
 
 
 def parts(settings: SubmitSettings) -> list[dict[str, Any]]:
@@ -57,6 +59,33 @@ def fields(settings: SubmitSettings) -> dict[str, Any]:
 
         found["tools"] = tool_entries(settings.tool)
     return found
+
+
+def continuation_id(after: Job | None) -> str | None:
+    """What the turns of a conversation in a window have in common: what ``after``, the turn before,
+    has sent. None leaves it to the first message, of which `build_request` makes it."""
+    if after is None:
+        return None
+    body = after.request.body
+    sent = (body.get("background_options") or {}).get("continuation_id")
+    return sent or (hash_of(body["input"][0]) if body.get("input") else None)
+
+
+def deadline_of(*asked: SubmitSettings) -> float:
+    """Seconds after acceptance until watching ends: beyond the window that is asked for, always.
+
+    Told by the settings: reading the requests of a large sweep would take too long.
+    """
+    windows = [WINDOW_SECONDS.get(_window_of(settings), 0.0) for settings in asked]
+    later = [seconds + AFTER_WINDOW for seconds in windows if seconds]
+    return max([*later, *(settings.deadline for settings in asked)])
+
+
+def _window_of(settings: SubmitSettings) -> str:
+    fields = dict(settings.param)
+    whole = fields.get("background_options")
+    inner = whole.get("completion_window") if isinstance(whole, dict) else None
+    return str(settings.window or fields.get("background_options.completion_window") or inner)
 
 
 @dataclass(frozen=True)
@@ -121,6 +150,9 @@ def prepare_request(
         params=settings.param,
         stream=settings.stream,
         **fields(settings),
+        window=settings.window,
+        tier=settings.tier,
+        continuation_id=continuation_id(after),
     )
     partial = PartialPrompt.of(filled, continues).text if needs else None
     return PreparedRequest(request, partial, tuple(needs), filled.inserted, earlier.note)
@@ -135,6 +167,7 @@ def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> S
     settings = resolve_settings(
         SubmitSettings, given, config=app.shell.defaults(), from_python=from_python
     )
+    settings = _without_excluded_defaults(settings, given)
     if settings.continue_ is None:
         return settings
     # A conversation brings its own instructions, which a default does not replace.
@@ -148,6 +181,27 @@ def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> S
             )
         name = to_identifier(settings.continue_, "--continue")
     return replace(settings, instructions=instructions, out=name)
+
+
+def _without_excluded_defaults(
+    settings: SubmitSettings, given: Mapping[str, Any]
+) -> SubmitSettings:
+    """The settings, a default of which gives way to what is given and excludes it.
+
+    A discounted window goes neither with a stream nor with another tier; two that are both given,
+    or both defaults, are left to be refused.
+    """
+    if settings.window not in WINDOW_SECONDS:
+        return settings
+    told = {name for name, value in given.items() if value is not None}
+    excluded: dict[str, Any] = {}
+    if settings.stream:
+        excluded["stream"] = False
+    if settings.tier not in (None, "default"):
+        excluded["tier"] = None
+    if "window" in told:
+        return replace(settings, **{k: v for k, v in excluded.items() if k not in told})
+    return replace(settings, window=None) if told & excluded.keys() else settings
 
 
 def compose_prompt(
@@ -250,7 +304,7 @@ def submit_or_join(
         notebook=notebook,
         variable=variable,
         poll_interval=settings.poll,
-        deadline=settings.deadline,
+        deadline=deadline_of(settings),
         partial=prepared.partial,
         waits_for=prepared.waits_for,
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bgmagic.api.pricing import CostEstimate, estimate_cost
+from bgmagic.api.pricing import CostEstimate, Terms, estimate_cost
 from bgmagic.errors import BadInput
 from bgmagic.jobs.record import GroupPosition
 from bgmagic.prompts.expressions import Expression
@@ -193,18 +193,9 @@ def estimated_cost(plan: SweepPlan) -> CostEstimate:
     """What the jobs may cost."""
     server = app.manager.destination().name
     return estimate_cost(
-        (one.request.model, server, _most_output(one, point), len(one.request.text))
-        for one, point in zip(plan.prepared, plan.points, strict=True)
+        (Terms.of(request), server, request.max_output_tokens, len(request.text))
+        for request in (one.request for one in plan.prepared)
     )
-
-
-def _most_output(one: PreparedRequest, point: SweepPoint) -> int | None:
-    """The output tokens that a job may have at most, also where they came as a request field."""
-    settings = point.settings
-    if any(name == "max_output_tokens" for name, _ in settings.param):
-        given = one.request.body.get("max_output_tokens")
-        return given if isinstance(given, int) else None
-    return settings.max_output_tokens
 
 
 def dry_run(text: str, settings: SubmitSettings, namespace: Mapping[str, Any]) -> str:

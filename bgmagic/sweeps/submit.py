@@ -19,6 +19,7 @@ from bgmagic.jobs.record import GroupPosition, JobRecord, Status, hashable
 from bgmagic.submission.app import app, group_displays
 from bgmagic.submission.lookup import DuplicateIndex, JobLookup
 from bgmagic.submission.options import SubmitSettings
+from bgmagic.submission.submit import deadline_of
 from bgmagic.sweeps.plan import SweepPlan, estimated_cost, plan_sweep, require_confirmation
 
 if TYPE_CHECKING:
@@ -153,7 +154,9 @@ def _submitted(plan: SweepPlan, indices: Sequence[int]) -> list[Job]:
         for index in indices
     ]
     limiter = _limiter(settings.max_in_flight)
-    config = RunConfig(server, settings.poll, settings.deadline, limiter=limiter)
+    of_kinds = {id(point.settings): point.settings for point in plan.points}
+    deadline = deadline_of(settings, *of_kinds.values())
+    config = RunConfig(server, settings.poll, deadline, limiter=limiter)
     return manager.submit_all(records, config) if records else []
 
 

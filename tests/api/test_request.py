@@ -156,3 +156,52 @@ def test_empty_cell_is_refused() -> None:
     """A cell without a prompt is refused."""
     with pytest.raises(BadInput, match="the cell is empty"):
         request_messages(" \n ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"window": "2h", "stream": True}, "--window 2h can't be streamed: leave out --stream or"),
+        ({"window": "8h", "tier": "flex"}, "standard tier only: leave out --tier flex or --window"),
+        ({"window": "2h", "params": [("service_tier", "priority")]}, "standard tier only"),
+        (
+            {"tier": "flex", "params": [("background_options.completion_window", "2h")]},
+            "--window 2h",
+        ),
+        ({"tier": "flex", "params": [("service_tier", "default")]}, "service_tier is already set"),
+        ({"window": "2h", "params": [("background_options", {})]}, "is already set; give it once"),
+    ],
+)
+def test_windows_exclude_streams_and_other_tiers(settings: dict[str, Any], told: str) -> None:
+    """What the API would refuse together is one line before anything is sent, however it was given."""
+    with pytest.raises(BadInput, match=told) as caught:
+        body(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_windows_and_tiers_in_the_body() -> None:
+    """A window and a tier arrive as the API takes them; "soonest" goes with a stream and with flex."""
+    assert body(tier="flex")["service_tier"] == "flex"
+    made = body(window="soonest", tier="flex", stream=True)
+    assert made["background_options"]["completion_window"] == "soonest"
+    assert body(window="8h", tier="default")["service_tier"] == "default"
+
+
+def test_a_conversation_in_a_window_has_one_id() -> None:
+    """All that begin with the same message share their continuation id, others don't, the user's own
+    goes before, and without a window there is none."""
+
+    def sent(*texts: str, **settings: Any) -> Any:
+        turns = [user_message(text) for text in texts]
+        made = build_request(turns, **{"model": "gpt-5.2", "window": "2h", **settings}).body
+        return made.get("background_options", {}).get("continuation_id")
+
+    assert sent("Why?") == sent("Why?", "And then?") == sent("Why?", window="8h")
+    assert (
+        len({sent("Why?"), sent("What?"), sent("Why?", continuation_id="of an earlier turn")}) == 3
+    )
+    mine = [("background_options.continuation_id", "mine")]
+    assert sent("Why?", params=mine) == "mine"
+    assert sent("Why?", window=None) is None
+    only = [("background_options.completion_window", "8h")]
+    assert sent("Why?", window=None, params=only) == sent("Why?")
