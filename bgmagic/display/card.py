@@ -239,6 +239,8 @@ def snapshot(job: Job) -> dict[str, Any]:
         "cancelling": record.cancelling and not job.done(),
         "message": sentence(str(error) if error else record.trouble or _waits(job)),
         "offline": record.offline and not job.done(),
+        "window": record.request.window if record.window_ends_at else "",
+        "window_ends_at": record.window_ends_at,
         "submitted_at": record.submitted_at,
         "accepted_at": record.accepted_at,
         "started_at": record.started_at,

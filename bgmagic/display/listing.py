@@ -206,5 +206,8 @@ def describe_live(job: Job) -> str:
     effort = f", effort {record.request.effort}" if record.request.effort else ""
     asked = f"{model_of(job)}{effort}"
     words = f"{record.name or 'job'}: {one_line(job.status, 40)} ({asked}), {job.elapsed:.0f} s"
+    if record.window_ends_at is not None and not job.done():
+        rest = duration(record.window_ends_at - time.time())
+        words += f", {rest} left of its window of {record.request.window}"
     message = job.error or record.trouble
     return f"{words}: {message}" if message else words

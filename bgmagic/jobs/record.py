@@ -135,6 +135,14 @@ class JobRecord:
         return self.request.fingerprint(self.server, self.partial or "")
 
     @property
+    def window_ends_at(self) -> float | None:
+        """When the window that was asked for ends, or None without one and before acceptance."""
+        if self.accepted_at is None:
+            return None
+        seconds = self.request.window_seconds
+        return None if seconds is None else self.accepted_at + seconds
+
+    @property
     def status_text(self) -> str:
         """The status as people read it: "waiting for critique" where that is what it does."""
         if not self.waits_for or self.status != Status.WAITING:

@@ -305,13 +305,18 @@ class BgLineMagics(Magics):
         with errors_as_one_line():
             settings = self._parse(LocalSettings, "%bglocal", line)
             word = " ".join(settings.action) or "on"
-            paced = settings.tokens_per_second or settings.queue
+            paced = settings.tokens_per_second or settings.queue or settings.flex_refusals
             if word not in ("on", "off", "status"):
                 raise BadInput(f"%bglocal {word}: allowed are on, off and status")
             if paced and word != "on":
                 raise BadInput(f"%bglocal {word} takes no pace; %bglocal --queue 5 does")
             if word == "on":
-                local_model.use_local_model(app, settings.tokens_per_second, settings.queue)
+                local_model.use_local_model(
+                    app,
+                    settings.tokens_per_second,
+                    settings.queue,
+                    flex_refusals=settings.flex_refusals,
+                )
             elif word == "off":
                 local_model.use_own_server(app)
             else:

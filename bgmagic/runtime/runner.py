@@ -230,7 +230,7 @@ class JobRunner:
                 left = give_up_at - self._clock.now()
                 if await self._ends_unsent(failure, left):
                     return None
-                self.job.advance(status=Status.WAITING, trouble=f"not sent yet: {failure}")
+                self.job.advance(status=Status.WAITING, trouble=_not_yet(failure, self.job))
                 await self._store.update(self.job.record, status=Status.WAITING)
                 if self._config.limiter is not None:
                     self._config.limiter.on_throttled(self._slot_event, failure.retry_after)
@@ -356,6 +356,13 @@ class JobRunner:
             settle(self.job, status=Status.UNKNOWN, reason=reason, trouble=None, ended_at=now)
         else:
             detach(self.job, reason)
+
+
+def _not_yet(failure: ServerError, job: Job) -> str:
+    """Why a job is not sent yet, in words for its card."""
+    if failure.status_code == 429 and job.request.tier == "flex":
+        return f"the flex tier has no room now; it waits and is sent again: {failure}"
+    return f"not sent yet: {failure}"
 
 
 async def _send_create(

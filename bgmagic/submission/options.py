@@ -293,6 +293,10 @@ class LocalSettings:
         "--queue", metavar="DURATION", read=to_duration,
         help="stay queued this long first, as 5 (seconds) or 1m",
     )  # fmt: skip
+    flex_refusals: bool = _option(
+        "--flex-refusals", default=False,
+        help="refuse every other job of --tier flex at first, as a full tier does",
+    )  # fmt: skip
 
 
 def options(settings: type[Any]) -> tuple[Option, ...]:
