@@ -133,6 +133,62 @@ class Charge:
         return self.standard - self.price if known else None  # type: ignore[operator]
 
 
+@dataclass(frozen=True)
+class Billing:
+    """What tells a job's price, without its texts: what was asked, and what the response counted.
+
+    Attributes:
+        terms: of the request.
+        characters: of the request.
+        most_output: the most output tokens that the response may have, or None.
+        response: the response's own ``model``, ``service_tier`` and ``usage``; None without one.
+    """
+
+    terms: Terms
+    characters: int = 0
+    most_output: int | None = None
+    response: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, request: Request, response: Mapping[str, Any] | None = None) -> Billing:
+        """The billing of a job."""
+        counted = None
+        if response is not None:
+            counted = {name: response.get(name) for name in ("model", "service_tier", "usage")}
+        return cls(Terms.of(request), len(request.text), request.max_output_tokens, counted)
+
+    @classmethod
+    def read(cls, text: str | None) -> Billing:
+        """The billing that the journal has as JSON; an empty one of anything else."""
+        try:
+            found = json.loads(text or "")
+            terms = Terms(found["model"], found["tier"], found["window"])
+            return cls(terms, found["characters"], found["most_output"], found.get("response"))
+        except (ValueError, KeyError, TypeError):
+            return cls(Terms())
+
+    @property
+    def text(self) -> str:
+        """It as JSON."""
+        told = {**vars(self.terms), "characters": self.characters, "most_output": self.most_output}
+        return json.dumps(told if self.response is None else told | {"response": self.response})
+
+    def charge(self, server: str) -> Charge:
+        """What the response cost."""
+        return charge_of(self.response, server, self.terms)
+
+    def most(self, server: str) -> float | None:
+        """What the response can cost at most, in US dollars: without a bound of its own its output
+        is what the model's context holds. None where no price or no bound is known."""
+        most, into = self.most_output, self.characters // CHARACTERS + 1
+        if most is None:
+            context = context_window(self.terms.model, server)
+            most = None if context is None else max(0, context - into)
+        if most is None:
+            return None
+        return price_of_tokens(self.terms, server, TokenCounts(into, most))
+
+
 def charge_of(
     response: Mapping[str, Any] | None, server: str, terms: Terms | None = None
 ) -> Charge:

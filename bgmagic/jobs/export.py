@@ -54,6 +54,22 @@ def to_frame(jobs: Sequence[Job], items: Sequence[Any] | None = None) -> pandas.
     return made.astype(dict.fromkeys(whole, "Int64") | {"seconds": float, "price": float})
 
 
+def frame_of(caller: str, rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """A pandas DataFrame of rows that all have the same columns.
+
+    Raises:
+        BadInput: pandas is not installed; the line begins with ``caller``.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise BadInput(f"{caller} makes a pandas DataFrame: pip install pandas") from None
+    made = pandas.DataFrame(rows)
+    whole = [name for name in made.columns if name.startswith("tokens_")]
+    dollars = [name for name in ("price", "saved", "ended_at") if name in made.columns]
+    return made.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(dollars, float))
+
+
 def _order(column: str) -> int:
     return 0 if column.startswith("item.") else 2 if column == "error" else 1
 

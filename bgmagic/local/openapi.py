@@ -15,6 +15,7 @@ from bgmagic.local import (
     discovery,
 )
 from bgmagic.local.conversations import MAX_PAGE_SIZE, ORDERS, PAGE_SIZE, ROLES
+from bgmagic.local.processing import WINDOWS
 from bgmagic.local.request_body import (
     EFFORTS,
     IDENTIFIER,
@@ -32,7 +33,6 @@ from bgmagic.local.request_body import (
     TRUNCATIONS,
     VERBOSITIES,
 )
-from bgmagic.local.processing import WINDOWS
 
 Schema = dict[str, Any]
 

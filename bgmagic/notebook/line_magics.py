@@ -23,6 +23,7 @@ from bgmagic.notebook.shell import (
     UNANNOUNCED,
     NamespaceVariables,
     errors_as_one_line,
+    show_receipt,
     tell_open,
     wait_and_tell,
     with_options_help,
@@ -33,6 +34,7 @@ from bgmagic.submission.lookup import JobLookup, needed_keys, output_type_of
 from bgmagic.submission.options import (
     AttachSettings,
     CancelSettings,
+    CostSettings,
     ListSettings,
     LocalSettings,
     WaitSettings,
@@ -292,6 +294,19 @@ class BgLineMagics(Magics):
             print(describe_job(job))
             if not job.done():
                 UNANNOUNCED.append(job)
+
+    @no_var_expand
+    @line_magic
+    @with_options_help(CostSettings)
+    def bgcost(self, line: str) -> None:
+        """What the jobs of all your kernels cost: ``%bgcost`` (today), ``%bgcost 7d`` or ``all``.
+
+        By notebook, model and window. Jobs of ``%bglocal`` cost nothing and are left out, and so is
+        what ``%bgjobs --forget`` has removed. ``bgmagic.costs()`` has one row a job.
+        """
+        with errors_as_one_line():
+            words = self._parse(CostSettings, "%bgcost", line).period
+            show_receipt(" ".join(words) or "today", live=hasattr(self._shell, "kernel"))
 
     @no_var_expand
     @line_magic

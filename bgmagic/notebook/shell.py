@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import os
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.error import UsageError
 
-from bgmagic.display.listing import describe_jobs, split_by_group
+from bgmagic.display.listing import describe_jobs, html_table, plain_table, split_by_group
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.notebook.blocking import wait
 from bgmagic.notebook.parser import options_help
+from bgmagic.submission.app import app
+from bgmagic.submission.costs import HEADS, PERIODS, costs_since, receipt, start_of
 from bgmagic.submission.lookup import JobLookup, names_of, output_type_of
 from bgmagic.submission.options import SubmitSettings, options
 
@@ -75,7 +78,8 @@ class NotebookShell:
     def defaults(self) -> Mapping[str, Any]:
         """What `%config` holds for the options, by their names; None is unset."""
         names = [option.name for option in options(SubmitSettings) if option.configurable]
-        return {name: getattr(self._configured, name) for name in [*names, "confirm_above"]}
+        names += ["confirm_above", "confirm_above_dollars", "budget"]
+        return {name: getattr(self._configured, name) for name in names}
 
     def base_url(self) -> str | None:
         """The server's address that `%config` holds, or None."""
@@ -200,6 +204,31 @@ def wait_and_tell(chosen: Sequence[Job], timeout: float | None) -> None:
         from bgmagic.display.outputs import republish
 
         republish()
+
+
+def show_receipt(period: str, *, live: bool) -> None:
+    """Show what jobs cost, as a table in a notebook and as text elsewhere.
+
+    Raises:
+        BadInput: there is no such period.
+    """
+    from IPython.display import display
+
+    if period not in PERIODS:
+        raise BadInput(f"%bgcost {period}: allowed are {', '.join(PERIODS)}")
+    found = costs_since(app.manager.store, start_of(period, time.time()))
+    lines = [line.cells for line in receipt(found)]
+    if not found:
+        print("No job has cost anything, as far as the journal knows.")
+        return
+    budget = app.budget()
+    note = f"The budget is {budget}." if budget is not None else ""
+    text = "\n".join(part for part in (plain_table(HEADS, lines), note) if part)
+    if live:
+        shown = {"text/html": html_table(HEADS, lines) + note, "text/plain": text}
+        display(shown, raw=True)  # type: ignore[no-untyped-call]
+    else:
+        print(text)
 
 
 def tell_open(remedy: str) -> None:

@@ -23,7 +23,7 @@ from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import CallbackThread, Clock, LoopThread
 from bgmagic.errors import BadInput, BgmagicError, Unsendable
-from bgmagic.jobs.interfaces import Listener, Variable
+from bgmagic.jobs.interfaces import Listener, SendGate, Variable
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status
@@ -94,6 +94,7 @@ class JobManager:
         clock: Clock | None = None,
         store: JobStore | None = None,
         destination: Callable[[], ServerConfig] = ServerConfig.from_environment,
+        gate: SendGate | None = None,
     ) -> None:
         """Make a manager; its thread starts with the first job.
 
@@ -102,6 +103,7 @@ class JobManager:
             clock: the time of polls and deadlines.
             store: where jobs are stored; without one, in this process's memory.
             destination: tells where a job that is submitted now goes; raises BadInput.
+            gate: may hold jobs back before they are sent.
         """
         self._make_card = make_card
         self._clock = clock or Clock()
@@ -112,7 +114,8 @@ class JobManager:
         self._registry = JobRegistry()
         self._configs: dict[Job, RunConfig] = {}
         self._moves: dict[Job, GroupPosition] = {}
-        self._scheduler = JobScheduler(self.store, self._clock, self._needed)
+        self._gate = gate
+        self._scheduler = JobScheduler(self.store, self._clock, self._needed, self._gate)
         self._destination = destination
         self._newest: ServerConfig | None = None
         self._watchers: list[Listener] = []
@@ -132,6 +135,7 @@ class JobManager:
         deadline: float = DEADLINE,
         partial: str | None = None,
         waits_for: tuple[str, ...] = (),
+        over_budget: bool = False,
     ) -> Job:
         """Start a job and return its handle at once.
 
@@ -146,6 +150,7 @@ class JobManager:
             variable: where the answer goes; holds the job from now on.
             poll_interval: seconds between polls; None means soon at first, then every 10.
             deadline: seconds after acceptance at which watching ends.
+            over_budget: whether it is sent whatever the budget says.
 
         Raises:
             BadInput: there is no server to send it to; nothing was sent.
@@ -162,7 +167,8 @@ class JobManager:
             waits_for=waits_for,
         )
         self._loop.start()  # a thread that can't start is told before there is a job
-        return self._start(record, RunConfig(server, poll_interval, deadline), variable)
+        config = RunConfig(server, poll_interval, deadline, over_budget=over_budget)
+        return self._start(record, config, variable)
 
     def submit_all(self, records: Sequence[JobRecord], config: RunConfig) -> list[Job]:
         """Start the jobs of a group and return their handles at once."""
@@ -328,7 +334,7 @@ class JobManager:
             ):
                 winding_down.result(grace + 0.2)
         ended = self._loop.stop(timeout)
-        self._scheduler = JobScheduler(self.store, self._clock, self._needed)
+        self._scheduler = JobScheduler(self.store, self._clock, self._needed, self._gate)
         self.store.close(JOURNAL_GRACE)
         return ended
 

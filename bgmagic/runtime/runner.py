@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bgmagic.api.pricing import Billing
 from bgmagic.api.request import Request
 from bgmagic.api.response import Usage, is_terminal
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import BadInput, ServerError
+from bgmagic.jobs.interfaces import SendGate
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
     CLAIMED_ELSEWHERE,
@@ -45,6 +47,7 @@ class RunConfig:
             trying to send does.
         same_key: whether the server is asked with the credentials that it accepted the job with.
         lane: what the jobs of its group go to the server by, or None.
+        over_budget: whether it is sent whatever the budget says.
     """
 
     server: ServerConfig
@@ -52,6 +55,7 @@ class RunConfig:
     deadline: float
     same_key: bool = True
     limiter: ConcurrencyLimiter | None = None
+    over_budget: bool = False
 
 
 logger = logging.getLogger("bgmagic")
@@ -59,6 +63,8 @@ logger = logging.getLogger("bgmagic")
 # Seconds by which a cell goes before its own submission: importing the SDK and building a request
 # would else compete with the end of the cell for the interpreter.
 START_DELAY = 0.05
+
+BUDGET_RETRY = 30.0  # seconds until a job that the budget holds back asks again
 
 _NO_IDS = ("", ".", "..")  # the last two would ask for another address
 
@@ -74,8 +80,10 @@ class JobRunner:
         store: JobStore,
         clock: Clock,
         find: FindJob,
+        gate: SendGate | None = None,
     ) -> None:
         self.job = job
+        self._gate = gate
         self._had_slot = False
         self._find = find
         self._store = store
@@ -222,6 +230,8 @@ class JobRunner:
                 return None
             # A group's jobs may wait long for their turn, and it counts from there.
             give_up_at = self._first_turn(give_up_at)
+            if await self._held_back():
+                continue
             try:
                 taken = await self._send_once()
                 if taken is not None or self.job.done():
@@ -242,6 +252,22 @@ class JobRunner:
         else:
             detach(self.job, CLAIMED_ELSEWHERE)
         return None
+
+    async def _held_back(self) -> bool:
+        """Wait a while if the budget holds the job back; whether it did."""
+        gate = self._gate
+        if gate is None or self._config.over_budget or not gate.is_set():
+            return False
+        why = await asyncio.to_thread(gate.refusal, self.job.record)
+        if why is None:
+            return False
+        self.unstored = False  # it is written down, and may wait for long
+        self.job.advance(status=Status.WAITING, trouble=f"not sent: {why}")
+        if self._config.limiter is not None:
+            self._config.limiter.on_throttled(self._slot_event, BUDGET_RETRY)
+        else:
+            await self._clock.pause(self._wake, BUDGET_RETRY)
+        return True
 
     async def _acquire_slot(self) -> bool:
         """Wait until the group lets this job be sent; False if something else woke it."""
@@ -343,6 +369,7 @@ class JobRunner:
                 changes["response"], self._config.server
             )
             written["output_tokens"] = Usage.of(changes["response"]).output
+            written["billing"] = Billing.of(self.job.request, changes["response"]).text
         await self._store.update(self.job.record, **written)
         settle(self.job, **changes)
 

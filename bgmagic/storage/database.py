@@ -57,6 +57,10 @@ MIGRATIONS = (
     ALTER TABLE jobs ADD COLUMN group_details TEXT;
     CREATE INDEX jobs_group ON jobs (group_key) WHERE group_key IS NOT NULL
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN billing TEXT;
+    CREATE INDEX jobs_ended_at ON jobs (ended_at)
+    """,
 )
 
 
@@ -239,6 +243,7 @@ class StoredJob:
         group_name: that group's variable, if the user chose one.
         group_index: its place in the group.
         group_details: JSON text, the rest of what place.py knows.
+        billing: JSON text, what tells the job's price: see `api.pricing.Billing`.
     """
 
     key: str
@@ -272,6 +277,7 @@ class StoredJob:
     group_name: str | None = None
     group_index: int | None = None
     group_details: str | None = None
+    billing: str | None = None
 
 
 FIELDS = tuple(field.name for field in fields(StoredJob))
@@ -325,6 +331,10 @@ PAST = """WHERE (:notebook IS NULL OR notebook = :notebook)
 
 OPEN_GROUPS = """WHERE group_key IN (SELECT group_key FROM jobs
     WHERE ended_at IS NULL AND notebook = :notebook AND group_name IS :name)
+    ORDER BY created_at, id"""
+
+# What was paid since then, and what is being paid for.
+BILLED = """WHERE ended_at >= :since OR (ended_at IS NULL AND status != 'waiting')
     ORDER BY created_at, id"""
 
 DRAFTED = "WHERE draft IS NOT NULL AND ended_at IS NULL ORDER BY created_at, id"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from bgmagic.api.pricing import Billing
 from bgmagic.api.redaction import credentials_fingerprint, without_secrets
 from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
@@ -137,6 +138,7 @@ class JobStore:
             accepted_at=record.accepted_at,
             cancelling=record.cancelling,
             draft=partial,
+            billing=Billing.of(record.request).text,
             **_position_columns(record.position, server),
         )
 
@@ -144,7 +146,12 @@ class JobStore:
         """Write down the request that a draft has become."""
         request, sendable = self._kept(record.request, server)
         await self.update(
-            record, request=request, sendable=sendable, fingerprint=record.fingerprint, draft=None
+            record,
+            request=request,
+            sendable=sendable,
+            fingerprint=record.fingerprint,
+            draft=None,
+            billing=Billing.of(record.request).text,
         )
 
     @staticmethod
@@ -326,6 +333,15 @@ class JobStore:
     def partials(self) -> list[str]:
         """What is still to go into the requests of open jobs: JSON texts of partial prompts."""
         return [entry.draft for entry in self.journal.select(database.DRAFTED) if entry.draft]
+
+    def billed(self, since: float) -> list[StoredJob]:
+        """The jobs, oldest first, that ended since then (seconds since the epoch) or are at the
+        server now, without request and response; those of an older bgmagic are whole."""
+        found = self.journal.billed(since)
+        return [
+            self.journal.find(entry.key) or entry if entry.billing is None else entry
+            for entry in found
+        ]
 
     def durations(self, server: str, model: str, effort: str | None) -> list[float]:
         """Seconds from acceptance to completion of the newest such jobs, at most 200."""

@@ -186,7 +186,11 @@ class SubmitSettings:
     )  # fmt: skip
     yes: int | None = _option(
         "--yes", metavar="N", read=to_count,
-        help="agree to a sweep of N jobs; needed above BgMagics.confirm_above (100)",
+        help="agree to N jobs; needed above BgMagics.confirm_above (100) and confirm_above_dollars",
+    )  # fmt: skip
+    over_budget: bool = _option(
+        "--over-budget", default=False,
+        help="send even though BgMagics.budget is spent",
     )  # fmt: skip
     again: bool = _option(
         "--again", default=False,
@@ -273,6 +277,17 @@ class AttachSettings:
     out: str | None = _option(
         "-o", "--out", metavar="NAME", read=to_identifier,
         help="another variable for the answer",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CostSettings:
+    """The options of %bgcost."""
+
+    period: tuple[str, ...] = _option(
+        metavar="today|7d|all", read=to_anything, default=(), repeatable=True,
+        offered=("today", "7d", "all"),
+        help="what ended since midnight (today), in the last 7 days, or ever",
     )  # fmt: skip
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bgmagic.api.pricing import Billing, prices_of_environment
 from bgmagic.api.request import WINDOW_SECONDS, Request, build_request, hash_of
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
@@ -21,10 +23,10 @@ from bgmagic.prompts.template import (
     literal_prompt,
 )
 from bgmagic.submission.app import app
-from bgmagic.submission.converters import to_identifier
+from bgmagic.submission.converters import to_identifier, to_rate
 from bgmagic.submission.lookup import JobLookup, Submission
 from bgmagic.submission.options import SubmitSettings, resolve_settings
-from bgmagic.text import did_you_mean
+from bgmagic.text import did_you_mean, dollars
 
 AFTER_WINDOW = 3600.0  # seconds that a job is watched beyond the window it was to be done in
 
@@ -266,10 +268,49 @@ class Submitted:
         job: the job that was started, or the running one that it joined.
         joined: whether the journal or this kernel had the identical request, so that nothing was
             sent.
+        note: what the user should be told of its price, or "".
     """
 
     job: Job
     joined: bool = False
+    note: str = ""
+
+
+def approve(request: Request, server: str, settings: SubmitSettings) -> str:
+    """Let a new job pass what the user has said of money; what to tell of it, or "".
+
+    Raises:
+        BadInput: it costs more than is agreed to, or could go over the budget.
+    """
+    prices_of_environment()  # raises, where they can't be read
+    limit = confirm_above_dollars()
+    if limit is not None and settings.yes is None:
+        most = Billing.of(request).most(server)
+        if most is None or most > limit:
+            raise BadInput(
+                f"this {most_words(most)}, and BgMagics.confirm_above_dollars is {limit:g}. "
+                "Nothing was sent; --yes 1 agrees to it, --max-output-tokens bounds it"
+            )
+    gate = app.gate
+    return "" if settings.over_budget or gate is None else gate.check(request, server)
+
+
+def most_words(most: float | None) -> str:
+    """What a job or several can cost at most, as a verb: "can cost $5.60"."""
+    return "has no known price" if most is None else f"can cost {dollars(most)}"
+
+
+def confirm_above_dollars() -> float | None:
+    """US dollars above which the price needs to be agreed to; None asks never.
+
+    Raises:
+        BadInput: BGMAGIC_CONFIRM_ABOVE_DOLLARS is no number.
+    """
+    configured = app.shell.defaults().get("confirm_above_dollars")
+    given = os.environ.get("BGMAGIC_CONFIRM_ABOVE_DOLLARS")
+    if configured is not None or not given:
+        return configured
+    return to_rate(given, "BGMAGIC_CONFIRM_ABOVE_DOLLARS")
 
 
 def submit_or_join(
@@ -296,6 +337,7 @@ def submit_or_join(
         if known is not None:
             attached = manager.attach(known, variable, output_type, server=server)
             return Submitted(attached, joined=True)
+    note = approve(prepared.request, server.name, settings)
     job = manager.submit(
         prepared.request,
         server=server,
@@ -307,5 +349,6 @@ def submit_or_join(
         deadline=deadline_of(settings),
         partial=prepared.partial,
         waits_for=prepared.waits_for,
+        over_budget=settings.over_budget,
     )
-    return Submitted(job)
+    return Submitted(job, note=note)

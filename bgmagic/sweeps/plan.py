@@ -17,7 +17,7 @@ from bgmagic.prompts.template import compile_template
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_count
 from bgmagic.submission.options import SubmitSettings
-from bgmagic.submission.submit import PreparedRequest, compose_prompt
+from bgmagic.submission.submit import PreparedRequest, compose_prompt, confirm_above_dollars
 from bgmagic.sweeps import grid
 from bgmagic.sweeps.grid import Items, SweepPoint
 from bgmagic.text import count_jobs
@@ -170,7 +170,7 @@ def require_confirmation(plan: SweepPlan) -> None:
         BadInput: says how many they are and what they may cost.
     """
     count, agreed = len(plan.prepared), plan.settings.yes
-    if agreed == count or (agreed is None and count <= confirm_above()):
+    if agreed == count or (agreed is None and count <= confirm_above() and not _is_dear(plan)):
         return
     not_these = "" if agreed is None else f", not {agreed}"
     raise BadInput(
@@ -178,6 +178,13 @@ def require_confirmation(plan: SweepPlan) -> None:
         "Nothing was sent; "
         f"--yes {count} agrees to them"
     )
+
+
+def _is_dear(plan: SweepPlan) -> bool:
+    """Whether the jobs can cost more than the user wants to be asked about, or nobody knows."""
+    limit = confirm_above_dollars()
+    most = None if limit is None else estimated_cost(plan).most
+    return limit is not None and (most is None or most > limit)
 
 
 def count_formula(plan: SweepPlan) -> str:
@@ -209,4 +216,4 @@ def dry_run(text: str, settings: SubmitSettings, namespace: Mapping[str, Any]) -
     plan = plan_sweep(text, settings, settings.out or "group", namespace)
     jobs = f"{count_jobs(len(plan.prepared))}{count_formula(plan)}"
     told = f"{jobs}: {estimated_cost(plan)}. The first:"
-    return f"{told}\n{describe_request(plan.prepared[0], app.secrets())}"
+    return f"{told}\n{describe_request(plan.prepared[0], app.secrets(), app.server_name())}"

@@ -67,6 +67,9 @@ def submit_sweep(
         require_confirmation(plan)
         found = _joined(plan, _known_jobs(plan, join=join))
         missing = [index for index, job in enumerate(found) if job is None]
+        if missing and not settings.over_budget and app.gate is not None:
+            # If not even the first can be sent. The others wait at the line.
+            app.gate.check(plan.prepared[missing[0]].request, app.manager.destination().name)
         for index, job in zip(missing, _submitted(plan, missing), strict=True):
             found[index] = job
         jobs = [job for job in found if job is not None]
@@ -156,7 +159,9 @@ def _submitted(plan: SweepPlan, indices: Sequence[int]) -> list[Job]:
     limiter = _limiter(settings.max_in_flight)
     of_kinds = {id(point.settings): point.settings for point in plan.points}
     deadline = deadline_of(settings, *of_kinds.values())
-    config = RunConfig(server, settings.poll, deadline, limiter=limiter)
+    config = RunConfig(
+        server, settings.poll, deadline, limiter=limiter, over_budget=settings.over_budget
+    )
     return manager.submit_all(records, config) if records else []
 
 

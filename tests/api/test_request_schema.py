@@ -78,7 +78,7 @@ KINDS: dict[str, list[Any]] = {
 # on puts its turns there as --messages does.
 ELSEWHERE = {
     "out", "continue_", "poll", "deadline", "again", "reuse", "raw", "dry_run", "wait", "notify", "quiet",
-    "each", "n", "sweep", "max_in_flight", "yes",
+    "each", "n", "sweep", "max_in_flight", "yes", "over_budget",
 }  # fmt: skip
 
 

@@ -330,7 +330,6 @@ def checker(described: dict[str, Any], schema: dict[str, Any]) -> Draft202012Val
         ({"include": ["everything"]}, False), ({"truncation": "some"}, False),
         ({"background_options": {"completion_window": "2h", "continuation_id": "x"}}, True),
         ({"background_options": {"completion_window": "3h"}}, False),
-        ({"background_options": {"window": "2h"}}, False),
     ],
 )  # fmt: skip
 def test_the_own_description_takes_what_the_server_takes(
