@@ -187,7 +187,8 @@ _WINDOW = 32 * 1024  # bytes that deflate looks back (RFC 1951)
 
 _CODE = ("utf-8", "surrogatepass")  # a server's JSON may have lone surrogates
 
-_QUICK = ("id", "model", "status", "usage")  # what tables ask of every job: kept as it is
+# What tables ask of every job: kept as it is.
+_QUICK = ("id", "model", "service_tier", "status", "usage")
 
 
 class CompressedResponse(Mapping[str, Any]):
