@@ -334,8 +334,8 @@ OPEN_GROUPS = """WHERE group_key IN (SELECT group_key FROM jobs
     ORDER BY created_at, id"""
 
 # What was paid since then, and what is being paid for.
-BILLED = """WHERE ended_at >= :since OR (ended_at IS NULL AND status != 'waiting')
-    ORDER BY created_at, id"""
+BILLED = """WHERE (ended_at >= :since OR (ended_at IS NULL AND status != 'waiting'))
+    AND key NOT IN (SELECT value FROM json_each(:known)) ORDER BY created_at, id"""
 
 DRAFTED = "WHERE draft IS NOT NULL AND ended_at IS NULL ORDER BY created_at, id"
 

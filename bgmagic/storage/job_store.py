@@ -334,10 +334,14 @@ class JobStore:
         """What is still to go into the requests of open jobs: JSON texts of partial prompts."""
         return [entry.draft for entry in self.journal.select(database.DRAFTED) if entry.draft]
 
-    def billed(self, since: float) -> list[StoredJob]:
+    def billed(self, since: float, known: Collection[str] = ()) -> list[StoredJob]:
         """The jobs, oldest first, that ended since then (seconds since the epoch) or are at the
-        server now, without request and response; those of an older bgmagic are whole."""
-        found = self.journal.billed(since)
+        server now, without request and response; those of an older bgmagic are whole.
+
+        Args:
+            known: the keys of the jobs to leave out.
+        """
+        found = self.journal.billed(since, known)
         return [
             self.journal.find(entry.key) or entry if entry.billing is None else entry
             for entry in found

@@ -140,9 +140,11 @@ class Journal:
         """The whole jobs that one of database.py's conditions picks."""
         return self._entries(database.WHOLE, where, values)
 
-    def billed(self, since: float) -> list[StoredJob]:
-        """The jobs that ended since then or are at the server, without request and response."""
-        return self._entries(database.BRIEF, database.BILLED, {"since": since})
+    def billed(self, since: float, known: Collection[str]) -> list[StoredJob]:
+        """The jobs that ended since then or are at the server, without request and response, but
+        those with ``known`` keys."""
+        values = {"since": since, "known": json.dumps(list(known))}
+        return self._entries(database.BRIEF, database.BILLED, values)
 
     def durations(self, server: str, model: str, effort: str | None) -> list[float]:
         """Seconds from acceptance to completion of the newest such jobs, at most 200."""

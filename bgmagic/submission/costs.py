@@ -348,8 +348,9 @@ class BudgetGate:
     def _read(self, since: float, now: float) -> None:
         """Take in what the journal has of what ended since then, and of what is open."""
         self._open = {}
-        for entry in self._store.billed(since):
-            cost = None if entry.key in self._ended else cost_of(entry)
+        known = [key for key, one in self._ended.items() if (one.ended_at or 0.0) >= since]
+        for entry in self._store.billed(since, known):
+            cost = cost_of(entry)
             if entry.ended_at is not None:
                 self._admitted.pop(entry.key, None)
             if cost is not None and cost.ended_at is None:
