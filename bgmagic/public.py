@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
@@ -17,6 +17,9 @@ from bgmagic.submission.options import SubmitSettings, names
 from bgmagic.submission.submit import prepare_request, submit_or_join, submit_settings
 from bgmagic.text import kind_of
 
+if TYPE_CHECKING:
+    import pandas
+
 
 def submit(
     prompt: str,
@@ -27,6 +30,8 @@ def submit(
     verbosity: str | None = None,
     instructions: str | None = None,
     max_output_tokens: int | None = None,
+    window: str | None = None,
+    tier: str | None = None,
     poll: float | None = None,
     deadline: float | str | None = None,
     create_timeout: float | str | None = None,
@@ -37,6 +42,7 @@ def submit(
     schema: type[Any] | Mapping[str, Any] | None = None,
     param: Mapping[str, Any] | None = None,
     stream: bool | None = None,
+    over_budget: bool | None = None,
     again: bool | None = None,
     reuse: bool | None = None,
     fill: Mapping[str, Any] | None = None,
@@ -54,6 +60,8 @@ def submit(
         verbosity: low, medium or high.
         instructions: system text.
         max_output_tokens: end as incomplete after so many tokens, reasoning included.
+        window: be done within "2h" or "8h", at a lower price, or "soonest".
+        tier: "flex" is slower at a lower price, "priority" quicker at a higher one; or "default".
         poll: seconds between polls, more than 0 and less than 90.
         deadline: seconds, or text such as "12h", after acceptance until watching ends (24 h).
         create_timeout: seconds, or text such as "5m", that sending may take until the server has
@@ -65,6 +73,7 @@ def submit(
         schema: a Pydantic model or a JSON schema; the answer's ``data`` is the validated object.
         param: any other field of the request body; keys may be dotted.
         stream: have ``job.text`` grow as the response is written.
+        over_budget: send even though the budget is spent.
         again: with ``out``, send even though the identical request is still running.
         reuse: with ``out``, take the answer of this very request from the journal if it has one.
         fill: what the ``{{ expressions }}`` in the prompt name; without it braces are text. A job
@@ -97,6 +106,8 @@ def map(
     verbosity: str | None = None,
     instructions: str | None = None,
     max_output_tokens: int | None = None,
+    window: str | None = None,
+    tier: str | None = None,
     poll: float | None = None,
     deadline: float | str | None = None,
     create_timeout: float | str | None = None,
@@ -107,6 +118,7 @@ def map(
     schema: Any = None,
     param: Mapping[str, Any] | None = None,
     stream: bool | None = None,
+    over_budget: bool | None = None,
     again: bool | None = None,
     reuse: bool | None = None,
     fill: Mapping[str, Any] | None = None,
@@ -180,6 +192,29 @@ def jobs(*, past: bool = False) -> list[Job]:
             read, `%bgattach` follows one that is open.
     """
     return JobLookup().with_past() if past else app.manager.jobs()
+
+
+def costs(period: str = "all") -> pandas.DataFrame:
+    """What the jobs of all kernels cost, by the journal: a pandas DataFrame with one row a job.
+
+    Prices are in US dollars; what is not known is missing, never 0. ``saved`` is what a window or a
+    tier cost less than the standard price.
+
+    Args:
+        period: what ended "today", in the last "7d", or "all"; what is open is there always.
+
+    Raises:
+        BadInput: it is another period, or pandas is not installed.
+    """
+    import time
+
+    from bgmagic.jobs.export import frame_of
+    from bgmagic.submission.costs import PERIODS, cost_row, costs_since, start_of
+
+    if period not in PERIODS:
+        raise BadInput(f"costs() takes one of {', '.join(PERIODS)}, not {period!r}")
+    since = start_of(period, time.time())
+    return frame_of("costs()", [cost_row(cost) for cost in costs_since(app.manager.store, since)])
 
 
 def use(client: Any) -> None:

@@ -24,6 +24,14 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 VERBOSITIES = ("low", "medium", "high")
 
+TIERS = ("flex", "default", "priority")  # the SDK (3.57) has more, for --param service_tier=
+
+# How soon a background response has to be there: seconds of the windows that cost less, which go
+# with the standard tier and without a stream only.
+WINDOW_SECONDS = {"2h": 7200.0, "8h": 28800.0}
+
+WINDOWS = ("soonest", *WINDOW_SECONDS)
+
 # Hosted tools that the user names by their type alone.
 TOOLS = ("web_search", "code_interpreter", "image_generation", "shell", "web_search_preview")
 
@@ -178,6 +186,22 @@ class Request:
         found: str | None = self._read("effort")
         return found
 
+    @cached_property
+    def window(self) -> str:
+        """The completion window that was asked for, or ""."""
+        return str(self._read("window"))
+
+    @cached_property
+    def tier(self) -> str:
+        """The service tier that was asked for, or ""."""
+        return str(self._read("tier"))
+
+    @cached_property
+    def max_output_tokens(self) -> int | None:
+        """The most tokens that the response may have, or None where it is not bounded."""
+        found: int | None = self._read("max_output_tokens")
+        return found
+
     def _read(self, name: str) -> Any:
         """The field of this name; all fields of the body's head are known afterwards."""
         found = _header(self.body)
@@ -193,11 +217,15 @@ def _header(body: Mapping[str, Any]) -> dict[str, Any]:
     """What is asked of a request again and again, by the names of its properties."""
     text_format, effort = _inner(body, "text", "format"), _inner(body, "reasoning", "effort")
     structured = isinstance(text_format, dict) and text_format.get("type") == "json_schema"
+    most = body.get("max_output_tokens")
     return {
         "streams": body.get("stream") is True,
         "model": sys.intern(str(body.get("model", ""))),
         "text_format": text_format if structured else None,
         "effort": None if effort is None else sys.intern(str(effort)),
+        "window": sys.intern(str(_inner(body, "background_options", "completion_window") or "")),
+        "tier": sys.intern(str(body.get("service_tier") or "")),
+        "max_output_tokens": most if isinstance(most, int) else None,
         "include": _included(body.get("include")),
     }
 
@@ -230,10 +258,15 @@ def _inner(body: Mapping[str, Any], outer: str, inner: str) -> Any:
     return found.get(inner) if isinstance(found, dict) else None
 
 
+def hash_of(value: object) -> str:
+    """Hash of a JSON value (32 hex digits), the same in whichever order its keys are."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def _fingerprint(body: Mapping[str, Any], server: str, partial: str) -> str:
     asked = {key: value for key, value in body.items() if key != "stream"}
-    text = json.dumps([server, asked, partial] if partial else [server, asked], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hash_of([server, asked, partial] if partial else [server, asked])
 
 
 def build_request(
@@ -249,6 +282,9 @@ def build_request(
     text_format: Mapping[str, Any] | None = None,
     output_type: OutputType = None,
     tools: Sequence[Mapping[str, Any]] = (),
+    window: str | None = None,
+    continuation_id: str | None = None,
+    tier: str | None = None,
     server: ServerConfig | None = None,
     partial: str = "",
 ) -> Request:
@@ -264,12 +300,16 @@ def build_request(
         text_format: ``text.format`` for structured output; None means text.
         output_type: the class that the structured output is read into.
         tools: the hosted tools that the model may use.
+        window: the completion window, one of `WINDOWS`.
+        continuation_id: common to one conversation's requests in a window, so that a follow-up gets
+            a better place in the queue; None makes it of the first message.
+        tier: the service tier, one of `TIERS`.
         server: where it is going to be sent, and
         partial: what is still to go into it, where these are known: see `Request.of`.
 
     Raises:
-        BadInput: a field that is not the user's to set, one that is set twice, or a value that
-            JSON can't hold.
+        BadInput: a field that is not the user's to set, one that is set twice, settings that
+            exclude each other, or a value that JSON can't hold.
     """
     body: dict[str, Any] = {"model": model, "input": list(messages), "background": True}
     body["text"] = {"format": {"type": "text"} if text_format is None else dict(text_format)}
@@ -283,12 +323,18 @@ def build_request(
         body["max_output_tokens"] = max_output_tokens
     if tools:
         body["tools"] = list(tools)
+    if window is not None:
+        body["background_options"] = {"completion_window": window}
+    if tier is not None:
+        body["service_tier"] = tier
     given: dict[str, object] = {
         "reasoning.effort": effort,
         "text.verbosity": verbosity,
         "instructions": instructions,
         "max_output_tokens": max_output_tokens,
         "tools": tools or None,
+        "background_options.completion_window": window,
+        "service_tier": tier,
     }
     taken = {path for path, value in given.items() if value is not None}
     for path, value in params:
@@ -296,6 +342,10 @@ def build_request(
     if stream:
         body["stream"] = True
     _to_types_of_api(body)
+    _check_window(body)
+    if _inner(body, "background_options", "completion_window") and body["input"]:
+        own = {"continuation_id": continuation_id or hash_of(body["input"][0])}
+        body["background_options"] = own | body["background_options"]  # may be the user's own dict
     return Request.of(body, output_type, server=server, partial=partial)
 
 
@@ -333,6 +383,20 @@ def _to_types_of_api(body: dict[str, Any]) -> None:
 def _as_text(value: Any) -> Any:
     """A number or a truth value as JSON writes it; anything else as it is."""
     return json.dumps(value) if isinstance(value, int | float) else value
+
+
+def _check_window(body: Mapping[str, Any]) -> None:
+    """Raises a BadInput where the API would refuse what is asked in this window."""
+    window = str(_inner(body, "background_options", "completion_window"))
+    if window not in WINDOW_SECONDS:
+        return
+    if body.get("stream"):
+        raise BadInput(f"--window {window} can't be streamed: leave out --stream or --window")
+    tier = body.get("service_tier")
+    if tier not in (None, "auto", "default"):
+        raise BadInput(
+            f"--window {window} is of the standard tier only: leave out --tier {tier} or --window"
+        )
 
 
 def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:

@@ -139,13 +139,14 @@ class Usage:
         details = usage.get("output_tokens_details")
         reasoning = details.get("reasoning_tokens") if isinstance(details, dict) else None
         return cls(
-            _token_count(usage.get("input_tokens")),
-            _token_count(usage.get("output_tokens")),
-            _token_count(reasoning),
+            count_in(usage.get("input_tokens")),
+            count_in(usage.get("output_tokens")),
+            count_in(reasoning),
         )
 
 
-def _token_count(value: object) -> int | None:
+def count_in(value: object) -> int | None:
+    """``value`` if it is a count of tokens, else None."""
     # SQLite holds 64 bits; no server counts further.
     counts = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return int(value) if isinstance(value, int) and counts else None
@@ -268,7 +269,7 @@ _WINDOW = 32 * 1024  # bytes that deflate looks back (RFC 1951)
 
 _CODE = ("utf-8", "surrogatepass")  # a server's JSON may have lone surrogates
 
-_QUICK = ("id", "model", "status", "usage")  # fields that tables read of every job: not compressed
+_QUICK = ("id", "model", "service_tier", "status", "usage")  # of every job's row: not compressed
 
 
 class CompressedResponse(Mapping[str, Any]):

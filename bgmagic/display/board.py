@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets
 
-from bgmagic.api.pricing import estimate_cost
+from bgmagic.api.pricing import Terms, estimate_cost
 from bgmagic.display.card import LiveWidget, script, style
 from bgmagic.display.listing import TableRow, sentence, table_row, table_text
 from bgmagic.display.static_html import final_group_bundles, text_html
@@ -198,9 +198,9 @@ class GroupBoard(LiveWidget):
         return str(
             estimate_cost(
                 (
-                    job.request.model,
+                    Terms.of(job.request),
                     job.record.server,
-                    job.request.body.get("max_output_tokens"),
+                    job.request.max_output_tokens,
                     len(job.request.text),
                 )
                 for job in self._group.jobs

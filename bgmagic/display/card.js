@@ -68,6 +68,16 @@ const stretches = (view, now) => {
   return parts;
 };
 
+// When the window that was asked for ends, and how much of it is left.
+const windowLeft = (view, now) => {
+  if (view.window_ends_at == null) return "";
+  const rest = view.window_ends_at - now;
+  const at = new Date((view.window_ends_at - now) * 1000 + Date.now());
+  const time = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const ends = `window of ${view.window} ${rest > 0 ? "ends" : "ended"} at ${time}`;
+  return rest > 0 ? `${ends}, ${seconds(rest)} left` : ends;
+};
+
 const earlier = (history) => {
   if (!history?.count) return "";
   const { count, median, low, high } = history;
@@ -128,7 +138,7 @@ function render({ model, el }) {
     const parts = unwatched ? [] : stretches(view, now);
     if (view.checked_at != null && view.ended_at == null)
       parts.push(`checked ${ago(now - view.checked_at)}`);
-    if (view.ended_at == null && !unwatched) parts.push(earlier(view.history));
+    if (view.ended_at == null && !unwatched) parts.push(windowLeft(view, now), earlier(view.history));
     tell(time, unwatched ? "" : seconds((view.ended_at ?? now) - view.submitted_at));
     tell(times, parts.filter(Boolean).join(" · "));
   };

@@ -288,6 +288,8 @@ def snapshot(job: Job) -> dict[str, Any]:
             str(error) if error else record.trouble or _waits(job) or record.note_text
         ),
         "offline": record.offline and not job.done(),
+        "window": record.request.window if record.window_ends_at else "",
+        "window_ends_at": record.window_ends_at,
         "submitted_at": record.submitted_at,
         "accepted_at": record.accepted_at,
         "started_at": record.started_at,

@@ -140,20 +140,29 @@ def summary(listed: Sequence[TableRow]) -> str:
 
 def table_text(listed: Sequence[TableRow]) -> str:
     """The rows as a table in plain text."""
-    lines = [HEADS, *(row.cells for row in listed)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
+    return plain_table(HEADS, [row.cells for row in listed])
+
+
+def table_html(listed: Sequence[TableRow]) -> str:
+    """The rows as an HTML table; every cell is escaped."""
+    return html_table(HEADS, [row.cells for row in listed])
+
+
+def plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in plain text."""
+    lines = [heads, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
 
 
-def table_html(listed: Sequence[TableRow]) -> str:
-    """The rows as an HTML table; every cell is escaped."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in HEADS)
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as HTML; every cell is escaped."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row.cells) + "</tr>"
-        for row in listed
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -198,5 +207,8 @@ def describe_live(job: Job) -> str:
     effort = f", effort {record.request.effort}" if record.request.effort else ""
     asked = f"{model_of(job)}{effort}"
     words = f"{record.name or 'job'}: {one_line(job.status, 40)} ({asked}), {job.elapsed:.0f} s"
+    if record.window_ends_at is not None and not job.done():
+        rest = duration(record.window_ends_at - time.time())
+        words += f", {rest} left of its window of {record.request.window}"
     message = job.error or record.trouble or record.note_text
     return f"{words}: {message}" if message else words

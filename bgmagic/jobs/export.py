@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.pricing import price_of
+from bgmagic.api.pricing import Terms, price_of
 from bgmagic.api.redaction import without_secrets
 from bgmagic.api.response import Usage, read_output
 from bgmagic.errors import BadInput
@@ -51,6 +51,22 @@ def to_frame(jobs: Sequence[Job], items: Sequence[Any] | None = None) -> pandas.
     return made.astype(dict.fromkeys(whole, "Int64") | {"seconds": float, "price": float})
 
 
+def frame_of(caller: str, rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """A pandas DataFrame of rows that all have the same columns.
+
+    Raises:
+        BadInput: pandas is not installed; the line begins with ``caller``.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise BadInput(f"{caller} makes a pandas DataFrame: pip install pandas") from None
+    made = pandas.DataFrame(rows)
+    whole = [name for name in made.columns if name.startswith("tokens_")]
+    dollars = [name for name in ("price", "saved", "ended_at") if name in made.columns]
+    return made.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(dollars, float))
+
+
 def _order(column: str) -> int:
     return 0 if column.startswith("item.") else 2 if column == "error" else 1
 
@@ -72,7 +88,7 @@ def job_row(job: Job, item: Any = _MISSING) -> dict[str, Any]:
         "status": job.status,
         "seconds": seconds_of(job),
         **_tokens(response),
-        "price": price_of(response, job.record.server),
+        "price": price_of(response, job.record.server, Terms.of(job.request)),
         "text": job.text if answered or job.text else None,
         **_data(job),
         "error": str(job.error) if job.error else None,
@@ -139,7 +155,7 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
         "ended_at": _time(record.ended_at),
         "seconds": seconds_of(job),
         **_tokens(record.response or {}),
-        "price": price_of(record.response, record.server),
+        "price": price_of(record.response, record.server, Terms.of(record.request)),
         "group": None
         if position is None
         else {"group": position.group, "index": position.index} | position.details,

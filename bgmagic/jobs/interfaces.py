@@ -32,6 +32,16 @@ class GroupDisplays(Protocol):
         """Show ``group`` as it is now, as a MIME bundle."""
 
 
+class SendGate(Protocol):
+    """What may hold a job back before it is sent; may be asked from any thread."""
+
+    def is_set(self) -> bool:
+        """Whether anything can be held back at all; quick."""
+
+    def refusal(self, record: Any) -> str | None:
+        """Why the job of ``record`` can't be sent now, in one line; None lets it. Reads a file."""
+
+
 class JobController(Protocol):
     """Runs jobs: what a job asks of its manager."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from bgmagic.api.pricing import price_of
+from bgmagic.api.pricing import Terms, price_of
 from bgmagic.api.request import Request
 from bgmagic.api.response import (
     Citation,
@@ -253,8 +253,8 @@ class Job(TextPlaceholder, Future[Answer]):
 
     @property
     def price(self) -> float | None:
-        """US dollars by the list of the extra [prices]; None where that has no price."""
-        return price_of(self.record.response, self.record.server)
+        """US dollars by BgMagics.prices or the list of the extra [prices]; None if not known."""
+        return price_of(self.record.response, self.record.server, Terms.of(self.record.request))
 
     @property
     def elapsed(self) -> float:

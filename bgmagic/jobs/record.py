@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from bgmagic.api.request import Request
+from bgmagic.api.request import WINDOW_SECONDS, Request
 from bgmagic.api.response import read_output
 
 
@@ -169,6 +169,14 @@ class JobRecord:
     def fingerprint(self) -> str:
         """Hash that is equal for jobs that ask the same of the same server."""
         return self.request.fingerprint(self.server, self.partial or "")
+
+    @property
+    def window_ends_at(self) -> float | None:
+        """When the window that was asked for ends, or None without one and before acceptance."""
+        if self.accepted_at is None:
+            return None
+        seconds = WINDOW_SECONDS.get(self.request.window)
+        return None if seconds is None else self.accepted_at + seconds
 
     @property
     def status_text(self) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bgmagic.api.pricing import price_of
+from bgmagic.api.pricing import Terms, price_of
 from bgmagic.api.response import Usage
 from bgmagic.jobs.job import Job
 from bgmagic.text import one_line
@@ -156,7 +156,8 @@ def figures_of(job: Job) -> JobFigures:
     if not job.done():
         return JobFigures(status)
     reason = one_line(str(job.error), LENGTH) if job.error is not None else ""
-    usage, price = Usage.of(response), price_of(response, record.server)
+    usage = Usage.of(response)
+    price = price_of(response, record.server, Terms.of(record.request))
     return JobFigures(
         status,
         record.ended_at,

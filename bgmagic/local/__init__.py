@@ -13,6 +13,9 @@ import importlib.util
 TOKENS_PER_SECOND_HEADER = "x-bgmagic-tokens-per-second"
 QUEUE_HEADER = "x-bgmagic-queue"
 
+# Header of a create that has every other one in the flex tier refused, as a full one would be.
+FLEX_REFUSALS_HEADER = "x-bgmagic-flex-refusals"
+
 
 class LocalServerError(Exception):
     """The embedded server can't be had; the message is one line that ends with the remedy."""

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bgmagic.local import QUEUE_HEADER, TOKENS_PER_SECOND_HEADER, discovery
+from bgmagic.local import (
+    FLEX_REFUSALS_HEADER,
+    QUEUE_HEADER,
+    TOKENS_PER_SECOND_HEADER,
+    discovery,
+)
 from bgmagic.local.conversations import MAX_PAGE_SIZE, ORDERS, PAGE_SIZE, ROLES
 from bgmagic.local.request_body import (
     EFFORTS,
@@ -27,6 +32,7 @@ from bgmagic.local.request_body import (
     TRUNCATIONS,
     VERBOSITIES,
 )
+from bgmagic.local.validation import WINDOWS
 
 Schema = dict[str, Any]
 
@@ -72,6 +78,7 @@ def _paths() -> dict[str, Any]:
         {"name": TOKENS_PER_SECOND_HEADER, "in": "header",
          "schema": {"type": "number", "exclusiveMinimum": 0}},
         {"name": QUEUE_HEADER, "in": "header", "schema": {"type": "number", "minimum": 0}},
+        {"name": FLEX_REFUSALS_HEADER, "in": "header", "schema": TEXT},
     ]  # fmt: skip
     added = {**_array(_ref("Item")), "maxItems": MAX_NEW_ITEMS}
     new = _object({"items": _nullable(added), "metadata": _nullable(_ref("Metadata"))})
@@ -154,6 +161,9 @@ def _request_schemas() -> dict[str, Schema]:
     create = prompt | dict.fromkeys(sorted(IGNORED_OBJECTS), ANY_OBJECT)
     create |= {
         "background": {"const": True},
+        "background_options": _object(
+            {"completion_window": _words(tuple(WINDOWS)), "continuation_id": TEXT}
+        ),
         "context_management": _array(ANY_OBJECT),
         "include": _array(_words(INCLUDES)),
         "max_output_tokens": {"type": "integer", "minimum": MIN_OUTPUT_TOKENS},

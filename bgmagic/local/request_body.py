@@ -19,7 +19,9 @@ from bgmagic.local.validation import (
     invalid_type,
     number,
     only,
+    read_background_options,
     refuse,
+    served_tier,
     text,
     typed,
     unknown,
@@ -50,11 +52,11 @@ PROMPT_FIELDS = {"conversation", "input", "instructions", "model", "previous_res
 PROMPT_FIELDS |= {"parallel_tool_calls", "reasoning", "text", "tool_choice", "tools", "truncation"}
 CREATE_FIELDS = PROMPT_FIELDS | {"background", "max_output_tokens", "max_tool_calls", "metadata"}
 CREATE_FIELDS |= {"prompt_cache_key", "safety_identifier", "service_tier", "stream", "user"}
-CREATE_FIELDS |= {"temperature", "top_logprobs", "top_p"}
+CREATE_FIELDS |= {"temperature", "top_logprobs", "top_p", "background_options"}
 COUNT_FIELDS = PROMPT_FIELDS | {"personality"}
 # Fields whose effect nobody would miss here: there is no cache, no tool and no compaction. The SDK
-# (3.57) knows three that the description lacks: access_programs, background_options and image.
-IGNORED_OBJECTS = {"access_programs", "background_options", "image", "moderation"}
+# (3.57) knows three that the description lacks: access_programs, image and background_options.
+IGNORED_OBJECTS = {"access_programs", "image", "moderation"}
 IGNORED_OBJECTS |= {"prompt_cache_options", "stream_options"}
 IGNORED_FIELDS = IGNORED_OBJECTS | {"context_management", "include", "prompt_cache_retention"}
 REFUSED_FIELDS = {
@@ -73,6 +75,8 @@ class CreateParams:
         stream: whether its events can be streamed.
         schema: the JSON schema that the answer has to fit, or None for plain text.
         truncate: whether the oldest messages go where not all fit.
+        window: how soon it is to be there, "soonest", "2h" or "8h".
+        continuation_id: what related requests have in common, or None.
     """
 
     prompt: Prompt
@@ -83,6 +87,8 @@ class CreateParams:
     stream: bool = False
     schema: Mapping[str, Any] | None = None
     truncate: bool = False
+    window: str = "soonest"
+    continuation_id: str | None = None
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
@@ -113,6 +119,7 @@ def read_create(body: Mapping[str, Any], model: str) -> CreateParams:
     _check_ignored(given)
     prompt = _prompt(given)
     settings = _settings(given)
+    window, continuation_id = read_background_options(given)
     return CreateParams(
         prompt=prompt,
         max_output_tokens=settings["max_output_tokens"],
@@ -121,6 +128,8 @@ def read_create(body: Mapping[str, Any], model: str) -> CreateParams:
         stream=typed(given, "stream", bool, False),
         schema=settings["text"]["format"].get("schema"),
         truncate=settings["truncation"] == "auto",
+        window=window,
+        continuation_id=continuation_id,
         echo={
             "model": model,
             "instructions": prompt.instructions,
@@ -206,7 +215,7 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
         "prompt_cache_key": text(given, "prompt_cache_key"),
         "reasoning": _reasoning(given),
         "safety_identifier": text(given, "safety_identifier", IDENTIFIER),
-        "service_tier": "default",
+        "service_tier": served_tier(given),
         "store": True,
         "temperature": number(given, "temperature", 2, default=0.0),
         "text": _text(given),

@@ -17,7 +17,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -25,7 +25,7 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
-from bgmagic.local import LocalServerError, discovery, openapi
+from bgmagic.local import FLEX_REFUSALS_HEADER, LocalServerError, discovery, openapi
 from bgmagic.local.conversations import (
     MAX_PAGE_SIZE,
     ORDERS,
@@ -41,7 +41,7 @@ from bgmagic.local.discovery import HOST, Endpoint
 from bgmagic.local.engine import EngineSettings
 from bgmagic.local.request_body import parse_json, read_conversation, read_count, read_create
 from bgmagic.local.responses import Response, ResponseStore, read_pace
-from bgmagic.local.validation import BadRequest, choice, integer, refuse
+from bgmagic.local.validation import BadRequest, Processing, choice, integer, refuse
 
 # Bytes of a create's body; far more text than the model reads.
 MAX_BODY = 10_000_000
@@ -62,6 +62,7 @@ class ServerState:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     started: float = field(default_factory=time.monotonic)
     touched: float = field(default_factory=time.monotonic)
+    processing: Processing = field(default_factory=Processing)
 
     @property
     def base_url(self) -> str:
@@ -224,7 +225,12 @@ class CreateHandler(BodyHandler):
 
     async def post(self) -> None:
         params = read_create(self.body(), self.state.model)
-        response = self.state.responses.create(params, read_pace(self.request.headers))
+        headers, processing = self.request.headers, self.state.processing
+        if FLEX_REFUSALS_HEADER in headers:
+            processing.refuse_every_other(params.echo.get("service_tier"))
+        pace, held = read_pace(headers), processing.queue(params.window, params.continuation_id)
+        pace = replace(pace, queue=max(pace.queue, held))
+        response = self.state.responses.create(params, pace)
         if params.stream:
             await self.stream(response, 0)
         else:

@@ -30,6 +30,7 @@ from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.options import (
     AttachSettings,
     CancelSettings,
+    CostSettings,
     ListSettings,
     LocalSettings,
     Option,
@@ -44,6 +45,7 @@ MAGICS: Mapping[str, type[Any]] = {
     "%bgcancel": CancelSettings,
     "%bgjobs": ListSettings,
     "%bgattach": AttachSettings,
+    "%bgcost": CostSettings,
     "%bglocal": LocalSettings,
 }
 

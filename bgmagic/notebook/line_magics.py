@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,10 +26,12 @@ from bgmagic.notebook.shell import (
 )
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import is_like_response_id, to_response_id
+from bgmagic.submission.costs import PERIODS, costs_since, receipt, start_of
 from bgmagic.submission.lookup import JobLookup, needed_keys, output_type_of
 from bgmagic.submission.options import (
     AttachSettings,
     CancelSettings,
+    CostSettings,
     ListSettings,
     LocalSettings,
     WaitSettings,
@@ -280,6 +283,19 @@ class BgLineMagics(Magics):
 
     @no_var_expand
     @line_magic
+    @with_options_help(CostSettings)
+    def bgcost(self, line: str) -> None:
+        """What the jobs of all your kernels cost: ``%bgcost`` (today), ``%bgcost 7d`` or ``all``.
+
+        By notebook, model and window. Jobs of ``%bglocal`` cost nothing and are left out, and so is
+        what ``%bgjobs --forget`` has removed. ``bgmagic.costs()`` has one row a job.
+        """
+        with errors_as_one_line():
+            words = self._parse(CostSettings, "%bgcost", line).period
+            _show_receipt(self._notebook, " ".join(words) or "today")
+
+    @no_var_expand
+    @line_magic
     @with_options_help(LocalSettings)
     def bglocal(self, line: str) -> None:
         """Use the embedded model: real, small, on this machine's CPU, no key needed.
@@ -309,10 +325,27 @@ def _found(job: Job | None, name: str) -> Job:
     return job
 
 
+def _show_receipt(notebook: NotebookShell, period: str) -> None:
+    """Show what jobs cost.
+
+    Raises:
+        BadInput: there is no such period.
+    """
+    if period not in PERIODS:
+        raise BadInput(f"%bgcost {period}: allowed are {', '.join(PERIODS)}")
+    found = costs_since(app.manager.store, start_of(period, time.time()))
+    if not found:
+        print("No job has cost anything, as far as the journal knows.")
+        return
+    budget = app.budget()
+    note = f"The budget is {budget}." if budget is not None else ""
+    notebook.show_receipt([line.cells for line in receipt(found)], note)
+
+
 def _use_local(settings: LocalSettings) -> None:
     """Do what %bglocal is asked for."""
     word = " ".join(settings.action) or "on"
-    paced = settings.tokens_per_second or settings.queue
+    paced = settings.tokens_per_second or settings.queue or settings.flex_refusals
     names = ("model", "threads", "parallel", "context")
     engine = {name: getattr(settings, name) for name in names}
     given = [f"--{name}" for name, value in engine.items() if value is not None]
@@ -328,7 +361,13 @@ def _use_local(settings: LocalSettings) -> None:
     if is_url:
         local_model.use_server_at(app, word)
     elif word == "on":
-        local_model.use_local_model(app, settings.tokens_per_second, settings.queue, **engine)
+        local_model.use_local_model(
+            app,
+            settings.tokens_per_second,
+            settings.queue,
+            flex_refusals=settings.flex_refusals,
+            **engine,
+        )
     elif word == "off":
         local_model.use_own_server(app)
     else:

@@ -13,6 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from traitlets import Any as AnyTrait
 
+from bgmagic.api.pricing import read_prices, set_own_prices
 from bgmagic.api.server import check_url
 from bgmagic.display.listing import describe_job
 from bgmagic.errors import BadInput
@@ -27,7 +28,8 @@ from bgmagic.notebook.shell import (
     with_options_help,
 )
 from bgmagic.submission.app import NoShell, app
-from bgmagic.submission.converters import Converter, to_count, to_duration
+from bgmagic.submission.converters import Converter, to_count, to_duration, to_rate
+from bgmagic.submission.costs import to_budget
 from bgmagic.submission.lookup import forget_old_jobs
 from bgmagic.submission.options import SubmitSettings, options
 from bgmagic.submission.submit import (
@@ -68,6 +70,11 @@ def _move_journal(value: Any, _label: str) -> Any:
     return value
 
 
+def _use_prices(value: Any, label: str) -> Any:
+    set_own_prices(read_prices(value, label))
+    return value
+
+
 def _to_base_url(value: Any, label: str) -> str:
     check_url(str(value), label)
     return str(value)
@@ -83,6 +90,15 @@ def _traits() -> dict[str, OptionTrait]:
     return found | {
         "confirm_above": OptionTrait("jobs above which a sweep needs --yes (100)", to_count),
         "keep": OptionTrait("how long jobs that ended stay in the journal, as 90d", to_duration),
+        "confirm_above_dollars": OptionTrait(
+            "dollars above which what a cell can cost needs --yes; unset asks never", to_rate
+        ),
+        "budget": OptionTrait('dollars to spend in a day, week or month, as "20/day"', to_budget),
+        "prices": OptionTrait(
+            'prices of your own, {"my-model": {"input": 1.25, "output": 10}}, in dollars a million '
+            "tokens",
+            _use_prices,
+        ),
         "base_url": OptionTrait("the server's address, as https://host/v1", _to_base_url),
         "journal": OptionTrait('the journal\'s file, or ":memory:" for none', _move_journal),
     }
@@ -167,6 +183,8 @@ class BgMagics(Magics):
         self._tell_trouble()
         if prepared.note:
             print(prepared.note)
+        if sent.note:
+            print(f"{name}: {sent.note}")
         if sent.joined:
             print(f"{describe_job(sent.job)}: the identical request, joined; --again sends it anew")
         if sent.joined or any(job is earlier for job in prepared.needs):
@@ -212,7 +230,7 @@ class BgMagics(Magics):
 
         if prepared.note:
             print(prepared.note)
-        print(describe_request(prepared, app.secrets()))
+        print(describe_request(prepared, app.secrets(), app.server_name()))
 
     def _tell_trouble(self) -> None:
         """Say once what is wrong with the journal, and again only after it was well."""

@@ -18,6 +18,8 @@ from bgmagic.display.listing import (
     TableRow,
     describe_job,
     describe_jobs,
+    html_table,
+    plain_table,
     split_by_group,
     table_text,
 )
@@ -27,6 +29,7 @@ from bgmagic.jobs.interfaces import Listener
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.notebook.blocking import wait, wake_on_signals
 from bgmagic.notebook.parser import options_help
+from bgmagic.submission.costs import HEADS
 from bgmagic.submission.lookup import JobLookup, names_of, output_type_of
 from bgmagic.submission.options import SubmitSettings, options
 from bgmagic.text import without_controls
@@ -94,7 +97,8 @@ class NotebookShell(abc.ABC):
     def defaults(self) -> Mapping[str, Any]:
         """The defaults that `%config` has set for the options, by their names; None is unset."""
         names = [option.name for option in options(SubmitSettings) if option.configurable]
-        return {name: getattr(self._configured, name) for name in [*names, "confirm_above", "keep"]}
+        names += ["confirm_above", "confirm_above_dollars", "keep", "budget"]
+        return {name: getattr(self._configured, name) for name in names}
 
     def base_url(self) -> str | None:
         """The server's address that `%config` has set, or None."""
@@ -167,6 +171,10 @@ class NotebookShell(abc.ABC):
             find: gives a job of the journal by its key.
             watch: has its argument told of each job that is new.
         """
+
+    @abc.abstractmethod
+    def show_receipt(self, lines: Sequence[Sequence[str]], note: str) -> None:
+        """Show what jobs cost: a table, with cells as `HEADS` says, and a sentence or ""."""
 
     @abc.abstractmethod
     def after_cell(self, *_: object) -> None:
@@ -245,6 +253,13 @@ class KernelShell(NotebookShell):
 
         show_board(which, rows, jobs, find, watch)
 
+    def show_receipt(self, lines: Sequence[Sequence[str]], note: str) -> None:
+        """Show an HTML table."""
+        from IPython.display import display
+
+        shown = {"text/html": html_table(HEADS, lines) + note, "text/plain": _told(lines, note)}
+        display(shown, raw=True)  # type: ignore[no-untyped-call]
+
     def after_cell(self, *_: object) -> None:
         """Show again what the frontend may not have heard from another thread."""
         frontend.after_cell()
@@ -310,6 +325,10 @@ class TerminalShell(NotebookShell):
         """Print the table."""
         print(table_text(rows))
 
+    def show_receipt(self, lines: Sequence[Sequence[str]], note: str) -> None:
+        """Print the table."""
+        print(_told(lines, note))
+
     def after_cell(self, *_: object) -> None:
         """Say in a line before the next prompt which jobs have ended since."""
         for jobs in [jobs for jobs in self._open if all(job.done() for job in jobs)]:
@@ -331,6 +350,10 @@ def shell_of(ipython: InteractiveShell, configured: Any) -> NotebookShell:
 
 def _print_result(job: Job) -> None:
     print(describe_job(job), without_controls(job.text), sep="\n")
+
+
+def _told(lines: Sequence[Sequence[str]], note: str) -> str:
+    return f"{plain_table(HEADS, lines)}\n{note}".rstrip()
 
 
 def attach_groups(shell: NotebookShell, entries: Sequence[StoredJob]) -> list[StoredJob]:

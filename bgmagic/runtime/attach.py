@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.interfaces import Variable
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.jobs.record import Status
+from bgmagic.jobs.record import GroupPosition, JobRecord, Status, group_position
 from bgmagic.runtime.runner import RunConfig
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
+
+
+def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:
+    """What the journal knows of a job, as a record; ``output_type`` is the class of its answer."""
+    return JobRecord(
+        key=entry.key,
+        request=Request(entry.request, output_type),
+        server=entry.server,
+        submitted_at=entry.created_at,
+        name=entry.name,
+        named=entry.name is not None,
+        notebook=entry.notebook,
+        status=entry.status,
+        accepted_at=entry.accepted_at,
+        started_at=entry.started_at,
+        checked_at=entry.checked_at,
+        ended_at=entry.ended_at,
+        response_id=entry.response_id,
+        response=None if entry.response is None else json.loads(entry.response),
+        reason=entry.reason,
+        cancelling=entry.cancelling,
+        partial=entry.draft,
+        position=_position(entry),
+    )
+
+
+def _position(entry: StoredJob) -> GroupPosition | None:
+    if entry.group_key is None or entry.group_index is None or entry.group_details is None:
+        return None
+    return group_position(entry.group_key, entry.group_name, entry.group_index, entry.group_details)
 
 
 def stored_run_config(job: Job, store: JobStore, server: ServerConfig) -> RunConfig:

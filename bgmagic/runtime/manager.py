@@ -22,17 +22,17 @@ from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import CallbackThread, Clock, LoopThread
 from bgmagic.errors import BadInput, BgmagicError, Unsendable
-from bgmagic.jobs.interfaces import Listener, Variable
+from bgmagic.jobs.interfaces import Listener, SendGate, Variable
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status
 from bgmagic.prompts.template import PartialPrompt
-from bgmagic.runtime.attach import VariableHandover, stored_run_config
+from bgmagic.runtime.attach import VariableHandover, record_of, stored_run_config
 from bgmagic.runtime.pacing import ConcurrencyLimiter
 from bgmagic.runtime.runner import RunConfig
 from bgmagic.runtime.scheduler import JobScheduler
 from bgmagic.storage.database import StoredJob
-from bgmagic.storage.job_store import JobStore, record_of
+from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
 from bgmagic.transport.client import CREATE_TIMEOUT
@@ -94,6 +94,7 @@ class JobManager:
         clock: Clock | None = None,
         store: JobStore | None = None,
         destination: Callable[[], ServerConfig] = ServerConfig.from_environment,
+        gate: SendGate | None = None,
     ) -> None:
         """Make a manager; its thread starts with the first job.
 
@@ -102,6 +103,7 @@ class JobManager:
             clock: the time of polls and deadlines.
             store: where jobs are stored; without one, in this process's memory.
             destination: returns the server of a job that is submitted now; raises BadInput.
+            gate: may hold jobs back before they are sent.
         """
         self._make_card = make_card
         self._clock = clock or Clock()
@@ -112,7 +114,8 @@ class JobManager:
         self._registry = JobRegistry()
         self._configs: dict[Job, RunConfig] = {}
         self._moves: dict[Job, GroupPosition] = {}
-        self._scheduler = JobScheduler(self.store, self._clock, self._needed)
+        self._gate = gate
+        self._scheduler = JobScheduler(self.store, self._clock, self._needed, self._gate)
         self._destination = destination
         self._newest: ServerConfig | None = None
         self._watchers: list[Listener] = []
@@ -133,6 +136,7 @@ class JobManager:
         create_timeout: float = CREATE_TIMEOUT,
         partial: str | None = None,
         waits_for: tuple[str, ...] = (),
+        over_budget: bool = False,
     ) -> Job:
         """Start a job and return its handle at once.
 
@@ -147,6 +151,7 @@ class JobManager:
             poll_interval: seconds between polls; None means soon at first, then every 10.
             deadline: seconds after acceptance at which watching ends.
             create_timeout: seconds that sending may take, from the job's turn to the answer.
+            over_budget: whether it is sent whatever the budget says.
 
         Raises:
             BadInput: there is no server to send it to; nothing was sent.
@@ -163,7 +168,13 @@ class JobManager:
             waits_for=waits_for,
         )
         self._loop.start()  # a thread that can't start is told before there is a job
-        config = RunConfig(server, poll_interval, deadline, create_timeout=create_timeout)
+        config = RunConfig(
+            server,
+            poll_interval,
+            deadline,
+            create_timeout=create_timeout,
+            over_budget=over_budget,
+        )
         return self._start(record, config, variable)
 
     def submit_all(self, records: Sequence[JobRecord], config: RunConfig) -> list[Job]:
@@ -346,7 +357,7 @@ class JobManager:
             ):
                 winding_down.result(grace + 0.2)
         ended = self._loop.stop(timeout)
-        self._scheduler = JobScheduler(self.store, self._clock, self._needed)
+        self._scheduler = JobScheduler(self.store, self._clock, self._needed, self._gate)
         self.store.close(JOURNAL_GRACE)
         return ended
 

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bgmagic.api.pricing import Billing
 from bgmagic.api.request import Request
 from bgmagic.api.response import Usage, is_terminal
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock, TimeLimit, WakeEvent
 from bgmagic.errors import BadInput, BgmagicError, ServerError
+from bgmagic.jobs.interfaces import SendGate
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
     CLAIMED_ELSEWHERE,
@@ -52,6 +54,7 @@ class RunConfig:
         same_key: whether the server is asked with the credentials that it accepted the job with.
         limiter: what the jobs of its group go to the server by, or None.
         create_timeout: seconds that a create may take in all, from its turn to the server's answer.
+        over_budget: whether it is sent whatever the budget says.
     """
 
     server: ServerConfig
@@ -60,6 +63,7 @@ class RunConfig:
     same_key: bool = True
     limiter: ConcurrencyLimiter | None = None
     create_timeout: float = CREATE_TIMEOUT
+    over_budget: bool = False
 
 
 logger = logging.getLogger("bgmagic")
@@ -67,6 +71,8 @@ logger = logging.getLogger("bgmagic")
 # Delay (s) before the loop thread starts on a new job: importing the SDK would compete with the end
 # of the cell for the GIL.
 START_DELAY = 0.05
+
+BUDGET_RETRY = 30.0  # seconds until a job that the budget holds back asks again
 
 CLAIM_RETRY = 10.0  # seconds between tries to claim a job in a journal that fails, at most
 
@@ -84,8 +90,10 @@ class JobRunner:
         store: JobStore,
         clock: Clock,
         find: FindJob,
+        gate: SendGate | None = None,
     ) -> None:
         self.job = job
+        self._gate = gate
         self._had_slot = False
         self._find = find
         self._store = store
@@ -250,6 +258,8 @@ class JobRunner:
                 return None
             # A group's job may wait long for its slot: the deadline counts from there.
             give_up_at = self._first_turn(give_up_at)
+            if await self._held_back():
+                continue
             try:
                 taken = await self._send_once()
                 if taken is not None or self.job.done():
@@ -266,7 +276,7 @@ class JobRunner:
                 left = give_up_at - self._clock.now()
                 if await self._ends_unsent(failure, left):
                     return None
-                self.job.advance(status=Status.WAITING, trouble=f"not sent yet: {failure}")
+                self.job.advance(status=Status.WAITING, trouble=_not_yet(failure, self.job))
                 await self._store.update(self.job.record, status=Status.WAITING)
                 if self._config.limiter is not None:
                     self._config.limiter.on_throttled(self._slot_event, failure.retry_after)
@@ -285,6 +295,22 @@ class JobRunner:
                 detach(self.job, CLAIMED_ELSEWHERE)
         except JournalError as error:
             detach(self.job, str(error))
+
+    async def _held_back(self) -> bool:
+        """Wait a while if the budget holds the job back; whether it did."""
+        gate = self._gate
+        if gate is None or self._config.over_budget or not gate.is_set():
+            return False
+        why = await asyncio.to_thread(gate.refusal, self.job.record)
+        if why is None:
+            return False
+        self.unstored = False  # it is written down, and may wait for long
+        self.job.advance(status=Status.WAITING, trouble=f"not sent: {why}")
+        if self._config.limiter is not None:
+            self._config.limiter.on_throttled(self._slot_event, BUDGET_RETRY)
+        else:
+            await self._clock.pause(self._wake, BUDGET_RETRY)
+        return True
 
     async def _acquire_slot(self) -> bool:
         """Wait until the group lets this job be sent; False if something else woke it."""
@@ -420,6 +446,7 @@ class JobRunner:
                 changes["response"], self._config.server
             )
             written["output_tokens"] = Usage.of(changes["response"]).output
+            written["billing"] = Billing.of(self.job.request, changes["response"]).text
         await self._store.update(self.job.record, **written)
         settle(self.job, **changes)
 
@@ -433,6 +460,13 @@ class JobRunner:
             settle(self.job, status=Status.UNKNOWN, reason=reason, trouble=None, ended_at=now)
         else:
             detach(self.job, reason)
+
+
+def _not_yet(failure: ServerError, job: Job) -> str:
+    """Why a job is not sent yet, in words for its card."""
+    if failure.status_code == 429 and job.request.tier == "flex":
+        return f"the flex tier has no room now; it waits and is sent again: {failure}"
+    return f"not sent yet: {failure}"
 
 
 async def _send_create(

@@ -11,6 +11,7 @@ from typing import Any
 
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock
+from bgmagic.jobs.interfaces import SendGate
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import GroupPosition
@@ -87,7 +88,10 @@ def _detach(jobs: Sequence[Job], reason: str) -> None:
 class JobScheduler:
     """Starts and ends the runners of all jobs, as long as one loop runs."""
 
-    def __init__(self, store: JobStore, clock: Clock, find: FindJob) -> None:
+    def __init__(
+        self, store: JobStore, clock: Clock, find: FindJob, gate: SendGate | None = None
+    ) -> None:
+        self._gate = gate
         self._store = store
         self._clock = clock
         self._find = find
@@ -105,7 +109,9 @@ class JobScheduler:
             attached: whether the journal has it already, from another kernel.
             intended: whether it is stored already, with its whole group.
         """
-        runner = JobRunner(job, config, self._endpoint_of, self._store, self._clock, self._find)
+        runner = JobRunner(
+            job, config, self._endpoint_of, self._store, self._clock, self._find, self._gate
+        )
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in one
         self._runners[job] = runner, task

@@ -63,6 +63,7 @@ MIGRATIONS = (
     CREATE INDEX jobs_input ON jobs (input_hash) WHERE input_hash IS NOT NULL;
     CREATE INDEX jobs_response ON jobs (response_hash) WHERE response_hash IS NOT NULL
     """,
+    "ALTER TABLE jobs ADD COLUMN billing TEXT; CREATE INDEX jobs_ended_at ON jobs (ended_at)",
 )
 
 
@@ -252,6 +253,7 @@ class StoredJob:
         group_name: that group's variable, if the user chose one.
         group_index: its index in the group.
         group_details: JSON text, the other fields of its `GroupPosition`.
+        billing: JSON text, what tells the job's price: see `api.pricing.Billing`.
     """
 
     key: str
@@ -285,6 +287,7 @@ class StoredJob:
     group_name: str | None = None
     group_index: int | None = None
     group_details: str | None = None
+    billing: str | None = None
 
 
 FIELDS = tuple(field.name for field in fields(StoredJob))
@@ -343,6 +346,10 @@ PAST = """WHERE (:notebook IS NULL OR notebook = :notebook)
 OPEN_GROUPS = """WHERE group_key IN (SELECT group_key FROM jobs
     WHERE ended_at IS NULL AND notebook = :notebook AND group_name IS :name)
     ORDER BY created_at, id"""
+
+# What was paid since then, and what is being paid for.
+BILLED = """WHERE (ended_at >= :since OR (ended_at IS NULL AND status != 'waiting'))
+    AND key NOT IN (SELECT value FROM json_each(:known)) ORDER BY created_at, id"""
 
 DRAFTED = "WHERE draft IS NOT NULL AND ended_at IS NULL ORDER BY created_at, id"
 

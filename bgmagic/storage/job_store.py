@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from bgmagic.api.pricing import Billing
 from bgmagic.api.redaction import credentials_fingerprint, secrets_of, without_secrets
-from bgmagic.api.request import OutputType, Request
+from bgmagic.api.request import Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import FutureWaiter
 from bgmagic.errors import BadInput, BgmagicError, Unsendable
-from bgmagic.jobs.record import GroupPosition, JobRecord, Status, group_position
+from bgmagic.jobs.record import GroupPosition, JobRecord, Status
 from bgmagic.storage import database
 from bgmagic.storage.database import JournalError, StoredJob, WriteDeferred
 from bgmagic.storage.journal import Journal
@@ -143,6 +144,7 @@ class JobStore:
             accepted_at=record.accepted_at,
             cancelling=record.cancelling,
             draft=partial,
+            billing=Billing.of(record.request).text,
             **_position_columns(record.position, server),
         )
 
@@ -150,7 +152,12 @@ class JobStore:
         """Store the request that a partial prompt has become."""
         request, sendable = self._kept(record.request, server)
         await self.update(
-            record, request=request, sendable=sendable, fingerprint=record.fingerprint, draft=None
+            record,
+            request=request,
+            sendable=sendable,
+            fingerprint=record.fingerprint,
+            draft=None,
+            billing=Billing.of(record.request).text,
         )
 
     @staticmethod
@@ -352,6 +359,17 @@ class JobStore:
         """What is still to go into the requests of open jobs: JSON texts of partial prompts."""
         return [entry.draft for entry in self.journal.select(database.DRAFTED) if entry.draft]
 
+    def billed(self, since: float, known: Collection[str] = ()) -> list[StoredJob]:
+        """The jobs, oldest first, that ended since then (seconds since the epoch) or are at the
+        server now, without request and response; those of an older bgmagic are whole.
+
+        Args:
+            known: the keys of the jobs to leave out.
+        """
+        listed = json.dumps(list(known))
+        found = self.journal.select(database.BILLED, brief=True, since=since, known=listed)
+        return [entry if entry.billing else self.find(entry.key) or entry for entry in found]
+
     def durations(self, server: str, model: str, effort: str | None) -> list[float]:
         """Seconds from acceptance to completion of the newest such jobs, at most 200."""
         return self.journal.durations(server, model, effort)
@@ -408,30 +426,6 @@ def _hidden(text: str, server: ServerConfig) -> str:
     return json.dumps(secrets.hide_in(json.loads(text)), ensure_ascii=False)
 
 
-def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:
-    """What the journal knows of a job, as a record; ``output_type`` is the class of its answer."""
-    return JobRecord(
-        key=entry.key,
-        request=Request(entry.request, output_type),
-        server=entry.server,
-        submitted_at=entry.created_at,
-        name=entry.name,
-        named=entry.name is not None,
-        notebook=entry.notebook,
-        status=entry.status,
-        accepted_at=entry.accepted_at,
-        started_at=entry.started_at,
-        checked_at=entry.checked_at,
-        ended_at=entry.ended_at,
-        response_id=entry.response_id,
-        response=None if entry.response is None else json.loads(entry.response),
-        reason=entry.reason,
-        cancelling=entry.cancelling,
-        partial=entry.draft,
-        position=_position(entry),
-    )
-
-
 def _position_columns(position: GroupPosition | None, server: ServerConfig) -> dict[str, Any]:
     if position is None:
         return {}
@@ -442,9 +436,3 @@ def _position_columns(position: GroupPosition | None, server: ServerConfig) -> d
         "group_index": position.index,
         "group_details": json.dumps(told["input"], ensure_ascii=False),
     }
-
-
-def _position(entry: StoredJob) -> GroupPosition | None:
-    if entry.group_key is None or entry.group_index is None or entry.group_details is None:
-        return None
-    return group_position(entry.group_key, entry.group_name, entry.group_index, entry.group_details)

@@ -152,9 +152,9 @@ class Journal:
         """The open jobs with this very request, whole, oldest first."""
         return self.select(database.SAME, it=fingerprint, notebook=notebook, name=name)
 
-    def select(self, where: str, **values: Any) -> list[StoredJob]:
-        """The whole jobs that one of database.py's conditions picks."""
-        return self._entries(database.WHOLE, where, values)
+    def select(self, where: str, *, brief: bool = False, **values: Any) -> list[StoredJob]:
+        """The jobs that one of database.py's conditions picks; ``brief`` as `entries` has them."""
+        return self._entries(database.BRIEF if brief else database.WHOLE, where, values)
 
     def durations(self, server: str, model: str, effort: str | None) -> list[float]:
         """Seconds from acceptance to completion of the newest such jobs, at most 200."""

@@ -21,6 +21,7 @@ from bgmagic.text import one_line
 if TYPE_CHECKING:
     from bgmagic.api.server import ServerConfig
     from bgmagic.runtime.manager import JobManager
+    from bgmagic.submission.costs import Budget, BudgetGate
 
 NAMED = 5  # jobs that are named; more are counted
 
@@ -209,6 +210,7 @@ class App:
             back.
         journal_path: where this process's journal is, once there is one; None is in memory.
         local_model: what jobs without a model of their own ask for, where `%bglocal` has set it.
+        gate: holds jobs back that could go over the budget, once there is a manager.
     """
 
     def __init__(self, shell: Shell | None = None) -> None:
@@ -219,6 +221,7 @@ class App:
         self.local_model: str | None = None
         self._ends = False
         self._manager: JobManager | None = None
+        self.gate: BudgetGate | None = None
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
@@ -298,6 +301,27 @@ class App:
         except BadInput:
             return ()
 
+    def server_name(self) -> str | None:
+        """The name of the server that is configured now, or None if there is none."""
+        try:
+            return self.destination().name
+        except BadInput:
+            return None
+
+    def budget(self) -> Budget | None:
+        """What may be spent, by `%config` or BGMAGIC_BUDGET; None without a limit.
+
+        Raises:
+            BadInput: BGMAGIC_BUDGET is no budget.
+        """
+        configured: Budget | None = self.shell.defaults().get("budget")
+        given = os.environ.get("BGMAGIC_BUDGET")
+        if configured is not None or not given:
+            return configured
+        from bgmagic.submission.costs import to_budget
+
+        return to_budget(given, "BGMAGIC_BUDGET")
+
     def move_journal(self, path: Path | None) -> None:
         """Keep the journal at ``path``, or in this process's memory only for None.
 
@@ -316,10 +340,12 @@ class App:
         from bgmagic.storage.job_store import JobStore
         from bgmagic.storage.journal import Journal
         from bgmagic.storage.owner_lock import OwnerLock
+        from bgmagic.submission.costs import BudgetGate
 
         folder = None if path is None else path.parent / "owners"
         store = JobStore(Journal(path), OwnerLock(folder))
-        made = JobManager(_make_card, store=store, destination=self.destination)
+        self.gate = BudgetGate(store, self.budget)
+        made = JobManager(_make_card, store=store, destination=self.destination, gate=self.gate)
         self.journal_path = path
         if not self._ends:
             self._ends = True

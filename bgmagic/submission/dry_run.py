@@ -11,13 +11,19 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bgmagic.api.pricing import BATCH, CHARACTERS, Billing, prices_installed
 from bgmagic.api.redaction import without_secrets
+from bgmagic.api.request import Request
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.submission.submit import PreparedRequest
+from bgmagic.text import dollars
+
+_UNBOUNDED = "what comes out is bounded by the model's context only (--max-output-tokens)"
 
 SHOWN = 200  # characters of an attached file; nobody reads more of it
 
@@ -25,11 +31,14 @@ SHOWN = 200  # characters of an attached file; nobody reads more of it
 _VOCABULARY = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
 
 
-def describe_request(prepared: PreparedRequest, secrets: Iterable[str]) -> str:
+def describe_request(
+    prepared: PreparedRequest, secrets: Iterable[str], server: str | None = None
+) -> str:
     """The request and what is worth knowing about it, as text.
 
     Args:
         secrets: what must not be shown, the configured key and the like.
+        server: where it would go, whose prices hold; None tells no price.
     """
     body, hidden = without_secrets(prepared.request.body, tuple(secrets))
     text = json.dumps(_shortened(body), ensure_ascii=False, indent=2)
@@ -46,7 +55,32 @@ def describe_request(prepared: PreparedRequest, secrets: Iterable[str]) -> str:
     tokens = estimated_tokens(body)
     if tokens is not None:
         lines.append(f"About {tokens:,} tokens of text go in, by tiktoken.")
+    if server is not None:
+        lines.append(quote(prepared.request, server))
     return "\n".join(lines)
+
+
+def quote(request: Request, server: str) -> str:
+    """What a request can cost at most: as it is, in a window, in a batch."""
+    billing = Billing.of(request)
+    asked = billing.terms
+    ways = {
+        "as it is": asked,
+        "in 2h": replace(asked, tier="", window="2h"),
+        "in 8h": replace(asked, tier="", window="8h"),
+        "in a batch": replace(asked, tier=BATCH, window=""),
+    }
+    told = {way: replace(billing, terms=terms).most(server) for way, terms in ways.items()}
+    known = [f"{dollars(most)} {way}" for way, most in told.items() if most is not None]
+    about = f"About {billing.characters // CHARACTERS + 1:,} tokens go in"
+    if not known:
+        how = "" if prices_installed() else ": pip install 'bgmagic[prices]'"
+        return f"{about}; no price known for {asked.model} at this server{how}."
+    most = billing.most_output
+    bound = f"at most {most:,} come out" if most is not None else _UNBOUNDED
+    unknown = [way for way, most in told.items() if most is None]
+    rest = f"; no price known {', '.join(unknown)}" if unknown else ""
+    return f"{about}, {bound}: it can cost {', '.join(known)}{rest}."
 
 
 def _shortened(value: Any) -> Any:

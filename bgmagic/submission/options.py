@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bgmagic.api.request import EFFORTS, TOOLS, VERBOSITIES
+from bgmagic.api.request import EFFORTS, TIERS, TOOLS, VERBOSITIES, WINDOWS
 from bgmagic.submission.converters import (
     Converter,
     to_anything,
@@ -126,6 +126,14 @@ class SubmitSettings:
         "--max-output-tokens", metavar="N", read=to_tokens, configurable=True,
         help="end as incomplete after N tokens, reasoning included",
     )  # fmt: skip
+    window: str | None = _option(
+        "--window", choices=WINDOWS, configurable=True,
+        help="be done within 2 or 8 hours, at a lower price; not with --stream",
+    )  # fmt: skip
+    tier: str | None = _option(
+        "--tier", choices=TIERS, configurable=True,
+        help="flex is slower at a lower price, priority quicker at a higher one",
+    )  # fmt: skip
     poll: float | None = _option(
         "--poll", metavar="SECONDS", read=to_interval, configurable=True,
         help="seconds between polls, more than 0 and less than 90 (10, sooner at first)",
@@ -184,7 +192,11 @@ class SubmitSettings:
     )  # fmt: skip
     yes: int | None = _option(
         "--yes", metavar="N", read=to_count,
-        help="agree to a sweep of N jobs; needed above BgMagics.confirm_above (100)",
+        help="agree to N jobs; needed above BgMagics.confirm_above (100) and confirm_above_dollars",
+    )  # fmt: skip
+    over_budget: bool = _option(
+        "--over-budget", default=False,
+        help="send even though BgMagics.budget is spent",
     )  # fmt: skip
     again: bool = _option(
         "--again", default=False,
@@ -275,6 +287,17 @@ class AttachSettings:
 
 
 @dataclass(frozen=True)
+class CostSettings:
+    """The options of %bgcost."""
+
+    period: tuple[str, ...] = _option(
+        metavar="today|7d|all", read=to_anything, default=(), repeatable=True,
+        offered=("today", "7d", "all"),
+        help="what ended since midnight (today), in the last 7 days, or ever",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class LocalSettings:
     """The options of %bglocal."""
 
@@ -307,6 +330,10 @@ class LocalSettings:
     queue: float | None = _option(
         "--queue", metavar="DURATION", read=to_duration,
         help="stay queued this long first, as 5 (seconds) or 1m",
+    )  # fmt: skip
+    flex_refusals: bool = _option(
+        "--flex-refusals", default=False,
+        help="refuse every other job of --tier flex at first, as a full tier does",
     )  # fmt: skip
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bgmagic.api.request import Request, build_request
+from bgmagic.api.pricing import Billing, prices_of_environment
+from bgmagic.api.request import WINDOW_SECONDS, Request, build_request, hash_of
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
@@ -20,10 +22,39 @@ from bgmagic.prompts.conversation import (
 )
 from bgmagic.prompts.template import PartialPrompt, Substitution, render_prompt
 from bgmagic.submission.app import app
-from bgmagic.submission.converters import to_identifier
+from bgmagic.submission.converters import to_identifier, to_rate
 from bgmagic.submission.lookup import JobLookup, Submission
 from bgmagic.submission.options import SubmitSettings, resolve_settings
-from bgmagic.text import did_you_mean
+from bgmagic.text import did_you_mean, dollars
+
+AFTER_WINDOW = 3600.0  # seconds that a job is watched beyond the window it was to be done in
+
+
+def continuation_id(after: Job | None) -> str | None:
+    """What the turns of a conversation in a window have in common: what ``after``, the turn before,
+    has sent. None leaves it to the first message, of which `build_request` makes it."""
+    if after is None:
+        return None
+    body = after.request.body
+    sent = (body.get("background_options") or {}).get("continuation_id")
+    return sent or (hash_of(body["input"][0]) if body.get("input") else None)
+
+
+def deadline_of(*asked: SubmitSettings) -> float:
+    """Seconds after acceptance until watching ends: beyond the window that is asked for, always.
+
+    Told by the settings: reading the requests of a large sweep would take too long.
+    """
+    windows = [WINDOW_SECONDS.get(_window_of(settings), 0.0) for settings in asked]
+    later = [seconds + AFTER_WINDOW for seconds in windows if seconds]
+    return max([*later, *(settings.deadline for settings in asked)])
+
+
+def _window_of(settings: SubmitSettings) -> str:
+    fields = dict(settings.param)
+    whole = fields.get("background_options")
+    inner = whole.get("completion_window") if isinstance(whole, dict) else None
+    return str(settings.window or fields.get("background_options.completion_window") or inner)
 
 
 @dataclass(frozen=True)
@@ -115,6 +146,9 @@ def _prepared(
         params=settings.param,
         stream=settings.stream,
         tools=_tool_entries(settings),
+        window=settings.window,
+        tier=settings.tier,
+        continuation_id=continuation_id(after),
         **_structured(settings),
         server=server,
         partial=partial or "",
@@ -159,6 +193,7 @@ def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> S
     settings = resolve_settings(
         SubmitSettings, given, config=app.defaults(), from_python=from_python
     )
+    settings = _without_excluded_defaults(settings, given)
     if settings.continue_ is None:
         return settings
     # A conversation brings its own instructions, which a default does not replace.
@@ -172,6 +207,27 @@ def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> S
             )
         name = to_identifier(settings.continue_, "--continue")
     return replace(settings, instructions=instructions, out=name)
+
+
+def _without_excluded_defaults(
+    settings: SubmitSettings, given: Mapping[str, Any]
+) -> SubmitSettings:
+    """The settings, a default of which gives way to what is given and excludes it.
+
+    A discounted window goes neither with a stream nor with another tier; two that are both given,
+    or both defaults, are left to be refused.
+    """
+    if settings.window not in WINDOW_SECONDS:
+        return settings
+    told = {name for name, value in given.items() if value is not None}
+    excluded: dict[str, Any] = {}
+    if settings.stream:
+        excluded["stream"] = False
+    if settings.tier not in (None, "default"):
+        excluded["tier"] = None
+    if "window" in told:
+        return replace(settings, **{k: v for k, v in excluded.items() if k not in told})
+    return replace(settings, window=None) if told & excluded.keys() else settings
 
 
 def _continued(given: object, namespace: Mapping[str, Any]) -> tuple[str, object]:
@@ -203,10 +259,49 @@ class Submitted:
         job: the job that was started, or the running one that it joined.
         joined: whether the journal or this kernel had the identical request, so that nothing was
             sent.
+        note: what the user should be told of its price, or "".
     """
 
     job: Job
     joined: bool = False
+    note: str = ""
+
+
+def approve(request: Request, server: str, settings: SubmitSettings) -> str:
+    """Let a new job pass what the user has said of money; what to tell of it, or "".
+
+    Raises:
+        BadInput: it costs more than is agreed to, or could go over the budget.
+    """
+    prices_of_environment()  # raises, where they can't be read
+    limit = confirm_above_dollars()
+    if limit is not None and settings.yes is None:
+        most = Billing.of(request).most(server)
+        if most is None or most > limit:
+            raise BadInput(
+                f"this {most_words(most)}, and BgMagics.confirm_above_dollars is {limit:g}. "
+                "Nothing was sent; --yes 1 agrees to it, --max-output-tokens bounds it"
+            )
+    gate = app.gate
+    return "" if settings.over_budget or gate is None else gate.check(request, server)
+
+
+def most_words(most: float | None) -> str:
+    """What a job or several can cost at most, as a verb: "can cost $5.60"."""
+    return "has no known price" if most is None else f"can cost {dollars(most)}"
+
+
+def confirm_above_dollars() -> float | None:
+    """US dollars above which the price needs to be agreed to; None asks never.
+
+    Raises:
+        BadInput: BGMAGIC_CONFIRM_ABOVE_DOLLARS is no number.
+    """
+    configured = app.defaults().get("confirm_above_dollars")
+    given = os.environ.get("BGMAGIC_CONFIRM_ABOVE_DOLLARS")
+    if configured is not None or not given:
+        return configured
+    return to_rate(given, "BGMAGIC_CONFIRM_ABOVE_DOLLARS")
 
 
 def submit_or_join(
@@ -242,6 +337,7 @@ def submit_or_join(
         if known is not None:
             attached = manager.attach(known, variable, output_type, server=server)
             return Submitted(attached, joined=True)
+    note = approve(prepared.request, server.name, settings)
     job = manager.submit(
         prepared.request,
         server=server,
@@ -250,9 +346,10 @@ def submit_or_join(
         notebook=notebook,
         variable=variable,
         poll_interval=settings.poll,
-        deadline=settings.deadline,
+        deadline=deadline_of(settings),
         create_timeout=settings.create_timeout,
         partial=prepared.partial,
         waits_for=prepared.waits_for,
+        over_budget=settings.over_budget,
     )
-    return Submitted(job)
+    return Submitted(job, note=note)

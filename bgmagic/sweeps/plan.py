@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bgmagic.api.pricing import CostEstimate, estimate_cost
+from bgmagic.api.pricing import CostEstimate, Terms, estimate_cost
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.record import GroupPosition
@@ -18,7 +18,7 @@ from bgmagic.prompts.template import compile_template
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_count
 from bgmagic.submission.options import SubmitSettings
-from bgmagic.submission.submit import PreparedRequest, prepare_request
+from bgmagic.submission.submit import PreparedRequest, confirm_above_dollars, prepare_request
 from bgmagic.sweeps import grid
 from bgmagic.sweeps.grid import Items, SweepPoint
 from bgmagic.text import count_jobs
@@ -169,7 +169,7 @@ def require_confirmation(plan: SweepPlan) -> None:
         BadInput: says how many they are and what they may cost.
     """
     count, agreed = len(plan.prepared), plan.settings.yes
-    if agreed == count or (agreed is None and count <= confirm_above()):
+    if agreed == count or (agreed is None and count <= confirm_above() and not _is_dear(plan)):
         return
     not_these = "" if agreed is None else f", not {agreed}"
     raise BadInput(
@@ -177,6 +177,13 @@ def require_confirmation(plan: SweepPlan) -> None:
         "Nothing was sent; "
         f"--yes {count} agrees to them"
     )
+
+
+def _is_dear(plan: SweepPlan) -> bool:
+    """Whether the jobs can cost more than the user wants to be asked about, or nobody knows."""
+    limit = confirm_above_dollars()
+    most = None if limit is None else estimated_cost(plan).most
+    return limit is not None and (most is None or most > limit)
 
 
 def count_formula(plan: SweepPlan) -> str:
@@ -191,18 +198,9 @@ def count_formula(plan: SweepPlan) -> str:
 def estimated_cost(plan: SweepPlan) -> CostEstimate:
     """What the jobs may cost."""
     return estimate_cost(
-        (one.request.model, plan.server.name, _most_output(one, point), len(one.request.text))
-        for one, point in zip(plan.prepared, plan.points, strict=True)
+        (Terms.of(request), plan.server.name, request.max_output_tokens, len(request.text))
+        for request in (one.request for one in plan.prepared)
     )
-
-
-def _most_output(one: PreparedRequest, point: SweepPoint) -> int | None:
-    """The output tokens that a job may have at most, also where they came as a request field."""
-    settings = point.settings
-    if any(name == "max_output_tokens" for name, _ in settings.param):
-        given = one.request.body.get("max_output_tokens")
-        return given if isinstance(given, int) else None
-    return settings.max_output_tokens
 
 
 def dry_run(text: str, settings: SubmitSettings, namespace: Mapping[str, Any]) -> str:
@@ -216,4 +214,4 @@ def dry_run(text: str, settings: SubmitSettings, namespace: Mapping[str, Any]) -
     plan = plan_sweep(text, settings, settings.out or "group", namespace)
     jobs = f"{count_jobs(len(plan.prepared))}{count_formula(plan)}"
     told = f"{jobs}: {estimated_cost(plan)}. The first:"
-    return f"{told}\n{describe_request(plan.prepared[0], app.secrets())}"
+    return f"{told}\n{describe_request(plan.prepared[0], app.secrets(), plan.server.name)}"

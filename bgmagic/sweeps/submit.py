@@ -19,6 +19,7 @@ from bgmagic.jobs.record import GroupPosition, JobRecord, Status, hashable
 from bgmagic.submission.app import app, group_displays
 from bgmagic.submission.lookup import DuplicateIndex, JobLookup
 from bgmagic.submission.options import SubmitSettings
+from bgmagic.submission.submit import deadline_of
 from bgmagic.sweeps.plan import SweepPlan, estimated_cost, plan_sweep, require_confirmation
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ def submit_sweep(
         require_confirmation(plan)
         found = _joined(plan, _known_jobs(plan, join=join))
         missing = [index for index, job in enumerate(found) if job is None]
+        if missing and not settings.over_budget and app.gate is not None:
+            # If not even the first can be sent. The others wait at the line.
+            app.gate.check(plan.prepared[missing[0]].request, plan.server.name)
         for index, job in zip(missing, _submitted(plan, missing), strict=True):
             found[index] = job
         jobs = [job for job in found if job is not None]
@@ -155,12 +159,14 @@ def _submitted(plan: SweepPlan, indices: Sequence[int]) -> list[Job]:
         for index in indices
     ]
     limiter = _limiter(settings.max_in_flight)
+    of_kinds = {id(point.settings): point.settings for point in plan.points}
     config = RunConfig(
         plan.server,
         settings.poll,
-        settings.deadline,
+        deadline_of(settings, *of_kinds.values()),
         limiter=limiter,
         create_timeout=settings.create_timeout,
+        over_budget=settings.over_budget,
     )
     return manager.submit_all(records, config) if records else []
 
@@ -257,7 +263,7 @@ def _attached(
 
 
 def _position_of(entry: StoredJob) -> GroupPosition:
-    from bgmagic.storage.job_store import record_of
+    from bgmagic.runtime.attach import record_of
 
     position = record_of(entry).position
     assert position is not None  # noqa: S101 - the query asks for a group's jobs

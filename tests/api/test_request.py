@@ -201,7 +201,21 @@ VALUES = st.recursive(
 
 @given(
     st.dictionaries(
-        st.sampled_from(["model", "input", "text", "reasoning", "stream", "tools", "x"]), VALUES
+        st.sampled_from(
+            [
+                "model",
+                "input",
+                "text",
+                "reasoning",
+                "stream",
+                "tools",
+                "service_tier",
+                "background_options",
+                "max_output_tokens",
+                "x",
+            ]
+        ),
+        VALUES,
     ),
     TEXTS,
 )
@@ -212,7 +226,10 @@ def test_a_request_is_the_same_made_or_read_back(body: dict[str, Any], partial: 
     read = Request(made.text)
     assert made.fingerprint(SERVER.name, partial) == read.fingerprint(SERVER.name, partial)
     assert made.holds_secret(SERVER.secrets) == read.holds_secret(SERVER.secrets)
-    heads = [(one.model, one.effort, one.text_format, one.streams) for one in (made, read)]
+    heads = [
+        (one.model, one.effort, one.text_format, one.streams, one.window, one.tier, one.max_output_tokens)
+        for one in (made, read)
+    ]  # fmt: skip
     assert heads[0] == heads[1]
     assert made == read
 
@@ -272,3 +289,52 @@ def test_metadata_that_is_no_text_is_refused(value: Any) -> None:
     """What metadata can't hold is told by its key before anything is sent."""
     with pytest.raises(BadInput, match=r"--param metadata\.run: it holds a .*; metadata is text"):
         body(params=[("metadata.run", value)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"window": "2h", "stream": True}, "--window 2h can't be streamed: leave out --stream or"),
+        ({"window": "8h", "tier": "flex"}, "standard tier only: leave out --tier flex or --window"),
+        ({"window": "2h", "params": [("service_tier", "priority")]}, "standard tier only"),
+        (
+            {"tier": "flex", "params": [("background_options.completion_window", "2h")]},
+            "--window 2h",
+        ),
+        ({"tier": "flex", "params": [("service_tier", "default")]}, "service_tier is already set"),
+        ({"window": "2h", "params": [("background_options", {})]}, "is already set; give it once"),
+    ],
+)
+def test_windows_exclude_streams_and_other_tiers(settings: dict[str, Any], told: str) -> None:
+    """What the API would refuse together is one line before anything is sent, however it was given."""
+    with pytest.raises(BadInput, match=told) as caught:
+        body(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_windows_and_tiers_in_the_body() -> None:
+    """A window and a tier arrive as the API takes them; "soonest" goes with a stream and with flex."""
+    assert body(tier="flex")["service_tier"] == "flex"
+    made = body(window="soonest", tier="flex", stream=True)
+    assert made["background_options"]["completion_window"] == "soonest"
+    assert body(window="8h", tier="default")["service_tier"] == "default"
+
+
+def test_a_conversation_in_a_window_has_one_id() -> None:
+    """All that begin with the same message share their continuation id, others don't, the user's own
+    goes before, and without a window there is none."""
+
+    def sent(*texts: str, **settings: Any) -> Any:
+        turns = [user_message(text) for text in texts]
+        made = build_request(turns, **{"model": "gpt-5.2", "window": "2h", **settings}).body
+        return made.get("background_options", {}).get("continuation_id")
+
+    assert sent("Why?") == sent("Why?", "And then?") == sent("Why?", window="8h")
+    assert (
+        len({sent("Why?"), sent("What?"), sent("Why?", continuation_id="of an earlier turn")}) == 3
+    )
+    mine = [("background_options.continuation_id", "mine")]
+    assert sent("Why?", params=mine) == "mine"
+    assert sent("Why?", window=None) is None
+    only = [("background_options.completion_window", "8h")]
+    assert sent("Why?", window=None, params=only) == sent("Why?")

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.responses.response_create_params import BackgroundOptions
 from PIL import Image
+from pydantic import TypeAdapter
 
-from bgmagic.api.request import EFFORTS, TOOLS, VERBOSITIES
+from bgmagic.api.request import EFFORTS, TIERS, TOOLS, VERBOSITIES, WINDOWS
+from bgmagic.errors import BadInput
 from bgmagic.submission.options import SubmitSettings, options
 from tests.api.test_citations import cited
 from tests.api.test_request import CREATE, SCHEMA, texts
@@ -67,13 +70,15 @@ KINDS: dict[str, list[Any]] = {
         (),
         (("reasoning.summary", "auto"), ("metadata", {"a": "b"}), ("tool_choice", "auto")),
     ],
+    "window": [None, *WINDOWS],
+    "tier": [None, *TIERS],
     "stream": [False, True],
 }  # fmt: skip
 # What says where and when a job runs and how it is shown, and is in no body; a conversation that goes
 # on puts its turns there as --messages does.
 ELSEWHERE = {
     "out", "continue_", "poll", "deadline", "again", "reuse", "raw", "dry_run", "wait", "notify", "quiet",
-    "each", "n", "sweep", "max_in_flight", "yes", "create_timeout",
+    "each", "n", "sweep", "max_in_flight", "yes", "create_timeout", "over_budget",
 }  # fmt: skip
 
 
@@ -86,8 +91,20 @@ def test_every_option_is_here() -> None:
     texts, st.fixed_dictionaries({name: st.sampled_from(kinds) for name, kinds in KINDS.items()})
 )
 def test_bodies_of_all_kinds(text: str, chosen: dict[str, Any]) -> None:
-    """Whatever options come together, the body fits the API's description."""
+    """Whatever options come together, the body fits the API's description; what the API refuses
+    together is refused before."""
+    discounted = chosen["window"] in ("2h", "8h")
+    if discounted and (chosen["stream"] or chosen["tier"] in ("flex", "priority")):
+        with pytest.raises(BadInput, match=f"--window {chosen['window']}"):
+            asked(text, SubmitSettings(**chosen))
+        return
     body = asked(text, SubmitSettings(**chosen)).body
+    options = body.pop("background_options", None)  # not in the description of 2026-03
+    assert (options or {}).get("completion_window") == chosen["window"]
+    if options is not None:
+        # As the SDK's own types have it.
+        TypeAdapter(BackgroundOptions).validate_python(options, strict=True)
+        assert options.keys() == BackgroundOptions.__annotations__.keys()
     CREATE.validate(body)
     assert body["background"] is True
     assert "store" not in body

@@ -266,3 +266,21 @@ def test_board_shows_an_answer_as_it_is_rendered(
     assert "<strong>so</strong>" in shown["html"]
     assert "<math" in shown["html"]
     assert "<img" not in shown["html"]
+
+
+def test_card_tells_when_the_window_ends(
+    shown: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """A job in a window says until when, from acceptance on, and how much of it is left."""
+    pointed.polls = 10**6
+    job = shown.submit(ask(window="2h"), name="cheap", poll_interval=SOON)
+    assert job.card.view["window_ends_at"] in (None, (job.record.accepted_at or 0) + 7200)
+    eventually(lambda: job.card.view["status"] == "in_progress")
+    view = job.card.view
+    assert view["window"] == "2h"
+    assert view["window_ends_at"] == view["accepted_at"] + 7200
+    assert describe_live(job).endswith("left of its window of 2h")
+    plain = shown.submit(ask(), poll_interval=SOON)
+    eventually(lambda: plain.card.view["status"] == "in_progress")
+    assert plain.card.view["window_ends_at"] is None
+    assert plain.card.view["window"] == ""

@@ -20,7 +20,7 @@ import pandas
 import pytest
 
 import bgmagic
-from bgmagic.api.pricing import price_of_tokens
+from bgmagic.api.pricing import Terms, TokenCounts, price_of_tokens
 from bgmagic.errors import BadInput, BgmagicError, NotReady
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
@@ -524,7 +524,8 @@ def test_the_most_it_can_cost(
 ) -> None:
     """Where prices are known, the line has the most that all jobs can cost, however the bound was given."""
     monkeypatch.setenv("OPENAI_BASE_URL", "https://api.openai.com/v1")
-    most = dollars((price_of_tokens("gpt-5.2", "https://api.openai.com/v1", 0, 1000) or 0) * 200)
+    one = price_of_tokens(Terms("gpt-5.2"), "https://api.openai.com/v1", TokenCounts(0, 1000))
+    most = dollars((one or 0) * 200)
     with pytest.raises(BadInput, match=r"these are 200 jobs: at most .* for output, and about") as caught:  # fmt: skip
         ask(items=range(200), **options)
     assert f"at most {most} for output" in str(caught.value)

@@ -328,6 +328,8 @@ def checker(described: dict[str, Any], schema: dict[str, Any]) -> Draft202012Val
         ({"conversation": {}}, False), ({"safety_identifier": "x" * 65}, False),
         ({"text": {"verbosity": "chatty"}}, False), ({"service_tier": "gold"}, False),
         ({"include": ["everything"]}, False), ({"truncation": "some"}, False),
+        ({"background_options": {"completion_window": "2h", "continuation_id": "x"}}, True),
+        ({"background_options": {"completion_window": "3h"}}, False),
     ],
 )  # fmt: skip
 def test_the_own_description_takes_what_the_server_takes(

@@ -11,9 +11,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai import RateLimitError
 
-from bgmagic.local import QUEUE_HEADER, TOKENS_PER_SECOND_HEADER, responses
-from bgmagic.local.validation import BadRequest
+from bgmagic.local import (
+    FLEX_REFUSALS_HEADER,
+    QUEUE_HEADER,
+    TOKENS_PER_SECOND_HEADER,
+    responses,
+)
+from bgmagic.local.validation import WINDOWS, BadRequest, Processing
 from tests.local.client import LONG, Client, text
 from tests.local.stage import deltas, everything, stage, until
 
@@ -149,3 +155,76 @@ def test_the_real_model_is_cancelled_between_two_tokens(client: Client) -> None:
     assert cancelled["status"] == "cancelled"
     assert cancelled.get("usage", {}).get("output_tokens", 0) <= 2
     assert client.jobs() == {"queued": 0, "in_progress": 0}
+
+
+def test_a_window_waits_a_little_and_a_follow_up_less() -> None:
+    """A response in a window stays queued for its seconds, half of them where a related one came
+    before, and the request's own pace if that is longer."""
+    processing = Processing()
+    assert [processing.queue(window, None) for window in WINDOWS] == list(WINDOWS.values())
+    assert processing.queue("8h", "proof") == WINDOWS["8h"]
+    assert processing.queue("8h", "proof") == WINDOWS["8h"] / 2
+    assert processing.queue("8h", "another") == WINDOWS["8h"]
+
+    async def run() -> None:
+        async with stage() as at:
+            window = {"completion_window": "8h", "continuation_id": "proof"}
+            held = await at.create(stream=False, extra_body={"background_options": window})
+            assert at.state.responses.get(held.id).pace.queue == WINDOWS["8h"]
+            at.puppet.end()
+            passing = await at.create(stream=False)
+            await until(lambda: at.state.responses.count("completed") > 0)
+            assert await at.status(passing.id) == "completed"
+            assert await at.status(held.id) == "queued"
+            slower = await at.create(
+                stream=False, headers={QUEUE: AGES}, extra_body={"background_options": window}
+            )
+            assert at.state.responses.get(slower.id).pace.queue == float(AGES)
+
+    asyncio.run(run())
+
+
+def test_the_flex_tier_is_full_now_and_then() -> None:
+    """Where a header wishes so, every other response in the flex tier is refused with the API's 429,
+    and only of that tier; the response tells the tier that served it."""
+
+    async def run() -> None:
+        async with stage() as at:
+            headers = {FLEX_REFUSALS_HEADER: "1"}
+            seen: list[str] = []
+            for tier in ("flex", "default", "flex", "flex", "priority", "flex"):
+                try:
+                    made = await at.create(stream=False, headers=headers, service_tier=tier)
+                    seen.append(made.service_tier)
+                except RateLimitError as error:
+                    seen.append(str(error.code))
+            full = "resource_unavailable"
+            assert seen == [full, "default", "flex", full, "priority", "flex"]
+            unhindered = await at.create(stream=False, service_tier="flex")
+            assert unhindered.service_tier == "flex"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"background_options": {"completion_window": "3h"}},
+         "background_options.completion_window"),
+        ({"background_options": {"window": "2h"}}, "background_options.window"),
+        ({"background_options": {"continuation_id": 5}}, "background_options.continuation_id"),
+        ({"background_options": {"completion_window": "2h"}, "stream": True}, "stream"),
+        ({"background_options": {"completion_window": "8h"}, "service_tier": "flex"},
+         "service_tier"),
+    ],
+)  # fmt: skip
+def test_what_a_window_excludes_is_refused(fields: dict[str, Any], param: str) -> None:
+    """A window that there is not, that is streamed, or in another tier is a 400 naming the field."""
+
+    async def run() -> None:
+        async with stage() as at:
+            body = {"model": "puppet", "input": "Why?", "background": True} | fields
+            status, reply = await at.call("POST", "responses", body)
+            assert (status, reply["error"]["param"]) == (400, param)
+
+    asyncio.run(run())

@@ -154,3 +154,25 @@ def test_what_a_server_can_not_do(elsewhere: Kernel, server: ScriptedServer) -> 
         assert wrong.said.startswith(f"UsageError: {words}"), wrong.said
         assert "secret1" not in wrong.said
     assert elsewhere.value("bgmagic.submission.app.app.destination().address") == repr(USUAL)
+
+
+@pytest.mark.timeout(200)
+def test_windows_and_a_full_flex_tier(embedded: dict[str, str]) -> None:
+    """The embedded server keeps a job in a window queued for a little; with --flex-refusals the flex
+    tier is full at first: the job waits, says so, and is sent again."""
+    with kernel(**embedded, BGMAGIC_POLL="0.1", BGMAGIC_MAX_OUTPUT_TOKENS="16") as started:
+        ran = started.ok("%load_ext bgmagic\n%bglocal --flex-refusals", limit=120)
+        assert "every other job of --tier flex refused at first" in ran.stdout
+        started.ok(
+            "import bgmagic\ntold = []\njob = bgmagic.submit('Why?', tier='flex')\n"
+            "job.add_listener(lambda job: told.append(job.record.trouble or ''))"
+        )
+        started.ok("%bgwait")
+        assert started.value("job.response['service_tier']") == "'flex'"
+        assert (
+            started.value("[t for t in told if 'the flex tier has no room now' in t] != []")
+            == "True"
+        )
+        started.ok("%%bgresponse -o slow --window 2h --wait\nWhy?")
+        assert float(started.value("slow.record.started_at - slow.record.accepted_at")) > 1.5
+        assert "No job has cost anything" in started.ok("%bgcost").stdout

@@ -166,6 +166,7 @@ def test_configurable_options_are_as_told() -> None:
         "tool",
         "schema",
         "param",
+        "over_budget",
         "again",
         "raw",
         "dry_run",
@@ -173,9 +174,12 @@ def test_configurable_options_are_as_told() -> None:
     configurable = {option.name for option in options(SubmitSettings) if option.configurable}
     assert set(BgMagics.class_traits(config=True)) == configurable | {
         "base_url",
+        "budget",
         "confirm_above",
+        "confirm_above_dollars",
         "journal",
         "keep",
+        "prices",
     }
 
 

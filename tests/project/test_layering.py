@@ -87,7 +87,7 @@ HOMES = {
     "filelock": {"local.discovery", "local.weights", "storage.owner_lock"},
     "jinja2": {"prompts.expressions", "prompts.sandbox"},
     "narwhals": {"prompts.tables"},
-    "pandas": {"jobs.export", "jobs.group"},
+    "pandas": {"jobs.export", "jobs.group", "public"},
     "anywidget": {"display.card"},
     "markdown_it": {"rendering.markdown", "rendering.math", "rendering.parser"},
     "mdit_py_plugins": {"rendering.parser"},

@@ -409,6 +409,24 @@ def test_refused_create_that_passes_is_sent_again(
     assert job.result(LIMIT) == "the answer"
 
 
+def test_a_full_flex_tier_is_waited_for(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """Flex's 429 is no end: the job waits, says that the tier has no room, and is sent again."""
+    full = {"error": {"message": "Resource unavailable.", "code": "resource_unavailable"}}
+    pointed.enqueue("create", Script(status=429, json=full, headers={"retry-after-ms": "20"}))
+    seen: list[tuple[str, str | None]] = []
+    job = manager.submit(ask(tier="flex"), poll_interval=SOON)
+    job.add_listener(lambda changed: seen.append((changed.status, changed.record.trouble)))
+    assert job.result(LIMIT) == "the answer"
+    words = (
+        "the flex tier has no room now; it waits and is sent again: HTTP 429: Resource unavailable."
+    )
+    assert ("waiting", words) in seen
+    sent = [one.body for one in pointed.seen if one.kind == "create"]
+    assert [body["service_tier"] for body in sent] == ["flex", "flex"]
+
+
 def test_no_connection_yet(manager: JobManager, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not listen yet gets the job when it does; until then the job says so."""
     with socket.socket() as probe:

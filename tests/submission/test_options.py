@@ -16,6 +16,7 @@ from bgmagic.notebook.magics import BgMagics
 from bgmagic.notebook.parser import options_help, parse_line, split_words
 from bgmagic.prompts.inputs import file_parts
 from bgmagic.submission.options import SubmitSettings, WaitSettings, options, resolve_settings
+from bgmagic.submission.submit import deadline_of, submit_settings
 
 NAMESPACE: dict[str, Any] = {
     "rules": "Be brief. Don't explain.",
@@ -268,3 +269,46 @@ def test_words_are_split_as_the_shell_does(line: str) -> None:
             split_words(line)
     else:
         assert split_words(line) == words
+
+
+@pytest.mark.parametrize(
+    ("given", "config", "kept"),
+    [
+        ({"window": "2h"}, {"stream": True, "tier": "flex"}, ("2h", None, False)),
+        ({"stream": True}, {"window": "8h"}, (None, None, True)),
+        ({"tier": "flex"}, {"window": "8h"}, (None, "flex", False)),
+        ({"tier": "default"}, {"window": "8h"}, ("8h", "default", False)),
+        ({"window": "soonest"}, {"stream": True, "tier": "flex"}, ("soonest", "flex", True)),
+        ({"window": "2h", "stream": True}, {}, ("2h", None, True)),
+        ({}, {"window": "2h", "stream": True}, ("2h", None, True)),
+    ],
+)
+def test_what_is_given_goes_before_defaults_that_it_excludes(
+    given: dict[str, Any],
+    config: dict[str, Any],
+    kept: tuple[Any, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A window on the line switches a default stream or tier off, and the other way round; two that
+    are given, or two defaults, stay, to be refused."""
+    for name, value in config.items():
+        monkeypatch.setenv(f"BGMAGIC_{name.upper()}", str(value))
+    settings = submit_settings(given)
+    assert (settings.window, settings.tier, settings.stream) == kept
+
+
+@pytest.mark.parametrize(
+    ("settings", "hours"),
+    [
+        ({}, 24),
+        ({"window": "8h"}, 24),
+        ({"window": "8h", "deadline": 3600.0}, 9),
+        ({"window": "2h", "deadline": 60.0}, 3),
+        ({"param": (("background_options", {"completion_window": "2h"}),), "deadline": 60.0}, 3),
+        ({"param": (("background_options.completion_window", "8h"),), "deadline": 60.0}, 9),
+        ({"window": "soonest", "deadline": 3600.0}, 1),
+    ],
+)
+def test_the_deadline_lies_beyond_the_window(settings: dict[str, Any], hours: int) -> None:
+    """A job is watched longer than its window lasts, whatever deadline was asked for."""
+    assert deadline_of(SubmitSettings(**settings)) == hours * 3600
