@@ -168,7 +168,7 @@ def test_windows_and_a_full_flex_tier(embedded: dict[str, str]) -> None:
             "job.add_listener(lambda job: told.append(job.record.trouble or ''))"
         )
         started.ok("%bgwait")
-        assert started.value("job.response['service_tier']") == "'flex'"
+        assert started.value("job.response.service_tier") == "'flex'"
         assert (
             started.value("[t for t in told if 'the flex tier has no room now' in t] != []")
             == "True"
