@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
-from bgmagic.jobs.interfaces import Variable
 from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.record import Variable
 from bgmagic.submission.app import app
 from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.options import SubmitSettings, names

@@ -15,8 +15,8 @@ from bgmagic.api.pricing import Terms, estimate_cost
 from bgmagic.display.card import LiveWidget, script, style
 from bgmagic.display.listing import TableRow, sentence, table_row, table_text
 from bgmagic.display.static_html import final_group_bundles, text_html
+from bgmagic.jobs.export import GroupSummary, server_seconds
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.summary import GroupSummary, server_seconds
 from bgmagic.text import one_line
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from bgmagic.display.static_html import (
     note_beside,
     snapshot_table,
 )
-from bgmagic.jobs.interfaces import Listener
 from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import Listener
 from bgmagic.text import count_jobs
 
 if TYPE_CHECKING:

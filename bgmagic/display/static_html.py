@@ -12,11 +12,10 @@ from bgmagic.api.response import Usage, read_citations, sources, sources_text, w
 from bgmagic.display.frontend import Formulas
 from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
 from bgmagic.errors import BgmagicError
-from bgmagic.jobs.export import job_row
+from bgmagic.jobs.export import GroupSummary, job_row
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
-from bgmagic.jobs.summary import GroupSummary
 from bgmagic.rendering.markdown import answer_html
 from bgmagic.text import count_jobs, dollars, duration, one_line, without_controls
 

@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bgmagic.errors import BgmagicError
-from bgmagic.jobs.interfaces import GroupDisplays
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import Detached, JobError
-from bgmagic.jobs.record import Status
+from bgmagic.jobs.record import GroupDisplays, Status
 from bgmagic.text import count_jobs, one_line
 
 if TYPE_CHECKING:

@@ -32,9 +32,8 @@ from bgmagic.api.response import (
     text_in,
 )
 from bgmagic.errors import BgmagicError
-from bgmagic.jobs.interfaces import JobController, Listener, Variable
 from bgmagic.jobs.placeholder import TextPlaceholder, rendering_prompt
-from bgmagic.jobs.record import JobRecord, Status
+from bgmagic.jobs.record import JobController, JobRecord, Listener, Status, Variable
 from bgmagic.text import one_line, without_controls
 
 if TYPE_CHECKING:

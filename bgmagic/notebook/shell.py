@@ -25,8 +25,8 @@ from bgmagic.display.listing import (
 )
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.jobs.group import JobGroup
-from bgmagic.jobs.interfaces import Listener
 from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.record import Listener
 from bgmagic.notebook.blocking import wait, wake_on_signals
 from bgmagic.notebook.parser import options_help
 from bgmagic.submission.costs import HEADS

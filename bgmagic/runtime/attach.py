@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
-from bgmagic.jobs.interfaces import Variable
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.jobs.record import GroupPosition, JobRecord, Status, group_position
-from bgmagic.runtime.runner import RunConfig
+from bgmagic.jobs.record import GroupPosition, JobRecord, Status, Variable, group_position
+from bgmagic.runtime.pacing import RunConfig
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
 

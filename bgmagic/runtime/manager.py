@@ -22,14 +22,12 @@ from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import CallbackThread, Clock, LoopThread
 from bgmagic.errors import BadInput, BgmagicError, Unsendable
-from bgmagic.jobs.interfaces import Listener, SendGate, Variable
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import settle
-from bgmagic.jobs.record import GroupPosition, JobRecord, Status
+from bgmagic.jobs.record import GroupPosition, JobRecord, Listener, SendGate, Status, Variable
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.attach import VariableHandover, record_of, stored_run_config
-from bgmagic.runtime.pacing import ConcurrencyLimiter
-from bgmagic.runtime.runner import RunConfig
+from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
 from bgmagic.runtime.scheduler import JobScheduler
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore

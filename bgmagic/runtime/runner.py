@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.api.pricing import Billing
-from bgmagic.api.request import Request
 from bgmagic.api.response import Usage, is_terminal
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock, TimeLimit, WakeEvent
 from bgmagic.errors import BadInput, BgmagicError, ServerError
-from bgmagic.jobs.interfaces import SendGate
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
     CLAIMED_ELSEWHERE,
@@ -25,45 +22,26 @@ from bgmagic.jobs.outcome import (
     unclear,
     why_lost,
 )
-from bgmagic.jobs.record import LASTING_NOTES, Status
+from bgmagic.jobs.record import LASTING_NOTES, SendGate, Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
-from bgmagic.runtime.endpoint import ServerEndpoint, noted_when_late, send_as_taken
-from bgmagic.runtime.pacing import ConcurrencyLimiter, PollSchedule
+from bgmagic.runtime.pacing import (
+    PollSchedule,
+    RunConfig,
+    ServerEndpoint,
+    noted_when_late,
+    post_request,
+    send_as_taken,
+)
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, record_changes
 from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore
-from bgmagic.transport.client import CREATE_TIMEOUT, ResponsesClient
 from bgmagic.transport.reply import Reply
 from bgmagic.transport.streaming import EventStream
 
 # Seconds that a create is given to end once its job is cancelled: only with its response id can the
 # server be asked to cancel, else the job is `unknown`, and may go on there.
 CANCEL_GRACE = 5.0
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """The way in which a job is run.
-
-    Attributes:
-        server: where it goes, with which credentials.
-        poll_interval: seconds between polls; None means soon at first, then every 10.
-        deadline: seconds after acceptance at which watching ends, and after submission at which
-            trying to send does.
-        same_key: whether the server is asked with the credentials that it accepted the job with.
-        limiter: what the jobs of its group go to the server by, or None.
-        create_timeout: seconds that a create may take in all, from its turn to the server's answer.
-        over_budget: whether it is sent whatever the budget says.
-    """
-
-    server: ServerConfig
-    poll_interval: float | None
-    deadline: float
-    same_key: bool = True
-    limiter: ConcurrencyLimiter | None = None
-    create_timeout: float = CREATE_TIMEOUT
-    over_budget: bool = False
 
 
 logger = logging.getLogger("bgmagic")
@@ -385,7 +363,7 @@ class JobRunner:
                     send_as_taken(
                         self.job,
                         endpoint.behavior,
-                        lambda: _send_create(endpoint.client, self.job.request, total),
+                        lambda: post_request(endpoint.client, self.job.request, total),
                         lambda: self._store.update_request(self.job.record, self._config.server),
                     ),
                 )
@@ -467,11 +445,3 @@ def _not_yet(failure: ServerError, job: Job) -> str:
     if failure.status_code == 429 and job.request.tier == "flex":
         return f"the flex tier has no room now; it waits and is sent again: {failure}"
     return f"not sent yet: {failure}"
-
-
-async def _send_create(
-    client: ResponsesClient, request: Request, total: float
-) -> tuple[Reply, EventStream | None]:
-    if request.streams:
-        return await client.create_streamed(request, total)
-    return await client.create(request, total), None

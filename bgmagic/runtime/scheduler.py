@@ -11,14 +11,12 @@ from typing import Any
 
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock
-from bgmagic.jobs.interfaces import SendGate
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach
-from bgmagic.jobs.record import GroupPosition
+from bgmagic.jobs.record import GroupPosition, SendGate
 from bgmagic.runtime.dependencies import FindJob
-from bgmagic.runtime.endpoint import ServerEndpoint
-from bgmagic.runtime.pacing import PollPacer
-from bgmagic.runtime.runner import START_DELAY, JobRunner, RunConfig
+from bgmagic.runtime.pacing import PollPacer, RunConfig, ServerEndpoint
+from bgmagic.runtime.runner import START_DELAY, JobRunner
 from bgmagic.storage.job_store import AT_ONCE, JobStore
 from bgmagic.transport.client import ResponsesClient
 

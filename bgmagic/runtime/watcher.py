@@ -16,8 +16,7 @@ from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Note, Preview, Status
-from bgmagic.runtime.endpoint import ServerEndpoint
-from bgmagic.runtime.pacing import PollSchedule
+from bgmagic.runtime.pacing import PollSchedule, ServerEndpoint
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.reply import Reply, without_half_characters
 from bgmagic.transport.streaming import EventStream, PartialOutput, ServerSentEvent

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bgmagic.errors import BadInput
-from bgmagic.jobs.interfaces import Variable
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.record import Status
+from bgmagic.jobs.record import Status, Variable
 from bgmagic.text import one_line
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from bgmagic.api.request import WINDOW_SECONDS, Request, build_request, hash_of
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
-from bgmagic.jobs.interfaces import Variable
 from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.record import Variable
 from bgmagic.prompts.conversation import (
     History,
     history,

@@ -140,7 +140,7 @@ def _is_of(job: Job, plan: SweepPlan) -> bool:
 
 def _submitted(plan: SweepPlan, indices: Sequence[int]) -> list[Job]:
     """Start the planned jobs at these indices."""
-    from bgmagic.runtime.runner import RunConfig
+    from bgmagic.runtime.pacing import RunConfig
 
     manager, settings = app.manager, plan.settings
     now, notebook = time.time(), app.shell.notebook_path()

@@ -13,7 +13,7 @@ import pytest
 
 from bgmagic.display.board import GroupBoard
 from bgmagic.display.static_html import KEPT_ROWS, final_group_bundle
-from bgmagic.jobs.summary import NAMED, GroupSummary
+from bgmagic.jobs.export import NAMED, GroupSummary
 from tests.jobs.test_export import done_job
 from tests.jobs.test_group import Ask, ask, echo, kernel_of, letter  # noqa: F401
 from tests.jobs.test_job import LIMIT, eventually

@@ -378,8 +378,7 @@ def test_no_time_is_negative(pointed: ScriptedServer, send: Callable[..., Job]) 
     """A clock that is set back while a job runs makes no time less than nothing, wherever it is told."""
     from bgmagic.display.listing import describe_job, table_row
     from bgmagic.display.static_html import footer_text
-    from bgmagic.jobs.export import seconds_of
-    from bgmagic.jobs.summary import server_seconds
+    from bgmagic.jobs.export import seconds_of, server_seconds
 
     job = send()
     job.result(LIMIT)

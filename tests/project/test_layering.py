@@ -101,7 +101,7 @@ IPYTHON = ("notebook", "display", "")
 
 LONGEST = 450  # lines of a file
 MOST_IN_PACKAGE = 12  # files, besides __init__
-MOST = 79  # Python files in all, besides the packages' own docstrings
+MOST = 90  # Python files in all, besides the packages' own docstrings
 
 
 @functools.cache

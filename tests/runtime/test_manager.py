@@ -30,8 +30,7 @@ from bgmagic.jobs.outcome import (
 from bgmagic.jobs.record import JobRecord
 from bgmagic.notebook.shell import NamespaceVariables
 from bgmagic.runtime.manager import JobManager
-from bgmagic.runtime.pacing import PollSchedule
-from bgmagic.runtime.runner import RunConfig
+from bgmagic.runtime.pacing import PollSchedule, RunConfig
 from bgmagic.runtime.watcher import ResponseWatcher
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal

@@ -17,8 +17,7 @@ from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord
-from bgmagic.runtime.endpoint import ServerEndpoint
-from bgmagic.runtime.pacing import PollPacer, PollSchedule
+from bgmagic.runtime.pacing import PollPacer, PollSchedule, ServerEndpoint
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal

@@ -29,8 +29,7 @@ from bgmagic.jobs.record import GroupPosition, JobRecord
 from bgmagic.prompts.conversation import user_message
 from bgmagic.runtime import runner, scheduler
 from bgmagic.runtime.manager import JobManager
-from bgmagic.runtime.pacing import ConcurrencyLimiter
-from bgmagic.runtime.runner import RunConfig
+from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
 from bgmagic.storage import database, filesystem, job_store, owner_lock
 from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore

@@ -17,8 +17,7 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.runtime import runner
 from bgmagic.runtime.manager import JobManager
-from bgmagic.runtime.pacing import ConcurrencyLimiter
-from bgmagic.runtime.runner import RunConfig
+from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
