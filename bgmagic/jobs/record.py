@@ -1,6 +1,6 @@
 """The record of a job at one moment, its position in a group, and the protocols around a job.
 
-The protocols take a job as ``Any``: they stand below `Job`, which knows nobody that implements them.
+The protocols take a job as ``Any``: they stand below `Job`, which knows none of its users.
 """
 
 from __future__ import annotations

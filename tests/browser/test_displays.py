@@ -68,7 +68,7 @@ def test_no_barriers(theme: str, app: str, server: ScriptedServer, lab_with: Ope
     lab.run(7)
     lab.cell(7).locator(".bgmagic-board tr[data-status=unknown]").wait_for()
     lab.cell(7).get_by_role("button", name="a2", exact=True).click()
-    lab.cell(7).locator(".bgmagic-shown").get_by_text("x^2").wait_for()
+    lab.cell(7).locator(".bgmagic-shown math").get_by_text("2").wait_for()
     assert animation(lab, 2) == ("none" if theme == "dark" else "bgmagic-turn")
     found = barriers(lab.page, ".bgmagic-card")
     found += barriers(lab.page, ".bgmagic-board")
@@ -174,10 +174,10 @@ import bgmagic
 jobs = [bgmagic.submit(f"Why {n}?", poll=5) for n in range(200)]
 VBox([job.card for job in jobs])"""
 THOUSAND = """from dataclasses import replace
-from bgmagic.display.board import Board
+from bgmagic.display.board import JobsBoard
 from bgmagic.display.listing import table_row
 some = table_row(jobs[0])
-board = Board(lambda key: None)
+board = JobsBoard(lambda key: None)
 board.fill([replace(some, key=str(n), name=f"row_{n}", submitted_at=n) for n in range(1000)], jobs)
 board"""
 
