@@ -277,6 +277,16 @@ def unused_port() -> int:
             PLAIN + "\nbgmagic.submit('Why?').cancel()",
             "display sweeps notebook rendering",
         ),
+        (
+            "the first card",
+            PLAIN + "\njob = bgmagic.submit('Why?'); job.card; job.cancel()",
+            "sweeps notebook",
+        ),
+        (
+            "the first sweep",
+            PLAIN + "\nbgmagic.map('Why {{ item }}?', ['a', 'b']).cancel()",
+            "display notebook rendering",
+        ),
     ],
 )
 def test_rooms_are_loaded_when_needed(
