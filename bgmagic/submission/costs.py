@@ -279,12 +279,18 @@ class BudgetGate:
         self._from = math.inf
 
     def is_set(self) -> bool:
-        """Whether there is a budget."""
-        return self._budget() is not None
+        """Whether there is a budget; one that can't be read holds jobs back too."""
+        try:
+            return self._budget() is not None
+        except BadInput:
+            return True
 
     def refusal(self, record: JobRecord) -> str | None:
         """Why the job can't be sent now, in one line; None counts it as sent."""
-        budget = self._budget()
+        try:
+            budget = self._budget()
+        except BadInput as error:
+            return str(error)
         if budget is None:
             return None
         with self._lock:

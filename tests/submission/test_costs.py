@@ -219,6 +219,28 @@ def test_a_sweep_stops_at_the_line(
         manager.close(10)
 
 
+def test_a_budget_that_cannot_be_read_holds_jobs_back(
+    priced: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget that became unreadable after a cell has run sends nothing, says what is wrong with it,
+    and lets the job go once it is mended."""
+    monkeypatch.setattr(runner, "BUDGET_RETRY", 0.05)
+    given = ["plenty"]
+    store = JobStore(Journal(None), OwnerLock(None))
+    gate = BudgetGate(store, lambda: to_budget(given[0], "BGMAGIC_BUDGET"))
+    manager = JobManager(store=store, gate=gate)
+    try:
+        server = manager.destination()
+        record = JobRecord(bounded(ask), server.name, time.time(), name="held")
+        (job,) = manager.submit_all([record], RunConfig(server, SOON, 3600.0))
+        eventually(lambda: "BGMAGIC_BUDGET" in (job.record.trouble or ""))
+        assert priced.count("create") == 0
+        given[0] = "20/day"
+        assert job.result(LIMIT) == "x"
+    finally:
+        manager.close(10)
+
+
 def test_a_quote_names_every_way(ask: Ask) -> None:
     """What a request can cost is told as it is, in the windows and in a batch; unbounded output is
     bounded by the model's context; without a price it says so."""
