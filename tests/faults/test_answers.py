@@ -114,7 +114,8 @@ def test_a_create_has_a_limit_in_all(odd: Handler, journal: Path) -> None:
         kernel.run("job = bgmagic.submit('item 1.')")
         assert until(lambda: kernel.value("job.done()"), 10)
         assert kernel.value("str(job.status)") == "unknown"
-        assert f"{LIMIT} s" in kernel.value("str(job.error)")
+        why = kernel.value("str(job.error)")  # 1xx answers reach the bound on headers or the time
+        assert f"{LIMIT} s" in why or (odd is early_hints and "64 kB of headers" in why)
         assert server.count("POST") == 1
 
 

@@ -90,7 +90,7 @@ class Lamp:
         "array.sort()",
         "stars.round(0)",
         "relation.select('nextval(1)')",
-        "array.render(0)",
+        "array.resize(0)",
         "array.tofile('x')",
         "array.cumsum(none, none, array)",
         "array.cumsum(out=array)",
