@@ -189,21 +189,27 @@ def test_widget_and_plain_text_go_out_together(in_kernel: Kernel) -> None:
     assert "widget" not in str(list(beside))
 
 
-def test_terminal_gets_a_line(pointed: ScriptedServer) -> None:
-    """In terminal IPython there is one line instead of a card, and the rest works."""
-    code = (
+def in_terminal(code: str) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` in a process where terminal IPython, ``shell``, has just sent the job ``x``."""
+    before = (
         "from IPython.terminal.interactiveshell import TerminalInteractiveShell as Shell; "
         "shell = Shell.instance(colors='NoColor'); "
         "shell.run_line_magic('load_ext', 'bgmagic'); "
         "shell.run_cell('%%bgresponse -o x --poll 0.1\\nWhy?'); "
-        "shell.run_cell('%bgwait x'); shell.run_cell('x'); shell.run_cell('%%bgresponse -z\\nWhy?')"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
+    return subprocess.run(
+        [sys.executable, "-c", before + code],
         capture_output=True,
         text=True,
         timeout=60,
         env=dict(os.environ),
+    )
+
+
+def test_terminal_gets_a_line(pointed: ScriptedServer) -> None:
+    """In terminal IPython there is one line instead of a card, and the rest works."""
+    ran = in_terminal(
+        "shell.run_cell('%bgwait x'); shell.run_cell('x'); shell.run_cell('%%bgresponse -z\\nWhy?')"
     )
     assert "x: sent to gpt-5.2 in the background; %bgwait x waits for it" in ran.stdout, ran.stderr
     assert "x: completed after" in ran.stdout
@@ -214,19 +220,8 @@ def test_terminal_gets_a_line(pointed: ScriptedServer) -> None:
 
 def test_terminal_tells_the_end_at_the_next_prompt(pointed: ScriptedServer) -> None:
     """In terminal IPython a job that ended says so once, in a line before the next prompt."""
-    code = (
-        "from IPython.terminal.interactiveshell import TerminalInteractiveShell as Shell; "
-        "shell = Shell.instance(colors='NoColor'); "
-        "shell.run_line_magic('load_ext', 'bgmagic'); "
-        "shell.run_cell('%%bgresponse -o x --poll 0.1\\nWhy?'); "
+    ran = in_terminal(
         "shell.user_ns['x'].result(30); print('NEXT'); shell.run_cell('1'); shell.run_cell('2')"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=dict(os.environ),
     )
     after = ran.stdout.partition("NEXT")[2]
     assert after.count("x: completed") == 1, ran.stdout + ran.stderr

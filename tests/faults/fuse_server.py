@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.contents import put, resize
+
 PAGE = 4096
 _IN = struct.Struct("<IIQQIIII")
 _OUT = struct.Struct("<IiQ")
@@ -57,11 +59,11 @@ class Node:
         return stat.S_ISDIR(self.mode)
 
     def write(self, offset: int, data: bytes) -> None:
-        _put(self.data, offset, data)
+        put(self.data, offset, data)
         self.since.append((offset, data))
 
     def truncate(self, size: int) -> None:
-        _resize(self.data, size)
+        resize(self.data, size)
         self.since.append((size, None))
 
     def sync(self) -> None:
@@ -74,28 +76,15 @@ class Node:
         for offset, data in self.since:
             if data is None:
                 if chance.random() < kept:
-                    _resize(found, offset)
+                    resize(found, offset)
                 continue
             start = offset
             while start < offset + len(data):
                 end = min(offset + len(data), (start // PAGE + 1) * PAGE)
                 if chance.random() < kept:
-                    _put(found, start, data[start - offset : end - offset])
+                    put(found, start, data[start - offset : end - offset])
                 start = end
         return bytes(found)
-
-
-def _resize(data: bytearray, size: int) -> None:
-    if size < len(data):
-        del data[size:]
-    else:
-        data.extend(bytes(size - len(data)))
-
-
-def _put(data: bytearray, offset: int, more: bytes) -> None:
-    if offset > len(data):
-        _resize(data, offset)
-    data[offset : offset + len(more)] = more
 
 
 class Failed(Exception):

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.contents import put, resize
+
 _NONE, _SHARED, _RESERVED, _PENDING, _EXCLUSIVE = range(5)
 _SHM_UNLOCK, _SHM_SHARED = 1, 4
 _SHM_SLOTS = 8
@@ -172,26 +174,13 @@ class Disk:
             safe = host is not None and owner != host
             if data is None:
                 if safe or self.chance.random() < kept:
-                    _resize(found, offset)
+                    resize(found, offset)
                 continue
             for start in range(0, len(data), _PAGE):
                 if safe or self.chance.random() < kept:
-                    _put(found, offset + start, data[start : start + _PAGE])
+                    put(found, offset + start, data[start : start + _PAGE])
         path.write_bytes(found)
         content.since = []
-
-
-def _resize(data: bytearray, size: int) -> None:
-    if size < len(data):
-        del data[size:]
-    else:
-        data.extend(bytes(size - len(data)))
-
-
-def _put(data: bytearray, offset: int, more: bytes) -> None:
-    if offset > len(data):
-        _resize(data, offset)
-    data[offset : offset + len(more)] = more
 
 
 class OpenFile:
@@ -241,9 +230,9 @@ class OpenFile:
         self._step("sync")
         for _, offset, data in self._content.since:
             if data is None:
-                _resize(self._content.synced, offset)
+                resize(self._content.synced, offset)
             else:
-                _put(self._content.synced, offset, data)
+                put(self._content.synced, offset, data)
         self._content.since = []
 
     def size(self) -> int:
