@@ -13,7 +13,8 @@ from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import Variable
 from bgmagic.submission.app import app
 from bgmagic.submission.lookup import JobLookup
-from bgmagic.submission.options import SubmitSettings, names
+from bgmagic.submission.options import names
+from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import prepare_request, submit_or_join, submit_settings
 from bgmagic.text import kind_of
 

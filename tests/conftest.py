@@ -13,7 +13,7 @@ from bgmagic.api.request import Request, build_request
 from bgmagic.local import LocalServerError, discovery, weights
 from bgmagic.runtime.manager import JobManager
 from bgmagic.submission.app import app
-from bgmagic.submission.options import SubmitSettings
+from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import prepare_request
 from tests.support.browser import lab_with as lab_with
 from tests.support.kernels import Kernel, kernel

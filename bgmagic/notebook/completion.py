@@ -27,16 +27,15 @@ from bgmagic.jobs.job import Answer, Job
 from bgmagic.prompts.expressions import IPYTHON_NAMES
 from bgmagic.submission.app import app
 from bgmagic.submission.lookup import JobLookup
-from bgmagic.submission.options import (
+from bgmagic.submission.options import Option, options
+from bgmagic.submission.settings import (
     AttachSettings,
     CancelSettings,
     CostSettings,
     ListSettings,
     LocalSettings,
-    Option,
     SubmitSettings,
     WaitSettings,
-    options,
 )
 
 MAGICS: Mapping[str, type[Any]] = {

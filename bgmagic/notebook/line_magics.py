@@ -28,14 +28,14 @@ from bgmagic.submission.app import app
 from bgmagic.submission.converters import is_like_response_id, to_response_id
 from bgmagic.submission.costs import PERIODS, costs_since, receipt, start_of
 from bgmagic.submission.lookup import JobLookup, needed_keys, output_type_of
-from bgmagic.submission.options import (
+from bgmagic.submission.options import resolve_settings
+from bgmagic.submission.settings import (
     AttachSettings,
     CancelSettings,
     CostSettings,
     ListSettings,
     LocalSettings,
     WaitSettings,
-    resolve_settings,
 )
 from bgmagic.text import count_jobs
 

@@ -31,7 +31,8 @@ from bgmagic.submission.app import NoShell, app
 from bgmagic.submission.converters import Converter, to_count, to_duration, to_rate
 from bgmagic.submission.costs import to_budget
 from bgmagic.submission.lookup import forget_old_jobs
-from bgmagic.submission.options import SubmitSettings, options
+from bgmagic.submission.options import options
+from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import (
     PreparedRequest,
     prepare_request,

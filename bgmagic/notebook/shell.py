@@ -31,7 +31,8 @@ from bgmagic.notebook.blocking import wait, wake_on_signals
 from bgmagic.notebook.parser import options_help
 from bgmagic.submission.costs import HEADS
 from bgmagic.submission.lookup import JobLookup, names_of, output_type_of
-from bgmagic.submission.options import SubmitSettings, options
+from bgmagic.submission.options import options
+from bgmagic.submission.settings import SubmitSettings
 from bgmagic.text import without_controls
 
 if TYPE_CHECKING:

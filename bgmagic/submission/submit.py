@@ -24,7 +24,8 @@ from bgmagic.prompts.template import PartialPrompt, Substitution, render_prompt
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_identifier, to_rate
 from bgmagic.submission.lookup import JobLookup, Submission
-from bgmagic.submission.options import SubmitSettings, resolve_settings
+from bgmagic.submission.options import resolve_settings
+from bgmagic.submission.settings import SubmitSettings
 from bgmagic.text import did_you_mean, dollars
 
 AFTER_WINDOW = 3600.0  # seconds that a job is watched beyond the window it was to be done in

@@ -11,7 +11,8 @@ from typing import Any
 
 from bgmagic.errors import BadInput
 from bgmagic.prompts.items import as_record, rows_of
-from bgmagic.submission.options import SubmitSettings, read_option
+from bgmagic.submission.options import read_option
+from bgmagic.submission.settings import SubmitSettings
 from bgmagic.text import did_you_mean, kind_of, one_line
 
 # Settings that a job can have of its own; everything else is one for the whole sweep.

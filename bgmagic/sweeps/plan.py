@@ -17,7 +17,7 @@ from bgmagic.prompts.expressions import Expression
 from bgmagic.prompts.template import compile_template
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_count
-from bgmagic.submission.options import SubmitSettings
+from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import PreparedRequest, confirm_above_dollars, prepare_request
 from bgmagic.sweeps import grid
 from bgmagic.sweeps.grid import Items, SweepPoint

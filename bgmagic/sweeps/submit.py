@@ -18,7 +18,7 @@ from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status, hashable
 from bgmagic.submission.app import app, group_displays
 from bgmagic.submission.lookup import DuplicateIndex, JobLookup
-from bgmagic.submission.options import SubmitSettings
+from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import deadline_of
 from bgmagic.sweeps.plan import SweepPlan, estimated_cost, plan_sweep, require_confirmation
 

@@ -16,7 +16,7 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer
 from bgmagic.prompts.inputs import tool_entries
 from bgmagic.runtime.manager import JobManager
-from bgmagic.submission.options import SubmitSettings
+from bgmagic.submission.settings import SubmitSettings
 from tests.conftest import asked
 from tests.jobs.test_answer import json_values
 from tests.support.kernels import Kernel

@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 
 from bgmagic.api.request import EFFORTS, TIERS, TOOLS, VERBOSITIES, WINDOWS
 from bgmagic.errors import BadInput
-from bgmagic.submission.options import SubmitSettings, options
+from bgmagic.submission.options import options
+from bgmagic.submission.settings import SubmitSettings
 from tests.api.test_citations import cited
 from tests.api.test_request import CREATE, SCHEMA, texts
 from tests.api.test_structured_output import Node, Point, Proof

@@ -29,7 +29,7 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer
 from bgmagic.jobs.outcome import InvalidAnswer
 from bgmagic.runtime.manager import JobManager
-from bgmagic.submission.options import SubmitSettings
+from bgmagic.submission.settings import SubmitSettings
 from tests.conftest import asked
 from tests.support.kernels import Kernel, kernel
 from tests.support.scripted import ScriptedServer, response

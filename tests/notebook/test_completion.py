@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from bgmagic.notebook.completion import MAGICS, completions_at
 from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.magics import BgMagics
-from bgmagic.submission.options import SubmitSettings, options
+from bgmagic.submission.options import options
+from bgmagic.submission.settings import SubmitSettings
 from tests.support.kernels import Kernel, kernel
 from tests.support.scripted import ScriptedServer
 

@@ -12,7 +12,7 @@ from bgmagic.jobs.job import Job
 from bgmagic.notebook.shell import KernelShell, TerminalShell, shell_of
 from bgmagic.runtime.manager import JobManager
 from bgmagic.submission.app import group_displays
-from bgmagic.submission.options import SubmitSettings
+from bgmagic.submission.settings import SubmitSettings
 from tests.conftest import asked
 from tests.jobs.test_job import LIMIT, SOON
 from tests.support.scripted import ScriptedServer

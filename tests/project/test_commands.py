@@ -11,7 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CI = (ROOT / ".ci" / "run").read_text()
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "tests/README.md", "tests/benchmarks/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "tests/README.md",
+    "tests/benchmarks/README.md",
+    "notebooks/servers.md",
+)
 PROGRAMS = (
     "apt-get", "ipython", "jupyter", "mypy", "pip", "pyright", "pytest", "python", "python3", "ruff",
     ".", ".ci/run",

@@ -22,13 +22,22 @@ from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.magics import BgMagics
 from bgmagic.prompts.inputs import MOST
 from bgmagic.runtime.pacing import EARLY, INTERVAL
-from bgmagic.submission.options import SubmitSettings, options
+from bgmagic.submission.options import options
+from bgmagic.submission.settings import SubmitSettings
 from bgmagic.sweeps.plan import CONFIRM_ABOVE
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "tests/README.md", "tests/benchmarks/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "tests/README.md",
+    "tests/benchmarks/README.md",
+    "notebooks/servers.md",
+    "notebooks/troubles.md",
+    "notebooks/values.md",
+)
 TABLE = README.partition("## Options of")[2].partition("## When")[0]
 TEXTS = {
     path.name: "\n\n".join(

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 import bgmagic
-from bgmagic.submission.options import SubmitSettings, names
+from bgmagic.submission.options import names
+from bgmagic.submission.settings import SubmitSettings
 
 PACKAGE = Path(bgmagic.__file__).parent
 HOOKS = {"load_ipython_extension", "unload_ipython_extension"}

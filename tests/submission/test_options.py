@@ -15,7 +15,8 @@ from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.magics import BgMagics
 from bgmagic.notebook.parser import options_help, parse_line, split_words
 from bgmagic.prompts.inputs import file_parts
-from bgmagic.submission.options import SubmitSettings, WaitSettings, options, resolve_settings
+from bgmagic.submission.options import options, resolve_settings
+from bgmagic.submission.settings import SubmitSettings, WaitSettings
 from bgmagic.submission.submit import deadline_of, submit_settings
 
 NAMESPACE: dict[str, Any] = {

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgmagic.errors import BadInput
-from bgmagic.submission.options import SubmitSettings
+from bgmagic.submission.settings import SubmitSettings
 from bgmagic.sweeps.grid import KEPT_ITEM, ItemRow, grid, items_of, json_copy, read_axes
 from tests.jobs.test_answer import json_values
 
