@@ -29,8 +29,11 @@ def submit(
     model: str | None = None,
     effort: str | None = None,
     verbosity: str | None = None,
+    summary: str | None = None,
+    mode: str | None = None,
     instructions: str | None = None,
     max_output_tokens: int | None = None,
+    max_tool_calls: int | None = None,
     window: str | None = None,
     tier: str | None = None,
     poll: float | None = None,
@@ -41,6 +44,9 @@ def submit(
     file: Any = None,
     tool: Any = None,
     schema: type[Any] | Mapping[str, Any] | None = None,
+    include: str | Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    cache_key: str | None = None,
     param: Mapping[str, Any] | None = None,
     stream: bool | None = None,
     over_budget: bool | None = None,
@@ -59,8 +65,11 @@ def submit(
         model: any model the server knows (gpt-5.2).
         effort: none, minimal, low, medium, high, xhigh or max.
         verbosity: low, medium or high.
+        summary: have the model sum up its reasoning: auto, concise or detailed.
+        mode: standard or pro, which thinks longer and at a higher price.
         instructions: system text.
         max_output_tokens: end as incomplete after so many tokens, reasoning included.
+        max_tool_calls: calls of the server's own tools in one response, at most.
         window: be done within "2h" or "8h", at a lower price, or "soonest".
         tier: "flex" is slower at a lower price, "priority" quicker at a higher one; or "default".
         poll: seconds between polls, more than 0 and less than 90.
@@ -72,6 +81,10 @@ def submit(
         file: a path, bytes, a PIL image, a matplotlib figure, or a list of these.
         tool: the type of a hosted tool, as "web_search", its dict, or a list of these.
         schema: a Pydantic model or a JSON schema; the answer's ``data`` is the validated object.
+        include: what the response is to have besides, as "web_search_call.action.sources", or a
+            list of such names.
+        metadata: text by name that the server keeps with the response.
+        cache_key: common to requests that begin alike.
         param: any other field of the request body; keys may be dotted.
         stream: have ``job.text`` grow as the response is written.
         over_budget: send even though the budget is spent.
@@ -105,8 +118,11 @@ def map(
     model: str | None = None,
     effort: str | None = None,
     verbosity: str | None = None,
+    summary: str | None = None,
+    mode: str | None = None,
     instructions: str | None = None,
     max_output_tokens: int | None = None,
+    max_tool_calls: int | None = None,
     window: str | None = None,
     tier: str | None = None,
     poll: float | None = None,
@@ -117,6 +133,9 @@ def map(
     file: Any = None,
     tool: Any = None,
     schema: Any = None,
+    include: str | Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    cache_key: str | None = None,
     param: Mapping[str, Any] | None = None,
     stream: bool | None = None,
     over_budget: bool | None = None,

@@ -9,7 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from bgmagic.api.request import Request, build_request
+from bgmagic.api.request import Request
+from bgmagic.api.request_body import build_request
 from bgmagic.local import LocalServerError, discovery, weights
 from bgmagic.runtime.manager import JobManager
 from bgmagic.submission.app import app

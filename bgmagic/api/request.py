@@ -1,16 +1,11 @@
-"""Makes the exact JSON body of one POST /responses of settings: `Request`, frozen.
-
-Every body is a background request whose output is text, plain or structured. What is in `FORBIDDEN`
-is never in a body: background mode can't be combined with `store`, and whether a job streams is not
-the user's field.
-"""
+"""The exact JSON body of one POST /responses, frozen: `Request`, and what is read off it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,11 +13,23 @@ from typing import Any
 from bgmagic.api.redaction import without_secrets
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
-from bgmagic.text import kind_of, one_line
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 VERBOSITIES = ("low", "medium", "high")
+
+SUMMARIES = ("auto", "concise", "detailed")  # OpenAPI: Reasoning.summary
+
+MODES = ("standard", "pro")  # OpenAPI: ReasoningModeEnum
+
+ENCRYPTED = "reasoning.encrypted_content"  # the one that polls of a background response can't have
+
+# What a response can have beside what it always has (SDK 3.57: ResponseIncludable).
+INCLUDABLE = (
+    "file_search_call.results", "web_search_call.results", "web_search_call.action.sources",
+    "message.input_image.image_url", "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs", "message.output_text.logprobs",
+)  # fmt: skip
 
 TIERS = ("flex", "default", "priority")  # the SDK (3.57) has more, for --param service_tier=
 
@@ -34,13 +41,6 @@ WINDOWS = ("soonest", *WINDOW_SECONDS)
 
 # Hosted tools that the user names by their type alone.
 TOOLS = ("web_search", "code_interpreter", "image_generation", "shell", "web_search_preview")
-
-FORBIDDEN: Mapping[str, str] = {
-    "store": "it can't be given with background mode",
-    "background": "it is always true here",
-    "stream": "that is what --stream is for",
-    "input": "the input is the cell, with --messages before it",
-}
 
 
 def assistant_turn(text: str, phase: str = "") -> dict[str, Any]:
@@ -215,7 +215,9 @@ class Request:
 
 def _header(body: Mapping[str, Any]) -> dict[str, Any]:
     """What is asked of a request again and again, by the names of its properties."""
-    text_format, effort = _inner(body, "text", "format"), _inner(body, "reasoning", "effort")
+    text_format = inner_field(body, "text", "format")
+    effort = inner_field(body, "reasoning", "effort")
+    window = inner_field(body, "background_options", "completion_window")
     structured = isinstance(text_format, dict) and text_format.get("type") == "json_schema"
     most = body.get("max_output_tokens")
     return {
@@ -223,7 +225,7 @@ def _header(body: Mapping[str, Any]) -> dict[str, Any]:
         "model": sys.intern(str(body.get("model", ""))),
         "text_format": text_format if structured else None,
         "effort": None if effort is None else sys.intern(str(effort)),
-        "window": sys.intern(str(_inner(body, "background_options", "completion_window") or "")),
+        "window": sys.intern(str(window or "")),
         "tier": sys.intern(str(body.get("service_tier") or "")),
         "max_output_tokens": most if isinstance(most, int) else None,
         "include": _included(body.get("include")),
@@ -246,14 +248,11 @@ def _is_plain(value: Any) -> bool:
 
 def _included(given: Any) -> tuple[str, ...]:
     named = given if isinstance(given, list) else ()
-    return tuple(
-        sys.intern(str(one))
-        for one in named
-        if isinstance(one, str) and one != "reasoning.encrypted_content"
-    )
+    return tuple(sys.intern(str(one)) for one in named if isinstance(one, str) and one != ENCRYPTED)
 
 
-def _inner(body: Mapping[str, Any], outer: str, inner: str) -> Any:
+def inner_field(body: Mapping[str, Any], outer: str, inner: str) -> Any:
+    """What stands at ``body[outer][inner]``, or None."""
     found = body.get(outer)
     return found.get(inner) if isinstance(found, dict) else None
 
@@ -267,163 +266,6 @@ def hash_of(value: object) -> str:
 def _fingerprint(body: Mapping[str, Any], server: str, partial: str) -> str:
     asked = {key: value for key, value in body.items() if key != "stream"}
     return hash_of([server, asked, partial] if partial else [server, asked])
-
-
-def build_request(
-    messages: Sequence[Mapping[str, Any]],
-    *,
-    model: str,
-    effort: str | None = None,
-    verbosity: str | None = None,
-    instructions: str | None = None,
-    max_output_tokens: int | None = None,
-    params: Iterable[tuple[str, Any]] = (),
-    stream: bool = False,
-    text_format: Mapping[str, Any] | None = None,
-    output_type: OutputType = None,
-    tools: Sequence[Mapping[str, Any]] = (),
-    window: str | None = None,
-    continuation_id: str | None = None,
-    tier: str | None = None,
-    server: ServerConfig | None = None,
-    partial: str = "",
-) -> Request:
-    """Make the request that asks ``messages`` with these settings.
-
-    A setting that is None is left out, so that the server's default holds.
-
-    Args:
-        messages: the input, each item as the API takes it.
-        max_output_tokens: the most tokens the response may have, reasoning included.
-        params: further body fields as (dotted path, JSON value).
-        stream: whether the response is sent as it is written.
-        text_format: ``text.format`` for structured output; None means text.
-        output_type: the class that the structured output is read into.
-        tools: the hosted tools that the model may use.
-        window: the completion window, one of `WINDOWS`.
-        continuation_id: common to one conversation's requests in a window, so that a follow-up gets
-            a better place in the queue; None makes it of the first message.
-        tier: the service tier, one of `TIERS`.
-        server: where it is going to be sent, and
-        partial: what is still to go into it, where these are known: see `Request.of`.
-
-    Raises:
-        BadInput: a field that is not the user's to set, one that is set twice, settings that
-            exclude each other, or a value that JSON can't hold.
-    """
-    body: dict[str, Any] = {"model": model, "input": list(messages), "background": True}
-    body["text"] = {"format": {"type": "text"} if text_format is None else dict(text_format)}
-    if verbosity is not None:
-        body["text"]["verbosity"] = verbosity
-    if effort is not None:
-        body["reasoning"] = {"effort": effort}
-    if instructions is not None:
-        body["instructions"] = instructions
-    if max_output_tokens is not None:
-        body["max_output_tokens"] = max_output_tokens
-    if tools:
-        body["tools"] = list(tools)
-    if window is not None:
-        body["background_options"] = {"completion_window": window}
-    if tier is not None:
-        body["service_tier"] = tier
-    given: dict[str, object] = {
-        "reasoning.effort": effort,
-        "text.verbosity": verbosity,
-        "instructions": instructions,
-        "max_output_tokens": max_output_tokens,
-        "tools": tools or None,
-        "background_options.completion_window": window,
-        "service_tier": tier,
-    }
-    taken = {path for path, value in given.items() if value is not None}
-    for path, value in params:
-        _set(body, path, value, taken)
-    if stream:
-        body["stream"] = True
-    _to_types_of_api(body)
-    _check_window(body)
-    if _inner(body, "background_options", "completion_window") and body["input"]:
-        own = {"continuation_id": continuation_id or hash_of(body["input"][0])}
-        body["background_options"] = own | body["background_options"]  # may be the user's own dict
-    return Request.of(body, output_type, server=server, partial=partial)
-
-
-# Fields that are text: a number that stands there is meant as its digits.
-_TEXTS = ("prompt_cache_key", "safety_identifier", "user")
-
-
-def is_text_field(path: str) -> bool:
-    """Whether the API takes nothing but text at the dotted ``path`` of a body."""
-    return path in _TEXTS or path.startswith("metadata.")
-
-
-def _to_types_of_api(body: dict[str, Any]) -> None:
-    """Give fields of the body the types without which the API refuses them.
-
-    Raises:
-        BadInput: the metadata can't be sent.
-    """
-    for name in _TEXTS:
-        if name in body:
-            body[name] = _as_text(body[name])
-    if isinstance(body.get("include"), str):
-        body["include"] = [body["include"]]
-    if isinstance(body.get("metadata"), dict):
-        metadata = {str(key): _as_text(value) for key, value in body["metadata"].items()}
-        for key, value in metadata.items():
-            if not isinstance(value, str):
-                raise BadInput(
-                    f"--param metadata.{one_line(key, 80)}: it holds {kind_of(value)}; metadata is "
-                    "text by name, of up to 512 characters each"
-                )
-        body["metadata"] = metadata
-
-
-def _as_text(value: Any) -> Any:
-    """A number or a truth value as JSON writes it; anything else as it is."""
-    return json.dumps(value) if isinstance(value, int | float) else value
-
-
-def _check_window(body: Mapping[str, Any]) -> None:
-    """Raises a BadInput where the API would refuse what is asked in this window."""
-    window = str(_inner(body, "background_options", "completion_window"))
-    if window not in WINDOW_SECONDS:
-        return
-    if body.get("stream"):
-        raise BadInput(f"--window {window} can't be streamed: leave out --stream or --window")
-    tier = body.get("service_tier")
-    if tier not in (None, "auto", "default"):
-        raise BadInput(
-            f"--window {window} is of the standard tier only: leave out --tier {tier} or --window"
-        )
-
-
-def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:
-    """Set ``body`` at the dotted ``path``, unless something already was set there."""
-    keys = path.split(".")
-    if not all(keys):
-        raise BadInput(
-            f"--param {path!r}: write KEY=VALUE, the key dotted as in reasoning.summary=auto"
-        )
-    if keys[0] in FORBIDDEN:
-        raise BadInput(f"--param {keys[0]} can't be set: {FORBIDDEN[keys[0]]}")
-    if _overlap("text.format", path):
-        raise BadInput(f"--param {path} can't be set: --schema and --verbosity are for that")
-    clash = [other for other in sorted(taken) if _overlap(other, path)]
-    if clash:
-        raise BadInput(f"--param {path}: {clash[0]} is already set; give it once")
-    taken.add(path)
-    place = body
-    for key in keys[:-1]:
-        place = place.setdefault(key, {})
-        if not isinstance(place, dict):
-            raise BadInput(f"--param {path}: {key} is not an object, so nothing can be set in it")
-    place[keys[-1]] = value
-
-
-def _overlap(one: str, other: str) -> bool:
-    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def check_text(text: str) -> None:

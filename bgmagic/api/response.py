@@ -79,6 +79,14 @@ def read_output(response: Mapping[str, Any]) -> Output:
     )
 
 
+def read_summary(response: Mapping[str, Any]) -> str:
+    """The model's summaries of its reasoning, a paragraph for each part, or ""."""
+    items = [one for one in objects_in(response.get("output")) if one.get("type") == "reasoning"]
+    parts = [part for item in items for part in objects_in(item.get("summary"))]
+    texts = (text_in(part.get("text")) for part in parts if part.get("type") == "summary_text")
+    return "\n\n".join(text for text in texts if text.strip())
+
+
 def split_phases(messages: Sequence[tuple[str, _T]]) -> tuple[list[_T], list[_T]]:
     """The messages of the answer and those of the commentary, of all as (phase, message).
 

@@ -117,6 +117,7 @@ def text_html(job: Job, formulas: Formulas = "mathjax") -> str:
         job.text,
         structured=job.request.text_format is not None,
         commentary=job.commentary,
+        summary=job.summary,
         links=sources(cited),
         formulas=formulas,
     )

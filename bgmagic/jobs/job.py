@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import threading
 import time
@@ -25,6 +23,7 @@ from bgmagic.api.response import (
     objects_in,
     read_citations,
     read_output,
+    read_summary,
     sdk_response,
     sdk_usage,
     sources,
@@ -34,6 +33,7 @@ from bgmagic.api.response import (
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.placeholder import TextPlaceholder, rendering_prompt
 from bgmagic.jobs.record import JobController, JobRecord, Listener, Status, Variable
+from bgmagic.jobs.waiters import AsyncWaiters
 from bgmagic.text import one_line, without_controls
 
 if TYPE_CHECKING:
@@ -98,6 +98,11 @@ class Answer(str):
         return sdk_usage(self._whole())
 
     @property
+    def summary(self) -> str:
+        """What the model says of its reasoning, where ``--summary`` asked for that, or ""."""
+        return read_summary(self._whole())
+
+    @property
     def conversation(self) -> list[dict[str, Any]]:
         """Every turn up to this answer, a new list that ``--messages`` and the API take."""
         turns = [dict(turn) for turn in objects_in(self._body().get("input"))]
@@ -150,6 +155,7 @@ class Answer(str):
             str(self),
             structured=self.data is not None,
             commentary=self.commentary,
+            summary=self.summary,
             links=sources(self.citations),
             formulas=formulas,
         )
@@ -197,7 +203,7 @@ class Job(TextPlaceholder, Future[Answer]):
         self._answer: Answer | None = None
         self._detached = False
         self._listeners: tuple[Listener, ...] = ()
-        self._sleepers: tuple[Callable[[], None], ...] = ()
+        self._awaiting = AsyncWaiters(self.done)
         self._lock = threading.Lock()
         self._card: Any = None
 
@@ -238,6 +244,12 @@ class Job(TextPlaceholder, Future[Answer]):
     def commentary(self) -> str:
         """What the model said on its way to the answer so far, or ""."""
         return self.record.commentary if self._answer is None else self._answer.commentary
+
+    @property
+    def summary(self) -> str:
+        """What the model says of its reasoning so far, where ``--summary`` asked for it, or ""."""
+        found = read_summary(decompressed(self.record.response) or {})
+        return found or (self.record.preview.reasoning if self.record.preview else "")
 
     @property
     def error(self) -> BgmagicError | None:
@@ -337,30 +349,7 @@ class Job(TextPlaceholder, Future[Answer]):
             raise BgmagicError("this thread polls the jobs; waiting for one here would never end")
 
     def __await__(self) -> Generator[Any, None, Answer]:
-        # Not asyncio.wrap_future: it passes a timeout's cancellation on to the job, and a loop
-        # that has closed in between makes it fail in the thread that settles the job.
-        loop = asyncio.get_running_loop()
-        woken: asyncio.Future[None] = loop.create_future()
-
-        def release() -> None:
-            if not woken.done():
-                woken.set_result(None)
-
-        def wake() -> None:
-            # A closed loop refuses: nothing waits there any more.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(release)
-
-        with self._lock:
-            waiting = not self.done()
-            if waiting:
-                self._sleepers += (wake,)
-        if waiting:
-            try:
-                yield from woken.__await__()
-            finally:
-                with self._lock:
-                    self._sleepers = tuple(one for one in self._sleepers if one is not wake)
+        yield from self._awaiting.wait()
         return super().result(0)
 
     # What the runner does; on the loop thread only.
@@ -402,10 +391,7 @@ class Job(TextPlaceholder, Future[Answer]):
         self._wake()
 
     def _wake(self) -> None:
-        with self._lock:
-            sleepers = self._sleepers
-        for wake in sleepers:
-            wake()
+        self._awaiting.wake()
         self._notify()
 
     def _notify(self) -> None:

@@ -24,7 +24,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from bgmagic.api.request import build_request
+from bgmagic.api.request_body import build_request
 from bgmagic.api.response import SERVER_TERMINAL
 from bgmagic.text import duration
 

@@ -16,7 +16,7 @@ from typing import Any
 from bgmagic.errors import BadInput
 from bgmagic.prompts.expressions import IPYTHON_NAMES
 from bgmagic.prompts.inputs import UnescapedText
-from bgmagic.submission.converters import LineText, to_pairs, to_swept
+from bgmagic.submission.converters import LineText, to_metadata, to_pairs, to_swept
 from bgmagic.submission.options import Option, options
 from bgmagic.text import did_you_mean
 
@@ -167,7 +167,7 @@ _REFERENCE = re.compile(r"\$([^\W\d]\w*)|\{([^\W\d]\w*)\}")
 def _looked_up(option: Option, value: Any, namespace: Mapping[str, Any]) -> Any:
     """Replace the variables that ``value`` names by their values."""
     label = option.flags[-1] if option.flags else option.name
-    if option.read in (to_pairs, to_swept):
+    if option.read in (to_pairs, to_swept, to_metadata):
         return tuple(_pair(text, namespace, label) for text in value)
     if isinstance(value, list):
         return tuple(_looked_up(option, word, namespace) for word in value)
@@ -181,7 +181,8 @@ def _looked_up(option: Option, value: Any, namespace: Mapping[str, Any]) -> Any:
 def _pair(text: str, namespace: Mapping[str, Any], label: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        example = "effort=low,high" if label == "--sweep" else "reasoning.summary=auto"
+        examples = {"--sweep": "effort=low,high", "--metadata": "run=pilot"}
+        example = examples.get(label, "reasoning.summary=auto")
         raise BadInput(f"{label} {text!r}: write KEY=VALUE, as in {label} {example}")
     named = _REFERENCE.fullmatch(value)
     return key, _variable(named[1] or named[2], namespace, label) if named else LineText(value)

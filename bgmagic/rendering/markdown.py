@@ -108,21 +108,28 @@ def answer_html(
     *,
     structured: bool = False,
     commentary: str = "",
+    summary: str = "",
     links: Sequence[tuple[str, str]] = (),
     formulas: Literal["mathjax", "mathml"] = "mathjax",
 ) -> str:
-    """An answer as it is shown: its text, before that the commentary, folded, and its sources.
+    """An answer as it is shown: its text, folded before it how it came about, and its sources.
 
     Args:
         structured: whether the text is JSON.
         commentary: what the model said on its way to the answer, Markdown too.
+        summary: the model's own summary of its reasoning, Markdown too.
         links: the sources, each a title and an address.
     """
-    before = to_html(commentary, formulas=formulas) if commentary.strip() else ""
-    folded = f'<details style="{_MUTED}"><summary>Commentary</summary>{before}</details>'
+    told = {"Reasoning summary": summary, "Commentary": commentary}
+    folded = "".join(
+        f'<details style="{_MUTED}"><summary>{title}</summary>{to_html(said, formulas=formulas)}'
+        "</details>"
+        for title, said in told.items()
+        if said.strip()
+    )
     shown = to_html(as_markdown(text, structured=structured), formulas=formulas)
     below = f'<div style="{_MUTED}">Sources{links_html(links)}</div>' if links else ""
-    return (folded if before else "") + (shown if text.strip() else "") + below
+    return folded + (shown if text.strip() else "") + below
 
 
 def as_markdown(text: str, *, structured: bool) -> str:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bgmagic.api.request import is_text_field
+from bgmagic.api.request import ENCRYPTED
+from bgmagic.api.request_body import is_text_field
 from bgmagic.errors import BadInput
 from bgmagic.prompts.expressions import IPYTHON_NAMES
 from bgmagic.text import did_you_mean
@@ -176,6 +177,53 @@ def to_pairs(value: Any, label: str) -> tuple[tuple[str, Any], ...]:
     if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
         raise BadInput(f"{label} must be a dict of body fields, with text for keys")
     return tuple((key, _json_or_text(key, item, label)) for key, item in pairs)
+
+
+def to_metadata(value: Any, label: str) -> tuple[tuple[str, str], ...]:
+    """Read (key, text) pairs, from a dict, from pairs or from one text KEY=VALUE; the last counts.
+
+    The bounds are those of the API (OpenAPI: Metadata).
+    """
+    if isinstance(value, str):
+        key, _, told = value.partition("=")
+        value = ((key, told),) if key and told else value
+    found: dict[str, str] = {}
+    for key, item in list(value.items()) if isinstance(value, Mapping) else _pairs(value, label):
+        if not isinstance(key, str) or not isinstance(item, str | int | float):
+            raise BadInput(f"{label} must be text by name, as run=pilot")
+        told = str(item) if isinstance(item, str) else json.dumps(item)
+        if not 0 < len(key) <= METADATA_KEY or len(told) > METADATA_VALUE:
+            raise BadInput(
+                f"{label}: a name has at most {METADATA_KEY} characters, a value {METADATA_VALUE}"
+            )
+        found[key] = told
+    if len(found) > METADATA_PAIRS:
+        raise BadInput(f"{label}: these are {len(found)}; there can be {METADATA_PAIRS} at most")
+    return tuple(found.items())
+
+
+METADATA_PAIRS, METADATA_KEY, METADATA_VALUE = 16, 64, 512
+
+
+def _pairs(value: Any, label: str) -> list[tuple[str, Any]]:
+    if not isinstance(value, list | tuple) or not all(_is_pair(pair) for pair in value):
+        raise BadInput(f"{label} must be text by name, as run=pilot or a dict")
+    return list(value)
+
+
+def to_included(value: Any, label: str) -> tuple[str, ...]:
+    """One name or several, in a text with commas between them."""
+    words: list[str] = []
+    for one in to_several(value, label):
+        words += [word.strip() for word in to_string(one, label).split(",") if word.strip()]
+    if not words:
+        raise BadInput(f"{label} is empty; it takes a name, as web_search_call.action.sources")
+    if ENCRYPTED in words:
+        raise BadInput(
+            f"{label} {ENCRYPTED}: a background response does not give it; -c keeps the reasoning "
+            "at the server"
+        )
+    return tuple(dict.fromkeys(words))
 
 
 def _is_pair(value: Any) -> bool:

@@ -6,13 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bgmagic.api.request import EFFORTS, TIERS, TOOLS, VERBOSITIES, WINDOWS
+from bgmagic.api.request import (
+    EFFORTS,
+    INCLUDABLE,
+    MODES,
+    SUMMARIES,
+    TIERS,
+    TOOLS,
+    VERBOSITIES,
+    WINDOWS,
+)
 from bgmagic.submission.converters import (
     to_anything,
     to_count,
     to_duration,
     to_identifier,
+    to_included,
     to_interval,
+    to_metadata,
     to_pairs,
     to_path,
     to_rate,
@@ -44,6 +55,14 @@ class SubmitSettings:
         "-v", "--verbosity", choices=VERBOSITIES, configurable=True,
         help="how long the answer is",
     )  # fmt: skip
+    summary: str | None = option(
+        "--summary", choices=SUMMARIES, configurable=True,
+        help="have the model sum up its reasoning: folded above the answer, live with --stream",
+    )  # fmt: skip
+    mode: str | None = option(
+        "--mode", choices=MODES, configurable=True,
+        help="pro thinks longer and at a higher price, where the model can",
+    )  # fmt: skip
     instructions: str | None = option(
         "-i", "--instructions", metavar="TEXT", configurable=True,
         help="system text, quoted, or $NAME",
@@ -51,6 +70,10 @@ class SubmitSettings:
     max_output_tokens: int | None = option(
         "--max-output-tokens", metavar="N", read=to_tokens, configurable=True,
         help="end as incomplete after N tokens, reasoning included",
+    )  # fmt: skip
+    max_tool_calls: int | None = option(
+        "--max-tool-calls", metavar="N", read=to_count, configurable=True,
+        help="calls of the server's own tools in one response, at most",
     )  # fmt: skip
     window: str | None = option(
         "--window", choices=WINDOWS, configurable=True,
@@ -91,6 +114,20 @@ class SubmitSettings:
     schema: Any = option(
         "--schema", metavar="NAME", read=to_anything, variable=True,
         help="a Pydantic model or a JSON schema; the answer's .data is the validated object",
+    )  # fmt: skip
+    include: tuple[str, ...] = option(
+        "--include", metavar="NAME", read=to_included, default=(), repeatable=True,
+        configurable=True, offered=INCLUDABLE,
+        help="what the response is to have besides, as web_search_call.action.sources; repeatable",
+    )  # fmt: skip
+    metadata: tuple[tuple[str, str], ...] = option(
+        "--metadata", metavar="KEY=VALUE", read=to_metadata, default=(), repeatable=True,
+        configurable=True,
+        help="text that the server keeps with the response, as run=pilot; repeatable",
+    )  # fmt: skip
+    cache_key: str | None = option(
+        "--cache-key", metavar="TEXT", read=to_word, configurable=True,
+        help="common to requests that begin alike, so that the server finds them in its cache",
     )  # fmt: skip
     param: tuple[tuple[str, Any], ...] = option(
         "--param", metavar="KEY=VALUE", read=to_pairs, default=(), repeatable=True,

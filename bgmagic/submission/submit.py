@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bgmagic.api.pricing import Billing, prices_of_environment
-from bgmagic.api.request import WINDOW_SECONDS, Request, build_request, hash_of
+from bgmagic.api.request import WINDOW_SECONDS, Request, hash_of
+from bgmagic.api.request_body import build_request
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
@@ -149,6 +150,12 @@ def _prepared(
         tools=_tool_entries(settings),
         window=settings.window,
         tier=settings.tier,
+        summary=settings.summary,
+        mode=settings.mode,
+        max_tool_calls=settings.max_tool_calls,
+        include=settings.include,
+        metadata=dict(settings.metadata),
+        cache_key=settings.cache_key,
         continuation_id=continuation_id(after),
         **_structured(settings),
         server=server,

@@ -16,7 +16,10 @@ from bgmagic.submission.settings import SubmitSettings
 from bgmagic.text import did_you_mean, kind_of, one_line
 
 # Settings that a job can have of its own; everything else is one for the whole sweep.
-SWEPT = ("model", "effort", "verbosity", "instructions", "max_output_tokens")
+SWEPT = (
+    "model", "effort", "verbosity", "summary", "mode", "instructions", "max_output_tokens",
+    "max_tool_calls",
+)  # fmt: skip
 
 MOST_ITEMS = 200_000  # an iterator may be endless
 

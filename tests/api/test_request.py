@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.api.request import EFFORTS, FORBIDDEN, VERBOSITIES, Request, build_request
+from bgmagic.api.request import EFFORTS, VERBOSITIES, Request
+from bgmagic.api.request_body import FORBIDDEN, build_request
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.prompts.conversation import request_messages, user_message
@@ -96,6 +97,16 @@ def test_forbidden_fields_are_refused(field: str, tail: str) -> None:
             "reasoning.effort is already",
         ),
         ({"effort": "low", "params": [("reasoning", {})]}, "reasoning.effort is already set"),
+        (
+            {"summary": "auto", "params": [("reasoning.summary", "concise")]},
+            "summary is already set",
+        ),
+        ({"mode": "pro", "params": [("reasoning", {})]}, "reasoning.mode is already set"),
+        ({"max_tool_calls": 2, "params": [("max_tool_calls", 3)]}, "max_tool_calls is already set"),
+        ({"include": ["a"], "params": [("include", ["b"])]}, "include is already set"),
+        ({"metadata": {"a": "b"}, "params": [("metadata.a", "c")]}, "metadata.a is already set"),
+        ({"metadata": {"a": "b"}, "params": [("metadata", {})]}, "metadata.a is already set"),
+        ({"cache_key": "a", "params": [("prompt_cache_key", "b")]}, "cache_key is already set"),
         ({"params": [("a.b", 1), ("a", 2)]}, "a.b is already set"),
         ({"params": [("a", 1), ("a.b", 2)]}, "a is already set"),
         ({"params": [("model.x", 1)]}, "model is not an object"),
@@ -110,6 +121,22 @@ def test_bad_parameters_are_one_line(settings: dict[str, Any], told: str) -> Non
     with pytest.raises(BadInput, match=told) as caught:
         body(**settings)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_of_long_work_have_their_fields() -> None:
+    """Each stands where the API has it, beside what --param sets there; what is not given is left out."""
+    made = body(
+        effort="low", summary="auto", mode="pro", max_tool_calls=3, include=["a", "b", "a"],
+        metadata={"run": "pilot"}, cache_key="study",
+        params=[("reasoning.context", "auto"), ("metadata.part", 3)],
+    )  # fmt: skip
+    told = {"effort": "low", "summary": "auto", "mode": "pro", "context": "auto"}
+    assert made["reasoning"] == told
+    assert (made["max_tool_calls"], made["include"]) == (3, ["a", "b"])
+    assert made["metadata"] == {"run": "pilot", "part": "3"}
+    assert made["prompt_cache_key"] == "study"
+    plain = body()
+    assert not plain.keys() & {"reasoning", "include", "metadata", "max_tool_calls"}
 
 
 def test_params_reach_nested_fields() -> None:

@@ -12,7 +12,16 @@ from openai.types.responses.response_create_params import BackgroundOptions
 from PIL import Image
 from pydantic import TypeAdapter
 
-from bgmagic.api.request import EFFORTS, TIERS, TOOLS, VERBOSITIES, WINDOWS
+from bgmagic.api.request import (
+    EFFORTS,
+    INCLUDABLE,
+    MODES,
+    SUMMARIES,
+    TIERS,
+    TOOLS,
+    VERBOSITIES,
+    WINDOWS,
+)
 from bgmagic.errors import BadInput
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
@@ -26,6 +35,12 @@ KINDS: dict[str, list[Any]] = {
     "model": ["gpt-5.2"],
     "effort": [None, *EFFORTS],
     "verbosity": [None, *VERBOSITIES],
+    "summary": [None, *SUMMARIES],
+    "mode": [None, *MODES],
+    "max_tool_calls": [None, 1],
+    "include": [(), INCLUDABLE],
+    "metadata": [(), (("run", "pilot"), ("part", "3"))],
+    "cache_key": [None, "study"],
     "instructions": [None, "Be strict."],
     "max_output_tokens": [None, 16, 10**6],
     "messages": [
@@ -69,7 +84,7 @@ KINDS: dict[str, list[Any]] = {
     ],
     "param": [
         (),
-        (("reasoning.summary", "auto"), ("metadata", {"a": "b"}), ("tool_choice", "auto")),
+        (("reasoning.context", "auto"), ("safety_identifier", "a"), ("tool_choice", "auto")),
     ],
     "window": [None, *WINDOWS],
     "tier": [None, *TIERS],

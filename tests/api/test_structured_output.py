@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from pydantic import Base64Str, BaseModel, ConfigDict, Field, HttpUrl, Json, field_validator
 from typing_extensions import TypedDict  # Pydantic takes typing's own from Python 3.12 on
 
-from bgmagic.api.request import Request, build_request
+from bgmagic.api.request import Request
+from bgmagic.api.request_body import build_request
 from bgmagic.api.structured_output import find_output_type, parse_output, response_format
 from bgmagic.display.static_html import job_html
 from bgmagic.errors import BadInput

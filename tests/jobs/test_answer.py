@@ -195,6 +195,21 @@ def test_commentary_is_shown_folded() -> None:
     assert "<details" not in made("It is 3.")._repr_mimebundle_()["text/html"]
 
 
+def test_summary_of_the_reasoning_is_shown_folded() -> None:
+    """The model's summary of its reasoning stands folded above the answer, safe as all it writes;
+    reasoning without one, and other parts, show nothing."""
+    parts = [{"type": "summary_text", "text": told} for told in ("**Plan.** <b>x</b>", "Check.")]
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [*parts, {"type": "x", "text": "no"}]}
+    answer = Answer("It is 3.", {"output": [thought, message("It is 3.")]})
+    assert answer.summary == "**Plan.** <b>x</b>\n\nCheck."
+    folded, _, after = answer._repr_mimebundle_()["text/html"].partition("</details>")
+    assert "<summary>Reasoning summary</summary>" in folded
+    assert "<strong>Plan.</strong> &lt;b&gt;x" in folded
+    assert "<p>It is 3.</p>" in after
+    bare = Answer("It is 3.", {"output": [{**thought, "summary": []}, message("It is 3.")]})
+    assert (bare.summary, "<details" in bare._repr_mimebundle_()["text/html"]) == ("", False)
+
+
 def test_response_is_the_sdks_own() -> None:
     """The response is the SDK's own class, with fields that it does not know; its dict is what came."""
     whole = phased(usage={"input_tokens": 4, "output_tokens": 9, "cost": 0.5}, vendor={"a": [1]})

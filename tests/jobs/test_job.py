@@ -245,7 +245,7 @@ def test_timeout_of_a_wait_does_not_cancel(
         for _ in range(3):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(job, 0.01)
-        assert not job._sleepers
+        assert not job._awaiting._sleepers
         return await job
 
     assert asyncio.run(main()) == "the answer"

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bgmagic.api.request import build_request
+from bgmagic.api.request_body import build_request
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.notebook.shell import NamespaceVariables

@@ -19,7 +19,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
-from bgmagic.api.request import Request, build_request
+from bgmagic.api.request import Request
+from bgmagic.api.request_body import build_request
 from bgmagic.api.response import ResponseCompressor
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock

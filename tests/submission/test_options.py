@@ -102,6 +102,20 @@ def test_every_option_is_read() -> None:
         ("-i $rule", r"no variable 'rule' in this notebook \(did you mean rules\?\)"),
         ("-i {nothing}", "no variable 'nothing'"),
         ("--messages nothing", "no variable 'nothing'"),
+        ("--summary long", "not one of auto, concise, detailed"),
+        ("--mode por", r"not one of standard, pro \(did you mean pro\?\)"),
+        ("--max-tool-calls 0", "must be a whole number, 1 or more"),
+        ("--include reasoning.encrypted_content", "-c keeps the reasoning at the server"),
+        ("--include ,", "--include is empty"),
+        ("--metadata pilot", "write KEY=VALUE, as in --metadata run=pilot"),
+        ("--metadata run=$extra", "--metadata must be text by name, as run=pilot"),
+        (f"--metadata run={'x' * 513}", "a value 512"),
+        (f"--metadata {'x' * 65}=a", "at most 64 characters"),
+        (
+            " ".join(f"--metadata a{n}=b" for n in range(17)),
+            "these are 17; there can be 16 at most",
+        ),
+        ("--cache-key ''", "--cache-key is empty"),
         ("--param x", "write KEY=VALUE"),
         ("--param =3", "write KEY=VALUE"),
         ("--param x=$nothing", "no variable 'nothing'"),
@@ -114,6 +128,23 @@ def test_bad_header_is_one_line(line: str, told: str) -> None:
     with pytest.raises(BadInput, match=told) as caught:
         read(line)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_of_long_work_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What long work needs is read from a line, from %config and from the environment; the last of
+    two metadata of one name counts, and a number is sent as text."""
+    made = read(
+        "--summary auto --mode pro --max-tool-calls 3 --cache-key study --include a.b --include c,d "
+        "--metadata run=pilot --metadata run=2 --metadata budget=$budget"
+    )
+    assert (made.summary, made.mode, made.max_tool_calls) == ("auto", "pro", 3)
+    assert (made.cache_key, made.include) == ("study", ("a.b", "c", "d"))
+    assert made.metadata == (("run", "2"), ("budget", "4000"))
+    assert read("", metadata={"run": 1}, include="a").metadata == (("run", "1"),)
+    monkeypatch.setenv("BGMAGIC_METADATA", "run=night")
+    monkeypatch.setenv("BGMAGIC_INCLUDE", "a.b,c")
+    made = read("")
+    assert (made.metadata, made.include) == ((("run", "night"),), ("a.b", "c"))
 
 
 @given(st.text())

@@ -108,6 +108,7 @@ def test_axes_are_read_as_their_options_are() -> None:
             [
                 ("effort", "low, high"),
                 ("max_output_tokens", "1000,2000"),
+                ("mode", "standard,pro"),
                 ("temperature", "0,0.5"),
                 ("reasoning.summary", "auto,detailed"),
                 ("instructions", ["Be brief, please.", "Be long."]),

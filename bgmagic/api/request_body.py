@@ -1,0 +1,203 @@
+"""Makes the exact JSON body of one POST /responses of settings.
+
+Every body is a background request whose output is text, plain or structured. What is in `FORBIDDEN`
+is never in a body: background mode can't be combined with `store`, and whether a job streams is not
+the user's field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bgmagic.api.request import WINDOW_SECONDS, OutputType, Request, hash_of, inner_field
+from bgmagic.api.server import ServerConfig
+from bgmagic.errors import BadInput
+from bgmagic.text import kind_of, one_line
+
+FORBIDDEN: Mapping[str, str] = {
+    "store": "it can't be given with background mode",
+    "background": "it is always true here",
+    "stream": "that is what --stream is for",
+    "input": "the input is the cell, with --messages before it",
+}
+
+
+def build_request(
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    model: str,
+    effort: str | None = None,
+    verbosity: str | None = None,
+    instructions: str | None = None,
+    max_output_tokens: int | None = None,
+    params: Iterable[tuple[str, Any]] = (),
+    stream: bool = False,
+    text_format: Mapping[str, Any] | None = None,
+    output_type: OutputType = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+    window: str | None = None,
+    continuation_id: str | None = None,
+    tier: str | None = None,
+    summary: str | None = None,
+    mode: str | None = None,
+    max_tool_calls: int | None = None,
+    include: Sequence[str] = (),
+    metadata: Mapping[str, str] | None = None,
+    cache_key: str | None = None,
+    server: ServerConfig | None = None,
+    partial: str = "",
+) -> Request:
+    """Make the request that asks ``messages`` with these settings.
+
+    A setting that is None is left out, so that the server's default holds.
+
+    Args:
+        messages: the input, each item as the API takes it.
+        max_output_tokens: the most tokens the response may have, reasoning included.
+        params: further body fields as (dotted path, JSON value).
+        stream: whether the response is sent as it is written.
+        text_format: ``text.format`` for structured output; None means text.
+        output_type: the class that the structured output is read into.
+        tools: the hosted tools that the model may use.
+        window: the completion window, one of `WINDOWS`.
+        continuation_id: common to one conversation's requests in a window, so that a follow-up gets
+            a better place in the queue; None makes it of the first message.
+        tier: the service tier, one of `TIERS`.
+        summary: how much the model tells of its reasoning, one of `SUMMARIES`.
+        mode: how it reasons, one of `MODES`.
+        max_tool_calls: calls of the server's own tools in one response, at most.
+        include: what the response is to have beside what it always has.
+        metadata: text by name, kept with the response.
+        cache_key: ``prompt_cache_key``, common to requests whose beginnings are the same.
+        server: where it is going to be sent, and
+        partial: what is still to go into it, where these are known: see `Request.of`.
+
+    Raises:
+        BadInput: a field that is not the user's to set, one that is set twice, settings that
+            exclude each other, or a value that JSON can't hold.
+    """
+    body: dict[str, Any] = {"model": model, "input": list(messages), "background": True}
+    body["text"] = {"format": {"type": "text"} if text_format is None else dict(text_format)}
+    if verbosity is not None:
+        body["text"]["verbosity"] = verbosity
+    reasoning = {"effort": effort, "summary": summary, "mode": mode}
+    if any(reasoning.values()):
+        body["reasoning"] = {name: value for name, value in reasoning.items() if value}
+    if instructions is not None:
+        body["instructions"] = instructions
+    if max_output_tokens is not None:
+        body["max_output_tokens"] = max_output_tokens
+    if tools:
+        body["tools"] = list(tools)
+    if window is not None:
+        body["background_options"] = {"completion_window": window}
+    whole = {
+        "service_tier": tier,
+        "max_tool_calls": max_tool_calls,
+        "include": list(dict.fromkeys(include)) or None,
+        "metadata": dict(metadata) if metadata else None,
+        "prompt_cache_key": cache_key,
+    }
+    body |= {name: value for name, value in whole.items() if value is not None}
+    given: dict[str, object] = {
+        "reasoning.effort": effort,
+        "text.verbosity": verbosity,
+        "instructions": instructions,
+        "max_output_tokens": max_output_tokens,
+        "tools": tools or None,
+        "background_options.completion_window": window,
+        "reasoning.summary": summary,
+        "reasoning.mode": mode,
+        **{name: value for name, value in whole.items() if name != "metadata"},
+        **{f"metadata.{key}": value for key, value in (metadata or {}).items()},
+    }
+    taken = {path for path, value in given.items() if value is not None}
+    for path, value in params:
+        _set(body, path, value, taken)
+    if stream:
+        body["stream"] = True
+    _to_types_of_api(body)
+    _check_window(body)
+    if inner_field(body, "background_options", "completion_window") and body["input"]:
+        own = {"continuation_id": continuation_id or hash_of(body["input"][0])}
+        body["background_options"] = own | body["background_options"]  # may be the user's own dict
+    return Request.of(body, output_type, server=server, partial=partial)
+
+
+# Fields that are text: a number that stands there is meant as its digits.
+_TEXTS = ("prompt_cache_key", "safety_identifier", "user")
+
+
+def is_text_field(path: str) -> bool:
+    """Whether the API takes nothing but text at the dotted ``path`` of a body."""
+    return path in _TEXTS or path.startswith("metadata.")
+
+
+def _to_types_of_api(body: dict[str, Any]) -> None:
+    """Give fields of the body the types without which the API refuses them.
+
+    Raises:
+        BadInput: the metadata can't be sent.
+    """
+    for name in _TEXTS:
+        if name in body:
+            body[name] = _as_text(body[name])
+    if isinstance(body.get("include"), str):
+        body["include"] = [body["include"]]
+    if isinstance(body.get("metadata"), dict):
+        metadata = {str(key): _as_text(value) for key, value in body["metadata"].items()}
+        for key, value in metadata.items():
+            if not isinstance(value, str):
+                raise BadInput(
+                    f"--param metadata.{one_line(key, 80)}: it holds {kind_of(value)}; metadata is "
+                    "text by name, of up to 512 characters each"
+                )
+        body["metadata"] = metadata
+
+
+def _as_text(value: Any) -> Any:
+    """A number or a truth value as JSON writes it; anything else as it is."""
+    return json.dumps(value) if isinstance(value, int | float) else value
+
+
+def _check_window(body: Mapping[str, Any]) -> None:
+    """Raises a BadInput where the API would refuse what is asked in this window."""
+    window = str(inner_field(body, "background_options", "completion_window"))
+    if window not in WINDOW_SECONDS:
+        return
+    if body.get("stream"):
+        raise BadInput(f"--window {window} can't be streamed: leave out --stream or --window")
+    tier = body.get("service_tier")
+    if tier not in (None, "auto", "default"):
+        raise BadInput(
+            f"--window {window} is of the standard tier only: leave out --tier {tier} or --window"
+        )
+
+
+def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:
+    """Set ``body`` at the dotted ``path``, unless something already was set there."""
+    keys = path.split(".")
+    if not all(keys):
+        raise BadInput(
+            f"--param {path!r}: write KEY=VALUE, the key dotted as in reasoning.summary=auto"
+        )
+    if keys[0] in FORBIDDEN:
+        raise BadInput(f"--param {keys[0]} can't be set: {FORBIDDEN[keys[0]]}")
+    if _overlap("text.format", path):
+        raise BadInput(f"--param {path} can't be set: --schema and --verbosity are for that")
+    clash = [other for other in sorted(taken) if _overlap(other, path)]
+    if clash:
+        raise BadInput(f"--param {path}: {clash[0]} is already set; give it once")
+    taken.add(path)
+    place = body
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+        if not isinstance(place, dict):
+            raise BadInput(f"--param {path}: {key} is not an object, so nothing can be set in it")
+    place[keys[-1]] = value
+
+
+def _overlap(one: str, other: str) -> bool:
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
