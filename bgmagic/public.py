@@ -41,6 +41,7 @@ def submit(
     create_timeout: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
     continue_: Answer | Job | str | None = None,
+    no_previous: bool | None = None,
     file: Any = None,
     tool: Any = None,
     schema: type[Any] | Mapping[str, Any] | None = None,
@@ -78,6 +79,8 @@ def submit(
             answered (120); after that the job is unknown.
         messages: earlier turns as the API takes them.
         continue_: the answer, or the job, whose conversation this goes on with; or its name.
+        no_previous: send all turns of the conversation again, instead of the id of the response
+            that the server has.
         file: a path, bytes, a PIL image, a matplotlib figure, or a list of these.
         tool: the type of a hosted tool, as "web_search", its dict, or a list of these.
         schema: a Pydantic model or a JSON schema; the answer's ``data`` is the validated object.
@@ -130,6 +133,7 @@ def map(
     create_timeout: float | str | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
     continue_: Any = None,
+    no_previous: bool | None = None,
     file: Any = None,
     tool: Any = None,
     schema: Any = None,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -60,6 +60,33 @@ OutputType = type[Any] | None  # the class that structured output is read into, 
 
 
 @dataclass(frozen=True)
+class Previous:
+    """What the server has already of a request's input.
+
+    Attributes:
+        response_id: of the response that the request goes on from.
+        items: how many of the first input items are that response's input and output.
+    """
+
+    response_id: str
+    items: int
+
+    @property
+    def text(self) -> str:
+        """It as JSON."""
+        return json.dumps([self.response_id, self.items])
+
+    @classmethod
+    def read(cls, text: str | None) -> Previous | None:
+        """What the journal has as JSON; None of anything else."""
+        try:
+            response_id, items = json.loads(text or "null")
+            return cls(str(response_id), int(items))
+        except (ValueError, TypeError):
+            return None
+
+
+@dataclass(frozen=True)
 class Request:
     """One request body.
 
@@ -71,10 +98,13 @@ class Request:
         text: the body as JSON text, exactly as it is sent.
         output_type: the user's class that the answer is to be an object of; no part of the body,
             and not in the journal.
+        previous: what the server has already of the input, which is not sent again then; None sends
+            it all. The body has it all in any case: by that a request is known again.
     """
 
     text: str
     output_type: OutputType = field(default=None, compare=False, repr=False)
+    previous: Previous | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -82,12 +112,14 @@ class Request:
         body: Mapping[str, Any],
         output_type: OutputType = None,
         *,
+        previous: Previous | None = None,
         server: ServerConfig | None = None,
         partial: str = "",
     ) -> Request:
         """The request with this body.
 
         Args:
+            previous: what the server has already of its input.
             server: where it is going to be sent. What sending it needs is worked out now, so that
                 the text is not parsed for that.
             partial: what is still to go into the request, as `fingerprint` takes it.
@@ -95,7 +127,7 @@ class Request:
         Raises:
             BadInput: JSON can't hold the body.
         """
-        made = cls(_dump(body), output_type)
+        made = cls(_dump(body), output_type, previous)
         try:
             made._learn(body if _is_plain(body) else made.body, server, partial)
         except RecursionError as error:
@@ -141,7 +173,20 @@ class Request:
     def unstreamed(self) -> Request:
         """The same request, but the response is not sent as it is written."""
         body = {key: value for key, value in self.body.items() if key not in _STREAMING}
-        return Request.of(body, self.output_type)
+        return Request.of(body, self.output_type, previous=self.previous)
+
+    def whole(self) -> Request:
+        """The same request, to be sent with all of its input."""
+        return self if self.previous is None else replace(self, previous=None)
+
+    @property
+    def sent_text(self) -> str:
+        """The JSON text that is POSTed: without the input that the server has already."""
+        if self.previous is None:
+            return self.text
+        body = self.body
+        body["input"] = body["input"][self.previous.items :]
+        return _dump(body | {"previous_response_id": self.previous.response_id})
 
     def holds_secret(self, secrets: tuple[str, ...]) -> bool:
         """Whether something has to be taken out of the body before it is written down.

@@ -11,7 +11,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bgmagic.api.request import WINDOW_SECONDS, OutputType, Request, hash_of, inner_field
+from bgmagic.api.request import (
+    WINDOW_SECONDS,
+    OutputType,
+    Previous,
+    Request,
+    hash_of,
+    inner_field,
+)
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.text import kind_of, one_line
@@ -46,6 +53,7 @@ def build_request(
     include: Sequence[str] = (),
     metadata: Mapping[str, str] | None = None,
     cache_key: str | None = None,
+    previous: Previous | None = None,
     server: ServerConfig | None = None,
     partial: str = "",
 ) -> Request:
@@ -71,6 +79,7 @@ def build_request(
         include: what the response is to have beside what it always has.
         metadata: text by name, kept with the response.
         cache_key: ``prompt_cache_key``, common to requests whose beginnings are the same.
+        previous: what the server has already of ``messages``, where nothing in ``params`` says so.
         server: where it is going to be sent, and
         partial: what is still to go into it, where these are known: see `Request.of`.
 
@@ -123,7 +132,9 @@ def build_request(
     if inner_field(body, "background_options", "completion_window") and body["input"]:
         own = {"continuation_id": continuation_id or hash_of(body["input"][0])}
         body["background_options"] = own | body["background_options"]  # may be the user's own dict
-    return Request.of(body, output_type, server=server, partial=partial)
+    if body.keys() & {"conversation", "previous_response_id"}:
+        previous = None
+    return Request.of(body, output_type, previous=previous, server=server, partial=partial)
 
 
 # Fields that are text: a number that stands there is meant as its digits.

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bgmagic.api.request import assistant_turn
 from bgmagic.text import one_line
 
 if TYPE_CHECKING:
@@ -102,16 +101,6 @@ def output_messages(response: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The messages of the output that have text, each as (phase, text); a phase may be ""."""
     read = ((phase, _joined(parts, "output_text", "text")) for phase, parts in _messages(response))
     return [(phase, text) for phase, text in read if text]
-
-
-def assistant_messages(text: str, response: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages that answered ``text`` , each with its phase: the input of the next turn.
-
-    One message where the server told no phases.
-    """
-    said = output_messages(response)
-    said = said if any(phase for phase, _ in said) else [("", text)]
-    return [assistant_turn(part, phase) for phase, part in said]
 
 
 def _messages(response: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:

@@ -182,6 +182,12 @@ def _no_key(base_url: str) -> str:
     )
 
 
+def is_openai(address: str) -> bool:
+    """Whether a server's address is one of OpenAI's own."""
+    host = urllib.parse.urlsplit(address).hostname or ""
+    return host == "api.openai.com" or host.endswith(".api.openai.com")
+
+
 def check_url(base_url: str, label: str) -> None:
     """Raise BadInput, in a line that begins with ``label``, if this is no address of a server."""
     try:

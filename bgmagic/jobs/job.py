@@ -14,13 +14,12 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from bgmagic.api.pricing import Terms, price_of
-from bgmagic.api.request import Request
+from bgmagic.api.replay import Turns, conversation_of, previous_of
+from bgmagic.api.request import Previous, Request
 from bgmagic.api.response import (
     Citation,
     CompressedResponse,
-    assistant_messages,
     decompressed,
-    objects_in,
     read_citations,
     read_output,
     read_summary,
@@ -103,10 +102,16 @@ class Answer(str):
         return read_summary(self._whole())
 
     @property
-    def conversation(self) -> list[dict[str, Any]]:
+    def conversation(self) -> Turns:
         """Every turn up to this answer, a new list that ``--messages`` and the API take."""
-        turns = [dict(turn) for turn in objects_in(self._body().get("input"))]
-        return [*turns, *assistant_messages(str(self), self._whole())]
+        return conversation_of(self._body(), str(self), self._whole())
+
+    def _previous(self, server: str, now: float) -> Previous | None:
+        """How a request to ``server`` goes on from this answer by its id; None if it can't."""
+        record = None if self.job is None else self.job.record
+        if record is None or record.server != server or record.is_expired(now):
+            return None
+        return previous_of(self._whole(), len(self.conversation))
 
     @property
     def instructions(self) -> str | None:

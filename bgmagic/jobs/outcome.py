@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
-import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
 from bgmagic.api.error_body import failure_message
 from bgmagic.api.response import objects_in, read_output, word_in
+from bgmagic.api.server import is_openai
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import JobRecord, Status
@@ -59,8 +59,7 @@ class Detached(JobError):
 
 def forgotten(server: str) -> str:
     """That the server of this address no longer knows a response, and what the cause may be."""
-    host = urllib.parse.urlsplit(server).hostname or ""
-    if host == "api.openai.com" or host.endswith(".api.openai.com"):
+    if is_openai(server):
         why = (
             "OpenAI keeps one for 30 days, and for about 10 minutes in projects with zero data "
             "retention"

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from bgmagic.api.request import WINDOW_SECONDS, Request
 from bgmagic.api.response import read_output
+from bgmagic.api.server import is_openai
 
 
 class Variable(Protocol):
@@ -68,6 +69,9 @@ class JobController(Protocol):
         """Make the live display of ``job``, a widget."""
 
 
+KEPT = 30 * 86400.0  # seconds for which OpenAI keeps a response (its guide to background mode)
+
+
 class Status(StrEnum):
     """The words for a status. A server may use others; those are shown and polled on."""
 
@@ -91,6 +95,8 @@ class Note(StrEnum):
     NO_ANSWER_YET = "the server has not answered yet; it may not know background mode"
     SAYS_QUEUED = "this server may say queued while it works"
     NOT_STREAMED = "sent without --stream, which this server refuses for it"
+    SENT_WHOLE = "sent with the whole conversation: the server has the response before it no more"
+    UNREAD = "this server did not read the turns before it; --no-previous sends them all"
     FROM_STREAM = (
         "taken from the end of its stream, since the server does not keep the response to be "
         "asked for"
@@ -98,7 +104,7 @@ class Note(StrEnum):
 
 
 # Those that still matter when a job has ended.
-LASTING_NOTES = frozenset({Note.NOT_STREAMED, Note.FROM_STREAM})
+LASTING_NOTES = frozenset({Note.NOT_STREAMED, Note.FROM_STREAM, Note.SENT_WHOLE, Note.UNREAD})
 
 
 @dataclass(frozen=True)
@@ -224,6 +230,10 @@ class JobRecord:
     def fingerprint(self) -> str:
         """Hash that is equal for jobs that ask the same of the same server."""
         return self.request.fingerprint(self.server, self.partial or "")
+
+    def is_expired(self, now: float) -> bool:
+        """Whether the server keeps its response no more, as far as that is known."""
+        return is_openai(self.server) and now - (self.ended_at or self.submitted_at) > KEPT
 
     @property
     def window_ends_at(self) -> float | None:

@@ -174,7 +174,8 @@ class BgMagics(Magics):
                     "Nothing was sent"
                 )
             if settings.dry_run:
-                self._tell_dry_run(prepare_request(cell, settings, self._namespace))
+                place = app.known_server()
+                self._tell_dry_run(prepare_request(cell, settings, self._namespace, place))
                 return
             server = app.manager.destination()
             prepared = prepare_request(cell, settings, self._namespace, server)

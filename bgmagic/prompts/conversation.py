@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from bgmagic.api.request import Previous
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import Detached
@@ -97,6 +98,7 @@ class History:
         messages: those that are known now, as the API takes them.
         instructions: the system text that they were sent with.
         after: the job whose conversation comes before these messages, or None.
+        previous: what the server has already of these messages, or None.
         note: a line for the user about where the conversation goes on, or "".
     """
 
@@ -104,6 +106,7 @@ class History:
     instructions: str | None = None
     after: Job | None = None
     note: str = ""
+    previous: Previous | None = None
 
     @property
     def waits(self) -> bool:
@@ -153,9 +156,10 @@ def _before(job: Job, name: str, find: Callable[[str], Job | None]) -> History:
         before = find(continues)
         if before is not None:
             found = history(before, name, find)
-            return History(found.messages, found.instructions, found.after, note)
+            return replace(found, note=note)
     elif messages:
-        return History(messages, body.get("instructions"), note=note)
+        previous = job.request.previous
+        return History(messages, body.get("instructions"), note=note, previous=previous)
     raise BadInput(
         f"--continue {name}: it is {job.status}, and there is no answer before it to go on from; "
         f"run its own cell again"
@@ -170,4 +174,6 @@ def history_of_running(job: Job, find: Callable[[str], Job | None]) -> History |
         before = find(continues)
         return None if before is None else History(after=before)
     messages = tuple(body.get("input", [])[:-1])
-    return History(messages, body.get("instructions")) if messages else None
+    if not messages:
+        return None
+    return History(messages, body.get("instructions"), previous=job.request.previous)

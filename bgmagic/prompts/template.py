@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -288,14 +289,20 @@ class PartialPrompt:
 
     Attributes:
         text: JSON text of an object with ``pieces``, the prompt's text and pending expressions in
-            order, and ``continues``, the key of the job whose conversation comes before, or null.
+            order, and ``continues``, the key of the job whose conversation comes before, or null;
+            ``whole`` where all of its turns are to be sent.
     """
 
     text: str
 
     @classmethod
-    def of(cls, filled: RenderedPrompt, continues: str | None) -> PartialPrompt:
+    def of(
+        cls, filled: RenderedPrompt, continues: str | None, *, by_previous: bool = True
+    ) -> PartialPrompt:
         """Make the partial prompt of ``filled``, after the conversation of the job ``continues``.
+
+        Args:
+            by_previous: whether the server may be told that job's response instead of all turns.
 
         Raises:
             BadInput: a text in it can't be sent.
@@ -303,7 +310,9 @@ class PartialPrompt:
         pieces = [
             piece if isinstance(piece, str) else _pending_as_json(piece) for piece in filled.pieces
         ]
-        text = json.dumps({"pieces": pieces, "continues": continues}, ensure_ascii=False)
+        told = {"pieces": pieces, "continues": continues}
+        whole = {} if by_previous else {"whole": True}
+        text = json.dumps(told | whole, ensure_ascii=False)
         check_text(text)
         return cls(text)
 
@@ -315,6 +324,11 @@ class PartialPrompt:
             for piece in found["pieces"]
         )
         return tuple(pieces), found["continues"]
+
+    @property
+    def by_previous(self) -> bool:
+        """Whether the server may be told the response before it, instead of all turns."""
+        return not json.loads(self.text).get("whole", False)
 
     @property
     def continues(self) -> str | None:
@@ -368,7 +382,10 @@ class PartialPrompt:
             body["input"] = [*earlier.conversation, *body["input"]]
             if earlier.instructions is not None:
                 body.setdefault("instructions", earlier.instructions)
-        return Request.of(body, request.output_type, server=server)
+        previous = None
+        if continues is not None and server is not None and self.by_previous:
+            previous = earlier._previous(server.name, time.time())
+        return Request.of(body, request.output_type, previous=previous, server=server)
 
 
 def _pending_as_json(pending: PendingExpression) -> dict[str, Any]:

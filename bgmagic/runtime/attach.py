@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bgmagic.api.request import OutputType, Request
+from bgmagic.api.request import OutputType, Previous, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
@@ -20,7 +20,7 @@ def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:
     """What the journal knows of a job, as a record; ``output_type`` is the class of its answer."""
     return JobRecord(
         key=entry.key,
-        request=Request(entry.request, output_type),
+        request=Request(entry.request, output_type, Previous.read(entry.previous)),
         server=entry.server,
         submitted_at=entry.created_at,
         name=entry.name,

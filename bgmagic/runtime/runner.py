@@ -29,10 +29,8 @@ from bgmagic.runtime.pacing import (
     PollSchedule,
     RunConfig,
     ServerEndpoint,
-    noted_when_late,
-    post_request,
-    send_as_taken,
 )
+from bgmagic.runtime.sending import noted_when_late, post_request, send_as_taken
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, record_changes
 from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore

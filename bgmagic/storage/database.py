@@ -64,6 +64,7 @@ MIGRATIONS = (
     CREATE INDEX jobs_response ON jobs (response_hash) WHERE response_hash IS NOT NULL
     """,
     "ALTER TABLE jobs ADD COLUMN billing TEXT; CREATE INDEX jobs_ended_at ON jobs (ended_at)",
+    "ALTER TABLE jobs ADD COLUMN previous TEXT; ALTER TABLE jobs ADD COLUMN rounds TEXT",
 )
 
 
@@ -92,16 +93,6 @@ FORKED = (
     "this process was forked from one that uses the journal, and can't use it: start it with "
     "multiprocessing's spawn, or run bgmagic in the parent"
 )
-
-
-def inode_of(path: Path | None) -> tuple[int, int] | None:
-    if path is None:
-        return None
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return None
-    return found.st_dev, found.st_ino
 
 
 def connect(path: Path | None, timeout: float) -> sqlite3.Connection:
@@ -253,6 +244,8 @@ class StoredJob:
         group_name: that group's variable, if the user chose one.
         group_index: its index in the group.
         group_details: JSON text, the other fields of its `GroupPosition`.
+        previous: JSON text, what the server has already of the request's input.
+        rounds: JSON text, the functions that the model may call, and what came of its calls.
         billing: JSON text, what tells the job's price: see `api.pricing.Billing`.
     """
 
@@ -288,6 +281,8 @@ class StoredJob:
     group_index: int | None = None
     group_details: str | None = None
     billing: str | None = None
+    previous: str | None = None
+    rounds: str | None = None
 
 
 FIELDS = tuple(field.name for field in fields(StoredJob))
@@ -298,7 +293,7 @@ _REQUEST = FIELDS.index("request")
 
 _BLOB = "(SELECT text FROM blobs WHERE hash = {}_hash)"
 
-_LONG = {"request": "''", "response": "NULL", "draft": "NULL"}
+_LONG = {"request": "''", "response": "NULL", "draft": "NULL", "rounds": "NULL"}
 
 BRIEF = ", ".join(_LONG.get(name, name) for name in FIELDS)
 

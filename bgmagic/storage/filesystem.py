@@ -290,3 +290,13 @@ def host_of_name(name: str) -> str:
             machine = machine or Path(place).read_bytes().strip()
     # A host's name may hold anything; a file's may not. Some networks have many "localhost"s.
     return hashlib.blake2b(name.encode() + machine, digest_size=4).hexdigest()
+
+
+def inode_of(path: Path | None) -> tuple[int, int] | None:
+    if path is None:
+        return None
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino

@@ -145,6 +145,7 @@ class JobStore:
             cancelling=record.cancelling,
             draft=partial,
             billing=Billing.of(record.request).text,
+            previous=_previous(record.request),
             **_position_columns(record.position, server),
         )
 
@@ -158,6 +159,7 @@ class JobStore:
             fingerprint=record.fingerprint,
             draft=None,
             billing=Billing.of(record.request).text,
+            previous=_previous(record.request),
         )
 
     @staticmethod
@@ -416,6 +418,10 @@ class JobStore:
         except JournalError:
             return False
         return True
+
+
+def _previous(request: Request) -> str | None:
+    return None if request.previous is None else request.previous.text
 
 
 def _hidden(text: str, server: ServerConfig) -> str:

@@ -343,12 +343,12 @@ class Journal:
         return outcomes
 
     def _writer(self) -> sqlite3.Connection:
-        if self._connection is None or self._inode != database.inode_of(self._path):
+        if self._connection is None or self._inode != filesystem.inode_of(self._path):
             # Also when somebody else moved a damaged file aside, or deleted it.
             known = self._inode
             self._drop_writer()
             self._connection = database.open_file(self._path)
-            self._inode, self.known_salt = database.inode_of(self._path), None
+            self._inode, self.known_salt = filesystem.inode_of(self._path), None
             if self._inode != (known or self._inode):
                 self._rows.forget_file()
         return self._connection
@@ -361,11 +361,11 @@ class Journal:
 
     def _set_aside(self) -> bool:
         """Move a damaged file away, unless another kernel just did; whether that worked."""
-        damaged = self._inode or database.inode_of(self._path)
+        damaged = self._inode or filesystem.inode_of(self._path)
         self._drop_writer()
         with self._reading:
             self._drop_reader()
-        if self._path is None or damaged is None or damaged != database.inode_of(self._path):
+        if self._path is None or damaged is None or damaged != filesystem.inode_of(self._path):
             return self._path is not None
         if not filesystem.is_damaged(self._path, lambda path: database.connect(path, 5.0)):
             return True  # what was wrong was the connection, or the disk
@@ -384,7 +384,7 @@ class Journal:
     ) -> list[tuple[Any, ...]]:
         self._check_process()
         for _ in range(2):
-            if self._connection is None or self._inode != database.inode_of(self._path):
+            if self._connection is None or self._inode != filesystem.inode_of(self._path):
                 self._put(Write(lambda _: None))
             self.flush(wait)
             try:

@@ -302,8 +302,13 @@ class App:
 
     def server_name(self) -> str | None:
         """The name of the server that is configured now, or None if there is none."""
+        server = self.known_server()
+        return None if server is None else server.name
+
+    def known_server(self) -> ServerConfig | None:
+        """The server that is configured now, or None if there is none."""
         try:
-            return self.destination().name
+            return self.destination()
         except BadInput:
             return None
 

@@ -40,7 +40,8 @@ def describe_request(
         secrets: what must not be shown, the configured key and the like.
         server: where it would go, whose prices hold; None tells no price.
     """
-    body, hidden = without_secrets(prepared.request.body, tuple(secrets))
+    request = prepared.request
+    body, hidden = without_secrets(json.loads(request.sent_text), tuple(secrets))
     text = json.dumps(_shortened(body), ensure_ascii=False, indent=2)
     lines = ["Nothing is sent. POST /responses would get:", text]
     if hidden:
@@ -52,7 +53,12 @@ def describe_request(
         lines.append(f"It would wait for {names}, and be sent with what comes of that.")
     if prepared.partial is not None and PartialPrompt(prepared.partial).continues is not None:
         lines.append("Before these messages come those of the conversation that it goes on with.")
-    tokens = estimated_tokens(body)
+    if request.previous is not None:
+        lines.append(
+            f"The server has the turns before as {request.previous.response_id}; if no longer, all "
+            f"{len(request.body['input'])} items are sent."
+        )
+    tokens = estimated_tokens(request.body)
     if tokens is not None:
         lines.append(f"About {tokens:,} tokens of text go in, by tiktoken.")
     if server is not None:

@@ -103,6 +103,10 @@ class SubmitSettings:
         "-c", "--continue", metavar="NAME", read=to_anything,
         help="go on with the conversation whose last answer is in NAME; the new one goes there too",
     )  # fmt: skip
+    no_previous: bool = option(
+        "--no-previous", default=False, configurable=True,
+        help="send all turns of the conversation again; else the server goes on from what it has",
+    )  # fmt: skip
     file: tuple[Any, ...] = option(
         "--file", metavar="PATH", read=to_several, default=(), repeatable=True,
         help="attach an image, a PDF or another document, or $NAME for what NAME holds; repeatable",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -131,12 +132,15 @@ def _prepared(
     needs = [after] if after is not None and waits else []
     needs += [job for job in filled.needs if job is not after]
     messages, instructions, continues = earlier.messages, earlier.instructions, None
+    previous = earlier.previous
     if after is not None and needs:
         continues = after.record.key
     elif after is not None:
         answer = after.result(0)
         messages, instructions = tuple(answer.conversation), answer.instructions
-    partial = PartialPrompt.of(filled, continues).text if needs else None
+        previous = None if server is None else answer._previous(server.name, time.time())
+    by_previous = not settings.no_previous
+    partial = PartialPrompt.of(filled, continues, by_previous=by_previous).text if needs else None
     known_earlier = settings.messages if earlier == History() else list(messages)
     request = build_request(
         request_messages(filled.text, known_earlier, _file_parts(settings)),
@@ -157,6 +161,7 @@ def _prepared(
         metadata=dict(settings.metadata),
         cache_key=settings.cache_key,
         continuation_id=continuation_id(after),
+        previous=previous if by_previous else None,
         **_structured(settings),
         server=server,
         partial=partial or "",

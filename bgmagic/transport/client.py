@@ -166,7 +166,7 @@ class ResponsesClient:
         Raises:
             ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
         """
-        body = request.text.encode()
+        body = request.sent_text.encode()
         return await self._call(lambda: post_response(self._sdk, body, total), None)
 
     async def create_streamed(
@@ -181,7 +181,7 @@ class ResponsesClient:
         Raises:
             ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
         """
-        post = post_response(self._sdk, request.text.encode(), total, stream=True)
+        post = post_response(self._sdk, request.sent_text.encode(), total, stream=True)
         http = await self._open(post)
         close = http.aclose
         try:

@@ -302,7 +302,7 @@ def test_what_is_retried_while_someone_waits_is_waited_for(
         found = pool.submit(wait if how == "result" else lambda: asyncio.run(awaited()))
         # Once it waits for the second.
         second = group.jobs[1]
-        eventually(lambda: second._sleepers or second._condition._waiters)  # type: ignore[attr-defined]
+        eventually(lambda: second._awaiting._sleepers or second._condition._waiters)  # type: ignore[attr-defined]
         gate = threading.Event()
         pointed.enqueue("create", Script(hold=gate))
         (again,) = group.retry_failed()

@@ -217,7 +217,7 @@ def test_a_server_that_answers_when_it_is_done(in_kernel: Kernel, server: Script
     gate = threading.Event()
     server.enqueue("create", Script(hold=gate))
     server.polls = 10**6
-    in_kernel.ok("import bgmagic.runtime.pacing as e; e.NO_ANSWER_AFTER = 0.05")
+    in_kernel.ok("import bgmagic.runtime.sending as e; e.NO_ANSWER_AFTER = 0.05")
     in_kernel.ok("%%bgresponse -o x\nWhy?")
     eventually(lambda: "not answered yet" in in_kernel.value("x.record.note_text"), 20)
     shown = in_kernel.value("x.card.view['message']")

@@ -1,0 +1,104 @@
+"""What of a response can be sent again as the input of a later request.
+
+The API's description has the items that an input may have (`InputItem`). A server that does not
+keep a response has not its items either: nothing is sent by an id that only it could look up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bgmagic.api.request import Previous, assistant_turn
+from bgmagic.api.response import objects_in, output_messages, text_in
+
+# What the server's own tools did: complete in itself, so that it may be sent again. Calls that the
+# client has to answer are not: without their output they are refused.
+_SERVER_CALLS = frozenset(
+    {
+        "code_interpreter_call", "file_search_call", "image_generation_call", "mcp_call",
+        "mcp_list_tools", "web_search_call",
+    }
+)  # fmt: skip
+
+# Calls that a response leaves to the client.
+_CLIENT_CALLS = frozenset(
+    {
+        "apply_patch_call", "computer_call", "custom_tool_call", "function_call",
+        "local_shell_call", "mcp_approval_request", "shell_call",
+    }
+)  # fmt: skip
+
+
+class Turns(list[dict[str, Any]]):
+    """The turns of a conversation, as the API takes them.
+
+    Attributes:
+        previous_response_id: the response that the server went on from, so that it had its own
+            reasoning too; None where the turns were sent whole.
+    """
+
+    previous_response_id: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)  # a pickle names no file that may move
+
+
+def conversation_of(asked: Mapping[str, Any], text: str, response: Mapping[str, Any]) -> Turns:
+    """The turns of a request with this body, and of ``response`` with its answer ``text``."""
+    turns = [dict(turn) for turn in objects_in(asked.get("input"))]
+    made = Turns([*turns, *replayed_items(text, response)])
+    made.previous_response_id = text_in(response.get("previous_response_id")) or None
+    return made
+
+
+def replayed_items(text: str, response: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The items of ``response``, whose answer is ``text``, as the input of the next turn.
+
+    Messages go as text with their phase, a form that all servers take; one message where the server
+    told no phases. Reasoning goes with its encrypted content only, which a background response
+    mostly lacks. A call of the server's own tools belongs to the reasoning before it: without that
+    it is refused.
+    """
+    output = objects_in(response.get("output"))
+    reasoning = [item for item in output if item.get("type") == "reasoning"]
+    hidden = any(not text_in(item.get("encrypted_content")) for item in reasoning)
+    said = output_messages(response)
+    phased = any(phase for phase, _ in said)
+    if not phased:
+        said = [("", text)] if text else []
+    turns = iter(said)
+    found: list[dict[str, Any]] = []
+    for item in output:
+        kind = text_in(item.get("type"))
+        if kind == "message":
+            found += [assistant_turn(part, phase) for phase, part in _next(turns)]
+        elif (kind == "reasoning" or kind in _SERVER_CALLS) and not hidden:
+            found.append(dict(item))
+    return found + [assistant_turn(part, phase) for phase, part in turns]
+
+
+def _next(turns: Any) -> list[tuple[str, str]]:
+    return [turn for turn in [next(turns, None)] if turn is not None]
+
+
+def leaves_calls(response: Mapping[str, Any]) -> bool:
+    """Whether the response waits for the client to answer a call."""
+    return any(
+        text_in(item.get("type")) in _CLIENT_CALLS for item in objects_in(response.get("output"))
+    )
+
+
+def previous_of(response: Mapping[str, Any], items: int) -> Previous | None:
+    """How a request goes on from ``response``, where that can be done by its id; else None.
+
+    A server that knows the way says in each response what that goes on from, or null: one that does
+    not might leave the earlier turns out in silence.
+
+    Args:
+        items: how many input items the conversation has up to this response.
+    """
+    response_id = text_in(response.get("id"))
+    told = "previous_response_id" in response and response.get("store") is not False
+    usable = told and bool(response_id) and response.get("status") == "completed"
+    return Previous(response_id, items) if usable and not leaves_calls(response) else None

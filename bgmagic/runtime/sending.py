@@ -1,0 +1,158 @@
+"""POSTs one request in the form that its server takes: streamed or not, by its previous response or
+with all turns.
+
+What a server certainly did not accept for its form goes out once more in the next one, written down
+before that. What was seen of a server is remembered as long as the process lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+from bgmagic.api.request import Request
+from bgmagic.errors import ServerError
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import Note
+from bgmagic.transport.client import ResponsesClient
+from bgmagic.transport.reply import Reply
+from bgmagic.transport.streaming import EventStream
+
+T = TypeVar("T")
+
+# Seconds without an answer to a create after which the user is told: background mode answers within
+# one or two, and a server that does not know it only when the response is there.
+NO_ANSWER_AFTER = 10.0
+
+_ALL = ""  # instead of a model: all of them
+
+# Words by which servers refuse a field that they do not know or may not use, whatever it holds.
+_NEVER = (
+    "unsupported", "not supported", "not support", "unknown", "unrecognized", "unexpected",
+    "extra inputs", "not permitted", "not implemented", "not allowed", "cannot be used",
+)  # fmt: skip
+
+
+class ServerBehavior:
+    """What was seen of one server in this process. On the loop thread only.
+
+    Attributes:
+        says_queued: whether a job completed there that it had called queued until then.
+        takes_previous: whether a request may go on from a response by its id, as far as is known.
+    """
+
+    def __init__(self) -> None:
+        self.says_queued = False
+        self.takes_previous = True
+        self._unstreamed: set[str] = set()
+
+    def streams(self, model: str) -> bool:
+        """Whether background jobs of ``model`` may be streamed, as far as is known."""
+        return not self._unstreamed & {_ALL, model}
+
+    def refuses_stream(self, model: str, failure: ServerError) -> bool:
+        """Whether ``failure`` of a create says so; remembered for the model, or the server.
+
+        Such a create was certainly not accepted: 501 says that the server can't do that at all.
+        """
+        words = str(failure).lower()
+        if failure.status_code != 501 and not (
+            failure.status_code in (400, 422) and "stream" in words
+        ):
+            return False
+        self._unstreamed.add(_ALL if "background" in words else model)
+        return True
+
+    def refuses_previous(self, request: Request, failure: ServerError) -> bool:
+        """Whether ``failure`` of a create says that the server can't go on from the response that
+        ``request`` names; remembered if it can't from any. It was certainly not accepted then."""
+        if request.previous is None or failure.maybe_accepted or failure.status_code == 429:
+            return False
+        words = f"{failure.code} {failure}".lower().replace("_", " ")
+        named = "previous response", request.previous.response_id.lower().replace("_", " ")
+        if failure.status_code not in (400, 404, 410, 422) or not any(n in words for n in named):
+            return False
+        if any(never in words for never in _NEVER):
+            self.takes_previous = False
+        return True
+
+
+@contextlib.contextmanager
+def noted_when_late(job: Job) -> Iterator[None]:
+    """Have ``job`` say so while its create waits long for an answer."""
+
+    def note(*, there: bool = True) -> None:
+        notes = job.record.with_note(Note.NO_ANSWER_YET, there=there)
+        if notes != job.record.notes:
+            job.advance(notes=notes)
+
+    timer = asyncio.get_running_loop().call_later(NO_ANSWER_AFTER, note)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        note(there=False)
+
+
+async def send_as_taken(
+    job: Job,
+    behavior: ServerBehavior,
+    send: Callable[[], Awaitable[tuple[Reply, T]]],
+    store: Callable[[], Awaitable[None]],
+) -> tuple[Reply, T]:
+    """POST the request of ``job``; once more without streaming, or with all turns of its
+    conversation, where the server refuses it as it is.
+
+    Args:
+        send: POSTs the request that the job has.
+        store: writes down the request that the job has.
+
+    Raises:
+        ServerError: as ``send`` raised it.
+    """
+    if job.request.streams and not behavior.streams(job.request.model):
+        await _change(job, job.request.unstreamed(), Note.NOT_STREAMED, store)
+    if job.request.previous is not None and not behavior.takes_previous:
+        await _change(job, job.request.whole(), None, store)
+    while True:
+        request = job.request
+        try:
+            reply, rest = await send()
+        except ServerError as failure:
+            if behavior.refuses_previous(request, failure):
+                await _change(job, request.whole(), Note.SENT_WHOLE, store)
+            elif request.streams and behavior.refuses_stream(request.model, failure):
+                await _change(job, request.unstreamed(), Note.NOT_STREAMED, store)
+            else:
+                raise
+        else:
+            if request.previous is not None:
+                _check_read(job, behavior, reply)
+            return reply, rest
+
+
+async def _change(
+    job: Job, request: Request, note: Note | None, store: Callable[[], Awaitable[None]]
+) -> None:
+    notes = job.record.notes if note is None else job.record.with_note(note)
+    job.advance(request=request, notes=notes)
+    await store()
+
+
+def _check_read(job: Job, behavior: ServerBehavior, reply: Reply) -> None:
+    """Say so if the server passed over the response that the request goes on from."""
+    told = reply.response
+    if "previous_response_id" in told and told["previous_response_id"] is None:
+        behavior.takes_previous = False
+        job.advance(notes=job.record.with_note(Note.UNREAD))
+
+
+async def post_request(
+    client: ResponsesClient, request: Request, total: float
+) -> tuple[Reply, EventStream | None]:
+    """POST ``request`` once; gives its events, too, where it streams."""
+    if request.streams:
+        return await client.create_streamed(request, total)
+    return await client.create(request, total), None
