@@ -208,13 +208,27 @@ def _notebook_variable(name: str | None) -> Variable | None:
     return variable
 
 
-def jobs(*, past: bool = False) -> list[Job]:
-    """The jobs of this process, oldest first.
+def jobs(*, past: bool = False, search: str | None = None) -> list[Job]:
+    """The jobs of this process, oldest first; or those that a search finds, newest first.
 
     Args:
         past: with those that other kernels of this notebook left in the journal before them; to be
             read, `%bgattach` follows one that is open.
+        search: words, or phrases in double quotes: all jobs, of whatever notebook and kernel, that
+            have each of them in the prompt or the answer. Case and accents make no difference,
+            every other character stands for itself, and a part of a word is enough.
+
+    Raises:
+        BadInput: ``search`` has no words.
+        BgmagicError: the journal can't be searched now.
     """
+    if search is not None:
+        if not isinstance(search, str):
+            raise BadInput(f"search= takes text, not {kind_of(search)}")
+        from bgmagic.submission.search import find_jobs
+
+        found = find_jobs(search, "search=")
+        return [one.handle() for one in found]
     return JobLookup().with_past() if past else app.manager.jobs()
 
 

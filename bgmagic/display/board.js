@@ -10,6 +10,13 @@ const COLUMNS = [
   ["tokens", "tokens out"],
   ["response_id", "id"],
 ];
+// Of jobs that were searched for: where they are from, and what was found.
+const FOUND = [
+  ...COLUMNS.slice(0, 3),
+  ["age", "age"],
+  ["notebook", "notebook"],
+  ["match", "found"],
+];
 const EFFORTS = ["", "none", "minimal", "low", "medium", "high", "xhigh", "max"];
 const REFUSED = 10000; // milliseconds after which a cancel that changed nothing can be tried again
 
@@ -37,6 +44,7 @@ function render({ model, el }) {
 
   const rows = new Map(); // what is known of each job, by key
   const lines = new Map(); // its parts in the table
+  const columns = model.get("rows").some((row) => row.match) ? FOUND : COLUMNS;
   let sorted = ["age", 1]; // newest first
   let only = null; // the status that is shown, or all
 
@@ -45,6 +53,7 @@ function render({ model, el }) {
     if (column === "took") return row.ended_at == null ? Infinity : row.ended_at - row.submitted_at;
     if (column === "tokens") return row.tokens ?? -1;
     if (column === "effort") return EFFORTS.indexOf(row.effort);
+    if (column === "match") return row.match?.join("") ?? "";
     return row[column];
   };
   const compare = (a, b) => {
@@ -55,7 +64,7 @@ function render({ model, el }) {
     return direction * (x < y ? -1 : 1);
   };
 
-  const heads = COLUMNS.map(([column, title]) => {
+  const heads = columns.map(([column, title]) => {
     const cell = make("th", "th", head);
     cell.scope = "col";
     const button = make("button", "sort", cell, title);
@@ -120,7 +129,7 @@ function render({ model, el }) {
   const begin = (key) => {
     const tr = make("tr", "row", null);
     const cells = {};
-    for (const [column] of COLUMNS) cells[column] = make("td", `td-${column}`, tr);
+    for (const [column] of columns) cells[column] = make("td", `td-${column}`, tr);
     const open = make("button", "open", cells.name);
     open.setAttribute("aria-expanded", "false");
     const cancel = make("button", "cancel", make("td", "td-cancel", tr), "Cancel");
@@ -163,7 +172,7 @@ function render({ model, el }) {
     } else {
       line.detail = make("tr", "detail", null);
       const cell = make("td", "shown", line.detail);
-      cell.colSpan = COLUMNS.length + 1;
+      cell.colSpan = columns.length + 1;
       make("div", "reason", cell);
       make("div", "text", cell, "…");
       line.tr.after(line.detail);
@@ -175,7 +184,17 @@ function render({ model, el }) {
   const times = (row) => {
     const { cells } = lines.get(row.key);
     say(cells.age, duration(Date.now() / 1000 - row.submitted_at));
-    say(cells.took, row.ended_at == null ? "" : duration(row.ended_at - row.submitted_at));
+    if (cells.took)
+      say(cells.took, row.ended_at == null ? "" : duration(row.ended_at - row.submitted_at));
+  };
+
+  const found = (cells, row) => {
+    say(cells.notebook, row.notebook);
+    if (cells.match.childNodes.length || !row.match) return; // it stays as it was found
+    const [place, before, it, after] = row.match;
+    cells.match.append(`${place}: ${before}`);
+    make("mark", "mark", cells.match, it);
+    cells.match.append(after);
   };
 
   const draw = (row) => {
@@ -186,10 +205,13 @@ function render({ model, el }) {
     say(open, row.name || row.response_id || "job");
     say(cells.status, word(row.status));
     say(cells.model, row.model);
-    say(cells.effort, row.effort);
-    say(cells.tokens, row.tokens == null ? "" : row.tokens.toLocaleString("en"));
-    say(cells.response_id, row.response_id);
-    cells.response_id.title = row.response_id;
+    if (cells.match) found(cells, row);
+    else {
+      say(cells.effort, row.effort);
+      say(cells.tokens, row.tokens == null ? "" : row.tokens.toLocaleString("en"));
+      say(cells.response_id, row.response_id);
+      cells.response_id.title = row.response_id;
+    }
     cancel.hidden = !(row.open && row.here);
     if (!cancel.ariaLabel) cancel.setAttribute("aria-label", `Cancel ${open.textContent}`);
     times(row);

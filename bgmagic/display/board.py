@@ -68,10 +68,14 @@ class JobsBoard(LiveWidget):
         if job.record.key not in self._jobs:
             self._jobs[job.record.key] = job
             job.add_listener(self._refresh)
-        if job.record.key not in self._now or table_row(job) != TableRow(
-            **self._now[job.record.key]
-        ):
+        if self._row(job) != self._now.get(job.record.key):
             self._refresh(job)
+
+    def _row(self, job: Job) -> dict[str, Any]:
+        """The job as it is now, and why it is listed."""
+        known = self._now.get(job.record.key, {})
+        kept = {name: known[name] for name in ("notebook", "match") if name in known}
+        return asdict(table_row(job)) | kept
 
     def _refresh(self, job: Job) -> None:
         self._changed[job.record.key] = job
@@ -86,7 +90,7 @@ class JobsBoard(LiveWidget):
     def _tell(self) -> None:
         self._due = False
         changed, self._changed = self._changed, {}
-        rows = {key: asdict(table_row(job)) for key, job in changed.items()}
+        rows = {key: self._row(job) for key, job in changed.items()}
         news = [row for key, row in rows.items() if row != self._now.get(key)]
         self._now |= rows
         if news:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 HEADS = ("variable", "status", "model", "effort", "age", "took", "tokens out", "id")
 
+FOUND_HEADS = ("variable", "status", "model", "age", "notebook", "id")
+
 
 # Terminal statuses after which nothing is left to click: the card gives way to plain HTML.
 FINAL = frozenset(
@@ -57,6 +59,9 @@ class TableRow:
         response_id: the server's id, or "".
         open: whether it has not ended.
         here: whether this kernel follows it.
+        notebook: the notebook's name, where jobs of several are listed, else "".
+        match: of a job that was searched for, where it has that: the place, and the text before
+            it, of it and after it.
     """
 
     key: str
@@ -70,13 +75,17 @@ class TableRow:
     response_id: str
     open: bool
     here: bool
+    notebook: str = ""
+    match: tuple[str, str, str, str] | None = None
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """What stands under `HEADS`."""
+        """What stands under `HEADS`, or `FOUND_HEADS` where it was searched for."""
+        age = duration(time.time() - self.submitted_at)
+        if self.match is not None:
+            return (self.name, self.status, self.model, age, self.notebook, self.response_id)
         took = "" if self.ended_at is None else duration(self.ended_at - self.submitted_at)
         tokens = "" if self.tokens is None else str(self.tokens)
-        age = duration(time.time() - self.submitted_at)
         asked = self.model, self.effort
         return (self.name, self.status, *asked, age, took, tokens, self.response_id)
 
@@ -139,13 +148,30 @@ def summary(listed: Sequence[TableRow]) -> str:
 
 
 def table_text(listed: Sequence[TableRow]) -> str:
-    """The rows as a table in plain text."""
-    return plain_table(HEADS, [row.cells for row in listed])
+    """The rows as a table in plain text; what was found stands below each."""
+    if not any(row.match for row in listed):
+        return plain_table(HEADS, [row.cells for row in listed])
+    head, *lines = plain_table(FOUND_HEADS, [row.cells for row in listed]).split("\n")
+    for line, row in zip(lines, listed, strict=True):
+        place, *parts = row.match or ("", "")
+        head += f"\n{line}\n    {place}: {''.join(parts)}"
+    return head
 
 
 def table_html(listed: Sequence[TableRow]) -> str:
     """The rows as an HTML table; every cell is escaped."""
-    return html_table(HEADS, [row.cells for row in listed])
+    if not any(row.match for row in listed):
+        return html_table(HEADS, [row.cells for row in listed])
+    head = "".join(f"<th>{cell}</th>" for cell in (*FOUND_HEADS, "found"))
+    body = "".join(map(_found, listed))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _found(row: TableRow) -> str:
+    place, before, found, after = map(html.escape, row.match or ("", "", "", ""))
+    cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row.cells)
+    shown = f"{place}: {before}<b>{found}</b>{after}"
+    return f'<tr>{cells}<td style="text-align: left; min-width: 20em">{shown}</td></tr>'
 
 
 def plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

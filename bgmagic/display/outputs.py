@@ -293,17 +293,20 @@ def show_board(
     """Display a live table, and beside it, folded, the same as it is now.
 
     Args:
-        which: boards of the same name are one, however often they are shown.
+        which: boards of the same name are one, however often they are shown; without a name each
+            is one of its own, of the jobs that it is made with.
         find: gives a job of the journal by its key.
         watch: has its argument told of each job that is new.
     """
     if not frontend.current().live:
         publish({"text/html": table_html(listed), "text/plain": table_text(listed)})
         return
-    if which not in _BOARDS:
-        _BOARDS[which] = JobsBoard(find)
-        watch(_BOARDS[which].follow)
-    board = _BOARDS[which]
+    board = _BOARDS.get(which)
+    if board is None:
+        board = JobsBoard(find)
+        if which:
+            _BOARDS[which] = board
+            watch(board.follow)
     board.fill(listed, jobs)
     publish(board.bundle(), metadata=board.metadata())
     publish(snapshot_table(listed))

@@ -210,7 +210,8 @@ def note_beside(job: Job) -> Bundle:
 
 def snapshot_table(listed: Sequence[TableRow]) -> Bundle:
     """What stands beside a live board: the newest rows as they are now, folded, as a bundle."""
-    newest = listed[-KEPT_ROWS:]
+    # What was found has the newest first.
+    newest = listed[:KEPT_ROWS] if listed[0].match else listed[-KEPT_ROWS:]
     title = html.escape(f"{_date(time.time())}, {summary(listed)}")
     some = f", the newest {KEPT_ROWS} below" if len(listed) > KEPT_ROWS else ""
     folded = f"<details><summary>{title}{some}</summary>{table_html(newest)}</details>"

@@ -37,7 +37,7 @@ from bgmagic.submission.settings import (
     LocalSettings,
     WaitSettings,
 )
-from bgmagic.text import count_jobs
+from bgmagic.text import count_jobs, one_line
 
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob
@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 LISTED = 500  # jobs of the journal in one table; more would be no table any more
 
 S = TypeVar("S")
+
+
+def _tell_reading(count: int) -> None:
+    print(f"Reading {count:,} prompts and answers for the search; the next one need not.")
 
 
 def _cancelling(job: Job) -> str:
@@ -119,16 +123,42 @@ class BgLineMagics(Magics):
     @line_magic
     @with_options_help(ListSettings)
     def bgjobs(self, line: str) -> None:
-        """List this notebook's jobs, or show some with what they gave: ``%bgjobs critique``."""
+        """List this notebook's jobs, or show some with what they gave: ``%bgjobs critique``.
+
+        ``%bgjobs --search "dark matter"`` finds prompts and answers of all notebooks that have both
+        words, in any case and with or without accents; quotes within the quotes make them one.
+        """
         with errors_as_one_line():
             settings = self._parse(ListSettings, "%bgjobs", line)
-            if settings.forget:
+            if settings.search is not None:
+                self._search(settings)
+            elif settings.forget:
                 self._forget(settings)
             elif settings.names:
                 for name in settings.names:
                     self._tell_named(name)
             else:
                 self._list(all_notebooks=settings.all)
+
+    def _search(self, settings: ListSettings) -> None:
+        from bgmagic.submission.search import find_jobs, found_rows  # few sessions search
+
+        if settings.forget or settings.names:
+            other = "--forget" if settings.forget else settings.names[0]
+            raise BadInput(
+                f"--search lists what it finds and takes no {other}: name the jobs in a %bgjobs of "
+                'their own, and quote several words as in --search "dark matter"'
+            )
+        text = settings.search or ""
+        found = find_jobs(text, "--search", most=LISTED, tell=_tell_reading)
+        if not found:
+            print(f"No prompt or answer in the journal has {one_line(text, 80)}.")
+            return
+        if len(found) == LISTED:
+            print(f"The newest {LISTED} that have it; another word leaves fewer.")
+        rows = found_rows(found, app.manager.store.alive())
+        here = [one.it for one in found if isinstance(one.it, Job)]
+        self._notebook.show_table("", rows, here, self._past, lambda _: None)
 
     def _tell_named(self, name: str) -> None:
         group = self._namespace.get(name)

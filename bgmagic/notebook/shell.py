@@ -166,7 +166,7 @@ class NotebookShell(abc.ABC):
         """Show a table of jobs.
 
         Args:
-            which: the table's name: the same one is shown again.
+            which: the table's name: the same one is shown again; "" is a table without new jobs.
             rows: all of it, as it is now.
             jobs: those of them that this kernel has.
             find: gives a job of the journal by its key.

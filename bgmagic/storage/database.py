@@ -183,7 +183,7 @@ def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         connection.execute("COMMIT")
     except BaseException:
-        _roll_back(connection)
+        roll_back(connection)
         raise
 
 
@@ -201,12 +201,12 @@ def transact(connection: sqlite3.Connection, actions: list[Action]) -> list[Any]
             connection.execute("RELEASE one")
         connection.execute("COMMIT")
     except BaseException:
-        _roll_back(connection)
+        roll_back(connection)
         raise
     return outcomes
 
 
-def _roll_back(connection: sqlite3.Connection) -> None:
+def roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")

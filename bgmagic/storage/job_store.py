@@ -25,15 +25,17 @@ from bgmagic.storage.journal import Journal
 from bgmagic.storage.live_rows import changed
 from bgmagic.storage.owner_lock import BEAT, OwnerLock
 from bgmagic.storage.retention import LARGE
+from bgmagic.storage.search import JournalSearch
 
 AT_ONCE = 25  # entries prepared in one go, about a millisecond
 
 
 class JobStore:
-    """One process's entries in the journal."""
+    """One process's entries in the journal; ``search`` finds them by the words in them."""
 
     def __init__(self, journal: Journal, owner: OwnerLock) -> None:
         self.journal = journal
+        self.search = JournalSearch(journal)
         self.owner = owner
         self._trouble: str | None = None
         self._unwritten: set[str] = set()
@@ -378,7 +380,7 @@ class JobStore:
 
     def forget(self, keys: Collection[str]) -> Future[int]:
         """Delete those of these jobs that have ended, with their texts; gives how many."""
-        return self.journal.forget(keys)
+        return self.search.forget_after(self.journal.forget(keys))
 
     def forget_before(self, at: float, needed: Collection[str]) -> Future[int]:
         """The same for all but the ``needed`` that ended before ``at``, by the wall clock."""
@@ -395,6 +397,7 @@ class JobStore:
 
     def close(self, timeout: float) -> None:
         """Commit what is queued, and let other kernels have what is open."""
+        self.search.close()
         self.journal.close(timeout)
         self.owner.release()
 

@@ -72,6 +72,11 @@ class Journal:
         return FORKED if os.getpid() != self._pid else self._failure or self._notice
 
     @property
+    def path(self) -> Path | None:
+        """This host's file; None in memory."""
+        return self._path
+
+    @property
     def salt(self) -> str:
         """The file's own random salt; one of this process where the file can't be read."""
         if self.known_salt is None:
@@ -143,11 +148,7 @@ class Journal:
         return found[:limit] if limit >= 0 else found  # each host's file has as many
 
     def same(
-        self,
-        fingerprint: str,
-        *,
-        notebook: str | None = None,
-        name: str | None = None,
+        self, fingerprint: str, *, notebook: str | None = None, name: str | None = None
     ) -> list[StoredJob]:
         """The open jobs with this very request, whole, oldest first."""
         return self.select(database.SAME, it=fingerprint, notebook=notebook, name=name)
@@ -177,6 +178,10 @@ class Journal:
     def other_owners(self) -> set[str]:
         """The same in the files of other hosts."""
         return {row[0] for row in self._read_others(database.OWNERS)}
+
+    def rows(self, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
+        """The rows of any query, those of other hosts' files after ours."""
+        return [*self._read(sql, values), *self._read_others(sql, values)]
 
     def find_elsewhere(self, key: str) -> StoredJob | None:
         """The whole job with this key in the file of another host."""

@@ -229,6 +229,10 @@ class ListSettings:
         help="show these jobs with what they gave; without any, list all of this notebook",
     )  # fmt: skip
     all: bool = option("--all", default=False, help="list the jobs of all notebooks")
+    search: str | None = option(
+        "--search", metavar="TEXT",
+        help="find the jobs of all notebooks with these words in prompt or answer, newest first",
+    )  # fmt: skip
     forget: bool = option(
         "--forget", default=False,
         help="remove the jobs that have ended from the journal, these or all of this notebook",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from tests.benchmarks import load
 from tests.benchmarks.hops import hops
-from tests.benchmarks.journal import journal_cost
+from tests.benchmarks.journal import journal_cost, search_cost
 from tests.benchmarks.keys import keys
 from tests.benchmarks.measures import Row, cpu_a_poll, load_time, time_to_prompt
 from tests.benchmarks.streaming import stream_end
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         "keys": keys,
         "hops": hops,
         "journal": lambda: (Row(*figures) for figures in journal_cost()),
+        "search": lambda: (Row(*figures) for figures in search_cost()),
         **load.parts(load.Size(**asked)),
     }
     unknown = [name for name in names if name not in parts]

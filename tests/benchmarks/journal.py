@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from bgmagic.display import listing
 from bgmagic.notebook.line_magics import LISTED
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.journal import Journal
+from bgmagic.storage.search import JournalSearch
 
 ROWS = 10_000
 QUEUED = 500
@@ -89,6 +92,60 @@ def _listing(journal: Journal) -> tuple[float, float]:
         assert len(journal.entries()) == ROWS
         wholes.append(time.perf_counter() - begun)
     return statistics.median(tables), statistics.median(wholes)
+
+
+LOOKED_FOR = ("ipsum", "zebrafish", "zz")  # in all of them, in ten, in ten and too short for FTS5
+
+
+def _searching(journal: Journal) -> list[float]:
+    """Seconds of a first search of `ROWS` jobs, of FTS5's being told of them, and the median of one
+    afterwards, of `%bgjobs --search` without its display, for each of `LOOKED_FOR`."""
+    for number in range(ROWS):
+        rare = " zebrafish pizza" if number % 1000 == 7 else ""
+        asked = json.dumps({"model": "m", "input": f"{number}{rare} " + "lorem ipsum " * 330})
+        said = [{"type": "output_text", "text": "dolor sit amet " * 130 + str(number)}]
+        journal.add(
+            replace(
+                _entry(number),
+                request=asked,
+                response=json.dumps({"output": [{"type": "message", "content": said}]}),
+                status="completed",
+                ended_at=float(number),
+            )
+        )
+    journal.flush(120)
+    search = JournalSearch(journal)
+    begun = time.perf_counter()
+    search.find(("zebrafish",), LISTED, print)
+    taken = [time.perf_counter() - begun]
+    while search.is_being_told():
+        time.sleep(0.05)
+    taken.append(time.perf_counter() - begun)
+    for word in LOOKED_FOR:
+        times = []
+        for _ in range(7):
+            begun = time.perf_counter()
+            found = search.find((word,), LISTED, print).entries
+            times.append(time.perf_counter() - begun)
+            assert len(found) == (LISTED if word == "ipsum" else 10)
+        taken.append(statistics.median(times))
+    search.close()
+    return taken
+
+
+def search_cost() -> list[tuple[str, str, str, str]]:
+    """Rows of (figure, on disk, "", target)."""
+    with _journal("journal.sqlite3") as journal:
+        first, told, *each = _searching(journal)
+    what = f"%bgjobs --search with {ROWS:,} jobs of 6 kB"
+    return [
+        (f"{what}: the first, which reads all", f"{first:.1f} s", "", ""),
+        (f"{what}: until FTS5 knows them, meanwhile", f"{told:.0f} s", "", ""),
+        *(
+            (f"{what}: {word}", f"{seconds * 1e3:.0f} ms", "", "< 200 ms")
+            for word, seconds in zip(LOOKED_FOR, each, strict=True)
+        ),
+    ]
 
 
 def journal_cost() -> list[tuple[str, str, str, str]]:

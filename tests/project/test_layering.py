@@ -83,6 +83,7 @@ HOMES = {
         "storage.journal",
         "storage.live_rows",
         "storage.retention",
+        "storage.search",
     },
     "filelock": {"local.discovery", "local.weights", "storage.owner_lock"},
     "jinja2": {"prompts.expressions", "prompts.sandbox"},
