@@ -42,6 +42,7 @@ class Journal:
     def __init__(self, path: Path | None) -> None:
         """Make a journal at ``path``, or in memory for None; opened with the first use."""
         self._path = None if path is None else filesystem.own_file(path, host_id())
+        self.path = self._path  # this host's file; None in memory
         self._others = OtherFiles(path, self._path) if path and self._path else None
         self._rows = LiveRows()
         self._pid = os.getpid()
@@ -70,11 +71,6 @@ class Journal:
         replaced is not.
         """
         return FORKED if os.getpid() != self._pid else self._failure or self._notice
-
-    @property
-    def path(self) -> Path | None:
-        """This host's file; None in memory."""
-        return self._path
 
     @property
     def salt(self) -> str:
