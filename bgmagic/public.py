@@ -115,6 +115,7 @@ def map(
     *,
     n: int | None = None,
     sweep: Mapping[str, Sequence[Any]] | None = None,
+    batch: bool | None = None,
     max_in_flight: int | None = None,
     yes: int | None = None,
     out: str | None = None,
@@ -159,6 +160,7 @@ def map(
         items: a list, a dict, a Series or a DataFrame; None for samples and settings alone.
         n: so many samples: each request n times.
         sweep: settings and the values of each, all combined: ``{"effort": ["low", "high"]}``.
+        batch: send them as one batch of the provider's, at half the price, done within 24 hours.
         max_in_flight: jobs at the server at once (64); the others wait.
         yes: agree to a group of so many jobs; needed for more than ``confirm_above`` (100).
         out: in a notebook, the variable that is to hold the group.

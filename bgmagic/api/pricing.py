@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bgmagic.api.request import Request
@@ -30,6 +30,7 @@ WINDOW_SHARES = {"2h": 0.7, "8h": 0.6}
 STANDARD_TIERS = frozenset({"", "auto", "default"})
 
 BATCH = "batch"  # no service tier of a request: what a job of the Batch API costs
+BATCH_SHARE = 0.5  # of a standard price of the user's own (OpenAI's guide to Batch)
 
 _PROBED = 1000  # tokens; below the shortest of the contexts from which a model costs more
 
@@ -46,7 +47,7 @@ class Terms:
 
     Attributes:
         model: the model that is asked.
-        tier: the service tier; "" leaves it to the project, which is the standard one mostly.
+        tier: the service tier, or `BATCH`; "" leaves it to the project: mostly the standard one.
         window: the completion window; "" is none.
     """
 
@@ -57,7 +58,7 @@ class Terms:
     @classmethod
     def of(cls, request: Request) -> Terms:
         """The terms of a request."""
-        return cls(request.model, request.tier, request.window)
+        return cls(request.model, BATCH if request.in_batch else request.tier, request.window)
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,10 @@ class Rates:
 
 @dataclass(frozen=True)
 class Charge:
-    """What a response cost.
+    """What a response cost, in US dollars.
 
     Attributes:
-        price: US dollars, or None where that is not known.
+        price: None where that is not known.
         standard: what it would have cost in the standard tier without a window, or None.
     """
 
@@ -199,15 +200,13 @@ def charge_of(
         server: the address that it came from: whose prices apply.
         terms: what was asked. The response tells nothing of a window.
     """
-    if response is None:
-        return Charge()
-    tokens = TokenCounts.of(response.get("usage"))
-    if tokens is None:
+    tokens = None if response is None else TokenCounts.of(response.get("usage"))
+    if response is None or tokens is None:
         return Charge()
     asked = terms or Terms()
     served = text_in(response.get("model")) or asked.model
-    tier = text_in(response.get("service_tier")) or asked.tier
-    return _charge(tokens, server, Terms(asked.model, tier, asked.window), served)
+    tier = text_in(response.get("service_tier")) if asked.tier != BATCH else BATCH
+    return _charge(tokens, server, replace(asked, tier=tier or asked.tier), served)
 
 
 def price_of(
@@ -232,6 +231,8 @@ def _charge(tokens: TokenCounts, server: str, terms: Terms, served: str) -> Char
         return Charge()
     if tier in STANDARD_TIERS:
         return Charge(standard * (share or 1.0), standard)
+    if own and tier == BATCH:
+        return Charge(standard * BATCH_SHARE, standard)
     # A window is of the standard tier; and what a user says of a model is its standard price.
     if own or share is not None or not _has_tier(served, server, tier):
         return Charge(None, standard)

@@ -158,7 +158,7 @@ class Request:
     def fingerprint(self, server: str, partial: str = "") -> str:
         """Hash of the server and the body (32 hex digits), equal for requests that ask the same.
 
-        Streaming makes no difference to it.
+        Neither streaming nor a batch makes a difference to it.
 
         Args:
             partial: JSON text of what is still to go into the request, or "".
@@ -242,6 +242,11 @@ class Request:
         return str(self._read("tier"))
 
     @cached_property
+    def in_batch(self) -> bool:
+        """Whether it is a line of a batch: every other request asks for background mode."""
+        return bool(self._read("in_batch"))
+
+    @cached_property
     def max_output_tokens(self) -> int | None:
         """The most tokens that the response may have, or None where it is not bounded."""
         found: int | None = self._read("max_output_tokens")
@@ -274,6 +279,7 @@ def _header(body: Mapping[str, Any]) -> dict[str, Any]:
         "tier": sys.intern(str(body.get("service_tier") or "")),
         "max_output_tokens": most if isinstance(most, int) else None,
         "include": _included(body.get("include")),
+        "in_batch": "model" in body and "background" not in body,
     }
 
 
@@ -309,7 +315,8 @@ def hash_of(value: object) -> str:
 
 
 def _fingerprint(body: Mapping[str, Any], server: str, partial: str) -> str:
-    asked = {key: value for key, value in body.items() if key != "stream"}
+    # In a batch, too, the same is asked.
+    asked = {key: value for key, value in body.items() if key != "stream"} | {"background": True}
     return hash_of([server, asked, partial] if partial else [server, asked])
 
 

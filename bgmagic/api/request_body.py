@@ -1,6 +1,6 @@
 """Makes the exact JSON body of one POST /responses of settings.
 
-Every body is a background request whose output is text, plain or structured. What is in `FORBIDDEN`
+Every body is a background request, or a line of a batch, whose output is text, plain or structured. What is in `FORBIDDEN`
 is never in a body: background mode can't be combined with `store`, and whether a job streams is not
 the user's field.
 """
@@ -47,6 +47,7 @@ def build_request(
     window: str | None = None,
     continuation_id: str | None = None,
     tier: str | None = None,
+    batch: bool = False,
     summary: str | None = None,
     mode: str | None = None,
     max_tool_calls: int | None = None,
@@ -73,6 +74,7 @@ def build_request(
         continuation_id: common to one conversation's requests in a window, so that a follow-up gets
             a better place in the queue; None makes it of the first message.
         tier: the service tier, one of `TIERS`.
+        batch: whether it is for a line of a batch, which knows no background mode.
         summary: how much the model tells of its reasoning, one of `SUMMARIES`.
         mode: how it reasons, one of `MODES`.
         max_tool_calls: calls of the server's own tools in one response, at most.
@@ -87,7 +89,9 @@ def build_request(
         BadInput: a field that is not the user's to set, one that is set twice, settings that
             exclude each other, or a value that JSON can't hold.
     """
-    body: dict[str, Any] = {"model": model, "input": list(messages), "background": True}
+    body: dict[str, Any] = {"model": model, "input": list(messages)}
+    if not batch:
+        body["background"] = True
     body["text"] = {"format": {"type": "text"} if text_format is None else dict(text_format)}
     if verbosity is not None:
         body["text"]["verbosity"] = verbosity

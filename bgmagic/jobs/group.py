@@ -126,7 +126,7 @@ class JobGroup(Collection[Any]):
                 accepted after all is paid for twice.
         """
         again = [job for job in self.failed if unknown or job.status != Status.UNKNOWN]
-        return ResentJobs(job.resend() for job in again)
+        return ResentJobs(self._jobs[0]._control.resend_all(again))
 
     def result(self, timeout: float | None = None, *, return_exceptions: bool = False) -> Any:
         """The answers, once all jobs have ended: a list, or a dict for a dict.

@@ -49,6 +49,9 @@ class SendGate(Protocol):
     def refusal(self, record: Any) -> str | None:
         """Why the job of ``record`` can't be sent now, in one line; None lets it. Reads a file."""
 
+    def refusal_all(self, records: Any) -> str | None:
+        """The same of jobs that are sent together, all or none."""
+
 
 class JobController(Protocol):
     """Runs jobs: what a job asks of its manager."""
@@ -58,6 +61,9 @@ class JobController(Protocol):
 
     def resend(self, job: Any) -> Any:
         """Send the job again as a new one."""
+
+    def resend_all(self, jobs: Any) -> list[Any]:
+        """Send jobs again as new ones: those that were in a batch in a new one."""
 
     def on_loop_thread(self) -> bool:
         """Whether the caller runs on the loop thread, which must never wait for a job."""
@@ -151,6 +157,7 @@ class JobRecord:
         waits_for: the names of the jobs whose answers it waits for.
         notes: what else the user should know; not in the journal.
         position: its position in its group, if it belongs to one.
+        batch: our own name of the batch that it goes to the server in; None: it goes by itself.
     """
 
     request: Request
@@ -175,6 +182,7 @@ class JobRecord:
     waits_for: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     position: GroupPosition | None = None
+    batch: str | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def with_changes(self, **changes: Any) -> JobRecord:

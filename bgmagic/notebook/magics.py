@@ -168,6 +168,11 @@ class BgMagics(Magics):
                 named = settings if given.get("out") else replace(settings, out=None)
                 self._send_group(cell, named)
                 return
+            if settings.batch:
+                raise BadInput(
+                    "--batch is for many jobs: add --each, --n or --sweep; for one, --window 8h "
+                    "costs less. Nothing was sent"
+                )
             if settings.yes not in (None, 1):
                 raise BadInput(
                     f"--yes {settings.yes}: this is 1 job; --each, --n or --sweep make more. "

@@ -37,6 +37,7 @@ def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:
         cancelling=entry.cancelling,
         partial=entry.draft,
         position=_position(entry),
+        batch=entry.batch,
     )
 
 

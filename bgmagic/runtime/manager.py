@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+from bgmagic.api.batch import assign_batches
 from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import CallbackThread, Clock, LoopThread
@@ -28,7 +29,7 @@ from bgmagic.jobs.record import GroupPosition, JobRecord, Listener, SendGate, St
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.attach import VariableHandover, record_of, stored_run_config
 from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
-from bgmagic.runtime.scheduler import JobScheduler
+from bgmagic.runtime.scheduler import JobScheduler, MakeBatches
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
@@ -93,6 +94,7 @@ class JobManager:
         store: JobStore | None = None,
         destination: Callable[[], ServerConfig] = ServerConfig.from_environment,
         gate: SendGate | None = None,
+        make_batches: MakeBatches | None = None,
     ) -> None:
         """Make a manager; its thread starts with the first job.
 
@@ -102,6 +104,7 @@ class JobManager:
             store: where jobs are stored; without one, in this process's memory.
             destination: returns the server of a job that is submitted now; raises BadInput.
             gate: may hold jobs back before they are sent.
+            make_batches: makes what runs batches.
         """
         self._make_card = make_card
         self._clock = clock or Clock()
@@ -113,7 +116,8 @@ class JobManager:
         self._configs: dict[Job, RunConfig] = {}
         self._moves: dict[Job, GroupPosition] = {}
         self._gate = gate
-        self._scheduler = JobScheduler(self.store, self._clock, self._needed, self._gate)
+        self._make_batches = make_batches
+        self._scheduler = self._new_scheduler()
         self._destination = destination
         self._newest: ServerConfig | None = None
         self._watchers: list[Listener] = []
@@ -355,9 +359,12 @@ class JobManager:
             ):
                 winding_down.result(grace + 0.2)
         ended = self._loop.stop(timeout)
-        self._scheduler = JobScheduler(self.store, self._clock, self._needed, self._gate)
+        self._scheduler = self._new_scheduler()
         self.store.close(JOURNAL_GRACE)
         return ended
+
+    def _new_scheduler(self) -> JobScheduler:
+        return JobScheduler(self.store, self._clock, self._needed, self._gate, self._make_batches)
 
     def jobs_with_position(self) -> list[tuple[Job, GroupPosition | None]]:
         """All jobs of this process, oldest first, each with its position in a group."""
@@ -380,23 +387,44 @@ class JobManager:
         Raises:
             BadInput: the job has not ended, or an earlier kernel's can't be sent from here.
         """
+        if job.record.batch is not None:
+            return self.resend_all([job])[0]
+        new, config = self._successor(job)
+        self._loop.begin(self._scheduler.spawn(new, config))
+        return new
+
+    def resend_all(self, jobs: Sequence[Job]) -> list[Job]:
+        """Send jobs again, as `resend` does; those of batches together in a new one."""
+        batched = [job for job in jobs if job.record.batch is not None]
+        keys = assign_batches([job.request for job in batched])
+        made: dict[Job, Job] = {}
+        config = None
+        try:
+            for job, key in zip(batched, keys, strict=True):
+                made[job], config = self._successor(job, key)
+        finally:
+            if config is not None:
+                self._loop.begin(self._scheduler.spawn_batch(list(made.values()), config))
+        return [made[job] if job in made else self.resend(job) for job in jobs]
+
+    def _successor(self, job: Job, batch: str | None = None) -> tuple[Job, RunConfig]:
+        """A new job that asks the same and takes the variables, and how it is run."""
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
         config = self._configs.get(job)
-        if config is None:
-            config = stored_run_config(job, self.store, self.destination())
-        else:
+        if config is not None:
             config = self._with_key_of_today(config)
+        config = config or stored_run_config(job, self.store, self.destination())
         old = job.record
         record = old.for_resend(config.server.name, self._clock.now())
         if record.partial is not None:
             partial = PartialPrompt(record.partial).with_resent_jobs(self._registry.latest_key)
             record = replace(record, partial=partial.text)
+        record = replace(record, batch=batch)
         new = self._new(record, config)
         self._registry.mark_resent(job, new)
         job.move_variables_to(new)
-        self._loop.begin(self._scheduler.spawn(new, config))
-        return new
+        return new, config
 
     def _with_key_of_today(self, config: RunConfig) -> RunConfig:
         """``config`` with the credentials configured now, if they are for the same server."""

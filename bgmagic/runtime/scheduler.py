@@ -7,10 +7,11 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock
+from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import GroupPosition, SendGate
@@ -83,12 +84,41 @@ def _detach(jobs: Sequence[Job], reason: str) -> None:
             detach(job, reason)
 
 
+class Batches(Protocol):
+    """Runs the jobs that go to the server in batches. On the loop thread."""
+
+    async def submit(self, jobs: Sequence[Job], config: RunConfig) -> None:
+        """Store new jobs, and run their batches to their ends."""
+
+    async def attach(self, job: Job, config: RunConfig) -> None:
+        """Go on with a job of the journal, and with the batch that it is in."""
+
+    def request_cancel(self, job: Job) -> None:
+        """Cancel a job."""
+
+    def reconfigure(self, job: Job, config: RunConfig) -> None:
+        """Go on with the batch of ``job`` with other credentials."""
+
+    async def shutdown(self, grace: float) -> None:
+        """End all runners within ``grace`` seconds or so."""
+
+
+MakeBatches = Callable[[JobStore, Clock, SendGate | None], Batches]
+
+
 class JobScheduler:
     """Starts and ends the runners of all jobs, as long as one loop runs."""
 
     def __init__(
-        self, store: JobStore, clock: Clock, find: FindJob, gate: SendGate | None = None
+        self,
+        store: JobStore,
+        clock: Clock,
+        find: FindJob,
+        gate: SendGate | None = None,
+        make_batches: MakeBatches | None = None,
     ) -> None:
+        self._make_batches = make_batches
+        self._runs: Batches | None = None
         self._gate = gate
         self._store = store
         self._clock = clock
@@ -107,6 +137,9 @@ class JobScheduler:
             attached: whether the journal has it already, from another kernel.
             intended: whether it is stored already, with its whole group.
         """
+        if job.record.batch is not None:
+            await self._batch_runs().attach(job, config)
+            return
         runner = JobRunner(
             job, config, self._endpoint_of, self._store, self._clock, self._find, self._gate
         )
@@ -122,6 +155,9 @@ class JobScheduler:
 
     async def spawn_batch(self, jobs: Sequence[Job], config: RunConfig) -> None:
         """Run the jobs of a group to their ends."""
+        if jobs[0].record.batch is not None:
+            await self._batch_runs().submit(jobs, config)
+            return
         batch = BatchStart(jobs, config, self._store)
         self._batches.add(batch)
         if self._closing:
@@ -130,6 +166,13 @@ class JobScheduler:
             await batch.run(functools.partial(self.spawn, config=config, intended=True))
         finally:
             self._batches.discard(batch)
+
+    def _batch_runs(self) -> Batches:
+        if self._runs is None:
+            if self._make_batches is None:
+                raise BgmagicError("this manager was made without batches")
+            self._runs = self._make_batches(self._store, self._clock, self._gate)
+        return self._runs
 
     async def reposition(
         self, job: Job, name: str, position: GroupPosition, server: ServerConfig
@@ -140,14 +183,18 @@ class JobScheduler:
 
     def request_cancel(self, job: Job) -> None:
         """Cancel a job."""
-        if job in self._runners:
+        if job.record.batch is not None:
+            self._batch_runs().request_cancel(job)
+        elif job in self._runners:
             self._runners[job][0].request_cancel()
         elif not job.done():
             job.advance(cancelling=True)  # its runner, which is about to start, will see that
 
     def reconfigure(self, job: Job, config: RunConfig) -> None:
         """Go on with ``job``, which was accepted, at the same server with other credentials."""
-        if job in self._runners:
+        if job.record.batch is not None:
+            self._batch_runs().reconfigure(job, config)
+        elif job in self._runners:
             self._runners[job][0].reconfigure(config)
 
     async def shutdown(self, grace: float) -> None:
@@ -158,6 +205,7 @@ class JobScheduler:
                 return an id.
         """
         self._closing = True
+        ending = None if self._runs is None else asyncio.create_task(self._runs.shutdown(grace))
         runners = list(self._runners.values())
         for runner, _ in runners:
             runner.close()
@@ -171,6 +219,8 @@ class JobScheduler:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if ending is not None:
+            await ending
         for endpoint in self._endpoints.values():
             await endpoint.client.close()
 

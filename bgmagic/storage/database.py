@@ -65,6 +65,14 @@ MIGRATIONS = (
     """,
     "ALTER TABLE jobs ADD COLUMN billing TEXT; CREATE INDEX jobs_ended_at ON jobs (ended_at)",
     "ALTER TABLE jobs ADD COLUMN previous TEXT; ALTER TABLE jobs ADD COLUMN rounds TEXT",
+    """
+    ALTER TABLE jobs ADD COLUMN batch TEXT;
+    CREATE INDEX jobs_batch ON jobs (batch) WHERE batch IS NOT NULL;
+    CREATE TABLE batches (
+        key TEXT PRIMARY KEY, created_at REAL NOT NULL, state TEXT NOT NULL, owner TEXT,
+        file_id TEXT, batch_id TEXT, tried_at REAL, over_budget INTEGER NOT NULL
+    )
+    """,
 )
 
 
@@ -247,6 +255,7 @@ class StoredJob:
         previous: JSON text, what the server has already of the request's input.
         rounds: JSON text, the functions that the model may call, and what came of its calls.
         billing: JSON text, what tells the job's price: see `api.pricing.Billing`.
+        batch: the batch that it goes to the server in.
     """
 
     key: str
@@ -283,13 +292,14 @@ class StoredJob:
     billing: str | None = None
     previous: str | None = None
     rounds: str | None = None
+    batch: str | None = None
 
 
 FIELDS = tuple(field.name for field in fields(StoredJob))
 
 _BOOLS = (FIELDS.index("sendable"), FIELDS.index("cancelling"))
-
 _REQUEST = FIELDS.index("request")
+_LARGE = frozenset({"request", "response"})
 
 _BLOB = "(SELECT text FROM blobs WHERE hash = {}_hash)"
 
@@ -297,14 +307,16 @@ _LONG = {"request": "''", "response": "NULL", "draft": "NULL", "rounds": "NULL"}
 
 BRIEF = ", ".join(_LONG.get(name, name) for name in FIELDS)
 
-WHOLE = ", ".join(
-    _BLOB.format(name) if name in ("request", "response") else name for name in FIELDS
-) + ", input_at, {}".format(_BLOB.format("input"))
+WHOLE = ", ".join(_BLOB.format(name) if name in _LARGE else name for name in FIELDS)
+WHOLE += ", input_at, {}".format(_BLOB.format("input"))
 
 _DROP_UNUSED = """DELETE FROM blobs WHERE hash IN (SELECT value FROM json_each(?))
     AND NOT EXISTS (SELECT 1 FROM jobs WHERE request_hash = blobs.hash)
     AND NOT EXISTS (SELECT 1 FROM jobs WHERE input_hash = blobs.hash)
     AND NOT EXISTS (SELECT 1 FROM jobs WHERE response_hash = blobs.hash)"""
+
+_DROP_BATCHES = """DELETE FROM batches WHERE state = 'ended'
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE batch = batches.key)"""
 
 _ENDED = "ended_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"
 
@@ -312,7 +324,7 @@ _HASHES_OF = "SELECT request_hash, input_hash, response_hash FROM jobs WHERE "
 
 DURATIONS = """SELECT ended_at - accepted_at FROM jobs
     WHERE server = ? AND model = ? AND effort IS ? AND status = 'completed'
-    AND ended_at > accepted_at ORDER BY created_at DESC LIMIT 200"""
+    AND batch IS NULL AND ended_at > accepted_at ORDER BY created_at DESC LIMIT 200"""
 
 OWNERS = "SELECT DISTINCT owner FROM jobs WHERE ended_at IS NULL AND owner IS NOT NULL"
 
@@ -370,15 +382,14 @@ def add_entries(connection: sqlite3.Connection, added: Iterable[StoredJob]) -> N
 
 
 def change_entry(connection: sqlite3.Connection, key: str, changes: Mapping[str, Any]) -> None:
-    one = "key = ?", key
-    before = _hashes(connection, *one) if {"request", "response"} & changes.keys() else set()
+    before = _hashes(connection, "key = ?", key) if _LARGE & changes.keys() else set()
     columns = _stored(connection, changes)
     sets = ", ".join(f"{name} = :{name}" for name in columns)
     sql = f"UPDATE jobs SET {sets} WHERE key = :key"  # noqa: S608 - names of our own columns
     if connection.execute(sql, {**columns, "key": key}).rowcount != 1:
         raise MissingRow(f"the job {key} is not in it, so it would not survive a restart")
     if before:
-        _drop_unused(connection, before - _hashes(connection, *one))
+        _drop_unused(connection, before - _hashes(connection, "key = ?", key))
 
 
 def _hashes(connection: sqlite3.Connection, which: str, value: str) -> set[str]:
@@ -395,6 +406,7 @@ def forget_entries(connection: sqlite3.Connection, keys: Collection[str]) -> int
     listed = json.dumps(list(keys))
     hashes = _hashes(connection, _ENDED, listed)
     count = connection.execute(f"DELETE FROM jobs WHERE {_ENDED}", (listed,)).rowcount  # noqa: S608
+    connection.execute(_DROP_BATCHES)
     _drop_unused(connection, hashes)
     return count
 

@@ -148,6 +148,7 @@ class JobStore:
             draft=partial,
             billing=Billing.of(record.request).text,
             previous=_previous(record.request),
+            batch=record.batch,
             **_position_columns(record.position, server),
         )
 

@@ -23,6 +23,7 @@ class Write:
         added: new jobs.
         changes: columns that it gives the job.
         claims: whether it takes the job to send it, with ``changes``.
+        batch: the batch whose open jobs are given ``changes``, or "".
     """
 
     action: Action
@@ -30,6 +31,7 @@ class Write:
     added: tuple[StoredJob, ...] = ()
     changes: Mapping[str, Any] | None = None
     claims: bool = False
+    batch: str = ""
     future: Future[Any] = field(default_factory=Future)
 
     @property
@@ -141,6 +143,9 @@ class LiveRows:
             self._owner = entry.owner or self._owner
 
     def _change(self, write: Write) -> None:
+        if write.batch and write.changes is not None:
+            ours = [row for row in self._rows.values() if row.batch == write.batch]
+            self._rows.update({row.key: changed(row, write.changes) for row in ours})
         row = self._rows.get(write.key)
         if row is not None and write.changes is not None:
             self._rows[write.key] = changed(row, write.changes)

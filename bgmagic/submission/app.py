@@ -19,7 +19,11 @@ from bgmagic.text import one_line
 
 if TYPE_CHECKING:
     from bgmagic.api.server import ServerConfig
+    from bgmagic.batches.runs import BatchRuns
+    from bgmagic.concurrency import Clock
+    from bgmagic.jobs.record import SendGate
     from bgmagic.runtime.manager import JobManager
+    from bgmagic.storage.job_store import JobStore
     from bgmagic.submission.costs import Budget, BudgetGate
 
 NAMED = 5  # jobs that are named; more are counted
@@ -52,9 +56,12 @@ def shutdown_message(left: Sequence[Job], written: Callable[[Job], bool]) -> str
         written: whether a journal that outlives the process has the job.
     """
     going_on = [job for job in left if job.status == Status.DETACHED]
-    sent = [job for job in going_on if job.response_id]
-    waiting = [job for job in going_on if not job.response_id and written(job)]
-    unsent = [job for job in going_on if not job.response_id and job not in waiting]
+    # A job of a batch gets its own id with its answer.
+    sent = [job for job in going_on if job.response_id or job.record.accepted_at]
+    others = set(going_on).difference(sent)
+    waiting = [job for job in going_on if job in others and written(job)]
+    others.difference_update(waiting)
+    unsent = [job for job in going_on if job in others]
     unclear = [job for job in left if job.status == Status.UNKNOWN]
     told = [
         _told(sent, "still at work at the server"),
@@ -110,6 +117,13 @@ def _make_card(job: Job) -> Any:
     from bgmagic.display.card import Card
 
     return Card(job, history=_history, pick_up=_picked_up)
+
+
+def _make_batches(store: JobStore, clock: Clock, gate: SendGate | None) -> BatchRuns:
+    # Imported with the first batch.
+    from bgmagic.batches.runs import BatchRuns
+
+    return BatchRuns(store, clock, gate)
 
 
 class LazyGroupDisplays:
@@ -349,7 +363,13 @@ class App:
         folder = None if path is None else path.parent / "owners"
         store = JobStore(Journal(path), OwnerLock(folder))
         self.gate = BudgetGate(store, self.budget)
-        made = JobManager(_make_card, store=store, destination=self.destination, gate=self.gate)
+        made = JobManager(
+            _make_card,
+            store=store,
+            destination=self.destination,
+            gate=self.gate,
+            make_batches=_make_batches,
+        )
         self.journal_path = path
         if not self._ends:
             self._ends = True

@@ -10,11 +10,11 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.pricing import Billing, Charge, TokenCounts
+from bgmagic.api.pricing import BATCH, Billing, Charge, TokenCounts
 from bgmagic.api.request import Request
 from bgmagic.errors import BadInput
 from bgmagic.jobs.record import JobRecord, Status
@@ -42,7 +42,7 @@ class JobCost:
         submitted_at, ended_at: seconds since the epoch; None is "not yet".
         notebook: where it was sent from, or "".
         name: its variable, or "".
-        model, window, tier: as asked for; "" is none.
+        model, window, tier: as asked for; "" is none, and the window of a batch is "batch".
         status: its status.
         tokens_in, tokens_out: as the server counted them, or None.
         charge: what it cost; while it is open nothing is known.
@@ -87,8 +87,9 @@ def cost_of(entry: StoredJob) -> JobCost | None:
         notebook=entry.notebook,
         name=entry.name or "",
         model=entry.model,
-        window=billing.terms.window,
-        tier=billing.terms.tier,
+        # A batch has a window of its own, of 24 hours, and no tier.
+        window=BATCH if billing.terms.tier == BATCH else billing.terms.window,
+        tier="" if billing.terms.tier == BATCH else billing.terms.tier,
         status=entry.status,
         tokens_in=tokens.input if tokens else None,
         tokens_out=tokens.output if tokens else None,
@@ -287,6 +288,10 @@ class BudgetGate:
 
     def refusal(self, record: JobRecord) -> str | None:
         """Why the job can't be sent now, in one line; None counts it as sent."""
+        return self.refusal_all([record])
+
+    def refusal_all(self, records: Sequence[JobRecord]) -> str | None:
+        """Why the jobs can't be sent now, all together; None counts them as sent."""
         try:
             budget = self._budget()
         except BadInput as error:
@@ -294,14 +299,15 @@ class BudgetGate:
         if budget is None:
             return None
         with self._lock:
-            if record.key in self._admitted:
+            new = [record for record in records if record.key not in self._admitted]
+            most = {record.key: Billing.of(record.request).most(record.server) for record in new}
+            free = all(record.server == _FREE for record in new)
+            if free and not any(most.values()):
                 return None
-            most = Billing.of(record.request).most(record.server)
-            if most is None and record.server == _FREE:
-                return None
-            why = self._over(budget, most)
+            known = [bound for bound in most.values() if bound is not None]
+            why = self._over(budget, sum(known) if known else None)
             if why is None:
-                self._admitted[record.key] = most
+                self._admitted |= most
             return why
 
     def check(self, request: Request, server: str) -> str:

@@ -153,6 +153,10 @@ class SubmitSettings:
         "--sweep", metavar="KEY=A,B", read=to_swept, default=(), repeatable=True,
         help="a job for each value: effort=low,high, or a request field; repeatable, all combined",
     )  # fmt: skip
+    batch: bool = option(
+        "--batch", default=False,
+        help="send a sweep as one batch: half the price, done within 24 hours",
+    )  # fmt: skip
     max_in_flight: int = option(
         "--max-in-flight", metavar="N", read=to_count, default=64, configurable=True,
         help="jobs of a sweep at the server at once (64); the others wait",

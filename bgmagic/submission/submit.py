@@ -30,6 +30,8 @@ from bgmagic.submission.options import resolve_settings
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.text import did_you_mean, dollars
 
+BATCH_WINDOW = 24 * 3600.0  # seconds in which a batch is done, or expires
+
 AFTER_WINDOW = 3600.0  # seconds that a job is watched beyond the window it was to be done in
 
 
@@ -49,6 +51,7 @@ def deadline_of(*asked: SubmitSettings) -> float:
     Told by the settings: reading the requests of a large sweep would take too long.
     """
     windows = [WINDOW_SECONDS.get(_window_of(settings), 0.0) for settings in asked]
+    windows += [BATCH_WINDOW for settings in asked if settings.batch]
     later = [seconds + AFTER_WINDOW for seconds in windows if seconds]
     return max([*later, *(settings.deadline for settings in asked)])
 
@@ -161,7 +164,8 @@ def _prepared(
         metadata=dict(settings.metadata),
         cache_key=settings.cache_key,
         continuation_id=continuation_id(after),
-        previous=previous if by_previous else None,
+        previous=previous if by_previous and not settings.batch else None,
+        batch=settings.batch,
         **_structured(settings),
         server=server,
         partial=partial or "",
@@ -227,9 +231,13 @@ def _without_excluded_defaults(
 ) -> SubmitSettings:
     """The settings, a default of which gives way to what is given and excludes it.
 
-    A discounted window goes neither with a stream nor with another tier; two that are both given,
-    or both defaults, are left to be refused.
+    A discounted window goes neither with a stream nor with another tier, and a batch with none of
+    them; two that are both given, or both defaults, are left to be refused.
     """
+    if settings.batch:
+        defaults = {"stream": False, "window": None, "tier": None}
+        changes = {name: value for name, value in defaults.items() if given.get(name) is None}
+        return replace(settings, **changes)
     if settings.window not in WINDOW_SECONDS:
         return settings
     told = {name for name, value in given.items() if value is not None}

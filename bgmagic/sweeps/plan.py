@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bgmagic.api.pricing import CostEstimate, Terms, estimate_cost
+from bgmagic.api.pricing import STANDARD_TIERS, CostEstimate, Terms, estimate_cost
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.record import GroupPosition
@@ -90,6 +90,29 @@ def plan_sweep(
     )
 
 
+def _check_batch(prepared: PreparedRequest) -> None:
+    """Refuse what can't go into a batch.
+
+    Raises:
+        BadInput: says what, and what to leave out.
+    """
+    request = prepared.request
+    refused = {
+        "--stream": request.streams,
+        "--window": bool(request.window),
+        f"--tier {request.tier}": request.tier not in STANDARD_TIERS,
+    }
+    for flag, given in refused.items():
+        if given:
+            raise BadInput(
+                f"{flag} can't be had in a batch, which is done within 24 hours at half the price: "
+                f"leave out {flag.split()[0]} or --batch"
+            )
+    if prepared.needs:
+        names = ", ".join(prepared.waits_for)
+        raise BadInput(f"a batch can't wait for {names}: send it when that has ended")
+
+
 def _check_uses_item(
     pieces: Sequence[str | Expression], items: Items, settings: SubmitSettings
 ) -> None:
@@ -113,13 +136,16 @@ def _prepared(
         # Hides a variable of that name.
         scope["item"] = items.values[point.item]
     try:
-        return prepare_request(text, point.settings, scope, server)
+        prepared = prepare_request(text, point.settings, scope, server)
+        if point.settings.batch:
+            _check_batch(prepared)
     except BadInput as error:
         which = items.keys[point.item] if items.keys else point.item
         told = str(error).replace(f"the {grid.ItemRow.__name__} has", "the row has")
         for name, _ in point.swept:
             told = told.replace(f"--param {name}", f"--sweep {name}")
         raise BadInput(f"--each, item {which!r}: {told}" if items.kind else told) from None
+    return prepared
 
 
 def _positions(

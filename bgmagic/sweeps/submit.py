@@ -6,9 +6,10 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bgmagic.api.batch import assign_batches
 from bgmagic.api.pricing import CostEstimate
 from bgmagic.api.request import OutputType
 from bgmagic.errors import BadInput
@@ -168,6 +169,9 @@ def _submitted(plan: SweepPlan, indices: Sequence[int]) -> list[Job]:
         create_timeout=settings.create_timeout,
         over_budget=settings.over_budget,
     )
+    if settings.batch:
+        names = assign_batches([record.request for record in records])
+        records = [replace(one, batch=name) for one, name in zip(records, names, strict=True)]
     return manager.submit_all(records, config) if records else []
 
 

@@ -63,7 +63,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if self._session is None:
             self._session = self._opened()
-        content = await request.aread()  # after a redirect it is not there yet
+        # A file goes as it is read; all else, which after a redirect is not there yet, whole.
+        is_file = request.headers.get("content-type", "").startswith("multipart/")
+        content: Any = request.stream if is_file else await request.aread()
         limits = request.extensions.get("timeout", {})
         with map_aiohttp_exceptions():
             answer = await self._session.request(

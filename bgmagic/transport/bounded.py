@@ -18,6 +18,9 @@ HEAD = 65_536
 # poll, and an image is a few MB.
 BODY = 256 << 20
 
+# Bytes of a file of results: 50,000 answers with the most that the longest model writes.
+FILE = 64 << 30
+
 _PIECE = 1 << 20  # bytes that are unpacked at once, a millisecond or so
 
 # What is asked for; other packing can't be unpacked piece by piece.
@@ -56,21 +59,24 @@ async def bound(response: httpx2.Response) -> None:
             raise httpx2.RemoteProtocolError(f"the answer is packed as {name}, which nobody asked")
     if isinstance(response.stream, httpx2.AsyncByteStream):
         response.headers.pop("content-encoding", None)
-        response.stream = BoundedStream(response.stream, names)
+        # A file of results is read line by line, and never held.
+        is_file = response.request.url.path.endswith("/content")
+        response.stream = BoundedStream(response.stream, names, FILE if is_file else BODY)
 
 
 class BoundedStream(httpx2.AsyncByteStream):
     """The body of an answer, unpacked, as it comes."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream, names: list[str]) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, names: list[str], most: int = BODY) -> None:
         """Make it of the packed ``stream``; ``names`` say how, in the order of packing."""
         self._stream = stream
         self._names = names
+        self._most = most
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        pieces = _counted(aiter(self._stream))
+        pieces = _counted(aiter(self._stream), self._most)
         for name in reversed(self._names):
-            pieces = _counted(_unpacked(pieces, name))
+            pieces = _counted(_unpacked(pieces, name), self._most)
         async for piece in pieces:
             yield piece
 
@@ -78,11 +84,11 @@ class BoundedStream(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-async def _counted(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _counted(pieces: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
     size = 0
     async for piece in pieces:
         size += len(piece)
-        if size > BODY:
+        if size > most:
             raise body_too_large()
         yield piece
 

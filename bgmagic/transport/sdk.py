@@ -60,7 +60,7 @@ def sdk_client(server: ServerConfig, tls: ssl.SSLContext, kept: float = CREATE_K
         base_url=_bare(server.base_url),
         api_key=server.api_key,
         max_retries=0,
-        timeout=_timeout(),
+        timeout=sdk_limits(),
         http_client=http,
     )
     client.organization = client.project = client.admin_api_key = None
@@ -117,7 +117,7 @@ def _plain(server: ServerConfig, http: Any) -> AsyncOpenAI:
             base_url=_bare(server.base_url),
             api_key=server.api_key,
             max_retries=0,
-            timeout=_timeout(),
+            timeout=sdk_limits(),
             http_client=http,
         )
     client = openai.AsyncAzureOpenAI(
@@ -126,7 +126,7 @@ def _plain(server: ServerConfig, http: Any) -> AsyncOpenAI:
         api_version=server.azure,
         api_key=server.api_key or None,
         max_retries=0,
-        timeout=_timeout(),
+        timeout=sdk_limits(),
         http_client=http,
     )
     client._azure_ad_token = server.azure_token or None  # not that of the moment
@@ -186,7 +186,9 @@ def _transport(server: ServerConfig, tls: ssl.SSLContext, kept: float) -> Any:
 async def _ask_for_known_encodings(request: Any) -> None:
     from bgmagic.transport.bounded import ENCODINGS
 
-    request.headers["accept-encoding"] = ENCODINGS
+    # A file that breaks off is read on from a byte of it, not of what it was packed into.
+    is_file = request.url.path.endswith("/content")
+    request.headers["accept-encoding"] = "identity" if is_file else ENCODINGS
 
 
 # As whom one asks; of the key alone the SDK takes care itself.
@@ -237,10 +239,11 @@ def _no_create_elsewhere(home: Any) -> Callable[[Any], Awaitable[None]]:
     return refuse
 
 
-def _timeout() -> Any:
+def sdk_limits(silence: float = SILENCE) -> Any:
+    """The limits of a call: seconds to connect, and without a byte."""
     import openai
 
-    return openai.Timeout(SILENCE, connect=CONNECT)
+    return openai.Timeout(silence, connect=CONNECT)
 
 
 def _from_template(template: Any, fresh: Any) -> AsyncOpenAI:
@@ -248,7 +251,7 @@ def _from_template(template: Any, fresh: Any) -> AsyncOpenAI:
     import openai
 
     if isinstance(template, openai.AsyncOpenAI):
-        return template.copy(max_retries=0, http_client=fresh, timeout=_timeout())
+        return template.copy(max_retries=0, http_client=fresh, timeout=sdk_limits())
     provider = getattr(template, "_api_key_provider", None)
     settings: dict[str, Any] = {
         "api_key": _async_provider(provider) if provider else template.api_key,
@@ -259,7 +262,7 @@ def _from_template(template: Any, fresh: Any) -> AsyncOpenAI:
         "default_query": dict(template._custom_query),
         "max_retries": 0,
         "http_client": fresh,
-        "timeout": _timeout(),
+        "timeout": sdk_limits(),
     }
     if not isinstance(template, openai.AzureOpenAI):
         return openai.AsyncOpenAI(**settings)

@@ -1,0 +1,181 @@
+"""The Batch API's files as values: lines of requests, and what the lines of results say.
+
+A batch is a file of requests to one endpoint, for one model, that the provider works on within 24
+hours. Its results come in two files, one line a request, in any order.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bgmagic.api.error_body import failure_message
+from bgmagic.api.request import Request
+from bgmagic.api.response import is_terminal, text_in
+from bgmagic.errors import BadInput
+
+# The bounds of one file (OpenAI's guide to Batch, openai 3.57).
+MOST_REQUESTS = 50_000
+
+MOST_BYTES = 200_000_000
+
+ENDPOINT = "/v1/responses"
+
+WINDOW = "24h"
+
+KEY = "bgmagic"  # the metadata of a batch that has our own name of it
+
+# Statuses after which a batch changes no more.
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+
+# JSON allows these within a text, and what reads a file by lines may take them for their ends.
+_LINE_ENDS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+
+
+def request_line(custom_id: str, body: str) -> bytes:
+    """A line of the file of requests.
+
+    Args:
+        custom_id: our own name of the request, which its result has as well.
+        body: the request as JSON, without background mode and stream.
+    """
+    for sign, written in _LINE_ENDS.items():
+        if sign in body:
+            body = body.replace(sign, written)
+    head = f'{{"custom_id": "{custom_id}", "method": "POST", "url": "{ENDPOINT}", "body": '
+    return f"{head}{body}}}\n".encode()
+
+
+_AROUND = len(request_line("0" * 32, ""))
+
+
+def assign_batches(requests: Iterable[Request]) -> list[str]:
+    """Name the batch that each request goes into: one model, and the bounds of a file, each.
+
+    Raises:
+        BadInput: a request is too large for any file.
+    """
+    names: list[str] = []
+    open_ones: dict[str, tuple[str, int, int]] = {}
+    sizes: dict[int, int] = {}
+    for request in requests:
+        size = sizes.get(id(request.text))
+        if size is None:
+            size = sizes[id(request.text)] = len(request_line("0" * 32, request.text))
+        if size > MOST_BYTES:
+            raise BadInput(
+                f"a request has {size / 1e6:.0f} MB, and the file of a batch may have "
+                f"{MOST_BYTES / 1e6:.0f}; give a large --file by its http(s) address"
+            )
+        name, count, used = open_ones.get(request.model, ("", 0, 0))
+        if not name or count == MOST_REQUESTS or used + size > MOST_BYTES:
+            name, count, used = uuid.uuid4().hex, 0, 0
+        open_ones[request.model] = name, count + 1, used + size
+        names.append(name)
+    return names
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What became of one request.
+
+    Attributes:
+        custom_id: our own name of the request.
+        response: the response object, where there is one that has ended; else None.
+        reason: why there is none, in words, or "".
+        code: the server's word for that, or "".
+    """
+
+    custom_id: str
+    response: Mapping[str, Any] | None = None
+    reason: str = ""
+    code: str = ""
+
+
+def read_result(line: Mapping[str, Any]) -> BatchResult | None:
+    """What a line of an output or error file says; None if it is about no request."""
+    custom_id = text_in(line.get("custom_id"))
+    if not custom_id:
+        return None
+    given = line.get("response")
+    answer: Mapping[str, Any] = given if isinstance(given, dict) else {}
+    body = answer.get("body")
+    status = answer.get("status_code")
+    if isinstance(body, dict) and status in (200, None) and {"output", "status"} & body.keys():
+        response = body if body.get("status") else {**body, "status": "completed"}
+        if is_terminal(response):
+            return BatchResult(custom_id, response)
+        return BatchResult(custom_id, None, f"its response is only {response['status']}")
+    error = next((found for found in _errors(line, body) if found), {})
+    code = text_in(error.get("code"))
+    told = failure_message({"error": error}) or text_in(error.get("message"))
+    at = f"HTTP {status}" if isinstance(status, int) and status != 200 else ""
+    words = [word for word in (at, code, told) if word]
+    return BatchResult(custom_id, None, ": ".join(words) or "the server gave no reason", code)
+
+
+def _errors(line: Mapping[str, Any], body: object) -> list[Mapping[str, Any]]:
+    places = [body.get("error") if isinstance(body, dict) else None, line.get("error")]
+    return [found for found in places if isinstance(found, dict)]
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What the server says of a batch.
+
+    Attributes:
+        batch_id: the server's id.
+        status: its word verbatim.
+        files: the ids of the output file and the error file, those that there are.
+        done: how many requests have a result, by the server's count; None where it has none.
+        why: why it failed as a whole, or "".
+    """
+
+    batch_id: str
+    status: str
+    files: tuple[str, ...] = ()
+    done: int | None = None
+    why: str = ""
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Any]) -> BatchReport:
+        """Read the API's batch object, whatever its shape."""
+        files = (text_in(batch.get("output_file_id")), text_in(batch.get("error_file_id")))
+        given = batch.get("request_counts")
+        counts = given if isinstance(given, dict) else {}
+        found = [counts.get(name) for name in ("completed", "failed")]
+        known = [count for count in found if isinstance(count, int)]
+        listed = batch.get("errors")
+        errors = listed.get("data") if isinstance(listed, dict) else listed
+        first = errors[0] if isinstance(errors, list) and errors else {}
+        words = [text_in(first.get(name)) for name in ("code", "message")] if first else []
+        return cls(
+            batch_id=text_in(batch.get("id")),
+            status=text_in(batch.get("status")),
+            files=tuple(file for file in files if file),
+            done=sum(known) if len(known) == 2 else None,
+            why=": ".join(word for word in words if word),
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether it changes no more."""
+        return self.status in ENDED
+
+
+def is_batch_of(batch: object, key: str) -> bool:
+    """Whether a batch object's metadata say that it is the batch we call ``key``."""
+    metadata = batch.get("metadata") if isinstance(batch, dict) else None
+    return isinstance(metadata, dict) and metadata.get(KEY) == key
+
+
+def parse_line(raw: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line of results; None if it is none, as one that was cut off."""
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

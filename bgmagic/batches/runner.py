@@ -1,0 +1,248 @@
+"""Runs one batch to its end: sends it, polls it, and takes in what has come of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import replace
+
+from bgmagic.api.batch import BatchReport
+from bgmagic.batches.sender import BatchSender
+from bgmagic.batches.work import SHUTDOWN, BatchWork
+from bgmagic.errors import ServerError
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.outcome import past_deadline, settle
+from bgmagic.jobs.record import SendGate, Status
+from bgmagic.runtime.attach import record_of
+from bgmagic.runtime.pacing import LIMIT, RunConfig
+from bgmagic.storage.batches import BatchState
+
+logger = logging.getLogger("bgmagic")
+
+# Seconds between two polls of a batch: after something has changed, at first, and later. One poll
+# is of all its jobs.
+SOON, POLL, LATER_POLL = 10.0, 30.0, 60.0
+
+LATER = 600.0  # seconds after acceptance from which polls come later
+
+LOCAL_POLL = 2.0  # seconds, of the embedded server
+
+FAILED_POLL = 5.0  # seconds after a poll that failed; doubled with each more
+
+JOINING = 0.2  # seconds in which jobs of one batch are cancelled one after another
+
+LOST_AFTER = 5  # answers in a row that the server knows no such batch
+
+REREADS = 5  # polls for which results are waited for that an ended batch is said to have
+
+ONE_OF_BATCH = (
+    "a request of a batch can't be cancelled by itself: cancel the group, and what is done by then "
+    "is kept"
+)
+
+
+class BatchRunner:
+    """Runs one batch. All methods run on the loop thread."""
+
+    def __init__(self, work: BatchWork, gate: SendGate | None) -> None:
+        """Make it; ``gate`` may hold the batch back before it is sent."""
+        self.work = work
+        self._gate = gate
+        self._report: BatchReport | None = None
+        self._cancel_sent = self._considering = self._troubled = self._unsaved = False
+
+    async def run(self, *, attached: bool) -> None:
+        """Run the batch to its end; raises nothing but CancelledError.
+
+        Args:
+            attached: whether the journal has it already, from another kernel.
+        """
+        work = self.work
+        try:
+            if attached and not await work.adopt():
+                return
+            self._report = await BatchSender(work, self._gate).run()
+            if work.batch.state == BatchState.CREATED:
+                self._consider_cancel()
+                await self._follow()
+        except asyncio.CancelledError:
+            work.stop(SHUTDOWN)
+            raise
+        except Exception as error:
+            logger.exception("a batch broke off")
+            work.stop(f"bgmagic itself failed with {type(error).__name__}: {error}")
+
+    def join(self, job: Job) -> None:
+        """Go on with one more job of the batch, which the journal has."""
+        key, results = job.record.key, self.work.results
+        if key in results.settled:
+            self._settle_from_journal(job)
+            return
+        results.absent.discard(key)
+        results.jobs[key] = job
+        if self._report is not None:
+            job.advance(status=self._report.status, accepted_at=self.work.accepted_at)
+
+    def _settle_from_journal(self, job: Job) -> None:
+        """End a job that has ended since the journal was read."""
+        entry = next(iter(self.work.store.whole([job.record.key])), None)
+        if entry is None:  # forgotten
+            settle(job, status=Status.LOST, ended_at=self.work.clock.now())
+            return
+        ended = record_of(entry)
+        names = ("status", "response", "response_id", "reason", "ended_at", "accepted_at")
+        settle(job, **{name: getattr(ended, name) for name in names})
+
+    def close(self) -> None:
+        """Stop after the call that is under way."""
+        self.work.closing = True
+        self.work.wake.set()
+
+    def reconfigure(self, config: RunConfig) -> None:
+        """Call the server from now on as ``config`` says: the key has been changed."""
+        self.work.config = config
+        self.work.wake.set()
+
+    # Cancelling.
+
+    def request_cancel(self, job: Job) -> None:
+        """Cancel a job; in a batch that the server has, with all the others only."""
+        if job.done() or job.record.cancelling:
+            return
+        job.advance(cancelling=True)
+        if not self._considering:
+            self._considering = True
+            # Of a whole group, one after another is cancelled.
+            asyncio.get_running_loop().call_later(JOINING, self._consider_cancel)
+
+    def _consider_cancel(self) -> None:
+        self._considering = False
+        if self.work.batch.state == BatchState.CREATED and not self.work.all_cancelling:
+            for job in self.work.jobs:
+                if job.record.cancelling and not self._cancel_sent:
+                    job.advance(cancelling=False, trouble=ONE_OF_BATCH)
+        self.work.wake.set()
+
+    async def _cancel(self, batch_id: str) -> None:
+        """Ask the server to cancel the batch, if all its jobs are to be cancelled, and once."""
+        work = self.work
+        if self._cancel_sent or not work.results.left or not work.all_cancelling:
+            return
+        try:
+            await work.client.cancel(batch_id)
+        except ServerError as failure:
+            if failure.status_code not in (400, 404, 409):  # it has mostly just ended
+                raise
+        self._cancel_sent = True
+        await work.store.try_to_save(work.batch, cancelling=True)
+
+    # Watching.
+
+    async def _follow(self) -> None:
+        work = self.work
+        accepted = work.accepted_at = work.accepted_at or work.clock.now()
+        deadline = accepted + work.config.deadline
+        missing, rereads, failures = 0, 0, 0
+        delay = 0.0 if self._report is None else self._delay(soon=True)
+        while True:
+            await work.clock.pause(work.wake, delay)
+            if work.closing:
+                work.stop(SHUTDOWN)
+                return
+            late = work.clock.now() >= deadline
+            try:
+                report = await self._poll()
+                missing = failures = 0
+                if report.ended:
+                    if await self._read(report) or rereads == REREADS:
+                        await self._end_left(report)
+                        return
+                    rereads += 1
+                delay = self._delay(soon=report.ended or self._cancel_sent)
+            except ServerError as failure:
+                failures += 1
+                missing = missing + 1 if failure.status_code == 404 and failure.from_api else 0
+                if missing == LOST_AFTER:
+                    about = f"the server no longer knows this batch: {failure}"
+                    await work.end_all(Status.LOST, about)
+                    return
+                self._troubled = True
+                await work.tell(trouble=f"the poll failed, the batch goes on: {failure}")
+                doubled = FAILED_POLL * 2.0 ** min(failures - 1, 4)
+                delay = min(max(doubled, failure.retry_after or 0.0), LIMIT)
+            if late:
+                await work.store.release(work.batch)
+                self._stop_at_deadline()
+                return
+
+    async def _poll(self) -> BatchReport:
+        """Ask the server how far the batch is.
+
+        Raises:
+            ServerError: it did not say.
+        """
+        work, before = self.work, self._report
+        batch_id = work.batch.batch_id or ""
+        await self._cancel(batch_id)
+        report = BatchReport.of(await work.client.retrieve(batch_id))
+        if not report.status:  # of a lean server
+            report = replace(report, status=before.status if before else Status.IN_PROGRESS)
+        self._report = report
+        changed = before is None or report.status != before.status
+        if changed or self._unsaved:
+            # It is told, and what can't be written down now is with the next poll.
+            columns = {"status": report.status, "accepted_at": work.accepted_at}
+            self._unsaved = not await work.store.try_to_save(work.batch, **columns)
+        if changed or self._troubled:
+            self._troubled = False
+            now, accepted = work.clock.now(), work.accepted_at
+            await work.tell(
+                status=report.status, accepted_at=accepted, checked_at=now, trouble=None
+            )
+        return report
+
+    def _delay(self, *, soon: bool) -> float:
+        """Seconds until the next poll: above 0 and below 90."""
+        work = self.work
+        age = work.clock.now() - (work.accepted_at or 0.0)
+        usual = SOON if soon else POLL if age < LATER else LATER_POLL
+        if work.config.server.is_local:
+            usual = LOCAL_POLL
+        interval = work.config.poll_interval or usual
+        return min(interval * random.uniform(0.9, 1.1), LIMIT)  # noqa: S311 - no secret
+
+    def _stop_at_deadline(self) -> None:
+        work = self.work
+        if work.jobs:
+            work.stop(past_deadline(work.jobs[0], work.config.deadline))
+
+    async def _read(self, report: BatchReport) -> bool:
+        """Take in what an ended batch has; False if more is said to come.
+
+        Raises:
+            ServerError: a file can't be read to its end.
+        """
+        work, lines, gone = self.work, 0, False
+        for file_id in report.files:
+            try:
+                lines += await work.results.read(work.client, file_id, work.config.server)
+            except ServerError as failure:
+                if failure.status_code != 404:
+                    raise
+                gone = True
+        if not work.results.left:
+            return True
+        if report.status == "completed" and report.done is None:
+            return False  # a server that counts nothing may be late with its files
+        return not gone and lines >= (report.done or 0)
+
+    async def _end_left(self, report: BatchReport) -> None:
+        """End the jobs of which an ended batch has no result."""
+        missing = f"the batch {report.batch_id} has ended, and its files have no line of this job"
+        why = {
+            "failed": (Status.FAILED, report.why or "the server refused the batch"),
+            "expired": (Status.FAILED, "batch_expired: it was not done within 24 hours"),
+            "cancelled": (Status.CANCELLED, "with its batch"),
+        }
+        await self.work.end_all(*why.get(report.status, (Status.LOST, missing)))

@@ -1,0 +1,231 @@
+"""Has the server work on a batch, at most once: writes its file, uploads it, and makes the batch.
+
+What is about to be asked is written down before it is asked. Where it is unclear whether the server
+has made a batch, its list of batches tells: each carries our own name of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import replace
+from typing import IO, Any
+
+from bgmagic.api.batch import BatchReport, request_line
+from bgmagic.batches.work import SHUTDOWN, BatchWork
+from bgmagic.errors import ServerError
+from bgmagic.jobs.outcome import unclear
+from bgmagic.jobs.record import SendGate, Status
+from bgmagic.runtime.pacing import PollSchedule
+from bgmagic.storage.batches import BatchState
+from bgmagic.storage.database import JournalError
+
+# Seconds after a create of which nothing was heard at which the server's list is asked for it. When
+# it is not in the last one either, nothing was made, and it is asked for again.
+LOOK_UPS = (0.0, 5.0, 20.0, 60.0)
+
+BEFORE = 86400.0  # seconds by which the server's clock may be behind ours
+
+BUDGET_RETRY = 30.0  # seconds until a batch that the budget holds back asks again
+
+JOURNAL_RETRY = 10.0  # seconds between tries to write a step down, at most
+
+# Answers by which a server says that it has no batches, or no list of them.
+NO_BATCHES = frozenset({404, 405, 501})
+
+LINES = 200  # of a file, written in one go
+
+
+class BatchSender:
+    """Sends one batch. All methods run on the loop thread."""
+
+    def __init__(self, work: BatchWork, gate: SendGate | None) -> None:
+        """Make it; ``gate`` may hold the batch back."""
+        self._work = work
+        self._gate = gate
+        self._old_file = work.batch.file_id  # of an earlier kernel
+
+    async def run(self) -> BatchReport | None:
+        """Have the server make the batch; None if it has been made before, or will not be."""
+        work, delays = self._work, PollSchedule(5.0)
+        give_up_at = work.clock.now() + work.config.deadline
+        made: BatchReport | None = None
+        while work.batch.state not in (BatchState.CREATED, BatchState.ENDED):
+            if work.closing:
+                work.stop(SHUTDOWN)
+                return None
+            left = give_up_at - work.clock.now()
+            try:
+                made = await self._next_step()
+                continue
+            except JournalError as failure:
+                wait, about = min(delays.after_failure(), JOURNAL_RETRY), str(failure)
+            except ServerError as failure:
+                if await self._ends_unsent(failure, left):
+                    return None
+                wait, about = delays.after_failure(failure.retry_after), str(failure)
+            if left <= 0:
+                work.stop(f"it was not sent: {about}")
+                return None
+            await work.tell(status=Status.WAITING, trouble=f"not sent yet: {about}")
+            await work.clock.pause(work.wake, wait)
+        return made
+
+    async def _next_step(self) -> BatchReport | None:
+        """Take the next step towards a batch; gives the batch once it is made.
+
+        Raises:
+            ServerError: a call failed; the state says whether it can have been accepted.
+            JournalError: a step could not be written down, and was not taken.
+        """
+        work = self._work
+        if work.batch.state == BatchState.CREATING:
+            return await self._look_up()
+        if not work.results.left or work.all_cancelling:
+            await work.end_all(Status.CANCELLED, "before it was sent")
+        elif not await self._held_back():
+            if work.batch.file_id is not None:
+                return await self._create(work.batch.file_id)
+            await self._upload()
+        return None
+
+    async def _held_back(self) -> bool:
+        """Wait a while if the budget holds the batch back; whether it did."""
+        gate, work = self._gate, self._work
+        if gate is None or work.batch.over_budget or not gate.is_set():
+            return False
+        records = [job.record for job in work.jobs]
+        why = await asyncio.to_thread(gate.refusal_all, records)
+        if why is None:
+            return False
+        await work.tell(status=Status.WAITING, trouble=f"not sent: {why}")
+        await work.clock.pause(work.wake, BUDGET_RETRY)
+        return True
+
+    async def _upload(self) -> None:
+        """Send the file of requests; one that the server may have already is looked for first."""
+        work = self._work
+        maybe_there = work.batch.state == BatchState.UPLOADING
+        name = f"bgmagic-{work.batch.key}.jsonl"
+        await work.save(state=BatchState.UPLOADING)
+        with tempfile.TemporaryFile() as file:
+            size = await self._write(file)
+            if not size:
+                return  # there is nothing to send: the next step says so
+            file.seek(0)
+            file_id = await self._uploaded(name, size) if maybe_there else None
+            work.sending = True
+            try:
+                file_id = file_id or await work.client.upload(name, file)
+            except ServerError as failure:
+                if not failure.maybe_accepted:
+                    await work.save(state=BatchState.INTENDED)
+                raise
+            finally:
+                work.sending = False
+        await work.save(state=BatchState.UPLOADED, file_id=file_id)
+
+    async def _uploaded(self, name: str, size: int) -> str | None:
+        try:
+            return await self._work.client.find_file(name, size)
+        except ServerError as failure:
+            # A second file costs nothing: only of one a batch is made.
+            if failure.status_code in NO_BATCHES:
+                return None
+            raise
+
+    async def _write(self, file: IO[bytes]) -> int:
+        """Write the lines of all open requests that are not cancelled; gives the bytes."""
+        work, size = self._work, 0
+        cancelled = [job.record.key for job in work.jobs if job.record.cancelling]
+        await work.end(cancelled, Status.CANCELLED, "before it was sent")
+        async for some in work.results.courtesy.slices(work.jobs, LINES):
+            for job in some:
+                size += file.write(request_line(job.record.key, job.request.text))
+        absent = list(work.results.absent)
+        for start in range(0, len(absent), LINES):
+            entries = await asyncio.to_thread(work.store.whole, absent[start : start + LINES])
+            why = "not sent: its request held a secret, which the journal does not keep"
+            unsendable = [entry.key for entry in entries if not entry.sendable]
+            await work.end(unsendable, Status.FAILED, why)
+            for entry in entries:
+                if entry.sendable:
+                    size += file.write(request_line(entry.key, entry.request))
+        return size
+
+    async def _create(self, file_id: str) -> BatchReport | None:
+        """Have the server make a batch of the file, once."""
+        work = self._work
+        tried = work.clock.now()
+        submitting = {"status": str(Status.SUBMITTING)}
+        await work.save(submitting, state=BatchState.CREATING, tried_at=tried)
+        await work.tell(status=Status.SUBMITTING, trouble=None)
+        position = next((job.record.position for job in work.jobs), None)
+        work.sending = True
+        try:
+            group = position.group if position else ""
+            made = BatchReport.of(await work.client.create(file_id, work.batch.key, group))
+        except ServerError as failure:
+            if failure.maybe_accepted:
+                raise  # the next step is to look it up
+            if file_id == self._old_file and failure.status_code in (400, 404):
+                # Files live for 30 days, or shorter. The requests are here.
+                self._old_file = None
+                await work.save(state=BatchState.INTENDED, file_id=None, tried_at=None)
+                return None
+            await work.save(state=BatchState.UPLOADED, tried_at=None)
+            raise
+        finally:
+            work.sending = False
+        return await self._accepted(made)
+
+    async def _look_up(self) -> BatchReport | None:
+        """Find the batch that the server may have made; without one, it may be asked again."""
+        work = self._work
+        tried = work.batch.tried_at or work.clock.now()
+        for after in LOOK_UPS:
+            while work.clock.now() < tried + after and not work.closing:
+                await work.clock.pause(work.wake, tried + after - work.clock.now())
+            if work.closing:
+                return None
+            try:
+                found = await work.client.find(work.batch.key, work.batch.created_at - BEFORE)
+            except ServerError as failure:
+                if failure.status_code not in NO_BATCHES:
+                    raise
+                why = unclear(f"the server has no list of batches to look it up in: {failure}")
+                await work.end_all(Status.UNKNOWN, why)
+                return None
+            if found:
+                return await self._accepted(BatchReport.of(found[-1]))  # there is one
+        known = BatchState.UPLOADED if work.batch.file_id else BatchState.INTENDED
+        await work.save(state=known, tried_at=None)
+        return None
+
+    async def _accepted(self, made: BatchReport) -> BatchReport:
+        work = self._work
+        now = work.accepted_at = work.clock.now()
+        known: dict[str, Any] = {
+            "state": BatchState.CREATED,
+            "batch_id": made.batch_id,
+            "tried_at": None,
+        }
+        try:
+            await work.save({"status": made.status, "accepted_at": now}, **known)
+        except JournalError:
+            work.batch = replace(work.batch, **known)
+        await work.tell(status=made.status, accepted_at=now, checked_at=now, trouble=None)
+        return made
+
+    async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
+        """End all jobs if a call that failed so need not be repeated; returns whether it did."""
+        work = self._work
+        if work.batch.state == BatchState.CREATING:
+            return False
+        if failure.maybe_accepted or (failure.retryable and left > 0):
+            return False
+        told = f"not accepted by the server: {failure}"
+        if failure.status_code in NO_BATCHES:
+            told = f"{work.config.server.address} has no batches: leave out --batch ({failure})"
+        await work.end_all(Status.FAILED, told)
+        return True

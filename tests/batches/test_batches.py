@@ -1,0 +1,372 @@
+"""Batches over real connections: made once, ended once, every answer in its place."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobLost, JobUnknown
+from bgmagic.runtime.manager import JobManager
+from tests.batches.study import attached, config_of, entries_of, manager_of, records_of, sent
+from tests.jobs.test_job import LIMIT, eventually
+from tests.support.batching import answer_of, failure_of
+from tests.support.scripted import Script, ScriptedServer
+
+NO = {"error": {"message": "no", "type": "x"}}
+
+# What can go wrong with one call, whichever it is.
+FAULTS: dict[str, Script] = {
+    "reset before": Script(reset="before"),
+    "reset after": Script(reset="after"),
+    "500": Script(status=500, json=NO),
+    "429": Script(status=429, json=NO, headers={"retry-after-ms": "5"}),
+    "html": Script(body=b"<html>login</html>"),
+    "cut off": Script(truncate=40),
+}
+CALLS = ("upload", "batch", "batch_poll", "content")
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Iterator[JobManager]:
+    """A kernel with a journal on disk."""
+    made = manager_of(tmp_path / "journal.sqlite3")
+    yield made
+    assert made.close(10), "the loop thread did not end"
+
+
+def answers(jobs: list[Job]) -> list[str]:
+    return [str(job.result(LIMIT)) for job in jobs]
+
+
+def echoes(count: int) -> list[str]:
+    return [f"echo: q{number}" for number in range(count)]
+
+
+def test_answers_come_from_one_file(kernel: JobManager, server: ScriptedServer) -> None:
+    """A batch is one upload and one create, and its answers reach their jobs in whatever order."""
+    jobs = sent(kernel, server, 30)
+    assert answers(jobs) == echoes(30)
+    assert server.count("upload") == server.count("batch") == 1
+    assert server.count("create") == 0
+    (batch,) = server.batching.batches.values()
+    assert batch["metadata"]["bgmagic_group"] == "group-1"
+    assert {entry.status for entry in entries_of(kernel)} == {"completed"}
+    assert {entry.response_id for entry in entries_of(kernel)} == {
+        f"resp_{job.record.key}" for job in jobs
+    }
+
+
+def test_each_model_has_its_own_batch(kernel: JobManager, server: ScriptedServer) -> None:
+    """A file has one model: several models become several batches."""
+    jobs = sent(kernel, server, 6, models=("gpt-5.2", "gpt-5"))
+    assert answers(jobs) == echoes(6)
+    models = [
+        {line["body"]["model"] for line in server.batching.requests(key)}
+        for key in server.batching.batches
+    ]
+    assert sorted(models, key=str) == [{"gpt-5"}, {"gpt-5.2"}]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_at_any_call(
+    kernel: JobManager, server: ScriptedServer, call: str, fault: str
+) -> None:
+    """Whichever call fails in whichever way: no request is in two batches, and none is lost."""
+    server.enqueue(call, FAULTS[fault])
+    jobs = sent(kernel, server, 12)
+    assert answers(jobs) == echoes(12)
+    assert set(server.batching.asked.values()) == {1}
+    assert len(server.batching.asked) == 12
+
+
+def test_a_file_is_read_on_where_it_broke_off(kernel: JobManager, server: ScriptedServer) -> None:
+    """Of a file that breaks off in its middle the rest is asked for, from the first line that is
+    not known."""
+    server.enqueue("content", Script(truncate=3000), Script(truncate=2000))
+    jobs = sent(kernel, server, 12)
+    assert answers(jobs) == echoes(12)
+    ranges = [seen.headers.get("range") for seen in server.seen if seen.kind == "content"]
+    assert ranges[0] is None
+    assert all(found for found in ranges[1:])
+
+
+def test_a_server_without_ranges_is_read_again(kernel: JobManager, server: ScriptedServer) -> None:
+    """Where the server begins anew, what is known is passed over."""
+    server.batching.ranges = False
+    server.enqueue("content", Script(truncate=3000))
+    assert answers(sent(kernel, server, 12)) == echoes(12)
+
+
+def test_an_expired_batch_keeps_what_is_done(kernel: JobManager, server: ScriptedServer) -> None:
+    """Of a batch that expires the done ones have answers, the others say so, and a retry sends
+    just these, in a batch again."""
+    server.batching.ending, server.batching.done = "expired", 0.5
+    jobs = sent(kernel, server, 10)
+    eventually(lambda: all(job.done() for job in jobs))
+    assert answers(jobs[:5]) == echoes(5)
+    assert [type(job.error) for job in jobs[5:]] == [JobFailed] * 5
+    assert "batch_expired" in str(jobs[5].error)
+    server.batching.ending, server.batching.done = "completed", 1.0
+    again = kernel.resend_all(jobs[5:])
+    assert answers(again) == echoes(10)[5:]
+    assert [len(server.batching.requests(key)) for key in server.batching.batches] == [10, 5]
+
+
+def test_lines_of_errors_end_their_jobs(kernel: JobManager, server: ScriptedServer) -> None:
+    """A line of the error file ends its job with what it says, whatever its shape; the others have
+    their answers."""
+
+    def result(custom_id: str, body: Any) -> dict[str, Any]:
+        line = answer_of(custom_id, body)
+        number = int(line["response"]["body"]["output"][0]["content"][0]["text"].split("q")[1])
+        if number == 1:
+            return failure_of(custom_id, "rate_limit_exceeded", "too much")
+        if number == 2:
+            error = {"error": {"message": "bad tool", "code": "unsupported"}}
+            return line | {"response": {"status_code": 400, "body": error}}
+        if number == 3:
+            failed = line["response"]["body"] | {"status": "failed", "output": []}
+            failed["error"] = {"code": "server_error", "message": "broke"}
+            return line | {"response": {"status_code": 200, "body": failed}}
+        return line
+
+    server.batching.result = result
+    jobs = sent(kernel, server, 5)
+    eventually(lambda: all(job.done() for job in jobs))
+    assert answers([jobs[0], jobs[4]]) == ["echo: q0", "echo: q4"]
+    told = [str(job.error) for job in jobs[1:4]]
+    assert "rate_limit_exceeded: too much" in told[0]
+    assert "HTTP 400: unsupported: bad tool" in told[1]
+    assert told[2] == "server_error: broke"
+
+
+def test_a_refused_batch_says_why(kernel: JobManager, server: ScriptedServer) -> None:
+    """A batch that fails as a whole ends its jobs with the server's reason."""
+    server.batching.ending = "failed"
+    jobs = sent(kernel, server, 3)
+    eventually(lambda: all(job.done() for job in jobs))
+    assert {str(job.error) for job in jobs} == {"invalid_json_line: line 1 is no JSON"}
+
+
+def test_a_request_without_a_line_is_lost(kernel: JobManager, server: ScriptedServer) -> None:
+    """A completed batch whose files do not have a request ends that as lost."""
+    records = records_of(server, 4)
+    server.batching.missing = {records[2].key}
+    jobs = kernel.submit_all(records, config_of(server))
+    eventually(lambda: all(job.done() for job in jobs))
+    assert isinstance(jobs[2].error, JobLost)
+    assert str(jobs[3].result(0)) == "echo: q3"
+
+
+def test_a_server_without_batches(kernel: JobManager, server: ScriptedServer) -> None:
+    """A server that knows no files ends the jobs with one line that says what to do."""
+    server.always["upload"] = Script(status=404, json={"error": {"message": "Not Found"}})
+    jobs = sent(kernel, server, 3)
+    eventually(lambda: all(job.done() for job in jobs))
+    assert {type(job.error) for job in jobs} == {JobFailed}
+    assert "has no batches: leave out --batch" in str(jobs[0].error)
+
+
+def test_a_create_that_can_not_be_looked_up_is_unknown(
+    kernel: JobManager, server: ScriptedServer
+) -> None:
+    """Where a create is unclear and the server has no list, the jobs are unknown, and not sent
+    again."""
+    server.enqueue("batch", Script(reset="after"))
+    server.always["batches"] = Script(status=404, json=NO)
+    jobs = sent(kernel, server, 3)
+    eventually(lambda: all(job.done() for job in jobs))
+    assert {type(job.error) for job in jobs} == {JobUnknown}
+    assert server.count("batch") == 1
+
+
+def test_cancelling_all_cancels_the_batch(kernel: JobManager, server: ScriptedServer) -> None:
+    """Cancelling every job cancels the batch; what is done by then is kept."""
+    server.batching.polls, server.batching.done = 10_000, 0.5
+    jobs = sent(kernel, server, 6)
+    eventually(lambda: {job.status for job in jobs} == {"in_progress"})
+    assert all(job.cancel() for job in reversed(jobs))
+    eventually(lambda: all(job.done() for job in jobs))
+    assert answers(jobs[:3]) == echoes(3)
+    assert [type(job.error) for job in jobs[3:]] == [JobCancelled] * 3
+    assert server.count("batch_cancel") == 1
+
+
+def test_one_job_of_a_batch_can_not_be_cancelled(
+    kernel: JobManager, server: ScriptedServer
+) -> None:
+    """Cancelling one job of a batch at the server says that this can't be, and changes nothing."""
+    server.batching.polls = 10_000
+    jobs = sent(kernel, server, 3)
+    eventually(lambda: {job.status for job in jobs} == {"in_progress"})
+    jobs[1].cancel()
+    eventually(lambda: "can't be cancelled by itself" in str(jobs[1].record.trouble))
+    assert not jobs[1].record.cancelling
+    assert server.count("batch_cancel") == 0
+
+
+def test_a_cancelled_job_is_left_out_before_the_upload(
+    kernel: JobManager, server: ScriptedServer
+) -> None:
+    """A job that is cancelled before its batch is sent is no line of the file."""
+    jobs = sent(kernel, server, 3)
+    jobs[1].cancel()
+    eventually(lambda: all(job.done() for job in jobs))
+    assert isinstance(jobs[1].error, JobCancelled)
+    assert set(server.batching.asked) == {jobs[0].record.key, jobs[2].record.key}
+
+
+def test_two_kernels_attach_at_once(server: ScriptedServer, tmp_path: Path) -> None:
+    """Of two kernels that attach the same batch at once, one follows it and the other says so."""
+    path = tmp_path / "journal.sqlite3"
+    server.batching.polls = 10_000
+    first = manager_of(path)
+    jobs = sent(first, server, 4)
+    eventually(lambda: {job.status for job in jobs} == {"in_progress"})
+    first.close()
+    kernels = [manager_of(path), manager_of(path)]
+    try:
+        found: list[list[Job]] = [[], []]
+        threads = [
+            threading.Thread(target=lambda n=n: found[n].extend(attached(kernels[n], server)))
+            for n in (0, 1)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        server.batching.polls = 0
+        eventually(lambda: all(job.done() for job in [*found[0], *found[1]]))
+        ended = [all(isinstance(job.error, Detached) for job in jobs) for jobs in found]
+        # The second may have come when all was over: then it has read the answers.
+        assert ended.count(True) <= 1
+        assert answers(found[ended.index(False)]) == echoes(4)
+        assert server.count("batch") == 1
+    finally:
+        for one in kernels:
+            one.close(10)
+
+
+# What a kernel may be doing as it is killed: the call that is under way.
+KILLED_AT = ("upload", "batch", "batch_poll", "content")
+
+CHILD = """
+import sys
+from pathlib import Path
+from tests.batches.study import config_of, manager_of, records_of
+class Server: base_url = sys.argv[1]
+manager = manager_of(Path(sys.argv[2]))
+jobs = manager.submit_all(records_of(Server, 8), config_of(Server))
+print("sent", flush=True)
+for job in jobs:
+    job.result(60)
+"""
+
+
+@pytest.mark.parametrize("call", KILLED_AT)
+def test_a_kernel_that_is_killed(server: ScriptedServer, tmp_path: Path, call: str) -> None:
+    """A kernel that is killed while any call is under way: the next one that attaches has all
+    answers, and no request is in two batches."""
+    path, hold = tmp_path / "journal.sqlite3", threading.Event()
+    server.enqueue(call, Script(hold=hold))
+    code = textwrap.dedent(CHILD)
+    child = subprocess.Popen([sys.executable, "-c", code, server.base_url, str(path)])
+    try:
+        eventually(lambda: server.count(call))
+    finally:
+        child.kill()
+        child.wait()
+    hold.set()  # what was asked takes effect after all
+    kernel = manager_of(path)
+    try:
+        jobs = attached(kernel, server)
+        assert answers(jobs) == echoes(8)
+        assert set(server.batching.asked.values()) == {1}
+    finally:
+        kernel.close(10)
+
+
+def test_one_job_attached_brings_the_others(server: ScriptedServer, tmp_path: Path) -> None:
+    """A kernel that attaches one job of an unsent batch sends the whole, and writes the answers of
+    the others down."""
+    path = tmp_path / "journal.sqlite3"
+    server.always["upload"] = Script(status=500, json=NO)
+    first = manager_of(path)
+    sent(first, server, 5)
+    eventually(lambda: server.count("upload"))
+    first.close()
+    del server.always["upload"]
+    kernel = manager_of(path)
+    try:
+        config = config_of(server)
+        job = kernel.attach(entries_of(kernel)[2], server=config.server)
+        assert str(job.result(LIMIT)) == "echo: q2"
+        eventually(lambda: {entry.status for entry in entries_of(kernel)} == {"completed"})
+        others = [kernel.attach(entry, server=config.server) for entry in entries_of(kernel)]
+        assert answers(others) == echoes(5)
+        assert set(server.batching.asked.values()) == {1}
+    finally:
+        kernel.close(10)
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from([*CALLS, "batches", "files"]), st.sampled_from(sorted(FAULTS))),
+    max_size=8,
+)
+
+
+@settings(
+    max_examples=12,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    faults=STEPS,
+    ending=st.sampled_from(["completed", "expired"]),
+    done=st.sampled_from([0.0, 0.4, 1.0]),
+    ranges=st.booleans(),
+    leaves=st.sampled_from([None, *CALLS]),
+)
+def test_any_course_of_things(
+    tmp_path_factory: pytest.TempPathFactory,
+    faults: list[tuple[str, str]],
+    ending: str,
+    done: float,
+    ranges: bool,
+    leaves: str | None,
+) -> None:
+    """Whatever fails, in whatever order, and whenever the kernel goes: every request is in one
+    batch at most, every job ends, and the answers are those of their requests."""
+    path = tmp_path_factory.mktemp("any") / "journal.sqlite3"
+    with ScriptedServer() as server:
+        batching = server.batching
+        batching.ending, batching.done, batching.ranges = ending, done, ranges
+        for call, fault in faults:
+            server.enqueue(call, FAULTS[fault])
+        kernel = manager_of(path)
+        try:
+            jobs = sent(kernel, server, 7)
+            if leaves is not None:
+                eventually(lambda: server.count(leaves) or all(job.done() for job in jobs))
+                kernel.close()
+                kernel = manager_of(path)
+                jobs = attached(kernel, server)
+            eventually(lambda: all(job.done() for job in jobs))
+            kept = round(7 * done - 0.49) if ending == "expired" else int(7 * done)
+            assert all(count == 1 for count in batching.asked.values())
+            assert len(batching.asked) == 7
+            told = [str(job.result(0)) if job.error is None else None for job in jobs]
+            assert told[:kept] == echoes(7)[:kept]
+            assert set(told[kept:]) <= {None}
+        finally:
+            kernel.close(10)
