@@ -172,7 +172,7 @@ def is_batch_of(batch: object, key: str) -> bool:
     return isinstance(metadata, dict) and metadata.get(KEY) == key
 
 
-def parse_line(raw: bytes) -> dict[str, Any] | None:
+def read_json_line(raw: bytes) -> dict[str, Any] | None:
     """The JSON object of a line of results; None if it is none, as one that was cut off."""
     try:
         found = json.loads(raw)

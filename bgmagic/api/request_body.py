@@ -1,8 +1,8 @@
 """Makes the exact JSON body of one POST /responses of settings.
 
-Every body is a background request, or a line of a batch, whose output is text, plain or structured. What is in `FORBIDDEN`
-is never in a body: background mode can't be combined with `store`, and whether a job streams is not
-the user's field.
+Every body is a background request, or a line of a batch, whose output is text, plain or structured.
+What is in `FORBIDDEN` is never in a body: background mode can't be combined with `store`, and
+whether a job streams is not the user's field.
 """
 
 from __future__ import annotations

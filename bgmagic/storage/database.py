@@ -315,11 +315,6 @@ _DROP_UNUSED = """DELETE FROM blobs WHERE hash IN (SELECT value FROM json_each(?
     AND NOT EXISTS (SELECT 1 FROM jobs WHERE input_hash = blobs.hash)
     AND NOT EXISTS (SELECT 1 FROM jobs WHERE response_hash = blobs.hash)"""
 
-_DROP_BATCHES = """DELETE FROM batches WHERE state = 'ended'
-    AND NOT EXISTS (SELECT 1 FROM jobs WHERE batch = batches.key)"""
-
-_ENDED = "ended_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"
-
 _HASHES_OF = "SELECT request_hash, input_hash, response_hash FROM jobs WHERE "
 
 DURATIONS = """SELECT ended_at - accepted_at FROM jobs
@@ -382,33 +377,24 @@ def add_entries(connection: sqlite3.Connection, added: Iterable[StoredJob]) -> N
 
 
 def change_entry(connection: sqlite3.Connection, key: str, changes: Mapping[str, Any]) -> None:
-    before = _hashes(connection, "key = ?", key) if _LARGE & changes.keys() else set()
+    before = hashes(connection, "key = ?", key) if _LARGE & changes.keys() else set()
     columns = _stored(connection, changes)
     sets = ", ".join(f"{name} = :{name}" for name in columns)
     sql = f"UPDATE jobs SET {sets} WHERE key = :key"  # noqa: S608 - names of our own columns
     if connection.execute(sql, {**columns, "key": key}).rowcount != 1:
         raise MissingRow(f"the job {key} is not in it, so it would not survive a restart")
     if before:
-        _drop_unused(connection, before - _hashes(connection, "key = ?", key))
+        drop_unused(connection, before - hashes(connection, "key = ?", key))
 
 
-def _hashes(connection: sqlite3.Connection, which: str, value: str) -> set[str]:
+def hashes(connection: sqlite3.Connection, which: str, value: str) -> set[str]:
     rows = connection.execute(_HASHES_OF + which, (value,))
     return {found for row in rows for found in row if found}
 
 
-def _drop_unused(connection: sqlite3.Connection, hashes: Collection[str]) -> None:
+def drop_unused(connection: sqlite3.Connection, hashes: Collection[str]) -> None:
     if hashes:
         connection.execute(_DROP_UNUSED, (json.dumps(list(hashes)),))
-
-
-def forget_entries(connection: sqlite3.Connection, keys: Collection[str]) -> int:
-    listed = json.dumps(list(keys))
-    hashes = _hashes(connection, _ENDED, listed)
-    count = connection.execute(f"DELETE FROM jobs WHERE {_ENDED}", (listed,)).rowcount  # noqa: S608
-    connection.execute(_DROP_BATCHES)
-    _drop_unused(connection, hashes)
-    return count
 
 
 def _stored(connection: sqlite3.Connection, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ the room back."""
 from __future__ import annotations
 
 import functools
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Collection
@@ -46,7 +47,7 @@ class Forgetting:
     def _next(self) -> None:
         some, self._keys = self._keys[:SLICE], self._keys[SLICE:]
         if some:
-            forgetting = functools.partial(database.forget_entries, keys=some)
+            forgetting = functools.partial(_forget, keys=some)
             self._put(Write(forgetting)).add_done_callback(self._forgotten)
         else:
             self._put(Write(_give_room_back)).add_done_callback(self._shrunk)
@@ -67,6 +68,21 @@ class Forgetting:
             self._next()
         else:
             self.total.set_result(self._count)
+
+
+_DROP_BATCHES = """DELETE FROM batches WHERE state = 'ended'
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE batch = batches.key)"""
+
+_ENDED = "ended_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"
+
+
+def _forget(connection: sqlite3.Connection, keys: Collection[str]) -> int:
+    listed = json.dumps(list(keys))
+    hashes = database.hashes(connection, _ENDED, listed)
+    count = connection.execute(f"DELETE FROM jobs WHERE {_ENDED}", (listed,)).rowcount  # noqa: S608
+    connection.execute(_DROP_BATCHES)
+    database.drop_unused(connection, hashes)
+    return count
 
 
 def _give_room_back(connection: sqlite3.Connection) -> bool:

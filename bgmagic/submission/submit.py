@@ -235,7 +235,7 @@ def _without_excluded_defaults(
     them; two that are both given, or both defaults, are left to be refused.
     """
     if settings.batch:
-        defaults = {"stream": False, "window": None, "tier": None}
+        defaults: dict[str, Any] = {"stream": False, "window": None, "tier": None}
         changes = {name: value for name, value in defaults.items() if given.get(name) is None}
         return replace(settings, **changes)
     if settings.window not in WINDOW_SECONDS:

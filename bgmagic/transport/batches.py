@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from bgmagic.api import batch
 from bgmagic.api.server import ServerConfig
@@ -20,9 +20,6 @@ from bgmagic.transport.reply import (
     without_half_characters,
 )
 from bgmagic.transport.sdk import sdk_client, sdk_limits, tls_of
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
 
 PAGE = 100  # batches, or files, of a list at a time; the API gives no more
 
@@ -70,7 +67,7 @@ class LineSplitter:
         left = bytes(self._rest)
         if not left.strip():
             return []
-        if batch.parse_line(left) is None:
+        if batch.read_json_line(left) is None:
             about = f"the file {self._file_id} breaks off within a line"
             raise ServerError(about, maybe_accepted=True)
         return [left]
@@ -88,7 +85,7 @@ class BatchesClient:
         self._server = server
         self._parser = ReplyParser(server)
         try:
-            self._sdk: AsyncOpenAI = sdk_client(server, tls_of(server))
+            self._sdk = sdk_client(server, tls_of(server))
         except Exception as error:
             about = f"the settings of {server.address} can't be used: {error}"
             raise ServerError(self._parser.clean(about), maybe_accepted=False) from None

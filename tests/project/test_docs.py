@@ -45,7 +45,7 @@ TEXTS = {
     )
     for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
 } | {"README.md": README}
-SWEEPS = {"each", "n", "sweep", "max_in_flight", "yes"}
+SWEEPS = {"each", "n", "sweep", "batch", "max_in_flight", "yes"}
 
 
 def flags(settings: type[Any]) -> set[str]:
@@ -169,6 +169,7 @@ def test_configurable_options_are_as_told() -> None:
         "each",
         "n",
         "sweep",
+        "batch",
         "yes",
         "continue_",
         "file",

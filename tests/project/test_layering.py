@@ -32,9 +32,13 @@ ROOMS: dict[str, set[str]] = {
     "runtime": {
         "api", "concurrency", "errors", "jobs", "prompts", "storage", "transport",
     },
+    "batches": {
+        "api", "concurrency", "errors", "jobs", "runtime", "storage", "transport",
+    },
     "display": {"api", "errors", "jobs", "rendering", "storage", "text"},
     "submission": {
-        "api", "display", "errors", "jobs", "prompts", "runtime", "storage", "text",
+        "api", "batches", "concurrency", "display", "errors", "jobs", "prompts", "runtime",
+        "storage", "text",
     },
     "sweeps": {
         "api", "errors", "jobs", "prompts", "runtime", "storage", "submission", "text",
@@ -56,6 +60,7 @@ LAYERS = (
     ("transport", "jobs"),
     ("storage", "prompts"),
     ("runtime", "display"),
+    ("batches",),
     ("submission",),
     ("sweeps",),
     ("public", "notebook"),
@@ -78,6 +83,7 @@ HOMES = {
         "transport.sdk",
     },
     "sqlite3": {
+        "storage.batches",
         "storage.database",
         "storage.filesystem",
         "storage.journal",
@@ -266,7 +272,11 @@ def unused_port() -> int:
 @pytest.mark.parametrize(
     ("moment", "code", "absent"),
     [
-        ("import bgmagic", PLAIN, "concurrency transport storage runtime display sweeps notebook"),
+        (
+            "import bgmagic",
+            PLAIN,
+            "concurrency transport storage runtime batches display sweeps notebook",
+        ),
         (
             "%load_ext",
             "import sys\nfrom IPython.core.interactiveshell import InteractiveShell\n"
@@ -276,7 +286,7 @@ def unused_port() -> int:
         (
             "the first job",
             PLAIN + "\nbgmagic.submit('Why?').cancel()",
-            "display sweeps notebook rendering",
+            "batches display sweeps notebook rendering",
         ),
         (
             "the first card",
@@ -286,7 +296,7 @@ def unused_port() -> int:
         (
             "the first sweep",
             PLAIN + "\nbgmagic.map('Why {{ item }}?', ['a', 'b']).cancel()",
-            "display notebook rendering",
+            "batches display notebook rendering",
         ),
     ],
 )

@@ -119,7 +119,7 @@ def test_submit_takes_the_options_names() -> None:
     """submit() takes the options of the magic, but those that only a notebook has."""
     taken = list(inspect.signature(bgmagic.submit).parameters)
     shown = ("wait", "notify", "quiet", "raw", "dry_run")
-    group = ("each", "n", "sweep", "max_in_flight", "yes")
+    group = ("each", "n", "sweep", "batch", "max_in_flight", "yes")
     expected = [name for name in names(SubmitSettings) if name not in shown]
     assert taken == ["prompt", *(name for name in expected if name not in group), "fill"]
     mapped = set(inspect.signature(bgmagic.map).parameters)

@@ -13,10 +13,12 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
+
+from tests.support.batching import Files
 
 
 @dataclass
@@ -60,6 +62,8 @@ def response(
     base = {"id": response_id, "object": "response", "status": status, "model": "gpt-5.2-true"}
     return base | {"output": output, "error": None, "incomplete_details": None} | fields
 
+
+BATCHING = ("upload", "content", "files", "batch", "batches", "batch_poll", "batch_cancel")
 
 DROP = "drop"  # in a stream: end the connection here, once
 
@@ -129,6 +133,7 @@ class ScriptedServer:
         # The stream of a response, by its id: events, events of threading to wait for, and DROP.
         self.stream: Callable[[str], list[Any]] | None = None
         self._streams: dict[str, list[Any]] = {}
+        self.batching = Files()
         self._bodies: dict[str, Any] = {}
         self._polled: dict[str, int] = defaultdict(int)
         self._loop = asyncio.new_event_loop()
@@ -189,7 +194,7 @@ class ScriptedServer:
         headers = {k.lower(): v for k, v in (h.split(": ", 1) for h in head[1:] if h)}
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
         kind = self._kind(method, path)
-        body = json.loads(raw) if raw else None
+        body = json.loads(raw) if raw and kind != "upload" else raw or None
         self.seen.append(Seen(kind, path, headers, body, time.monotonic()))
         script = self.by_id.get(self._id(path)) or self._script(kind)
         if script.hold is not None:
@@ -200,13 +205,19 @@ class ScriptedServer:
             return False
         status, reply = (script.status, script.json)
         if reply is None and script.body is None:
-            status, reply = self._usual(kind, path, body) if status == 200 else (status, None)
+            status, reply = (
+                self._usual(kind, path, body, headers) if status == 200 else (status, None)
+            )
+            if isinstance(reply, bytes):
+                script = replace(script, body=reply, headers=self._ranged(headers) | script.headers)
             reply = self.shape(reply) if status == 200 else reply
         if script.reset == "after":
             return False
         if self._streams_it(kind, path, body, status):
             await self._send_events(writer, reply["id"], path)
             return False
+        if kind == "content" and script.body is not None:
+            status = 206 if "content-range" in script.headers else status
         data = script.body if script.body is not None else json.dumps(reply).encode()
         kept = len(data) if script.truncate is None else script.truncate
         lines = {"content-type": "application/json", "content-length": str(len(data))}
@@ -244,6 +255,13 @@ class ScriptedServer:
 
     @staticmethod
     def _kind(method: str, path: str) -> str:
+        bare = path.partition("?")[0]
+        if "/files" in bare:
+            return "upload" if method == "POST" else "content" if "/content" in bare else "files"
+        if "/batches" in bare:
+            if method == "POST":
+                return "batch_cancel" if bare.endswith("/cancel") else "batch"
+            return "batches" if bare.endswith("/batches") else "batch_poll"
         if method == "POST":
             return "cancel" if path.endswith("/cancel") else "create"
         return "delete" if method == "DELETE" else "retrieve"
@@ -257,7 +275,34 @@ class ScriptedServer:
             return self.scripts[kind].popleft()
         return self.choose(kind)
 
-    def _usual(self, kind: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+    def _ranged(self, headers: dict[str, str]) -> dict[str, str]:
+        start = headers.get("range", "").removeprefix("bytes=").rstrip("-")
+        return {"content-range": f"bytes {start}-"} if start and self.batching.ranges else {}
+
+    def _of_batches(
+        self, kind: str, path: str, body: Any, headers: dict[str, str]
+    ) -> tuple[int, Any]:
+        files, query = self.batching, parse_qs(path.partition("?")[2])
+        after, limit = query.get("after", [None])[0], int(query.get("limit", ["20"])[0])
+        if kind == "upload":
+            return files.upload(headers["content-type"], body)
+        if kind == "content":
+            file_id = path.split("/")[-2]
+            if file_id not in files.files:
+                return 404, {"error": {"message": f"No such File object: {file_id}"}}
+            start = self._ranged(headers).get("content-range", "bytes 0-")
+            return 200, files.files[file_id][1][int(start.split()[1].rstrip("-")) :]
+        if kind == "files":
+            return 200, files.listed([files.file_object(one) for one in files.files], after, limit)
+        if kind == "batch":
+            return files.create(body)
+        if kind == "batches":
+            return 200, files.listed(list(files.batches.values()), after, limit)
+        return (files.cancel if kind == "batch_cancel" else files.poll)(self._id(path))
+
+    def _usual(self, kind: str, path: str, body: Any, headers: dict[str, str]) -> tuple[int, Any]:
+        if kind in BATCHING:
+            return self._of_batches(kind, path, body, headers)
         if kind == "create":
             rid = self.new_id(len(self.responses) + 1)
             self._bodies[rid] = body
