@@ -666,6 +666,7 @@ def test_changed_before_it_was_written_down(
     eventually(lambda: pointed.count("create") == 5)
     eventually(second[0].done)
     assert second[0].status == "cancelled"
+    eventually(lambda: [job.status for job in second.jobs[1:]] == ["queued"] * 2)
     assert [change.exception(LIMIT) for change in changes] == [None] * len(changes)
     assert pointed.count("create") == 5
     entries = [journal.find(job.record.key) for job in second.jobs]
