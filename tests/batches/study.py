@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bgmagic.api.batch import assign_batches
-from bgmagic.api.request import build_request
+from bgmagic.api.request_body import build_request
 from bgmagic.api.server import ServerConfig
 from bgmagic.batches.runs import BatchRuns
 from bgmagic.concurrency import Clock, WakeEvent
