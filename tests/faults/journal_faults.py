@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -76,29 +77,46 @@ def failing(**rules: int) -> Fault:
     return fault
 
 
+@contextlib.contextmanager
+def plain(folder: Path) -> Iterator[Path]:
+    """The file system that is there anyway."""
+    folder.mkdir()
+    yield folder
+
+
 def small_tmpfs(folder: Path) -> AbstractContextManager[Path]:
     """A file system in memory with room for the journal of a sweep."""
     return tmpfs(folder, "2m")
 
 
-def crash_of_a_sweep(folder: Path, fault: Fault, *, on: Folder = contextlib.nullcontext) -> Outcome:
+def crash_of_a_sweep(
+    folder: Path, fault: Fault, *, on: Folder = contextlib.nullcontext, seed: int | None = None
+) -> Outcome:
     """What becomes of a sweep when the journal fails in the middle of it and the kernel dies.
 
     Args:
         folder: an empty folder for the journal.
         fault: what happens to it once ``BEFORE`` jobs are accepted.
         on: makes the file system in which the folder is.
+        seed: of the chance that chooses both moments and how many are sent at once; None for those
+            that show most.
     """
+    chance = random.Random(seed)
+    before_fault = BEFORE if seed is None else chance.randrange(AFTER)
+    no_more = NO_MORE if seed is None else chance.uniform(0.02, NO_MORE)
+    at_once = 6 if seed is None else chance.choice((6, 20, COUNT))
     with ScriptedServer() as server, on(folder) as place:
         journal = place / "journal.sqlite3"
         server.polls = 0
         server.choose = lambda kind: Script(delay=0.02 if kind == "create" else 0.0)
         first = Kernel(server.base_url, journal)
         try:
-            first.sweep(COUNT, max_in_flight=6)
-            assert until(lambda: len(server.accepted) >= BEFORE)
+            first.sweep(COUNT, max_in_flight=at_once)
+            assert until(lambda: len(server.accepted) >= before_fault)
             with fault(first, journal):
-                until(lambda: len(server.accepted) >= AFTER, NO_MORE)
+                # From a seed any moment is good: after so long, however many are accepted.
+                after = AFTER if seed is None else COUNT + 1
+                until(lambda: len(server.accepted) >= after, no_more)
                 first.kill()
             before = len(prompts_accepted(server))
             with attach_all(server.base_url, journal) as second:

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from tests.faults.child import main as run_child
@@ -30,14 +31,16 @@ class Nursery:
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
 
     def fork(self, environment: dict[str, str], stdin: int, stdout: int) -> int:
         """Fork a kernel with these variables, which reads and writes there; gives its process id."""
-        if self._socket is None:
-            self._socket = self._started()
-        message = json.dumps(environment).encode()
-        socket.send_fds(self._socket, [message], [stdin, stdout])
-        return int(self._socket.recv(32))
+        with self._lock:
+            if self._socket is None:
+                self._socket = self._started()
+            message = json.dumps(environment).encode()
+            socket.send_fds(self._socket, [message], [stdin, stdout])
+            return int(self._socket.recv(32))
 
     def _started(self) -> socket.socket:
         with tempfile.TemporaryDirectory() as folder:
