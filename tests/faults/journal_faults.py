@@ -86,7 +86,7 @@ def plain(folder: Path) -> Iterator[Path]:
 
 def small_tmpfs(folder: Path) -> AbstractContextManager[Path]:
     """A file system in memory with room for the journal of a sweep."""
-    return tmpfs(folder, "2m")
+    return tmpfs(folder, "4m")
 
 
 def crash_of_a_sweep(
