@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.pythons import from_debian, interpreter
+
 ROOT = Path(__file__).parent.parent
 TEST_NEEDS = (
     "pytest", "pytest-timeout", "hypothesis", "jsonschema", "nbclient", "nest-asyncio", "papermill",
@@ -32,11 +34,12 @@ QUICK = (
     "tests/notebook/test_magics.py::test_bad_headers_send_nothing",
     "tests/notebook/test_magics.py::test_errors_are_one_line",
     "tests/notebook/test_magics.py::test_unload_and_reload",
-    "tests/notebook/test_magics.py::test_key_is_nowhere",
     "tests/notebook/test_blocking.py::test_kernel_stays_alive",
     "tests/notebook/test_blocking.py::test_cells_keep_their_order",
     "tests/notebook/test_blocking.py::test_interrupt_leaves_the_job_alone",
     "tests/notebook/test_blocking.py::test_await_interrupted_leaves_the_job_alone",
+    "tests/notebook/test_blocking.py::test_beside_the_archived_nest_asyncio[True]",
+    "tests/notebook/test_blocking.py::test_the_loop_keeps_tasks_of_its_own",
     "tests/notebook/test_attach.py::test_killed_while_the_server_works",
     "tests/notebook/test_headless.py::test_wait_by_environment",
     "tests/project/test_scripts.py::test_without_ipython",
@@ -72,25 +75,12 @@ MATRIX = (
     Entry("lowest", "3.11", lowest=True, corner=True),
     Entry("ipython8", "3.11", ("ipython<9",)),
     Entry("ipykernel6", "3.12", ("ipykernel==6.31.*",)),
-    Entry("ipykernel7.3", "3.12", ("ipykernel==7.3.*",), corner=True),
+    Entry("ipykernel7.3", "3.14", ("ipykernel==7.3.*",), corner=True),
     Entry("newest-3.12", "3.12"),
-    Entry("newest-3.13", "3.13", corner=True),
+    Entry("newest-3.13", "3.13"),
+    Entry("newest-3.14", "3.14"),
+    Entry("newest-3.15", "3.15", corner=True),
 )
-
-
-def interpreter(version: str) -> str | None:
-    """A Python of that version on this machine, or None."""
-    # A shim of a version manager may be on the path and yet start nothing.
-    found = [shutil.which(f"python{version}")]
-    roots = [Path.home() / ".pyenv/versions", Path.home() / ".local/share/uv/python"]
-    for root in roots:
-        found += [str(path) for path in sorted(root.glob(f"*{version}.*/bin/python"))]
-    ask = "import sys; print('%d.%d' % sys.version_info[:2])"
-    for candidate in filter(None, found):
-        said = subprocess.run([candidate, "-c", ask], capture_output=True, text=True, check=False)
-        if said.stdout.strip() == version:
-            return candidate
-    return None
 
 
 def build(folder: Path) -> Path:
@@ -161,11 +151,13 @@ def tried(entry: Entry, wheel: Path, folder: Path, quick: bool) -> bool | None:
 
     Where CI is set, the machine must be complete: what is missing is a failure.
     """
-    begun, python = time.monotonic(), interpreter(entry.python)
-    if python is None:
+    begun = time.monotonic()
+    try:
+        python = interpreter(entry.python) or from_debian(entry.python, folder)
+    except LookupError as error:
         must = bool(os.environ.get("CI"))
         how = "FAILED, CI must not skip" if must else "skipped"
-        print(f"{entry.name}: {how}: there is no Python {entry.python} here", flush=True)
+        print(f"{entry.name}: {how}: there is no Python {entry.python} here: {error}", flush=True)
         return False if must else None
     try:
         said = test(entry, install(entry, python, wheel, folder), folder, quick=quick)
@@ -186,7 +178,7 @@ def main() -> int:
     chosen = [entry for entry in MATRIX if entry.name in asked.names or not asked.names]
     chosen = [entry for entry in chosen if entry.corner or not asked.corners]
     quick = asked.quick or asked.corners
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(max_workers=2) as pool:
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(max_workers=3) as pool:
         folder = Path(name).resolve()
         wheel = build(folder / "dist")
         went = list(pool.map(lambda entry: tried(entry, wheel, folder, quick), chosen))

@@ -98,13 +98,14 @@ def main(arguments: list[str]) -> int:
     ended = [found.outcome for found in all_of_them if found.outcome]
     broken = len(all_of_them) - len(ended)
     damaged = sum(found.damaged for found in all_of_them)
-    accepted, twice, lost = (
-        sum(getattr(outcome, what) for outcome in ended) for what in ("accepted", "twice", "lost")
+    accepted, twice, lost, unwritten = (
+        sum(getattr(outcome, what) for outcome in ended)
+        for what in ("accepted", "twice", "lost", "never_written")
     )
     took = time.monotonic() - begun
     print(
         f"{asked.fault}: {len(all_of_them)} times from seed {asked.seed}, {accepted} jobs accepted: "
-        f"{twice} twice, {lost} lost, {damaged} files damaged, {broken} broke off ({took:.0f} s)"
+        f"{twice} twice, {lost} lost, {unwritten} never written (and told so), {damaged} files damaged, {broken} broke off ({took:.0f} s)"
     )
     return 1 if twice or lost or damaged or broken else 0
 

@@ -213,11 +213,14 @@ class Outcome:
         accepted: prompts that the server accepted.
         twice: those of them that it accepted more than once.
         lost: those of them that no kernel has and the journal does not offer.
+        never_written: those of them of which not one commit got into the file; they run all the same,
+            and the user was told that they would not survive.
     """
 
     accepted: int
     twice: int
     lost: int
+    never_written: int = 0
 
 
 def prompts_accepted(server: ScriptedServer) -> Counter[str]:
