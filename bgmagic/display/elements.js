@@ -71,3 +71,46 @@ const fit = (parent, count, begin) => {
 
 // A button that does nothing now. Not disabled, which would take the focus of the keyboard away.
 const idle = (button, off) => button.setAttribute("aria-disabled", String(off));
+
+// A button that copies a block of code of an answer, beside the block that the pointer or the focus
+// of the keyboard is on. Also where the answer has taken a card's place: the page keeps the script.
+const OUR_CODE = 'pre[dir="ltr"][tabindex="0"]'; // as bgmagic/rendering/markdown.py writes it
+const offerCopy = ({ target }) => {
+  const block = target?.closest?.(OUR_CODE);
+  if (!block || block.nextElementSibling?.className === "bgmagic-copy-code") return;
+  const place = document.createElement("div");
+  place.className = "bgmagic-copy-code";
+  const button = make("button", "copy-block", place, "Copy");
+  place.style.cssText = "position: relative; height: 0; user-select: none";
+  button.style.cssText =
+    "position: absolute; right: 6px; padding: 0 8px; min-height: 24px; font: inherit;"
+    + " font-size: 0.85em; border: 1px solid var(--jp-border-color0, #8f8f8f); border-radius: 3px;"
+    + " background: var(--jp-layout-color1, #fff); color: var(--jp-ui-font-color1, #212121);"
+    + " cursor: pointer";
+  button.setAttribute("aria-label", "Copy this code");
+  button.addEventListener("click", async (event) => {
+    event.stopPropagation();
+    try {
+      await navigator.clipboard.writeText(block.textContent.replace(/\n$/, ""));
+      say(button, "Copied");
+    } catch {
+      getSelection().selectAllChildren(block); // no permission: ready for Ctrl+C
+      say(button, "Selected");
+    }
+    setTimeout(say, 1500, button, "Copy");
+  });
+  block.after(place);
+  const below = place.getBoundingClientRect().top - block.getBoundingClientRect().top;
+  button.style.top = `${6 - below}px`;
+  const leave = () =>
+    setTimeout(() => {
+      const held = [block, place].some((node) => node.matches(":hover, :focus-within"));
+      if (!held) place.remove();
+    }, 100);
+  for (const node of [block, place])
+    for (const kind of ["pointerleave", "focusout"]) node.addEventListener(kind, leave);
+};
+if (!globalThis.bgmagicOffersCopy) {
+  globalThis.bgmagicOffersCopy = true;
+  for (const kind of ["pointerover", "focusin"]) document.addEventListener(kind, offerCopy);
+}

@@ -30,6 +30,7 @@ from bgmagic.api.response import (
     text_in,
 )
 from bgmagic.errors import BgmagicError
+from bgmagic.jobs.artifacts import Artifacts
 from bgmagic.jobs.placeholder import TextPlaceholder, rendering_prompt
 from bgmagic.jobs.record import JobController, JobRecord, Listener, Status, Variable
 from bgmagic.jobs.waiters import AsyncWaiters
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from bgmagic.api.response import Response, ResponseUsage
 
 
-class Answer(str):
+class Answer(Artifacts, str):
     """The output text of a completed job: a ``str``, with where it came from.
 
     Attributes:

@@ -31,6 +31,7 @@ from bgmagic.submission.options import Option, options
 from bgmagic.submission.settings import (
     AttachSettings,
     CancelSettings,
+    CodeSettings,
     CostSettings,
     ListSettings,
     LocalSettings,
@@ -43,6 +44,7 @@ MAGICS: Mapping[str, type[Any]] = {
     "%bgwait": WaitSettings,
     "%bgcancel": CancelSettings,
     "%bgjobs": ListSettings,
+    "%bgcode": CodeSettings,
     "%bgattach": AttachSettings,
     "%bgcost": CostSettings,
     "%bglocal": LocalSettings,
@@ -187,7 +189,7 @@ def _jobs(settings: type[Any]) -> list[str]:
     if settings is AttachSettings:
         found = [entry.name or entry.response_id for entry in JobLookup().open_jobs()]
     else:
-        past = settings is ListSettings
+        past = settings in (CodeSettings, ListSettings)
         told = [job for job in reversed(app.manager.jobs()) if past or not job.done()]
         found = [job.name or job.response_id for job in told]
     return list(dict.fromkeys(name for name in found if name))

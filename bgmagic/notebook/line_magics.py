@@ -32,6 +32,7 @@ from bgmagic.submission.options import resolve_settings
 from bgmagic.submission.settings import (
     AttachSettings,
     CancelSettings,
+    CodeSettings,
     CostSettings,
     ListSettings,
     LocalSettings,
@@ -225,6 +226,22 @@ class BgLineMagics(Magics):
                 return [_found(job, name).record.key]
             key = meaning.group.group_key
         return [entry.key for entry in app.manager.store.group(key)]
+
+    @no_var_expand
+    @line_magic
+    @with_options_help(CodeSettings)
+    def bgcode(self, line: str) -> None:
+        """Put a block of code of an answer into a new cell below: ``%bgcode critique 2``.
+
+        Without a number the only one there is. In a terminal it stands at the next prompt. A script
+        of the shell gets ``%%bash`` or the like before it; nothing is run.
+        """
+        from bgmagic.notebook.code import cell_of  # parsing Markdown is for who wants it
+
+        with errors_as_one_line():
+            settings = self._parse(CodeSettings, "%bgcode", line)
+            cell = cell_of(settings.words, self._namespace)
+        self._notebook.put_in_next_cell(cell)
 
     @no_var_expand
     @line_magic

@@ -119,6 +119,10 @@ class NotebookShell(abc.ABC):
         """Give ``name`` and ``_bg`` to ``value``."""
         self.namespace[name] = self.namespace["_bg"] = value
 
+    def put_in_next_cell(self, text: str) -> None:
+        """Put ``text`` into a new cell below, or at the next prompt of a terminal."""
+        self._ipython.set_next_input(text)
+
     # How jobs are shown.
 
     @abc.abstractmethod

@@ -12,18 +12,17 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from bgmagic.rendering import highlight
+from bgmagic.rendering.code import language_of
 from bgmagic.rendering.escaping import code_text, inline_text
 from bgmagic.rendering.highlight import highlighted
 from bgmagic.rendering.math import for_mathjax
-from bgmagic.rendering.parser import linkable, parse, unfenced
+from bgmagic.rendering.parser import LONGEST, linkable, parse, unfenced
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
 # Beyond either the rest is folded: about two screens.
 FOLD_LINES, FOLD_CHARACTERS = 60, 6_000
-# Markdown in what follows is not looked for: more than any model writes at once.
-LONGEST = 300_000
 _LONGEST_ADDRESS = 80  # of an image, as it is shown
 
 _MUTED = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
@@ -251,7 +250,7 @@ class _Page:
         return _tag(token)
 
     def _code(self, code: str, info: str) -> str:
-        language = (info.split() or [""])[0].strip("{}.")
+        language = language_of(info)
         if highlight.readable_size(code):
             self._colour_left -= len(code)
         inside = highlighted(code, language if self._colour_left >= 0 else "")

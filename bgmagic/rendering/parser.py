@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Quotes and lists within each other, two for each list; what is deeper is shown as it was written.
 DEEPEST = 20
+# Markdown in what follows is not looked for: more than any model writes at once.
+LONGEST = 300_000
 # Cells of all tables: a short row is filled up, so that a small text could make millions.
 MOST_CELLS = 20_000
 

@@ -244,6 +244,16 @@ class ListSettings:
 
 
 @dataclass(frozen=True)
+class CodeSettings:
+    """The options of %bgcode."""
+
+    words: tuple[str, ...] = option(
+        metavar="NAME [N]", read=to_anything, default=(), repeatable=True,
+        help="a variable with an answer, and which of its blocks of code, from 1",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class AttachSettings:
     """The options of %bgattach."""
 

@@ -47,7 +47,8 @@ def animation(lab: Lab, index: int) -> str:
 )
 def test_no_barriers(theme: str, app: str, server: ScriptedServer, lab_with: Open) -> None:
     """axe-core finds nothing wrong within cards of several states, the board and what is left, in both
-    themes and in Notebook 7; the dark theme is dark; a wish for reduced motion stops the icon."""
+    themes and in Notebook 7; the dark theme is dark; a wish for reduced motion stops the icon. A finished
+    answer's code has a button that copies it, by the keyboard too."""
     server.polls, server.ending = 0, by_prompt
     words = ("queued", "in_progress", "completed", "failed", "incomplete", "in_progress")
     thought = event("response.reasoning_summary_text.delta", 2, delta="Let me see.")
@@ -77,6 +78,11 @@ def test_no_barriers(theme: str, app: str, server: ScriptedServer, lab_with: Ope
             found => found.classList.add('under-test'))"""
     )
     assert lab.page.locator(".under-test").count() >= 8
+    code = lab.cell(3).locator(".under-test pre")
+    code.focus()
+    lab.page.keyboard.press("Tab")
+    copy = lab.cell(3).get_by_role("button", name="Copy this code")
+    assert copy.evaluate("button => button === document.activeElement")
     found += barriers(lab.page, ".under-test")
     assert found == []
     paper = (
@@ -87,6 +93,12 @@ def test_no_barriers(theme: str, app: str, server: ScriptedServer, lab_with: Ope
         )
     )
     assert (sum(paper) < 200) == (theme == "dark"), paper
+    lab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    lab.page.keyboard.press("Enter")
+    copy.get_by_text("Copied").wait_for()
+    assert lab.page.evaluate("navigator.clipboard.readText()").startswith("x = 'a long line")
+    lab.cell(1).locator(".cm-content").click()
+    copy.wait_for(state="detached")
 
 
 @pytest.mark.parametrize("app", ["jupyterlab", "notebook"])

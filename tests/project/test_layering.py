@@ -45,8 +45,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "public": {"errors", "jobs", "submission", "sweeps", "text", "transport"},
     "notebook": {
-        "api", "display", "errors", "jobs", "local", "prompts", "storage", "submission", "sweeps",
-        "text",
+        "api", "display", "errors", "jobs", "local", "prompts", "rendering", "storage", "submission",
+        "sweeps", "text",
     },
     "local": set(),
     "": {"errors", "jobs", "notebook", "prompts", "public"},

@@ -26,6 +26,7 @@ class Ran:
     errors: list[str] = field(default_factory=list)
     displays: list[dict[str, Any]] = field(default_factory=list)
     result: str | None = None
+    next_input: str | None = None  # what a new cell is to hold
     seconds: float = 0.0  # from sending the cell to its reply
 
     @property
@@ -67,6 +68,8 @@ class Kernel:
             if reply["parent_header"].get("msg_id") == message_id:
                 break
         ran.status = reply["content"]["status"]
+        for payload in reply["content"].get("payload", ()):
+            ran.next_input = payload.get("text")
         # As the kernel and the client stamped their messages: without the time this loop takes.
         ran.seconds = (reply["header"]["date"] - reply["parent_header"]["date"]).total_seconds()
         return ran
