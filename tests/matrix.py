@@ -51,6 +51,8 @@ WHOLE = (
     "tests/prompts/test_template.py", "tests/runtime/test_dependencies.py", "tests/transport/test_streaming.py", "tests/submission/test_options.py",
     "tests/notebook/test_completion.py", "tests/api/test_citations.py", "tests/rendering",
 )  # fmt: skip
+# JupyterLab and Notebook with our extension, as the wheel has put it there.
+LAB = ("tests/browser/test_prompt_colours.py",)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Entry:
         pins: requirements that go over those of pyproject.toml.
         lowest: whether everything that pyproject.toml names is as old as it allows.
         corner: whether CI runs it.
+        tests: these instead of the usual ones.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Entry:
     pins: tuple[str, ...] = ()
     lowest: bool = False
     corner: bool = False
+    tests: tuple[str, ...] = ()
 
 
 MATRIX = (
@@ -80,7 +84,12 @@ MATRIX = (
     Entry("newest-3.13", "3.13"),
     Entry("newest-3.14", "3.14"),
     Entry("newest-3.15", "3.15", corner=True),
-)
+    Entry(
+        "lab4.2", "3.11",
+        ("jupyterlab==4.2.0", "notebook==7.2.0", "playwright>=1.48", "axe-playwright-python>=0.1.8"),
+        corner=True, tests=LAB,
+    ),
+)  # fmt: skip
 
 
 def build(folder: Path) -> Path:
@@ -129,7 +138,11 @@ def test(entry: Entry, python: str, folder: Path, *, quick: bool) -> str:
     assert str(folder / entry.name) in where, f"not the wheel: {where}"
     # Libraries as old as these warn about the newest of those they use; that is not ours to mend.
     quiet = ["-W", "ignore::DeprecationWarning"] if entry.lowest else []
-    chosen = QUICK if quick else [path for path in WHOLE if (ROOT / path).exists()]
+    chosen = (
+        entry.tests or QUICK
+        if quick or entry.tests
+        else [path for path in WHOLE if (ROOT / path).exists()]
+    )
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *quiet, *chosen]
     return run(command, apart).strip().splitlines()[-1]
 

@@ -45,6 +45,7 @@ RUN_BY = {
     "pyright": "pyright",
     ".ci/run": "#!/usr/bin/env bash",
     "python -m tests.pictures": "tests/browser/test_pictures.py::test_a_picture_is_taken",
+    "python -m tests.labextension": "tests/submission/test_options.py::test_labextension_knows_the_options",
     "python -m tests.notebooks": "tests/project/test_notebooks.py::test_quickstart",
     "python -m tests.matrix": "python -m tests.matrix --corners",
     "python -m tests.matrix --corners": "python -m tests.matrix --corners",

@@ -48,6 +48,7 @@ ROOMS: dict[str, set[str]] = {
         "api", "display", "errors", "jobs", "local", "prompts", "rendering", "storage", "submission",
         "sweeps", "text",
     },
+    "server": {"display", "jobs", "runtime", "storage", "submission", "text"},
     "local": set(),
     "": {"errors", "jobs", "notebook", "prompts", "public"},
     "__main__": {"", "api", "errors", "local", "storage", "submission", "text"},
@@ -63,7 +64,7 @@ LAYERS = (
     ("batches",),
     ("submission",),
     ("sweeps",),
-    ("public", "notebook"),
+    ("public", "notebook", "server"),
     ("", "__main__"),
 )
 
@@ -88,8 +89,11 @@ HOMES = {
         "storage.filesystem",
         "storage.journal",
         "storage.live_rows",
+        "storage.reader",
         "storage.retention",
         "storage.search",
+        # What the file's reader raises there is a server's reply here.
+        "server.handlers",
     },
     "filelock": {"local.discovery", "local.weights", "storage.owner_lock"},
     "jinja2": {"prompts.expressions", "prompts.sandbox"},
@@ -102,6 +106,8 @@ HOMES = {
     "pygments": {"rendering.highlight"},
     "nest_asyncio2": {"notebook.blocking"},
     "xllamacpp": {"local.engine"},
+    "jupyter_server": {"server.handlers"},
+    "watchfiles": {"server.watch"},
 }
 # IPython is for what it types into and what it shows; the extension's two hooks name its types.
 IPYTHON = ("notebook", "display", "")

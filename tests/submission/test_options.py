@@ -18,6 +18,7 @@ from bgmagic.prompts.inputs import file_parts
 from bgmagic.submission.options import options, resolve_settings
 from bgmagic.submission.settings import SubmitSettings, WaitSettings
 from bgmagic.submission.submit import deadline_of, submit_settings
+from tests import labextension
 
 NAMESPACE: dict[str, Any] = {
     "rules": "Be brief. Don't explain.",
@@ -344,3 +345,8 @@ def test_what_is_given_goes_before_defaults_that_it_excludes(
 def test_the_deadline_lies_beyond_the_window(settings: dict[str, Any], hours: int) -> None:
     """A job is watched longer than its window lasts, whatever deadline was asked for."""
     assert deadline_of(SubmitSettings(**settings)) == hours * 3600
+
+
+def test_labextension_knows_the_options() -> None:
+    """What JupyterLab's extension knows of the options is what is declared; else `COMMAND` mends it."""
+    assert labextension.PATH.read_text() == labextension.options_module(), labextension.COMMAND

@@ -19,9 +19,12 @@ from typing import Any
 
 import pytest
 
+import bgmagic
 from tests.support.scripted import ScriptedServer
 
 LIMIT = 60.0  # seconds until JupyterLab answers
+
+PACKAGE = Path(bgmagic.__file__).parent
 
 CHROMIUM_FLAGS = (
     "--no-sandbox",
@@ -55,13 +58,22 @@ def notebook(path: Path, cells: Sequence[str]) -> Path:
 
 @contextlib.contextmanager
 def jupyterlab(
-    folder: Path, theme: str = "light", app: str = "jupyterlab", **environment: str
+    folder: Path,
+    theme: str = "light",
+    app: str = "jupyterlab",
+    *,
+    extension: bool = True,
+    python: str = sys.executable,
+    **environment: str,
 ) -> Iterator[str]:
     """JupyterLab over ``folder``, with settings of its own; gives the URL of a file as a format.
 
     Args:
         app: ``notebook`` for Notebook 7 instead.
+        extension: whether it has ours, as it lies in the package.
+        python: the interpreter of another environment.
     """
+    _extended(folder, extension)
     settings = folder / ".settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True, exist_ok=True)
     quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
@@ -74,12 +86,14 @@ def jupyterlab(
     env |= {k: v for k, v in os.environ.items() if k.startswith(("BGMAGIC_LOCAL", "BGMAGIC_CACHE"))}
     for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
         env[f"JUPYTER_{name}"] = str(folder / f".{name.lower()}")
+    env["JUPYTER_PATH"] = str(folder / ".share")
+    env["JUPYTER_CONFIG_PATH"] = str(folder / ".etc")
     env["BGMAGIC_JOURNAL"] = str(folder / ".journal.sqlite3")
     env |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), **environment}
     # The browser must reach the server directly.
     env["NO_PROXY"] = "127.0.0.1,localhost"
     token = secrets.token_hex(16)
-    command = [sys.executable, "-m", app, "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command = [python, "-m", app, "--no-browser", "--allow-root", "--ip=127.0.0.1"]
     command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
     command += [f"--IdentityProvider.token={token}", "--LabApp.collaborative=False"]
     with (folder / ".lab.log").open("wb") as log:
@@ -94,6 +108,43 @@ def jupyterlab(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(5)
+
+
+# Where pip puts the extension's parts, and where they are in the package.
+PARTS = {
+    "share/jupyter/labextensions/bgmagic": PACKAGE / "labextension",
+    "etc/jupyter/jupyter_server_config.d/bgmagic.json": PACKAGE
+    / "server"
+    / "jupyter_server_config.json",
+}
+
+
+def is_installed() -> bool:
+    """Whether this environment has the extension as it is in the package, or there is only that one."""
+    for place, source in PARTS.items():
+        files = [path for path in source.rglob("*") if path.is_file()]
+        for path in [source] if source.is_file() else files:
+            copy = Path(sys.prefix, place, *path.relative_to(source).parts)
+            if not copy.is_file() or copy.read_bytes() != path.read_bytes():
+                return False
+    return True
+
+
+def _extended(folder: Path, wanted: bool) -> None:
+    """Have Jupyter find the extension where it is not installed, or switch it off."""
+    labextensions, config = folder / ".share" / "labextensions", folder / ".etc"
+    server = config / "jupyter_server_config.d" / "bgmagic.json"
+    for made in (labextensions, config / "labconfig", server.parent):
+        made.mkdir(parents=True, exist_ok=True)
+    if not wanted:
+        off = '{"disabledExtensions": {"bgmagic": true}}'
+        (config / "labconfig" / "page_config.json").write_text(off)
+        server.write_text(
+            '{"ServerApp": {"jpserver_extensions": {"bgmagic.server.extension": false}}}'
+        )
+    elif not is_installed():
+        (labextensions / "bgmagic").symlink_to(PACKAGE / "labextension")
+        server.symlink_to(PACKAGE / "server" / "jupyter_server_config.json")
 
 
 def _started(

@@ -1,0 +1,92 @@
+// The first line of a prompt as its parser in Python reads it: words, flags, and what is wrong with them.
+
+import OPTIONS from "./options.js";
+
+const HEAD = /^\s*(%%\w+)(?=\s|$)/;
+const WORD = /(?:'[^']*(?:'|$)|"(?:\\.|[^"\\])*(?:"|$)|\\.|[^\s'"])+/gs;
+const REFERENCE = /^(\$[^\W\d]\w*|\{[^\W\d]\w*\})$/u;
+const NUMBER = /^[\d.,_]+(s|m|h|d)?$/;
+const BLANK = 50; // lines that may be empty before the first; nobody leaves more
+
+/** The first line of a cell that says something, as {from, text}, or null. */
+export function firstLine(doc) {
+  for (let number = 1; number <= Math.min(doc.lines, BLANK); number++) {
+    const line = doc.line(number);
+    if (/\S/.test(line.text)) return line;
+  }
+  return null;
+}
+
+/** Whether a line begins a cell of one of our magics. */
+export const isHeader = (text) => OPTIONS[HEAD.exec(text)?.[1]] !== undefined;
+
+/**
+ * What a header line is made of.
+ *
+ * @returns {{type: string, from: number, to: number, wrong?: string, help?: string, begins?: boolean}[]}
+ *   `type` is Magic, Flag, Value, Name, Number or Unknown; places count from the line's start; `wrong` says what is
+ *   wrong, and `begins` that it could still become right.
+ */
+export function readHeader(text) {
+  const magic = HEAD.exec(text);
+  const options = OPTIONS[magic[1]];
+  const flags = options.flatMap((option) => option.flags.map((flag) => [flag, option]));
+  const known = new Map(flags);
+  const found = [{ type: "Magic", from: magic[0].length - magic[1].length, to: magic[0].length }];
+  let due = null; // the option whose value comes next
+  for (const word of text.slice(magic[0].length).matchAll(WORD)) {
+    const from = magic[0].length + word.index;
+    due = due ? value(found, due, word[0], from) : flag(found, known, word[0], from);
+  }
+  return found;
+}
+
+/** Add a flag, and its value after "=" or, of a short one, right behind it; returns the option that is to come. */
+function flag(found, known, word, from) {
+  const equals = word.indexOf("=");
+  const name = equals < 0 ? word : word.slice(0, equals);
+  const option = known.get(name);
+  const to = from + name.length;
+  if (option) {
+    found.push({ type: "Flag", from, to, help: `${option.flags.join(", ")} ${option.takes}: ${option.help}` });
+    if (equals < 0) return option.takes ? option : null;
+    value(found, option, word.slice(equals + 1), to + 1);
+    return null;
+  }
+  const short = /^-[a-z]/.test(word) && known.get(word.slice(0, 2));
+  if (short && short.takes) {
+    found.push({ type: "Flag", from, to: from + 2 });
+    value(found, short, word.slice(2), from + 2);
+    return null;
+  }
+  const begins = word.startsWith("-") && [...known.keys()].some((other) => other.startsWith(name));
+  const wrong = word.startsWith("-") ? `no option ${name}${near(name, [...known.keys()])}` : "no flag before it";
+  found.push({ type: "Unknown", from, to: from + word.length, wrong, begins });
+  return null;
+}
+
+function value(found, option, word, from) {
+  const plain = word.replace(/^(['"])(.*)\1$/s, "$2");
+  const add = (type, more) => void found.push({ type, from, to: from + word.length, ...more });
+  const choices = option.choices;
+  if (REFERENCE.test(plain)) add("Name");
+  else if (choices.length && !choices.includes(plain)) {
+    const begins = choices.some((choice) => choice.startsWith(plain));
+    add("Unknown", { wrong: `allowed are ${choices.join(", ")}`, begins });
+  } else if (option.names) add("Name");
+  else if (NUMBER.test(plain)) add("Number");
+  else add("Value");
+  return null;
+}
+
+/** ": did you mean …?" of the one that shares the most pairs of letters, if any does. */
+function near(word, every) {
+  const pairs = (text) => new Set([...text].map((_, i) => text.slice(i, i + 2)));
+  const mine = pairs(word.toLowerCase());
+  const likeness = (other) => {
+    const theirs = pairs(other);
+    return (2 * [...theirs].filter((pair) => mine.has(pair)).length) / (mine.size + theirs.size);
+  };
+  const [best] = every.map((other) => [likeness(other), other]).sort(([a], [b]) => b - a);
+  return best && best[0] > 0.5 ? `: did you mean ${best[1]}?` : "";
+}

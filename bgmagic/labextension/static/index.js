@@ -1,0 +1,15 @@
+// The plugins of the extension, each without what the others need.
+
+import { promptPlugin } from "./prompt.js";
+
+const MAKERS = [promptPlugin];
+
+/**
+ * @param shared gives a module of JupyterLab by its name.
+ * @returns the plugins that this JupyterLab has the modules for.
+ */
+export async function plugins(shared) {
+  const made = await Promise.allSettled(MAKERS.map((make) => make(shared)));
+  for (const { reason } of made) if (reason) console.warn("bgmagic:", reason);
+  return made.filter(({ status }) => status === "fulfilled").map(({ value }) => value);
+}

@@ -1,0 +1,126 @@
+"""Jobs of the journal as the panel shows them: rows without texts, and one job with its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bgmagic.display.listing import sentence
+from bgmagic.display.static_html import footer_text, remedy, text_html
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.outcome import settle
+from bgmagic.runtime.attach import record_of
+from bgmagic.storage.database import StoredJob
+from bgmagic.storage.reader import LISTED, NEWS, ONE, JournalReader
+from bgmagic.submission.costs import cost_of
+from bgmagic.text import one_line
+
+MOST = 20_000  # jobs of a list; the older ones are in the journal
+
+OVERLAP = 60.0  # seconds: clocks of kernels, and the order of their writes, differ by less
+
+PROMPT = 2_000  # characters of a prompt that are shown
+
+
+class JobRows:
+    """The jobs of the journal as rows for the panel, priced once."""
+
+    def __init__(self, reader: JournalReader, root: Path | None) -> None:
+        """Make them.
+
+        Args:
+            root: the folder that the server's paths count from, where it has one.
+        """
+        self._reader = reader
+        self._root = root
+        self._prices: dict[str, float | None] = {}
+
+    def listed(self, since: float | None) -> dict[str, Any]:
+        """The newest jobs as JSON, or, after a moment in seconds since the epoch, its news: what is
+        open, and what has ended since."""
+        now = time.time()
+        if since is None:
+            entries = self._reader.select(LISTED, limit=MOST)
+        else:
+            entries = self._reader.select(NEWS, since=since - OVERLAP)
+        owners = {entry.owner for entry in entries if entry.owner and entry.ended_at is None}
+        alive = self._reader.followed(owners)
+        rows = [self._row(entry, alive) for entry in entries]
+        return {"jobs": rows, "count": self._reader.count(), "at": now}
+
+    def one(self, key: str) -> dict[str, Any] | None:
+        """One job with its prompt and what it gave, as it is rendered in a notebook; None if the
+        journal does not have it."""
+        found = self._reader.select(ONE, brief=False, it=key)
+        if not found:
+            return None
+        job = Job(record_of(found[0]), _Nobody())
+        if found[0].ended_at is not None:
+            settle(job)
+        trouble = job.error
+        return {
+            "html": text_html(job),
+            "message": sentence(str(trouble)) if trouble else "",
+            "remedy": remedy(job) if trouble else "",
+            "footer": footer_text(job),
+            "prompt": _prompt(job.request.body.get("input"))[:PROMPT],
+        }
+
+    def _row(self, entry: StoredJob, alive: Collection[str]) -> dict[str, Any]:
+        ended = entry.ended_at is not None
+        told = {
+            "key": entry.key,
+            "name": one_line(entry.name or "", 80),
+            "status": one_line(entry.status, 40),
+            "open": not ended,
+            "followed": not ended and entry.owner in alive,
+            "notebook": entry.notebook.rpartition("/")[2],
+            "path": self._path(entry.notebook),
+            "model": one_line(entry.model, 80),
+            "effort": entry.effort or "",
+            "submitted": entry.created_at,
+            "ended": entry.ended_at,
+            "price": self._price(entry) if ended else None,
+            "id": one_line(entry.response_id or "", 120),
+            "group": entry.group_key,
+            "group_name": entry.group_name or "",
+        }
+        # Of ten thousand rows what says nothing is half.
+        return {name: value for name, value in told.items() if value not in (None, "", False)}
+
+    def _path(self, notebook: str) -> str | None:
+        """The notebook's path at this server, if it lies in its folder."""
+        try:
+            return Path(notebook).relative_to(self._root).as_posix() if self._root else None
+        except ValueError:
+            return None
+
+    def _price(self, entry: StoredJob) -> float | None:
+        if entry.key not in self._prices:
+            cost = cost_of(entry)
+            self._prices[entry.key] = None if cost is None else cost.charge.price
+        return self._prices[entry.key]
+
+
+class _Nobody:
+    """Runs nothing: these jobs are read."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a job that is only read has no {name}")
+
+
+def _prompt(asked: object) -> str:
+    """The text of a request's last turn of the user."""
+    if isinstance(asked, str):
+        return asked
+    turns: Sequence[Any] = asked if isinstance(asked, list) else []
+    for turn in reversed(turns):
+        if isinstance(turn, Mapping) and turn.get("role") == "user":
+            content = turn.get("content")
+            if isinstance(content, str):
+                return content
+            parts = [part for part in content or () if isinstance(part, Mapping)]
+            return "\n".join(str(part.get("text") or f"[{part.get('type')}]") for part in parts)
+    return ""

@@ -1,0 +1,101 @@
+"""The journal for a process that runs no jobs: read, never written, made or brought up to date."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+from bgmagic.storage import database, filesystem, live_rows
+from bgmagic.storage.database import FIELDS, StoredJob
+from bgmagic.storage.filesystem import OtherFiles
+from bgmagic.storage.owner_lock import OwnerLock, host_id
+
+LISTED = "ORDER BY created_at DESC, id DESC LIMIT :limit"
+
+# What may have changed since a moment: all that is open, and what has ended since.
+NEWS = "WHERE ended_at IS NULL OR ended_at >= :since ORDER BY created_at DESC, id DESC"
+
+ONE = "WHERE key = :it"
+
+
+class JournalReader:
+    """Reads the journal at a path; may be used from any thread, one at a time.
+
+    A file of an older bgmagic is read as far as it goes, without what has come since.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Make a reader; the file need not be there."""
+        self.path = filesystem.own_file(path, host_id())
+        self._others = OtherFiles(path, self.path)
+        self._owner = OwnerLock(path.parent / "owners")
+        self._lock = threading.Lock()
+        self._open: tuple[object, sqlite3.Connection] | None = None
+
+    def select(self, where: str, *, brief: bool = True, **values: Any) -> list[StoredJob]:
+        """The jobs that a condition picks; ``brief`` as those of `Journal.entries` are.
+
+        Raises:
+            sqlite3.Error: the file can't be read.
+        """
+        columns = database.BRIEF if brief else database.WHOLE
+        with self._lock:
+            connection = self._connection()
+            if connection is None:
+                found = []
+            else:
+                sql = f"SELECT {_known(connection, columns)} FROM jobs {where}"  # noqa: S608 - our own
+                found = [database.from_row(row) for row in connection.execute(sql, values)]
+            sql = f"SELECT {columns} FROM jobs {where}"  # noqa: S608 - our own constants
+            others = [database.from_row(row) for row in self._others.read(sql, values)]
+        return live_rows.merged(found, others, where) if others else found
+
+    def count(self) -> int:
+        """How many jobs this host's file has."""
+        with self._lock:
+            connection = self._connection()
+            if connection is None:
+                return 0
+            return int(connection.execute("SELECT count(*) FROM jobs").fetchone()[0])
+
+    def followed(self, owners: set[str]) -> set[str]:
+        """Those of these owners whose kernels live."""
+        away = {owner for owner in owners if self._owner.is_elsewhere(owner)}
+        silent = {owner for owner in away if self._owner.is_silent(owner)}
+        return owners - silent - self._owner.dead_owners(owners - away)
+
+    def close(self) -> None:
+        """Let the file go."""
+        with self._lock:
+            self._drop()
+            self._others.close()
+
+    def _connection(self) -> sqlite3.Connection | None:
+        inode = filesystem.inode_of(self.path)
+        if self._open is None or self._open[0] != inode:
+            self._drop()
+            if inode is None:
+                return None
+            # Not mode=ro: that can't make the shared memory of a file that nobody has open.
+            connection = database.connect(self.path, database.READ_TIMEOUT)
+            connection.execute("PRAGMA query_only = ON")
+            self._open = inode, connection
+        return self._open[1]
+
+    def _drop(self) -> None:
+        known, self._open = self._open, None
+        if known is not None:
+            with contextlib.suppress(sqlite3.Error):
+                known[1].close()
+
+
+def _known(connection: sqlite3.Connection, columns: str) -> str:
+    """The columns, those that the file does not have yet as NULL."""
+    has = {row[1] for row in connection.execute("PRAGMA table_info(jobs)")}
+    for name in FIELDS:
+        if name not in has and name not in ("request", "response"):
+            columns = columns.replace(f", {name},", ", NULL,").replace(f", {name}", ", NULL")
+    return columns

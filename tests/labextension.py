@@ -1,0 +1,48 @@
+"""Writes what JupyterLab's extension knows of the options, by the declarations of the magics.
+
+``python -m tests.labextension`` after an option was added or changed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import bgmagic
+from bgmagic.notebook.completion import MAGICS
+from bgmagic.submission.options import Option, options
+
+PATH = Path(bgmagic.__file__).parent / "labextension" / "static" / "options.js"
+
+COMMAND = "python -m tests.labextension"
+
+
+def options_module() -> str:
+    """The ES module that holds the options of the cell magics."""
+    told = {
+        magic: [_told(option) for option in options(settings)]
+        for magic, settings in MAGICS.items()
+        if magic.startswith("%%")
+    }
+    lines = [
+        f"  {json.dumps(magic)}: [\n"
+        + "".join(f"    {json.dumps(option, ensure_ascii=False)},\n" for option in listed)
+        + "  ],\n"
+        for magic, listed in told.items()
+    ]
+    return f"// Written by `{COMMAND}` from the declarations in Python.\nexport default {{\n{''.join(lines)}}};\n"
+
+
+def _told(option: Option) -> dict[str, Any]:
+    return {
+        "flags": option.flags,
+        "takes": option.metavar,
+        "choices": option.choices,
+        "names": option.variable or option.metavar == "NAME",
+        "help": option.help,
+    }
+
+
+if __name__ == "__main__":
+    PATH.write_text(options_module())

@@ -1,0 +1,118 @@
+"""What Jupyter Server tells the panel: a real server, the journal on a real file."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bgmagic.storage.database import StoredJob
+from bgmagic.storage.journal import Journal
+from bgmagic.storage.reader import LISTED, NEWS, JournalReader
+
+pytest.importorskip("jupyter_server")
+
+Get = Callable[..., tuple[int, Any]]
+
+
+def job(key: str, **columns: Any) -> StoredJob:
+    """A job of the journal."""
+    plain: dict[str, Any] = {
+        "created_at": time.time(), "notebook": "", "name": key, "server": "https://api.openai.com/v1",
+        "organization": None, "project": None, "credentials": "", "fingerprint": key,
+        "request": '{"model": "gpt-5.2", "input": "Why <b>so</b>?"}', "sendable": True,
+        "model": "gpt-5.2", "effort": None, "poll_interval": None, "deadline": 100.0,
+        "status": "queued", "owner": None,
+    }  # fmt: skip
+    return StoredJob(**{"key": key} | plain | columns)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """A journal on a file."""
+    made = Journal(tmp_path / ".journal.sqlite3")
+    yield made
+    made.close()
+
+
+def _response(text: str) -> str:
+    part = {"type": "output_text", "text": text, "annotations": []}
+    message = {"type": "message", "role": "assistant", "content": [part]}
+    return json.dumps({"id": "resp_1", "status": "completed", "model": "m", "output": [message]})
+
+
+def test_what_the_server_says(journal: Journal, tmp_path: Path) -> None:
+    """Jobs of all notebooks, their news and their answers come as JSON to whom the server lets in, to
+    nobody else; what a model wrote is no markup, and nothing can be changed."""
+    from tests.support.browser import jupyterlab
+
+    (tmp_path / "sub").mkdir()
+    inside, outside = str(tmp_path / "sub" / "a.ipynb"), "/elsewhere/b.ipynb"
+    ended = {
+        "ended_at": time.time(),
+        "status": "completed",
+        "response": _response("*It* <script>x</script>"),
+    }
+    journal.add(job("first", notebook=inside), job("second", notebook=outside, **ended)).result(10)
+    with jupyterlab(tmp_path) as url:
+        base, _, token = url.partition("/lab/")[0], *url.rpartition("token=")[1:]
+
+        def ask(path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
+            asked = urllib.request.Request(
+                f"{base}/bgmagic/jobs{path}", method=method, headers=headers
+            )
+            try:
+                with urllib.request.urlopen(asked) as reply:
+                    return reply.status, json.loads(reply.read())
+            except urllib.error.HTTPError as error:
+                return error.code, None
+
+        mine = {"Authorization": f"token {token}"}
+        for path in ("", "?since=0", "/first"):
+            assert ask(path)[0] == 403
+            assert ask(path, "POST", **mine)[0] == 405
+        status, told = ask("", **mine)
+        assert (status, told["count"]) == (200, 2)
+        rows = {row["key"]: row for row in told["jobs"]}
+        assert (rows["first"]["path"], rows["first"]["open"]) == ("sub/a.ipynb", True)
+        assert "path" not in rows["second"]
+        assert rows["second"]["notebook"] == "b.ipynb"
+        assert not any("Why" in str(row) for row in told["jobs"])
+        journal.change("first", status="in_progress").result(10)
+        news = ask(f"?since={told['at'] + 3600}", **mine)[1]["jobs"]
+        assert [(row["key"], row["status"]) for row in news] == [("first", "in_progress")]
+        one = ask("/second", **mine)[1]
+        assert "<em>It</em>" in one["html"]
+        assert "<script" not in one["html"]
+        assert one["prompt"] == "Why <b>so</b>?"
+        assert [ask(path, **mine)[0] for path in ("/none", "?since=x")] == [404, 400]
+
+
+def test_reader_makes_nothing(tmp_path: Path) -> None:
+    """Without a journal there are no jobs, and no file is made."""
+    reader = JournalReader(tmp_path / "journal.sqlite3")
+    assert reader.select(LISTED, limit=5) == []
+    assert reader.count() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reader_of_an_older_file(journal: Journal, tmp_path: Path) -> None:
+    """A file that lacks the newest columns is read without them, and stays as it is."""
+    import sqlite3
+
+    journal.add(job("first", billing="{}")).result(10)
+    journal.close()
+    with sqlite3.connect(tmp_path / ".journal.sqlite3") as connection:
+        connection.execute("ALTER TABLE jobs DROP COLUMN billing")
+        connection.execute("ALTER TABLE jobs DROP COLUMN group_details")
+    connection.close()
+    reader = JournalReader(tmp_path / ".journal.sqlite3")
+    (found,) = reader.select(NEWS, since=0)
+    assert (found.key, found.billing, found.group_details) == ("first", None, None)
+    reader.close()
