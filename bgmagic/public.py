@@ -169,6 +169,9 @@ def map(
 
     The other arguments are those of `bgmagic.submit`.
 
+    Of more than 256 jobs only the first and the last are rendered before this returns. Items and
+    variables are copied; one that can't be used is then the end of its own job, in ``failed``.
+
     Returns:
         the group: a sequence of the answers, or for a dict a mapping.
 

@@ -149,7 +149,7 @@ class GroupBoard(LiveWidget):
         self._notify = False
         # Told when all jobs have ended, and when some go on after a retry.
         self.on_done: list[Callable[[], None]] = []
-        self._tally = GroupSummary(group.jobs)
+        self._tally = GroupSummary(group.places)
         super().__init__(view=self._snapshot(), **traits)
         # Of a group that no cell has shown; its board was looked at by the name of its variable.
         self.on_finish = lambda: final_group_bundles(group) if group.done() else None
@@ -170,7 +170,7 @@ class GroupBoard(LiveWidget):
             self._due = True
             # Looking at all of them takes a while.
             loop.call_later(INTERVAL * max(1.0, self._tally.size / 1000), self._tell)
-            if not self._asked:
+            if not self._asked and self._group.is_rendered:
                 self._asked = True
                 loop.run_in_executor(None, self._estimate).add_done_callback(self._estimated)
 
@@ -239,7 +239,7 @@ class GroupBoard(LiveWidget):
 def group_snapshot(group: JobGroup, tally: GroupSummary, bill_text: str) -> dict[str, Any]:
     """What a board shows of a group, as JSON; times are seconds since the epoch."""
     price, unpriced = tally.price
-    submitted = [job.record.submitted_at for job in group.jobs]
+    submitted = [job.record.submitted_at for job in group.made]
     return {
         "key": group.key,
         "name": group.name,
@@ -250,7 +250,7 @@ def group_snapshot(group: JobGroup, tally: GroupSummary, bill_text: str) -> dict
         # For the notification of the desktop.
         "status": f"all {tally.size} jobs have ended",
         "message": ", ".join(f"{count} {status}" for status, count in tally.counts.items()),
-        "cancelling": any(job.record.cancelling and not job.done() for job in group.jobs),
+        "cancelling": any(job.record.cancelling and not job.done() for job in group.made),
         "pace": tally.pace(),
         "tokens_in": tally.total("tokens_in"),
         "tokens_out": tally.total("tokens_out"),
@@ -285,7 +285,7 @@ def group_snapshot(group: JobGroup, tally: GroupSummary, bill_text: str) -> dict
 
 def _trouble(group: JobGroup) -> str:
     """What holds the group up just now: the newest trouble of a job that is not sent yet."""
-    for job in reversed(group.jobs):
+    for job in reversed(group.made):
         if job.record.trouble and not job.done():
             return one_line(job.record.trouble, 200)
     return ""

@@ -219,7 +219,7 @@ class GroupContent:
     @property
     def title(self) -> str:
         """The variable, and how many jobs there are."""
-        return f"{self._group.name}: {count_jobs(len(self._group.jobs))} sent"
+        return f"{self._group.name}: {count_jobs(len(self._group.places))} sent"
 
     def done(self) -> bool:
         """Whether all jobs have ended."""

@@ -228,7 +228,7 @@ def final_group_bundles(group: JobGroup) -> FinalBundles:
 
 def final_group_bundle(group: JobGroup) -> Bundle:
     """The group as it ended, as a MIME bundle."""
-    tally = GroupSummary(group.jobs)
+    tally = GroupSummary(group.places)
     return {
         "text/html": group_html(group, tally),
         "text/plain": f"{group!r}\n{group_footer(group, tally)}",
@@ -340,9 +340,9 @@ def group_footer(group: JobGroup, tally: GroupSummary) -> str:
 
 def group_note_beside(group: JobGroup) -> Bundle:
     """The line that stands beside a live board, as a bundle."""
-    begun = min(job.record.submitted_at for job in group.jobs)
-    position = group.jobs[0].record.position
+    begun = min(job.record.submitted_at for job in group.made or [group.job(0)])
+    position = group.job(0).record.position
     name = position.name if position is not None else None
-    jobs = count_jobs(len(group.jobs))
+    jobs = count_jobs(len(group.places))
     text = f"{group.name}: {jobs}, begun {_date(begun)}. Later {reattach_hint(name, 'them')}"
     return _line(text, _BESIDE, group.key)

@@ -16,7 +16,7 @@ from bgmagic.api.redaction import without_secrets
 from bgmagic.api.response import Usage, read_output
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.record import hashable
+from bgmagic.jobs.record import Status, hashable
 
 if TYPE_CHECKING:
     import pandas
@@ -312,24 +312,32 @@ class FailureReason:
 class GroupSummary:
     """Keeps the sums of a group's jobs up to date."""
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._jobs = list(jobs)
-        self._sums = [figures_of(job) for job in self._jobs]
+    def __init__(self, jobs: Sequence[Job | None]) -> None:
+        self.size = len(jobs)
+        # Of those that have a handle; the others wait, and have no figures.
+        self._made = {index: job for index, job in enumerate(jobs) if job is not None}
+        self._figures = {index: figures_of(job) for index, job in self._made.items()}
 
     def take(self, index: int, job: Job) -> None:
         """Count the job at ``index`` as it is now."""
-        self._jobs[index] = job
-        self._sums[index] = figures_of(job)
+        self._made[index] = job
+        self._figures[index] = figures_of(job)
 
     @property
-    def size(self) -> int:
-        """Number of jobs."""
-        return len(self._jobs)
+    def _jobs(self) -> Collection[Job]:
+        return self._made.values()
+
+    @property
+    def _sums(self) -> Collection[JobFigures]:
+        return self._figures.values()
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of jobs by status."""
-        return dict(Counter(one.status for one in self._sums))
+        counts = Counter(one.status for one in self._sums)
+        if len(self._made) < self.size:
+            counts[str(Status.WAITING)] += self.size - len(self._made)
+        return dict(counts)
 
     @property
     def ended(self) -> int:
@@ -373,9 +381,9 @@ class GroupSummary:
     def reasons(self) -> list[FailureReason]:
         """The reasons why jobs have no answer, the most frequent first."""
         found: dict[tuple[str, str], list[Job]] = {}
-        for job, one in zip(self._jobs, self._sums, strict=True):
+        for index, one in sorted(self._figures.items()):
             if one.reason:
-                found.setdefault((one.status, one.reason), []).append(job)
+                found.setdefault((one.status, one.reason), []).append(self._made[index])
         told = [FailureReason(*which, jobs) for which, jobs in found.items()]
         return sorted(told, key=lambda reason: -len(reason.jobs))[:REASONS]
 

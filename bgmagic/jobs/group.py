@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import (
@@ -20,11 +21,12 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bgmagic.errors import BgmagicError
+from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.jobs.outcome import Detached, JobError
+from bgmagic.jobs.outcome import Detached, JobError, mirror
 from bgmagic.jobs.record import GroupDisplays, Status
 from bgmagic.text import count_jobs, one_line
 
@@ -42,53 +44,92 @@ class JobGroup(Collection[Any]):
         self,
         key: str,
         name: str,
-        jobs: Sequence[Job],
+        jobs: Sequence[Job | None],
         items: Sequence[Any] | None = None,
         *,
         displays: GroupDisplays,
+        make: Callable[[int], Job] | None = None,
     ) -> None:
         """Make the group of ``jobs``, each of which has a position in it.
 
         Args:
             key: our own name of the group, unique.
             name: the variable that holds it.
+            jobs: in order; None stands for one whose handle is made when somebody needs it.
             displays: what shows the group.
             items: each job's item as it was given; None means what the journal kept of them.
+            make: makes the handle of the job at an index; called once for each, from any thread.
         """
         self.key = key
         self.name = name
-        self._jobs = list(jobs)
+        self._jobs: list[Job | None] = list(jobs)
+        self._make = make
+        self._making = threading.RLock()
         self._items = items
         self._listeners: list[Callable[[Job], None]] = []
         self._displays = displays
         self._board: Any = None
-        self._indices = {job: index for index, job in enumerate(jobs)}
+        self._indices: dict[Job, int] = {}
+        # Whether all requests are known; those of a large sweep are rendered as it is sent.
+        self.is_rendered = make is None
         for index, job in enumerate(jobs):
-            job.add_listener(self._notify)
-            job.add_variable(GroupSlot(self, index))
+            if job is not None:
+                self._place(index, job)
+
+    def _place(self, index: int, job: Job) -> None:
+        self._jobs[index] = job
+        self._indices[job] = index
+        job.add_listener(self._notify)
+        job.add_variable(GroupSlot(self, index))
 
     # What the user reads.
 
     @property
     def jobs(self) -> tuple[Job, ...]:
         """All jobs in order, ended or not."""
-        return tuple(self._jobs)
+        return tuple(map(self.job, range(len(self._jobs))))
+
+    def job(self, index: int) -> Job:
+        """The job at ``index``; its handle is made now if nobody needed it yet."""
+        found = self._jobs[index]
+        if found is None:
+            with self._making:
+                found = self._jobs[index]
+                if found is None:
+                    assert self._make is not None  # noqa: S101 - else there are no gaps
+                    found = self._make(index)
+                    self._place(index, found)
+        return found
+
+    @property
+    def places(self) -> Sequence[Job | None]:
+        """The jobs in order; None where nobody needed the handle yet, of a job that waits."""
+        return self._jobs
+
+    @property
+    def made(self) -> list[Job]:
+        """The jobs in order whose handles are made: most often all."""
+        return [job for job in self._jobs if job is not None]
 
     @property
     def size(self) -> int:
         """Number of jobs that the sweep asked for; an attached group may have fewer."""
-        positions = [job.record.position for job in self._jobs if job.record.position is not None]
+        positions = [job.record.position for job in self.made if job.record.position is not None]
         return max((position.size for position in positions), default=len(self._jobs))
 
     @property
     def failed(self) -> tuple[Job, ...]:
         """The jobs that ended without an answer, in order: failed, cancelled, incomplete, …"""
-        return tuple(job for job in self.jobs if _without_answer(job))
+        return tuple(job for job in self.made if _without_answer(job))
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of jobs by status, the most frequent first."""
-        return dict(Counter(job.status for job in self.jobs).most_common())
+        made = self.made
+        counts = Counter(job.status for job in made)
+        if len(made) < len(self._jobs):
+            counts[str(Status.WAITING)] += len(self._jobs) - len(made)
+        return dict(counts.most_common())
 
     def to_frame(self) -> pandas.DataFrame:
         """A pandas DataFrame with one row a job: item, settings, status, seconds, tokens, price.
@@ -101,17 +142,17 @@ class JobGroup(Collection[Any]):
         """
         from bgmagic.jobs.export import to_frame
 
-        return to_frame(self._jobs, self._items)
+        return to_frame(self.jobs, self._items)
 
     # concurrent.futures, for all of them.
 
     def done(self) -> bool:
         """Whether all have ended."""
-        return _all_done(self.jobs)
+        return all(job is not None and job.done() for job in self._jobs)
 
     def running(self) -> bool:
         """Whether the server has at least one that has not ended."""
-        return any(job.running() for job in self.jobs)
+        return any(job.running() for job in self.made)
 
     def cancel(self) -> bool:
         """Cancel those that have not ended; False if there is none."""
@@ -124,9 +165,18 @@ class JobGroup(Collection[Any]):
         Args:
             unknown: also those of which nobody knows whether the server accepted them: what was
                 accepted after all is paid for twice.
+
+        Raises:
+            BadInput: none of them ever became a request, for a mistake in its item.
         """
         again = [job for job in self.failed if unknown or job.status != Status.UNKNOWN]
-        return ResentJobs(self._jobs[0]._control.resend_all(again))
+        asked = [job for job in again if not job.record.is_unrendered]
+        if again and not asked:
+            raise BadInput(
+                f"{self.name}: there is nothing to send again: {again[0].error}; mend the items "
+                "and run the cell again"
+            )
+        return ResentJobs(asked[0]._control.resend_all(asked) if asked else ())
 
     def result(self, timeout: float | None = None, *, return_exceptions: bool = False) -> Any:
         """The answers, once all jobs have ended: a list, or a dict for a dict.
@@ -187,6 +237,20 @@ class JobGroup(Collection[Any]):
             successor.add_listener(self._notify)
             self._notify(successor)
 
+    def join(self, index: int, job: Job) -> None:
+        """Have ``job``, which is there already, stand at ``index``. On the loop thread.
+
+        A handle that somebody has of that place already goes as ``job`` does.
+        """
+        with self._making:
+            earlier = self._jobs[index]
+            self._place(index, job)
+            if earlier is not None:
+                self._indices[earlier] = index
+        if earlier is not None:
+            mirror(earlier, job)
+        self._notify(job)
+
     def _notify(self, job: Job) -> None:
         for listener in list(self._listeners):
             listener(job)
@@ -198,7 +262,7 @@ class JobGroup(Collection[Any]):
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {one_line(status, 40)}" for status, n in self.counts.items())
-        return f"<JobGroup {self.name} {count_jobs(len(self.jobs))}: {counts}>"
+        return f"<JobGroup {self.name} {count_jobs(len(self._jobs))}: {counts}>"
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return self._displays.bundle(self), {}
@@ -229,8 +293,9 @@ class JobList(JobGroup, Sequence[Any]):
         return len(self._jobs)
 
     def __getitem__(self, index: Any) -> Any:
-        found = self._jobs[index]
-        return _outcome(found) if isinstance(found, Job) else [_outcome(job) for job in found]
+        if isinstance(index, slice):
+            return [_outcome(self.job(at)) for at in range(*index.indices(len(self._jobs)))]
+        return _outcome(self.job(index))
 
     __hash__ = JobGroup.__hash__
 
@@ -242,20 +307,30 @@ class JobDict(JobGroup, Mapping[Any, Any]):
         self,
         key: str,
         name: str,
-        jobs: Sequence[Job],
+        jobs: Sequence[Job | None],
         items: Sequence[Any] | None = None,
         *,
         displays: GroupDisplays,
         keys: Sequence[Any],
         several: bool = False,
+        make: Callable[[int], Job] | None = None,
     ) -> None:
         """Make the group; ``keys`` has the key of each job's item, ``several`` whether an item has
         several jobs although one is here."""
-        super().__init__(key, name, jobs, items, displays=displays)
-        self._places: dict[Any, list[int]] = {}
-        for index, item in enumerate(keys):
-            self._places.setdefault(item, []).append(index)
-        self._several = several or len(self._places) < len(keys)
+        super().__init__(key, name, jobs, items, displays=displays, make=make)
+        self._keys = keys
+        self._more = several
+
+    @cached_property
+    def _places(self) -> dict[Any, list[int]]:
+        places: dict[Any, list[int]] = {}
+        for index, item in enumerate(self._keys):
+            places.setdefault(item, []).append(index)
+        return places
+
+    @property
+    def _several(self) -> bool:
+        return self._more or len(self._places) < len(self._keys)
 
     def _shaped(self, results: list[Any]) -> Any:
         return {key: self._of(key, results) for key in self._places}
@@ -271,7 +346,7 @@ class JobDict(JobGroup, Mapping[Any, Any]):
         return iter(self._places)
 
     def __getitem__(self, key: Any) -> Any:
-        found = [_outcome(self._jobs[index]) for index in self._places[key]]
+        found = [_outcome(self.job(index)) for index in self._places[key]]
         return found if self._several else found[0]
 
     __hash__ = JobGroup.__hash__

@@ -116,6 +116,25 @@ def detach(job: Job, reason: str) -> None:
     job.detach(Detached(f"{job.record.label} is no longer watched: {reason}", job))
 
 
+def mirror(job: Job, source: Job) -> None:
+    """Have the handle ``job`` say and end as ``source``, which stands in its place, does."""
+
+    def tell(_: Job) -> None:
+        if job.done():
+            return
+        if source.status == Status.DETACHED and source.error is not None:
+            job.detach(source.error)
+        elif source.done():
+            job.settle(source.record, source.error or source.result(0))
+        else:
+            job.advance(**vars(source.record))
+
+    if job.record.cancelling:
+        source.cancel()
+    source.add_listener(tell)
+    tell(source)
+
+
 def outcome_of(job: Job, record: JobRecord) -> Answer | JobError:
     """Make the answer or error that ``record``, the last one of ``job``, means."""
     response = record.response or {}

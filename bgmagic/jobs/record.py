@@ -213,6 +213,11 @@ class JobRecord:
         )
 
     @property
+    def is_unrendered(self) -> bool:
+        """Whether its item never became a prompt, or has not yet: there is nothing to send."""
+        return self.request.text.startswith('{"model":') and not self.request.body.get("input")
+
+    @property
     def label(self) -> str:
         """The job's name in a sentence: "job 'critique'", or "this job"."""
         return f"job {self.name!r}" if self.name else "this job"

@@ -39,6 +39,7 @@ from bgmagic.submission.submit import (
     submit_or_join,
     submit_settings,
 )
+from bgmagic.text import count_jobs
 
 if TYPE_CHECKING:
     from bgmagic.sweeps.submit import SubmittedSweep
@@ -220,6 +221,12 @@ class BgMagics(Magics):
 
     def _tell_sent(self, sent: SubmittedSweep, name: str, settings: SubmitSettings) -> None:
         self._tell_trouble()
+        if sent.plan.later:
+            there = "; what is there already is joined" if sent.may_join else ""
+            print(
+                f"{name}: {count_jobs(len(sent.plan.points))}, rendered and checked as they are "
+                f"sent; one whose item can't be used ends in {name}.failed{there}"
+            )
         if sent.joined:
             all_of = f"{sent.joined} of {len(sent.group.jobs)} jobs"
             print(f"{name}: {all_of} are there already and were joined; --again sends all anew")

@@ -281,7 +281,7 @@ class TerminalShell(NotebookShell):
 
     def __init__(self, ipython: InteractiveShell, configured: Any) -> None:
         super().__init__(ipython, configured)
-        self._open: list[Sequence[Job]] = []  # whose end is still to be told
+        self._open: list[Sequence[Job] | JobGroup] = []  # whose end is still to be told
         self._told: weakref.WeakSet[Job] = weakref.WeakSet()
 
     def start(self) -> None:
@@ -316,8 +316,9 @@ class TerminalShell(NotebookShell):
 
     def tell_sent_group(self, group: JobGroup, bill: Callable[[], object], *, notify: bool) -> None:
         """Print a line with the bill."""
-        print(f"{group!r}, {bill()}; %bgwait {group.name} waits for them")
-        self._open.append(group.jobs)
+        told = f", {bill()}" if group.is_rendered else ""
+        print(f"{group!r}{told}; %bgwait {group.name} waits for them")
+        self._open.append(group)
 
     def show_table(
         self,
@@ -336,8 +337,9 @@ class TerminalShell(NotebookShell):
 
     def after_cell(self, *_: object) -> None:
         """Say in a line before the next prompt which jobs have ended since."""
-        for jobs in [jobs for jobs in self._open if all(job.done() for job in jobs)]:
-            self._open.remove(jobs)
+        for ended in [one for one in self._open if _all_ended(one)]:
+            self._open.remove(ended)
+            jobs = ended.jobs if isinstance(ended, JobGroup) else ended
             if not self._told.issuperset(jobs):
                 print(describe_jobs(jobs))
 
@@ -345,6 +347,10 @@ class TerminalShell(NotebookShell):
         """Also remember whose end was told."""
         super().wait_and_tell(jobs, timeout)
         self._told.update(job for job in jobs if job.done())
+
+
+def _all_ended(jobs: Sequence[Job] | JobGroup) -> bool:
+    return jobs.done() if isinstance(jobs, JobGroup) else all(job.done() for job in jobs)
 
 
 def shell_of(ipython: InteractiveShell, configured: Any) -> NotebookShell:
@@ -404,8 +410,9 @@ def attach_named_group(shell: NotebookShell, entry: StoredJob, out: str | None) 
     missing = group.size - len(group.jobs)
     if missing > 0:
         print(
-            f"{name}: {missing} of its {group.size} jobs came from other sweeps with --reuse, or "
-            "were forgotten; run its cell again with --reuse for all"
+            f"{name}: {missing} of its {group.size} jobs came from other sweeps with --reuse, "
+            "were not written down, so never sent, when their kernel ended, or were forgotten; run "
+            "its cell again with --reuse for all"
         )
     shell.show_group(group)
 

@@ -87,7 +87,7 @@ def _compile(source: str) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _names(source: str) -> tuple[str, ...]:
+def names_in(source: str) -> tuple[str, ...]:
     """The names that an expression uses, functions included, each once and in order."""
     import jinja2
     from jinja2.parser import Parser
@@ -103,7 +103,7 @@ def lookup_names(expression: Expression, namespace: Mapping[str, Any]) -> dict[s
     Raises:
         BadInput: there is neither, or Jinja itself takes the name.
     """
-    names = _names(expression.source)
+    names = names_in(expression.source)
     if "self" in names:
         raise BadInput(f"{expression.place}: Jinja has a `self` of its own; take another name")
     missing = [name for name in names if name not in namespace and name not in FUNCTIONS]

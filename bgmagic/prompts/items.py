@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +17,37 @@ class Rows:
 
     Attributes:
         kind: "dict" for a dict, "column" for a Series, "rows" for a table.
-        pairs: each item with its key, in order; to be read once.
+        keys: the key of each item, in order.
+        values: the items in order.
     """
 
     kind: str
-    pairs: Iterator[tuple[Any, Any]]
+    keys: Sequence[Any]
+    values: Sequence[Any]
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return self.pairs
+        return zip(self.keys, self.values, strict=True)
+
+
+class TableRows(Sequence[dict[str, Any]]):
+    """The rows of a table as dicts by their columns, each made when it is looked at.
+
+    Attributes:
+        cells: the rows as tuples.
+    """
+
+    def __init__(self, paths: list[tuple[str, ...]], cells: list[tuple[Any, ...]]) -> None:
+        """Make the rows; ``paths`` name each column, with the levels it is in."""
+        self._paths = paths
+        self.cells = cells
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [_nested(self._paths, row) for row in self.cells[index]]
+        return _nested(self._paths, self.cells[index])
 
 
 def rows_of(value: Any) -> Rows | None:
@@ -42,20 +64,25 @@ def rows_of(value: Any) -> Rows | None:
     if table is None and refusal(value):
         raise BadInput(refusal(value))
     if table is None:
-        return Rows("dict", iter(value.items())) if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping):
+            return None
+        pairs = list(value.items())
+        return Rows("dict", [key for key, _ in pairs], [held for _, held in pairs])
     keys = _keys(table)
     if table.is_column:
-        return Rows("column", zip(keys, table.columns[0], strict=True))
-    return Rows("rows", zip(keys, _dicts(table), strict=True))
+        return Rows("column", keys, table.columns[0])
+    return Rows("rows", keys, _dicts(table))
 
 
-def _keys(table: Table) -> Iterator[Any]:
+def _keys(table: Table) -> Sequence[Any]:
     if not table.index:
-        return itertools.repeat(None, len(table.columns[0]) if table.columns else 0)
-    return (label if len(label) > 1 else label[0] for label in zip(*table.index, strict=True))
+        return [None] * (len(table.columns[0]) if table.columns else 0)
+    if len(table.index) == 1:
+        return table.index[0]
+    return list(zip(*table.index, strict=True))
 
 
-def _dicts(table: Table) -> Iterator[dict[str, Any]]:
+def _dicts(table: Table) -> TableRows:
     named = [(n, cells) for n, cells in zip(table.index_names, table.index, strict=True) if n]
     paths = [(str(name),) for name, _ in named] + [_path(label) for label in table.labels]
     seen: set[tuple[str, ...]] = set()
@@ -65,7 +92,7 @@ def _dicts(table: Table) -> Iterator[dict[str, Any]]:
             raise BadInput(f"two columns are called {path[-1]!r}; rename one")
         seen.add(path)
     columns = [cells for _, cells in named] + list(table.columns)
-    return (_nested(paths, row) for row in zip(*columns, strict=True))
+    return TableRows(paths, list(zip(*columns, strict=True)))
 
 
 def _path(label: tuple[Any, ...]) -> tuple[str, ...]:

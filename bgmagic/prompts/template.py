@@ -19,7 +19,7 @@ from bgmagic.api.request import Request, check_text
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.prompts.expressions import RAW, Expression, compiled, evaluate, lookup_names
+from bgmagic.prompts.expressions import RAW, Expression, compiled, evaluate, lookup_names, names_in
 from bgmagic.text import kind_of, one_line
 
 _TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[][(){}]""", re.DOTALL)
@@ -114,6 +114,25 @@ class Template:
             if isinstance(put, str):
                 inserted.append(Substitution(piece, put))
         return RenderedPrompt(tuple(pieces), tuple(needs.values()), tuple(inserted))
+
+    def settled(self, namespace: Mapping[str, Any], name: str) -> tuple[Template, dict[str, Any]]:
+        """The template in which only what names ``name`` is still open, and what that names beside.
+
+        Raises:
+            BadInput: as `render` does.
+        """
+        pieces: list[str | Expression] = []
+        left: dict[str, Any] = {}
+        for piece in self.pieces:
+            if isinstance(piece, str):
+                pieces.append(piece)
+            elif name in names_in(piece.source):
+                pieces.append(piece)
+                left |= lookup_names(piece, namespace)
+            else:
+                pieces.append(Template((piece,)).render(namespace).text)
+        left.pop(name, None)
+        return Template(tuple(pieces)), left
 
 
 def render_prompt(

@@ -29,50 +29,13 @@ from bgmagic.jobs.record import GroupPosition, JobRecord, Listener, SendGate, St
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.attach import VariableHandover, record_of, stored_run_config
 from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
-from bgmagic.runtime.scheduler import JobScheduler, MakeBatches
+from bgmagic.runtime.registry import JobRegistry
+from bgmagic.runtime.scheduler import JobFeed, JobScheduler, MakeBatches
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
 from bgmagic.transport.client import CREATE_TIMEOUT
-
-
-class JobRegistry:
-    """The jobs of this process; every method may be called from any thread."""
-
-    def __init__(self) -> None:
-        self._jobs: list[Job] = []
-        self._by_key: dict[str, Job] = {}
-        self._successors: dict[str, str] = {}
-
-    def add(self, job: Job) -> None:
-        """Add a new job."""
-        self._jobs.append(job)
-        self._by_key[job.record.key] = job
-
-    def jobs(self) -> list[Job]:
-        """All jobs, oldest first."""
-        return list(self._jobs)
-
-    def by_key(self) -> dict[str, Job]:
-        """The jobs by their keys; of several with one key the newest."""
-        return dict(self._by_key)
-
-    def find(self, key: str) -> Job | None:
-        """Find the job with this key; of several the newest, since a detached one may have been
-        attached again."""
-        return self._by_key.get(key)
-
-    def mark_resent(self, job: Job, successor: Job) -> None:
-        """Record that a job was sent again, as ``successor``."""
-        self._successors[job.record.key] = successor.record.key
-
-    def latest_key(self, key: str) -> str:
-        """The key of the job that was sent last in place of this one, or this key."""
-        while key in self._successors:
-            key = self._successors[key]
-        return key
-
 
 DEADLINE = 24 * 3600.0  # seconds from acceptance
 
@@ -115,6 +78,7 @@ class JobManager:
         self._registry = JobRegistry()
         self._configs: dict[Job, RunConfig] = {}
         self._moves: dict[Job, GroupPosition] = {}
+        self._feeds: list[JobFeed] = []
         self._gate = gate
         self._make_batches = make_batches
         self._scheduler = self._new_scheduler()
@@ -183,8 +147,39 @@ class JobManager:
         """Start the jobs of a group and return their handles at once."""
         self._loop.start()
         jobs = [self._new(record, config) for record in records]
-        self._loop.begin(self._scheduler.spawn_batch(jobs, config))
+        self._loop.begin(self._scheduler.spawn_jobs(jobs, config))
         return jobs
+
+    def feed(self, feed: JobFeed, config: RunConfig) -> None:
+        """Start the jobs of a group as they come. Its feed makes each by `make_job`."""
+        self._loop.start()
+        self._feeds.append(feed)
+        self._loop.begin(self._fed(feed, config))
+
+    async def _fed(self, feed: JobFeed, config: RunConfig) -> None:
+        try:
+            await self._scheduler.spawn_batch(feed, config)
+        finally:
+            if not feed.left:
+                self._feeds.remove(feed)
+
+    def is_feeding(self, variable: tuple[str | None, str]) -> bool:
+        """Whether some jobs of that variable, in that notebook, are still to come."""
+        return any(feed.left and feed.variable == variable for feed in self._feeds)
+
+    def unwritten(self) -> dict[str, int]:
+        """The number of jobs of each group that are not written down yet, by its name."""
+        return {feed.name: feed.left for feed in self._feeds if feed.left}
+
+    def make_job(self, record: JobRecord, config: RunConfig) -> Job:
+        """Make the handle of a job that a feed is going to start. From any thread."""
+        self.store.expect(record)
+        return self._new(record, config)
+
+    def drop(self, job: Job) -> None:
+        """Forget a handle that `make_job` made: another job stands in its place."""
+        self._registry.drop(job)
+        self._configs.pop(job, None)
 
     def attach(
         self,
@@ -404,13 +399,17 @@ class JobManager:
                 made[job], config = self._successor(job, key)
         finally:
             if config is not None:
-                self._loop.begin(self._scheduler.spawn_batch(list(made.values()), config))
+                self._loop.begin(self._scheduler.spawn_jobs(list(made.values()), config))
         return [made[job] if job in made else self.resend(job) for job in jobs]
 
     def _successor(self, job: Job, batch: str | None = None) -> tuple[Job, RunConfig]:
         """A new job that asks the same and takes the variables, and how it is run."""
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
+        if job.record.is_unrendered:
+            raise BadInput(
+                f"{job!r}: it never became a request; mend its item and run the cell again"
+            )
         config = self._configs.get(job)
         if config is not None:
             config = self._with_key_of_today(config)

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.outcome import detach
+from bgmagic.jobs.outcome import detach, settle
 from bgmagic.jobs.record import GroupPosition, SendGate
 from bgmagic.runtime.dependencies import FindJob
 from bgmagic.runtime.pacing import PollPacer, RunConfig, ServerEndpoint
@@ -24,15 +24,70 @@ from bgmagic.transport.client import ResponsesClient
 logger = logging.getLogger("bgmagic")
 
 
-class BatchStart:
-    """Stores the jobs of one group together and starts them. On the loop thread."""
+class JobFeed(Protocol):
+    """The jobs of a group on their way to the loop thread."""
 
-    def __init__(self, jobs: Sequence[Job], config: RunConfig, store: JobStore) -> None:
+    @property
+    def left(self) -> int:
+        """Number of jobs that are not written down yet."""
+
+    @property
+    def name(self) -> str:
+        """The group's variable."""
+
+    @property
+    def variable(self) -> tuple[str | None, str]:
+        """The group's variable, if the user chose one, and its notebook."""
+
+    def chunks(self) -> AsyncIterator[list[Job]]:
+        """The jobs in lists that are to be written down together. On the loop thread.
+
+        Those that have ended already are told of it once that is written down.
+        """
+
+    def abandon(self, reason: str) -> None:
+        """Detach the jobs that were not written down, or have not ended."""
+
+
+class GivenJobs:
+    """Jobs that are there already as a `JobFeed`: all are written down together."""
+
+    name = ""
+    variable = None, ""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
+        self.left = len(jobs)
+
+    async def chunks(self) -> AsyncIterator[list[Job]]:
+        """All of them."""
+        yield list(self._jobs)
+        self.left = 0
+
+    def abandon(self, reason: str) -> None:
+        """Detach those that have not ended."""
+        _detach(self._jobs, reason)
+
+
+class BatchStart:
+    """Stores the jobs of one group and starts them. On the loop thread."""
+
+    def __init__(
+        self, feed: JobFeed, config: RunConfig, store: JobStore, earlier: Sequence[BatchStart]
+    ) -> None:
+        """Make it; ``earlier`` are those whose jobs have to be stored before."""
+        self._feed = feed
+        self._earlier = earlier
         self._config = config
         self._store = store
         self._hurry = asyncio.Event()
         self._written = asyncio.Event()
+        self._begun: set[asyncio.Task[None]] = set()
+
+    @property
+    def variable(self) -> tuple[str | None, str]:
+        """The group's variable and its notebook."""
+        return self._feed.variable
 
     def close(self) -> None:
         """Store them now: the process is about to end."""
@@ -44,38 +99,61 @@ class BatchStart:
 
     async def run(self, spawn: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
         """Store the group and run its jobs to their ends."""
-        jobs, config = self._jobs, self._config
-        for job in jobs:
-            self._store.buffer_until_inserted(job.record)
-        begun: set[asyncio.Task[None]] = set()
         try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), START_DELAY)
-            records = [job.record for job in jobs]
-            await self._store.insert_all(
-                records, config.server, config.poll_interval, config.deadline
-            )
+            for batch in self._earlier:
+                await batch.written()
+            self._earlier = ()
+            await self._feed_all(spawn)
             self._written.set()
             if self._hurry.is_set():
-                _detach(jobs, "the kernel is shutting down")
-                return
-            for number, job in enumerate(jobs, 1):
-                task = asyncio.create_task(spawn(job))
-                begun.add(task)  # the loop itself keeps only weak references
-                task.add_done_callback(begun.discard)
-                if number % AT_ONCE == 0:
-                    await asyncio.sleep(0)  # the polls of others go on
-            while begun:
-                await asyncio.wait(begun)
+                self._feed.abandon("the kernel is shutting down")
+            while self._begun:
+                await asyncio.wait(self._begun)
         except asyncio.CancelledError:
             # Runners that have started have ended their jobs already.
-            _detach(jobs, "the kernel is shutting down")
+            self._feed.abandon("the kernel is shutting down")
             raise
         except Exception as error:
-            logger.exception("a group of %d jobs broke off", len(jobs))
-            _detach(jobs, f"bgmagic itself failed with {type(error).__name__}: {error}")
+            logger.exception("the group %s broke off", self._feed.name)
+            self._feed.abandon(f"bgmagic itself failed with {type(error).__name__}: {error}")
         finally:
             self._written.set()
+
+    async def _feed_all(self, spawn: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
+        config, waited = self._config, False
+        async for jobs in self._feed.chunks():
+            for job in jobs:
+                self._store.buffer_until_inserted(job.record)
+            if not waited:
+                waited = True
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), START_DELAY)
+            records = [job.record for job in jobs]
+            if records:
+                await self._store.insert_all(
+                    records, config.server, config.poll_interval, config.deadline
+                )
+            await self._start([job for job in jobs if not _ended(job)], spawn)
+
+    async def _start(
+        self, jobs: Sequence[Job], spawn: Callable[[Job], Coroutine[Any, Any, None]]
+    ) -> None:
+        for number, job in enumerate(jobs, 1):
+            if self._hurry.is_set():
+                return
+            task = asyncio.create_task(spawn(job))
+            self._begun.add(task)  # the loop itself keeps only weak references
+            task.add_done_callback(self._begun.discard)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)  # the polls of others go on
+
+
+def _ended(job: Job) -> bool:
+    """Whether the job had ended before it could be sent; if so, it is told now."""
+    if job.record.ended_at is None:
+        return False
+    settle(job)
+    return True
 
 
 def _detach(jobs: Sequence[Job], reason: str) -> None:
@@ -125,7 +203,7 @@ class JobScheduler:
         self._find = find
         self._endpoints: dict[ServerConfig, ServerEndpoint] = {}
         self._runners: dict[Job, tuple[JobRunner, asyncio.Task[None]]] = {}
-        self._batches: set[BatchStart] = set()
+        self._batches: list[BatchStart] = []
         self._closing = False
 
     async def spawn(
@@ -153,19 +231,25 @@ class JobScheduler:
         finally:
             del self._runners[job]
 
-    async def spawn_batch(self, jobs: Sequence[Job], config: RunConfig) -> None:
-        """Run the jobs of a group to their ends."""
+    async def spawn_jobs(self, jobs: Sequence[Job], config: RunConfig) -> None:
+        """Run jobs that are there already, and are written down together, to their ends."""
         if jobs[0].record.batch is not None:
             await self._batch_runs().submit(jobs, config)
-            return
-        batch = BatchStart(jobs, config, self._store)
-        self._batches.add(batch)
+        else:
+            await self.spawn_batch(GivenJobs(jobs), config)
+
+    async def spawn_batch(self, feed: JobFeed, config: RunConfig) -> None:
+        """Run the jobs of a group to their ends, as they come."""
+        named = [] if isinstance(feed, GivenJobs) else self._batches
+        earlier = [batch for batch in named if batch.variable == feed.variable]
+        batch = BatchStart(feed, config, self._store, earlier)
+        self._batches.append(batch)
         if self._closing:
             batch.close()
         try:
             await batch.run(functools.partial(self.spawn, config=config, intended=True))
         finally:
-            self._batches.discard(batch)
+            self._batches.remove(batch)
 
     def _batch_runs(self) -> Batches:
         if self._runs is None:

@@ -55,6 +55,10 @@ class JobStore:
         """Buffer `update_soon` for this job until its row is inserted."""
         self._coming.setdefault(record.key, {})
 
+    def expect(self, record: JobRecord) -> None:
+        """Know that a job is not written down yet. From any thread."""
+        self._unwritten.add(record.key)
+
     async def insert(
         self, record: JobRecord, server: ServerConfig, interval: float | None, deadline: float
     ) -> None:
@@ -144,6 +148,8 @@ class JobStore:
             owner=self.owner.id,
             response_id=record.response_id,
             accepted_at=record.accepted_at,
+            ended_at=record.ended_at,
+            reason=record.reason,
             cancelling=record.cancelling,
             draft=partial,
             billing=Billing.of(record.request).text,

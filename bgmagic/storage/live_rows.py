@@ -93,7 +93,8 @@ class LiveRows:
             return outcome is not None
         elif write.added:
             for entry in write.added:
-                self._own(entry)
+                if entry.ended_at is None:
+                    self._own(entry)
         elif write.changes is not None:
             self._change(write)
             self._drop_ended(write.key)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status, Variable
-from bgmagic.text import one_line
+from bgmagic.text import count_jobs, one_line
 
 if TYPE_CHECKING:
     from bgmagic.api.server import ServerConfig
@@ -48,12 +48,17 @@ def register_at_exit(function: Callable[[], object]) -> None:
         atexit.register(function)
 
 
-def shutdown_message(left: Sequence[Job], written: Callable[[Job], bool]) -> str:
+def shutdown_message(
+    left: Sequence[Job],
+    written: Callable[[Job], bool],
+    unwritten: Mapping[str, int] | None = None,
+) -> str:
     """One line about the jobs among ``left`` that are not over, or "".
 
     Args:
         left: the jobs that had not ended when the process was about to.
         written: whether a journal that outlives the process has the job.
+        unwritten: how many jobs of which sweeps were not written down yet, so never sent.
     """
     going_on = [job for job in left if job.status == Status.DETACHED]
     # A job of a batch gets its own id with its answer.
@@ -70,6 +75,11 @@ def shutdown_message(left: Sequence[Job], written: Callable[[Job], bool]) -> str
         _told(unsent, "unsent and written down nowhere"),
         TOO_LATE if unsent and NO_THREADS else "",
         _told(unclear, "unknown, accepted by the server or not"),
+        *(
+            f"{count_jobs(count)} of {one_line(name, 80)} were not written down yet and are "
+            "not sent; its cell, run again, sends them."
+            for name, count in (unwritten or {}).items()
+        ),
     ]
     line = " ".join(part for part in told if part)
     return f"bgmagic: {line}" if line else ""
@@ -293,7 +303,7 @@ class App:
             return
         left = [job for job in self._manager.jobs() if not job.done()]
         self._manager.close()
-        line = shutdown_message(left, self._is_stored)
+        line = shutdown_message(left, self._is_stored, self._manager.unwritten())
         if line:
             write_to_process_log(line)
 

@@ -22,7 +22,7 @@ from bgmagic.prompts.conversation import (
     history_of_running,
     request_messages,
 )
-from bgmagic.prompts.template import PartialPrompt, Substitution, render_prompt
+from bgmagic.prompts.template import PartialPrompt, RenderedPrompt, Substitution, render_prompt
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_identifier, to_rate
 from bgmagic.submission.lookup import JobLookup, Submission
@@ -145,16 +145,78 @@ def _prepared(
     by_previous = not settings.no_previous
     partial = PartialPrompt.of(filled, continues, by_previous=by_previous).text if needs else None
     known_earlier = settings.messages if earlier == History() else list(messages)
-    request = build_request(
-        request_messages(filled.text, known_earlier, _file_parts(settings)),
+    request = _built(
+        filled.text,
+        settings,
+        RequestParts.of(settings),
+        known_earlier,
+        instructions=instructions if settings.instructions is None else settings.instructions,
+        continuation_id=continuation_id(after),
+        previous=previous if by_previous and not settings.batch else None,
+        server=server,
+        partial=partial or "",
+    )
+    return PreparedRequest(request, partial, tuple(needs), filled.inserted, earlier.note)
+
+
+@dataclass(frozen=True)
+class RequestParts:
+    """What the requests of a sweep share beside their settings, read once.
+
+    Attributes:
+        files: the files as parts of the message.
+        tools: the tools' entries.
+        structured: what structured output adds.
+    """
+
+    files: list[dict[str, Any]]
+    tools: Sequence[Mapping[str, Any]]
+    structured: dict[str, Any]
+
+    @classmethod
+    def of(cls, settings: SubmitSettings) -> RequestParts:
+        """Read the files, tools and schema of ``settings``.
+
+        Raises:
+            BadInput: one of them can't be used.
+        """
+        return cls(_file_parts(settings), _tool_entries(settings), _structured(settings))
+
+
+def prepare_shared(
+    filled: RenderedPrompt, settings: SubmitSettings, parts: RequestParts, server: ServerConfig
+) -> PreparedRequest:
+    """The request of a prompt that waits for no job and goes on with no conversation.
+
+    Raises:
+        BadInput: the prompt is empty, or a setting can't be used.
+    """
+    messages, instructions = settings.messages, settings.instructions
+    request = _built(
+        filled.text, settings, parts, messages, instructions=instructions, server=server
+    )
+    return PreparedRequest(request)
+
+
+def _built(
+    text: str,
+    settings: SubmitSettings,
+    parts: RequestParts,
+    messages: Any,
+    *,
+    instructions: str | None,
+    **rest: Any,
+) -> Request:
+    return build_request(
+        request_messages(text, messages, parts.files),
         model=settings.model,
         effort=settings.effort,
         verbosity=settings.verbosity,
-        instructions=instructions if settings.instructions is None else settings.instructions,
+        instructions=instructions,
         max_output_tokens=settings.max_output_tokens,
         params=settings.param,
         stream=settings.stream,
-        tools=_tool_entries(settings),
+        tools=parts.tools,
         window=settings.window,
         tier=settings.tier,
         summary=settings.summary,
@@ -163,14 +225,10 @@ def _prepared(
         include=settings.include,
         metadata=dict(settings.metadata),
         cache_key=settings.cache_key,
-        continuation_id=continuation_id(after),
-        previous=previous if by_previous and not settings.batch else None,
         batch=settings.batch,
-        **_structured(settings),
-        server=server,
-        partial=partial or "",
+        **parts.structured,
+        **rest,
     )
-    return PreparedRequest(request, partial, tuple(needs), filled.inserted, earlier.note)
 
 
 # What most submissions don't have is imported when it is given.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import numbers
-from collections.abc import Iterable, Mapping, MappingView, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, MappingView, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from bgmagic.errors import BadInput
 from bgmagic.prompts.items import as_record, rows_of
@@ -25,6 +25,8 @@ MOST_ITEMS = 200_000  # an iterator may be endless
 
 KEPT_ITEM = 2000  # characters of JSON; a longer item is kept as the beginning of its text
 
+T = TypeVar("T")
+
 Axes = tuple[tuple[str, tuple[Any, ...]], ...]
 
 
@@ -38,6 +40,23 @@ class ItemRow(dict[str, Any]):
         return super().__getattribute__(name)
 
 
+class LazyList(Sequence[T]):
+    """A sequence whose members are made when they are looked at."""
+
+    def __init__(self, size: int, get: Callable[[int], T]) -> None:
+        """Make it of ``size`` members; ``get`` makes the one at an index."""
+        self._size = size
+        self._get = get
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._get(at) for at in range(*index.indices(self._size))]
+        return self._get(range(self._size)[index])
+
+
 @dataclass(frozen=True)
 class Items:
     """The items of `--each`.
@@ -46,11 +65,13 @@ class Items:
         kind: "list", "dict" or "rows"; "" for the one nameless item of a sweep without `--each`.
         values: the items, in order.
         keys: their keys in a dict; empty otherwise.
+        settled: whether nothing that happens later can change them.
     """
 
     kind: str = ""
-    values: tuple[Any, ...] = (None,)
+    values: Sequence[Any] = (None,)
     keys: tuple[Any, ...] = ()
+    settled: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +114,7 @@ def _items_of(given: Any, label: str) -> Items:
             f"{label} must be a list, a dict, a Series or a table, not {kind_of(given)}{ordered}"
         )
     try:
-        values = tuple(map(_row, itertools.islice(given, MOST_ITEMS + 1)))
+        values = tuple(map(row_of, itertools.islice(given, MOST_ITEMS + 1)))
     except Exception as error:  # a generator of the user's
         about = one_line(f"{type(error).__name__}: {error}", 200)
         raise BadInput(f"{label}: going over it failed with {about}") from None
@@ -117,7 +138,7 @@ def _keyed(given: Any, label: str) -> Items | None:
     if rows is None:
         return None
     found = list(rows)
-    keys, values = tuple(key for key, _ in found), tuple(_row(value) for _, value in found)
+    keys, values = tuple(key for key, _ in found), tuple(row_of(value) for _, value in found)
     if rows.kind == "rows":
         return Items("rows", values)
     # An index may have a label several times; a group of answers can't.
@@ -125,7 +146,8 @@ def _keyed(given: Any, label: str) -> Items | None:
     return Items("dict", values, keys) if once else Items("list", values)
 
 
-def _row(value: Any) -> Any:
+def row_of(value: Any) -> Any:
+    """An item as expressions see it: a dict by columns as a row."""
     named = value if isinstance(value, dict) else as_record(value)
     if named is None or not all(isinstance(key, str) for key in named):
         return value
@@ -189,15 +211,16 @@ def _json_or_text(word: str) -> Any:
     return word if isinstance(value, float) and value != value else value
 
 
-def grid(settings: SubmitSettings, items: int, axes: Axes, samples: int) -> list[SweepPoint]:
+def grid(settings: SubmitSettings, items: int, axes: Axes, samples: int) -> Sequence[SweepPoint]:
     """Combine all, in order: item by item, setting by setting, sample by sample."""
     kinds = [(swept, _with(settings, swept)) for swept in _combinations(axes)]
-    return [
-        SweepPoint(item, swept, kind, sample)
-        for item in range(items)
-        for swept, kind in kinds
-        for sample in range(samples)
-    ]
+
+    def point(index: int) -> SweepPoint:
+        rest, sample = divmod(index, samples)
+        item, kind = divmod(rest, len(kinds))
+        return SweepPoint(item, *kinds[kind], sample)
+
+    return LazyList(items * len(kinds) * samples, point)
 
 
 def _combinations(axes: Axes) -> list[tuple[tuple[str, Any], ...]]:

@@ -6,7 +6,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bgmagic.api.pricing import STANDARD_TIERS, CostEstimate, Terms, estimate_cost
@@ -14,16 +14,25 @@ from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.record import GroupPosition
 from bgmagic.prompts.expressions import Expression
-from bgmagic.prompts.template import compile_template
+from bgmagic.prompts.template import Template, compile_template
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_count
 from bgmagic.submission.settings import SubmitSettings
-from bgmagic.submission.submit import PreparedRequest, confirm_above_dollars, prepare_request
+from bgmagic.submission.submit import (
+    PreparedRequest,
+    RequestParts,
+    confirm_above_dollars,
+    prepare_request,
+    prepare_shared,
+)
 from bgmagic.sweeps import grid
 from bgmagic.sweeps.grid import Items, SweepPoint
+from bgmagic.sweeps.snapshot import copy_of, snapshot_of
 from bgmagic.text import count_jobs
 
 LARGEST = 500_000_000  # characters of all requests of a sweep: they are kept in memory, and written
+
+AT_ONCE = 256  # jobs that are rendered in the cell; of a larger sweep most are rendered after it
 
 CONFIRM_ABOVE = 100  # jobs; a sweep of more needs its number agreed to
 
@@ -41,6 +50,7 @@ class SweepPlan:
         server: where they go.
         prepared: what each job asks, in order.
         positions: each job's position in the group.
+        later: whether ``prepared`` is rendered when it is looked at, after the cell has returned.
     """
 
     name: str
@@ -50,6 +60,7 @@ class SweepPlan:
     points: Sequence[SweepPoint]
     prepared: Sequence[PreparedRequest]
     positions: Sequence[GroupPosition]
+    later: bool = False
 
     @property
     def several(self) -> int:
@@ -58,35 +69,107 @@ class SweepPlan:
 
 
 def plan_sweep(
-    text: str, settings: SubmitSettings, name: str, namespace: Mapping[str, Any]
+    text: str,
+    settings: SubmitSettings,
+    name: str,
+    namespace: Mapping[str, Any],
+    *,
+    whole: bool = False,
 ) -> SweepPlan:
     """Plan a sweep; nothing is sent.
+
+    Args:
+        whole: render all of it now, also what could be rendered later.
 
     Raises:
         BadInput: an item, a setting or the template can't be used.
     """
     server = app.manager.destination()
-    items = Items() if settings.each is None else grid.items_of(settings.each, "--each")
+    items = Items(settled=True) if settings.each is None else snapshot_of(settings.each, "--each")
     axes = grid.read_axes(settings.sweep, "--sweep")
     points = grid.grid(settings, len(items.values), axes, settings.n or 1)
-    _check_uses_item(() if settings.raw else compile_template(text).pieces, items, settings)
+    template = None if settings.raw else compile_template(text)
+    _check_uses_item(() if template is None else template.pieces, items, settings)
+    asked = Asked(text, items, dict(namespace), server)
+    positions = _positions(settings, items, points)
+    whole = whole or len(points) <= AT_ONCE or not _is_agreed(settings, len(points))
+    later = None if whole else render_later(asked, settings, axes, template)
+    if later is not None:
+        points = later.points
+        return SweepPlan(name, server, settings, items, points, later, positions, later=True)
+    prepared = _all_rendered(asked, points)
+    return SweepPlan(name, server, settings, items, points, prepared, positions)
+
+
+def _is_agreed(settings: SubmitSettings, count: int) -> bool:
+    """Whether so many jobs may be sent whatever they cost, so that nobody needs to know that."""
+    if settings.yes is not None:
+        return settings.yes == count
+    return count <= confirm_above() and confirm_above_dollars() is None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the prompts of a sweep are made of.
+
+    Attributes:
+        text: the template.
+        items: what it goes over.
+        scope: the variables that it may name.
+        server: where it goes.
+    """
+
+    text: str
+    items: Items
+    scope: dict[str, Any]
+    server: ServerConfig
+
+    def prepared(self, point: SweepPoint) -> PreparedRequest:
+        """The request of one job.
+
+        Raises:
+            BadInput: it can't be asked; says which item.
+        """
+        if self.items.kind:
+            # Hides a variable of that name.
+            self.scope["item"] = self.items.values[point.item]
+        try:
+            prepared = prepare_request(self.text, point.settings, self.scope, self.server)
+            if point.settings.batch:
+                _check_batch(prepared)
+        except BadInput as error:
+            raise _of_item(error, point, self.items) from None
+        return prepared
+
+
+def _of_item(error: BadInput, point: SweepPoint, items: Items) -> BadInput:
+    """The same error, which says of which item it is."""
+    which = items.keys[point.item] if items.keys else point.item
+    told = str(error).replace(f"the {grid.ItemRow.__name__} has", "the row has")
+    for name, _ in point.swept:
+        told = told.replace(f"--param {name}", f"--sweep {name}")
+    return BadInput(f"--each, item {which!r}: {told}" if items.kind else told)
+
+
+def _all_rendered(asked: Asked, points: Sequence[SweepPoint]) -> list[PreparedRequest]:
     made: dict[tuple[int, int], PreparedRequest] = {}
     prepared, room = [], LARGEST
-    scope = dict(namespace)
     for point in points:
         # The samples of one request share it.
         which = point.item, id(point.settings)
         if which not in made:
-            made[which] = _prepared(text, point, items, scope, server)
+            made[which] = asked.prepared(point)
             room -= len(made[which].request.text)
             if room < 0:
-                raise BadInput(
-                    f"requests of these {len(points)} jobs hold more than {LARGEST // 10**6} MB "
-                    "together; give a large --file by its http(s) address, which the server fetches"
-                )
+                raise _too_large(len(points))
         prepared.append(made[which])
-    return SweepPlan(
-        name, server, settings, items, points, prepared, _positions(settings, items, points)
+    return prepared
+
+
+def _too_large(count: int) -> BadInput:
+    return BadInput(
+        f"requests of these {count} jobs hold more than {LARGEST // 10**6} MB "
+        "together; give a large --file by its http(s) address, which the server fetches"
     )
 
 
@@ -113,6 +196,100 @@ def _check_batch(prepared: PreparedRequest) -> None:
         raise BadInput(f"a batch can't wait for {names}: send it when that has ended")
 
 
+class LaterRequests(Sequence[PreparedRequest]):
+    """The requests of a large sweep, each rendered when it is looked at. From one thread at a time.
+
+    Attributes:
+        points: what each is for.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[SweepPoint],
+        asked: Asked,
+        template: Template,
+        parts: RequestParts,
+        ends: Sequence[PreparedRequest],
+    ) -> None:
+        self.points = points
+        self._ends = {0: ends[0], len(points) - 1: ends[-1]}
+        self._asked = asked
+        self._template = template
+        self._parts = parts
+        self._newest: tuple[int, int] | None = None
+        self._made: PreparedRequest | BadInput | None = None
+        self._room = LARGEST
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The request at ``index``.
+
+        Raises:
+            BadInput: it can't be asked; says which item.
+        """
+        if index in self._ends:
+            return self._ends[index]
+        point = self.points[index]
+        which = point.item, id(point.settings)
+        # The samples of one request share it, and come one after another.
+        if which != self._newest:
+            self._newest, self._made = which, self._rendered(point)
+        if isinstance(self._made, BadInput):
+            raise self._made
+        return self._made
+
+    def _rendered(self, point: SweepPoint) -> PreparedRequest | BadInput:
+        asked = self._asked
+        if asked.items.kind:
+            asked.scope["item"] = asked.items.values[point.item]
+        try:
+            filled = self._template.render(asked.scope)
+            made = prepare_shared(filled, point.settings, self._parts, asked.server)
+        except BadInput as error:
+            return _of_item(error, point, asked.items)
+        self._room -= len(made.request.text)
+        return made if self._room >= 0 else _too_large(len(self))
+
+
+def render_later(
+    asked: Asked, settings: SubmitSettings, axes: grid.Axes, template: Template | None
+) -> LaterRequests | None:
+    """The requests of a sweep to be rendered after the cell; None if they have to be rendered now.
+
+    That is so if an item or a variable is not plain, a job that still runs is waited for, a
+    conversation is gone on with, or they go in a batch. The first and the last request are rendered
+    here, so that mistakes are mostly told at once.
+
+    Raises:
+        BadInput: these two can't be asked.
+    """
+    items = asked.items
+    if settings.continue_ is not None or settings.batch or not items.settled:
+        return None
+    given = copy_of([settings.messages, list(settings.param), [list(axis) for axis in axes]])
+    if given is None:
+        return None
+    messages, param, copied = given
+    kept = replace(settings, messages=messages, param=tuple(map(tuple, param)), each=None)
+    axes = tuple((name, tuple(values)) for name, values in copied)
+    points = grid.grid(kept, len(items.values), axes, settings.n or 1)
+    ends = [asked.prepared(point) for point in (points[0], points[-1])]
+    if any(end.needs for end in ends):
+        return None
+    if min(len(end.request.text) for end in ends) * len(items.values) > LARGEST:
+        raise _too_large(len(points))
+    raw = Template((asked.text,))
+    rest, names = (template or raw).settled(asked.scope, "item" if items.kind else "")
+    values = copy_of(list(names.values()))
+    if values is None:
+        return None
+    scope = dict(zip(names, values, strict=True))
+    asked, parts = replace(asked, scope=scope), RequestParts.of(settings)
+    return LaterRequests(points, asked, rest, parts, ends)
+
+
 def _check_uses_item(
     pieces: Sequence[str | Expression], items: Items, settings: SubmitSettings
 ) -> None:
@@ -129,47 +306,29 @@ def _check_uses_item(
         )
 
 
-def _prepared(
-    text: str, point: SweepPoint, items: Items, scope: dict[str, Any], server: ServerConfig
-) -> PreparedRequest:
-    if items.kind:
-        # Hides a variable of that name.
-        scope["item"] = items.values[point.item]
-    try:
-        prepared = prepare_request(text, point.settings, scope, server)
-        if point.settings.batch:
-            _check_batch(prepared)
-    except BadInput as error:
-        which = items.keys[point.item] if items.keys else point.item
-        told = str(error).replace(f"the {grid.ItemRow.__name__} has", "the row has")
-        for name, _ in point.swept:
-            told = told.replace(f"--param {name}", f"--sweep {name}")
-        raise BadInput(f"--each, item {which!r}: {told}" if items.kind else told) from None
-    return prepared
-
-
 def _positions(
     settings: SubmitSettings, items: Items, points: Sequence[SweepPoint]
-) -> list[GroupPosition]:
+) -> Sequence[GroupPosition]:
     group = uuid.uuid4().hex
-    kept = [grid.json_copy(value) for value in items.values]
-    keys = [grid.json_copy(key) for key in items.keys]
-    return [
-        GroupPosition(
+    size, in_flight, samples = len(points), settings.max_in_flight, settings.n or 1
+
+    def position(index: int) -> GroupPosition:
+        point = points[index]
+        return GroupPosition(
             group=group,
             name=settings.out,
             index=index,
-            size=len(points),
-            in_flight=settings.max_in_flight,
+            size=size,
+            in_flight=in_flight,
             kind=items.kind,
-            key=keys[point.item] if keys else None,
-            item=kept[point.item],
+            key=grid.json_copy(items.keys[point.item]) if items.keys else None,
+            item=grid.json_copy(items.values[point.item]),
             settings=point.swept,
             sample=point.sample,
-            samples=settings.n or 1,
+            samples=samples,
         )
-        for index, point in enumerate(points)
-    ]
+
+    return grid.LazyList(size, position)
 
 
 # Before it costs.
@@ -237,7 +396,7 @@ def dry_run(text: str, settings: SubmitSettings, namespace: Mapping[str, Any]) -
     """
     from bgmagic.submission.dry_run import describe_request
 
-    plan = plan_sweep(text, settings, settings.out or "group", namespace)
+    plan = plan_sweep(text, settings, settings.out or "group", namespace, whole=True)
     jobs = f"{count_jobs(len(plan.prepared))}{count_formula(plan)}"
     told = f"{jobs}: {estimated_cost(plan)}. The first:"
     return f"{told}\n{describe_request(plan.prepared[0], app.secrets(), plan.server.name)}"

@@ -16,15 +16,17 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobDict, JobGroup, JobList
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach
-from bgmagic.jobs.record import GroupPosition, JobRecord, Status, hashable
+from bgmagic.jobs.record import GroupPosition, Status, hashable
 from bgmagic.submission.app import app, group_displays
-from bgmagic.submission.lookup import DuplicateIndex, JobLookup
+from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import deadline_of
+from bgmagic.sweeps.feed import SweepFeed, SweepJoiner, job_name, make_limiter, record_at
+from bgmagic.sweeps.grid import LazyList
 from bgmagic.sweeps.plan import SweepPlan, estimated_cost, plan_sweep, require_confirmation
 
 if TYPE_CHECKING:
-    from bgmagic.runtime.pacing import ConcurrencyLimiter
+    from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
     from bgmagic.storage.database import StoredJob
 
 
@@ -36,13 +38,15 @@ class SubmittedSweep:
         group: the jobs.
         joined: how many of them were there already, so that they were not sent.
         unknown: how many of these the server may or may not have accepted.
-        plan: its plan.
+        plan: its plan; of one that is rendered later, neither is known yet.
+        may_join: whether jobs that are there already are looked for as it is rendered.
     """
 
     group: JobGroup
     joined: int
     unknown: int
     plan: SweepPlan
+    may_join: bool = False
 
     def bill(self) -> CostEstimate:
         """Estimate the cost of the whole; imports the prices."""
@@ -66,16 +70,42 @@ def submit_sweep(
     with gc_paused():
         plan = plan_sweep(text, settings, name, namespace)
         require_confirmation(plan)
-        found = _joined(plan, _known_jobs(plan, join=join))
+        notebook = app.shell.notebook_path()
+        joiner = SweepJoiner(plan, notebook, join=join)
+        feeding = joiner.looks and app.manager.is_feeding((settings.out, notebook))
+        if feeding and settings.batch:
+            raise BadInput(f"{name}: the sweep before is still being sent; run this again then")
+        if plan.later or feeding:
+            return _submitted_later(plan, joiner, notebook)
+        found = joiner.find(list(enumerate(plan.prepared)))
         missing = [index for index, job in enumerate(found) if job is None]
-        if missing and not settings.over_budget and app.gate is not None:
-            # If not even the first can be sent. The others wait at the line.
-            app.gate.check(plan.prepared[missing[0]].request, plan.server.name)
-        for index, job in zip(missing, _submitted(plan, missing), strict=True):
+        if missing:
+            _check_budget(plan, missing[0])
+        for index, job in zip(missing, _submitted(plan, missing, notebook), strict=True):
             found[index] = job
         jobs = [job for job in found if job is not None]
         unknown = sum(job.status == Status.UNKNOWN for job in jobs)
         return SubmittedSweep(_group(plan, jobs), len(jobs) - len(missing), unknown, plan)
+
+
+def _check_budget(plan: SweepPlan, index: int) -> None:
+    """Refuse the sweep if not even this job can be sent. The others wait at the line."""
+    if not plan.settings.over_budget and app.gate is not None:
+        app.gate.check(plan.prepared[index].request, plan.server.name)
+
+
+def _submitted_later(plan: SweepPlan, joiner: SweepJoiner, notebook: str) -> SubmittedSweep:
+    """Have the jobs rendered, written down and sent on the loop thread, after the cell."""
+    if not joiner.looks:
+        _check_budget(plan, 0)
+
+    def group_of(make: Callable[[int], Job]) -> JobGroup:
+        return _group(plan, [None] * len(plan.points), make)
+
+    config = _config(plan)
+    feed = SweepFeed(plan, config, joiner, notebook, group_of)
+    app.manager.feed(feed, config)
+    return SubmittedSweep(feed.group, 0, 0, plan, joiner.looks)
 
 
 @contextlib.contextmanager
@@ -91,113 +121,41 @@ def gc_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _known_jobs(plan: SweepPlan, *, join: bool) -> DuplicateIndex:
-    """The jobs that there are already for what is asked."""
-    settings = plan.settings
-    prints = set(_prints(plan, plan.server.name)) if settings.reuse else ()
-    join = join and not settings.again
-    return JobLookup().duplicates_of(settings.out, prints, join=join, reuse=settings.reuse)
-
-
-def _prints(plan: SweepPlan, server: str) -> list[str]:
-    """Compute the fingerprint of each job; once for the samples of one request."""
-    made: dict[int, str] = {}
-    for one in plan.prepared:
-        if id(one) not in made:
-            made[id(one)] = one.fingerprint(server)
-    return [made[id(one)] for one in plan.prepared]
-
-
-def _joined(plan: SweepPlan, known: DuplicateIndex) -> list[Job | None]:
-    """Find, for each planned job, the job that is there already, and move it to its position."""
-    if not known.jobs:
-        return [None] * len(plan.prepared)
-    manager = app.manager
-    free = manager.store.available_owners()
-    limiter = _limiter(plan.settings.max_in_flight)
-    found: list[Job | None] = []
-    prints = _prints(plan, plan.server.name)
-    for fingerprint, one, position in zip(prints, plan.prepared, plan.positions, strict=True):
-        known_one = known.take(fingerprint)
-        if known_one is None or isinstance(known_one, Job):
-            job = known_one
-        else:
-            output_type = one.request.output_type
-            job = manager.attach(
-                known_one, None, output_type, server=plan.server, limiter=limiter, free=free
-            )
-        if job is not None and _is_of(job, plan):
-            manager.reposition(job, job_name(plan.name, position, plan.several), position)
-        found.append(job)
-    return found
-
-
-def _is_of(job: Job, plan: SweepPlan) -> bool:
-    """Whether the job belonged to this very variable; jobs of others are only read."""
-    position, notebook = job.record.position, app.shell.notebook_path()
-    theirs = position and (position.name, job.record.notebook)
-    return theirs == (plan.settings.out, notebook)
-
-
-def _submitted(plan: SweepPlan, indices: Sequence[int]) -> list[Job]:
+def _submitted(plan: SweepPlan, indices: Sequence[int], notebook: str) -> list[Job]:
     """Start the planned jobs at these indices."""
+    now = time.time()
+    records = [record_at(plan, index, plan.prepared[index], now, notebook) for index in indices]
+    if plan.settings.batch:
+        names = assign_batches([record.request for record in records])
+        records = [replace(one, batch=name) for one, name in zip(records, names, strict=True)]
+    return app.manager.submit_all(records, _config(plan)) if records else []
+
+
+def _config(plan: SweepPlan) -> RunConfig:
     from bgmagic.runtime.pacing import RunConfig
 
-    manager, settings = app.manager, plan.settings
-    now, notebook = time.time(), app.shell.notebook_path()
-    records = [
-        JobRecord(
-            request=plan.prepared[index].request,
-            partial=plan.prepared[index].partial,
-            waits_for=plan.prepared[index].waits_for,
-            server=plan.server.name,
-            submitted_at=now,
-            name=job_name(plan.name, plan.positions[index], plan.several),
-            named=settings.out is not None,
-            notebook=notebook,
-            position=plan.positions[index],
-        )
-        for index in indices
-    ]
-    limiter = _limiter(settings.max_in_flight)
-    of_kinds = {id(point.settings): point.settings for point in plan.points}
-    config = RunConfig(
+    settings = plan.settings
+    kinds = plan.points[: plan.several]  # those of the first item are those of all
+    return RunConfig(
         plan.server,
         settings.poll,
-        deadline_of(settings, *of_kinds.values()),
-        limiter=limiter,
+        deadline_of(settings, *(point.settings for point in kinds)),
+        limiter=make_limiter(settings.max_in_flight),
         create_timeout=settings.create_timeout,
         over_budget=settings.over_budget,
     )
-    if settings.batch:
-        names = assign_batches([record.request for record in records])
-        records = [replace(one, batch=name) for one, name in zip(records, names, strict=True)]
-    return manager.submit_all(records, config) if records else []
 
 
-def _limiter(most: int) -> ConcurrencyLimiter:
-    # Imported with the first sweep: `runtime` takes half of all import time.
-    from bgmagic.runtime.pacing import ConcurrencyLimiter
-
-    return ConcurrencyLimiter(most)
-
-
-def job_name(name: str, position: GroupPosition, several: int) -> str:
-    """Name one job of a group as its answer is named: ``critiques[3]``; of a dict
-    ``critiques['a']``, or ``critiques['a'][1]`` with ``several`` jobs an item."""
-    if position.kind != "dict":
-        return f"{name}[{position.index}]"
-    of_key = f"{name}[{hashable(position.key)!r}]"
-    return of_key if several == 1 else f"{of_key}[{position.index % several}]"
-
-
-def _group(plan: SweepPlan, jobs: Sequence[Job]) -> JobGroup:
-    items = [plan.items.values[point.item] for point in plan.points]
+def _group(
+    plan: SweepPlan, jobs: Sequence[Job | None], make: Callable[[int], Job] | None = None
+) -> JobGroup:
+    points, given = plan.points, plan.items
+    items = LazyList(len(points), lambda index: given.values[points[index].item])
     key = plan.positions[0].group
-    if plan.items.kind != "dict":
-        return JobList(key, plan.name, jobs, items, displays=group_displays)
-    keys = [plan.items.keys[point.item] for point in plan.points]
-    return JobDict(key, plan.name, jobs, items, displays=group_displays, keys=keys)
+    if given.kind != "dict":
+        return JobList(key, plan.name, jobs, items, displays=group_displays, make=make)
+    keys = LazyList(len(points), lambda index: given.keys[points[index].item])
+    return JobDict(key, plan.name, jobs, items, displays=group_displays, keys=keys, make=make)
 
 
 # Groups of earlier kernels.
@@ -227,7 +185,7 @@ def attach_group(
     """
     entries = JobLookup().group(key)
     free = app.manager.store.available_owners()
-    limiter = _limiter(_position_of(entries[0]).in_flight)
+    limiter = make_limiter(_position_of(entries[0]).in_flight)
     troubles: list[str] = []
     jobs = [_attached(entry, output_type_of(entry), limiter, free, troubles) for entry in entries]
     if troubles and len(troubles) == sum(entry.ended_at is None for entry in entries):

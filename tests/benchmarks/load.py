@@ -16,12 +16,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.measures import KEY, Row, _received
+from tests.benchmarks.scale import against
 from tests.benchmarks.swarm import Swarm, swarming
 from tests.benchmarks.ways import WAYS, Way, blocking
 
@@ -39,6 +40,9 @@ class Size:
         tls: whether the server is reached by https.
         polls: how many polls the endurance takes.
         most: with how many jobs the growth ends.
+        against: a commit whose build is measured in the same run, or "".
+        times: how often, for the medians.
+        others: whether that is done with what one would write oneself, too.
     """
 
     jobs: int = 1000
@@ -47,6 +51,13 @@ class Size:
     tls: bool = False
     polls: int = 100_000
     most: int = 10_000
+    against: str = ""
+    times: int = 3
+    others: bool = True
+
+    def with_jobs(self, jobs: int) -> Size:
+        """The same with another number of jobs."""
+        return replace(self, jobs=jobs)
 
 
 def _cell(rounds: int) -> tuple[float, float]:
@@ -227,13 +238,16 @@ FIGURES = (
 
 def load(size: Size) -> Iterator[Row]:
     """Ours against a thread a job, a task a job, and that over the SDK's aiohttp transport."""
-    found = {name: _measured(_in_flight, name, size) for name in WAYS}
+    if size.against:
+        yield from against(size, size.against, size.times)
+        return
+    found = {name: _measured(_in_flight, name, size) for name in WAYS if name != "sweep"}
     each = _measured(_blocking, "threads", size)["each"]
     what = f"{size.jobs:,} jobs{', https' if size.tls else ''}: "
     for key, about, form, target in FIGURES:
         scale = 1000 if key == "cpu" else 1
         told = {name: form.format(figures[key] * scale) for name, figures in found.items()}
-        others = ", ".join(f"{name} {told[name]}" for name in WAYS if name != "ours")
+        others = ", ".join(f"{name} {told[name]}" for name in found if name != "ours")
         names = {"size": size, "due": size.jobs / size.poll}
         yield Row(what + about.format(**names), told["ours"], others, target.format(**names))
     yield Row(
@@ -289,4 +303,9 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--cell", type=float, default=usual.cell, help="seconds")
     parser.add_argument("--tls", action="store_true", help="load over https")
     parser.add_argument("--polls", type=int, default=usual.polls, help="of the endurance")
+    parser.add_argument("--against", default=usual.against, help="commit of another build")
+    parser.add_argument("--times", type=int, default=usual.times, help="for medians, with that")
+    parser.add_argument(
+        "--alone", dest="others", action="store_false", help="without the other ways, with that"
+    )
     parser.add_argument("--most", type=int, default=usual.most, help="jobs the growth ends with")

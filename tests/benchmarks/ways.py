@@ -70,6 +70,34 @@ class Ours(Way):
         return first
 
 
+class Sweep(Way):
+    """bgmagic's own jobs as the cell of one sweep starts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups: list[Any] = []
+
+    def start(self, count: int, interval: float) -> None:
+        import bgmagic
+
+        items = [f"{len(self.groups)} {number}" for number in range(count)]
+        asked = {"yes": count, "max_in_flight": count, "poll": interval}
+        self.groups.append(bgmagic.map(f"{{{{ item }}}} {PROMPT}", items, **asked))  # type: ignore[arg-type]
+
+    @property
+    def accepted(self) -> int:
+        local = ("waiting", "submitting")
+        counts = [group.counts for group in self.groups]
+        return sum(n for told in counts for status, n in told.items() if status not in local)
+
+    @accepted.setter
+    def accepted(self, _: int) -> None:
+        pass
+
+    def ended(self) -> int:
+        return sum(group.counts.get("completed", 0) for group in self.groups)
+
+
 class Threads(Way):
     """A thread a job, with the SDK's ordinary client."""
 
@@ -145,6 +173,7 @@ def blocking(interval: float, accepted: Callable[[], object]) -> float:
 
 WAYS: dict[str, Callable[[], Way]] = {
     "ours": Ours,
+    "sweep": Sweep,
     "threads": Threads,
     "tasks": Tasks,
     "aiohttp": AiohttpTasks,

@@ -1,0 +1,133 @@
+"""What begins: imports, `%load_ext`, the first cell, the first POST, and a journal of 100,000 jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.measures import KEY, serving
+from tests.support.kernels import kernel
+
+ROWS = 100_000
+OPEN = 1_000  # of them
+REUSED = 1_000  # items of the sweep that takes its answers from there
+
+CLOCK = "import time; begun = time.perf_counter(); {}; print(time.perf_counter() - begun)"
+
+POST = """
+import time
+begun = time.perf_counter()
+import bgmagic
+imported = time.perf_counter() - begun
+sdk = time.perf_counter()
+import openai
+sdk = time.perf_counter() - sdk
+begun = time.perf_counter()
+job = bgmagic.submit("Why?")
+while job.record.accepted_at is None:
+    time.sleep(0.0005)
+print(imported, time.perf_counter() - begun, sdk)
+import os; os._exit(0)
+"""
+
+
+def _process(code: str, **env: str) -> list[float]:
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [float(word) for word in ended.stdout.split()]
+
+
+def figures() -> dict[str, float]:
+    """Each in seconds."""
+    found: dict[str, float] = {}
+    with serving() as url, tempfile.TemporaryDirectory() as folder:
+        env = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": url}
+        journal = str(Path(folder) / "j.sqlite3")
+        found["import"], found["post"], _ = _process(POST, BGMAGIC_JOURNAL=journal, **env)
+        with kernel(**env) as running:
+            running.ok("import ipywidgets")
+            load = "get_ipython().run_line_magic('load_ext', 'bgmagic')"
+            found["load"] = float(running.ok(CLOCK.format(load)).stdout)
+            found["cell"] = running.ok("%%bgresponse -o x\nWhy?").seconds
+        found |= _long_journal(Path(folder) / "long.sqlite3", env)
+    return found
+
+
+def _long_journal(path: Path, env: dict[str, str]) -> dict[str, float]:
+    """A journal of `ROWS` jobs, of which `OPEN` are open, read by a kernel."""
+    os.environ.update(env)
+    _fill(path, env["OPENAI_BASE_URL"])
+    found: dict[str, float] = {}
+    with kernel(**env, BGMAGIC_JOURNAL=str(path)) as running:
+        running.ok("import ipywidgets, sqlite3")
+        running.ok(f"items = [f'question {{n}}' for n in range({REUSED})]")
+        load = "get_ipython().run_line_magic('load_ext', 'bgmagic')"
+        found["open"] = float(running.ok(CLOCK.format(load)).stdout.split()[-1])
+        running.ok("%%bgresponse --quiet\nWhy?")
+        found["listed"] = running.ok("%bgjobs --all").seconds
+        sweep = "%%bgresponse -o x --reuse --each items --yes 1000 --quiet\n{{ item }}"
+        begun = time.perf_counter()
+        running.ok(sweep)
+        running.until("x.counts.get('completed') == 1000")
+        found["reused"] = time.perf_counter() - begun
+        running.ok(f"many = [f'{{n}}' for n in range({ROWS})]")
+        many = f"%%bgresponse -o y --each many --yes {ROWS} --quiet\n{{{{ item }}}}"
+        found["many"] = running.ok(many).seconds
+    return found
+
+
+def _fill(path: Path, server: str) -> None:
+    """Write the journal with the build's own means, whichever it is."""
+    import bgmagic
+
+    os.environ["BGMAGIC_JOURNAL"] = str(path)
+    from tests.benchmarks.worker import manager_of_process
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        items = [f"question {number}" for number in range(REUSED)]
+        group = bgmagic.map("{{ item }}\n", items, yes=REUSED, poll=0.5)
+        group.result(120)
+    manager = manager_of_process()
+    store: Any = getattr(manager, "store", None) or manager.ledger
+    journal = store.journal
+    first = journal.find(group.jobs[0].record.key)
+    response = json.dumps(json.loads(first.response), ensure_ascii=False)
+    copies = []
+    for number in range(ROWS - REUSED):
+        is_open = number < OPEN
+        copies.append(
+            dataclasses.replace(
+                first,
+                key=f"k{number}",
+                created_at=first.created_at - 10 - number,
+                fingerprint=f"f{number}",
+                notebook="" if is_open else "other.ipynb",
+                name=f"name{number}",
+                status="queued" if is_open else "completed",
+                ended_at=None if is_open else first.ended_at,
+                response_id=f"resp_x{number}",
+                response=None if is_open else response,
+                group_key=None,
+                group_name=None,
+                group_index=None,
+                group_details=None,
+                owner=None,
+            )
+        )
+    for begin in range(0, len(copies), 1000):
+        journal.add(*copies[begin : begin + 1000]).result(60)
+    manager.close(10)
