@@ -63,14 +63,7 @@ class JobStore:
         self, record: JobRecord, server: ServerConfig, interval: float | None, deadline: float
     ) -> None:
         """Write down that ``record``'s request is going to be sent."""
-        self._unwritten.add(record.key)
-        try:
-            self.owner.acquire()
-        except BgmagicError as error:
-            self._trouble = str(error)
-        credentials = await self._known_credentials(server)
-        entry = self._entry(record, server, interval, deadline, credentials)
-        await self._added(self.journal.add(entry), [record.key])
+        await self.insert_all([record], server, interval, deadline)
 
     def is_stored(self, record: JobRecord) -> bool:
         """Whether the job's intent, which was to be written, is."""
