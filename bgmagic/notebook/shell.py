@@ -281,7 +281,7 @@ class TerminalShell(NotebookShell):
 
     def __init__(self, ipython: InteractiveShell, configured: Any) -> None:
         super().__init__(ipython, configured)
-        self._open: list[Sequence[Job] | JobGroup] = []  # whose end is still to be told
+        self._open: list[Job | JobGroup] = []  # whose end is still to be told
         self._told: weakref.WeakSet[Job] = weakref.WeakSet()
 
     def start(self) -> None:
@@ -294,7 +294,7 @@ class TerminalShell(NotebookShell):
         """Print a line."""
         print(describe_job(job))
         if not job.done():
-            self._open.append([job])
+            self._open.append(job)
 
     def tell_sent(self, job: Job, earlier: Job | None, *, notify: bool) -> None:
         """Print a line."""
@@ -302,7 +302,7 @@ class TerminalShell(NotebookShell):
         waits = job.record.status_text if job.record.waits_for else ""
         sent = f"{waits}, then it goes to {asked}" if waits else f"sent to {asked}"
         print(f"{job.name}: {sent} in the background; %bgwait {job.name} waits for it")
-        self._open.append([job])
+        self._open.append(job)
         if earlier is not None:
             print(f"{job.name}: an earlier job for this name goes on: {earlier!r}")
 
@@ -337,9 +337,9 @@ class TerminalShell(NotebookShell):
 
     def after_cell(self, *_: object) -> None:
         """Say in a line before the next prompt which jobs have ended since."""
-        for ended in [one for one in self._open if _all_ended(one)]:
+        for ended in [one for one in self._open if one.done()]:
             self._open.remove(ended)
-            jobs = ended.jobs if isinstance(ended, JobGroup) else ended
+            jobs = ended.jobs if isinstance(ended, JobGroup) else [ended]
             if not self._told.issuperset(jobs):
                 print(describe_jobs(jobs))
 
@@ -347,10 +347,6 @@ class TerminalShell(NotebookShell):
         """Also remember whose end was told."""
         super().wait_and_tell(jobs, timeout)
         self._told.update(job for job in jobs if job.done())
-
-
-def _all_ended(jobs: Sequence[Job] | JobGroup) -> bool:
-    return jobs.done() if isinstance(jobs, JobGroup) else all(job.done() for job in jobs)
 
 
 def shell_of(ipython: InteractiveShell, configured: Any) -> NotebookShell:
