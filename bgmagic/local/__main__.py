@@ -118,12 +118,13 @@ async def _serve(
 ) -> None:
     from tornado.httpserver import HTTPServer
 
+    from bgmagic.local.batches import routes
     from bgmagic.local.server import ServerState, application
 
     logging.getLogger("tornado").setLevel(logging.ERROR)
     name, port = weights.model_name(settings.model), sockets[0].getsockname()[1]
     state = ServerState(responses, name, port, settings)
-    server = HTTPServer(application(state), max_body_size=MAX_OTHER_BODY)
+    server = HTTPServer(application(state, routes(state)), max_body_size=MAX_OTHER_BODY)
     server.add_sockets(sockets)
     ended = _end_signal()
     work = asyncio.create_task(responses.work())

@@ -107,7 +107,37 @@ def _paths() -> dict[str, Any]:
             "get": _call("Message", [conversation, item]),
             "delete": _call("Conversation", [conversation, item]),
         },
+        **_batch_paths(),
         "/health": {"get": _call("Health", [_query("nonce", TEXT)])},
+    }
+
+
+def _batch_paths() -> dict[str, Any]:
+    file, batch = _path_parameter("file_id"), _path_parameter("batch_id")
+    paging = [_query(name, TEXT) for name in ("after", "order")]
+    paging += [_query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20})]
+    upload = _object({"file": TEXT, "purpose": _words(("batch",))}, "file", "purpose")
+    create = {
+        "input_file_id": TEXT,
+        "endpoint": _words(("/v1/responses",)),
+        "completion_window": _words(("24h",)),
+    }
+    new = {**create, "metadata": _nullable(_ref("Metadata")), "output_expires_after": {}}
+    add, content = _call("File", [], upload), _call("BatchResult", [file])
+    for described in (add["requestBody"], content["responses"]["200"]):
+        told = described["content"].pop("application/json")
+        kind = "multipart/form-data" if described is add["requestBody"] else "application/jsonl"
+        described["content"][kind] = told
+    return {
+        "/files": {"post": add, "get": _call("FileList", [*paging, _query("purpose", TEXT)])},
+        "/files/{file_id}": {"get": _call("File", [file]), "delete": _call("Deleted", [file])},
+        "/files/{file_id}/content": {"get": content},
+        "/batches": {
+            "post": _call("Batch", [], _object(new, *create)),
+            "get": _call("BatchList", paging),
+        },
+        "/batches/{batch_id}": {"get": _call("Batch", [batch])},
+        "/batches/{batch_id}/cancel": {"post": _call("Batch", [batch])},
     }
 
 
@@ -132,7 +162,7 @@ def _call(
 
 
 def _schemas() -> dict[str, Schema]:
-    return {**_request_schemas(), **_reply_schemas()}
+    return {**_request_schemas(), **_reply_schemas(), **_batch_schemas()}
 
 
 def _request_schemas() -> dict[str, Schema]:
@@ -276,6 +306,34 @@ def _reply_schemas() -> dict[str, Schema]:
         ),
         "Health": _object({"name": TEXT, "pid": COUNT, "proof": TEXT}, "name", "pid"),
         "Error": _object({"error": _object(error, *error)}, "error"),
+    }  # fmt: skip
+
+
+def _batch_schemas() -> dict[str, Schema]:
+    statuses = (
+        "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling",
+        "cancelled",
+    )  # fmt: skip
+    file = {"id": TEXT, "object": _words(("file",)), "bytes": COUNT, "created_at": COUNT,
+            "filename": TEXT, "purpose": _words(("batch", "batch_output"))}  # fmt: skip
+    batch = {
+        "id": TEXT, "object": _words(("batch",)), "endpoint": TEXT, "completion_window": TEXT,
+        "status": _words(statuses), "input_file_id": TEXT, "created_at": COUNT,
+        "output_file_id": _nullable(TEXT), "error_file_id": _nullable(TEXT),
+        "errors": _nullable(ANY_OBJECT), "metadata": _nullable(_ref("Metadata")),
+        "request_counts": _object(dict.fromkeys(("total", "completed", "failed"), COUNT)),
+    }  # fmt: skip
+    result = {"id": TEXT, "custom_id": TEXT, "response": _nullable(ANY_OBJECT),
+              "error": _nullable(ANY_OBJECT)}  # fmt: skip
+
+    def listed(name: str) -> Schema:
+        page = {"object": _words(("list",)), "data": _array(_ref(name)), "has_more": FLAG}
+        return _object(page, *page)
+
+    return {
+        "File": _object(file, *file), "FileList": listed("File"),
+        "Batch": _object(batch, *batch), "BatchList": listed("Batch"),
+        "BatchResult": _object(result, *result),
     }  # fmt: skip
 
 

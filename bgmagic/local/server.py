@@ -16,7 +16,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
@@ -46,7 +46,7 @@ from bgmagic.local.validation import BadRequest, Processing, choice, integer, re
 # Bytes of a create's body; far more text than the model reads.
 MAX_BODY = 10_000_000
 # Bytes of a too large body that are read and dropped, so that its sender gets to see the 413.
-MAX_DRAINED = 200_000_000
+MAX_DRAINED = 210_000_000
 # What a client may give to be proven the token by.
 NONCE = re.compile("[0-9a-f]{32,128}")
 
@@ -195,6 +195,8 @@ class BodyHandler(StreamingHandler):
     A reply before that would reach its sender as a broken connection.
     """
 
+    most_body = MAX_BODY
+
     def prepare(self) -> Awaitable[None] | None:
         self._chunks: list[bytes] = []
         self._size = 0
@@ -206,18 +208,22 @@ class BodyHandler(StreamingHandler):
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         self._size += len(chunk)
-        if self._size > MAX_BODY:
+        if self._size > self.most_body:
             self._chunks.clear()
         else:
             self._chunks.append(chunk)
         return None
 
+    def raw_body(self) -> bytes:
+        """The body of a request that is admitted."""
+        self.admit()
+        if self._size > self.most_body:
+            raise BadRequest(413, f"The body of your request has more than {self.most_body} bytes.")
+        return b"".join(self._chunks)
+
     def body(self) -> dict[str, Any]:
         """The JSON object in the body of a request that is admitted."""
-        self.admit()
-        if self._size > MAX_BODY:
-            raise BadRequest(413, f"The body of your request has more than {MAX_BODY} bytes.")
-        return parse_json(b"".join(self._chunks))
+        return parse_json(self.raw_body())
 
 
 class CreateHandler(BodyHandler):
@@ -413,8 +419,11 @@ def bind(port: int) -> list[socket.socket]:
         ) from error
 
 
-def application(state: ServerState) -> Application:
-    """The paths of the API."""
+Route = tuple[str, Callable[..., Any], dict[str, Any]]
+
+
+def application(state: ServerState, more: Sequence[Route] = ()) -> Application:
+    """The paths of the API, with ``more`` of them."""
     shared = {"state": state}
     one = r"/v1/responses/([^/]+)"
     conversation = r"/v1/conversations/([^/]+)"
@@ -430,6 +439,7 @@ def application(state: ServerState) -> Application:
             (conversation, ConversationHandler, shared),
             (rf"{conversation}/items", ConversationItemsHandler, shared),
             (rf"{conversation}/items/([^/]+)", ConversationItemHandler, shared),
+            *more,
             (r"/v1/health", HealthHandler, shared),
             (r"/openapi.json", DescriptionHandler, shared),
         ],

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from openai import AsyncOpenAI
 from tornado.httpserver import HTTPServer
 
-from bgmagic.local import server
+from bgmagic.local import batches, server
 from bgmagic.local.engine import Engine, Generation
 from bgmagic.local.responses import ResponseStore
 from bgmagic.local.server import ServerState
@@ -188,7 +188,7 @@ async def stage(
     responses = ResponseStore(puppet, parallel=parallel, **kept)
     sockets = server.bind(0)
     state = ServerState(responses, "puppet", sockets[0].getsockname()[1])
-    http = HTTPServer(server.application(state))
+    http = HTTPServer(server.application(state, batches.routes(state)), max_body_size=100_000)
     http.add_sockets(sockets)
     work = asyncio.create_task(responses.work())
     await asyncio.sleep(0)  # its own tasks are there now

@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from bgmagic.local import openapi
+from bgmagic.local.batches import routes
 from bgmagic.local.server import ServerState, application
 from tests.local.stage import CREATE, Stage, parse, problems, stage, until
 
@@ -189,6 +190,26 @@ async def replies(at: Stage) -> dict[tuple[str, str], list[Any]]:
     await ask("GET", items + "/{item_id}", item_id=item_id, **of)
     await ask("DELETE", items + "/{item_id}", item_id=item_id, **of)
     await ask("DELETE", conversation, **of)
+    batch, file = "/batches/{batch_id}", "/files/{file_id}"
+    asked = {"model": "gpt-5.2", "input": "x"}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": asked}
+    content = json.dumps(line).encode()
+    uploaded = await at.sdk.files.create(file=("a.jsonl", content), purpose="batch")
+    seen["post", "/files"] = [uploaded.to_dict()]
+    begin = {"endpoint": "/v1/responses", "completion_window": "24h", "input_file_id": uploaded.id}
+    at.puppet.say("done")
+    at.puppet.end()
+    begun = await ask("POST", "/batches", begin | {"metadata": {"a": "b"}})
+    while (await ask("GET", batch, batch_id=begun["id"]))["status"] != "completed":
+        await asyncio.sleep(0.01)
+    ended = (await ask("GET", "/batches"))["data"][0]
+    # A file of one line is JSON.
+    await ask("GET", file + "/content", file_id=ended["output_file_id"])
+    stopped = await ask("POST", "/batches", begin)
+    await ask("POST", batch + "/cancel", batch_id=stopped["id"])
+    await ask("GET", "/files", query="?limit=1")
+    await ask("GET", file, file_id=uploaded.id)
+    await ask("DELETE", file, file_id=uploaded.id)
     await ask("GET", "/health")
     await ask("GET", "/health", query=f"?nonce={'0' * 32}")
     return seen
@@ -246,7 +267,10 @@ def test_streams_with_a_schema_fit_the_api_description() -> None:
         ("GET", "conversations/none", None), ("DELETE", "conversations/none", None),
         ("POST", "conversations/none/items", {}), ("DELETE", "conversations/none/items", None),
         ("GET", "conversations/none/items/none", None), ("GET", "health?nonce=short", None),
-        ("PATCH", "responses", None), ("GET", "nowhere", None),
+        ("PATCH", "responses", None), ("GET", "nowhere", None), ("GET", "files/none", None),
+        ("DELETE", "files/none", None), ("GET", "files/none/content", None), ("POST", "files", {}),
+        ("GET", "files?limit=0", None), ("POST", "batches", {}), ("GET", "batches/none", None),
+        ("POST", "batches/none/cancel", None), ("GET", "batches?after=none", None),
     ],
 )  # fmt: skip
 def test_errors_of_every_path_fit_the_api_description(method: str, path: str, body: Any) -> None:
@@ -294,7 +318,8 @@ def test_the_servers_own_description_is_true() -> None:
             assert calls == set(seen)
             for (method, path), bodies in seen.items():
                 reply = described["paths"][path][method]["responses"]["200"]["content"]
-                check = checker(described, reply["application/json"]["schema"])
+                kind = "application/jsonl" if path.endswith("/content") else "application/json"
+                check = checker(described, reply[kind]["schema"])
                 for body in bodies:
                     assert [error.message for error in check.iter_errors(body)] == []
 
@@ -304,7 +329,10 @@ def test_the_servers_own_description_is_true() -> None:
 def test_every_route_is_described() -> None:
     """No path of the application is missing from the server's own description."""
     state = ServerState(None, "m", 1)  # type: ignore[arg-type]
-    patterns = [rule.matcher.regex.pattern for rule in application(state).wildcard_router.rules]
+    patterns = [
+        rule.matcher.regex.pattern
+        for rule in application(state, routes(state)).wildcard_router.rules
+    ]
     served = {re.sub(r"\(\[\^/\]\+\)", "{}", pattern.rstrip("$")) for pattern in patterns}
     paths = openapi.describe("", "m")["paths"]
     described = {re.sub(r"\{\w+\}", "{}", f"/v1{path}") for path in paths}
