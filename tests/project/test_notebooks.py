@@ -48,13 +48,19 @@ def test_quickstart(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.timeout(300)
 def test_research_workflow(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The study runs from the sweep to the plot and the chain, and the same sweep again is paid for by nobody."""
+    """The study runs from the sweep to the plot and the chain; the same sweep again is paid for by nobody, and
+    as a batch by half."""
     shown = run("02", embedded, monkeypatch)
     assert "36 completed" in shown["%bgwait verdicts"]
     assert "title: completed" in shown["%bgwait pattern title"]
     assert "Figure" in shown["import matplotlib.pyplot as plt"]
     same = next(text for head, text in shown.items() if head.startswith("same = "))
     assert same.startswith("36 of 36 answers came from the journal")
+    assert "36 completed" in shown["%bgwait overnight"]
+    lines = [line.split() for line in shown["%bgcost"].splitlines() if " batch " in line]
+    (batch,) = lines
+    assert (batch[1], batch[2]) == ("batch", "36")
+    assert batch[5] == batch[6], "half is paid, half is saved"
 
 
 @pytest.mark.timeout(300)
