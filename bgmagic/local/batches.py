@@ -62,7 +62,7 @@ class File:
         }  # fmt: skip
 
 
-class LineError(Exception):
+class BadLine(Exception):
     """A line of a file of requests that is none."""
 
     def __init__(self, line: int | None, code: str, message: str) -> None:
@@ -71,45 +71,45 @@ class LineError(Exception):
 
 
 @dataclass(frozen=True)
-class Line:
+class RequestLine:
     """A request of a batch."""
 
     custom_id: str
     body: Mapping[str, Any]
 
 
-def read_lines(content: bytes) -> list[Line]:
+def read_lines(content: bytes) -> list[RequestLine]:
     """The requests of a file.
 
     Raises:
-        LineError: names the line that is wrong.
+        BadLine: names the line that is wrong.
     """
     lines = [line for line in content.split(b"\n") if line.strip()]
     if not lines:
-        raise LineError(None, "empty_file", "The batch file is empty.")
+        raise BadLine(None, "empty_file", "The batch file is empty.")
     if len(lines) > MOST_REQUESTS:
-        raise LineError(None, "too_many_requests", f"More than {MOST_REQUESTS} requests.")
+        raise BadLine(None, "too_many_requests", f"More than {MOST_REQUESTS} requests.")
     found = [_line(number, raw) for number, raw in enumerate(lines, 1)]
     if len({line.custom_id for line in found}) < len(found):
-        raise LineError(None, "duplicate_custom_id", "Each custom_id must be there once.")
+        raise BadLine(None, "duplicate_custom_id", "Each custom_id must be there once.")
     if len({str(line.body.get("model")) for line in found}) > 1:
-        raise LineError(None, "mismatched_model", "All requests must ask the same model.")
+        raise BadLine(None, "mismatched_model", "All requests must ask the same model.")
     return found
 
 
-def _line(number: int, raw: bytes) -> Line:
+def _line(number: int, raw: bytes) -> RequestLine:
     try:
         asked = parse_json(raw)
     except BadRequest:
-        raise LineError(number, "invalid_json_line", "This line is no JSON object.") from None
+        raise BadLine(number, "invalid_json_line", "This line is no JSON object.") from None
     custom_id, body = asked.get("custom_id"), asked.get("body")
     if not isinstance(custom_id, str) or not isinstance(body, dict):
-        raise LineError(number, "missing_required_parameter", "custom_id and body are needed.")
+        raise BadLine(number, "missing_required_parameter", "custom_id and body are needed.")
     if asked.get("method") != "POST" or asked.get("url") != ENDPOINT:
-        raise LineError(number, "invalid_url", f"The request must be a POST of {ENDPOINT}.")
+        raise BadLine(number, "invalid_url", f"The request must be a POST of {ENDPOINT}.")
     if body.get("background") or body.get("stream"):
-        raise LineError(number, "invalid_request", "No background and no stream in a batch.")
-    return Line(custom_id, body)
+        raise BadLine(number, "invalid_request", "No background and no stream in a batch.")
+    return RequestLine(custom_id, body)
 
 
 class Batch:
@@ -146,7 +146,7 @@ class Batch:
         }  # fmt: skip
 
 
-class BatchStore:
+class BatchShelf:
     """All files and batches of the server. On the event loop's thread.
 
     Args:
@@ -222,7 +222,7 @@ class BatchStore:
         await asyncio.sleep(0)  # its creator sees it validating
         try:
             lines = read_lines(content)
-        except LineError as error:
+        except BadLine as error:
             batch.errors.append(error.told)
             batch.move("failed")
             return
@@ -244,7 +244,7 @@ class BatchStore:
             status = "cancelled"
         self._end(batch, lines[len(batch.results) :], status)
 
-    async def _answer(self, batch: Batch, line: Line) -> dict[str, Any]:
+    async def _answer(self, batch: Batch, line: RequestLine) -> dict[str, Any]:
         """The result of one request; raises nothing but CancelledError."""
         responses = self._responses
         try:
@@ -267,7 +267,7 @@ class BatchStore:
             responses.delete(response)
         return _result(line.custom_id, 200, body)
 
-    def _end(self, batch: Batch, left: Sequence[Line], status: str) -> None:
+    def _end(self, batch: Batch, left: Sequence[RequestLine], status: str) -> None:
         """Write the files, and settle the batch."""
         stopped = [one for one in batch.results if _status(one) == "cancelled"]
         done = [one for one in batch.results if _status(one) != "cancelled"]
@@ -314,7 +314,7 @@ def _status(result: Mapping[str, Any]) -> object:
 class StoreHandler(BaseHandler):
     """What the paths of files and batches have in common."""
 
-    def initialize(self, state: ServerState, store: BatchStore | None = None) -> None:
+    def initialize(self, state: ServerState, store: BatchShelf | None = None) -> None:
         super().initialize(state)
         assert store is not None  # noqa: S101 - `routes` gives it
         self.store = store
@@ -417,9 +417,9 @@ class CancelBatchHandler(StoreHandler):
         self.reply(batch.json())
 
 
-def routes(state: ServerState, store: BatchStore | None = None) -> list[Route]:
+def routes(state: ServerState, store: BatchShelf | None = None) -> list[Route]:
     """The paths of files and batches, with a store of their own."""
-    shared = {"state": state, "store": store or BatchStore(state.responses, state.model)}
+    shared = {"state": state, "store": store or BatchShelf(state.responses, state.model)}
     paths: dict[str, Callable[..., Any]] = {
         "/files": FilesHandler,
         "/files/([^/]+)": FileHandler,

@@ -136,7 +136,7 @@ def test_a_batch_expires() -> None:
 
     async def run() -> None:
         async with stage(puppet=Echo()) as at:
-            store = batches.BatchStore(at.state.responses, "puppet", window=0.2)
+            store = batches.BatchShelf(at.state.responses, "puppet", window=0.2)
             file = store.add(batches.File("in.jsonl", "batch", content_of("a", "wait", "c")))
             batch = store.create(
                 {"input_file_id": file.id, "endpoint": "/v1/responses", "completion_window": "24h"}
