@@ -57,7 +57,9 @@ __all__ = [
     "use",
 ]
 
-# Tracebacks, pickles and help say bgmagic.Job, wherever the file lies that defines it.
+# Tracebacks, pickles and help say bgmagic.Job, wherever the file lies that defines it. The price:
+# `Job??` shows no source, since inspect looks for a class's in the file of its __module__, and
+# nothing tells it of another.
 for _name in __all__:
     globals()[_name].__module__ = __name__
 del _name

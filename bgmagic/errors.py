@@ -20,9 +20,27 @@ A message holds what is wrong and what to do about it; in a notebook each of the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 
 class BgmagicError(Exception):
-    """Anything bgmagic raises on purpose."""
+    """Anything bgmagic raises on purpose.
+
+    It pickles, as processes of a pool do it, but for the live job that it may have.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kept = {name: None if name == "job" else value for name, value in vars(self).items()}
+        return type(self)._restored, (self.args, kept)
+
+    @classmethod
+    def _restored(cls, args: tuple[Any, ...], kept: Mapping[str, Any]) -> Self:
+        """The error in a pickle, whatever its class needs to be made."""
+        error = cls.__new__(cls, *args)
+        error.args = args
+        vars(error).update(kept)
+        return error
 
     def _render_traceback_(self) -> list[str]:
         # IPython asks for this instead of formatting a traceback through our own frames.

@@ -16,11 +16,17 @@ from bgmagic.text import one_line
 
 
 class JobError(BgmagicError):
-    """A job that ended, or is no longer watched, without an answer."""
+    """A job that ended, or is no longer watched, without an answer.
+
+    Attributes:
+        job: which one; None in an error that was unpickled, as in one from a process of a pool.
+        response_id: the server's id of its response when it was raised, or None.
+    """
 
     def __init__(self, message: str, job: Job) -> None:
         super().__init__(message)
         self.job = job
+        self.response_id = job.response_id
 
 
 class JobFailed(JobError):

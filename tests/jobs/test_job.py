@@ -22,9 +22,16 @@ from bgmagic.api.request import Request
 from bgmagic.api.response import decompressed
 from bgmagic.api.structured_output import response_format
 from bgmagic.display.static_html import final_bundles
-from bgmagic.errors import BgmagicError, NotReady
+from bgmagic.errors import BgmagicError, NotReady, ServerError
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobIncomplete, NoAnswer
+from bgmagic.jobs.outcome import (
+    Detached,
+    JobCancelled,
+    JobError,
+    JobFailed,
+    JobIncomplete,
+    NoAnswer,
+)
 from bgmagic.jobs.record import JobRecord
 from bgmagic.runtime.manager import JobManager
 from tests.support.scripted import Script, ScriptedServer, response
@@ -50,6 +57,46 @@ def send(manager: JobManager, ask: Ask) -> Callable[..., Job]:
         return manager.submit(ask(text), **{"poll_interval": SOON, "name": "critique"} | options)
 
     return submit
+
+
+def test_errors_pickle(pointed: ScriptedServer, send: Callable[..., Job]) -> None:
+    """The error of a job goes from one process to another, as pools and joblib do it: it says the same and
+    has the response's id, and only the live job stays behind."""
+    pointed.ending = lambda rid, body: response(rid, "failed", error={"message": "no luck"})
+    job = send()
+    with pytest.raises(JobFailed) as caught:
+        job.result(LIMIT)
+    caught.value.add_note("in cell 3")
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        kept = pickle.loads(pickle.dumps(caught.value, protocol))
+        assert type(kept) is JobFailed
+        assert str(kept) == str(caught.value)
+        assert kept.response_id == job.response_id == "resp_1"
+        assert kept.__notes__ == ["in cell 3"]
+        assert kept.job is None
+        assert kept._render_traceback_() == caught.value._render_traceback_()
+
+
+def _subclasses(kind: type[BgmagicError]) -> list[type[BgmagicError]]:
+    found = kind.__subclasses__()
+    return [kind, *(each for child in found for each in _subclasses(child))]
+
+
+def test_every_error_pickles(send: Callable[..., Job]) -> None:
+    """Whatever bgmagic raises survives a pickle with its message and what it knows."""
+    job = send()
+    known = {"maybe_accepted": True, "status_code": 503, "code": "busy", "retryable": True}
+    for kind in _subclasses(BgmagicError):
+        if issubclass(kind, JobError):
+            error: BgmagicError = kind("it is gone", job)
+        elif issubclass(kind, ServerError):
+            error = kind("it is gone", **known)
+        else:
+            error = kind("it is gone")
+        kept = pickle.loads(pickle.dumps(error))
+        assert (type(kept), str(kept)) == (kind, "it is gone")
+        if issubclass(kind, ServerError):
+            assert {name: getattr(kept, name) for name in known} == known
 
 
 def test_result_is_the_answer(pointed: ScriptedServer, send: Callable[..., Job]) -> None:
