@@ -29,6 +29,22 @@ def asked(prompt: str, settings: SubmitSettings) -> Request:
     return prepare_request(prompt, settings).request
 
 
+# What takes longest, longest first. A worker that gets one of these last has the others wait for it.
+LONG = ("simulation/", "browser/", "faults/", "project/test_notebooks", "notebook/", "local/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where files are shared out (pytest-xdist with --no-loadscope-reorder), the long ones go first."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+
+    def rank(item: pytest.Item) -> int:
+        inside = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((at for at, long in enumerate(LONG) if inside.startswith(long)), len(LONG))
+
+    items.sort(key=rank)
+
+
 # Deadlines measure the machine, not the code.
 hypothesis.settings.register_profile("bgmagic", deadline=None, max_examples=100)
 hypothesis.settings.load_profile("bgmagic")
