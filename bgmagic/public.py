@@ -15,7 +15,12 @@ from bgmagic.submission.app import app
 from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.options import names
 from bgmagic.submission.settings import SubmitSettings
-from bgmagic.submission.submit import prepare_request, submit_or_join, submit_settings
+from bgmagic.submission.submit import (
+    notify_at_end,
+    prepare_request,
+    submit_or_join,
+    submit_settings,
+)
 from bgmagic.text import kind_of
 
 if TYPE_CHECKING:
@@ -53,6 +58,7 @@ def submit(
     over_budget: bool | None = None,
     again: bool | None = None,
     reuse: bool | None = None,
+    notify: Any = None,
     fill: Mapping[str, Any] | None = None,
 ) -> Job:
     """Send a prompt in the background and return its job at once.
@@ -93,6 +99,8 @@ def submit(
         over_budget: send even though the budget is spent.
         again: with ``out``, send even though the identical request is still running.
         reuse: with ``out``, take the answer of this very request from the journal if it has one.
+        notify: a function, which is given the job on a thread of its own when that has ended, or an
+            https:// address, which is sent a POST of JSON, or a list of these.
         fill: what the ``{{ expressions }}`` in the prompt name; without it braces are text. A job
             that still runs is waited for.
 
@@ -106,7 +114,9 @@ def submit(
     variable = _notebook_variable(settings.out)
     server = app.manager.destination()
     prepared = prepare_request(prompt, settings, fill, server)
-    return submit_or_join(prepared, server, settings, settings.out, variable).job
+    sent = submit_or_join(prepared, server, settings, settings.out, variable)
+    notify_at_end(sent.job, settings.notify, joined=sent.joined)
+    return sent.job
 
 
 def map(
@@ -146,6 +156,7 @@ def map(
     over_budget: bool | None = None,
     again: bool | None = None,
     reuse: bool | None = None,
+    notify: Any = None,
     fill: Mapping[str, Any] | None = None,
 ) -> JobGroup:
     """Ask the same of many items in the background and return their group at once.
@@ -165,6 +176,8 @@ def map(
         yes: agree to a group of so many jobs; needed for more than ``confirm_above`` (100).
         out: in a notebook, the variable that is to hold the group.
         reuse: take the answers that the journal has of these very requests.
+        notify: as for `bgmagic.submit`, once, when the last job has ended; a function is given the
+            group.
         fill: what else the template may name.
 
     The other arguments are those of `bgmagic.submit`.
@@ -189,13 +202,22 @@ def map(
     _notebook_variable(settings.out)
     join = settings.out is not None
     sent = submit_sweep(template, settings, settings.out or "group", fill or {}, join=join)
+    notify_at_end(sent.group, settings.notify, joined=bool(sent.joined))
     if settings.out is not None:
         app.shell.bind(settings.out, sent.group)
     return sent.group
 
 
 def _settings_given(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Pick those of a function's arguments that are options, by their names."""
+    """Pick those of a function's arguments that are options, by their names.
+
+    Raises:
+        BadInput: a notification is asked for that only a page can show.
+    """
+    if arguments.get("notify") is True:
+        raise BadInput(
+            "notify= takes a function or an https:// address; the browser tells of cells only"
+        )
     return {name: arguments[name] for name in names(SubmitSettings) if name in arguments}
 
 

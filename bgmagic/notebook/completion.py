@@ -139,7 +139,8 @@ def _at(typed: Typed, settings: type[Any], namespace: Mapping[str, Any]) -> tupl
     by_flag = {flag: option for option in every for flag in option.flags}
     before = by_flag.get(typed.words[-1]) if typed.words else None
     flag, equals, rest = typed.word.partition("=")
-    if before is not None and before.metavar:
+    begins_flag = typed.word.startswith("-") and before is not None and before.is_also_switch
+    if before is not None and before.metavar and not begins_flag:
         return typed.raw, list(_values(before, typed, namespace))
     if equals and flag in by_flag and by_flag[flag].metavar:
         raw = typed.raw.partition("=")[2]

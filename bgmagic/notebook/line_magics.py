@@ -38,6 +38,7 @@ from bgmagic.submission.settings import (
     LocalSettings,
     WaitSettings,
 )
+from bgmagic.submission.submit import notify_as_configured
 from bgmagic.text import count_jobs, one_line
 
 if TYPE_CHECKING:
@@ -310,7 +311,9 @@ class BgLineMagics(Magics):
         elif is_like_response_id(which):
             response_id = to_response_id(which, "%bgattach")
             variable = NamespaceVariables(self._namespace, [name])
-            self._notebook.show(app.manager.follow(response_id, name, variable))
+            job = app.manager.follow(response_id, name, variable)
+            notify_as_configured(job)
+            self._notebook.show(job)
         else:
             known = len(app.manager.store.listed(app.shell.notebook_path()))
             raise BadInput(
@@ -326,7 +329,9 @@ class BgLineMagics(Magics):
     def _take(self, entry: StoredJob, name: str) -> None:
         variable = NamespaceVariables(self._namespace, [name])
         output_type = output_type_of(entry, self._namespace)
-        self._notebook.show(app.manager.attach(entry, variable, output_type))
+        job = app.manager.attach(entry, variable, output_type)
+        notify_as_configured(job)
+        self._notebook.show(job)
 
     @no_var_expand
     @line_magic

@@ -28,13 +28,20 @@ from bgmagic.notebook.shell import (
     with_options_help,
 )
 from bgmagic.submission.app import NoShell, app
-from bgmagic.submission.converters import Converter, to_count, to_duration, to_rate
+from bgmagic.submission.converters import (
+    BROWSER,
+    Converter,
+    to_count,
+    to_duration,
+    to_rate,
+)
 from bgmagic.submission.costs import to_budget
 from bgmagic.submission.lookup import forget_old_jobs
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import (
     PreparedRequest,
+    notify_at_end,
     prepare_request,
     submit_or_join,
     submit_settings,
@@ -199,7 +206,9 @@ class BgMagics(Magics):
             earlier = None  # nothing to be warned of
         if not settings.quiet:
             running = earlier if isinstance(earlier, Job) and not earlier.done() else None
-            self.notebook.tell_sent(sent.job, running, notify=settings.notify)
+            shown = BROWSER in settings.notify
+            self.notebook.tell_sent(sent.job, running, notify=shown)
+        notify_at_end(sent.job, settings.notify, joined=sent.joined)
         if settings.wait:
             self.notebook.wait_and_tell([sent.job], None)
 
@@ -236,7 +245,9 @@ class BgMagics(Magics):
                 f"again; {name}.retry_failed(unknown=True) does, at the risk of paying twice"
             )
         if not settings.quiet:
-            self.notebook.tell_sent_group(sent.group, sent.bill, notify=settings.notify)
+            shown = BROWSER in settings.notify
+            self.notebook.tell_sent_group(sent.group, sent.bill, notify=shown)
+        notify_at_end(sent.group, settings.notify, joined=bool(sent.joined))
 
     @staticmethod
     def _tell_dry_run(prepared: PreparedRequest) -> None:

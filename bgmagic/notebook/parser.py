@@ -135,8 +135,10 @@ def _new_parser(settings: type[Any], magic: str) -> argparse.ArgumentParser:
             )
         else:
             action = "append" if option.repeatable else "store"
+            # A value alone, or the word that is there: None stands for one.
+            about: dict[str, Any] = {"nargs": "?", "const": True} if option.is_also_switch else {}
             parser.add_argument(
-                *option.flags, dest=option.name, action=action, default=argparse.SUPPRESS
+                *option.flags, dest=option.name, action=action, default=argparse.SUPPRESS, **about
             )
     return parser
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from bgmagic.api.request import ENCRYPTED
 from bgmagic.api.request_body import is_text_field
+from bgmagic.api.webhook import Webhook, read_webhook
 from bgmagic.errors import BadInput
 from bgmagic.prompts.expressions import IPYTHON_NAMES
-from bgmagic.text import did_you_mean
+from bgmagic.text import did_you_mean, kind_of
 
 Converter = Callable[[Any, str], Any]
 
@@ -51,6 +52,32 @@ def to_switch(value: Any, label: str) -> bool:
     if found is None:
         raise BadInput(f"{label} {value!r}: allowed are 1 and 0")
     return found
+
+
+BROWSER = "browser"
+
+
+def to_notified(value: Any, label: str) -> tuple[Any, ...]:
+    """Whom to tell of an end: `BROWSER`, a `Webhook` or what can be called, or several of them."""
+    given = value if isinstance(value, list | tuple) else (value,)
+    found = (_notified(one, label) for one in given)
+    return tuple(one for one in found if one is not None)
+
+
+def _notified(value: Any, label: str) -> Any:
+    if isinstance(value, Webhook) or callable(value):
+        return value
+    if isinstance(value, str) and "://" in value:
+        return read_webhook(value.strip(), label)
+    if isinstance(value, str) and value == BROWSER:
+        return BROWSER
+    try:
+        return BROWSER if to_switch(value, label) else None
+    except BadInput:
+        raise BadInput(
+            f"{label} takes nothing for the browser, $NAME for a function, or an address that "
+            f"begins with https://, not {kind_of(value)}"
+        ) from None
 
 
 def to_choice(choices: tuple[str, ...]) -> Converter:

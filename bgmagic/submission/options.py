@@ -26,7 +26,7 @@ class Option:
     Attributes:
         name: its name in Python, in `%config` and, in capitals after BGMAGIC_, in the environment.
         flags: how it is written in a header line; none for words without a flag.
-        metavar: what it takes; "" for a switch.
+        metavar: what it takes; "" for a switch, in brackets where it may be left out.
         help: one sentence.
         read: turns a value from anywhere into the setting, or raises BadInput with the given label.
         default: the setting where nothing is given.
@@ -48,6 +48,11 @@ class Option:
     repeatable: bool
     variable: bool
     offered: tuple[str, ...]
+
+    @property
+    def is_also_switch(self) -> bool:
+        """Whether what it takes may be left out."""
+        return self.metavar.startswith("[")
 
 
 def option(

@@ -24,6 +24,7 @@ from bgmagic.submission.converters import (
     to_included,
     to_interval,
     to_metadata,
+    to_notified,
     to_pairs,
     to_path,
     to_rate,
@@ -189,9 +190,11 @@ class SubmitSettings:
         "--wait", default=False, configurable=True,
         help="block until the job is done",
     )  # fmt: skip
-    notify: bool = option(
-        "--notify", default=False, configurable=True,
-        help="a desktop notification at the end, if the browser's tab is hidden then",
+    notify: tuple[Any, ...] = option(
+        "--notify", metavar="[TARGET]", read=to_notified, default=(), repeatable=True,
+        configurable=True,
+        help="tell of the end: the browser if its tab is hidden then, $NAME a function, which is "
+        "given the job, or an https:// address, by a POST of JSON; repeatable",
     )  # fmt: skip
     quiet: bool = option(
         "--quiet", default=False, configurable=True,

@@ -118,7 +118,7 @@ def test_every_public_thing_is_documented() -> None:
 def test_submit_takes_the_options_names() -> None:
     """submit() takes the options of the magic, but those that only a notebook has."""
     taken = list(inspect.signature(bgmagic.submit).parameters)
-    shown = ("wait", "notify", "quiet", "raw", "dry_run")
+    shown = ("wait", "quiet", "raw", "dry_run")
     group = ("each", "n", "sweep", "batch", "max_in_flight", "yes")
     expected = [name for name in names(SubmitSettings) if name not in shown]
     assert taken == ["prompt", *(name for name in expected if name not in group), "fill"]
