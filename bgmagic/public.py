@@ -13,10 +13,10 @@ from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import Variable
 from bgmagic.submission.app import app
 from bgmagic.submission.lookup import JobLookup
+from bgmagic.submission.notify import notify_at_end
 from bgmagic.submission.options import names
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import (
-    notify_at_end,
     prepare_request,
     submit_or_join,
     submit_settings,

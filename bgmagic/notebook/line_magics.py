@@ -28,6 +28,7 @@ from bgmagic.submission.app import app
 from bgmagic.submission.converters import is_like_response_id, to_response_id
 from bgmagic.submission.costs import PERIODS, costs_since, receipt, start_of
 from bgmagic.submission.lookup import JobLookup, needed_keys, output_type_of
+from bgmagic.submission.notify import notify_as_configured
 from bgmagic.submission.options import resolve_settings
 from bgmagic.submission.settings import (
     AttachSettings,
@@ -38,7 +39,6 @@ from bgmagic.submission.settings import (
     LocalSettings,
     WaitSettings,
 )
-from bgmagic.submission.submit import notify_as_configured
 from bgmagic.text import count_jobs, one_line
 
 if TYPE_CHECKING:

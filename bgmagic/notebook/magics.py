@@ -37,11 +37,11 @@ from bgmagic.submission.converters import (
 )
 from bgmagic.submission.costs import to_budget
 from bgmagic.submission.lookup import forget_old_jobs
+from bgmagic.submission.notify import notify_at_end
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import (
     PreparedRequest,
-    notify_at_end,
     prepare_request,
     submit_or_join,
     submit_settings,

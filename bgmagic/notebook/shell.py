@@ -33,7 +33,6 @@ from bgmagic.submission.costs import HEADS
 from bgmagic.submission.lookup import JobLookup, names_of, output_type_of
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
-from bgmagic.submission.submit import notify_as_configured
 from bgmagic.text import without_controls
 
 if TYPE_CHECKING:
@@ -404,7 +403,6 @@ def attach_named_group(shell: NotebookShell, entry: StoredJob, out: str | None) 
         raise BadInput(f"{name} holds something else; %bgattach {name} -o OTHER")
     group = attach_group(entry.group_key, name, lambda found: output_type_of(found, namespace))
     namespace[name] = group
-    notify_as_configured(group)
     missing = group.size - len(group.jobs)
     if missing > 0:
         print(

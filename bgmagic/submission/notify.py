@@ -11,23 +11,21 @@ import functools
 import inspect
 import json
 import logging
-import ssl
+import os
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.webhook import Webhook
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status
-from bgmagic.submission.app import register_at_exit
-from bgmagic.submission.converters import BROWSER
+from bgmagic.submission.app import app, register_at_exit
+from bgmagic.submission.converters import BROWSER, to_notified
 from bgmagic.text import count_jobs, duration, one_line
 
 TIMEOUT = 10.0  # seconds a server has to take a message
@@ -39,6 +37,9 @@ GRACE, KERNEL_GRACE = 10.0, 0.5
 
 AT_ONCE = 4  # messages; the others wait
 
+if TYPE_CHECKING:
+    import ssl
+
 logger = logging.getLogger("bgmagic")
 
 _news = threading.Condition()
@@ -46,6 +47,28 @@ _known: dict[tuple[str, int], Any] = {}  # what was asked for, by job or group a
 _due: dict[tuple[str, int], Sequence[Job]] = {}  # that of it which was not told yet
 _ending = False
 _posting = threading.Semaphore(AT_ONCE)
+
+
+def notify_at_end(what: Job | JobGroup, targets: Sequence[Any], *, joined: bool) -> None:
+    """Have those told of the end whom ``targets`` names; the browser is left to the display.
+
+    Args:
+        joined: whether something was there already: what has ended then is no news.
+    """
+    if any(target != BROWSER for target in targets) and not (joined and what.done()):
+        tell_at_end(what, targets)
+
+
+def notify_as_configured(what: Job | JobGroup) -> None:
+    """The same for what was attached: the journal keeps neither functions nor addresses.
+
+    Raises:
+        BadInput: BGMAGIC_NOTIFY is no target.
+    """
+    configured = app.defaults().get("notify")
+    if configured is None:
+        configured = to_notified(os.environ.get("BGMAGIC_NOTIFY") or (), "BGMAGIC_NOTIFY")
+    notify_at_end(what, configured, joined=True)
 
 
 def tell_at_end(what: Job | JobGroup, targets: Sequence[Any]) -> None:
@@ -161,13 +184,6 @@ def message_of(what: Job | JobGroup) -> dict[str, Any]:
     }
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows none: what is told, and the address, are for the host that the user named."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 def _posted(target: Webhook, message: dict[str, Any]) -> str:
     """Post it, and again if that may help; why it failed, or ""."""
     failed = ""
@@ -181,6 +197,15 @@ def _posted(target: Webhook, message: dict[str, Any]) -> str:
 
 def _post(target: Webhook, message: dict[str, Any]) -> tuple[str, bool]:
     """Post it once: why that failed, or "", and whether another try may do."""
+    import urllib.error  # most jobs tell nobody
+    import urllib.request
+
+    class NoRedirect(urllib.request.HTTPRedirectHandler):
+        """What is told, and the address, are for the host that the user named."""
+
+        def redirect_request(self, *_: Any) -> None:
+            return None
+
     request = urllib.request.Request(  # noqa: S310 - http and https only, by `read_webhook`
         target.url,
         data=json.dumps(message).encode(),
@@ -189,7 +214,7 @@ def _post(target: Webhook, message: dict[str, Any]) -> tuple[str, bool]:
     proxies = [urllib.request.ProxyHandler({})] if target.is_local else []
     tls = urllib.request.HTTPSHandler(context=_trusted())
     try:
-        opener = urllib.request.build_opener(_NoRedirect, tls, *proxies)
+        opener = urllib.request.build_opener(NoRedirect, tls, *proxies)
         with opener.open(request, timeout=TIMEOUT) as reply:
             reply.read(1000)
     except urllib.error.HTTPError as error:
@@ -206,6 +231,8 @@ def _post(target: Webhook, message: dict[str, Any]) -> tuple[str, bool]:
 
 def _trusted() -> ssl.SSLContext:
     """What the system trusts, also for Pythons that know no certificates, as python.org's."""
+    import ssl
+
     try:
         import truststore  # the SDK's own client brings it
     except ImportError:

@@ -24,7 +24,7 @@ from bgmagic.prompts.conversation import (
 )
 from bgmagic.prompts.template import PartialPrompt, RenderedPrompt, Substitution, render_prompt
 from bgmagic.submission.app import app
-from bgmagic.submission.converters import BROWSER, to_identifier, to_notified, to_rate
+from bgmagic.submission.converters import to_identifier, to_rate
 from bgmagic.submission.lookup import JobLookup, Submission
 from bgmagic.submission.options import resolve_settings
 from bgmagic.submission.settings import SubmitSettings
@@ -432,27 +432,3 @@ def submit_or_join(
         over_budget=settings.over_budget,
     )
     return Submitted(job, note=note)
-
-
-def notify_at_end(what: Job | JobGroup, targets: Sequence[Any], *, joined: bool) -> None:
-    """Have those told of the end whom ``targets`` names; the browser is left to the display.
-
-    Args:
-        joined: whether something was there already: what has ended then is no news.
-    """
-    if any(target != BROWSER for target in targets) and not (joined and what.done()):
-        from bgmagic.submission.notify import tell_at_end  # most jobs tell nobody
-
-        tell_at_end(what, targets)
-
-
-def notify_as_configured(what: Job | JobGroup) -> None:
-    """The same for what was attached: the journal keeps neither functions nor addresses.
-
-    Raises:
-        BadInput: BGMAGIC_NOTIFY is no target.
-    """
-    configured = app.defaults().get("notify")
-    if configured is None:
-        configured = to_notified(os.environ.get("BGMAGIC_NOTIFY") or (), "BGMAGIC_NOTIFY")
-    notify_at_end(what, configured, joined=True)

@@ -19,6 +19,7 @@ from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import GroupPosition, Status, hashable
 from bgmagic.submission.app import app, group_displays
 from bgmagic.submission.lookup import JobLookup
+from bgmagic.submission.notify import notify_as_configured
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import deadline_of
 from bgmagic.sweeps.feed import SweepFeed, SweepJoiner, job_name, make_limiter, record_at
@@ -190,7 +191,9 @@ def attach_group(
     jobs = [_attached(entry, output_type_of(entry), limiter, free, troubles) for entry in entries]
     if troubles and len(troubles) == sum(entry.ended_at is None for entry in entries):
         raise BadInput(troubles[0])
-    return _regrouped(key, name, entries, jobs)
+    group = _regrouped(key, name, entries, jobs)
+    notify_as_configured(group)
+    return group
 
 
 def _regrouped(key: str, name: str, entries: Sequence[StoredJob], jobs: Sequence[Job]) -> JobGroup:
