@@ -38,7 +38,7 @@ export default {
     {"flags": ["--raw"], "takes": "", "choices": [], "names": false, "help": "leave {{ }} in the text alone"},
     {"flags": ["--dry-run"], "takes": "", "choices": [], "names": false, "help": "show the exact request that would be sent, and send nothing"},
     {"flags": ["--wait"], "takes": "", "choices": [], "names": false, "help": "block until the job is done"},
-    {"flags": ["--notify"], "takes": "", "choices": [], "names": false, "help": "a desktop notification at the end, if the browser's tab is hidden then"},
+    {"flags": ["--notify"], "takes": "[TARGET]", "choices": [], "names": false, "help": "tell of the end: the browser if its tab is hidden then, $NAME a function, which is given the job, or an https:// address, by a POST of JSON; repeatable"},
     {"flags": ["--quiet"], "takes": "", "choices": [], "names": false, "help": "show no card"},
   ],
 };
