@@ -104,6 +104,27 @@ def test_killed_behind_a_partition(
     assert (found.accepted, found.twice, found.lost) == (20, 0, 0)
 
 
+def test_half_open_connections(link: Link, far: ScriptedServer, kernel: Kernel) -> None:
+    """The server restarts behind a partition, so that the kernel keeps connections of which the server
+    knows nothing: jobs that run are polled on over others, and those that are sent then are accepted
+    once or tell that it is unclear."""
+    far.polls = 10**6
+    kernel.sweep(10)
+    assert until(lambda: far.count("retrieve") >= 20)
+    link.cut = True
+    far.forget_connections()
+    kernel.run("more = bgmagic.map('item 10{{ item }}.', range(10), yes=10, out='more')")
+    assert until(lambda: kernel.statuses()["submitting"] == 10)
+    link.cut = False
+    far.polls = 0
+    assert kernel.settled(60)
+    ends = kernel.value("[str(job.status) for job in [*sweep.jobs, *more.jobs]]")
+    assert ends[:10] == ["completed"] * 10
+    assert set(ends[10:]) <= {"completed", "unknown"}
+    found = outcome(far, kernel)
+    assert (found.accepted, found.twice, found.lost) == (ends.count("completed"), 0, 0)
+
+
 @pytest.fixture
 def silent_resolver() -> Iterator[str]:
     """The address of a name server that never answers."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
+import struct
 import threading
 import time
 from collections import defaultdict, deque
@@ -163,6 +165,21 @@ class ScriptedServer:
     def enqueue(self, kind: str, *scripts: Script) -> None:
         """Answer the next requests of ``kind`` (create, retrieve, cancel) like this."""
         self.scripts[kind].extend(scripts)
+
+    def forget_connections(self) -> None:
+        """Reset them all, as a server that restarts does; where the network is parted the other side
+        does not hear of it."""
+
+        def forget() -> None:
+            for writer in self._writers:
+                # Without this an orderly end would be sent again and again until it arrives.
+                linger = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, linger
+                )
+                writer.transport.abort()
+
+        self._loop.call_soon_threadsafe(forget)
 
     def count(self, kind: str) -> int:
         return sum(seen.kind == kind for seen in list(self.seen))
