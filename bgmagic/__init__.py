@@ -23,7 +23,7 @@ from bgmagic.jobs.outcome import (
 )
 from bgmagic.jobs.record import Status
 from bgmagic.prompts.to_text import to_text
-from bgmagic.public import costs, export, jobs, map, submit, use
+from bgmagic.public import costs, export, jobs, map, submit, tool, use
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -54,6 +54,7 @@ __all__ = [
     "map",
     "submit",
     "to_text",
+    "tool",
     "use",
 ]
 

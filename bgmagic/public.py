@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import Variable
+from bgmagic.jobs.steps import ASK_MARK
 from bgmagic.submission.app import app
 from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.notify import notify_at_end
@@ -25,6 +26,8 @@ from bgmagic.text import kind_of
 
 if TYPE_CHECKING:
     import pandas
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def submit(
@@ -49,6 +52,8 @@ def submit(
     no_previous: bool | None = None,
     file: Any = None,
     tool: Any = None,
+    ask: bool | None = None,
+    max_rounds: int | None = None,
     schema: type[Any] | Mapping[str, Any] | None = None,
     include: str | Sequence[str] | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -88,7 +93,10 @@ def submit(
         no_previous: send all turns of the conversation again, instead of the id of the response
             that the server has.
         file: a path, bytes, a PIL image, a matplotlib figure, or a list of these.
-        tool: the type of a hosted tool, as "web_search", its dict, or a list of these.
+        tool: the type of a hosted tool, as "web_search", its dict, a function that the model may
+            call, or a list of these.
+        ask: have each call of a function wait for somebody's word; denied where nobody is.
+        max_rounds: rounds of calls of functions, at most (10).
         schema: a Pydantic model or a JSON schema; the answer's ``data`` is the validated object.
         include: what the response is to have besides, as "web_search_call.action.sources", or a
             list of such names.
@@ -147,6 +155,8 @@ def map(
     no_previous: bool | None = None,
     file: Any = None,
     tool: Any = None,
+    ask: bool | None = None,
+    max_rounds: int | None = None,
     schema: Any = None,
     include: str | Sequence[str] | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -348,3 +358,27 @@ def _everything(*, everywhere: bool) -> list[Job]:
     """This notebook's jobs, or everybody's: those here, and the others from the journal."""
     found = JobLookup().with_past(everywhere=everywhere)
     return sorted(found, key=lambda job: job.record.submitted_at)
+
+
+@overload
+def tool(function: F, /) -> F: ...
+@overload
+def tool(*, ask: bool = ...) -> Callable[[F], F]: ...
+def tool(function: F | None = None, /, *, ask: bool = False) -> F | Callable[[F], F]:
+    """Mark a function for ``--tool $function``; it stays what it is.
+
+    ::
+
+        @bgmagic.tool(ask=True)
+        def send_mail(to: str, text: str) -> str:
+            "Send a mail."
+
+    Args:
+        ask: have each call wait for a click on Allow or Deny, as with ``--ask``.
+    """
+
+    def mark(marked: F) -> F:
+        setattr(marked, ASK_MARK, ask)
+        return marked
+
+    return mark if function is None else mark(function)

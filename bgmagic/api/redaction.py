@@ -258,3 +258,19 @@ def credentials_fingerprint(salt: str, secret: str) -> str:
     """Hash that tells one key from another without giving it away (32 hex digits, about 2 ms)."""
     made = hashlib.scrypt(secret.encode(), salt=salt.encode(), n=2**9, r=8, p=1, dklen=16)
     return made.hex()
+
+
+def kept_request(request: Any, secrets: tuple[str, ...]) -> tuple[str, bool]:
+    """A `Request` as text that may be written down, and whether that can still be sent."""
+    if not request.holds_secret(secrets):
+        return request.text, True
+    body, _ = without_secrets(request.body, secrets)
+    return json.dumps(body, ensure_ascii=False), False
+
+
+def hidden(text: str, secrets: tuple[str, ...]) -> str:
+    """JSON text without these secrets."""
+    known = secrets_of(secrets)
+    if not known.within(text):
+        return text
+    return json.dumps(known.hide_in(json.loads(text)), ensure_ascii=False)

@@ -100,11 +100,14 @@ class Request:
             and not in the journal.
         previous: what the server has already of the input, which is not sent again then; None sends
             it all. The body has it all in any case: by that a request is known again.
+        functions: the user's functions that the model may call, by name, as `tools` has them; no
+            part of the body, and not in the journal.
     """
 
     text: str
     output_type: OutputType = field(default=None, compare=False, repr=False)
     previous: Previous | None = field(default=None, compare=False, repr=False)
+    functions: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -113,6 +116,7 @@ class Request:
         output_type: OutputType = None,
         *,
         previous: Previous | None = None,
+        functions: Mapping[str, Any] | None = None,
         server: ServerConfig | None = None,
         partial: str = "",
     ) -> Request:
@@ -120,6 +124,7 @@ class Request:
 
         Args:
             previous: what the server has already of its input.
+            functions: the user's functions that the model may call.
             server: where it is going to be sent. What sending it needs is worked out now, so that
                 the text is not parsed for that.
             partial: what is still to go into the request, as `fingerprint` takes it.
@@ -127,7 +132,7 @@ class Request:
         Raises:
             BadInput: JSON can't hold the body.
         """
-        made = cls(_dump(body), output_type, previous)
+        made = cls(_dump(body), output_type, previous, functions or {})
         try:
             made._learn(body if _is_plain(body) else made.body, server, partial)
         except RecursionError as error:
@@ -173,7 +178,23 @@ class Request:
     def unstreamed(self) -> Request:
         """The same request, but the response is not sent as it is written."""
         body = {key: value for key, value in self.body.items() if key not in _STREAMING}
-        return Request.of(body, self.output_type, previous=self.previous)
+        return self.with_body(body, self.previous)
+
+    def with_body(
+        self,
+        body: Mapping[str, Any],
+        previous: Previous | None = None,
+        server: ServerConfig | None = None,
+    ) -> Request:
+        """The request with another body, for the same class and functions of the user's.
+
+        Args:
+            previous: what the server has already of its input.
+            server: where it is going to be sent, if that is known.
+        """
+        return Request.of(
+            body, self.output_type, previous=previous, functions=self.functions, server=server
+        )
 
     def whole(self) -> Request:
         """The same request, to be sent with all of its input."""

@@ -55,6 +55,7 @@ def build_request(
     metadata: Mapping[str, str] | None = None,
     cache_key: str | None = None,
     previous: Previous | None = None,
+    functions: Mapping[str, Any] | None = None,
     server: ServerConfig | None = None,
     partial: str = "",
 ) -> Request:
@@ -82,6 +83,7 @@ def build_request(
         metadata: text by name, kept with the response.
         cache_key: ``prompt_cache_key``, common to requests whose beginnings are the same.
         previous: what the server has already of ``messages``, where nothing in ``params`` says so.
+        functions: the user's functions among ``tools``, by name.
         server: where it is going to be sent, and
         partial: what is still to go into it, where these are known: see `Request.of`.
 
@@ -138,7 +140,14 @@ def build_request(
         body["background_options"] = own | body["background_options"]  # may be the user's own dict
     if body.keys() & {"conversation", "previous_response_id"}:
         previous = None
-    return Request.of(body, output_type, previous=previous, server=server, partial=partial)
+    return Request.of(
+        body,
+        output_type,
+        previous=previous,
+        functions=functions,
+        server=server,
+        partial=partial,
+    )
 
 
 # Fields that are text: a number that stands there is meant as its digits.

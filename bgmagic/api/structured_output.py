@@ -12,11 +12,14 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.strict_schema import StrictSchema
 from bgmagic.errors import BadInput
 from bgmagic.text import one_line
+
+if TYPE_CHECKING:
+    import pydantic
 
 
 def response_format(given: Any, label: str = "--schema") -> dict[str, Any]:
@@ -153,11 +156,16 @@ def _by_class(text: str, given: type[Any]) -> Any:
     try:
         return pydantic.TypeAdapter(given).validate_json(text)
     except pydantic.ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        if found[0]["type"] == "json_invalid":
-            raise _no_json(text, found[0]["msg"]) from None
-        first = f"{_place(found[0]['loc'])}{found[0]['msg']}"
-        raise ValueError(_line(first, len(found))) from None
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise _no_json(text, first["msg"]) from None
+        raise ValueError(validation_line(error)) from None
+
+
+def validation_line(error: pydantic.ValidationError) -> str:
+    """What Pydantic found wrong, in one line that names the field."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return _line(f"{_place(found[0]['loc'])}{found[0]['msg']}", len(found))
 
 
 def _by_schema(text: str, form: Mapping[str, Any]) -> Any:

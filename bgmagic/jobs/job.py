@@ -20,6 +20,7 @@ from bgmagic.api.response import (
     Citation,
     CompressedResponse,
     decompressed,
+    objects_in,
     read_citations,
     read_output,
     read_summary,
@@ -31,10 +32,16 @@ from bgmagic.api.response import (
 )
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.artifacts import Artifacts
-from bgmagic.jobs.placeholder import TextPlaceholder, rendering_prompt
+from bgmagic.jobs.placeholder import (
+    AsyncWaiters,
+    TextPlaceholder,
+    placeholder_repr,
+    remedy_of,
+    rendering_prompt,
+)
 from bgmagic.jobs.record import JobController, JobRecord, Listener, Status, Variable
-from bgmagic.jobs.waiters import AsyncWaiters
-from bgmagic.text import one_line, without_controls
+from bgmagic.jobs.steps import Step
+from bgmagic.text import without_controls
 
 if TYPE_CHECKING:
     from bgmagic.api.response import Response, ResponseUsage
@@ -107,6 +114,12 @@ class Answer(Artifacts, str):
         """Every turn up to this answer, a new list that ``--messages`` and the API take."""
         return conversation_of(self._body(), str(self), self._whole())
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The calls of the notebook's functions that led to this answer, in order."""
+        held = objects_in(self._asked.get("steps"))
+        return tuple(Step(**one) for one in held) if self.job is None else self.job.steps
+
     def _previous(self, server: str, now: float) -> Previous | None:
         """How a request to ``server`` goes on from this answer by its id; None if it can't."""
         record = None if self.job is None else self.job.record
@@ -120,7 +133,7 @@ class Answer(Artifacts, str):
         return text_in(self._body().get("instructions")) or None
 
     def _body(self) -> Mapping[str, Any]:
-        return self._asked if self.job is None else self.job.request.body
+        return self._asked if self.job is None else self.job.record.outgoing.body
 
     def _whole(self) -> Mapping[str, Any]:
         """The response as plain JSON."""
@@ -135,18 +148,14 @@ class Answer(Artifacts, str):
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the job: it belongs to a kernel, the text and its origin do not.
         asked = {key: self._body().get(key) for key in ("input", "instructions")}
+        if self.steps:
+            asked["steps"] = [vars(step) for step in self.steps]
         from bgmagic.api.structured_output import pickled_data
 
         return Answer._restored, (str(self), self._whole(), asked, pickled_data(self.data))
 
     @classmethod
-    def _restored(
-        cls,
-        text: str,
-        response: Mapping[str, Any],
-        asked: Mapping[str, Any],
-        pickled: bytes | None,
-    ) -> Answer:
+    def _restored(cls, text: str, response: Any, asked: Any, pickled: bytes | None) -> Answer:
         """The answer in a pickle, which names no file of ours, so that files may move."""
         from bgmagic.api.structured_output import unpickled_data
 
@@ -254,8 +263,7 @@ class Job(TextPlaceholder, Future[Answer]):
     @property
     def summary(self) -> str:
         """What the model says of its reasoning so far, where ``--summary`` asked for it, or ""."""
-        found = read_summary(decompressed(self.record.response) or {})
-        return found or (self.record.preview.reasoning if self.record.preview else "")
+        return self.record.summary
 
     @property
     def error(self) -> BgmagicError | None:
@@ -271,7 +279,21 @@ class Job(TextPlaceholder, Future[Answer]):
     @property
     def price(self) -> float | None:
         """US dollars by BgMagics.prices or the list of the extra [prices]; None if not known."""
-        return price_of(self.record.response, self.record.server, Terms.of(self.record.request))
+        record = self.record
+        return price_of(record.paid_response, record.server, Terms.of(record.request))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The calls of the notebook's functions so far, in order."""
+        return () if self.record.rounds is None else self.record.rounds.steps
+
+    def allow(self, call_id: str | None = None) -> None:
+        """Let the call with this id run, or all that wait for somebody's word."""
+        self._control.decide(self, call_id, allow=True)
+
+    def deny(self, call_id: str | None = None) -> None:
+        """Have the model told that the call, or each that waits, was not allowed."""
+        self._control.decide(self, call_id, allow=False)
 
     @property
     def elapsed(self) -> float:
@@ -413,14 +435,7 @@ class Job(TextPlaceholder, Future[Answer]):
     def __repr__(self) -> str:
         if rendering_prompt.get():
             self.refuse("go into a prompt out of another object")
-        record = self.record
-        status = record.status_text if self.status == record.status else self.status
-        words = ["Job", self.name or "", one_line(status, 80), f"{self.elapsed:.0f} s"]
-        if record.response_id:
-            words.append(one_line(record.response_id))
-        error = self.error
-        about = f": {error}" if error else f": {record.trouble}" if record.trouble else ""
-        return f"<{' '.join(word for word in words if word)}{about}>"
+        return placeholder_repr(self.record, self.status, self.elapsed, self.error)
 
     __str__ = __repr__
 
@@ -431,11 +446,5 @@ class Job(TextPlaceholder, Future[Answer]):
 
     def refusal(self, action: str) -> str:
         """Say why the job can't do ``action``, which text can, and what to do instead."""
-        if self.done() and not self.error:
-            remedy = "this is the job, its text is .result()"
-        elif self.error:
-            remedy = f"there is no answer: {self.error}"
-        else:
-            wait = f"%bgwait {self.name}" if self.name else ".result()"
-            remedy = f"wait for it with {wait} or `await`, or run this again later"
-        return f"{self.record.label} is {self.status} and can't {action}: {remedy}"
+        what = f"{self.record.label} is {self.status} and can't {action}"
+        return f"{what}: {remedy_of(self.name, self.error, done=self.done())}"

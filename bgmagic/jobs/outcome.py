@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bgmagic.api.error_body import failure_message
+from bgmagic.api.replay import leaves_calls
 from bgmagic.api.response import objects_in, read_output, word_in
 from bgmagic.api.server import is_openai
 from bgmagic.errors import BgmagicError
@@ -188,6 +189,12 @@ def _completed(job: Job, record: JobRecord, response: Mapping[str, Any]) -> Answ
 
 def _without_text(record: JobRecord, response: Mapping[str, Any]) -> str:
     """What the output has instead of an answer, and where that is, as a part of a sentence."""
+    rounds = record.rounds
+    if rounds is not None and rounds.is_used_up and leaves_calls(response):
+        return (
+            f"after {len(rounds.done)} rounds of calls the model still asks for more: --max-rounds "
+            "lets it go on; the calls are in .steps"
+        )
     if record.preview is not None and record.preview.text.strip():
         return "the response has no text; what was streamed before is in .text, in this kernel only"
     if read_output(response).commentary.strip():

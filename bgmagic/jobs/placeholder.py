@@ -1,16 +1,20 @@
 """Refuses, for a job that has no text yet, everything that text can do.
 
 An answer will stand in the same variable, so code written for it must fail with a message that says
-what to wait for, and never give a wrong result.
+what to wait for, and never give a wrong result. `AsyncWaiters` are the coroutines that wait for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bgmagic.errors import NotReady, NotReadyAttribute
+from bgmagic.text import one_line
 
 # Set while an expression becomes a part of a prompt: a job that some object holds must not put its
 # status where its answer belongs.
@@ -82,3 +86,75 @@ def _refuser(action: str) -> Callable[..., NoReturn]:
 
 for _operator, _action in _OPERATORS.items():
     setattr(TextPlaceholder, _operator, _refuser(_action))
+
+
+def placeholder_repr(record: Any, status: str, elapsed: float, error: object) -> str:
+    """What a job shows instead of a text: its status and what is known of it, in a line.
+
+    Args:
+        record: its `JobRecord`.
+        elapsed: seconds.
+        error: why it has no answer, or None.
+    """
+    shown = record.status_text if status == record.status else status
+    words = ["Job", record.name or "", one_line(shown, 80), f"{elapsed:.0f} s"]
+    if record.response_id:
+        words.append(one_line(record.response_id))
+    about = f": {error}" if error else f": {record.trouble}" if record.trouble else ""
+    return f"<{' '.join(word for word in words if word)}{about}>"
+
+
+def remedy_of(name: str | None, error: object, *, done: bool) -> str:
+    """What to do instead of using a job as its text."""
+    if done and not error:
+        return "this is the job, its text is .result()"
+    if error:
+        return f"there is no answer: {error}"
+    wait = f"%bgwait {name}" if name else ".result()"
+    return f"wait for it with {wait} or `await`, or run this again later"
+
+
+class AsyncWaiters:
+    """Those that wait for one job; may be used from any thread.
+
+    Not asyncio.wrap_future: it passes a timeout's cancellation on to the job, and a loop that has
+    closed in between makes it fail in the thread that settles the job.
+    """
+
+    def __init__(self, done: Callable[[], bool]) -> None:
+        """Make them, of the job that ``done`` tells to have ended."""
+        self._done = done
+        self._sleepers: tuple[Callable[[], None], ...] = ()
+        self._lock = threading.Lock()
+
+    def wait(self) -> Generator[object, None, None]:
+        """Wait in the running loop until `wake` was called; not at all if the job has ended."""
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def release() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        def wake() -> None:
+            # A closed loop refuses: nothing waits there any more.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(release)
+
+        with self._lock:
+            waiting = not self._done()
+            if waiting:
+                self._sleepers += (wake,)
+        if waiting:
+            try:
+                yield from woken.__await__()
+            finally:
+                with self._lock:
+                    self._sleepers = tuple(one for one in self._sleepers if one is not wake)
+
+    def wake(self) -> None:
+        """Wake all: the job has ended."""
+        with self._lock:
+            sleepers = self._sleepers
+        for wake in sleepers:
+            wake()

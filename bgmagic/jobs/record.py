@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
 from bgmagic.api.request import WINDOW_SECONDS, Request
-from bgmagic.api.response import read_output
+from bgmagic.api.response import decompressed, read_output, read_summary
 from bgmagic.api.server import is_openai
+from bgmagic.jobs.steps import FunctionRounds, with_all_usage
 
 
 class Variable(Protocol):
@@ -58,6 +59,9 @@ class JobController(Protocol):
 
     def cancel(self, job: Any) -> bool:
         """Request that the job be cancelled; False if it has ended."""
+
+    def decide(self, job: Any, call_id: str | None, *, allow: bool) -> None:
+        """Let a call of a function run, or not, that waits for somebody's word; None is all."""
 
     def resend(self, job: Any) -> Any:
         """Send the job again as a new one."""
@@ -158,6 +162,7 @@ class JobRecord:
         notes: what else the user should know; not in the journal.
         position: its position in its group, if it belongs to one.
         batch: our own name of the batch that it goes to the server in; None: it goes by itself.
+        rounds: the functions that its model may call, and the calls so far; None without any.
     """
 
     request: Request
@@ -183,6 +188,7 @@ class JobRecord:
     notes: tuple[Note, ...] = ()
     position: GroupPosition | None = None
     batch: str | None = None
+    rounds: FunctionRounds | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def with_changes(self, **changes: Any) -> JobRecord:
@@ -210,12 +216,30 @@ class JobRecord:
             notebook=self.notebook,
             partial=self.partial,
             position=self.position,
+            rounds=None if self.rounds is None else self.rounds.fresh(),
         )
 
     @property
     def is_unrendered(self) -> bool:
         """Whether its item never became a prompt, or has not yet: there is nothing to send."""
         return self.request.text.startswith('{"model":') and not self.request.body.get("input")
+
+    @property
+    def outgoing(self) -> Request:
+        """The request that is POSTed: the one that was asked, or that of its newest round."""
+        return self.request if self.rounds is None else self.rounds.request(self.request)
+
+    @property
+    def sent_whole(self) -> dict[str, Any]:
+        """The changes by which the server gets all of the input."""
+        if self.rounds is None or not self.rounds.done:
+            return {"request": self.request.whole()}
+        return {"rounds": replace(self.rounds, whole=True)}
+
+    @property
+    def paid_response(self) -> Mapping[str, Any] | None:
+        """The response with the tokens of all its rounds, as they are paid for."""
+        return None if self.response is None else with_all_usage(self.rounds, self.response)
 
     @property
     def label(self) -> str:
@@ -233,6 +257,12 @@ class JobRecord:
         """What the model said on its way to the answer so far, or ""."""
         found = read_output(self.response or {}).commentary
         return found or (self.preview.commentary if self.preview else "")
+
+    @property
+    def summary(self) -> str:
+        """What the model says of its reasoning so far, where that was asked for, or ""."""
+        found = read_summary(decompressed(self.response) or {})
+        return found or (self.preview.reasoning if self.preview else "")
 
     @property
     def note_text(self) -> str:

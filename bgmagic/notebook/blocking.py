@@ -17,10 +17,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from bgmagic.jobs.job import Job
+from bgmagic.jobs.steps import OPEN_QUESTIONS, CallStatus
+from bgmagic.text import one_line
 
 # Set as the wait is over, one for each wait that goes on in a cell, the outermost first.
 _waits: list[asyncio.Event] = []
@@ -238,3 +241,77 @@ def wake_on_signals() -> None:
 def _drain(ours: socket.socket, _theirs: socket.socket) -> None:
     with contextlib.suppress(BlockingIOError):
         ours.recv(4096)
+
+
+# Functions that a model calls.
+
+
+def named_function(namespace: Mapping[str, Any], name: str) -> Callable[..., Any] | None:
+    """The function that is called ``name``, under that variable or, if need be, another one."""
+    for found in [namespace.get(name), *list(namespace.values())]:
+        named = getattr(found, "__name__", None) == name
+        if named and callable(found) and not isinstance(found, type):
+            function: Callable[..., Any] = found
+            return function
+    return None
+
+
+class MainThread:
+    """Calls functions on the thread that cells run on, between them."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: list[Callable[[], None]] = []
+
+    def learn(self) -> None:
+        """Take the loop that runs on this thread now, if there is one."""
+        with contextlib.suppress(RuntimeError):
+            self._loop = asyncio.get_running_loop()
+
+    def call(self, function: Callable[[], Any]) -> Future[Any]:
+        """Call ``function`` there soon; in a terminal when the next cell has ended."""
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function())
+                except BaseException as error:  # the function is the user's
+                    future.set_exception(error)
+
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(run)
+        else:
+            self._waiting.append(run)
+        return future
+
+    def drain(self) -> None:
+        """Call what waits."""
+        while self._waiting:
+            self._waiting.pop(0)()
+
+
+def can_type() -> bool:
+    """Whether somebody sits at this terminal."""
+    return bool(sys.stdin is not None and sys.stdin.isatty())
+
+
+def ask_at_prompt(jobs: Iterable[Job]) -> None:
+    """Ask about each call of these jobs that waits for somebody's word."""
+    for job in jobs:
+        for step in job.steps if not job.done() else ():
+            if step.status in OPEN_QUESTIONS:
+                _ask(job, step)
+
+
+def _ask(job: Job, step: Any) -> None:
+    call = f"{step.name}({one_line(step.arguments, 300)})"
+    again = "which may have run already, once more " if step.status == CallStatus.UNKNOWN else ""
+    try:
+        said = input(f"{job.name or 'a job'}: its model wants to call {call} {again}[y/N] ")
+    except (EOFError, KeyboardInterrupt):
+        return  # asked again at the next prompt
+    if said.strip().lower() in ("y", "yes"):
+        job.allow(step.call_id)
+    else:
+        job.deny(step.call_id)

@@ -15,7 +15,7 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status
-from bgmagic.notebook import local_model, shell
+from bgmagic.notebook import groups, local_model
 from bgmagic.notebook.parser import parse_line
 from bgmagic.notebook.shell import (
     NamespaceVariables,
@@ -172,7 +172,7 @@ class BgLineMagics(Magics):
         job, first = lookup.job(name, self._namespace, meaning), meaning.group
         newer = first is not None and (job is None or first.created_at > job.record.submitted_at)
         if first is not None and newer:
-            shell.tell_past(self._notebook, first, name)
+            groups.tell_past(self._notebook, first, name)
         else:
             found = _found(job, name)
             self._notebook.show_result(found, here=found in app.manager.jobs())
@@ -264,7 +264,7 @@ class BgLineMagics(Magics):
 
     def _attach_all(self) -> None:
         wanted = [*self._nameless(), *JobLookup().open_jobs()]
-        single = shell.attach_groups(self._notebook, wanted)
+        single = groups.attach_groups(self._notebook, wanted)
         found = sorted(single, key=lambda entry: entry.created_at)
         newest = {entry.name: entry.key for entry in found}
         needed = needed_keys()
@@ -299,7 +299,7 @@ class BgLineMagics(Magics):
         meaning = JobLookup().meaning_of(which)
         entry, group = meaning.single, meaning.as_group(out)
         if group is not None:
-            shell.attach_named_group(self._notebook, group, out)
+            groups.attach_named_group(self._notebook, group, out)
             return
         name = out or (entry.name if entry else None) or self._notebook.numbered_name
         held = self._namespace.get(name)

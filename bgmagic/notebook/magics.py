@@ -34,6 +34,7 @@ from bgmagic.submission.converters import (
     to_count,
     to_duration,
     to_rate,
+    to_switch,
 )
 from bgmagic.submission.costs import to_budget
 from bgmagic.submission.lookup import forget_old_jobs
@@ -101,6 +102,9 @@ def _traits() -> dict[str, OptionTrait]:
         "keep": OptionTrait("how long jobs that ended stay in the journal, as 90d", to_duration),
         "confirm_above_dollars": OptionTrait(
             "dollars above which what a cell can cost needs --yes; unset asks never", to_rate
+        ),
+        "tools_on_main_thread": OptionTrait(
+            "call functions of --tool between cells, on the kernel's main thread (no)", to_switch
         ),
         "budget": OptionTrait('dollars to spend in a day, week or month, as "20/day"', to_budget),
         "prices": OptionTrait(

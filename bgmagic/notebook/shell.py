@@ -8,6 +8,7 @@ import inspect
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,22 +24,27 @@ from bgmagic.display.listing import (
     split_by_group,
     table_text,
 )
-from bgmagic.errors import BadInput, BgmagicError
+from bgmagic.errors import BgmagicError
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import Listener
-from bgmagic.notebook.blocking import wait, wake_on_signals
+from bgmagic.notebook.blocking import (
+    MainThread,
+    ask_at_prompt,
+    can_type,
+    named_function,
+    wait,
+    wake_on_signals,
+)
 from bgmagic.notebook.parser import options_help
 from bgmagic.submission.costs import HEADS
-from bgmagic.submission.lookup import JobLookup, names_of, output_type_of
+from bgmagic.submission.lookup import JobLookup, names_of
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.text import without_controls
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
-
-    from bgmagic.storage.database import StoredJob
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ class NotebookShell(abc.ABC):
         """
         self._ipython = ipython
         self._configured = configured
+        self._main = MainThread()
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -123,7 +130,19 @@ class NotebookShell(abc.ABC):
         """Put ``text`` into a new cell below, or at the next prompt of a terminal."""
         self._ipython.set_next_input(text)
 
+    def function(self, name: str) -> Callable[..., Any] | None:
+        """The user's function that is called ``name`` now, or None."""
+        return named_function(self.namespace, name)
+
+    def on_main_thread(self) -> Callable[[Callable[[], Any]], Future[Any]] | None:
+        """What calls a function between cells, if `%config` says so; or None."""
+        return self._main.call if self._configured.tools_on_main_thread else None
+
     # How jobs are shown.
+
+    @abc.abstractmethod
+    def can_ask(self) -> bool:
+        """Whether somebody is there who can allow or deny what a model wants to call."""
 
     @abc.abstractmethod
     def start(self) -> None:
@@ -202,8 +221,13 @@ class KernelShell(NotebookShell):
     def start(self) -> None:
         """Let an interrupt reach a cell that awaits a job, and show answers as the frontend can."""
         wake_on_signals()
+        self._main.learn()
         # Before the answer's own bundle, which knows of no frontend.
         self._bundles.for_type(Answer, lambda answer: answer.bundle(frontend.current().formulas))
+
+    def can_ask(self) -> bool:
+        """Somebody who looks at the card, unless a program runs the cells."""
+        return frontend.current().live
 
     def stop(self) -> None:
         """Show answers by their own bundle again."""
@@ -284,6 +308,10 @@ class TerminalShell(NotebookShell):
         self._open: list[Job | JobGroup] = []  # whose end is still to be told
         self._told: weakref.WeakSet[Job] = weakref.WeakSet()
 
+    def can_ask(self) -> bool:
+        """Somebody who types."""
+        return can_type()
+
     def start(self) -> None:
         """Nothing: a terminal is ready."""
 
@@ -337,6 +365,8 @@ class TerminalShell(NotebookShell):
 
     def after_cell(self, *_: object) -> None:
         """Say in a line before the next prompt which jobs have ended since."""
+        self._main.drain()
+        ask_at_prompt(job for job in self._open if isinstance(job, Job))
         for ended in [one for one in self._open if one.done()]:
             self._open.remove(ended)
             jobs = ended.jobs if isinstance(ended, JobGroup) else [ended]
@@ -361,56 +391,6 @@ def _print_result(job: Job) -> None:
 
 def _told(lines: Sequence[Sequence[str]], note: str) -> str:
     return f"{plain_table(HEADS, lines)}\n{note}".rstrip()
-
-
-def attach_groups(shell: NotebookShell, entries: Sequence[StoredJob]) -> list[StoredJob]:
-    """Attach each group that has one of these jobs, or print why not; returns the other jobs."""
-    groups = {entry.group_key: entry for entry in entries if entry.group_key is not None}
-    for number, entry in enumerate(groups.values()):
-        try:
-            attach_named_group(shell, entry, entry.group_name or f"{shell.numbered_name}_g{number}")
-        except BadInput as error:
-            print(error)
-    return [entry for entry in entries if entry.group_key is None]
-
-
-def tell_past(shell: NotebookShell, entry: StoredJob, name: str) -> None:
-    """Show the group of ``entry``, which no variable holds, from the journal."""
-    from bgmagic.sweeps.submit import load_group
-
-    assert entry.group_key is not None  # noqa: S101 - the callers look for one
-    group = load_group(entry.group_key, name)
-    if group.done():
-        shell.show_group(group)
-    else:  # a board of what others follow would not move
-        print(f"{describe_jobs(group.jobs)}; %bgattach {name} gives {name} the group")
-
-
-def attach_named_group(shell: NotebookShell, entry: StoredJob, out: str | None) -> None:
-    """Attach the whole group of ``entry`` under its own name, or ``out``, and show it.
-
-    Raises:
-        BadInput: the name is taken, or none of its jobs can be attached.
-    """
-    from bgmagic.sweeps.submit import attach_group
-
-    assert entry.group_key is not None  # noqa: S101 - the callers look for one
-    name = out or entry.group_name or shell.numbered_name
-    namespace = shell.namespace
-    held = namespace.get(name)
-    same = isinstance(held, JobGroup) and held.key == entry.group_key
-    if name in namespace and not same:
-        raise BadInput(f"{name} holds something else; %bgattach {name} -o OTHER")
-    group = attach_group(entry.group_key, name, lambda found: output_type_of(found, namespace))
-    namespace[name] = group
-    missing = group.size - len(group.jobs)
-    if missing > 0:
-        print(
-            f"{name}: {missing} of its {group.size} jobs came from other sweeps with --reuse, "
-            "were not written down, so never sent, when their kernel ended, or were forgotten; run "
-            "its cell again with --reuse for all"
-        )
-    shell.show_group(group)
 
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bgmagic.api.request import Previous
+from bgmagic.api.request import Previous, hash_of
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import Detached
@@ -177,3 +177,13 @@ def history_of_running(job: Job, find: Callable[[str], Job | None]) -> History |
     if not messages:
         return None
     return History(messages, body.get("instructions"), previous=job.request.previous)
+
+
+def continuation_id(after: Job | None) -> str | None:
+    """What the turns of a conversation in a window have in common: what ``after``, the turn before,
+    has sent. None leaves it to the first message, of which `build_request` makes it."""
+    if after is None:
+        return None
+    body = after.request.body
+    sent = (body.get("background_options") or {}).get("continuation_id")
+    return sent or (hash_of(body["input"][0]) if body.get("input") else None)

@@ -85,7 +85,7 @@ def file_parts(files: Sequence[Any], label: str = "--file") -> list[dict[str, An
     """
     parts: list[dict[str, Any]] = []
     left = MOST
-    for number, value in enumerate(_flat(files, label), start=1):
+    for number, value in enumerate(flat(files, label), start=1):
         if isinstance(value, str) and _URL.fullmatch(value):
             parts.append(_linked(value))
             continue
@@ -288,7 +288,7 @@ def tool_entries(tools: Sequence[Any], label: str = "--tool") -> list[dict[str, 
     Raises:
         BadInput: one of them is no tool, lacks something, or would have to be answered here.
     """
-    return [_entry(tool, label) for tool in _flat(tools, label)]
+    return [_entry(tool, label) for tool in flat(tools, label)]
 
 
 def _entry(tool: Any, label: str) -> dict[str, Any]:
@@ -301,7 +301,8 @@ def _entry(tool: Any, label: str) -> dict[str, Any]:
         return _of_type(tool.strip(), label)
     if not isinstance(tool, Mapping) or not isinstance(tool.get("type"), str):
         raise BadInput(
-            f'{label} takes a type such as web_search, or a dict such as {{"type": "web_search"}}'
+            f'{label} takes a type such as web_search, a dict such as {{"type": "web_search"}}, or '
+            "a function of yours, as $NAME"
         )
     kind = tool["type"]
     _check_hosted(kind, label)
@@ -334,7 +335,8 @@ def _of_type(kind: str, label: str) -> dict[str, Any]:
         known = ", ".join([*TOOLS, *_NEEDS])
         raise BadInput(
             f"{label} {one_line(kind, 100)!r} is not one of {known}{near}; each has a {label} of "
-            'its own, and another one of your server\'s goes as a dict, {"type": "…"}'
+            "its own, a function of yours goes as $NAME, and another one of your server's as a "
+            'dict, {"type": "…"}'
         )
     return {"type": kind, **_WITH.get(kind, {})}
 
@@ -342,12 +344,12 @@ def _of_type(kind: str, label: str) -> dict[str, Any]:
 def _check_hosted(kind: str, label: str) -> None:
     if kind in _CALLS_BACK:
         raise BadInput(
-            f"{label}: {kind} needs somebody here who answers its calls, and a job in the "
-            f"background has nobody; tools that the server runs are {', '.join([*TOOLS, *_NEEDS])}"
+            f"{label}: {kind} needs somebody here who answers its calls: give a function of yours "
+            f"as {label} $NAME; tools that the server runs are {', '.join([*TOOLS, *_NEEDS])}"
         )
 
 
-def _flat(values: Sequence[Any], label: str, deep: int = 20) -> Iterator[Any]:
+def flat(values: Sequence[Any], label: str, deep: int = 20) -> Iterator[Any]:
     """The values, and those in lists and tuples among them, in their order.
 
     Raises:
@@ -357,6 +359,6 @@ def _flat(values: Sequence[Any], label: str, deep: int = 20) -> Iterator[Any]:
         raise BadInput(f"{label}: too many lists within each other")
     for value in values:
         if isinstance(value, list | tuple):
-            yield from _flat(value, label, deep - 1)
+            yield from flat(value, label, deep - 1)
         else:
             yield value

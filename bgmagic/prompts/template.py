@@ -404,7 +404,7 @@ class PartialPrompt:
         previous = None
         if continues is not None and server is not None and self.by_previous:
             previous = earlier._previous(server.name, time.time())
-        return Request.of(body, request.output_type, previous=previous, server=server)
+        return request.with_body(body, previous, server)
 
 
 def _pending_as_json(pending: PendingExpression) -> dict[str, Any]:

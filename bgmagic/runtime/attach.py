@@ -11,6 +11,7 @@ from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status, Variable, group_position
+from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.runtime.pacing import RunConfig
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
@@ -38,6 +39,7 @@ def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:
         partial=entry.draft,
         position=_position(entry),
         batch=entry.batch,
+        rounds=FunctionRounds.read(entry.rounds),
     )
 
 

@@ -26,11 +26,13 @@ from bgmagic.errors import BadInput, BgmagicError, Unsendable
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, Listener, SendGate, Status, Variable
+from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.attach import VariableHandover, record_of, stored_run_config
+from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
-from bgmagic.runtime.registry import JobRegistry
-from bgmagic.runtime.scheduler import JobFeed, JobScheduler, MakeBatches
+from bgmagic.runtime.registry import JobFeed, JobFeeds, JobRegistry
+from bgmagic.runtime.scheduler import JobScheduler, MakeBatches
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
@@ -58,6 +60,7 @@ class JobManager:
         destination: Callable[[], ServerConfig] = ServerConfig.from_environment,
         gate: SendGate | None = None,
         make_batches: MakeBatches | None = None,
+        find_function: FindFunction = lambda _: None,
     ) -> None:
         """Make a manager; its thread starts with the first job.
 
@@ -68,6 +71,8 @@ class JobManager:
             destination: returns the server of a job that is submitted now; raises BadInput.
             gate: may hold jobs back before they are sent.
             make_batches: makes what runs batches.
+            find_function: gives the tool of the function of that name which is defined now, for
+                a job of an earlier kernel; or None.
         """
         self._make_card = make_card
         self._clock = clock or Clock()
@@ -78,9 +83,9 @@ class JobManager:
         self._registry = JobRegistry()
         self._configs: dict[Job, RunConfig] = {}
         self._moves: dict[Job, GroupPosition] = {}
-        self._feeds: list[JobFeed] = []
-        self._gate = gate
-        self._make_batches = make_batches
+        self.feeds = JobFeeds()
+        parts = self.store, self._clock, self._needed, gate, make_batches, find_function
+        self._new_scheduler = functools.partial(JobScheduler, *parts)
         self._scheduler = self._new_scheduler()
         self._destination = destination
         self._newest: ServerConfig | None = None
@@ -103,6 +108,7 @@ class JobManager:
         partial: str | None = None,
         waits_for: tuple[str, ...] = (),
         over_budget: bool = False,
+        rounds: FunctionRounds | None = None,
     ) -> Job:
         """Start a job and return its handle at once.
 
@@ -118,6 +124,7 @@ class JobManager:
             deadline: seconds after acceptance at which watching ends.
             create_timeout: seconds that sending may take, from the job's turn to the answer.
             over_budget: whether it is sent whatever the budget says.
+            rounds: the functions that its model may call.
 
         Raises:
             BadInput: there is no server to send it to; nothing was sent.
@@ -132,6 +139,7 @@ class JobManager:
             notebook=notebook,
             partial=partial,
             waits_for=waits_for,
+            rounds=rounds,
         )
         self._loop.start()  # a thread that can't start is told before there is a job
         config = RunConfig(
@@ -153,7 +161,7 @@ class JobManager:
     def feed(self, feed: JobFeed, config: RunConfig) -> None:
         """Start the jobs of a group as they come. Its feed makes each by `make_job`."""
         self._loop.start()
-        self._feeds.append(feed)
+        self.feeds.append(feed)
         self._loop.begin(self._fed(feed, config))
 
     async def _fed(self, feed: JobFeed, config: RunConfig) -> None:
@@ -161,15 +169,7 @@ class JobManager:
             await self._scheduler.spawn_batch(feed, config)
         finally:
             if not feed.left:
-                self._feeds.remove(feed)
-
-    def is_feeding(self, variable: tuple[str | None, str]) -> bool:
-        """Whether some jobs of that variable, in that notebook, are still to come."""
-        return any(feed.left and feed.variable == variable for feed in self._feeds)
-
-    def unwritten(self) -> dict[str, int]:
-        """The number of jobs of each group that are not written down yet, by its name."""
-        return {feed.name: feed.left for feed in self._feeds if feed.left}
+                self.feeds.remove(feed)
 
     def make_job(self, record: JobRecord, config: RunConfig) -> Job:
         """Make the handle of a job that a feed is going to start. From any thread."""
@@ -358,9 +358,6 @@ class JobManager:
         self.store.close(JOURNAL_GRACE)
         return ended
 
-    def _new_scheduler(self) -> JobScheduler:
-        return JobScheduler(self.store, self._clock, self._needed, self._gate, self._make_batches)
-
     def jobs_with_position(self) -> list[tuple[Job, GroupPosition | None]]:
         """All jobs of this process, oldest first, each with its position in a group."""
         return [(job, self._moves.get(job, job.record.position)) for job in self.jobs()]
@@ -373,6 +370,10 @@ class JobManager:
             return False
         self._loop.call(lambda: self._scheduler.request_cancel(job))
         return True
+
+    def decide(self, job: Job, call_id: str | None, *, allow: bool) -> None:
+        """Let a call of a function run, or not, that waits for somebody's word; None is all."""
+        self._loop.call(lambda: self._scheduler.decide(job, call_id, allow=allow))
 
     def resend(self, job: Job) -> Job:
         """Send the request of a job that has ended again, as a new job with the same `RunConfig`.

@@ -1,6 +1,9 @@
-"""The jobs of this process by their keys."""
+"""The jobs of this process by their keys, and the sweeps whose jobs are still to come."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
 
 from bgmagic.jobs.job import Job
 
@@ -45,3 +48,40 @@ class JobRegistry:
         while key in self._successors:
             key = self._successors[key]
         return key
+
+
+class JobFeed(Protocol):
+    """The jobs of a group on their way to the loop thread."""
+
+    @property
+    def left(self) -> int:
+        """Number of jobs that are not written down yet."""
+
+    @property
+    def name(self) -> str:
+        """The group's variable."""
+
+    @property
+    def variable(self) -> tuple[str | None, str]:
+        """The group's variable, if the user chose one, and its notebook."""
+
+    def chunks(self) -> AsyncIterator[list[Job]]:
+        """The jobs in lists that are to be written down together. On the loop thread.
+
+        Those that have ended already are told of it once that is written down.
+        """
+
+    def abandon(self, reason: str) -> None:
+        """Detach the jobs that were not written down, or have not ended."""
+
+
+class JobFeeds(list[JobFeed]):
+    """The groups some of whose jobs may still be to come."""
+
+    def is_feeding(self, variable: tuple[str | None, str]) -> bool:
+        """Whether some jobs of that variable, in that notebook, are still to come."""
+        return any(feed.left and feed.variable == variable for feed in self)
+
+    def unwritten(self) -> dict[str, int]:
+        """The number of jobs of each group that are not written down yet, by its name."""
+        return {feed.name: feed.left for feed in self if feed.left}

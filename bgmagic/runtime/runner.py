@@ -23,24 +23,21 @@ from bgmagic.jobs.outcome import (
     why_lost,
 )
 from bgmagic.jobs.record import LASTING_NOTES, SendGate, Status
+from bgmagic.jobs.steps import with_all_usage
 from bgmagic.prompts.template import PartialPrompt
+from bgmagic.runtime import sending
+from bgmagic.runtime.calls import FindFunction, FunctionCalls
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
 from bgmagic.runtime.pacing import (
     PollSchedule,
     RunConfig,
     ServerEndpoint,
 )
-from bgmagic.runtime.sending import noted_when_late, post_request, send_as_taken
+from bgmagic.runtime.sending import ending_of, post_in_time, why_not_yet
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, record_changes
 from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.reply import Reply
-from bgmagic.transport.streaming import EventStream
-
-# Seconds that a create is given to end once its job is cancelled: only with its response id can the
-# server be asked to cancel, else the job is `unknown`, and may go on there.
-CANCEL_GRACE = 5.0
-
 
 logger = logging.getLogger("bgmagic")
 
@@ -67,6 +64,7 @@ class JobRunner:
         clock: Clock,
         find: FindJob,
         gate: SendGate | None = None,
+        find_function: FindFunction = lambda _: None,
     ) -> None:
         self.job = job
         self._gate = gate
@@ -87,6 +85,11 @@ class JobRunner:
         self._following: ResponseWatcher | None = None
         self._limit = TimeLimit()  # on what cancelling the job cuts short
         self._closing = False
+        self._calls = FunctionCalls(job, store, config.server, clock, self._wake, find_function)
+
+    def decide(self, call_id: str | None, *, allow: bool) -> None:
+        """Let a call of a function run, or not, that waits for somebody's word; None is all."""
+        self._calls.decide(call_id, allow=allow)
 
     async def run(self, *, attached: bool = False, intended: bool = False) -> None:
         """Run the job to its end; raises nothing but CancelledError.
@@ -125,7 +128,7 @@ class JobRunner:
         if self._following is not None:
             self._following.cancel()
         elif self._limit.waiting:
-            self._limit.shorten(CANCEL_GRACE if self.sending else 0.0)
+            self._limit.shorten(sending.CANCEL_GRACE if self.sending else 0.0)
         elif not self.sending:
             self._wake.set()
             self._slot_event.set()
@@ -155,7 +158,8 @@ class JobRunner:
         if record.request.is_empty:  # an id from elsewhere, of which the journal knows nothing
             await self._store.insert(record, config.server, config.poll_interval, config.deadline)
         waits = record.response_id is None and record.status == Status.WAITING
-        if waits and record.partial is None:
+        calls = record.rounds is not None and bool(record.rounds.done)
+        if waits and record.partial is None and not calls:
             await self._send_and_watch()  # whoever claims it first sends it
         elif not await self._adopted(waits):
             return
@@ -170,7 +174,8 @@ class JobRunner:
                 config.limiter.acquire_nowait(self._slot_event)
             endpoint = self._endpoint_of(self._config.server)
             at = record.accepted_at or self._clock.now()
-            await self._follow(AcceptedResponse(endpoint, record.response_id, Reply({}, 0.1), at))
+            accepted = AcceptedResponse(endpoint, record.response_id, Reply({}, 0.1), at)
+            await self._go_on(await self._follow(accepted))
 
     async def _adopted(self, waits: bool) -> bool:
         try:
@@ -187,19 +192,37 @@ class JobRunner:
             if not await self._complete(PartialPrompt(self.job.record.partial)):
                 return
             since = self._clock.now()
+        await self._go_on(await self._next(since))
+
+    async def _next(self, since: float) -> Reply | None:
+        """Answer the calls of the round before, if there are any, and send and watch the request;
+        gives the terminal reply, or None if something else ended that."""
+        if not await self._calls.answer():
+            return None
+        if self.job.record.rounds is not None and self.job.record.rounds.done:
+            since = self._clock.now()
         accepted = await self._create(since + self._config.deadline)
         if accepted is None:
-            return
+            return None
         try:
             if is_terminal(accepted.reply.response):
-                await self._settle(**record_changes(self.job, accepted.reply, self._clock.now()))
-            elif self._closing:
-                self._stop_watching("the kernel is shutting down")
-            else:
-                await self._follow(accepted)
+                return accepted.reply
+            if not self._closing:
+                return await self._follow(accepted)
+            self._stop_watching("the kernel is shutting down")
+            return None
         finally:
             if accepted.stream is not None:
                 await accepted.stream.close()
+
+    async def _go_on(self, reply: Reply | None) -> None:
+        """Settle the job with the terminal ``reply``; as long as that calls functions, go on."""
+        while reply is not None:
+            if not await self._calls.take(reply):
+                await self._settle(**record_changes(self.job, reply, self._clock.now()))
+                return
+            self._ours = True  # it was followed here
+            reply = await self._next(self._clock.now())
 
     # Submitting.
 
@@ -250,9 +273,11 @@ class JobRunner:
                 await self._clock.pause(self._wake, wait)
             except ServerError as failure:
                 left = give_up_at - self._clock.now()
-                if await self._ends_unsent(failure, left):
+                ending = ending_of(failure, left, closing=self._closing)
+                if ending is not None:
+                    await self._settle(**ending, trouble=None)
                     return None
-                self.job.advance(status=Status.WAITING, trouble=_not_yet(failure, self.job))
+                self.job.advance(status=Status.WAITING, trouble=why_not_yet(failure, self.job))
                 await self._store.update(self.job.record, status=Status.WAITING)
                 if self._config.limiter is not None:
                     self._config.limiter.on_throttled(self._slot_event, failure.retry_after)
@@ -265,7 +290,9 @@ class JobRunner:
     async def _cancel_unsent(self) -> None:
         try:
             if self._ours or await self._store.claim(self.job.record, ours=False):
-                reason = "before it was sent"
+                rounds = self.job.record.rounds
+                called = rounds is not None and bool(rounds.done)
+                reason = "while its functions ran" if called else "before it was sent"
                 await self._settle(status=Status.CANCELLED, reason=reason, trouble=None)
             else:
                 detach(self.job, CLAIMED_ELSEWHERE)
@@ -323,7 +350,14 @@ class JobRunner:
                 detach(self.job, CLAIMED_ELSEWHERE)
                 return None
             self.job.advance(status=Status.SUBMITTING, trouble=None)
-            reply, stream = await self._post(endpoint)
+            reply, stream = await post_in_time(
+                self.job,
+                endpoint.client,
+                endpoint.behavior,
+                self._limit,
+                self._config.create_timeout,
+                lambda: self._store.update_request(self.job.record, self._config.server),
+            )
         finally:
             self.sending = self.unstored = False
             client.create_slots.release()
@@ -346,57 +380,19 @@ class JobRunner:
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
         return AcceptedResponse(endpoint, response_id, reply, now, stream)
 
-    async def _post(self, endpoint: ServerEndpoint) -> tuple[Reply, EventStream | None]:
-        """POST the request once, within the limit of creates.
-
-        Raises:
-            ServerError: there was no answer, or it came too late.
-        """
-        address, total = self._config.server.address, self._config.create_timeout
-        limit = min(CANCEL_GRACE, total) if self.job.record.cancelling else total
-        try:
-            with noted_when_late(self.job):
-                return await self._limit.wait(
-                    limit,
-                    send_as_taken(
-                        self.job,
-                        endpoint.behavior,
-                        lambda: post_request(endpoint.client, self.job.request, total),
-                        lambda: self._store.update_request(self.job.record, self._config.server),
-                    ),
-                )
-        except TimeoutError:
-            about = f"no answer from {address} within {total:g} s"
-            if self.job.record.cancelling:
-                about = f"it was cancelled while it was being sent, and {address} did not answer"
-            raise ServerError(about, maybe_accepted=True) from None
-
-    async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
-        """End the job if a create that failed so must not be sent again; returns whether it did."""
-        if failure.maybe_accepted:
-            reason = unclear(str(failure))
-            await self._settle(status=Status.UNKNOWN, reason=reason, trouble=None)
-        elif not failure.retryable:
-            reason = f"not accepted by the server: {failure}"
-            await self._settle(status=Status.FAILED, reason=reason, trouble=None)
-        elif left <= 0 or self._closing:
-            reason = f"never sent: {failure}"
-            await self._settle(status=Status.FAILED, reason=reason, trouble=None)
-        else:
-            return False
-        return True
-
     # Watching.
 
-    async def _follow(self, accepted: AcceptedResponse) -> None:
+    async def _follow(self, accepted: AcceptedResponse) -> Reply | None:
+        """Watch the response; gives its terminal reply, or None if the job ended otherwise."""
         config = self._config
         following = self._following = ResponseWatcher(
             self.job, accepted, self._store, self._clock, config.poll_interval
         )
         last = await following.run(accepted.at + config.deadline)
+        self._following = None
         if last is not None:
-            await self._settle(**record_changes(self.job, last, self._clock.now()))
-        elif following.is_lost and self._config.same_key:  # another key may be in use by now
+            return last
+        if following.is_lost and self._config.same_key:  # another key may be in use by now
             await self._settle(
                 status=Status.LOST,
                 reason=why_lost(self.job.record, following.refusal),
@@ -408,6 +404,7 @@ class JobRunner:
                 self.job,
                 NOT_VISIBLE if following.is_lost else past_deadline(self.job, config.deadline),
             )
+        return None
 
     # Ending.
 
@@ -421,8 +418,9 @@ class JobRunner:
             written["response"] = self._store.redacted_response(
                 changes["response"], self._config.server
             )
-            written["output_tokens"] = Usage.of(changes["response"]).output
-            written["billing"] = Billing.of(self.job.request, changes["response"]).text
+            paid = with_all_usage(self.job.record.rounds, changes["response"])
+            written["output_tokens"] = Usage.of(paid).output
+            written["billing"] = Billing.of(self.job.request, paid).text
         await self._store.update(self.job.record, **written)
         settle(self.job, **changes)
 
@@ -436,10 +434,3 @@ class JobRunner:
             settle(self.job, status=Status.UNKNOWN, reason=reason, trouble=None, ended_at=now)
         else:
             detach(self.job, reason)
-
-
-def _not_yet(failure: ServerError, job: Job) -> str:
-    """Why a job is not sent yet, in words for its card."""
-    if failure.status_code == 429 and job.request.tier == "flex":
-        return f"the flex tier has no room now; it waits and is sent again: {failure}"
-    return f"not sent yet: {failure}"

@@ -15,38 +15,15 @@ from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach, settle
 from bgmagic.jobs.record import GroupPosition, SendGate
+from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.dependencies import FindJob
 from bgmagic.runtime.pacing import PollPacer, RunConfig, ServerEndpoint
+from bgmagic.runtime.registry import JobFeed
 from bgmagic.runtime.runner import START_DELAY, JobRunner
 from bgmagic.storage.job_store import AT_ONCE, JobStore
 from bgmagic.transport.client import ResponsesClient
 
 logger = logging.getLogger("bgmagic")
-
-
-class JobFeed(Protocol):
-    """The jobs of a group on their way to the loop thread."""
-
-    @property
-    def left(self) -> int:
-        """Number of jobs that are not written down yet."""
-
-    @property
-    def name(self) -> str:
-        """The group's variable."""
-
-    @property
-    def variable(self) -> tuple[str | None, str]:
-        """The group's variable, if the user chose one, and its notebook."""
-
-    def chunks(self) -> AsyncIterator[list[Job]]:
-        """The jobs in lists that are to be written down together. On the loop thread.
-
-        Those that have ended already are told of it once that is written down.
-        """
-
-    def abandon(self, reason: str) -> None:
-        """Detach the jobs that were not written down, or have not ended."""
 
 
 class GivenJobs:
@@ -194,10 +171,12 @@ class JobScheduler:
         find: FindJob,
         gate: SendGate | None = None,
         make_batches: MakeBatches | None = None,
+        find_function: FindFunction = lambda _: None,
     ) -> None:
         self._make_batches = make_batches
         self._runs: Batches | None = None
         self._gate = gate
+        self._find_function = find_function
         self._store = store
         self._clock = clock
         self._find = find
@@ -219,7 +198,14 @@ class JobScheduler:
             await self._batch_runs().attach(job, config)
             return
         runner = JobRunner(
-            job, config, self._endpoint_of, self._store, self._clock, self._find, self._gate
+            job,
+            config,
+            self._endpoint_of,
+            self._store,
+            self._clock,
+            self._find,
+            self._gate,
+            self._find_function,
         )
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in one
@@ -273,6 +259,11 @@ class JobScheduler:
             self._runners[job][0].request_cancel()
         elif not job.done():
             job.advance(cancelling=True)  # its runner, which is about to start, will see that
+
+    def decide(self, job: Job, call_id: str | None, *, allow: bool) -> None:
+        """Let a call of a function run, or not, that waits for somebody's word; None is all."""
+        if job in self._runners:
+            self._runners[job][0].decide(call_id, allow=allow)
 
     def reconfigure(self, job: Job, config: RunConfig) -> None:
         """Go on with ``job``, which was accepted, at the same server with other credentials."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bgmagic.api.request import Request
+from bgmagic.concurrency import TimeLimit
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.record import Note
+from bgmagic.jobs.outcome import unclear
+from bgmagic.jobs.record import Note, Status
 from bgmagic.transport.client import ResponsesClient
 from bgmagic.transport.reply import Reply
 from bgmagic.transport.streaming import EventStream
@@ -25,6 +27,10 @@ T = TypeVar("T")
 # Seconds without an answer to a create after which the user is told: background mode answers within
 # one or two, and a server that does not know it only when the response is there.
 NO_ANSWER_AFTER = 10.0
+
+# Seconds that a create is given to end once its job is cancelled: only with its response id can the
+# server be asked to cancel, else the job is `unknown`, and may go on there.
+CANCEL_GRACE = 5.0
 
 _ALL = ""  # instead of a model: all of them
 
@@ -99,32 +105,32 @@ def noted_when_late(job: Job) -> Iterator[None]:
 async def send_as_taken(
     job: Job,
     behavior: ServerBehavior,
-    send: Callable[[], Awaitable[tuple[Reply, T]]],
+    send: Callable[[Request], Awaitable[tuple[Reply, T]]],
     store: Callable[[], Awaitable[None]],
 ) -> tuple[Reply, T]:
     """POST the request of ``job``; once more without streaming, or with all turns of its
     conversation, where the server refuses it as it is.
 
     Args:
-        send: POSTs the request that the job has.
+        send: POSTs a request.
         store: writes down the request that the job has.
 
     Raises:
         ServerError: as ``send`` raised it.
     """
     if job.request.streams and not behavior.streams(job.request.model):
-        await _change(job, job.request.unstreamed(), Note.NOT_STREAMED, store)
-    if job.request.previous is not None and not behavior.takes_previous:
-        await _change(job, job.request.whole(), None, store)
+        await _change(job, store, Note.NOT_STREAMED, request=job.request.unstreamed())
+    if job.record.outgoing.previous is not None and not behavior.takes_previous:
+        await _change(job, store, None, **job.record.sent_whole)
     while True:
-        request = job.request
+        request = job.record.outgoing
         try:
-            reply, rest = await send()
+            reply, rest = await send(request)
         except ServerError as failure:
             if behavior.refuses_previous(request, failure):
-                await _change(job, request.whole(), Note.SENT_WHOLE, store)
+                await _change(job, store, Note.SENT_WHOLE, **job.record.sent_whole)
             elif request.streams and behavior.refuses_stream(request.model, failure):
-                await _change(job, request.unstreamed(), Note.NOT_STREAMED, store)
+                await _change(job, store, Note.NOT_STREAMED, request=job.request.unstreamed())
             else:
                 raise
         else:
@@ -134,10 +140,10 @@ async def send_as_taken(
 
 
 async def _change(
-    job: Job, request: Request, note: Note | None, store: Callable[[], Awaitable[None]]
+    job: Job, store: Callable[[], Awaitable[None]], note: Note | None, **changes: Any
 ) -> None:
     notes = job.record.notes if note is None else job.record.with_note(note)
-    job.advance(request=request, notes=notes)
+    job.advance(notes=notes, **changes)
     await store()
 
 
@@ -149,10 +155,61 @@ def _check_read(job: Job, behavior: ServerBehavior, reply: Reply) -> None:
         job.advance(notes=job.record.with_note(Note.UNREAD))
 
 
-async def post_request(
-    client: ResponsesClient, request: Request, total: float
+async def post_in_time(
+    job: Job,
+    client: ResponsesClient,
+    behavior: ServerBehavior,
+    limit: TimeLimit,
+    total: float,
+    store: Callable[[], Awaitable[None]],
 ) -> tuple[Reply, EventStream | None]:
-    """POST ``request`` once; gives its events, too, where it streams."""
-    if request.streams:
-        return await client.create_streamed(request, total)
-    return await client.create(request, total), None
+    """POST the request of ``job``, in the form that its server takes; gives its events, too, where
+    it streams.
+
+    Args:
+        limit: what cancelling the job cuts short.
+        total: seconds that it may take.
+        store: writes down the request that the job has.
+
+    Raises:
+        ServerError: there was no answer, or it came too late.
+    """
+
+    async def post(request: Request) -> tuple[Reply, EventStream | None]:
+        if request.streams:
+            return await client.create_streamed(request, total)
+        return await client.create(request, total), None
+
+    most = min(CANCEL_GRACE, total) if job.record.cancelling else total
+    try:
+        with noted_when_late(job):
+            return await limit.wait(most, send_as_taken(job, behavior, post, store))
+    except TimeoutError:
+        address = client.address
+        about = f"no answer from {address} within {total:g} s"
+        if job.record.cancelling:
+            about = f"it was cancelled while it was being sent, and {address} did not answer"
+        raise ServerError(about, maybe_accepted=True) from None
+
+
+def ending_of(failure: ServerError, left: float, *, closing: bool) -> dict[str, Any] | None:
+    """How a job ends whose create failed so, if it must not be sent again; else None.
+
+    Args:
+        left: seconds in which it may be sent again.
+        closing: whether the process is about to end.
+    """
+    if failure.maybe_accepted:
+        return {"status": Status.UNKNOWN, "reason": unclear(str(failure))}
+    if not failure.retryable:
+        return {"status": Status.FAILED, "reason": f"not accepted by the server: {failure}"}
+    if left <= 0 or closing:
+        return {"status": Status.FAILED, "reason": f"never sent: {failure}"}
+    return None
+
+
+def why_not_yet(failure: ServerError, job: Job) -> str:
+    """Why a job is not sent yet, in words for its card."""
+    if failure.status_code == 429 and job.request.tier == "flex":
+        return f"the flex tier has no room now; it waits and is sent again: {failure}"
+    return f"not sent yet: {failure}"

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from bgmagic.api import redaction
 from bgmagic.api.pricing import Billing
-from bgmagic.api.redaction import credentials_fingerprint, secrets_of, without_secrets
 from bgmagic.api.request import Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import FutureWaiter
@@ -119,8 +119,8 @@ class JobStore:
         deadline: float,
         credentials: str,
     ) -> StoredJob:
-        request, sendable = self._kept(record.request, server)
-        partial = _hidden(record.partial, server) if record.partial else None
+        request, sendable = redaction.kept_request(record.request, server.secrets)
+        partial = redaction.hidden(record.partial, server.secrets) if record.partial else None
         return StoredJob(
             key=record.key,
             created_at=record.submitted_at,
@@ -146,14 +146,15 @@ class JobStore:
             cancelling=record.cancelling,
             draft=partial,
             billing=Billing.of(record.request).text,
-            previous=_previous(record.request),
+            previous=_previous_text(record.request),
             batch=record.batch,
+            rounds=_rounds_text(record, server),
             **_position_columns(record.position, server),
         )
 
     async def update_request(self, record: JobRecord, server: ServerConfig) -> None:
         """Store the request that a partial prompt has become."""
-        request, sendable = self._kept(record.request, server)
+        request, sendable = redaction.kept_request(record.request, server.secrets)
         await self.update(
             record,
             request=request,
@@ -161,16 +162,21 @@ class JobStore:
             fingerprint=record.fingerprint,
             draft=None,
             billing=Billing.of(record.request).text,
-            previous=_previous(record.request),
+            previous=_previous_text(record.request),
+            rounds=_rounds_text(record, server),
         )
 
-    @staticmethod
-    def _kept(request: Request, server: ServerConfig) -> tuple[str, bool]:
-        """A request as it may be kept, and whether that can still be sent."""
-        if not request.holds_secret(server.secrets):
-            return request.text, True
-        body, _ = without_secrets(request.body, server.secrets)
-        return json.dumps(body, ensure_ascii=False), False
+    async def update_rounds(self, record: JobRecord, server: ServerConfig, **others: Any) -> bool:
+        """Write down the calls of functions, and what came of them; whether the file says so now.
+
+        What the journal never took counts as written: the user was told.
+        """
+        await self.update(record, rounds=_rounds_text(record, server), **others)
+        return record.key in self._unwritten or not self.journal.is_unsaved(record.key)
+
+    def is_behind(self, record: JobRecord) -> bool:
+        """Whether the file does not say yet what was written last of the job."""
+        return record.key not in self._unwritten and self.journal.is_unsaved(record.key)
 
     async def claim(self, record: JobRecord, *, ours: bool) -> bool:
         """Whether the job may be sent now by this process, and by no other.
@@ -224,22 +230,22 @@ class JobStore:
             return True
         return await self._landing.wait(taking(await asyncio.to_thread(self._dead)))
 
-    async def update(self, record: JobRecord, **columns: Any) -> None:
+    async def update(self, record: JobRecord, **changes: Any) -> None:
         """Change the job's entry, and wait until that is committed or has failed."""
-        await self._done(self.journal.change(record.key, **columns))
+        await self._done(self.journal.change(record.key, **changes))
 
     def update_position(self, record: JobRecord, server: ServerConfig) -> None:
         """Store a job's new position in a group soon."""
         name = record.name if record.named else None
         self.update_soon(record, name=name, **_position_columns(record.position, server))
 
-    def update_soon(self, record: JobRecord, **columns: Any) -> None:
+    def update_soon(self, record: JobRecord, **changes: Any) -> None:
         """Change the job's entry soon."""
         coming = self._coming.get(record.key)
         if coming is None:
-            self.journal.change(record.key, **columns)
+            self.journal.change(record.key, **changes)
         else:
-            coming.update(columns)
+            coming.update(changes)
 
     def redacted_response(
         self, response: Mapping[str, Any] | None, server: ServerConfig
@@ -248,9 +254,9 @@ class JobStore:
         if response is None:
             return None
         about = {key: value for key, value in response.items() if key != "output"}
-        clean, _ = without_secrets(about, server.secrets)
+        clean, _ = redaction.without_secrets(about, server.secrets)
         text = json.dumps({**clean, "output": response.get("output")}, ensure_ascii=False)
-        return _hidden(text, server)
+        return redaction.hidden(text, server.secrets)
 
     def credentials(self, server: ServerConfig) -> str:
         """What tells the server's credentials from others, without giving them away."""
@@ -258,7 +264,7 @@ class JobStore:
             return server.name  # its token is another after each start, its user is not
         salt = self.journal.salt  # another one after a damaged file was replaced
         if (salt, server) not in self._prints:
-            self._prints[salt, server] = credentials_fingerprint(salt, server.api_key)
+            self._prints[salt, server] = redaction.credentials_fingerprint(salt, server.api_key)
         return self._prints[salt, server]
 
     def alive(self) -> set[str]:
@@ -423,22 +429,18 @@ class JobStore:
         return True
 
 
-def _previous(request: Request) -> str | None:
+def _previous_text(request: Request) -> str | None:
     return None if request.previous is None else request.previous.text
 
 
-def _hidden(text: str, server: ServerConfig) -> str:
-    """JSON text without the server's secrets."""
-    secrets = secrets_of(server.secrets)
-    if not secrets.within(text):
-        return text
-    return json.dumps(secrets.hide_in(json.loads(text)), ensure_ascii=False)
+def _rounds_text(record: JobRecord, server: ServerConfig) -> str | None:
+    return None if record.rounds is None else redaction.hidden(record.rounds.text, server.secrets)
 
 
 def _position_columns(position: GroupPosition | None, server: ServerConfig) -> dict[str, Any]:
     if position is None:
         return {}
-    told, _ = without_secrets({"input": position.details}, server.secrets)
+    told, _ = redaction.without_secrets({"input": position.details}, server.secrets)
     return {
         "group_key": position.group,
         "group_name": position.name,

@@ -9,6 +9,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from bgmagic.runtime.manager import JobManager
     from bgmagic.storage.job_store import JobStore
     from bgmagic.submission.costs import Budget, BudgetGate
+    from bgmagic.tools.functions import FunctionTool
 
 NAMED = 5  # jobs that are named; more are counted
 
@@ -201,6 +204,15 @@ class Shell(Protocol):
     def bind(self, name: str, value: Any) -> None:
         """Give ``name`` to ``value``."""
 
+    def function(self, name: str) -> Callable[..., Any] | None:
+        """The user's function that is called ``name`` now, or None."""
+
+    def can_ask(self) -> bool:
+        """Whether somebody is there who can allow or deny what a model wants to call."""
+
+    def on_main_thread(self) -> Callable[[Callable[[], Any]], Future[Any]] | None:
+        """What calls a function on the main thread, if the user wants that for tools; or None."""
+
 
 class NoShell:
     """A script's shell: it has no variables, no notebook and no defaults of its own."""
@@ -223,6 +235,16 @@ class NoShell:
 
     def bind(self, name: str, value: Any) -> None:
         """Do nothing."""
+
+    def function(self, name: str) -> None:
+        """None: a script's functions are not looked for."""
+
+    def can_ask(self) -> bool:
+        """Nobody: a script runs by itself."""
+        return False
+
+    def on_main_thread(self) -> None:
+        """None: a script's main thread does something else."""
 
 
 class App:
@@ -303,7 +325,7 @@ class App:
             return
         left = [job for job in self._manager.jobs() if not job.done()]
         self._manager.close()
-        line = shutdown_message(left, self._is_stored, self._manager.unwritten())
+        line = shutdown_message(left, self._is_stored, self._manager.feeds.unwritten())
         if line:
             write_to_process_log(line)
 
@@ -323,6 +345,25 @@ class App:
             return self.destination().secrets
         except BadInput:
             return ()
+
+    def function_tool(self, function: Callable[..., Any], *, asks: bool = False) -> FunctionTool:
+        """The tool of a function of the user's; ``asks``: each call needs somebody's word.
+
+        Raises:
+            BadInput: it has no signature that can be said in strict mode.
+        """
+        from bgmagic.tools.functions import FunctionTool
+
+        shell = self.shell
+        tool = FunctionTool.of(function, asks=asks, on_main=shell.on_main_thread())
+        return replace(tool, can_ask=shell.can_ask())
+
+    def _find_function(self, name: str) -> FunctionTool | None:
+        found = self.shell.function(name)
+        try:
+            return None if found is None else self.function_tool(found)
+        except BadInput:
+            return None
 
     def server_name(self) -> str | None:
         """The name of the server that is configured now, or None if there is none."""
@@ -379,6 +420,7 @@ class App:
             destination=self.destination,
             gate=self.gate,
             make_batches=_make_batches,
+            find_function=self._find_function,
         )
         self.journal_path = path
         if not self._ends:

@@ -14,6 +14,7 @@ from bgmagic.api.request import (
     TIERS,
     TOOLS,
     VERBOSITIES,
+    WINDOW_SECONDS,
     WINDOWS,
 )
 from bgmagic.submission.converters import (
@@ -114,7 +115,16 @@ class SubmitSettings:
     )  # fmt: skip
     tool: tuple[Any, ...] = option(
         "--tool", metavar="TYPE", read=to_several, default=(), repeatable=True, offered=TOOLS,
-        help="a tool that the server runs, as web_search, or $NAME for its dict; repeatable",
+        help="a tool that the server runs, as web_search, or $NAME for its dict or for a function "
+        "of yours that the model may call; repeatable",
+    )  # fmt: skip
+    ask: bool = option(
+        "--ask", default=False, configurable=True,
+        help="have each call of your functions wait for a click on Allow or Deny",
+    )  # fmt: skip
+    max_rounds: int = option(
+        "--max-rounds", metavar="N", read=to_count, default=10, configurable=True,
+        help="rounds of calls of your functions, at most (10)",
     )  # fmt: skip
     schema: Any = option(
         "--schema", metavar="NAME", read=to_anything, variable=True,
@@ -200,6 +210,29 @@ class SubmitSettings:
         "--quiet", default=False, configurable=True,
         help="show no card",
     )  # fmt: skip
+
+
+BATCH_WINDOW = 24 * 3600.0  # seconds in which a batch is done, or expires
+
+AFTER_WINDOW = 3600.0  # seconds that a job is watched beyond the window it was to be done in
+
+
+def deadline_of(*asked: SubmitSettings) -> float:
+    """Seconds after acceptance until watching ends: beyond the window that is asked for, always.
+
+    Told by the settings: reading the requests of a large sweep would take too long.
+    """
+    windows = [WINDOW_SECONDS.get(_window_of(settings), 0.0) for settings in asked]
+    windows += [BATCH_WINDOW for settings in asked if settings.batch]
+    later = [seconds + AFTER_WINDOW for seconds in windows if seconds]
+    return max([*later, *(settings.deadline for settings in asked)])
+
+
+def _window_of(settings: SubmitSettings) -> str:
+    fields = dict(settings.param)
+    whole = fields.get("background_options")
+    inner = whole.get("completion_window") if isinstance(whole, dict) else None
+    return str(settings.window or fields.get("background_options.completion_window") or inner)
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,20 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.pricing import Billing, prices_of_environment
-from bgmagic.api.request import WINDOW_SECONDS, Request, hash_of
+from bgmagic.api.request import WINDOW_SECONDS, Request
 from bgmagic.api.request_body import build_request
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import Variable
+from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.prompts.conversation import (
     History,
+    continuation_id,
     history,
     history_of_running,
     request_messages,
@@ -27,40 +29,11 @@ from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_identifier, to_rate
 from bgmagic.submission.lookup import JobLookup, Submission
 from bgmagic.submission.options import resolve_settings
-from bgmagic.submission.settings import SubmitSettings
+from bgmagic.submission.settings import SubmitSettings, deadline_of
 from bgmagic.text import did_you_mean, dollars
 
-BATCH_WINDOW = 24 * 3600.0  # seconds in which a batch is done, or expires
-
-AFTER_WINDOW = 3600.0  # seconds that a job is watched beyond the window it was to be done in
-
-
-def continuation_id(after: Job | None) -> str | None:
-    """What the turns of a conversation in a window have in common: what ``after``, the turn before,
-    has sent. None leaves it to the first message, of which `build_request` makes it."""
-    if after is None:
-        return None
-    body = after.request.body
-    sent = (body.get("background_options") or {}).get("continuation_id")
-    return sent or (hash_of(body["input"][0]) if body.get("input") else None)
-
-
-def deadline_of(*asked: SubmitSettings) -> float:
-    """Seconds after acceptance until watching ends: beyond the window that is asked for, always.
-
-    Told by the settings: reading the requests of a large sweep would take too long.
-    """
-    windows = [WINDOW_SECONDS.get(_window_of(settings), 0.0) for settings in asked]
-    windows += [BATCH_WINDOW for settings in asked if settings.batch]
-    later = [seconds + AFTER_WINDOW for seconds in windows if seconds]
-    return max([*later, *(settings.deadline for settings in asked)])
-
-
-def _window_of(settings: SubmitSettings) -> str:
-    fields = dict(settings.param)
-    whole = fields.get("background_options")
-    inner = whole.get("completion_window") if isinstance(whole, dict) else None
-    return str(settings.window or fields.get("background_options.completion_window") or inner)
+if TYPE_CHECKING:
+    from bgmagic.tools.functions import FunctionTool
 
 
 @dataclass(frozen=True)
@@ -73,6 +46,7 @@ class PreparedRequest:
         needs: the running jobs that it waits for.
         substitutions: what the prompt's expressions became.
         note: what the user should be told, or "".
+        rounds: the user's functions that the model may call; None without any.
     """
 
     request: Request
@@ -80,6 +54,7 @@ class PreparedRequest:
     needs: tuple[Job, ...] = ()
     substitutions: tuple[Substitution, ...] = ()
     note: str = ""
+    rounds: FunctionRounds | None = None
 
     def fingerprint(self, server: str) -> str:
         """What it has in common with those that ask the same of the same server."""
@@ -156,7 +131,8 @@ def _prepared(
         server=server,
         partial=partial or "",
     )
-    return PreparedRequest(request, partial, tuple(needs), filled.inserted, earlier.note)
+    rounds = _rounds(request, settings)
+    return PreparedRequest(request, partial, tuple(needs), filled.inserted, earlier.note, rounds)
 
 
 @dataclass(frozen=True)
@@ -165,12 +141,14 @@ class RequestParts:
 
     Attributes:
         files: the files as parts of the message.
-        tools: the tools' entries.
+        tools: the tools' entries, and
+        functions: the user's functions among them, by name.
         structured: what structured output adds.
     """
 
     files: list[dict[str, Any]]
     tools: Sequence[Mapping[str, Any]]
+    functions: Mapping[str, FunctionTool]
     structured: dict[str, Any]
 
     @classmethod
@@ -180,7 +158,7 @@ class RequestParts:
         Raises:
             BadInput: one of them can't be used.
         """
-        return cls(_file_parts(settings), _tool_entries(settings), _structured(settings))
+        return cls(_file_parts(settings), *_tools(settings), _structured(settings))
 
 
 def prepare_shared(
@@ -195,7 +173,7 @@ def prepare_shared(
     request = _built(
         filled.text, settings, parts, messages, instructions=instructions, server=server
     )
-    return PreparedRequest(request)
+    return PreparedRequest(request, rounds=_rounds(request, settings))
 
 
 def _built(
@@ -217,6 +195,7 @@ def _built(
         params=settings.param,
         stream=settings.stream,
         tools=parts.tools,
+        functions=parts.functions,
         window=settings.window,
         tier=settings.tier,
         summary=settings.summary,
@@ -231,6 +210,12 @@ def _built(
     )
 
 
+def _rounds(request: Request, settings: SubmitSettings) -> FunctionRounds | None:
+    functions = request.functions
+    asks = tuple(name for name, tool in functions.items() if tool.asks)
+    return FunctionRounds(tuple(functions), asks, settings.max_rounds) if functions else None
+
+
 # What most submissions don't have is imported when it is given.
 
 
@@ -242,12 +227,42 @@ def _file_parts(settings: SubmitSettings) -> list[dict[str, Any]]:
     return file_parts(settings.file)
 
 
-def _tool_entries(settings: SubmitSettings) -> Sequence[Mapping[str, Any]]:
+def _tools(
+    settings: SubmitSettings,
+) -> tuple[Sequence[Mapping[str, Any]], dict[str, FunctionTool]]:
+    """The entries of all tools, in order, and those of the user's functions by their names."""
     if not settings.tool:
-        return ()
-    from bgmagic.prompts.inputs import tool_entries
+        return (), {}
+    from bgmagic.prompts.inputs import flat, tool_entries
+    from bgmagic.tools.functions import is_function
 
-    return tool_entries(settings.tool)
+    entries: list[Mapping[str, Any]] = []
+    functions: dict[str, FunctionTool] = {}
+    for given in flat(settings.tool, "--tool"):
+        if not is_function(given):
+            entries += tool_entries([given])
+            continue
+        tool = app.function_tool(given, asks=settings.ask)
+        if tool.name in functions:
+            raise BadInput(f"--tool: two functions are called {tool.name}; rename one of them")
+        functions[tool.name] = tool
+        entries.append(tool.entry)
+    _check_functions(settings, functions)
+    return entries, functions
+
+
+def _check_functions(settings: SubmitSettings, functions: Mapping[str, FunctionTool]) -> None:
+    if functions and settings.batch:
+        raise BadInput(
+            "--tool: a batch can't call functions of the notebook; leave out one of both"
+        )
+    many = settings.each is not None or settings.n is not None or settings.sweep
+    asking = [name for name, tool in functions.items() if tool.asks]
+    if many and asking:
+        raise BadInput(
+            f"--tool {asking[0]}: it asks before each call, which only a single job's card can; "
+            "leave out --each, --n and --sweep, or the asking"
+        )
 
 
 def _structured(settings: SubmitSettings) -> dict[str, Any]:
@@ -430,5 +445,6 @@ def submit_or_join(
         partial=prepared.partial,
         waits_for=prepared.waits_for,
         over_budget=settings.over_budget,
+        rounds=prepared.rounds,
     )
     return Submitted(job, note=note)

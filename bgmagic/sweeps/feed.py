@@ -52,6 +52,7 @@ def record_at(
         named=plan.settings.out is not None,
         notebook=notebook,
         position=position,
+        rounds=prepared.rounds,
     )
 
 
@@ -292,7 +293,10 @@ class SweepFeed:
             del self._ready[one.index]
         if prepared is not None and job.record.request is not prepared.request:
             partial, waits_for = prepared.partial, prepared.waits_for
-            job.advance(request=prepared.request, partial=partial, waits_for=waits_for)
+            rounds = prepared.rounds
+            job.advance(
+                request=prepared.request, partial=partial, waits_for=waits_for, rounds=rounds
+            )
         return job
 
     def abandon(self, reason: str) -> None:

@@ -20,8 +20,7 @@ from bgmagic.jobs.record import GroupPosition, Status, hashable
 from bgmagic.submission.app import app, group_displays
 from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.notify import notify_as_configured
-from bgmagic.submission.settings import SubmitSettings
-from bgmagic.submission.submit import deadline_of
+from bgmagic.submission.settings import SubmitSettings, deadline_of
 from bgmagic.sweeps.feed import SweepFeed, SweepJoiner, job_name, make_limiter, record_at
 from bgmagic.sweeps.grid import LazyList
 from bgmagic.sweeps.plan import SweepPlan, estimated_cost, plan_sweep, require_confirmation
@@ -73,7 +72,7 @@ def submit_sweep(
         require_confirmation(plan)
         notebook = app.shell.notebook_path()
         joiner = SweepJoiner(plan, notebook, join=join)
-        feeding = joiner.looks and app.manager.is_feeding((settings.out, notebook))
+        feeding = joiner.looks and app.manager.feeds.is_feeding((settings.out, notebook))
         if feeding and settings.batch:
             raise BadInput(f"{name}: the sweep before is still being sent; run this again then")
         if plan.later or feeding:

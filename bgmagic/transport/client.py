@@ -199,6 +199,11 @@ class ResponsesClient:
             raise
         return Reply(without_half_characters(first), poll_after(http.headers)), stream
 
+    @property
+    def address(self) -> str:
+        """The server's address, without what may be secret in it."""
+        return self._server.address
+
     def hide(self, text: str) -> str:
         """``text`` without the secrets that went out to this server."""
         return self._parser.hide(text)

@@ -175,7 +175,7 @@ def test_dicts_lists_and_unknown_types_are_passed_on() -> None:
     [
         ("web_search,shell", "'web_search,shell' is not one of .*; each has a --tool of its own"),
         ('{"type": ', "this is not JSON"),
-        ("{}", "takes a type such as web_search, or a dict"),
+        ("{}", "takes a type such as web_search, a dict"),
         ("web_serch", r"'web_serch' is not one of web_search, .*\(did you mean web_search\?\)"),
         ("", "'' is not one of web_search"),
         ("file_search", 'needs more than its type: .*"vector_store_ids"'),
@@ -185,8 +185,8 @@ def test_dicts_lists_and_unknown_types_are_passed_on() -> None:
         ({"type": "function", "name": "f"}, "function needs somebody here who answers its calls"),
         ("computer", "computer needs somebody here"),
         ({"type": "shell", "environment": {"type": "local"}}, "only a shell at the server"),
-        ({"name": "x"}, "takes a type such as web_search, or a dict"),
-        (5, "takes a type such as web_search, or a dict"),
+        ({"name": "x"}, "takes a type such as web_search, a dict"),
+        (5, "takes a type such as web_search, a dict"),
     ],
 )
 def test_a_tool_that_cannot_work_is_one_line(tool: Any, told: str) -> None:

@@ -93,7 +93,7 @@ KINDS: dict[str, list[Any]] = {
 # What says where and when a job runs and how it is shown, and is in no body; a conversation that goes
 # on puts its turns there as --messages does.
 ELSEWHERE = {
-    "out", "continue_", "no_previous", "poll", "deadline", "again", "reuse", "raw", "dry_run", "wait", "notify", "quiet",
+    "out", "continue_", "no_previous", "ask", "max_rounds", "batch", "poll", "deadline", "again", "reuse", "raw", "dry_run", "wait", "notify", "quiet",
     "each", "n", "sweep", "max_in_flight", "yes", "create_timeout", "over_budget",
 }  # fmt: skip
 

@@ -192,6 +192,7 @@ def test_configurable_options_are_as_told() -> None:
         "journal",
         "keep",
         "prices",
+        "tools_on_main_thread",
     }
 
 

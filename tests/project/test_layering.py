@@ -29,8 +29,9 @@ ROOMS: dict[str, set[str]] = {
     "jobs": {"api", "errors", "rendering", "text"},
     "prompts": {"api", "errors", "jobs", "text"},
     "storage": {"api", "concurrency", "errors", "jobs"},
+    "tools": {"api", "concurrency", "errors", "jobs", "prompts", "text"},
     "runtime": {
-        "api", "concurrency", "errors", "jobs", "prompts", "storage", "transport",
+        "api", "concurrency", "errors", "jobs", "prompts", "storage", "tools", "transport",
     },
     "batches": {
         "api", "concurrency", "errors", "jobs", "runtime", "storage", "transport",
@@ -38,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "display": {"api", "errors", "jobs", "rendering", "storage", "text"},
     "submission": {
         "api", "batches", "concurrency", "display", "errors", "jobs", "prompts", "runtime",
-        "storage", "text",
+        "storage", "text", "tools",
     },
     "sweeps": {
         "api", "errors", "jobs", "prompts", "runtime", "storage", "submission", "text",
@@ -60,6 +61,7 @@ LAYERS = (
     ("api",),
     ("transport", "jobs"),
     ("storage", "prompts"),
+    ("tools",),
     ("runtime", "display"),
     ("batches",),
     ("submission",),
@@ -70,7 +72,7 @@ LAYERS = (
 
 # The files that may import each of these libraries.
 HOMES = {
-    "pydantic": {"api.structured_output"},
+    "pydantic": {"api.structured_output", "tools.functions"},
     "fastjsonschema": {"api.structured_output"},
     "genai_prices": {"api.pricing"},
     # api.response: what users read is the SDK's own class, made when it is looked at.

@@ -82,7 +82,7 @@ def test_a_cancelled_create_ends_after_a_while(
 ) -> None:
     """A create whose job is cancelled and that is not answered soon after is unknown: only with its id
     could the server be asked to cancel it."""
-    monkeypatch.setattr("bgmagic.runtime.runner.CANCEL_GRACE", 0.05)
+    monkeypatch.setattr("bgmagic.runtime.sending.CANCEL_GRACE", 0.05)
     pointed.enqueue("create", Script(hold=gate))
     job = submitted(manager, ask(stream=stream))
     eventually(lambda: pointed.count("create"))

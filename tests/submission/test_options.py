@@ -16,8 +16,8 @@ from bgmagic.notebook.magics import BgMagics
 from bgmagic.notebook.parser import options_help, parse_line, split_words
 from bgmagic.prompts.inputs import file_parts
 from bgmagic.submission.options import options, resolve_settings
-from bgmagic.submission.settings import SubmitSettings, WaitSettings
-from bgmagic.submission.submit import deadline_of, submit_settings
+from bgmagic.submission.settings import SubmitSettings, WaitSettings, deadline_of
+from bgmagic.submission.submit import submit_settings
 from tests import labextension
 
 NAMESPACE: dict[str, Any] = {

@@ -44,5 +44,14 @@ class FakeShell:
     def variable(self, name: str) -> DictVariable:
         return DictVariable(self.namespace, name)
 
+    def function(self, name: str) -> Any:
+        return self.namespace.get(name)
+
+    def can_ask(self) -> bool:
+        return True
+
+    def on_main_thread(self) -> None:
+        return None
+
     def bind(self, name: str, value: Any) -> None:
         self.namespace[name] = value

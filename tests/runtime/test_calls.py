@@ -1,0 +1,489 @@
+"""Functions of the notebook as tools: rounds of calls on the scripted server, and what outlives them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import pytest
+
+import bgmagic
+from bgmagic.errors import BadInput
+from bgmagic.jobs.job import Answer
+from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobUnknown, NoAnswer
+from bgmagic.jobs.steps import FunctionRounds, Step
+from bgmagic.public import submit
+from bgmagic.submission.app import NoShell, app
+from bgmagic.tools.functions import function_entry, read_arguments
+from tests.api.test_request import CREATE
+from tests.conftest import KEY
+from tests.jobs.test_job import LIMIT, eventually
+from tests.runtime.test_dependencies import bodies, restart
+from tests.support.scripted import Script, ScriptedServer, response
+from tests.support.shell import FakeShell
+
+Calls = list[tuple[str, Any]]
+
+
+def calling(rid: str, calls: Calls, **more: Any) -> dict[str, Any]:
+    """A response that calls functions, each by its name and arguments."""
+    items = [
+        {
+            "type": "function_call", "id": f"fc_{rid}_{n}", "call_id": f"call_{rid}_{n}", "name": name,
+            "arguments": given if isinstance(given, str) else json.dumps(given), "status": "completed",
+        }
+        for n, (name, given) in enumerate(calls)
+    ]  # fmt: skip
+    usage = {
+        "input_tokens": 10,
+        "output_tokens": 5,
+        "output_tokens_details": {"reasoning_tokens": 2},
+    }
+    reasoning = {"type": "reasoning", "id": f"rs_{rid}", "summary": []}
+    return response(rid, "completed", usage=usage, **more) | {"output": [reasoning, *items]}
+
+
+@pytest.fixture
+def rounds(
+    pointed: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., None]]:
+    """Scripts the calls of each response; after the last of them one with the text "done"."""
+    monkeypatch.setenv("BGMAGIC_JOURNAL", str(tmp_path / "journal.sqlite3"))
+    monkeypatch.setattr("bgmagic.runtime.calls.WRITE_RETRY", 0.05)
+
+    def script(*of_responses: Calls, by_id: bool = True) -> None:
+        left = iter(of_responses)
+
+        def ending(rid: str, body: Any) -> dict[str, Any]:
+            calls = next(left, None)
+            told = {"previous_response_id": body.get("previous_response_id")} if by_id else {}
+            if calls is not None:
+                return calling(rid, calls, **told)
+            usage = {"input_tokens": 30, "output_tokens": 4}
+            return response(rid, "completed", "done", usage=usage, **told)
+
+        pointed.ending = ending
+
+    yield script
+    app.shell = NoShell()
+    restart()
+
+
+def outputs(body: Any) -> list[str]:
+    return [one["output"] for one in body["input"] if one.get("type") == "function_call_output"]
+
+
+def add(a: int, b: int = 1) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+def test_rounds_lead_to_an_answer(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
+    """What the model calls is run and its output sent, round after round, until there is a message;
+    the steps, the tokens of all rounds and the conversation tell of them."""
+    rounds([("add", {"a": 1, "b": 2}), ("add", {"a": 5, "b": None})], [("add", {"a": 3, "b": 6})])
+    job = submit("Add.", poll=0.02, tool=[add, "web_search"], instructions="Be brief.")
+    answer = job.result(LIMIT)
+    assert answer == "done"
+    assert [(s.name, s.data, s.output, s.round) for s in answer.steps] == [
+        ("add", {"a": 1, "b": 2}, "3", 1),
+        ("add", {"a": 5, "b": None}, "6", 1),
+        ("add", {"a": 3, "b": 6}, "9", 2),
+    ]
+    assert all(s.seconds is not None and s.tokens == 5 for s in answer.steps)
+    first, second, third = bodies(pointed)
+    assert [tool["type"] for tool in first["tools"]] == ["function", "web_search"]
+    assert (second["previous_response_id"], third["previous_response_id"]) == ("resp_1", "resp_2")
+    assert (outputs(second), outputs(third)) == (["3", "6"], ["9"])
+    assert len(second["input"]) == 2
+    for body in (first, second, third):
+        CREATE.validate(body)
+        assert (body["instructions"], len(body["tools"])) == ("Be brief.", 2)
+    whole = answer.conversation
+    assert [item.get("type") for item in whole] == [
+        None,
+        *["function_call"] * 2,
+        *["function_call_output"] * 2,
+        "function_call",
+        "function_call_output",
+        "message",
+    ]
+    CREATE.validate({**first, "input": list(whole)})
+    entry = app.manager.store.find(job.record.key)
+    assert entry is not None
+    assert json.loads(entry.billing or "")["response"]["usage"]["input_tokens"] == 50
+    assert (entry.output_tokens, entry.fingerprint) == (14, job.record.fingerprint)
+
+
+def test_servers_without_ids_get_all_of_it(
+    rounds: Callable[..., None], pointed: ScriptedServer
+) -> None:
+    """A server that does not go on by ids, and one that forgot, gets calls and outputs with all turns;
+    reasoning that only the server could look up stays out."""
+    rounds([("add", {"a": 1, "b": 2})], by_id=False)
+    submit("Add.", poll=0.02, tool=add).result(LIMIT)
+    rounds([("add", {"a": 1, "b": 2})])
+    refused = {"error": {"message": "Previous response with id 'resp_3' not found."}}
+    pointed.enqueue("create", Script(), Script(status=400, json=refused))
+    submit("Add.", poll=0.02, tool=add).result(LIMIT)
+    sent = bodies(pointed)
+    assert [body.get("previous_response_id") for body in sent] == [None, None, None, "resp_3", None]
+    for body in (sent[1], sent[4]):
+        assert [item.get("type") for item in body["input"]] == [
+            None,
+            "function_call",
+            "function_call_output",
+        ]
+        CREATE.validate(body)
+
+
+def test_all_kinds_of_functions_run_at_once(
+    rounds: Callable[..., None], pointed: ScriptedServer
+) -> None:
+    """Twenty calls of one round run at once, sync ones on threads and async ones on a loop, and each
+    output goes to its call."""
+    together = threading.Barrier(10)
+
+    def slow(n: int) -> str:
+        together.wait(LIMIT)
+        return f"slow {n}"
+
+    async def later(n: int) -> dict[str, int]:
+        await asyncio.to_thread(together.wait, LIMIT) if n < 0 else await asyncio.sleep(0)
+        return {"later": n}
+
+    rounds([("slow", {"n": n}) for n in range(10)] + [("later", {"n": n}) for n in range(10)])
+    answer = submit("Go.", poll=0.02, tool=[slow, later]).result(LIMIT)
+    assert [s.output for s in answer.steps[:10]] == [f"slow {n}" for n in range(10)]
+    assert [json.loads(s.output or "") for s in answer.steps[10:]] == [
+        {"later": n} for n in range(10)
+    ]
+    assert outputs(bodies(pointed)[1]) == [s.output for s in answer.steps]
+
+
+def bad(kind: str) -> Any:
+    """Go wrong in some way."""
+    if kind == "raise":
+        raise LookupError("no such city")
+    if kind == "exit":
+        raise SystemExit(3)
+    if kind == "secret":
+        return f"the key is {KEY}"
+    return {"large": "x" * 10_000_000, "object": object(), "half": "\ud800", "none": None}[kind]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("bad", {"kind": "raise"}, r"Error: LookupError: no such city"),
+        ("bad", {"kind": "exit"}, r"Error: SystemExit: 3"),
+        ("bad", {"kind": "large"}, r"Error: it gave 10,000,000 characters, and 1,000,000 can"),
+        ("bad", {"kind": "object"}, r"Error: it gave .*object.*, which is no text"),
+        ("bad", {"kind": "half"}, r"Error: it gave .* half a character"),
+        ("bad", {"kind": "none"}, r"null"),
+        ("bad", {"kind": "secret"}, r"the key is (?!sk-)"),
+        ("bad", {"kind": 3}, r"Error: the arguments do not fit: kind: .*string"),
+        ("bad", {}, r"Error: the arguments do not fit: kind: Field required"),
+        ("bad", {"kind": "none", "more": 1}, r"Error: the arguments do not fit: more: "),
+        ("bad", "{", r"Error: the arguments do not fit: they are not JSON"),
+        ("bad", "[1]", r"Error: the arguments do not fit: they must be a JSON object"),
+        ("eval", {"code": "1"}, r"Error: there is no such function, only bad"),
+    ],
+)
+def test_what_goes_wrong_is_told_the_model(
+    rounds: Callable[..., None], pointed: ScriptedServer, name: str, arguments: Any, told: str
+) -> None:
+    """A function that raises, gives what can't be sent, or gets what does not fit, and a call of one
+    that the cell did not name, become a line for the model; nothing else runs."""
+    import re
+
+    rounds([(name, arguments)])
+    answer = submit("Go.", poll=0.02, tool=bad).result(LIMIT)
+    (step,) = answer.steps
+    assert re.match(told, step.output or ""), step.output
+    assert outputs(bodies(pointed)[1]) == [step.output]
+    assert (step.status == "failed") == (step.output or "").startswith("Error")
+    assert KEY not in (step.output or "")
+
+
+def test_rounds_are_bounded(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
+    """After --max-rounds the job ends without an answer and says so; its steps stay."""
+    rounds(*[[("add", {"a": 1, "b": 1})]] * 5)
+    job = submit("Go.", poll=0.02, tool=add, max_rounds=2)
+    error = job.exception(LIMIT)
+    assert isinstance(error, NoAnswer)
+    assert "after 2 rounds of calls the model still asks for more: --max-rounds" in str(error)
+    assert (len(job.steps), len(bodies(pointed))) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "posts"),
+    [
+        (Script(status=400, json={"error": {"message": "no"}}), JobFailed, 2),
+        (Script(reset="after"), JobUnknown, 2),
+        (Script(status=429, headers={"retry-after": "0.05"}, json={}), None, 3),
+    ],
+)
+def test_follow_ups_are_sent_as_any_request(
+    rounds: Callable[..., None], pointed: ScriptedServer, script: Script, kind: Any, posts: int
+) -> None:
+    """A follow-up that is refused ends the job, one of which nobody knows whether it was accepted is
+    not sent again, and one that comes too soon waits; the function ran once in any case."""
+    ran: list[int] = []
+
+    def once(n: int) -> int:
+        ran.append(n)
+        return n
+
+    rounds([("once", {"n": 1})])
+    pointed.enqueue("create", Script(), script)
+    job = submit("Go.", poll=0.02, tool=once)
+    error = job.exception(LIMIT)
+    assert (type(error), len(bodies(pointed)), ran) == (kind or type(None), posts, [1])
+    assert job.steps[0].output == "1"
+
+
+def test_cancelling_does_not_wait_for_a_function(
+    rounds: Callable[..., None], pointed: ScriptedServer
+) -> None:
+    """A function that hangs keeps nobody from cancelling the job, and nothing is sent after that."""
+    go_on = threading.Event()
+
+    def hang() -> str:
+        go_on.wait(LIMIT)
+        return "late"
+
+    rounds([("hang", {})])
+    job = submit("Go.", poll=0.02, tool=hang)
+    eventually(lambda: job.record.status_text == "waiting for hang()")
+    job.cancel()
+    assert isinstance(job.exception(LIMIT), JobCancelled)
+    assert "while its functions ran" in str(job.error)
+    go_on.set()
+    assert len(bodies(pointed)) == 1
+
+
+def test_asking_waits_for_a_word(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
+    """With --ask, and for functions that are marked, a call waits until it is allowed; one that is
+    denied does not run, and the model is told."""
+    ran: list[str] = []
+
+    @bgmagic.tool(ask=True)
+    def delete(path: str) -> str:
+        ran.append(path)
+        return "gone"
+
+    app.shell = FakeShell({})
+    rounds([("delete", {"path": "a"}), ("add", {"a": 1, "b": 1}), ("delete", {"path": "b"})])
+    job = submit("Go.", poll=0.02, tool=[delete, add])
+    eventually(lambda: [s.status for s in job.steps] == ["asking", "done", "asking"])
+    waits = "waiting for Allow or Deny for delete(), Allow or Deny for delete()"
+    eventually(lambda: job.record.status_text == waits)
+    first, _, last = job.steps
+    job.deny(first.call_id)
+    job.allow(last.call_id)
+    answer = job.result(LIMIT)
+    assert [s.status for s in answer.steps] == ["denied", "done", "done"]
+    assert (ran, answer.steps[0].output) == (["b"], "Error: the user did not allow this call")
+    app.shell = NoShell()
+    rounds([("delete", {"path": "c"})], [("add", {"a": 1, "b": 1})])
+    alone = submit("Go.", poll=0.02, tool=[delete, add], ask=True).result(LIMIT)
+    assert [s.status for s in alone.steps] == ["denied", "denied"]
+    assert ran == ["b"]
+
+
+def test_it_goes_on_in_the_next_process(
+    rounds: Callable[..., None], pointed: ScriptedServer
+) -> None:
+    """After a restart a job whose functions are defined again goes on, without running again what has
+    its output; a function that was running is not run by itself; without them it says which are
+    missing."""
+    ran: list[str] = []
+    hold = threading.Event()
+
+    def quick(n: int) -> str:
+        ran.append(f"quick {n}")
+        return f"q{n}"
+
+    def slow(n: int) -> str:
+        ran.append(f"slow {n}")
+        hold.wait(LIMIT)
+        return f"s{n}"
+
+    app.shell = FakeShell({})
+    rounds([("quick", {"n": 1}), ("slow", {"n": 2})])
+    job = submit("Go.", poll=0.02, out="work", tool=[quick, slow])
+    eventually(lambda: [s.status for s in job.steps] == ["done", "running"])
+    restart()
+    hold.set()
+    (entry,) = [e for e in app.manager.store.listed("") if e.name == "work"]
+    whole = app.manager.store.find(entry.key)
+    assert whole is not None
+    bare = app.manager.attach(whole)
+    assert isinstance(bare.exception(LIMIT), Detached)
+    assert "not defined here as they were: quick(), slow(). Run their cells" in str(bare.error)
+    app.shell = FakeShell({"quick": quick, "slow": slow})
+    eventually(lambda: app.manager.store.find(entry.key).owner is None)  # type: ignore[union-attr]
+    again = app.manager.attach(app.manager.store.find(entry.key))  # type: ignore[arg-type]
+    eventually(lambda: [s.status for s in again.steps] == ["done", "unknown"])
+    assert ran == ["quick 1", "slow 2"]
+    again.allow()
+    assert again.result(LIMIT) == "done"
+    assert ran == ["quick 1", "slow 2", "slow 2"]
+    assert outputs(bodies(pointed)[1]) == ["q1", "s2"]
+
+
+def test_a_changed_function_is_another(rounds: Callable[..., None]) -> None:
+    """A function of that name with other parameters is not called in its place after a restart."""
+    hold = threading.Event()
+
+    def look(city: str) -> str:
+        hold.wait(LIMIT)
+        return city
+
+    def other(town: str) -> str:
+        return town
+
+    other.__name__ = "look"
+    app.shell = FakeShell({})
+    rounds([("look", {"city": "Bern"})])
+    job = submit("Go.", poll=0.02, out="work", tool=look)
+    eventually(lambda: job.steps and job.steps[0].status == "running")
+    restart()
+    hold.set()
+    app.shell = FakeShell({"look": other})
+    (entry,) = [e for e in app.manager.store.listed("") if e.name == "work"]
+    bare = app.manager.attach(app.manager.store.find(entry.key))  # type: ignore[arg-type]
+    assert isinstance(bare.exception(LIMIT), Detached)
+
+
+def test_answers_keep_their_steps(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
+    """A pickled answer has its steps and its conversation; a conversation goes on from it by its id,
+    functions and all; a cell run again takes it from the journal."""
+    import pickle
+
+    rounds([("add", {"a": 1, "b": 2})])
+    app.shell = FakeShell({})
+    answer = submit("Add.", poll=0.02, out="sum", tool=add).result(LIMIT)
+    kept: Answer = pickle.loads(pickle.dumps(answer))
+    assert (kept.steps, kept.conversation) == (answer.steps, list(answer.conversation))
+    submit("More.", poll=0.02, continue_=answer, tool=add).result(LIMIT)
+    assert bodies(pointed)[-1]["previous_response_id"] == answer.response_id
+    posts = len(bodies(pointed))
+    again = submit("Add.", poll=0.02, out="sum", tool=add, reuse=True).result(LIMIT)
+    assert (again, again.steps, len(bodies(pointed))) == ("done", answer.steps, posts)
+    rounds([("add", {"a": 1, "b": 2})])
+    resent = answer.job.resend()  # type: ignore[union-attr]
+    assert resent.result(LIMIT).steps[0].output == "3"
+
+
+def test_a_sweep_calls_functions_too(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
+    """Each job of a group has its own rounds; asking, which needs a card for each, is one line."""
+    pointed.ending = lambda rid, body: (
+        response(rid, "completed", "done")
+        if outputs(body)
+        else calling(rid, [("add", {"a": len(rid), "b": 1})])
+    )
+    group = bgmagic.map("Add {{ item }}", ["1", "2", "3"], tool=add, poll=0.02)
+    assert group.result(LIMIT) == ["done"] * 3
+    assert all(job.steps[0].output for job in group.jobs)
+    with pytest.raises(BadInput, match="it asks before each call, which only a single job's card"):
+        bgmagic.map("Add {{ item }}", ["1"], tool=add, ask=True)
+
+
+# What a function becomes.
+
+
+class Point(pydantic.BaseModel):
+    x: float
+    y: float
+
+
+def many(
+    city: Annotated[str, pydantic.Field(description="Its name.")],
+    /,
+    points: list[Point],
+    unit: Literal["C", "F"] = "C",
+    *,
+    _hidden: int | None = 3,
+    schema: bool = False,
+) -> str:
+    """Look something up.
+
+    In two paragraphs.
+    """
+    return f"{city} {points} {unit} {_hidden} {schema}"
+
+
+def test_a_function_is_a_strict_tool() -> None:
+    """Name, docstring and signature become a strict function tool: models, choices and descriptions
+    as --schema has them; what has a default may be null."""
+    entry = function_entry(many)
+    CREATE.validate({"model": "m", "input": "x", "tools": [entry]})
+    assert (entry["name"], entry["strict"]) == ("many", True)
+    assert entry["description"] == "Look something up.\n\nIn two paragraphs."
+    parameters = entry["parameters"]
+    names = ["city", "points", "unit", "_hidden", "schema"]
+    assert parameters["required"] == list(parameters["properties"]) == names
+    assert parameters["additionalProperties"] is False
+    assert parameters["properties"]["city"]["description"] == "Its name."
+    assert {"type": "null"} in parameters["properties"]["unit"]["anyOf"]
+    given = {"city": "Bern", "points": [{"x": 1, "y": 2}], "unit": None, "schema": True}
+    positional, named = read_arguments(many, json.dumps(given))
+    assert many(*positional, **named) == "Bern [Point(x=1.0, y=2.0)] C 3 True"
+    assert function_entry(lambda_with_name())["parameters"]["properties"] == {}
+
+
+def lambda_with_name() -> Any:
+    def nothing() -> None:
+        """Do nothing."""
+
+    return nothing
+
+
+def untyped(a) -> str:  # type: ignore[no-untyped-def]
+    return str(a)
+
+
+def starred(*a: int) -> int:
+    return sum(a)
+
+
+def odd(a: threading.Lock) -> int:  # type: ignore[valid-type]
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda a: a, "needs a name of up to 64 letters"),
+        (untyped, "its parameter a needs a type, as in a: str"),
+        (starred, r"a model can't fill \*a; give it a parameter for each argument"),
+        (odd, "Pydantic makes no schema of its parameters"),
+        ([add, add], "two functions are called add"),
+        (Point, "or a function of yours, as \\$NAME"),
+        ({"type": "function", "name": "f"}, "give a function of yours as --tool"),
+    ],
+)
+def test_what_is_no_tool_is_one_line(pointed: ScriptedServer, function: Any, told: str) -> None:
+    """A function that can't be a tool is one line, and nothing is sent."""
+    with pytest.raises(BadInput, match=told) as caught:
+        submit("Go.", tool=function)
+    assert "\n" not in str(caught.value)
+    assert not pointed.seen
+
+
+def test_rounds_are_read_back_as_they_were() -> None:
+    """What the journal has of rounds is read as it was written; anything else is none."""
+    step = Step("f", "{}", "c", output="x")
+    from bgmagic.jobs.steps import Round
+
+    made = FunctionRounds(("f",), ("f",), 3, (Round({"id": "r"}, (step,)),), True)
+    assert FunctionRounds.read(made.text) == made
+    for broken in (None, "", "[]", "{}", "null", '{"names": 3}'):
+        assert FunctionRounds.read(broken) is None
