@@ -152,7 +152,7 @@ class GroupBoard(LiveWidget):
         self._tally = GroupSummary(group.places)
         super().__init__(view=self._snapshot(), **traits)
         # Of a group that no cell has shown; its board was looked at by the name of its variable.
-        self.on_finish = lambda: final_group_bundles(group) if group.done() else None
+        self.on_finish = lambda _: final_group_bundles(group) if group.done() else None
         group.add_listener(self._refresh)
 
     @property

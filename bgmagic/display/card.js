@@ -252,11 +252,13 @@ function render({ model, el }) {
     answered();
     drawButton(model.get("view"));
   };
+  const end = filling(model, el, card);
   model.on("change:view", changed);
   model.on("msg:custom", heard);
   model.on("change:preview", drawPreview);
   draw();
   drawPreview();
+  tellDrawn(model);
   if (model.get("view").notify && !model.get("view").done) request().then(draw);
   // On the full second, so that many cards are drawn together.
   let timer = 0;
@@ -270,6 +272,7 @@ function render({ model, el }) {
   return () => {
     clearTimeout(timer);
     asking.stop();
+    end.stop();
     clearTimeout(waiting);
     session?.statusChanged?.disconnect(died);
     model.off("change:view", changed);

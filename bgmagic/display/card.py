@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +19,7 @@ from typing import Any, ClassVar
 import anywidget
 import traitlets
 
+from bgmagic.display.frontend import Formulas
 from bgmagic.display.listing import describe_live, is_final, model_of, sentence
 from bgmagic.display.static_html import FinalBundles
 from bgmagic.errors import BgmagicError
@@ -44,6 +47,9 @@ def _joined(*names: str) -> str:
     return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
 
 
+REPLACING = 10.0  # seconds that a page has for replacing outputs before another one may
+
+
 class LiveWidget(anywidget.AnyWidget):
     """A widget with a line of text for where there are none, and with clicks that come as messages.
 
@@ -54,11 +60,18 @@ class LiveWidget(anywidget.AnyWidget):
     """
 
     shown: ClassVar[Sequence[str]] = ("view",)
+    # Of the whole kernel: a page may say so too late for the card that it has drawn.
+    _shared: ClassVar[bool] = False
 
     def __init__(self, **traits: Any) -> None:
         """Make the widget, and have it take clicks."""
-        # Asked by a page for what replaces the widget; None is "not yet", or never.
-        self.on_finish: Callable[[], FinalBundles | None] = lambda: None
+        # Asked by a page for what replaces the widget, with formulas as told; None is "not yet", or
+        # never.
+        self.on_finish: Callable[[Formulas], FinalBundles | None] = lambda _: None
+        # Told when a page has drawn the widget.
+        self.on_drawn: list[Callable[[], None]] = []
+        self.drawn = False
+        self._replacing = "", -math.inf  # the page that replaces the outputs, and since when
         super().__init__(**traits)
         allow_subshell_messages(self)
         self.on_msg(_heard)
@@ -71,11 +84,36 @@ class LiveWidget(anywidget.AnyWidget):
         """Do what a click asks for; ``key`` is the row's, or "" where there are no rows."""
         raise NotImplementedError
 
-    def finish(self) -> None:
-        """Have the page put plain HTML in the widget's place, if it is time for that."""
-        content = self.on_finish()
+    @property
+    def shared(self) -> bool:
+        """Whether the notebook may be open in several pages at once that change it together."""
+        return LiveWidget._shared
+
+    def finish(self, page: str) -> None:
+        """Have ``page`` put plain HTML in the widget's place, if it is time for that.
+
+        Of several pages of one document only one may do so.
+        """
+        content, now = self.on_finish("mathjax"), time.monotonic()
+        other, since = self._replacing
+        if content is not None and (page == other or now - since > REPLACING):
+            self._replacing = page, now
+            self.send({"finished": content, "page": page})
+
+    def fill_in(self, page: str) -> None:
+        """Have ``page``, where nothing can be replaced, show the end within the widget."""
+        content = self.on_finish("mathml")  # nobody typesets what stands in a widget
         if content is not None:
-            self.send({"finished": content})
+            self.send({"filled": content, "page": page})
+
+    def note_drawn(self, where: str) -> None:
+        """Take in that a page has drawn the widget; ``where`` is "shared" for a shared document."""
+        if where == "shared":
+            LiveWidget._shared = True
+        if not self.drawn:
+            self.drawn = True
+            for tell in self.on_drawn:
+                tell()
 
     def resend(self) -> None:
         """Send what is shown once more, from the thread that calls this."""
@@ -100,10 +138,9 @@ def _heard(widget: LiveWidget, message: Any, _buffers: Any) -> None:
     # Any page script could send a message, so only what our scripts send is understood.
     if isinstance(message, dict) and isinstance(message.get("action"), str):
         key = message.get("key", "")
-        if message["action"] == "finish":
-            widget.finish()
-        elif isinstance(key, str):
-            widget.click(message["action"], key)
+        act = {"finish": widget.finish, "fill": widget.fill_in, "drawn": widget.note_drawn}
+        if isinstance(key, str):
+            act.get(message["action"], functools.partial(widget.click, message["action"]))(key)
 
 
 def allow_subshell_messages(widget: Any) -> None:

@@ -1,11 +1,12 @@
 """The frontend that shows the outputs: which one it is, displaying there, and displaying again.
 
-Imports no widgets, so that the extension can ask after each cell whether anything is to be shown
-again.
+`FRONTENDS` is the one place where frontends are told apart. Imports no widgets, so that the
+extension can ask after each cell whether anything is to be shown again.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -17,6 +18,16 @@ from IPython.display import publish_display_data
 
 Formulas = Literal["mathjax", "mathml"]  # how a page shows formulas in HTML
 
+# What it shows of a job: the live card and a line beside it; the card alone; HTML without a card;
+# a line of text, and the card in its place where the frontend can draw it.
+Shows = Literal["card and line", "card", "html", "line"]
+# Where the end goes: in the place of the outputs; only if it is known that a card was drawn there,
+# else nowhere; nowhere, and the card that stands fills itself with it.
+Replaces = Literal["outputs", "if drawn", "nothing"]
+# When it takes what another thread displays: at any time; as long as a cell runs, so that it is
+# displayed again after each; never, so that the next cell says in a line what has ended.
+Hears = Literal["always", "running cell", "next cell"]
+
 
 @dataclass(frozen=True)
 class Frontend:
@@ -24,54 +35,107 @@ class Frontend:
 
     Attributes:
         name: as people call it.
-        is_here: whether the cell that runs now is shown there.
-        live: whether somebody can look at a widget there while the kernel runs.
-        hears_only_the_running_cell: whether what other threads display may be lost, so that it is
-            displayed again after each cell.
+        is_here: whether the cell that runs now is shown there, by the message that brought it.
         formulas: "mathjax" where the page typesets HTML, else "mathml".
     """
 
     name: str
-    is_here: Callable[[], bool]
-    live: bool = True
-    hears_only_the_running_cell: bool = False
+    is_here: Callable[[Message], bool]
+    shows: Shows
+    replaces: Replaces
+    hears: Hears
     formulas: Formulas = "mathjax"
 
-
-def headless() -> bool:
-    """Whether the cell that runs now was sent by a program (nbclient, and with it nbconvert and
-    papermill): nobody can type there, and no page has named the cell."""
-    kernel = getattr(get_ipython(), "kernel", None)
-    parent = kernel.get_parent("shell") if kernel is not None else {}
-    return (
-        parent.get("content", {}).get("allow_stdin") is False
-        and "cellId" not in parent.get("metadata", {})
-    )  # fmt: skip
+    @property
+    def live(self) -> bool:
+        """Whether somebody can look at a widget there while the kernel runs."""
+        return self.shows in ("card", "card and line")
 
 
-def in_colab() -> bool:
-    """Whether this is a kernel of Colab."""
+Message = Mapping[str, Any]
+
+
+def _message() -> Message:
+    """The message that the kernel works on, or {} where it tells of none, as in a terminal."""
+    # Without an argument: xeus-python's takes none, and ipykernel's means the same by it.
+    asked = getattr(getattr(get_ipython(), "kernel", None), "get_parent", dict)
+    found: Any = asked()
+    return found if isinstance(found, Mapping) else {}
+
+
+def _in_voila(_: Message) -> bool:
+    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila/")
+
+
+def _in_colab(_: Message) -> bool:
     return "google.colab" in sys.modules
 
 
-def in_vscode() -> bool:
-    """Whether the notebook is open in VS Code, which leaves its path in the namespace."""
+def _in_vscode(_: Message) -> bool:
+    """VS Code leaves the notebook's path in the namespace."""
     shell = get_ipython()
     return shell is not None and "__vsc_ipynb_file__" in shell.user_ns
 
 
-# The first that is here counts; all others are as JupyterLab and Notebook are.
+def _in_terminal(_: Message) -> bool:
+    return not hasattr(get_ipython(), "kernel")
+
+
+def _from_widget(message: Message) -> bool:
+    """A click or the like brought it: what is displayed goes into an output that a widget has."""
+    return str(message.get("header", {}).get("msg_type", "")).startswith("comm_")
+
+
+def _from_program(message: Message) -> bool:
+    """Nobody can type there, no page has named the cell, and no server's session is behind it."""
+    nobody = message.get("content", {}).get("allow_stdin") is False
+    return nobody and _nameless(message) and not (session_path() and not _inherited_session())
+
+
+def _nameless(message: Message) -> bool:
+    """Whether it brought a cell, and does not say which: JupyterLab and Notebook do."""
+    return "code" in message.get("content", {}) and "cellId" not in message.get("metadata", {})
+
+
+# The first that is here counts.
 FRONTENDS = (
-    Frontend("a program", headless, live=False, hears_only_the_running_cell=True),
-    Frontend("Colab", in_colab, hears_only_the_running_cell=True),
-    Frontend("VS Code", in_vscode, hears_only_the_running_cell=True, formulas="mathml"),
+    Frontend("IPython in a terminal", _in_terminal, "line", "nothing", "next cell"),
+    Frontend("Voila", _in_voila, "card", "nothing", "always"),
+    Frontend("Colab", _in_colab, "card and line", "outputs", "running cell"),
+    Frontend("VS Code", _in_vscode, "card and line", "outputs", "running cell", "mathml"),
+    Frontend("a widget's output", _from_widget, "card", "nothing", "always"),
+    # nbclient, and with it nbconvert and papermill.
+    Frontend("a program", _from_program, "html", "outputs", "running cell"),
+    # And servers that run the cells (jupyter-server-documents, -nbmodel), euporie, and pages of
+    # which nothing is known.
+    Frontend("a console", _nameless, "line", "if drawn", "next cell"),
+    Frontend("JupyterLab or Notebook", lambda _: True, "card and line", "outputs", "always"),
 )
-JUPYTER = Frontend("Jupyter", lambda: True)
 
 
 def current() -> Frontend:
     """The frontend of the cell that runs now."""
-    return next((found for found in FRONTENDS if found.is_here()), JUPYTER)
+    message = _message()
+    return next(found for found in FRONTENDS if found.is_here(message))
+
+
+def session_path() -> str:
+    """The path that a Jupyter server gives the kernels of a notebook, or ""."""
+    return os.environ.get("JPY_SESSION_NAME", "")
+
+
+def _inherited_session() -> bool:
+    """Whether the session is that of the notebook whose kernel started this one, as papermill in a
+    cell does; False if that can't be found out."""
+    try:
+        import psutil  # ipykernel has it
+    except ImportError:
+        return False
+    try:
+        theirs = psutil.Process(os.getppid()).environ()
+    except (OSError, psutil.Error):
+        return False
+    return bool(theirs.get("JPY_SESSION_NAME") == session_path())
 
 
 def publish(
@@ -123,5 +187,5 @@ def republish() -> None:
 
 def after_cell() -> None:
     """Display again what a frontend that hears only the running cell has missed so far."""
-    if _OUTPUTS and current().hears_only_the_running_cell:
+    if _OUTPUTS and current().hears == "running cell":
         republish()

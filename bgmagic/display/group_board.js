@@ -140,6 +140,7 @@ function render({ model, el }) {
     const view = model.get("view");
     offset = Math.max(offset, view.clock - Date.now() / 1000);
     if (view.done) sent = false;
+    else end.undo(); // some go on after a retry
     board.dataset.done = String(view.done);
     board.setAttribute("aria-label", `Jobs of ${view.name}`);
     say(name, view.name);
@@ -159,8 +160,10 @@ function render({ model, el }) {
     drawButton(model.get("view"));
   });
 
+  const end = filling(model, el, board);
   model.on("change:view", draw);
   draw();
+  tellDrawn(model);
   if (model.get("view").notify && !model.get("view").done) request();
   const timer = setInterval(() => {
     const view = model.get("view");
@@ -171,6 +174,7 @@ function render({ model, el }) {
   return () => {
     clearInterval(timer);
     asking.stop();
+    end.stop();
     model.off("change:view", draw);
   };
 }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import time
+import weakref
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bgmagic.api.response import Usage
+from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status
 from bgmagic.text import count_jobs, duration, one_line
@@ -238,3 +240,64 @@ def describe_live(job: Job) -> str:
         words += f", {rest} left of its window of {record.request.window}"
     message = job.error or record.trouble or record.note_text
     return f"{words}: {message}" if message else words
+
+
+class Drawn(Protocol):
+    """A display of jobs that may have been drawn."""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it is known that it was, so that it shows the end by itself."""
+
+
+class EndingLines:
+    """Says once of jobs that were sent that they have ended."""
+
+    def __init__(self, remedy: str = "") -> None:
+        """Make it; ``remedy`` says how to see what they gave, with ``{}`` for their name."""
+        self._remedy = remedy
+        self._open: list[tuple[Job | JobGroup, Drawn | None]] = []
+        self._told: weakref.WeakSet[Job] = weakref.WeakSet()
+
+    def expect(self, one: Job | JobGroup, shown: Drawn | None = None) -> None:
+        """Say it when ``one`` has ended, unless ``shown``, its display, was drawn."""
+        self._open.append((one, shown))
+
+    def jobs(self) -> list[Job]:
+        """The single jobs whose end is still to be told."""
+        return [one for one, _ in self._open if isinstance(one, Job)]
+
+    def tell(self) -> None:
+        """Print a line for those that have ended since."""
+        for entry in list(self._open):
+            one, shown = entry
+            drawn = shown is not None and shown.drawn
+            if not drawn and not one.done():
+                continue
+            self._open.remove(entry)
+            jobs = one.jobs if isinstance(one, JobGroup) else [one]
+            if not drawn and not self._told.issuperset(jobs):
+                print(f"{describe_jobs(jobs)}{self._remedy.format(one.name)}")
+
+    def told(self, jobs: Sequence[Job]) -> None:
+        """Remember that of these it was told how they ended."""
+        self._told.update(job for job in jobs if job.done())
+
+
+def sent_line(job: Job) -> str:
+    """That a job was sent, and how to wait for it."""
+    asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
+    waits = job.record.status_text if job.record.waits_for else ""
+    sent = f"{waits}, then it goes to {asked}" if waits else f"sent to {asked}"
+    return f"{job.name}: {sent} in the background; %bgwait {job.name} waits for it"
+
+
+def sent_group_line(group: JobGroup, bill: Callable[[], object]) -> str:
+    """That a group was sent, what it may cost, and how to wait for it."""
+    told = f", {bill()}" if group.is_rendered else ""
+    return f"{group!r}{told}; %bgwait {group.name} waits for them"
+
+
+def earlier_line(job: Job, earlier: Job) -> str:
+    """That another job for the same variable still runs."""
+    return f"{job.name}: an earlier job for this name goes on: {earlier!r}"

@@ -67,38 +67,55 @@ class Content(Protocol):
 class CellOutput:
     """The outputs of one cell: a live display and a line, which the end replaces.
 
-    Where nobody looks at the page while the kernel runs it is one output: the line, then the end.
+    Where the frontend shows no line beside a display it is one output: that, or the line, and then
+    the end.
     """
 
-    def __init__(self, content: Content) -> None:
+    def __init__(self, content: Content, line: str = "") -> None:
+        """Make it, for the frontend of the cell that runs now.
+
+        Args:
+            line: what a frontend shows that can't draw the live display.
+        """
         self._content = content
+        self._line = line
         self._ids = content.display_id, f"{content.display_id}-line"
         self._frontend = frontend.current()
         self._live = self._frontend.live
+        self._paired = self._frontend.shows == "card and line"
         self._widget: LiveWidget | None = None
         # What is displayed later from another thread still belongs to this cell.
         self._context = contextvars.copy_context()
         self._replaced = False
         self._republished = False
 
+    @property
+    def drawn(self) -> bool:
+        """Whether it is known that the live display was drawn."""
+        return self._widget is not None and self._widget.drawn
+
     def show(self) -> None:
         """Display the content: live, or at once as it ended."""
         if self._ended():
             self._publish_end(update=False)
             return
-        note = self._content.note()
-        if self._live:
-            widget = self._widget = self._content.widget()
-            widget.on_finish = lambda: self._ending() if self._ended() else None
-            # What is saved of it: how it stood then would read as if it were so for ever.
-            bundle = widget.bundle() | {"text/plain": self._content.title}
-            publish(bundle, self._ids[0], metadata=widget.metadata())
-            publish(note, self._ids[1])
+        if self._frontend.shows == "html":
+            publish(self._content.note(), self._ids[0])
         else:
-            publish(note, self._ids[0])
-        frontend.remember(self, keep=not self._live)
+            self._show_live()
+        frontend.remember(self, keep=self._frontend.shows == "html")
         self._content.add_listener(self._changed)
         self._changed()  # it may have ended before the listener was there
+
+    def _show_live(self) -> None:
+        widget = self._widget = self._content.widget()
+        widget.on_finish = lambda formulas: self._ending(formulas) if self._ended() else None
+        widget.on_drawn.append(self._changed)
+        # What is saved of it: how it stood then would read as if it were so for ever.
+        text = self._line if self._frontend.shows == "line" else self._content.title
+        publish(widget.bundle() | {"text/plain": text}, self._ids[0], metadata=widget.metadata())
+        if self._paired:
+            publish(self._content.note(), self._ids[1])
 
     def republish(self) -> bool:
         """Display it once more, from the cell that runs now; whether it has ended.
@@ -106,6 +123,8 @@ class CellOutput:
         For frontends that hear only that cell. The end is displayed again once.
         """
         ended = self._ended()
+        if self._frontend.hears == "next cell":
+            return ended
         if ended and not self._republished:
             self._publish_end(update=True)
         elif not ended and self._widget is not None:
@@ -115,9 +134,11 @@ class CellOutput:
 
     def _ended(self) -> bool:
         """Whether what is shown can stay; a button that nobody can click is no reason not to."""
-        return self._content.final() if self._live else self._content.done()
+        return self._content.final() if self._live or self.drawn else self._content.done()
 
     def _changed(self) -> None:
+        if self._frontend.replaces == "if drawn" and not self.drawn:
+            return
         ended = self._ended()
         start, self._replaced = ended and not self._replaced, ended
         if not start:
@@ -135,17 +156,21 @@ class CellOutput:
         except Exception:
             logger.exception("the end of %r can't be shown", self._content.title)
 
-    def _ending(self) -> FinalBundles:
-        return self._content.ending(self._frontend.formulas)
+    def _ending(self, formulas: Formulas | None = None) -> FinalBundles:
+        return self._content.ending(formulas or self._frontend.formulas)
 
     def _publish_end(self, *, update: bool) -> None:
         content = self._ending()
         answer, footer = content["answer"], content["footer"]
-        if not self._live:
+        if not self._paired:
             one = {kind: f"{text}\n{footer[kind]}".rstrip() for kind, text in answer.items()}
             publish(one, self._ids[0], update=update)
             return
         publish(answer, self._ids[0], update=update)
+        if update and self._widget is not None and self._widget.shared:
+            # In JupyterLab a page appends what another one of the document has put in the place of
+            # an output, and removes what then stands there. Only so both are in order there.
+            publish(answer, self._ids[0], update=update)
         if update or footer["text/plain"]:
             publish(footer, self._ids[1], update=update)
 
@@ -255,19 +280,26 @@ class GroupContent:
             self._board.on_done.append(listener)
 
 
-def show(job: Job, *, earlier: Job | None = None, notify: bool = False) -> None:
+def show(
+    job: Job, *, earlier: Job | None = None, notify: bool = False, line: str = ""
+) -> CellOutput:
     """Display ``job`` in the cell that runs now.
 
     Args:
         earlier: a job for the same variable that still runs; the card offers to cancel it.
         notify: whether the page shows a desktop notification at the end.
+        line: what a frontend shows that can't draw the card.
     """
-    CellOutput(JobContent(job, earlier, notify=notify)).show()
+    shown = CellOutput(JobContent(job, earlier, notify=notify), line)
+    shown.show()
+    return shown
 
 
-def show_group(group: JobGroup, *, notify: bool = False) -> None:
-    """Display ``group`` in the cell that runs now; ``notify`` as in `show`."""
-    CellOutput(GroupContent(group, notify=notify)).show()
+def show_group(group: JobGroup, *, notify: bool = False, line: str = "") -> CellOutput:
+    """Display ``group`` in the cell that runs now; ``notify`` and ``line`` as in `show`."""
+    shown = CellOutput(GroupContent(group, notify=notify), line)
+    shown.show()
+    return shown
 
 
 def group_bundle(group: JobGroup) -> dict[str, Any]:

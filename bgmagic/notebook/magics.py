@@ -19,13 +19,11 @@ from bgmagic.display.listing import describe_job
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
 from bgmagic.notebook.completion import matcher
-from bgmagic.notebook.line_magics import BgLineMagics
-from bgmagic.notebook.parser import parse_line
+from bgmagic.notebook.line_magics import BgLineMagics, tell_open
+from bgmagic.notebook.parser import parse_line, with_options_help
 from bgmagic.notebook.shell import (
     errors_as_one_line,
     shell_of,
-    tell_open,
-    with_options_help,
 )
 from bgmagic.submission.app import NoShell, app
 from bgmagic.submission.converters import (

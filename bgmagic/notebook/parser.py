@@ -7,11 +7,12 @@ LaTeX: see `split_words`.
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import re
 import textwrap
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from bgmagic.errors import BadInput
 from bgmagic.prompts.expressions import IPYTHON_NAMES
@@ -228,3 +229,18 @@ def _heading(option: Option) -> str:
 def _default(option: Option) -> str:
     shown = isinstance(option.default, str)
     return f" ({option.default})" if shown else " (server's default)" if option.choices else ""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def with_options_help(settings: type[Any]) -> Callable[[F], F]:
+    """Append the options to a magic's help, which Shift+Tab and ``?`` show."""
+
+    def document(function: F) -> F:
+        # Before Python 3.13 a docstring has the indentation of the code.
+        text = inspect.cleandoc(function.__doc__ or "")
+        function.__doc__ = f"{text}\n\nOptions:\n{options_help(settings)}\n"
+        return function
+
+    return document

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import inspect
-import os
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
 from bgmagic.display import frontend
 from bgmagic.display.listing import (
+    Drawn,
+    EndingLines,
     TableRow,
     describe_job,
     describe_jobs,
+    earlier_line,
     html_table,
     plain_table,
+    sent_group_line,
+    sent_line,
     split_by_group,
     table_text,
 )
@@ -36,9 +38,8 @@ from bgmagic.notebook.blocking import (
     wait,
     wake_on_signals,
 )
-from bgmagic.notebook.parser import options_help
+from bgmagic.submission.app import place
 from bgmagic.submission.costs import HEADS
-from bgmagic.submission.lookup import JobLookup, names_of
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.text import without_controls
@@ -114,9 +115,9 @@ class NotebookShell(abc.ABC):
         return found
 
     def notebook_path(self) -> str:
-        """The notebook's path where Jupyter servers and VS Code set it, else ""."""
-        path = os.environ.get("JPY_SESSION_NAME") or self.namespace.get("__vsc_ipynb_file__")
-        return str(path or "")
+        """The notebook's path where Jupyter servers and VS Code set it, else as `place` has it."""
+        path = frontend.session_path() or self.namespace.get("__vsc_ipynb_file__")
+        return str(path or place())
 
     def variable(self, name: str) -> NamespaceVariables:
         """The variable of that name, and ``_bg``, which is always the newest job."""
@@ -216,7 +217,12 @@ class KernelShell(NotebookShell):
     """The shell of a kernel, whose frontend shows widgets and HTML.
 
     The displays are imported with the first of them: widgets take most of the time of loading this.
+    Where it is not known that the frontend shows them, lines say what was sent and what has ended.
     """
+
+    def __init__(self, ipython: InteractiveShell, configured: Any) -> None:
+        super().__init__(ipython, configured)
+        self._lines = EndingLines("; %bgjobs {} shows it")
 
     def start(self) -> None:
         """Let an interrupt reach a cell that awaits a job, and show answers as the frontend can."""
@@ -240,13 +246,22 @@ class KernelShell(NotebookShell):
 
     def show(self, job: Job) -> None:
         """Show its card, or its end."""
-        self.tell_sent(job, None, notify=False)
+        self._show(job, describe_job(job))
 
     def tell_sent(self, job: Job, earlier: Job | None, *, notify: bool) -> None:
         """Show its card, or its end."""
+        line = sent_line(job)
+        if earlier is not None:
+            line += f"\n{earlier_line(job, earlier)}"
+        self._show(job, line, earlier, notify=notify)
+
+    def _show(
+        self, job: Job, line: str, earlier: Job | None = None, *, notify: bool = False
+    ) -> None:
         from bgmagic.display.outputs import show
 
-        show(job, earlier=earlier, notify=notify)
+        shown = show(job, earlier=earlier, notify=notify, line=line)
+        self._expect(job, shown)
 
     def show_result(self, job: Job, *, here: bool) -> None:
         """Show its card or its end; in text what another kernel may follow."""
@@ -257,17 +272,21 @@ class KernelShell(NotebookShell):
 
     def show_group(self, group: JobGroup) -> None:
         """Show its board, or its end."""
-        self._show_group(group)
+        self._show_group(group, repr(group))
 
     def tell_sent_group(self, group: JobGroup, bill: Callable[[], object], *, notify: bool) -> None:
         """Show its board, which works out the bill by itself."""
-        self._show_group(group, notify=notify)
+        line = sent_group_line(group, bill) if frontend.current().shows == "line" else ""
+        self._show_group(group, line, notify=notify)
 
-    @staticmethod
-    def _show_group(group: JobGroup, *, notify: bool = False) -> None:
+    def _show_group(self, group: JobGroup, line: str, *, notify: bool = False) -> None:
         from bgmagic.display.outputs import show_group
 
-        show_group(group, notify=notify)
+        self._expect(group, show_group(group, notify=notify, line=line))
+
+    def _expect(self, one: Job | JobGroup, shown: Drawn) -> None:
+        if frontend.current().hears == "next cell" and not one.done():
+            self._lines.expect(one, shown)
 
     def show_table(
         self,
@@ -290,12 +309,14 @@ class KernelShell(NotebookShell):
         display(shown, raw=True)  # type: ignore[no-untyped-call]
 
     def after_cell(self, *_: object) -> None:
-        """Show again what the frontend may not have heard from another thread."""
+        """Show again, or say, what the frontend may not have heard from another thread."""
         frontend.after_cell()
+        self._lines.tell()
 
     def wait_and_tell(self, jobs: Sequence[Job], timeout: float | None) -> None:
-        """Also show again what ended meanwhile."""
+        """Also show again what ended meanwhile, and remember whose end was told."""
         super().wait_and_tell(jobs, timeout)
+        self._lines.told(jobs)
         # Frontends without a live kernel connection only hear what the running cell displays.
         frontend.republish()
 
@@ -305,8 +326,7 @@ class TerminalShell(NotebookShell):
 
     def __init__(self, ipython: InteractiveShell, configured: Any) -> None:
         super().__init__(ipython, configured)
-        self._open: list[Job | JobGroup] = []  # whose end is still to be told
-        self._told: weakref.WeakSet[Job] = weakref.WeakSet()
+        self._lines = EndingLines()
 
     def can_ask(self) -> bool:
         """Somebody who types."""
@@ -322,17 +342,14 @@ class TerminalShell(NotebookShell):
         """Print a line."""
         print(describe_job(job))
         if not job.done():
-            self._open.append(job)
+            self._lines.expect(job)
 
     def tell_sent(self, job: Job, earlier: Job | None, *, notify: bool) -> None:
         """Print a line."""
-        asked = " ".join(word for word in (job.request.model, job.request.effort) if word)
-        waits = job.record.status_text if job.record.waits_for else ""
-        sent = f"{waits}, then it goes to {asked}" if waits else f"sent to {asked}"
-        print(f"{job.name}: {sent} in the background; %bgwait {job.name} waits for it")
-        self._open.append(job)
+        print(sent_line(job))
+        self._lines.expect(job)
         if earlier is not None:
-            print(f"{job.name}: an earlier job for this name goes on: {earlier!r}")
+            print(earlier_line(job, earlier))
 
     def show_result(self, job: Job, *, here: bool) -> None:
         """Print a line and the text."""
@@ -344,9 +361,8 @@ class TerminalShell(NotebookShell):
 
     def tell_sent_group(self, group: JobGroup, bill: Callable[[], object], *, notify: bool) -> None:
         """Print a line with the bill."""
-        told = f", {bill()}" if group.is_rendered else ""
-        print(f"{group!r}{told}; %bgwait {group.name} waits for them")
-        self._open.append(group)
+        print(sent_group_line(group, bill))
+        self._lines.expect(group)
 
     def show_table(
         self,
@@ -366,17 +382,13 @@ class TerminalShell(NotebookShell):
     def after_cell(self, *_: object) -> None:
         """Say in a line before the next prompt which jobs have ended since."""
         self._main.drain()
-        ask_at_prompt(job for job in self._open if isinstance(job, Job))
-        for ended in [one for one in self._open if one.done()]:
-            self._open.remove(ended)
-            jobs = ended.jobs if isinstance(ended, JobGroup) else [ended]
-            if not self._told.issuperset(jobs):
-                print(describe_jobs(jobs))
+        ask_at_prompt(self._lines.jobs())
+        self._lines.tell()
 
     def wait_and_tell(self, jobs: Sequence[Job], timeout: float | None) -> None:
         """Also remember whose end was told."""
         super().wait_and_tell(jobs, timeout)
-        self._told.update(job for job in jobs if job.done())
+        self._lines.told(jobs)
 
 
 def shell_of(ipython: InteractiveShell, configured: Any) -> NotebookShell:
@@ -393,21 +405,6 @@ def _told(lines: Sequence[Sequence[str]], note: str) -> str:
     return f"{plain_table(HEADS, lines)}\n{note}".rstrip()
 
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def with_options_help(settings: type[Any]) -> Callable[[F], F]:
-    """Append the options to a magic's help, which Shift+Tab and ``?`` show."""
-
-    def document(function: F) -> F:
-        # Before Python 3.13 a docstring has the indentation of the code.
-        text = inspect.cleandoc(function.__doc__ or "")
-        function.__doc__ = f"{text}\n\nOptions:\n{options_help(settings)}\n"
-        return function
-
-    return document
-
-
 @contextlib.contextmanager
 def errors_as_one_line() -> Iterator[None]:
     """Show an error of ours as one line."""
@@ -416,14 +413,3 @@ def errors_as_one_line() -> Iterator[None]:
         yield
     except BgmagicError as error:
         raise UsageError(str(error)) from None
-
-
-def tell_open(remedy: str) -> None:
-    """Say in one line which jobs of this notebook are still open, or nothing if none is."""
-    found = JobLookup().open_jobs()
-    if found:
-        told = names_of(found)
-        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
-        names = ", ".join(told[:5])
-        jobs_are = "job is" if len(found) == 1 else "jobs are"
-        print(f"{len(found)} {jobs_are} still open from this notebook: {names}{more}. {remedy}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -186,6 +187,22 @@ def default_path() -> Path | None:
     return Path(platformdirs.user_data_path("bgmagic")) / "journal.sqlite3"
 
 
+def place() -> str:
+    """Where a process without a notebook sends jobs from: its script, else the folder that it first
+    asked in, with the separator at its end; "" if that was no more."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    return str(Path(script).resolve()) if script else _folder()
+
+
+@functools.cache
+def _folder() -> str:
+    # Once: who goes to another folder is still the same session.
+    try:
+        return f"{Path.cwd()}{os.sep}"
+    except OSError:
+        return ""
+
+
 class Shell(Protocol):
     """What the place that jobs are sent from gives: a notebook's shell, or nothing in a script."""
 
@@ -196,7 +213,7 @@ class Shell(Protocol):
         """The server's address, if the user has configured one."""
 
     def notebook_path(self) -> str:
-        """The notebook that cells are run in, or ""."""
+        """The notebook that cells are run in; without one, as `place` has it."""
 
     def variable(self, name: str) -> Variable | None:
         """The variable of that name, for a job and its answer; None where there are none."""
@@ -226,8 +243,8 @@ class NoShell:
         return None
 
     def notebook_path(self) -> str:
-        """No notebook: ""."""
-        return ""
+        """The script, or the folder."""
+        return place()
 
     def variable(self, name: str) -> Variable | None:
         """None: a script binds its own variables."""

@@ -122,7 +122,7 @@ def test_a_session(server: ScriptedServer, terminal: Callable[[], Terminal]) -> 
     server.polls = 0
     second = terminal()
     assert second.type("%load_ext bgmagic") == (
-        "1 job is still open from this notebook: four. %bgattach --all follows them."
+        "1 job is still open from this folder: four. %bgattach --all follows them."
     )
     assert second.type("%bgattach four").startswith("four: queued after")
     assert re.fullmatch(r"four: completed after \d+ s", second.until("isinstance(four, str)"))

@@ -38,15 +38,29 @@ class Ran:
 
 
 class Kernel:
-    """A kernel and its client."""
+    """A kernel and its client, which names its cells as JupyterLab and Notebook do.
+
+    Attributes:
+        names_cells: False for a client that doesn't, as a console.
+        takes_input: False where nobody can type, as when a program sends the cells.
+    """
 
     def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
         self.manager = manager
         self.client = client
+        self.names_cells = self.takes_input = True
 
     def start(self, code: str) -> str:
         """Send a cell without waiting for it."""
-        return str(self.client.execute(code))
+        content = {
+            "code": code, "silent": False, "store_history": True, "user_expressions": {},
+            "allow_stdin": self.takes_input, "stop_on_error": True,
+        }  # fmt: skip
+        message = self.client.session.msg("execute_request", content)
+        if self.names_cells:
+            message["metadata"]["cellId"] = message["header"]["msg_id"]
+        self.client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
 
     def finish(self, message_id: str, limit: float = LIMIT) -> Ran:
         """Wait for a cell that was started."""

@@ -1,0 +1,196 @@
+"""Frontends told apart in real kernels, by the messages of their clients: what is shown, what replaces it, when."""
+
+from __future__ import annotations
+
+import queue
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import KEY
+from tests.support.kernels import LIMIT, Kernel, kernel
+from tests.support.scripted import ScriptedServer
+
+SENT = "{0}: sent to gpt-5.2 in the background; %bgwait {0} waits for it"
+# Until the kernel's network thread has it; the cell says nothing.
+UNTIL = "import time\nwhile not isinstance({}, str): time.sleep(0.02)"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@pytest.fixture
+def console(in_kernel: Kernel) -> Kernel:
+    """A kernel whose client names no cells."""
+    in_kernel.names_cells = False
+    return in_kernel
+
+
+def send(running: Kernel, job: str, action: str, key: str = "") -> None:
+    """Send what a page would that has the job's card."""
+    comm = running.value(f"{job}.card.comm.comm_id").strip("'")
+    data = {"method": "custom", "content": {"action": action, "key": key}}
+    client = running.client
+    client.shell_channel.send(client.session.msg("comm_msg", {"comm_id": comm, "data": data}))
+
+
+def updates(running: Kernel, count: int = 0) -> list[dict[str, Any]]:
+    """What the kernel displays in the place of something else: until there are so many, and it is quiet for a second."""
+    found: list[dict[str, Any]] = []
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        try:
+            message = running.client.get_iopub_msg(timeout=1.0)
+        except queue.Empty:
+            if len(found) < count:
+                continue
+            break
+        if message["msg_type"] == "update_display_data":
+            found.append(message["content"])
+    return found
+
+
+def test_consoles_get_lines(console: Kernel, server: ScriptedServer) -> None:
+    """A client that names no cell and drew no card gets a line when a job is sent and one in the next cell that
+    finds it ended, never an update of what was shown; for a sweep likewise."""
+    server.polls = 10**6
+    ran = console.ok("%%bgresponse -o x\nWhy?")
+    assert ran.said == SENT.format("x")
+    assert ran.stdout == ""
+    assert console.ok("1 + 1").said == "2"
+    server.polls = 0
+    ran = console.ok(UNTIL.format("x"))
+    assert ran.stdout.startswith("x: completed after ")
+    assert ran.stdout.endswith("; %bgjobs x shows it\n")
+    assert ran.displays == []
+    server.polls = 10**6
+    ran = console.ok("%%bgresponse -o h --n 2 --again\nWhy?")
+    assert len(ran.displays) == 1
+    assert ran.displays[0]["text/plain"].startswith("<JobGroup h 2 jobs: ")
+    assert ran.displays[0]["text/plain"].endswith("; %bgwait h waits for them")
+    server.polls = 0
+    ran = console.ok("import time\nwhile not h.done(): time.sleep(0.02)")
+    assert ran.stdout.startswith("h: 2 jobs, 2 completed, after ")
+    assert ran.stdout.endswith("; %bgjobs h shows it\n")
+    assert ran.displays == []
+    assert console.ok("1 + 1").said == "2"
+    assert updates(console) == []
+
+
+def test_wait_tells_the_end_once(console: Kernel) -> None:
+    """What %bgwait has told of an end is not told again by the next cell, nor displayed anywhere."""
+    console.ok("%%bgresponse -o x\nWhy?")
+    ran = console.ok("%bgwait x")
+    assert ran.stdout.startswith("x: completed after ")
+    assert ran.stdout.count("\n") == 1
+    assert ran.displays == []
+    assert console.ok("1 + 1").said == "2"
+
+
+def test_a_drawn_card_is_replaced(console: Kernel, server: ScriptedServer) -> None:
+    """A page that names no cells but says that it has drawn the card gets the end in its place, and no line."""
+    server.polls = 10**6
+    (shown,) = console.ok("%%bgresponse -o x\nWhy?").displays
+    assert WIDGET in shown
+    send(console, "x", "drawn")
+    console.until("x.card.drawn and x.response_id")
+    server.polls = 0
+    (update,) = updates(console, 1)
+    assert "the answer" in update["data"]["text/html"]
+    assert "resp_1" in update["data"]["text/html"]
+    assert console.ok("1 + 1").said == "2"
+
+
+def test_drawn_after_the_end(console: Kernel) -> None:
+    """A card that is drawn only after its job has ended, since the kernel was busy, is replaced then."""
+    console.ok("%%bgresponse -o x\nWhy?")
+    assert updates(console) == []
+    console.until("isinstance(x, str)")
+    send(console, "x.job", "drawn")
+    (update,) = updates(console, 1)
+    assert "the answer" in update["data"]["text/html"]
+
+
+def test_shared_documents_get_the_answer_twice(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """In a document of several pages the answer is put twice and then the footer, since other pages append what was
+    put in the place of an output and remove what then stands there; else each is put once."""
+    for name, where, wanted in (("x", "", 1), ("y", "shared", 2)):
+        server.polls = 10**6
+        in_kernel.ok(f"%%bgresponse -o {name} --again\nWhy?")
+        send(in_kernel, name, "drawn", where)
+        in_kernel.until(f"{name}.card.drawn")
+        server.polls = 0
+        ids = [update["transient"]["display_id"] for update in updates(in_kernel, wanted + 1)]
+        assert [each.endswith("-line") for each in ids] == [False] * wanted + [True]
+
+
+def test_one_page_replaces(in_kernel: Kernel) -> None:
+    """Of two pages that ask for what replaces the card only the first gets it, with each of its tries; a page that
+    can replace nothing is given the answer to show within the card."""
+    in_kernel.ok("%%bgresponse -o x\nWhy?")
+    in_kernel.until("isinstance(x, str)")
+    updates(in_kernel)
+    in_kernel.ok("sent = []\nx.job.card.send = sent.append")
+    for page in ("one", "two", "one"):
+        send(in_kernel, "x.job", "finish", page)
+    send(in_kernel, "x.job", "fill", "three")
+    in_kernel.until("len(sent) >= 3")
+    kinds = in_kernel.value("[(next(iter(each)), each['page']) for each in sent]")
+    assert kinds == "[('finished', 'one'), ('finished', 'one'), ('filled', 'three')]"
+    assert "the answer" in in_kernel.value("sent[-1]['filled']['answer']['text/html']")
+
+
+def test_a_card_without_a_cell_is_not_filled(in_kernel: Kernel) -> None:
+    """A card that no cell has shown, as one in a box of the user's, stays a card."""
+    in_kernel.ok("%%bgresponse -o x --quiet\nWhy?")
+    in_kernel.until("isinstance(x, str)")
+    in_kernel.ok("sent = []\nx.job.card.send = sent.append")
+    send(in_kernel, "x.job", "fill", "one")
+    send(in_kernel, "x.job", "cancel")
+    in_kernel.until("sent")
+    assert in_kernel.value("sent") == "[{'heard': 'cancel'}]"
+
+
+def test_kernels_that_tell_less(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """Where the kernel's get_parent takes no argument and gives a header alone, as xeus-python's, everything works as
+    in JupyterLab."""
+    in_kernel.ok(
+        "from types import SimpleNamespace\n"
+        "class Bare:\n"
+        "    def get_parent(self):\n"
+        "        return {'header': {'msg_type': 'execute_request'}}\n"
+        "get_ipython().kernel_before, get_ipython().kernel = get_ipython().kernel, Bare()"
+    )
+    server.polls = 10**6
+    card, line = in_kernel.ok("%%bgresponse -o x\nWhy?").displays
+    assert WIDGET in card
+    assert "Later %bgjobs x shows it" in line["text/plain"]
+    assert in_kernel.ok("1 + 1").said == "2"
+    server.polls = 0
+    in_kernel.until("isinstance(x, str)")
+    assert in_kernel.value("await x") == "'the answer'"
+
+
+def test_servers_that_run_cells(server: ScriptedServer, tmp_path: Path) -> None:
+    """A client that sends no stdin and names no cell, in a kernel of a Jupyter server's session, gets lines; one in a
+    kernel that another kernel of that session has started is a program, as papermill in a cell."""
+    environment = {
+        "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url, "BGMAGIC_POLL": "0.1",
+        "JPY_SESSION_NAME": str(tmp_path / "study.ipynb"),
+    }  # fmt: skip
+    with kernel(**environment) as running:
+        running.names_cells, running.takes_input = False, False
+        running.ok("%load_ext bgmagic")
+        assert running.ok("%%bgresponse -o x\nWhy?").said == SENT.format("x")
+        ran = running.ok(UNTIL.format("x"))
+        assert ran.displays == []
+        assert ran.stdout.startswith("x: completed after ")
+        # Cells of a notebook that is run in a cell.
+        inner = (
+            "import nbformat, nbclient\n"
+            "cells = ['%load_ext bgmagic', '%%bgresponse -o y --wait\\nWhy?']\n"
+            "book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])\n"
+            "await nbclient.NotebookClient(book, kernel_name='python3').async_execute()\n"
+            "print(book.cells[1].outputs)"
+        )
+        assert "the answer" in running.ok(inner).stdout
