@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,33 +49,33 @@ def request_line(custom_id: str, body: str) -> bytes:
     return f"{head}{body}}}\n".encode()
 
 
-_AROUND = len(request_line("0" * 32, ""))
+# Bytes around the body, and for what is written longer in it than it is.
+_AROUND = len(request_line("0" * 32, "")) + 100
 
 
-def assign_batches(requests: Iterable[Request]) -> list[str]:
-    """Name the batch that each request goes into: one model, and the bounds of a file, each.
+class BatchAssigner:
+    """Names the batch that each request goes into: one model, and the bounds of a file, each."""
 
-    Raises:
-        BadInput: a request is too large for any file.
-    """
-    names: list[str] = []
-    open_ones: dict[str, tuple[str, int, int]] = {}
-    sizes: dict[int, int] = {}
-    for request in requests:
-        size = sizes.get(id(request.text))
-        if size is None:
-            size = sizes[id(request.text)] = len(request_line("0" * 32, request.text))
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[str, int, int]] = {}
+
+    def name(self, request: Request) -> str:
+        """Our own name of the batch of the next request.
+
+        Raises:
+            BadInput: it is too large for any file.
+        """
+        size = len(request.text.encode()) + _AROUND
         if size > MOST_BYTES:
             raise BadInput(
                 f"a request has {size / 1e6:.0f} MB, and the file of a batch may have "
                 f"{MOST_BYTES / 1e6:.0f}; give a large --file by its http(s) address"
             )
-        name, count, used = open_ones.get(request.model, ("", 0, 0))
+        name, count, used = self._open.get(request.model, ("", 0, 0))
         if not name or count == MOST_REQUESTS or used + size > MOST_BYTES:
             name, count, used = uuid.uuid4().hex, 0, 0
-        open_ones[request.model] = name, count + 1, used + size
-        names.append(name)
-    return names
+        self._open[request.model] = name, count + 1, used + size
+        return name
 
 
 @dataclass(frozen=True)

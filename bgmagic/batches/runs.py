@@ -1,4 +1,4 @@
-"""The batches of this process: stores new ones, and starts and ends the runner of each."""
+"""The batches of this process: starts and ends the runner of each."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from bgmagic.batches.work import SHUTDOWN, BatchWork
 from bgmagic.concurrency import Clock
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach
-from bgmagic.jobs.record import SendGate
+from bgmagic.jobs.record import JobRecord, SendGate
 from bgmagic.runtime.pacing import RunConfig
-from bgmagic.runtime.runner import START_DELAY
 from bgmagic.storage.batches import BatchStore, StoredBatch
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.batches import BatchesClient
@@ -27,52 +26,30 @@ class BatchRuns:
 
     def __init__(self, store: JobStore, clock: Clock, gate: SendGate | None = None) -> None:
         """Make it; ``gate`` may hold batches back before they are sent."""
-        self._jobs = store
         self._store = BatchStore(store)
         self._clock = clock
         self._gate = gate
         self._clients: dict[ServerConfig, BatchesClient] = {}
         self._runners: dict[str, tuple[BatchRunner, asyncio.Task[None]]] = {}
         self._joining: dict[str, list[Job]] = {}
-        self._storing: set[asyncio.Event] = set()
+        self._written: dict[str, bool] = {}  # whether the journal has taken a new batch
         self._hurry = asyncio.Event()
 
-    async def submit(self, jobs: Sequence[Job], config: RunConfig) -> None:
-        """Store new jobs and their batches, and run these to their ends."""
+    async def intend(self, records: Sequence[JobRecord], config: RunConfig) -> None:
+        """Store the batches of jobs that are about to be stored."""
+        new = {str(record.batch) for record in records} - self._written.keys()
+        if new:
+            now, over = self._clock.now(), config.over_budget
+            owner = self._store.owner_id
+            batches = [StoredBatch(key, now, owner=owner, over_budget=over) for key in new]
+            self._written |= dict.fromkeys(new, await self._store.add(batches))
+
+    async def run(self, jobs: Sequence[Job], config: RunConfig) -> None:
+        """Run the batches of new jobs, which are stored, to their ends."""
         by_batch: dict[str, list[Job]] = {}
         for job in jobs:
-            self._jobs.buffer_until_inserted(job.record)
             by_batch.setdefault(str(job.record.batch), []).append(job)
-        stored = asyncio.Event()
-        self._storing.add(stored)
-        try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), START_DELAY)
-            written = await self._insert(list(by_batch), jobs, config)
-        except asyncio.CancelledError:
-            _detach(jobs)
-            raise
-        finally:
-            self._storing.discard(stored)
-            stored.set()
-        if self._hurry.is_set():
-            _detach(jobs)
-            return
-        await asyncio.gather(
-            *(self._run(key, part, config, written=written) for key, part in by_batch.items())
-        )
-
-    async def _insert(self, keys: Sequence[str], jobs: Sequence[Job], config: RunConfig) -> bool:
-        """Write down what is going to be sent; False if the journal did not take the batches."""
-        now, owner = self._clock.now(), self._store.owner_id
-        batches = [
-            StoredBatch(key, now, owner=owner, over_budget=config.over_budget) for key in keys
-        ]
-        written = await self._store.add(batches)
-        records = [job.record for job in jobs]
-        interval, deadline = config.poll_interval, config.deadline
-        await self._jobs.insert_all(records, config.server, interval, deadline)
-        return written
+        await asyncio.gather(*(self._run(key, part, config) for key, part in by_batch.items()))
 
     async def attach(self, job: Job, config: RunConfig) -> None:
         """Go on with a job of the journal, and with the batch that it is in."""
@@ -99,10 +76,9 @@ class BatchRuns:
         config: RunConfig,
         *,
         attached: bool = False,
-        written: bool = True,
     ) -> None:
         work = BatchWork(key, jobs, config, self._client_of, self._store, self._clock)
-        if not written:
+        if not self._written.pop(key, True):
             work.unwritten()
         runner = BatchRunner(work, self._gate)
         task = asyncio.create_task(runner.run(attached=attached))
@@ -135,21 +111,19 @@ class BatchRuns:
         """End all runners; their jobs are detached.
 
         Args:
-            grace: seconds in which what is new may still be stored, and calls in flight may still
-                be answered.
+            grace: seconds in which calls in flight may still be answered.
         """
         self._hurry.set()
         running = list(self._runners.values())
         for runner, _ in running:
             runner.close()
-        storing = [asyncio.create_task(stored.wait()) for stored in self._storing]
         calling = [task for runner, task in running if runner.work.sending]
-        if storing or calling:
-            await asyncio.wait([*storing, *calling], timeout=grace)
+        if calling:
+            await asyncio.wait(calling, timeout=grace)
         tasks = [task for _, task in self._runners.values()]
-        for task in [*storing, *tasks]:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*storing, *tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for client in self._clients.values():
             await client.close()
 

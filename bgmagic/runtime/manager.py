@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bgmagic.api.batch import assign_batches
+from bgmagic.api.batch import BatchAssigner
 from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import CallbackThread, Clock, LoopThread
@@ -392,7 +392,8 @@ class JobManager:
     def resend_all(self, jobs: Sequence[Job]) -> list[Job]:
         """Send jobs again, as `resend` does; those of batches together in a new one."""
         batched = [job for job in jobs if job.record.batch is not None]
-        keys = assign_batches([job.request for job in batched])
+        assigner = BatchAssigner()
+        keys = [assigner.name(job.request) for job in batched]
         made: dict[Job, Job] = {}
         config = None
         try:

@@ -65,6 +65,10 @@ class JobFeed(Protocol):
     def variable(self) -> tuple[str | None, str]:
         """The group's variable, if the user chose one, and its notebook."""
 
+    @property
+    def in_batch(self) -> bool:
+        """Whether they go to the server in batches."""
+
     def chunks(self) -> AsyncIterator[list[Job]]:
         """The jobs in lists that are to be written down together. On the loop thread.
 

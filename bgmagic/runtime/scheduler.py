@@ -14,7 +14,7 @@ from bgmagic.concurrency import Clock
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach, settle
-from bgmagic.jobs.record import GroupPosition, SendGate
+from bgmagic.jobs.record import GroupPosition, JobRecord, SendGate
 from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.dependencies import FindJob
 from bgmagic.runtime.pacing import PollPacer, RunConfig, ServerEndpoint
@@ -35,6 +35,7 @@ class GivenJobs:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
         self.left = len(jobs)
+        self.in_batch = any(job.record.batch is not None for job in jobs[:1])
 
     async def chunks(self) -> AsyncIterator[list[Job]]:
         """All of them."""
@@ -50,9 +51,21 @@ class BatchStart:
     """Stores the jobs of one group and starts them. On the loop thread."""
 
     def __init__(
-        self, feed: JobFeed, config: RunConfig, store: JobStore, earlier: Sequence[BatchStart]
+        self,
+        feed: JobFeed,
+        config: RunConfig,
+        store: JobStore,
+        earlier: Sequence[BatchStart],
+        batches: Batches | None = None,
     ) -> None:
-        """Make it; ``earlier`` are those whose jobs have to be stored before."""
+        """Make it.
+
+        Args:
+            earlier: those whose jobs have to be stored before.
+            batches: sends the jobs, if they go in batches.
+        """
+        self._runs = batches
+        self._together: list[Job] = []
         self._feed = feed
         self._earlier = earlier
         self._config = config
@@ -84,6 +97,8 @@ class BatchStart:
             self._written.set()
             if self._hurry.is_set():
                 self._feed.abandon("the kernel is shutting down")
+            elif self._runs is not None:
+                await self._runs.run(self._together, self._config)
             while self._begun:
                 await asyncio.wait(self._begun)
         except asyncio.CancelledError:
@@ -106,11 +121,17 @@ class BatchStart:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._hurry.wait(), START_DELAY)
             records = [job.record for job in jobs]
+            if self._runs is not None:
+                await self._runs.intend(records, config)
             if records:
                 await self._store.insert_all(
                     records, config.server, config.poll_interval, config.deadline
                 )
-            await self._start([job for job in jobs if not _ended(job)], spawn)
+            open_ones = [job for job in jobs if not _ended(job)]
+            if self._runs is None:
+                await self._start(open_ones, spawn)
+            else:
+                self._together += open_ones
 
     async def _start(
         self, jobs: Sequence[Job], spawn: Callable[[Job], Coroutine[Any, Any, None]]
@@ -142,8 +163,11 @@ def _detach(jobs: Sequence[Job], reason: str) -> None:
 class Batches(Protocol):
     """Runs the jobs that go to the server in batches. On the loop thread."""
 
-    async def submit(self, jobs: Sequence[Job], config: RunConfig) -> None:
-        """Store new jobs, and run their batches to their ends."""
+    async def intend(self, records: Sequence[JobRecord], config: RunConfig) -> None:
+        """Store the batches of jobs that are about to be stored."""
+
+    async def run(self, jobs: Sequence[Job], config: RunConfig) -> None:
+        """Run the batches of new jobs, which are stored, to their ends."""
 
     async def attach(self, job: Job, config: RunConfig) -> None:
         """Go on with a job of the journal, and with the batch that it is in."""
@@ -219,16 +243,14 @@ class JobScheduler:
 
     async def spawn_jobs(self, jobs: Sequence[Job], config: RunConfig) -> None:
         """Run jobs that are there already, and are written down together, to their ends."""
-        if jobs[0].record.batch is not None:
-            await self._batch_runs().submit(jobs, config)
-        else:
-            await self.spawn_batch(GivenJobs(jobs), config)
+        await self.spawn_batch(GivenJobs(jobs), config)
 
     async def spawn_batch(self, feed: JobFeed, config: RunConfig) -> None:
         """Run the jobs of a group to their ends, as they come."""
         named = [] if isinstance(feed, GivenJobs) else self._batches
         earlier = [batch for batch in named if batch.variable == feed.variable]
-        batch = BatchStart(feed, config, self._store, earlier)
+        runs = self._batch_runs() if feed.in_batch else None
+        batch = BatchStart(feed, config, self._store, earlier, runs)
         self._batches.append(batch)
         if self._closing:
             batch.close()

@@ -310,8 +310,8 @@ class BudgetGate:
                 self._admitted |= most
             return why
 
-    def check(self, request: Request, server: str) -> str:
-        """What to tell of a request that is about to be submitted, or "".
+    def check(self, requests: Sequence[Request], server: str) -> str:
+        """What to tell of requests that are about to be submitted, all or none, or "".
 
         Raises:
             BadInput: it could go over the budget.
@@ -319,13 +319,15 @@ class BudgetGate:
         budget = self._budget()
         if budget is None:
             return ""
-        most = Billing.of(request).most(server)
+        bounds = [Billing.of(request).most(server) for request in requests]
+        most = None if None in bounds else sum(bound or 0.0 for bound in bounds)
         if most is None and server == _FREE:
             return ""
         with self._lock:
             why = self._over(budget, most)
         if why is not None:
-            bound = "" if request.max_output_tokens else ", --max-output-tokens bounds the price"
+            bounded = all(request.max_output_tokens for request in requests)
+            bound = "" if bounded else ", --max-output-tokens bounds the price"
             raise BadInput(
                 f"{why}. Nothing was sent; --over-budget sends it all the same{bound}, and "
                 "%bgcost tells what was spent"

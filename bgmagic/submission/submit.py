@@ -377,7 +377,7 @@ def approve(request: Request, server: str, settings: SubmitSettings) -> str:
                 "Nothing was sent; --yes 1 agrees to it, --max-output-tokens bounds it"
             )
     gate = app.gate
-    return "" if settings.over_budget or gate is None else gate.check(request, server)
+    return "" if settings.over_budget or gate is None else gate.check([request], server)
 
 
 def most_words(most: float | None) -> str:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from bgmagic.api.batch import BatchAssigner
 from bgmagic.api.request import Request
 from bgmagic.api.request_body import build_request
 from bgmagic.errors import BadInput
@@ -38,9 +39,21 @@ def job_name(name: str, position: GroupPosition, several: int) -> str:
 
 
 def record_at(
-    plan: SweepPlan, index: int, prepared: PreparedRequest, at: float, notebook: str
+    plan: SweepPlan,
+    index: int,
+    prepared: PreparedRequest,
+    at: float,
+    notebook: str,
+    assigner: BatchAssigner | None = None,
 ) -> JobRecord:
-    """The record of a new job of a sweep, submitted ``at``."""
+    """The record of a new job of a sweep, submitted ``at``.
+
+    Args:
+        assigner: names the batch that it goes in, if it does.
+
+    Raises:
+        BadInput: its request is too large for a batch.
+    """
     position = plan.positions[index]
     return JobRecord(
         request=prepared.request,
@@ -53,6 +66,7 @@ def record_at(
         notebook=notebook,
         position=position,
         rounds=prepared.rounds,
+        batch=None if assigner is None else assigner.name(prepared.request),
     )
 
 
@@ -189,6 +203,7 @@ class SweepFeed:
         self._notebook = notebook
         self._at = time.time()
         self._written = 0
+        self._assigner = BatchAssigner() if plan.settings.batch else None
         self._ready: dict[int, JobRecord] = {}
         self._unrendered: dict[int, PreparedRequest] = {}
         self._over = ""
@@ -198,6 +213,11 @@ class SweepFeed:
     def name(self) -> str:
         """The variable, or the name the group has instead."""
         return self._plan.name
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether they go to the server in batches."""
+        return self._assigner is not None
 
     @property
     def left(self) -> int:
@@ -287,15 +307,20 @@ class SweepFeed:
         elif job is None:
             # In one go: the handle is new, and nobody has to be told of a change.
             self._ready[one.index] = record_at(
-                self._plan, one.index, prepared, self._at, self._notebook
+                self._plan, one.index, prepared, self._at, self._notebook, self._assigner
             )
             job = self.group.job(one.index)
             del self._ready[one.index]
         if prepared is not None and job.record.request is not prepared.request:
             partial, waits_for = prepared.partial, prepared.waits_for
             rounds = prepared.rounds
+            batch = None if self._assigner is None else self._assigner.name(prepared.request)
             job.advance(
-                request=prepared.request, partial=partial, waits_for=waits_for, rounds=rounds
+                request=prepared.request,
+                partial=partial,
+                waits_for=waits_for,
+                rounds=rounds,
+                batch=batch,
             )
         return job
 

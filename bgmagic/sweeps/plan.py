@@ -184,6 +184,7 @@ def _check_batch(prepared: PreparedRequest) -> None:
         "--stream": request.streams,
         "--window": bool(request.window),
         f"--tier {request.tier}": request.tier not in STANDARD_TIERS,
+        "--tool of a function": prepared.rounds is not None,
     }
     for flag, given in refused.items():
         if given:
@@ -247,6 +248,8 @@ class LaterRequests(Sequence[PreparedRequest]):
         try:
             filled = self._template.render(asked.scope)
             made = prepare_shared(filled, point.settings, self._parts, asked.server)
+            if point.settings.batch:
+                _check_batch(made)
         except BadInput as error:
             return _of_item(error, point, asked.items)
         self._room -= len(made.request.text)
@@ -258,15 +261,15 @@ def render_later(
 ) -> LaterRequests | None:
     """The requests of a sweep to be rendered after the cell; None if they have to be rendered now.
 
-    That is so if an item or a variable is not plain, a job that still runs is waited for, a
-    conversation is gone on with, or they go in a batch. The first and the last request are rendered
-    here, so that mistakes are mostly told at once.
+    That is so if an item or a variable is not plain, a job that still runs is waited for, or a
+    conversation is gone on with. The first and the last request are rendered here, so that mistakes
+    are mostly told at once.
 
     Raises:
         BadInput: these two can't be asked.
     """
     items = asked.items
-    if settings.continue_ is not None or settings.batch or not items.settled:
+    if settings.continue_ is not None or not items.settled:
         return None
     given = copy_of([settings.messages, list(settings.param), [list(axis) for axis in axes]])
     if given is None:

@@ -6,10 +6,10 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.batch import assign_batches
+from bgmagic.api.batch import BatchAssigner
 from bgmagic.api.pricing import CostEstimate
 from bgmagic.api.request import OutputType
 from bgmagic.errors import BadInput
@@ -73,14 +73,12 @@ def submit_sweep(
         notebook = app.shell.notebook_path()
         joiner = SweepJoiner(plan, notebook, join=join)
         feeding = joiner.looks and app.manager.feeds.is_feeding((settings.out, notebook))
-        if feeding and settings.batch:
-            raise BadInput(f"{name}: the sweep before is still being sent; run this again then")
         if plan.later or feeding:
             return _submitted_later(plan, joiner, notebook)
         found = joiner.find(list(enumerate(plan.prepared)))
         missing = [index for index, job in enumerate(found) if job is None]
         if missing:
-            _check_budget(plan, missing[0])
+            _check_budget(plan, missing if settings.batch else missing[:1])
         for index, job in zip(missing, _submitted(plan, missing, notebook), strict=True):
             found[index] = job
         jobs = [job for job in found if job is not None]
@@ -88,16 +86,16 @@ def submit_sweep(
         return SubmittedSweep(_group(plan, jobs), len(jobs) - len(missing), unknown, plan)
 
 
-def _check_budget(plan: SweepPlan, index: int) -> None:
-    """Refuse the sweep if not even this job can be sent. The others wait at the line."""
+def _check_budget(plan: SweepPlan, indices: Sequence[int]) -> None:
+    """Refuse the sweep if not even these jobs can be sent. The others wait at the line."""
     if not plan.settings.over_budget and app.gate is not None:
-        app.gate.check(plan.prepared[index].request, plan.server.name)
+        app.gate.check([plan.prepared[index].request for index in indices], plan.server.name)
 
 
 def _submitted_later(plan: SweepPlan, joiner: SweepJoiner, notebook: str) -> SubmittedSweep:
     """Have the jobs rendered, written down and sent on the loop thread, after the cell."""
     if not joiner.looks:
-        _check_budget(plan, 0)
+        _check_budget(plan, [0])
 
     def group_of(make: Callable[[int], Job]) -> JobGroup:
         return _group(plan, [None] * len(plan.points), make)
@@ -124,10 +122,10 @@ def gc_paused() -> Iterator[None]:
 def _submitted(plan: SweepPlan, indices: Sequence[int], notebook: str) -> list[Job]:
     """Start the planned jobs at these indices."""
     now = time.time()
-    records = [record_at(plan, index, plan.prepared[index], now, notebook) for index in indices]
-    if plan.settings.batch:
-        names = assign_batches([record.request for record in records])
-        records = [replace(one, batch=name) for one, name in zip(records, names, strict=True)]
+    assigner = BatchAssigner() if plan.settings.batch else None
+    records = [
+        record_at(plan, index, plan.prepared[index], now, notebook, assigner) for index in indices
+    ]
     return app.manager.submit_all(records, _config(plan)) if records else []
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bgmagic.api.batch import assign_batches
+from bgmagic.api.batch import BatchAssigner
 from bgmagic.api.request_body import build_request
 from bgmagic.api.server import ServerConfig
 from bgmagic.batches.runs import BatchRuns
@@ -62,8 +62,8 @@ def records_of(
                 request, address, fast_clock().now(), f"study[{index}]", True, "nb", position=at
             )
         )
-    names = assign_batches([record.request for record in records])
-    return [replace(one, batch=name) for one, name in zip(records, names, strict=True)]
+    assigner = BatchAssigner()
+    return [replace(one, batch=assigner.name(one.request)) for one in records]
 
 
 def sent(manager: JobManager, server: ScriptedServer, count: int = 5, **more: Any) -> list[Job]:

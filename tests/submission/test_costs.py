@@ -152,9 +152,9 @@ def test_a_budget_counts_what_other_kernels_pay(
         running = one.submit(bounded(ask, "under way"), poll_interval=SOON)
         eventually(lambda: running.response_id is not None)
         server = running.record.server
-        assert gate.check(bounded(ask), server) == ""
+        assert gate.check([bounded(ask)], server) == ""
         with pytest.raises(BadInput) as caught:
-            gate.check(ask(max_output_tokens=130_000), server)
+            gate.check([ask(max_output_tokens=130_000)], server)
         told = str(caught.value)
         assert told.startswith("this can cost $1.30, and the budget of $3.20/day has $1.00 spent, ")
         assert "at most $1.00 more are under way" in told
@@ -175,10 +175,10 @@ def test_what_has_no_price_is_counted_and_said(priced: ScriptedServer, ask: Ask)
         job.result(LIMIT)
         server = job.record.server
         assert "its price is not known, so the budget of $0.50/day does not count it" in gate.check(
-            ask(model="dream-9"), server
+            [ask(model="dream-9")], server
         )
         with pytest.raises(BadInput, match="without 1 job of no known price"):
-            gate.check(bounded(ask), server)
+            gate.check([bounded(ask)], server)
     finally:
         manager.close(10)
 

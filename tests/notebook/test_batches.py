@@ -1,0 +1,131 @@
+"""Sweeps as batches in real kernels: what is said, what is kept over a restart, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.jobs.test_job import eventually
+from tests.support.kernels import Kernel, kernel
+from tests.support.scripted import ScriptedServer
+
+SWEEP = "%%bgresponse -o study --each questions --batch\nSay {{ item }}"
+PRICES = '%config BgMagics.prices = {"gpt-5.2": {"input": 1.25, "output": 10}}'
+
+
+def test_what_can_not_go_in_a_batch_is_one_line(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """What a batch can't have is one line that says what to leave out, and nothing is sent; a default
+    that a batch can't have gives way."""
+    in_kernel.ok("questions = ['a', 'b']")
+    in_kernel.ok("def look(word: str) -> str:\n    'Look it up.'\n    return word")
+    server.polls = 10_000
+    in_kernel.ok("%%bgresponse -o slow --quiet\nWait.")
+    for options, says in {
+        "--stream": "--stream can't be had in a batch",
+        "--window 2h": "leave out --window or --batch",
+        "--tier flex": "leave out --tier or --batch",
+        "--sweep service_tier=flex,default": "leave out --tier or --batch",
+        "--param background_options.completion_window=2h": "leave out --window or --batch",
+        "--tool $look": "--tool of a function can't be had in a batch",
+        "-c slow": "a batch can't wait for slow",
+    }.items():
+        ran = in_kernel.run(
+            f"%%bgresponse -o x --each questions --batch {options}\nSay {{{{ item }}}}"
+        )
+        assert says in ran.said, options
+        assert "Traceback" not in ran.said
+    single = in_kernel.run("%%bgresponse -o x --batch\nSay it.")
+    assert "--batch is for many jobs" in single.said
+    assert server.count("upload") == 0
+    in_kernel.ok("%config BgMagics.stream = True\n%config BgMagics.tier = 'flex'")
+    in_kernel.ok(f"{SWEEP}")
+    eventually(lambda: server.count("upload"))
+
+
+def test_a_batch_over_a_restart(
+    server: ScriptedServer, lasting: dict[str, str], tmp_path: Path
+) -> None:
+    """A batch that a kernel has left is followed by the next one; its half price is in the receipt, its
+    answers are there for --reuse, and what has failed is sent again in a batch."""
+    server.batching.polls = 10_000
+    with kernel(**lasting) as one:
+        one.ok("%load_ext bgmagic")
+        one.ok("questions = ['a', 'b', 'c', 'd']")
+        one.ok(PRICES)
+        quoted = one.ok(
+            SWEEP.replace("--batch", "--batch --dry-run --max-output-tokens 1000")
+        ).stdout
+        assert "4 jobs: at most $0.02 for output" in quoted
+        one.ok(SWEEP)
+        eventually(lambda: server.count("batch_poll"))
+    server.batching.polls, server.batching.ending, server.batching.done = 0, "expired", 0.5
+    with kernel(**lasting) as two:
+        assert "%bgattach" in two.ok("%load_ext bgmagic").said
+        two.ok(PRICES)
+        two.ok("%bgattach study")
+        two.run("%bgwait study")
+        assert two.value("[a.strip() for a in study[:2]]") == str(["echo: Say a", "echo: Say b"])
+        assert two.value("[type(j.error).__name__ for j in study.failed]") == str(["JobFailed"] * 2)
+        assert server.count("upload") == server.count("batch") == 1
+        server.batching.ending, server.batching.done = "completed", 1.0
+        assert "2 jobs sent again" in two.ok("study.retry_failed()").said
+        two.ok("%bgwait study")
+        assert two.value("study[3].strip()") == repr("echo: Say d")
+        assert server.count("batch") == 2
+        assert server.count("create") == 0
+        receipt = two.ok("%bgcost").said
+        # 1,000 tokens in and 100 out, at half of 1.25 and 10 dollars a million, four times.
+        (line,) = [line for line in receipt.splitlines() if " batch " in line]
+        assert line.split()[-2:] == ["$0.0045", "$0.0045"]
+        two.ok("questions = ['a', 'b', 'c', 'd']")
+        two.ok("%%bgresponse -o again --each questions --reuse\nSay {{ item }}")
+        two.ok("%bgwait again")
+        assert server.count("create") == 0
+        two.ok("import bgmagic")
+        two.ok("more = bgmagic.map('Say {{ item }}', ['e', 'f'], batch=True)")
+        assert two.value("[a.strip() for a in more.result(20)]") == str(
+            ["echo: Say e", "echo: Say f"]
+        )
+        assert two.value("more.to_frame().price.round(6).tolist()") == str([0.001125] * 2)
+
+
+def test_a_group_is_cancelled_with_its_batch(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """%bgcancel of the group cancels the batch, once."""
+    server.batching.polls, server.batching.done = 10_000, 0.0
+    in_kernel.ok("questions = ['a', 'b']")
+    in_kernel.ok(SWEEP)
+    eventually(lambda: server.count("batch_poll"))
+    in_kernel.ok("%bgcancel study")
+    in_kernel.run("%bgwait study")
+    assert in_kernel.value("study.counts") == str({"cancelled": 2})
+    assert server.count("batch_cancel") == 1
+
+
+def test_a_budget_holds_a_batch_as_a_whole(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """A batch that could go over the budget is not uploaded; --over-budget sends it."""
+    in_kernel.ok("questions = ['a', 'b', 'c', 'd']")
+    in_kernel.ok(PRICES)
+    in_kernel.ok("%config BgMagics.budget = '0.012/day'")
+    dear = SWEEP.replace("--batch", "--batch --max-output-tokens 1000")  # at most 4 x $0.005
+    ran = in_kernel.run(dear)
+    assert "the budget of $0.012/day" in ran.said
+    assert server.count("upload") == 0
+    in_kernel.ok(dear.replace("--batch", "--batch --over-budget"))
+    in_kernel.ok("%bgwait study")
+    assert server.count("batch") == 1
+
+
+def test_a_large_batch_is_rendered_after_the_cell(
+    in_kernel: Kernel, server: ScriptedServer
+) -> None:
+    """A batch of more jobs than a cell renders is one file all the same, and every answer is in its
+    place."""
+    in_kernel.ok("import bgmagic")
+    in_kernel.ok("items = list(range(700))")
+    in_kernel.ok("big = bgmagic.map('Say {{ item }}', items, batch=True, yes=700)")
+    assert (
+        in_kernel.value("[a.strip() for a in big.result(60)] == [f'echo: Say {n}' for n in items]")
+        == "True"
+    )
+    assert server.count("upload") == 1
+    assert set(server.batching.asked.values()) == {1}
+    assert len(server.batching.asked) == 700
