@@ -393,12 +393,11 @@ class JobManager:
         """Send jobs again, as `resend` does; those of batches together in a new one."""
         batched = [job for job in jobs if job.record.batch is not None]
         assigner = BatchAssigner()
-        keys = [assigner.name(job.request) for job in batched]
         made: dict[Job, Job] = {}
         config = None
         try:
-            for job, key in zip(batched, keys, strict=True):
-                made[job], config = self._successor(job, key)
+            for job in batched:
+                made[job], config = self._successor(job, assigner.name(job.request))
         finally:
             if config is not None:
                 self._loop.begin(self._scheduler.spawn_jobs(list(made.values()), config))

@@ -184,7 +184,6 @@ def _check_batch(prepared: PreparedRequest) -> None:
         "--stream": request.streams,
         "--window": bool(request.window),
         f"--tier {request.tier}": request.tier not in STANDARD_TIERS,
-        "--tool of a function": prepared.rounds is not None,
     }
     for flag, given in refused.items():
         if given:

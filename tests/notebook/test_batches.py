@@ -25,7 +25,7 @@ def test_what_can_not_go_in_a_batch_is_one_line(in_kernel: Kernel, server: Scrip
         "--tier flex": "leave out --tier or --batch",
         "--sweep service_tier=flex,default": "leave out --tier or --batch",
         "--param background_options.completion_window=2h": "leave out --window or --batch",
-        "--tool $look": "--tool of a function can't be had in a batch",
+        "--tool $look": "a batch can't call functions of the notebook",
         "-c slow": "a batch can't wait for slow",
     }.items():
         ran = in_kernel.run(
