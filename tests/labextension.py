@@ -27,7 +27,10 @@ def options_module() -> str:
     }
     lines = [
         f"  {json.dumps(magic)}: [\n"
-        + "".join(f"    {json.dumps(option, ensure_ascii=False)},\n" for option in listed)
+        + "".join(
+            f"    {json.dumps(option, ensure_ascii=False, separators=(',', ':'))},\n"
+            for option in listed
+        )
         + "  ],\n"
         for magic, listed in told.items()
     ]
@@ -35,13 +38,17 @@ def options_module() -> str:
 
 
 def _told(option: Option) -> dict[str, Any]:
-    return {
+    """An option without what is as in most; ``names`` is whether its value is a variable's name.
+
+    Its help is Shift+Tab's: JupyterLab loads this with each page.
+    """
+    told = {
         "flags": option.flags,
-        "takes": option.metavar,
+        "takes": bool(option.metavar),
         "choices": option.choices,
         "names": option.variable or option.metavar == "NAME",
-        "help": option.help,
     }
+    return {name: value for name, value in told.items() if value}
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ class JournalWatch:
 
     def __init__(self, path: Path, emit: Callable[[], object]) -> None:
         self._path = path
+        self._owners = path.parent / "owners"  # a kernel that ends lets its lock go there
         self._emit = emit
         self._task: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
@@ -54,7 +55,7 @@ class JournalWatch:
 
     async def _run(self) -> None:
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._owners.mkdir(mode=0o700, parents=True, exist_ok=True)
         async for _ in self._changes():
             self._emit()
 
@@ -64,10 +65,11 @@ class JournalWatch:
         except ImportError:
             looks = self._looks()
         else:
-            if self._path.parent.is_dir() and not is_shared(self._path.parent):
+            if self._owners.is_dir() and not is_shared(self._path.parent):
                 async for change in watchfiles.awatch(
                     self._path.parent,
-                    watch_filter=lambda _, name: self._is_journal(Path(name).name),
+                    self._owners,
+                    watch_filter=lambda kind, name: self._tells(kind.name, Path(name)),
                     debounce=CALM, step=CALM // 4, recursive=False, stop_event=self._stopped,
                 ):  # fmt: skip
                     yield change
@@ -84,6 +86,11 @@ class JournalWatch:
             if now != before:
                 before = now
                 yield now
+
+    def _tells(self, kind: str, path: Path) -> bool:
+        if path.parent.name == self._owners.name:
+            return kind == "deleted"
+        return self._is_journal(path.name)
 
     def _is_journal(self, name: str) -> bool:
         # Not its shared memory, which each reader changes.

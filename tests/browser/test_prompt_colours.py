@@ -95,6 +95,21 @@ def looks(
         assert found.errors == []
 
 
+# First: playwright has one browser at a time, and the fixture's stays until the last test that uses it.
+def test_absence_changes_nothing(tmp_path: Path) -> None:
+    """Without the extension a prompt is coloured as IPython's code is, and runs."""
+    path = notebook(
+        tmp_path / "a.ipynb", [CODE, "%load_ext bgmagic", "%%bgresponse --dry-run\nIs it in?"]
+    )
+    with jupyterlab(tmp_path, extension=False, OPENAI_API_KEY="none") as url, page() as opened:
+        looks = Looks(opened, url.format(path.name))
+        looks.lab.run(1)
+        looks.lab.run(2)
+        looks.lab.cell(2).get_by_text("Is it in?").last.wait_for()
+        looks.wait(2, "in", looks.of(0, "in"), same=True)
+        assert opened.locator(".bgmagic-panel").count() == 0
+
+
 def test_prompt_is_coloured(looks: Looks) -> None:
     """The first line looks like options with the unknown ones marked, the rest like Markdown, and
     expressions like Python, fenced ones too; code cells look as ever."""
@@ -142,20 +157,6 @@ def test_switches_as_the_line_is_typed(looks: Looks) -> None:
     keyboard.press("Shift+End")
     keyboard.press("Backspace")
     looks.wait(2, "in", keyword, same=True)
-
-
-def test_absence_changes_nothing(tmp_path: Path) -> None:
-    """Without the extension a prompt is coloured as IPython's code is, and runs."""
-    path = notebook(
-        tmp_path / "a.ipynb", [CODE, "%load_ext bgmagic", "%%bgresponse --dry-run\nIs it in?"]
-    )
-    with jupyterlab(tmp_path, extension=False, OPENAI_API_KEY="none") as url, page() as opened:
-        looks = Looks(opened, url.format(path.name))
-        looks.lab.run(1)
-        looks.lab.run(2)
-        looks.lab.cell(2).get_by_text("Is it in?").last.wait_for()
-        looks.wait(2, "in", looks.of(0, "in"), same=True)
-        assert opened.locator("[title*='variable for the answer']").count() == 0
 
 
 def test_what_pip_installs() -> None:

@@ -41,7 +41,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     made.close()
 
 
-def _response(text: str) -> str:
+def response_text(text: str) -> str:
     part = {"type": "output_text", "text": text, "annotations": []}
     message = {"type": "message", "role": "assistant", "content": [part]}
     return json.dumps({"id": "resp_1", "status": "completed", "model": "m", "output": [message]})
@@ -57,7 +57,7 @@ def test_what_the_server_says(journal: Journal, tmp_path: Path) -> None:
     ended = {
         "ended_at": time.time(),
         "status": "completed",
-        "response": _response("*It* <script>x</script>"),
+        "response": response_text("*It* <script>x</script>"),
     }
     journal.add(job("first", notebook=inside), job("second", notebook=outside, **ended)).result(10)
     with jupyterlab(tmp_path) as url:

@@ -23,7 +23,7 @@ export const isHeader = (text) => OPTIONS[HEAD.exec(text)?.[1]] !== undefined;
 /**
  * What a header line is made of.
  *
- * @returns {{type: string, from: number, to: number, wrong?: string, help?: string, begins?: boolean}[]}
+ * @returns {{type: string, from: number, to: number, wrong?: string, begins?: boolean}[]}
  *   `type` is Magic, Flag, Value, Name, Number or Unknown; places count from the line's start; `wrong` says what is
  *   wrong, and `begins` that it could still become right.
  */
@@ -48,7 +48,7 @@ function flag(found, known, word, from) {
   const option = known.get(name);
   const to = from + name.length;
   if (option) {
-    found.push({ type: "Flag", from, to, help: `${option.flags.join(", ")} ${option.takes}: ${option.help}` });
+    found.push({ type: "Flag", from, to });
     if (equals < 0) return option.takes ? option : null;
     value(found, option, word.slice(equals + 1), to + 1);
     return null;
@@ -68,7 +68,7 @@ function flag(found, known, word, from) {
 function value(found, option, word, from) {
   const plain = word.replace(/^(['"])(.*)\1$/s, "$2");
   const add = (type, more) => void found.push({ type, from, to: from + word.length, ...more });
-  const choices = option.choices;
+  const choices = option.choices ?? [];
   if (REFERENCE.test(plain)) add("Name");
   else if (choices.length && !choices.includes(plain)) {
     const begins = choices.some((choice) => choice.startsWith(plain));

@@ -1,8 +1,9 @@
 // The plugins of the extension, each without what the others need.
 
+import { panelPlugin } from "./panel.js";
 import { promptPlugin } from "./prompt.js";
 
-const MAKERS = [promptPlugin];
+const MAKERS = [promptPlugin, panelPlugin];
 
 /**
  * @param shared gives a module of JupyterLab by its name.

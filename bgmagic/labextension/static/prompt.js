@@ -225,11 +225,11 @@ function unknownWords({ Decoration, EditorView, StateField }) {
     if (line === null || !isHeader(line.text)) return Decoration.none;
     const cursor = state.selection.main.head;
     const found = [];
-    for (const { from, to, wrong, help, begins } of readHeader(line.text)) {
+    for (const { from, to, wrong, begins } of readHeader(line.text)) {
       const typed = begins && cursor === line.from + to;
-      if (to === from || typed || !(wrong || help)) continue;
-      const mark = { class: wrong ? "bgmagic-unknown" : "", attributes: { title: wrong ?? help } };
-      found.push(Decoration.mark(mark).range(line.from + from, line.from + to));
+      if (to === from || typed || !wrong) continue;
+      const mark = Decoration.mark({ class: "bgmagic-unknown", attributes: { title: wrong } });
+      found.push(mark.range(line.from + from, line.from + to));
     }
     return Decoration.set(found);
   };

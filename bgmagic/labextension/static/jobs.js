@@ -1,0 +1,91 @@
+// The jobs of the journal in this page: asked for once, then after each event of the server.
+
+const EVENT = "https://bgmagic.invalid/events/journal/v1";
+
+/**
+ * @param ask gives the JSON at a path below /bgmagic/jobs.
+ * @param manager JupyterLab's service manager: its stream of the server's events.
+ */
+export class Jobs {
+  constructor(ask, manager) {
+    this.rows = new Map();
+    this.ask = ask;
+    this.trouble = "";
+    this.onChange = [];
+    this.onEnd = [];
+    this.whole = false; // whether the older ones are there, too
+    this.at = Date.now() / 1000;
+    this.asking = null;
+    this.due = false;
+    manager.events.stream.connect((_, event) => void (event.schema_id === EVENT && this.refresh()));
+    manager.sessions.runningChanged.connect(() => void (this.open.length && this.refresh())); // a kernel may be gone
+  }
+
+  get open() {
+    return [...this.rows.values()].filter((row) => row.open);
+  }
+
+  /** Ask for what is new, or for all jobs; while an answer is awaited, once more after it. */
+  refresh(whole = false) {
+    this.due ||= this.asking !== null;
+    this.whole &&= !whole;
+    return (this.asking ??= this.#ask().finally(() => {
+      this.asking = null;
+      if (this.due) {
+        this.due = false;
+        this.refresh();
+      }
+    }));
+  }
+
+  /** Have the older ones, too. */
+  async fill() {
+    this.wanted = true;
+    if (!this.whole) await this.refresh(true);
+  }
+
+  async #ask() {
+    const all = this.wanted && !this.whole;
+    try {
+      const { jobs, count, at } = await this.ask(all ? "" : `?since=${this.at}`);
+      this.at = at || this.at;
+      this.trouble = "";
+      const ended = jobs.filter((row) => !row.open && this.rows.get(row.key)?.open);
+      if (all) this.rows.clear();
+      for (const row of jobs) this.rows.set(row.key, row);
+      if (all) this.whole = true;
+      else if (this.whole && count < this.rows.size) this.#forgotten();
+      for (const tell of this.onEnd) tell(ended);
+    } catch (error) {
+      this.trouble = String(error.message ?? error);
+    }
+    for (const tell of this.onChange) tell();
+  }
+
+  #forgotten() {
+    this.whole = false;
+    this.due = true;
+  }
+}
+
+export const SIGNS = { completed: "✓", failed: "✕", lost: "✕", incomplete: "◐", cancelled: "⊘", unknown: "?" };
+
+/** The status as it is shown: one that nobody follows is detached. */
+export const statusOf = (row) => (row.open && !row.followed ? `detached (${row.status})` : row.status);
+
+export const groupOf = (row) => (row.open ? "running" : row.status === "completed" ? "completed" : "without an answer");
+
+/** "1:05", "2 h 5 min". */
+export function duration(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 3600) return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
+}
+
+export const timeOf = (row) => duration((row.ended ?? Date.now() / 1000) - row.submitted);
+
+export function priceOf({ price }) {
+  if (price === undefined) return "";
+  return price >= 0.01 ? `$${price.toFixed(2)}` : `$${price.toPrecision(2)}`;
+}

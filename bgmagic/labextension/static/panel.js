@@ -1,0 +1,326 @@
+// The panel "Background jobs": all jobs of this server's notebooks, the running ones first, and one of them in full.
+
+import { isHeader } from "./header.js";
+import { Jobs, SIGNS, groupOf, priceOf, statusOf, timeOf } from "./jobs.js";
+
+const HEIGHT = 46; // pixels of a row: of thousands only those in sight are drawn
+const ICON = `<svg xmlns="http://www.w3.org/2000/svg" width="16" viewBox="0 0 24 24"><path class="jp-icon3" fill="#616161"
+ d="M4 5h10v2H4zm0 6h7v2H4zm0 6h6v2H4zm13-7a6 6 0 1 0 0 12 6 6 0 0 0 0-12zm-1 2h1.500v4l2.800 1.700-.8 1.200-3.500-2.100z"/></svg>`;
+
+const element = (tag, properties = {}, ...children) => {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+};
+
+/** The plugin; @param shared gives a module of JupyterLab by its name. */
+export async function panelPlugin(shared) {
+  const names = ["application", "apputils", "coreutils", "notebook", "rendermime", "services", "ui-components"];
+  const [widgets, ...found] = await Promise.all(["@lumino/widgets", ...names.map((name) => `@jupyterlab/${name}`)].map(shared));
+  const statusbar = await shared("@jupyterlab/statusbar").catch(() => ({}));
+  const lab = Object.assign({}, widgets, ...found, statusbar);
+  return {
+    id: "bgmagic:panel",
+    description: "Shows the jobs of %%bgresponse, of all notebooks.",
+    autoStart: true,
+    requires: [lab.INotebookTracker, lab.IRenderMimeRegistry],
+    optional: [lab.ICommandPalette, lab.IStatusBar].filter(Boolean),
+    activate: (app, notebooks, rendermime, palette, bar) => {
+      const settings = app.serviceManager.serverSettings;
+      const ask = async (path) => {
+        const url = `${lab.URLExt.join(settings.baseUrl, "bgmagic/jobs")}${path}`;
+        const reply = await lab.ServerConnection.makeRequest(url, { cache: "no-store" }, settings);
+        if (reply.ok) return reply.json();
+        const missing = "Jupyter Server has not loaded bgmagic's extension: start it again, or install bgmagic where it runs";
+        throw new Error(reply.status === 404 ? missing : reply.statusText);
+      };
+      activate(lab, { app, notebooks, rendermime, palette, bar, jobs: new Jobs(ask, app.serviceManager) });
+    },
+  };
+}
+
+function activate(lab, parts) {
+  const { app, jobs, palette, bar, notebooks } = parts;
+  document.head.append(element("link", { rel: "stylesheet", href: new URL("./panel.css", import.meta.url).href }));
+  const panel = makePanel(lab, parts);
+  app.shell.add(panel, "right", { rank: 900 });
+  const show = (key) => {
+    app.shell.activateById(panel.id);
+    if (key) panel.select(key);
+  };
+  const command = "bgmagic:show-jobs";
+  app.commands.addCommand(command, { label: "Show Background Jobs", execute: ({ key }) => show(key) });
+  palette?.addItem({ command, category: "Background jobs" });
+  if (bar) {
+    const button = element("button", { className: "bgmagic-count", title: "Background jobs that run", onclick: () => show() });
+    const item = new lab.Widget({ node: element("div", {}, button) });
+    bar.registerStatusItem("bgmagic:jobs", { item, align: "left", rank: 90 });
+    jobs.onChange.push(() => {
+      const count = jobs.open.length;
+      button.textContent = count === 1 ? "1 job runs" : `${count} jobs run`;
+      item.setHidden(count === 0);
+    });
+    item.hide();
+  }
+  jobs.onEnd.push((ended) => notify(lab, app, notebooks, jobs, ended, show));
+  notebooks.widgetAdded.connect((_, { sessionContext }) => {
+    // A kernel that is gone changes nothing in the journal, and its jobs are detached.
+    sessionContext.statusChanged.connect((_, status) => void (/start|dead/.test(status) && jobs.refresh()));
+  });
+  app.started.then(() => jobs.refresh());
+}
+
+/** Say that jobs have ended whose notebook is not what is looked at; of a sweep once, at its end. */
+function notify(lab, app, notebooks, jobs, ended, show) {
+  const here = notebooks.currentWidget;
+  const looked = here && here === app.shell.currentWidget && !document.hidden ? here.context.path : undefined;
+  const open = new Set(jobs.open.map((row) => row.group));
+  const told = new Map();
+  for (const row of ended) {
+    if (row.path !== undefined && row.path === looked) continue;
+    if (!row.group) told.set(row.key, [row.name || row.id || "job", row]);
+    else if (!open.has(row.group)) told.set(row.group, [`${row.group_name || "a sweep"}: all jobs have ended`, row]);
+  }
+  for (const [name, row] of told.values()) {
+    const good = row.group || row.status === "completed";
+    const message = row.group ? name : `${name}: ${row.status}${row.notebook ? ` (${row.notebook})` : ""}`;
+    const actions = [{ label: good ? "Show answer" : "Show why", callback: () => show(row.key) }];
+    lab.Notification.emit(message, good ? "success" : "warning", { autoClose: 8000, actions });
+  }
+}
+
+function makePanel(lab, { app, jobs, notebooks, rendermime }) {
+  const search = element("input", { type: "search", placeholder: "Search name, notebook, model …", ariaLabel: "Search jobs" });
+  const filter = element("select", { ariaLabel: "Which jobs" });
+  for (const name of ["all jobs", "this notebook", "running", "completed", "without an answer"]) filter.append(element("option", {}, name));
+  const list = element("div", { className: "bgmagic-list", tabIndex: 0, role: "listbox", ariaLabel: "Jobs" });
+  const detail = element("div", { className: "bgmagic-detail", hidden: true, tabIndex: 0, role: "region", ariaLabel: "The chosen job" });
+  const trouble = element("p", { role: "status", className: "bgmagic-trouble" });
+  const header = element("div", { className: "bgmagic-head" }, element("h2", {}, "Background jobs"), search, filter);
+  const node = element("div", { className: "bgmagic-panel" }, header, trouble, list, detail);
+  const height = element("div", { role: "presentation" });
+  list.append(height);
+  let shown = [];
+  let chosen = null;
+  let drawn = new Map(); // by key: a row is kept, so that a click and the focus find it
+
+  function look() {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const path = notebooks.currentWidget?.context.path;
+    const wanted = (row) => {
+      if (filter.selectedIndex === 1 && row.path !== path) return false;
+      if (filter.selectedIndex > 1 && groupOf(row) !== filter.value) return false;
+      const text = [row.name, row.notebook, row.model, row.effort, statusOf(row), row.id].join(" ").toLowerCase();
+      return words.every((word) => text.includes(word));
+    };
+    shown = [...jobs.rows.values()].filter(wanted);
+    shown.sort((a, b) => !!b.open - !!a.open || b.submitted - a.submitted);
+    height.style.height = `${shown.length * HEIGHT}px`;
+    trouble.textContent = jobs.trouble || (shown.length ? "" : jobs.rows.size ? "No such job." : "No jobs yet: %%bgresponse sends one.");
+    draw();
+    if (chosen && buttonsOf(jobs.rows.get(chosen)) !== detail.dataset.state) panel.select(chosen);
+  }
+
+  function draw() {
+    const first = Math.max(0, Math.floor(list.scrollTop / HEIGHT) - 5);
+    const last = first + Math.ceil((list.clientHeight || 800) / HEIGHT) + 10;
+    const now = new Map();
+    for (const [index, row] of shown.slice(first, last).entries()) {
+      const place = drawn.get(row.key) ?? element("div", { className: "bgmagic-row", role: "option", id: `bgmagic-${row.key}` });
+      fillRow(place, row);
+      place.onclick = () => void choose(row.key);
+      place.style.top = `${(first + index) * HEIGHT}px`;
+      place.ariaSelected = String(row.key === chosen);
+      place.ariaSetSize = String(shown.length);
+      place.ariaPosInSet = String(first + index + 1);
+      now.set(row.key, place);
+      if (!drawn.has(row.key)) height.append(place);
+    }
+    for (const [key, place] of drawn) if (!now.has(key)) place.remove();
+    drawn = now;
+    if (chosen && now.has(chosen)) list.setAttribute("aria-activedescendant", `bgmagic-${chosen}`);
+    else list.removeAttribute("aria-activedescendant");
+  }
+
+  /** Show a job in full, and its cell, if its notebook is open. */
+  async function choose(key) {
+    await panel.select(key);
+    const row = jobs.rows.get(key);
+    if (row) await goTo(lab, app, notebooks, row, { open: false });
+  }
+
+  list.onscroll = () => requestAnimationFrame(draw);
+  search.oninput = filter.onchange = () => ((list.scrollTop = 0), look());
+  list.onkeydown = (event) => {
+    const at = shown.findIndex((row) => row.key === chosen);
+    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -shown.length, End: shown.length }[event.key];
+    if (event.key === "Enter" && chosen) choose(chosen);
+    if (!step || !shown.length) return;
+    event.preventDefault();
+    const next = Math.min(shown.length - 1, Math.max(0, at + step));
+    const top = next * HEIGHT;
+    if (top < list.scrollTop) list.scrollTop = top;
+    if (top + HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = top + HEIGHT - list.clientHeight;
+    panel.select(shown[next].key);
+  };
+
+  class JobsPanel extends lab.Widget {
+    #timer = null;
+    #answer = null;
+
+    onAfterShow() {
+      jobs.fill();
+      look();
+      this.#timer ??= setInterval(() => jobs.open.length && draw(), 1000);
+    }
+
+    onAfterHide() {
+      clearInterval(this.#timer);
+      this.#timer = null;
+    }
+
+    /** Show the job with this key in full. */
+    async select(key) {
+      const same = key === chosen;
+      chosen = key;
+      if (!same) draw();
+      const row = jobs.rows.get(key);
+      const told = await jobs.ask(`/${encodeURIComponent(key)}`).catch((error) => ({ message: error.message, footer: "" }));
+      if (chosen !== key) return;
+      this.#answer?.dispose();
+      const place = element("div");
+      const title = element("h2", {}, row?.name || row?.id || "job");
+      const said = element("p", { role: "status" }, [told.message && `${told.message}.`, told.remedy].filter(Boolean).join(" "));
+      const prompt = element("details", {}, element("summary", {}, "Prompt"), element("pre", {}, told.prompt ?? ""));
+      const footer = element("p", { className: "bgmagic-quiet" }, told.footer);
+      const how = row ? [statusOf(row), timeOf(row), priceOf(row), row.notebook].filter(Boolean).join(" · ") : "";
+      const about = element("p", { className: "bgmagic-quiet" }, how);
+      detail.replaceChildren(title, about, row ? buttons(row, said) : "", said, place, prompt, footer);
+      detail.hidden = false;
+      detail.dataset.state = buttonsOf(row);
+      draw();
+      if (!told.html) return;
+      // Rendered by us: what a model wrote is no markup in it.
+      const model = rendermime.createModel({ trusted: true, data: { "text/html": told.html } });
+      this.#answer = rendermime.createRenderer("text/html");
+      await this.#answer.renderModel(model);
+      if (place.isConnected) lab.Widget.attach(this.#answer, place);
+    }
+  }
+
+  const buttonsOf = (row) => (row ? `${row.open} ${row.followed} ${row.status}` : "");
+
+  function buttons(row, said) {
+    const made = element("div", { className: "bgmagic-buttons" });
+    const add = (label, act, sure) => {
+      const button = element("button", { type: "button" }, label);
+      button.onclick = async () => {
+        if (sure && button.textContent === label) {
+          button.textContent = sure;
+          button.onblur = () => (button.textContent = label);
+          return;
+        }
+        button.textContent = label;
+        try {
+          said.textContent = (await act()) ?? "";
+        } catch (error) {
+          said.textContent = String(error.message ?? error);
+        }
+      };
+      made.append(button);
+    };
+    const kernel = (action) => () => inKernel(app, row, action);
+    if (row.path) add("Go to cell", async () => ((await goTo(lab, app, notebooks, row, { open: true })) ? "" : "No cell of this notebook shows it."));
+    if (row.open && row.followed) add("Cancel", kernel("cancel"), "Really cancel?");
+    if (row.open && !row.followed) add("Attach here", () => attachHere(lab, notebooks, row));
+    if (!row.open && row.status !== "completed") add("Send again", kernel("resend"), "Really send again?");
+    return made;
+  }
+
+  const panel = new JobsPanel({ node });
+  panel.id = "bgmagic-jobs";
+  panel.title.caption = "Background jobs";
+  panel.title.icon = new lab.LabIcon({ name: "bgmagic:jobs", svgstr: ICON });
+  jobs.onChange.push(() => panel.isVisible && look());
+  notebooks.currentChanged.connect(() => panel.isVisible && filter.selectedIndex === 1 && look());
+  return panel;
+}
+
+function fillRow(place, row) {
+  const status = statusOf(row).split(" (")[0].replace("_", " ");
+  const sign = element("span", { className: "bgmagic-sign", ariaHidden: "true" }, row.open ? (row.followed ? "●" : "○") : SIGNS[row.status] ?? "·");
+  const where = [row.notebook, [row.model, row.effort].filter(Boolean).join(" ")].filter(Boolean).join(" · ");
+  const first = element("div", {}, sign, element("b", {}, row.name || row.id || "job"), element("span", {}, status), element("span", {}, timeOf(row)));
+  const second = element("div", { className: "bgmagic-quiet" }, element("span", { className: "bgmagic-where" }, where), element("span", {}, priceOf(row)));
+  const told = `${first.textContent} ${second.textContent}`;
+  if (place.dataset.told === told) return;
+  place.dataset.told = told;
+  Object.assign(place.dataset, { status: row.status, open: !!(row.open && row.followed) });
+  place.title = `sent ${new Date(row.submitted * 1000).toLocaleString()}`;
+  place.replaceChildren(first, second);
+}
+
+/** Show the cell of a job in its notebook; whether there is one. */
+async function goTo(lab, app, notebooks, row, { open }) {
+  if (!row.path) return false;
+  let panel = notebooks.find((one) => one.context.path === row.path);
+  if (!panel && open) panel = await app.commands.execute("docmanager:open", { path: row.path });
+  if (!panel) return false;
+  await panel.context.ready;
+  const cells = [...panel.content.model.cells];
+  const known = [row.key, row.id].filter(Boolean);
+  const shows = (cell) => {
+    const outputs = cell.outputs ? JSON.stringify(cell.outputs.toJSON()) : "";
+    return known.some((word) => outputs.includes(word));
+  };
+  let index = cells.findIndex(shows);
+  if (index < 0 && row.name) index = cells.findLastIndex((cell) => sends(cell.sharedModel.getSource(), row.name));
+  if (index < 0) return false;
+  if (open) app.shell.activateById(panel.id);
+  panel.content.activeCellIndex = index;
+  await panel.content.scrollToItem?.(index, "smart");
+  return true;
+}
+
+function sends(source, name) {
+  const line = source.trimStart().split("\n", 1)[0];
+  const word = name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  return isHeader(line) && new RegExp(`(^|\\s)(-o|--out)[\\s=]*${word}(\\s|$)`).test(line);
+}
+
+/** Have the kernel of the job's notebook cancel it or send it again; gives what it says. */
+async function inKernel(app, row, action) {
+  const sessions = app.serviceManager.sessions;
+  const model = [...sessions.running()].find((one) => one.path === row.path);
+  if (!model) throw new Error("No kernel runs for its notebook: open it, then Attach here.");
+  const kernel = app.serviceManager.kernels.connectTo({ model: model.kernel });
+  try {
+    const told = `__import__("bgmagic.notebook.panel", fromlist=["act"]).act(${JSON.stringify(action)}, ${JSON.stringify(row.key)})`;
+    return await evaluated(kernel, told);
+  } finally {
+    kernel.dispose();
+  }
+}
+
+/** The text that an expression gives in a kernel, without a trace in the notebook. */
+async function evaluated(kernel, expression) {
+  const asked = { code: "", silent: true, store_history: false, allow_stdin: false, user_expressions: { told: expression } };
+  const { content } = await kernel.requestExecute(asked).done;
+  const told = content.user_expressions?.told;
+  if (told?.status !== "ok") throw new Error(told?.evalue ?? "The kernel did not answer.");
+  return told.data["text/plain"].replace(/^(['"])(.*)\1$/s, "$2");
+}
+
+/** Attach a job in the notebook that is looked at, in a new cell, where its card appears. */
+async function attachHere(lab, notebooks, row) {
+  const panel = notebooks.currentWidget;
+  const kernel = panel?.sessionContext.session?.kernel;
+  if (!kernel) throw new Error("Open a notebook with a kernel first: it is attached there.");
+  const loaded = await evaluated(kernel, `get_ipython().find_cell_magic("bgresponse") is not None`);
+  const which = row.id || row.key;
+  const line = `%bgattach ${which}${row.name && /^\w+$/.test(row.name) ? ` -o ${row.name}` : ""}`;
+  lab.NotebookActions.insertBelow(panel.content);
+  panel.content.activeCell.model.sharedModel.setSource(loaded === "True" ? line : `%load_ext bgmagic\n${line}`);
+  await lab.NotebookActions.run(panel.content, panel.sessionContext);
+  return "";
+}

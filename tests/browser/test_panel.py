@@ -1,0 +1,139 @@
+"""The panel of background jobs in JupyterLab: what it shows, what its buttons do, what ends elsewhere."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bgmagic.storage.journal import Journal
+from tests.browser.test_prompt_colours import Looks
+from tests.conftest import KEY
+from tests.server.test_jobs import job, response_text
+from tests.support.browser import barriers, jupyterlab, need_browser, notebook, page
+from tests.support.scripted import ScriptedServer
+
+pytestmark = pytest.mark.timeout(240)
+
+OLD = 10_000
+HOSTILE = "It is **so**. <img src=x onerror='window.fired=1'>"
+
+
+@pytest.fixture(autouse=True)
+def _browser() -> None:
+    need_browser()
+
+
+class Panel:
+    """The panel on a page."""
+
+    def __init__(self, opened: Any) -> None:
+        self.page = opened
+        self.rows = opened.locator(".bgmagic-row")
+        self.detail = opened.locator(".bgmagic-detail")
+
+    def row(self, name: str, status: str) -> Any:
+        """The row of a job, once it has that status."""
+        found = self.rows.filter(has_text=name).filter(has_text=status).first
+        found.wait_for(timeout=30_000)
+        return found
+
+    def press(self, label: str, sure: str = "") -> None:
+        """Click a button of the job that is shown, and the one that it becomes."""
+        for name in filter(None, (label, sure)):
+            self.detail.get_by_role("button", name=name, exact=True).click()
+
+
+def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
+    """Jobs of all notebooks are listed, the running ones first and ten thousand without drawing them;
+    one is found, read, cancelled, sent again and attached; the end of one is told elsewhere, and
+    nothing is asked for while nothing happens."""
+    _fill(tmp_path)
+    server.polls = 10**6
+    sent = "%%bgresponse -o {} --poll 0.2\nWhy {}?"
+    cells = ["%load_ext bgmagic", *(sent.format(name, name) for name in ("mine", "later"))]
+    path = notebook(tmp_path / "study.ipynb", cells)
+    notebook(tmp_path / "other.ipynb", ["1"])
+    environment = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url}
+    size = {"width": 1400, "height": 800}
+    with jupyterlab(tmp_path, **environment) as url, page(viewport=size) as opened:
+        asked: list[str] = []
+        opened.on("request", lambda request: asked.append(request.url))
+        looks, panel = Looks(opened, url.format(path.name)), Panel(opened)
+        lab = looks.lab
+        lab.run(0)
+        lab.run(1)
+        opened.get_by_role("button", name="1 job runs").click()
+        panel.row("mine", "in progress")
+        opened.wait_for_function(
+            f"() => document.querySelector('.bgmagic-row').ariaSetSize > {OLD}"
+        )
+        assert "mine" in panel.rows.first.inner_text()
+        assert panel.rows.count() < 60
+        opened.get_by_label("Search jobs").fill("other critique")
+        opened.wait_for_function("() => document.querySelectorAll('.bgmagic-row').length === 1")
+        panel.row("critique", "completed").click()
+        panel.detail.locator("strong", has_text="so").wait_for()
+        assert "onerror" in panel.detail.inner_text()
+        assert barriers(opened, ".bgmagic-panel") == []
+        opened.get_by_label("Search jobs").fill("")
+        opened.get_by_label("Which jobs").select_option("this notebook")
+        opened.wait_for_function("() => document.querySelectorAll('.bgmagic-row').length === 1")
+
+        panel.row("mine", "in progress").click()
+        panel.press("Cancel", "Really cancel?")
+        panel.row("mine", "cancelled").click()
+        assert server.count("cancel") == 1
+        panel.press("Send again", "Really send again?")
+        panel.row("mine", "in progress")
+        panel.detail.get_by_text("Sent again").wait_for()
+        assert server.count("create") == 2
+
+        lab.run(2)
+        panel.row("later", "in progress")
+        opened.locator(".jp-DirListing-item", has_text="other.ipynb").dblclick()
+        opened.locator(".jp-NotebookPanel:visible").get_by_text("1", exact=True).wait_for()
+        server.polls = 0
+        opened.get_by_label("Which jobs").select_option("all jobs")
+        panel.row("later", "completed")
+        opened.locator("#jp-main-statusbar .jp-Notification-Status").click()
+        told = opened.locator(
+            ".jp-Notification-List-Item", has_text="later: completed (study.ipynb)"
+        )
+        told.get_by_role("button", name="Show answer").click()
+        panel.detail.get_by_text("the answer").wait_for()
+        opened.keyboard.press("Escape")
+
+        quiet = len(asked)
+        opened.wait_for_timeout(2500)
+        assert not any("bgmagic/jobs" in url for url in asked[quiet:])
+
+        panel.press("Go to cell")
+        opened.locator(".jp-NotebookPanel:visible .jp-mod-active", has_text="Why later?").wait_for()
+        server.polls = 10**6
+        lab.run(1)
+        panel.row("mine", "in progress")
+        lab.restart()
+        panel.row("mine", "detached").click()
+        panel.press("Attach here")
+        opened.locator(".bgmagic-card[data-status=in_progress]").last.wait_for(timeout=30_000)
+        panel.row("mine", "in progress")
+        assert opened.evaluate("window.fired") is None
+        assert looks.errors == []
+
+
+def _fill(folder: Path) -> None:
+    """A journal with jobs of other notebooks, many of them."""
+    journal, now = Journal(folder / ".journal.sqlite3"), time.time()
+    ended: dict[str, Any] = {
+        "status": "completed",
+        "created_at": now - 90_000,
+        "ended_at": now - 89_000,
+    }
+    other = str(folder / "other.ipynb")
+    old = [job(f"old{n}", notebook="/far/away.ipynb", **ended) for n in range(OLD)]
+    read = job("critique", notebook=other, response=response_text(HOSTILE), **ended)
+    journal.add(*old, read).result(60)
+    journal.close(10)
