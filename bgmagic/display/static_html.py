@@ -12,6 +12,7 @@ from bgmagic.api.response import Usage, read_citations, sources, sources_text, w
 from bgmagic.display.frontend import Formulas
 from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
 from bgmagic.errors import BgmagicError
+from bgmagic.jobs.artifacts import made_html
 from bgmagic.jobs.export import GroupSummary, job_row
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
@@ -113,7 +114,8 @@ def text_html(job: Job, formulas: Formulas = "mathjax") -> str:
     # An answer has been read already; its response would have to be unpacked.
     answered = job.done() and job.error is None
     cited = job.result(0).citations if answered else read_citations(job.record.response or {})
-    return answer_html(
+    made = job.result(0).made_html() if answered else made_html(job.record.response or {})
+    shown = answer_html(
         job.text,
         structured=job.request.text_format is not None,
         commentary=job.commentary,
@@ -121,6 +123,7 @@ def text_html(job: Job, formulas: Formulas = "mathjax") -> str:
         links=sources(cited),
         formulas=formulas,
     )
+    return shown + made
 
 
 def _reason(job: Job, error: BgmagicError) -> str:

@@ -27,11 +27,10 @@ from bgmagic.api.response import (
     sdk_response,
     sdk_usage,
     sources,
-    sources_text,
     text_in,
 )
 from bgmagic.errors import BgmagicError
-from bgmagic.jobs.artifacts import Artifacts
+from bgmagic.jobs.artifacts import Artifacts, has_made
 from bgmagic.jobs.placeholder import (
     AsyncWaiters,
     TextPlaceholder,
@@ -41,7 +40,6 @@ from bgmagic.jobs.placeholder import (
 )
 from bgmagic.jobs.record import JobController, JobRecord, Listener, Status, Variable
 from bgmagic.jobs.steps import Step
-from bgmagic.text import without_controls
 
 if TYPE_CHECKING:
     from bgmagic.api.response import Response, ResponseUsage
@@ -92,6 +90,7 @@ class Answer(Artifacts, str):
         answer.data = data
         answer.commentary = read_output(response).commentary
         answer.citations = read_citations(response)
+        answer._made = has_made(response)
         return answer
 
     @property
@@ -174,7 +173,7 @@ class Answer(Artifacts, str):
             links=sources(self.citations),
             formulas=formulas,
         )
-        return {"text/plain": self._plain(), "text/html": html}
+        return {"text/plain": self._plain(), "text/html": html + self.made_html()}
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         return self.bundle()
@@ -182,9 +181,6 @@ class Answer(Artifacts, str):
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this: the text as it reads, in a list with its quotes.
         printer.text(self._plain() if len(printer.stack) <= 1 else repr(self))
-
-    def _plain(self) -> str:
-        return without_controls(self) + sources_text(self.citations)
 
 
 logger = logging.getLogger("bgmagic")

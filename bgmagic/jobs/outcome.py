@@ -11,6 +11,7 @@ from bgmagic.api.replay import leaves_calls
 from bgmagic.api.response import objects_in, read_output, word_in
 from bgmagic.api.server import is_openai
 from bgmagic.errors import BgmagicError
+from bgmagic.jobs.artifacts import images_in
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.text import one_line
@@ -172,7 +173,8 @@ def _completed(job: Job, record: JobRecord, response: Mapping[str, Any]) -> Answ
     output = read_output(response)
     if output.refusal:
         return NoAnswer(f"completed, but the model refused: {one_line(output.refusal)}", job)
-    if not output.text.strip():
+    # An image may be all that was asked for.
+    if not output.text.strip() and (record.request.text_format or not images_in(response)):
         return NoAnswer(f"completed, but {_without_text(record, response)}", job)
     form = record.request.text_format
     if form is None:

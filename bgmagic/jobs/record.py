@@ -72,6 +72,9 @@ class JobController(Protocol):
     def on_loop_thread(self) -> bool:
         """Whether the caller runs on the loop thread, which must never wait for a job."""
 
+    def fetch_file(self, job: Any, file_id: str, container: str | None, limit: int) -> bytes:
+        """The content of a file that the job's answer cites."""
+
     def run_callback(self, function: Callable[[Any], object], job: Any) -> None:
         """Call ``function(job)`` soon, off the loop thread."""
 

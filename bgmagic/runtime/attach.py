@@ -99,3 +99,18 @@ def reattach(job: Job, store: JobStore, attach: Callable[[StoredJob, Variable], 
         raise BadInput(f"the journal does not have it; %bgattach {job.response_id} follows it")
     # Moved before the new handle can end, so that its answer finds it in the variables.
     return attach(entry, VariableHandover(job))
+
+
+def fetch_cited(
+    job: Job, server: ServerConfig, file_id: str, container: str | None, limit: int
+) -> bytes:
+    """Fetch a file that the answer of ``job`` cites from ``server``; waits for it.
+
+    Raises:
+        BgmagicError: the job was sent to another server, or the file can't be had.
+    """
+    from bgmagic.transport.files import fetch_file  # few answers have any
+
+    if server.name != job.record.server:
+        raise BadInput(f"{file_id} is at {job.record.server}, and jobs go to {server.name} now")
+    return fetch_file(server, file_id, container, limit)

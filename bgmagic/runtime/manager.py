@@ -28,7 +28,7 @@ from bgmagic.jobs.outcome import settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, Listener, SendGate, Status, Variable
 from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.prompts.template import PartialPrompt
-from bgmagic.runtime.attach import VariableHandover, record_of, stored_run_config
+from bgmagic.runtime.attach import VariableHandover, fetch_cited, record_of, stored_run_config
 from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
 from bgmagic.runtime.registry import JobFeed, JobFeeds, JobRegistry
@@ -411,17 +411,13 @@ class JobManager:
             raise BadInput(
                 f"{job!r}: it never became a request; mend its item and run the cell again"
             )
-        config = self._configs.get(job)
-        if config is not None:
-            config = self._with_key_of_today(config)
-        config = config or stored_run_config(job, self.store, self.destination())
-        old = job.record
-        record = old.for_resend(config.server.name, self._clock.now())
+        known = self._configs.get(job) or stored_run_config(job, self.store, self.destination())
+        config = self._with_key_of_today(known)
+        record = job.record.for_resend(config.server.name, self._clock.now())
         if record.partial is not None:
             partial = PartialPrompt(record.partial).with_resent_jobs(self._registry.latest_key)
             record = replace(record, partial=partial.text)
-        record = replace(record, batch=batch)
-        new = self._new(record, config)
+        new = self._new(replace(record, batch=batch), config)
         self._registry.mark_resent(job, new)
         job.move_variables_to(new)
         return new, config
@@ -434,6 +430,10 @@ class JobManager:
             return config
         same = today.name == config.server.name
         return replace(config, server=today, same_key=True) if same else config
+
+    def fetch_file(self, job: Job, file_id: str, container: str | None, limit: int) -> bytes:
+        """The content of a file that the answer of ``job`` cites; a BgmagicError says why not."""
+        return fetch_cited(job, self.destination(), file_id, container, limit)
 
     def on_loop_thread(self) -> bool:
         """Whether the caller is the loop thread."""
