@@ -18,7 +18,7 @@ from bgmagic.text import without_controls
 
 if TYPE_CHECKING:
     from bgmagic.rendering.artifacts import Run
-    from bgmagic.rendering.code import CodeBlock
+    from bgmagic.rendering.parser import CodeBlock
 
 MOST_FILE = 100_000_000  # bytes of a file that is fetched, unless it is said otherwise
 
@@ -141,7 +141,7 @@ class Artifacts:
     @property
     def code(self) -> tuple[CodeBlock, ...]:
         """The blocks of code in the text, in order, each with ``.text`` and ``.language``."""
-        from bgmagic.rendering.code import code_blocks  # most answers are only read
+        from bgmagic.rendering.parser import code_blocks  # most answers are only read
 
         return code_blocks(str(self))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
-from bgmagic.rendering.code import CodeBlock, code_blocks
+from bgmagic.rendering.parser import CodeBlock, code_blocks
 from bgmagic.submission.lookup import JobLookup
 from bgmagic.text import one_line
 

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from bgmagic.rendering import highlight
-from bgmagic.rendering.code import language_of
 from bgmagic.rendering.escaping import code_text, inline_text
 from bgmagic.rendering.highlight import highlighted
 from bgmagic.rendering.math import for_mathjax
-from bgmagic.rendering.parser import LONGEST, linkable, parse, unfenced
+from bgmagic.rendering.parser import LONGEST, language_of, linkable, parse, unfenced
 
 if TYPE_CHECKING:
     from markdown_it.token import Token

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.rendering.code import code_blocks
 from bgmagic.rendering.markdown import to_html
+from bgmagic.rendering.parser import code_blocks
 
 BLOCKS = [
     ("no code, `inline` only", []),
