@@ -20,6 +20,7 @@ from typing import Any
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.journal import Journal
 from tests.conftest import KEY
+from tests.runtime.test_calls import calling
 from tests.support.browser import Lab, jupyterlab, notebook, page
 from tests.support.scripted import Script, ScriptedServer, event, response, written
 
@@ -49,6 +50,24 @@ USAGE = {
 }
 THOUGHT = "The claim in step 2 needs a bound on f. **Checking the interval.** It is only half open."
 PIECES = [f"{word} " for word in PARTIAL.split()]
+FUNCTIONS = '''
+import bgmagic
+
+
+def look_up(city: str) -> str:
+    """Look up the weather of a city."""
+    return f"12 degrees and rain in {city}"
+
+
+@bgmagic.tool(ask=True)
+def send_mail(to: str, text: str) -> str:
+    """Send a mail."""
+    return "sent"
+'''
+CALLS = [
+    ("look_up", {"city": "Bern"}),
+    ("send_mail", {"to": "ada@example.org", "text": "It is 12 degrees in Bern, and it rains."}),
+]
 LONG = "the_weakest_steps_of_the_proof_that_was_sent_by_the_editor_in_march"
 QUESTION = "Find the three weakest steps in this proof."
 # Each with its variable, the options of its cell, and the words that show that it is reached.
@@ -57,6 +76,7 @@ STATES = {
     "queued": ("outline", "", "queued"),
     "running": ("survey", "", "in progress"),
     "streaming": ("weak_steps", "--stream --param reasoning.summary=auto", "which"),
+    "asking": ("mail", "--tool $look_up --tool $send_mail", "asks"),
     "confirming": ("lemma", "", "in progress"),
     "cancelling": ("appendix", "", "in progress"),
     "earlier": ("outline", "-v high", "queued"),
@@ -105,6 +125,8 @@ class Stage:
         state = self.states.get(rid, "")
         if state in ("queued", "earlier"):
             return response(rid, "queued", model="gpt-5.2")
+        if state == "asking":
+            return calling(rid, CALLS, model="gpt-5.2-2026-10-01")
         if state == "completed":
             return response(rid, "completed", ANSWER, usage=USAGE, model="gpt-5.2-2026-10-01")
         if state == "folded":
@@ -140,7 +162,7 @@ def cells() -> list[str]:
         f"%%bgresponse -o {name} -e xhigh {flags}".strip() + f"\n{QUESTION}"
         for name, flags, _ in STATES.values()
     ]
-    return ["%load_ext bgmagic", *asked, "%bgjobs"]
+    return [f"%load_ext bgmagic\n{FUNCTIONS}", *asked, "%bgjobs"]
 
 
 def remember(path: Path, server: ScriptedServer) -> None:

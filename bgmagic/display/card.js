@@ -31,6 +31,13 @@ const BUTTONS = {
   check: ["Check again"],
 };
 
+// What the word of a call is, and what its two buttons say where it needs somebody's.
+const CALLS = {
+  pending: "next", asking: "asks", running: "running", done: "→", failed: "failed:", denied: "denied:",
+  unknown: "was running as its kernel ended; nobody knows what came of it",
+};
+const WORDS = { asking: ["Allow", "Deny"], unknown: ["Run it once more", "Leave it"] };
+
 // A line that is there only as long as it says something.
 const tell = (node, text) => {
   say(node, text);
@@ -107,6 +114,8 @@ function render({ model, el }) {
   const message = make("div", "message", card);
   const wait = make("div", "wait", card);
   wait.setAttribute("aria-live", "polite");
+  const calls = make("ul", "calls", card);
+  calls.setAttribute("aria-label", "Functions that the model calls");
   const before = make("div", "before", card);
   const beforeText = make("span", "before-text", before);
   const beforeButton = make("button", "button", before);
@@ -164,12 +173,48 @@ function render({ model, el }) {
     sent = "";
     say(wait, "");
   };
-  const send = (action) => {
+  const send = (action, key = "") => {
     sent = action;
-    model.send({ action });
+    model.send({ action, key });
     clearTimeout(waiting);
     waiting = setTimeout(() => say(wait, BUSY), PATIENCE);
     drawButton(model.get("view"));
+  };
+
+  const beginCall = (parent) => {
+    const row = make("li", "call", parent);
+    make("code", "call-text", row);
+    make("span", "call-output", row);
+    const words = make("span", "call-buttons", row);
+    for (const action of ["allow", "deny"]) {
+      const answer = make("button", "button", words);
+      answer.dataset.action = action;
+      answer.addEventListener("click", () => {
+        if (answer.ariaDisabled === "true") return;
+        for (const other of words.children) idle(other, true);
+        send(action, row.dataset.key);
+      });
+    }
+  };
+
+  const drawCalls = (view) => {
+    const told = over(view) ? [] : view.calls ?? [];
+    calls.hidden = !told.length;
+    fit(calls, told.length, beginCall).forEach((row, place) => {
+      const call = told[place];
+      const [text, output, words] = row.children;
+      if (row.dataset.key !== call.key || !call.asks)
+        for (const answer of words.children) idle(answer, false);
+      row.dataset.key = call.key;
+      row.dataset.status = call.status;
+      say(text, call.text);
+      say(output, [CALLS[call.status] ?? call.status, call.output].filter(Boolean).join(" "));
+      words.hidden = !call.asks;
+      [...words.children].forEach((answer, which) => {
+        say(answer, (WORDS[call.status] ?? WORDS.asking)[which]);
+        answer.setAttribute("aria-label", `${answer.textContent} ${call.text.slice(0, 80)}`);
+      });
+    });
   };
 
   const draw = () => {
@@ -196,6 +241,7 @@ function render({ model, el }) {
     tell(beforeText, view.earlier ?? "");
     before.hidden = !view.earlier;
     const may = globalThis.Notification?.permission;
+    drawCalls(view);
     allow.hidden = !view.notify || view.done || may !== "default";
     drawButton(view);
     tick();

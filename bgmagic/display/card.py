@@ -25,6 +25,7 @@ from bgmagic.display.static_html import FinalBundles
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord, Status
+from bgmagic.jobs.steps import OPEN_QUESTIONS, Step
 from bgmagic.text import one_line
 
 _HERE = Path(__file__).parent
@@ -156,6 +157,8 @@ def allow_subshell_messages(widget: Any) -> None:
         comm._reply_subshell_for = lambda _data, chosen: chosen
 
 
+CALLS = 12  # of functions that a card shows; more are told by the steps
+
 # Characters of a preview that are sent: the end of it, since that is what is being read.
 PREVIEWED = 4000
 
@@ -285,14 +288,17 @@ class Card(LiveWidget):
     def click(self, action: str, key: str = "") -> None:
         """Do what a button asks for; what can't be done is said on the card."""
         try:
-            self._do(action)
+            self._do(action, key)
         except BgmagicError as error:
             self._refused = sentence(str(error))
             self._refresh(self._job)
         self.send({"heard": action})
 
-    def _do(self, action: str) -> None:
+    def _do(self, action: str, key: str) -> None:
         job = self._job
+        if action in ("allow", "deny"):
+            (job.allow if action == "allow" else job.deny)(key)
+            return
         if action == "cancel":
             job.cancel()
         elif action == "cancel-earlier" and self._earlier is not None:
@@ -324,6 +330,7 @@ def snapshot(job: Job) -> dict[str, Any]:
         "message": sentence(
             str(error) if error else record.trouble or _waits(job) or record.note_text
         ),
+        "calls": [] if job.done() else [_call(step) for step in shown_steps(job.steps)],
         "offline": record.offline and not job.done(),
         "window": record.request.window if record.window_ends_at else "",
         "window_ends_at": record.window_ends_at,
@@ -333,6 +340,23 @@ def snapshot(job: Job) -> dict[str, Any]:
         "checked_at": record.checked_at,
         "ended_at": record.ended_at,
         "clock": time.time(),
+    }
+
+
+def shown_steps(steps: Sequence[Step]) -> Sequence[Step]:
+    """The newest calls, and before them all that need somebody's word."""
+    asked = [step for step in steps[:-CALLS] if step.status in OPEN_QUESTIONS]
+    return [*asked, *steps[-CALLS:]]
+
+
+def _call(step: Step) -> dict[str, Any]:
+    """One call of a function, as plain text of which a card shows the beginning."""
+    return {
+        "key": step.call_id,
+        "text": one_line(f"{step.name}({step.arguments})", 600),
+        "output": one_line(step.output or "", 300),
+        "status": step.status,
+        "asks": step.status in OPEN_QUESTIONS,
     }
 
 

@@ -17,6 +17,7 @@ from bgmagic.jobs.export import GroupSummary, job_row
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
+from bgmagic.jobs.steps import CallStatus, Step
 from bgmagic.rendering.markdown import answer_html
 from bgmagic.text import count_jobs, dollars, duration, one_line, without_controls
 
@@ -36,6 +37,7 @@ _MARKS = {
 _NO_MARK = "", _GREY
 
 KEPT_ROWS = 100  # of a table that is saved in the notebook
+KEPT_CALL = 600  # characters of a call of a function, and of its output
 KEPT_CHARACTERS = 200  # of an answer in the table of a group
 
 _QUIET = f"color: var({_GREY}); font-size: 0.9em; overflow-wrap: anywhere"
@@ -97,7 +99,25 @@ def job_html(job: Job, formulas: Formulas = "mathjax") -> str:
     shown = text_html(job, formulas)
     if shown:
         parts.append(f"<div>{shown}</div>")
+    if job.steps:
+        parts.append(_steps(job.steps))
     return _framed(mark, job.name or "", job.status, *parts)
+
+
+def _steps(steps: Sequence[Step]) -> str:
+    """The calls of the notebook's functions, folded; all of it is text."""
+    items = "".join(
+        f"<li><code>{html.escape(one_line(f'{step.name}({step.arguments})', KEPT_CALL))}</code> "
+        f"{html.escape(f'{step.status}: ' if step.status != CallStatus.DONE else '→ ')}"
+        f"{html.escape(one_line(step.output or '', KEPT_CALL))}</li>"
+        for step in steps[:KEPT_ROWS]
+    )
+    count = "1 call" if len(steps) == 1 else f"{len(steps)} calls"
+    title = f"{count} of functions of the notebook"
+    if len(steps) > KEPT_ROWS:
+        title += f", the first {KEPT_ROWS}"
+    listed = f'<ol style="margin: 0">{items}</ol>'
+    return f'<details style="{_QUIET}"><summary>{title}</summary>{listed}</details>'
 
 
 def _framed(mark: tuple[str, str], name: str, about: str, *parts: str) -> str:
