@@ -2,7 +2,7 @@
 
     BgmagicError
     ├── BadInput (ValueError)        the cell or the call is wrong; nothing was sent
-    │   └── Unsendable               a job of the journal's, whose request held a secret
+    │   └── Unsendable               a job of the journal's that nobody may send any more
     ├── NotReady (TypeError)         a job was used as if it were its text
     ├── ServerError                  one call to the server failed; says whether it was accepted
     └── JobError                     a job did not end with an answer; has .job (jobs/outcome.py)
@@ -52,7 +52,8 @@ class BadInput(BgmagicError, ValueError):
 
 
 class Unsendable(BadInput):
-    """The journal lacks a part of an unsent job's request, since that held a secret."""
+    """An unsent job of the journal's stays so: its request held a secret, which the journal does
+    not keep, or it was sent from another host."""
 
 
 class NotReady(BgmagicError, TypeError):

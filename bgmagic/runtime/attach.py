@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from bgmagic.api.request import OutputType, Previous, Request
 from bgmagic.api.server import ServerConfig
-from bgmagic.errors import BadInput
+from bgmagic.errors import BadInput, Unsendable
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status, Variable, group_position
 from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.runtime.pacing import RunConfig
+from bgmagic.storage import database
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
 
@@ -47,6 +48,34 @@ def _position(entry: StoredJob) -> GroupPosition | None:
     if entry.group_key is None or entry.group_index is None or entry.group_details is None:
         return None
     return group_position(entry.group_key, entry.group_name, entry.group_index, entry.group_details)
+
+
+def check_attachable(
+    entry: StoredJob, store: JobStore, server: ServerConfig, free: Collection[str | None] | None
+) -> None:
+    """Whether the open job ``entry`` may be picked up by this process, at ``server``.
+
+    Args:
+        free: the owners whose jobs may be taken, where they are known.
+
+    Raises:
+        Unsendable: nobody may send it any more.
+        BadInput: another server accepted it, or a living kernel follows it.
+    """
+    store.check_attachable(entry, server, free)
+    if entry.status != Status.WAITING or entry.response_id is not None:
+        return
+    # Where several hosts share the journal's folder, users may have this host's jobs sent from
+    # another once its kernels are gone. When one comes back, it is not to pay for them again.
+    again = store.journal.elsewhere(
+        database.SENT_LATER, it=entry.fingerprint, notebook=entry.notebook, at=entry.created_at
+    )
+    if again:
+        which = entry.name or entry.key
+        raise Unsendable(
+            f"{which} was not sent here, and then from another host; %bgattach "
+            f"{again[0].response_id or again[0].key} follows that one"
+        )
 
 
 def stored_run_config(job: Job, store: JobStore, server: ServerConfig) -> RunConfig:

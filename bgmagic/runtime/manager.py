@@ -28,7 +28,13 @@ from bgmagic.jobs.outcome import settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, Listener, SendGate, Status, Variable
 from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.prompts.template import PartialPrompt
-from bgmagic.runtime.attach import VariableHandover, fetch_cited, record_of, stored_run_config
+from bgmagic.runtime.attach import (
+    VariableHandover,
+    check_attachable,
+    fetch_cited,
+    record_of,
+    stored_run_config,
+)
 from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
 from bgmagic.runtime.registry import JobFeed, JobFeeds, JobRegistry
@@ -213,7 +219,7 @@ class JobManager:
                 return self._settled(record, variable)
             server = server or self.destination()
             try:
-                self.store.check_attachable(entry, server, free)
+                check_attachable(entry, self.store, server, free)
             except Unsendable as error:
                 self.store.mark_unsendable(entry, str(error), self._clock.now())
                 raise

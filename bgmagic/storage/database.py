@@ -355,6 +355,10 @@ BILLED = """WHERE (ended_at >= :since OR (ended_at IS NULL AND status != 'waitin
 
 DRAFTED = "WHERE draft IS NOT NULL AND ended_at IS NULL ORDER BY created_at, id"
 
+# The same request, sent later; of a job that was not sent at all.
+SENT_LATER = """WHERE fingerprint = :it AND notebook IS :notebook AND created_at > :at
+    AND (response_id IS NOT NULL OR ended_at IS NULL)"""
+
 COMPLETED = """WHERE fingerprint IN (SELECT value FROM json_each(:fingerprints))
     AND status = 'completed' AND ended_at IS NOT NULL ORDER BY created_at, id"""
 

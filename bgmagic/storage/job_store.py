@@ -218,11 +218,11 @@ class JobStore:
 
     async def _copy(self, key: str) -> bool:
         """Follow an accepted job of another host's file, which is not written here, in our own."""
-        entry = await asyncio.to_thread(self.journal.find_elsewhere, key)
-        if entry is None or entry.response_id is None or not self.is_unowned(entry):
-            return False
-        await self._landing.wait(self.journal.add(changed(entry, {"owner": self.owner.id})))
-        return True
+        found = await asyncio.to_thread(self.journal.elsewhere, "WHERE key = :it", it=key)
+        free = [entry for entry in found if entry.response_id and self.is_unowned(entry)]
+        for entry in free[:1]:
+            await self._landing.wait(self.journal.add(changed(entry, {"owner": self.owner.id})))
+        return bool(free)
 
     async def _take(self, taking: Callable[[Collection[str]], Future[bool]]) -> bool:
         """Take a job from nobody or a dead owner: one known to be dead, else one found dead now."""
@@ -304,7 +304,8 @@ class JobStore:
         if entry.response_id is None and self.owner.is_elsewhere(entry.owner):
             raise BadInput(
                 f"{which} was submitted on another host: only a kernel there can send it, or tell "
-                "whether it was sent; --again sends it from here, at the risk of paying twice"
+                "if it was sent; once that host is gone for good, its cell with --again (a sweep's "
+                "with --again --reuse) sends it from here: what it was just sending is paid twice"
             )
         if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
             raise Unsendable(

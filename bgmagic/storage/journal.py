@@ -179,11 +179,10 @@ class Journal:
         """The rows of any query, those of other hosts' files after ours."""
         return [*self._read(sql, values), *self._read_others(sql, values)]
 
-    def find_elsewhere(self, key: str) -> StoredJob | None:
-        """The whole job with this key in the file of another host."""
-        sql = f"SELECT {database.WHOLE} FROM jobs WHERE key = :it"  # noqa: S608 - our own columns
-        rows = self._read_others(sql, {"it": key})
-        return database.from_row(rows[0]) if rows else None
+    def elsewhere(self, where: str, **values: Any) -> list[StoredJob]:
+        """The whole jobs in the files of other hosts that one of database.py's conditions picks."""
+        sql = f"SELECT {database.WHOLE} FROM jobs {where}"  # noqa: S608 - our own columns
+        return [database.from_row(row) for row in self._read_others(sql, values)]
 
     def flush(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until all that is queued now is committed or refused.

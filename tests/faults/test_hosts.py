@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.faulty_disk import FaultyDisk
-from tests.faults.harness import Kernel, attach_all, exported, outcome, until
+from tests.faults.harness import Kernel, attach_all, exported, outcome, prompts_accepted, until
 from tests.faults.homes import Homes, network_home, on, pair_of_hosts
 from tests.support.scripted import Script, ScriptedServer
 
@@ -72,6 +73,36 @@ def test_a_stopped_owner_on_another_host(server: ScriptedServer, homes: Homes) -
         assert one.settled()
         found = outcome(server, other)
     assert (found.accepted, found.twice, found.lost) == (40, 0, 0)
+
+
+def test_what_a_lost_host_had_not_sent(server: ScriptedServer, homes: Homes) -> None:
+    """What a kernel had not sent when its host went down is sent from another by the user's word, which
+    one line asks for; answers are not paid again, and when the host is back, nothing is sent twice."""
+    server.polls = 0
+    server.choose = lambda kind: Script(delay=0.3 if kind == "create" else 0.0)
+    with on("alpha", server, homes.one) as one:
+        one.sweep(12, max_in_flight=3)
+        assert until(lambda: one.statuses()["completed"] == 3)
+        one.stop()
+        one.kill()
+    begun = set(prompts_accepted(server))
+    for lock in (homes.one / "owners").glob("*.lock"):
+        os.utime(lock, (0, 0))  # it has given no sign of life for long
+    with on("beta", server, homes.other) as other:
+        assert "only a kernel there can send it" in other.run("%bgattach sweep")
+        assert prompts_accepted(server).keys() == begun
+        again = "yes=12, out='sweep', again=True, reuse=True)"
+        other.run(f"sweep = bgmagic.map('item {{{{ item }}}}.', range(12), {again}")
+        assert other.settled()
+        assert other.value("[str(answer) for answer in sweep]") == ["the answer"] * 12
+    sent = prompts_accepted(server)
+    assert len(sent) == 12
+    assert [count for item, count in sent.items() if item not in begun] == [1] * (12 - len(begun))
+    with on("alpha", server, homes.one) as back:
+        assert "and then from another host" in back.run("%bgattach --all")
+        assert back.settled()
+        assert "waiting" not in {job["status"] for job in exported(back)}
+    assert prompts_accepted(server) == sent
 
 
 def test_another_host_reads_what_ended(server: ScriptedServer, homes: Homes) -> None:
