@@ -13,7 +13,6 @@ from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status, Variable, group_position
 from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.runtime.pacing import RunConfig
-from bgmagic.storage import database
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
 
@@ -62,19 +61,31 @@ def check_attachable(
         Unsendable: nobody may send it any more.
         BadInput: another server accepted it, or a living kernel follows it.
     """
-    store.check_attachable(entry, server, free)
-    if entry.status != Status.WAITING or entry.response_id is not None:
-        return
+    which = entry.name or entry.response_id or entry.key
+    if entry.server != server.name:
+        embedded = entry.server == "bgmagic.local"
+        how = "%bglocal switches to it" if embedded else "configure that one and attach again"
+        raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
+    if not (store.is_unowned(entry) if free is None else entry.owner in free):
+        raise BadInput(f"{which} is followed by another kernel that is alive")
+    if entry.response_id is None and store.is_elsewhere(entry):
+        raise BadInput(
+            f"{which} was submitted on another host: only a kernel there can send it, or tell "
+            "if it was sent; once that host is gone for good, its cell with --again (a sweep's "
+            "with --again --reuse) sends it from here: what it was just sending is paid twice"
+        )
+    if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
+        raise Unsendable(
+            f"{which} can't be sent: its request held a secret, which the journal does not "
+            "keep; run its cell again"
+        )
     # Where several hosts share the journal's folder, users may have this host's jobs sent from
     # another once its kernels are gone. When one comes back, it is not to pay for them again.
-    again = store.journal.elsewhere(
-        database.SENT_LATER, it=entry.fingerprint, notebook=entry.notebook, at=entry.created_at
-    )
-    if again:
-        which = entry.name or entry.key
+    unsent = entry.response_id is None and entry.status == Status.WAITING
+    if unsent and (later := store.sent_elsewhere(entry)):
         raise Unsendable(
             f"{which} was not sent here, and then from another host; %bgattach "
-            f"{again[0].response_id or again[0].key} follows that one"
+            f"{later[0].response_id or later[0].key} follows that one"
         )
 
 

@@ -17,7 +17,7 @@ from bgmagic.api.pricing import Billing
 from bgmagic.api.request import Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import FutureWaiter
-from bgmagic.errors import BadInput, BgmagicError, Unsendable
+from bgmagic.errors import BgmagicError
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status
 from bgmagic.storage import database
 from bgmagic.storage.database import JournalError, StoredJob, WriteDeferred
@@ -282,36 +282,14 @@ class JobStore:
         """The owners whose open jobs this kernel may take; None is nobody."""
         return {None, self.owner.id, *self._dead(), *self._elsewhere(silent=True)}
 
-    def check_attachable(
-        self, entry: StoredJob, server: ServerConfig, free: Collection[str | None] | None = None
-    ) -> None:
-        """Whether the open job ``entry`` may be picked up by this process, at ``server``.
+    def is_elsewhere(self, entry: StoredJob) -> bool:
+        """Whether a kernel on another host has the job, or had it."""
+        return self.owner.is_elsewhere(entry.owner)
 
-        Args:
-            free: the owners whose jobs may be taken, where they are known.
-
-        Raises:
-            BadInput: another server accepted it, a living kernel follows it, or its request held a
-                secret that the journal did not keep.
-        """
-        which = entry.name or entry.response_id or entry.key
-        if entry.server != server.name:
-            embedded = entry.server == "bgmagic.local"
-            how = "%bglocal switches to it" if embedded else "configure that one and attach again"
-            raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
-        if not (self.is_unowned(entry) if free is None else entry.owner in free):
-            raise BadInput(f"{which} is followed by another kernel that is alive")
-        if entry.response_id is None and self.owner.is_elsewhere(entry.owner):
-            raise BadInput(
-                f"{which} was submitted on another host: only a kernel there can send it, or tell "
-                "if it was sent; once that host is gone for good, its cell with --again (a sweep's "
-                "with --again --reuse) sends it from here: what it was just sending is paid twice"
-            )
-        if entry.response_id is None and entry.status == Status.WAITING and not entry.sendable:
-            raise Unsendable(
-                f"{which} can't be sent: its request held a secret, which the journal does not "
-                "keep; run its cell again"
-            )
+    def sent_elsewhere(self, entry: StoredJob) -> list[StoredJob]:
+        """What asks the same as an unsent job and was sent later from another host."""
+        values = {"it": entry.fingerprint, "notebook": entry.notebook, "at": entry.created_at}
+        return self.journal.elsewhere(database.SENT_LATER, **values)
 
     # Queries. What can't be read is empty, and `trouble` says so.
 

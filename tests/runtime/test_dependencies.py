@@ -597,7 +597,7 @@ def test_a_cancelled_wait_ends_in_one_kernel_only(
         with pytest.raises(BadInput, match="followed by another kernel that is alive"):
             picked(other, keys[1])
         # As if it had looked a moment earlier.
-        monkeypatch.setattr(other.store, "check_attachable", lambda *_: None)
+        monkeypatch.setattr("bgmagic.runtime.manager.check_attachable", lambda *_: None)
         theirs = other.attach(entry)
         theirs.cancel()
         eventually(theirs.done)
