@@ -50,17 +50,31 @@ def _position(entry: StoredJob) -> GroupPosition | None:
 
 
 def check_attachable(
-    entry: StoredJob, store: JobStore, server: ServerConfig, free: Collection[str | None] | None
+    entry: StoredJob,
+    store: JobStore,
+    server: ServerConfig,
+    free: Collection[str | None] | None,
+    now: float,
 ) -> None:
     """Whether the open job ``entry`` may be picked up by this process, at ``server``.
 
     Args:
         free: the owners whose jobs may be taken, where they are known.
+        now: by the wall clock; a job that nobody may send any more ends then.
 
     Raises:
-        Unsendable: nobody may send it any more.
-        BadInput: another server accepted it, or a living kernel follows it.
+        BadInput: another server accepted it, a living kernel follows it, or nobody may send it.
     """
+    try:
+        _check(entry, store, server, free)
+    except Unsendable as error:
+        store.mark_unsendable(entry, str(error), now)
+        raise
+
+
+def _check(
+    entry: StoredJob, store: JobStore, server: ServerConfig, free: Collection[str | None] | None
+) -> None:
     which = entry.name or entry.response_id or entry.key
     if entry.server != server.name:
         embedded = entry.server == "bgmagic.local"

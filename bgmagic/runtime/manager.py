@@ -22,7 +22,7 @@ from bgmagic.api.batch import BatchAssigner
 from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import CallbackThread, Clock, LoopThread
-from bgmagic.errors import BadInput, BgmagicError, Unsendable
+from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, Listener, SendGate, Status, Variable
@@ -204,8 +204,7 @@ class JobManager:
         only read. ``output_type`` is the class that its structured output is read into.
 
         Raises:
-            BadInput: another server is configured, a living kernel follows it, or its request held
-                a secret that the journal did not keep.
+            BadInput: another server is configured, a living kernel follows it, or nobody may send it.
         """
         with self._attaching:  # a cell and a job that needs this one may attach it at the same time
             known = self._registry.find(entry.key)
@@ -218,11 +217,7 @@ class JobManager:
             if entry.ended_at is not None:
                 return self._settled(record, variable)
             server = server or self.destination()
-            try:
-                check_attachable(entry, self.store, server, free)
-            except Unsendable as error:
-                self.store.mark_unsendable(entry, str(error), self._clock.now())
-                raise
+            check_attachable(entry, self.store, server, free, self._clock.now())
             same_key = self.store.credentials(server) == entry.credentials
             config = RunConfig(server, entry.poll_interval, entry.deadline, same_key, limiter)
             return self._start(record, config, variable, attached=True)
