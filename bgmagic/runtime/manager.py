@@ -204,7 +204,7 @@ class JobManager:
         only read. ``output_type`` is the class that its structured output is read into.
 
         Raises:
-            BadInput: another server is configured, a living kernel follows it, or nobody may send it.
+            BadInput: another server has it, a living kernel follows it, or nobody may send it.
         """
         with self._attaching:  # a cell and a job that needs this one may attach it at the same time
             known = self._registry.find(entry.key)
@@ -224,8 +224,7 @@ class JobManager:
 
     def _follow_with_key_of_today(self, job: Job) -> None:
         """Have ``job``, which is followed here, polled with the key that is configured now."""
-        config = self._configs.get(job)
-        if config is None or job.response_id is None:
+        if (config := self._configs.get(job)) is None or job.response_id is None:
             return
         new = self._with_key_of_today(config)
         if new.server != config.server:
