@@ -227,11 +227,19 @@ class Budget:
 
 
 def to_budget(value: Any, label: str) -> Budget:
-    """Read a budget, as "20/day"."""
-    found = re.fullmatch(r"\$?(\d+(?:\.\d+)?) ?/ ?(day|week|month)", str(value).strip())
+    """Read a budget, as "20/day"; one that is read already stays what it is.
+
+    Raises:
+        BadInput: it is no budget.
+    """
+    if isinstance(value, Budget):  # `%config` reads what it has read once more
+        return value
+    found = re.fullmatch(
+        r"\$?(\d+|\d{1,3}(?:,\d{3})+)(\.\d+)? ?/ ?(day|week|month)", str(value).strip()
+    )
     if found is None:
         raise BadInput(f'{label} {value!r}: write dollars a day, week or month, as "20/day"')
-    return Budget(float(found[1]), found[2])
+    return Budget(float(found[1].replace(",", "") + (found[2] or "")), found[3])
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,14 @@ def test_a_budget_as_people_write_it() -> None:
     """Dollars may have a sign and cents."""
     assert to_budget("20/day", "") == to_budget("$20 / day", "") == Budget(20, "day")
     assert str(to_budget("0.5/week", "")) == "$0.50/week"
+    assert to_budget("2,000.50/month", "") == Budget(2000.5, "month")
+
+
+@pytest.mark.parametrize("given", ["2000/day", "0.005/week"])
+def test_a_budget_read_twice(given: str) -> None:
+    """`%config` reads a setting, and then what it has read: that stays the same to the last digit."""
+    read = to_budget(given, "")
+    assert to_budget(read, "") == read
 
 
 def test_a_budget_counts_what_other_kernels_pay(
