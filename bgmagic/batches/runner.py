@@ -12,7 +12,7 @@ from bgmagic.batches.sender import BatchSender
 from bgmagic.batches.work import SHUTDOWN, BatchWork
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.outcome import past_deadline, settle
+from bgmagic.jobs.outcome import ONE_OF_BATCH, past_deadline, settle
 from bgmagic.jobs.record import SendGate, Status
 from bgmagic.runtime.attach import record_of
 from bgmagic.runtime.pacing import LIMIT, RunConfig
@@ -35,11 +35,6 @@ JOINING = 0.2  # seconds in which jobs of one batch are cancelled one after anot
 LOST_AFTER = 5  # answers in a row that the server knows no such batch
 
 REREADS = 5  # polls for which results are waited for that an ended batch is said to have
-
-ONE_OF_BATCH = (
-    "a request of a batch can't be cancelled by itself: cancel the group, and what is done by then "
-    "is kept"
-)
 
 
 class BatchRunner:

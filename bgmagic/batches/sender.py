@@ -7,6 +7,7 @@ has made a batch, its list of batches tells: each carries our own name of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from dataclasses import replace
 from typing import IO, Any
@@ -28,12 +29,23 @@ BEFORE = 86400.0  # seconds by which the server's clock may be behind ours
 
 BUDGET_RETRY = 30.0  # seconds until a batch that the budget holds back asks again
 
-JOURNAL_RETRY = 10.0  # seconds between tries to write a step down, at most
+WRITE_RETRY = 10.0  # seconds between tries to write a step, or the file, down, at most
 
 # Answers by which a server says that it has no batches, or no list of them.
 NO_BATCHES = frozenset({404, 405, 501})
 
 LINES = 200  # of a file, written in one go
+
+
+class _Unwritable(Exception):
+    """The file of requests can't be written to a temporary folder."""
+
+    def __init__(self, failure: OSError) -> None:
+        why = failure.strerror or str(failure)
+        super().__init__(
+            f"the file of its requests can't be written to the temporary folder: {why}; make room "
+            "there, or set TMPDIR to another one before the kernel starts"
+        )
 
 
 class BatchSender:
@@ -58,8 +70,8 @@ class BatchSender:
             try:
                 made = await self._next_step()
                 continue
-            except JournalError as failure:
-                wait, about = min(delays.after_failure(), JOURNAL_RETRY), str(failure)
+            except (JournalError, _Unwritable) as failure:
+                wait, about = min(delays.after_failure(), WRITE_RETRY), str(failure)
             except ServerError as failure:
                 if await self._ends_unsent(failure, left):
                     return None
@@ -77,6 +89,7 @@ class BatchSender:
         Raises:
             ServerError: a call failed; the state says whether it can have been accepted.
             JournalError: a step could not be written down, and was not taken.
+            _Unwritable: there is no room for the file.
         """
         work = self._work
         if work.batch.state == BatchState.CREATING:
@@ -84,9 +97,13 @@ class BatchSender:
         if not work.results.left or work.all_cancelling:
             await work.end_all(Status.CANCELLED, "before it was sent")
         elif not await self._held_back():
-            if work.batch.file_id is not None:
+            if work.batch.file_id is None:
+                await self._upload()
+            elif any(job.record.cancelling for job in work.jobs):
+                # The file still has them: what is cancelled before it is sent is not sent.
+                await work.save(state=BatchState.INTENDED, file_id=None)
+            else:
                 return await self._create(work.batch.file_id)
-            await self._upload()
         return None
 
     async def _held_back(self) -> bool:
@@ -107,12 +124,16 @@ class BatchSender:
         work = self._work
         maybe_there = work.batch.state == BatchState.UPLOADING
         name = f"bgmagic-{work.batch.key}.jsonl"
-        await work.save(state=BatchState.UPLOADING)
-        with tempfile.TemporaryFile() as file:
-            size = await self._write(file)
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(tempfile.TemporaryFile())
+                size = await self._write(file)
+                file.seek(0)
+            except OSError as failure:
+                raise _Unwritable(failure) from None
             if not size:
                 return  # there is nothing to send: the next step says so
-            file.seek(0)
+            await work.save(state=BatchState.UPLOADING)
             file_id = await self._uploaded(name, size) if maybe_there else None
             work.sending = True
             try:

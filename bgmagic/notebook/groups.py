@@ -1,18 +1,47 @@
-"""Groups of earlier kernels: picked up, or shown from the journal."""
+"""Groups: what cancelling some of their jobs does; those of earlier kernels, picked up or shown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from bgmagic.display.listing import describe_jobs
+from bgmagic.display.listing import describe_jobs, group_name
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
+from bgmagic.jobs.job import Job
+from bgmagic.jobs.outcome import ONE_OF_BATCH
+from bgmagic.jobs.record import Status
 from bgmagic.notebook.shell import NotebookShell
+from bgmagic.submission.app import app
 from bgmagic.submission.lookup import output_type_of
 
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob
+
+
+def cancelled_name(some: Sequence[Job], asked: Sequence[Job]) -> str:
+    """What the jobs ``asked`` to be cancelled, of the group ``some``, are called."""
+    return group_name(some) if len(asked) > 1 else str(asked[0].name or asked[0].response_id)
+
+
+def cancelling(jobs: Sequence[Job], asked: Collection[Job]) -> str:
+    """What cancelling ``jobs``, of one group or a single one, does now.
+
+    Args:
+        asked: all jobs that were to be cancelled with them.
+    """
+    batches = {job.record.batch for job in jobs if job.record.accepted_at is not None} - {None}
+    others = (job for job in app.manager.jobs() if batches and job.record.batch in batches)
+    if any(not job.done() and job not in asked for job in others):
+        return ONE_OF_BATCH
+    if len(jobs) > 1:
+        return f"{len(jobs)} jobs are cancelled, or asked to be"
+    if jobs[0].response_id is None and jobs[0].status == Status.SUBMITTING:
+        return (
+            "the server has not answered yet, so it can't be asked to cancel. The wish is kept; "
+            "if no answer comes soon, the connection is closed and the job ends as unknown"
+        )
+    return "the server is asked to cancel it"
 
 
 def attach_groups(shell: NotebookShell, entries: Sequence[StoredJob]) -> list[StoredJob]:
@@ -58,7 +87,8 @@ def attach_named_group(shell: NotebookShell, entry: StoredJob, out: str | None) 
     missing = group.size - len(group.jobs)
     if missing > 0:
         print(
-            f"{name}: {missing} of its {group.size} jobs came from other sweeps with --reuse, or "
-            "were forgotten; run its cell again with --reuse for all"
+            f"{name}: {missing} of its {group.size} jobs came from other sweeps with --reuse, "
+            "were not written down, so never sent, when their kernel ended, or were forgotten; run "
+            "its cell again with --reuse for all"
         )
     shell.show_group(group)

@@ -11,11 +11,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
 from bgmagic.display import listing
-from bgmagic.display.listing import describe_jobs, group_name, split_by_group
+from bgmagic.display.listing import describe_jobs, split_by_group
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.record import Status
 from bgmagic.notebook import groups, local_model
 from bgmagic.notebook.parser import parse_line, with_options_help
 from bgmagic.notebook.shell import (
@@ -50,16 +49,6 @@ S = TypeVar("S")
 
 def _tell_reading(count: int) -> None:
     print(f"Reading {count:,} prompts and answers for the search; the next one need not.")
-
-
-def _cancelling(job: Job) -> str:
-    """What cancelling ``job`` does now."""
-    if job.response_id is None and job.status == Status.SUBMITTING:
-        return (
-            "the server has not answered yet, so it can't be asked to cancel. The wish is kept; "
-            "if no answer comes soon, the connection is closed and the job ends as unknown"
-        )
-    return "the server is asked to cancel it"
 
 
 @magics_class
@@ -111,10 +100,8 @@ class BgLineMagics(Magics):
         asked = {job for job in reversed(chosen) if job.cancel()}
         for some in split_by_group(chosen):
             left = [job for job in some if job in asked]
-            if len(left) > 1:
-                print(f"{group_name(some)}: {len(left)} jobs are cancelled, or asked to be")
-            elif left:
-                print(f"{left[0].name or left[0].response_id}: {_cancelling(left[0])}")
+            if left:
+                print(f"{groups.cancelled_name(some, left)}: {groups.cancelling(left, asked)}")
             elif not settings.all:
                 print(f"{describe_jobs(some)}; there is nothing to cancel")
         if settings.all and not asked:
@@ -204,9 +191,9 @@ class BgLineMagics(Magics):
             keys = [entry.key for entry in store.listed(notebook)]
         needed = needed_keys()
         going = [key for key in keys if key not in needed]
-        ended_here = {key for key, job in JobLookup().here.items() if job.done()}
         count = store.forget(going).result()
-        # This kernel's variables still hold theirs.
+        # This kernel's variables still hold theirs. Some may have ended while they were forgotten.
+        ended_here = {key for key, job in JobLookup().here.items() if job.done()}
         self._forgotten |= ended_here.intersection(going)
         are = "is" if count == 1 else "are"
         print(f"{count_jobs(count)} that had ended {are} forgotten.")

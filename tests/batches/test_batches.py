@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -225,6 +226,40 @@ def test_a_cancelled_job_is_left_out_before_the_upload(
     eventually(lambda: all(job.done() for job in jobs))
     assert isinstance(jobs[1].error, JobCancelled)
     assert set(server.batching.asked) == {jobs[0].record.key, jobs[2].record.key}
+
+
+def test_a_cancelled_job_is_left_out_until_the_create(
+    kernel: JobManager, server: ScriptedServer
+) -> None:
+    """A job that is cancelled while the file with it is uploaded is in no batch: another file goes up."""
+    let = threading.Event()
+    server.enqueue("upload", Script(hold=let))
+    jobs = sent(kernel, server, 3)
+    eventually(lambda: server.count("upload") == 1)
+    jobs[1].cancel()
+    eventually(lambda: jobs[1].record.cancelling)
+    let.set()
+    eventually(lambda: all(job.done() for job in jobs))
+    assert isinstance(jobs[1].error, JobCancelled)
+    assert set(server.batching.asked) == {jobs[0].record.key, jobs[2].record.key}
+    assert [server.count(kind) for kind in ("upload", "batch")] == [2, 1]
+
+
+def test_no_room_for_the_file(
+    kernel: JobManager,
+    server: ScriptedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without a temporary folder for its file a batch waits, says why in one line, and is sent once
+    there is one."""
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    jobs = sent(kernel, server, 2)
+    eventually(lambda: "can't be written to the temporary folder" in str(jobs[1].record.trouble))
+    assert {job.status for job in jobs} == {"waiting"}
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert answers(jobs) == echoes(2)
+    assert not caplog.records
 
 
 def test_two_kernels_attach_at_once(server: ScriptedServer, tmp_path: Path) -> None:

@@ -41,6 +41,18 @@ def test_what_can_not_go_in_a_batch_is_one_line(in_kernel: Kernel, server: Scrip
     eventually(lambda: server.count("upload"))
 
 
+def test_one_of_a_batch_is_cancelled(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """%bgcancel of some jobs of a batch at the server says that only all together can be cancelled."""
+    server.batching.polls = 10_000
+    in_kernel.ok("questions = ['a', 'b', 'c']")
+    in_kernel.ok(SWEEP)
+    in_kernel.until("study.counts == {'in_progress': 3}")
+    said = in_kernel.ok("%bgcancel study[1]").stdout
+    assert "study[1]: a request of a batch can't be cancelled by itself" in said
+    assert "study: a request of a batch can't" in in_kernel.ok("%bgcancel study[1] study[2]").stdout
+    assert "study: 3 jobs are cancelled, or asked to be" in in_kernel.ok("%bgcancel study").stdout
+
+
 def test_a_batch_over_a_restart(
     server: ScriptedServer, lasting: dict[str, str], tmp_path: Path
 ) -> None:
