@@ -363,9 +363,13 @@ def group_footer(group: JobGroup, tally: GroupSummary) -> str:
 
 def group_note_beside(group: JobGroup) -> Bundle:
     """The line that stands beside a live board, as a bundle."""
-    begun = min(job.record.submitted_at for job in group.made or [group.job(0)])
-    position = group.job(0).record.position
+    jobs = group.made or [group.job(0)]
+    begun = min(job.record.submitted_at for job in jobs)
+    # Those of other sweeps, taken over by --reuse, have positions in theirs.
+    positions = [job.record.position for job in jobs]
+    ours = (position for position in positions if position and position.group == group.key)
+    position = next(ours, group.job(0).record.position)
     name = position.name if position is not None else None
-    jobs = count_jobs(len(group.places))
-    text = f"{group.name}: {jobs}, begun {_date(begun)}. Later {reattach_hint(name, 'them')}"
+    size = count_jobs(len(group.places))
+    text = f"{group.name}: {size}, begun {_date(begun)}. Later {reattach_hint(name, 'them')}"
     return _line(text, _BESIDE, group.key)

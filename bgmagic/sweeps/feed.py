@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.batch import BatchAssigner
 from bgmagic.api.request import Request
@@ -38,15 +38,8 @@ def job_name(name: str, position: GroupPosition, several: int) -> str:
     return of_key if several == 1 else f"{of_key}[{position.index % several}]"
 
 
-def record_at(
-    plan: SweepPlan,
-    index: int,
-    prepared: PreparedRequest,
-    at: float,
-    notebook: str,
-    assigner: BatchAssigner | None = None,
-) -> JobRecord:
-    """The record of a new job of a sweep, submitted ``at``.
+def asked_by(prepared: PreparedRequest, assigner: BatchAssigner | None = None) -> dict[str, Any]:
+    """What a record has of what its job asks.
 
     Args:
         assigner: names the batch that it goes in, if it does.
@@ -54,19 +47,28 @@ def record_at(
     Raises:
         BadInput: its request is too large for a batch.
     """
+    return {
+        "request": prepared.request,
+        "partial": prepared.partial,
+        "waits_for": prepared.waits_for,
+        "rounds": prepared.rounds,
+        "batch": None if assigner is None else assigner.name(prepared.request),
+    }
+
+
+def record_at(
+    plan: SweepPlan, index: int, asked: Mapping[str, Any], at: float, notebook: str
+) -> JobRecord:
+    """The record of a new job of a sweep, submitted ``at``; ``asked`` is of `asked_by`."""
     position = plan.positions[index]
     return JobRecord(
-        request=prepared.request,
-        partial=prepared.partial,
-        waits_for=prepared.waits_for,
         server=plan.server.name,
         submitted_at=at,
         name=job_name(plan.name, position, plan.several),
         named=plan.settings.out is not None,
         notebook=notebook,
         position=position,
-        rounds=prepared.rounds,
-        batch=None if assigner is None else assigner.name(prepared.request),
+        **asked,
     )
 
 
@@ -233,7 +235,7 @@ class SweepFeed:
             if empty is None:
                 request: Request = build_request((), model=settings.model, effort=settings.effort)
                 empty = self._unrendered[id(settings)] = PreparedRequest(request)
-            record = record_at(self._plan, index, empty, self._at, self._notebook)
+            record = record_at(self._plan, index, asked_by(empty), self._at, self._notebook)
         job = app.manager.make_job(record, self._config)
         if self._over:
             detach(job, self._over)
@@ -262,9 +264,6 @@ class SweepFeed:
         self.group.is_rendered = True
 
     def _rendered(self, index: int) -> _Rendered:
-        known = self.group.places[index]
-        if known is not None and known.record.cancelling and not self._joiner.looks:
-            return _Rendered(index, None)
         try:
             return _Rendered(index, self._plan.prepared[index])
         except BadInput as error:
@@ -297,31 +296,28 @@ class SweepFeed:
             app.manager.drop(earlier)
 
     def _new_job(self, one: _Rendered) -> Job:
-        job = self.group.places[one.index]
-        prepared = None if job is not None and job.record.cancelling else one.prepared
-        if prepared is None:
-            status = Status.FAILED if one.error else Status.CANCELLED
-            reason = one.error or "before it was sent"
+        job, error = self.group.places[one.index], one.error
+        asked: dict[str, Any] = {}
+        try:
+            # Of what is cancelled too: it can be sent again.
+            asked = {} if one.prepared is None else asked_by(one.prepared, self._assigner)
+        except BadInput as failure:
+            error = f"not sent: {failure}"
+        if error or (job is not None and job.record.cancelling):
+            ended = {"status": Status.FAILED, "reason": error, "ended_at": time.time()}
+            if not error:
+                ended |= {"status": Status.CANCELLED, "reason": "before it was sent"}
             job = job or self.group.job(one.index)
-            job.record = job.record.with_changes(status=status, reason=reason, ended_at=time.time())
+            job.record = job.record.with_changes(**ended, **asked)
         elif job is None:
             # In one go: the handle is new, and nobody has to be told of a change.
             self._ready[one.index] = record_at(
-                self._plan, one.index, prepared, self._at, self._notebook, self._assigner
+                self._plan, one.index, asked, self._at, self._notebook
             )
             job = self.group.job(one.index)
             del self._ready[one.index]
-        if prepared is not None and job.record.request is not prepared.request:
-            partial, waits_for = prepared.partial, prepared.waits_for
-            rounds = prepared.rounds
-            batch = None if self._assigner is None else self._assigner.name(prepared.request)
-            job.advance(
-                request=prepared.request,
-                partial=partial,
-                waits_for=waits_for,
-                rounds=rounds,
-                batch=batch,
-            )
+        elif job.record.request is not asked["request"]:
+            job.advance(**asked)
         return job
 
     def abandon(self, reason: str) -> None:

@@ -21,7 +21,7 @@ from bgmagic.submission.app import app, group_displays
 from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.notify import notify_as_configured
 from bgmagic.submission.settings import SubmitSettings, deadline_of
-from bgmagic.sweeps.feed import SweepFeed, SweepJoiner, job_name, make_limiter, record_at
+from bgmagic.sweeps.feed import SweepFeed, SweepJoiner, asked_by, job_name, make_limiter, record_at
 from bgmagic.sweeps.grid import LazyList
 from bgmagic.sweeps.plan import SweepPlan, estimated_cost, plan_sweep, require_confirmation
 
@@ -124,7 +124,8 @@ def _submitted(plan: SweepPlan, indices: Sequence[int], notebook: str) -> list[J
     now = time.time()
     assigner = BatchAssigner() if plan.settings.batch else None
     records = [
-        record_at(plan, index, plan.prepared[index], now, notebook, assigner) for index in indices
+        record_at(plan, index, asked_by(plan.prepared[index], assigner), now, notebook)
+        for index in indices
     ]
     return app.manager.submit_all(records, _config(plan)) if records else []
 

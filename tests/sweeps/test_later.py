@@ -13,6 +13,7 @@ import pandas
 import pytest
 
 import bgmagic
+from bgmagic.display.static_html import group_note_beside
 from bgmagic.errors import BadInput
 from bgmagic.jobs.outcome import JobFailed
 from bgmagic.prompts.template import Template
@@ -255,22 +256,27 @@ def test_run_again_while_it_is_rendered(
 def test_reused_as_it_is_rendered(ask: Ask, pointed: ScriptedServer) -> None:
     """With --reuse the answers of the journal take their places, and only the others are asked."""
     pointed.ending = echo
-    ask(items=list("abc")).result(LIMIT)
-    group = ask(items=list("dacb"), out="x", reuse=True)
-    assert group.result(LIMIT) == [f"re: Say {one}" for one in "dacb"]
+    ask(items=list("abc"), out="before").result(LIMIT)
+    group = ask(items=list("adcb"), out="x", reuse=True)
+    assert group.result(LIMIT) == [f"re: Say {one}" for one in "adcb"]
     assert sorted(prompts(pointed)) == [f"Say {one}" for one in "abcd"]
+    # By that name a later kernel finds what was sent for it.
+    assert "%bgattach x follows" in group_note_beside(group)["text/plain"]
 
 
 def test_cancelled_before_it_is_rendered(
     ask: Ask, pointed: ScriptedServer, held: threading.Event
 ) -> None:
-    """What is cancelled meanwhile is not sent."""
+    """What is cancelled meanwhile is not sent; it can be, later, as any cancelled job can."""
+    pointed.ending = echo
     group = ask(items=list("abc"))
     assert group.cancel()
     held.set()
     eventually(group.done)
     assert group.counts == {"cancelled": 3}
     assert pointed.count("create") == 0
+    assert len(group.retry_failed()) == 3
+    assert group.result(LIMIT) == [f"re: Say {one}" for one in "abc"]
 
 
 def test_the_exit_tells_what_was_not_written(
