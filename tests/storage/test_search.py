@@ -77,6 +77,7 @@ def test_what_is_found(searched: tuple[Journal, JournalSearch]) -> None:
     journal.add(
         job("old", "Where is the café\nof the Halos?", "Beside\tthe dark matter", at=1.0),
         job("new", "print(\"halo\") AND f(x) * 2 - 'y'", "50% of \\n_ {}", at=3.0),
+        job("parts", "uvw vwx", at=0.5),
         job("waits", "Straße nach 北京大学", at=2.0),
     ).result(TIMEOUT)
     expected = {
@@ -102,6 +103,8 @@ def test_what_is_found(searched: tuple[Journal, JournalSearch]) -> None:
         "\\n_": ["new"],
         "NEAR(halo)": [],
         "text:halo": [],
+        "vwx": ["parts"],
+        "uvwx": [],  # which has no other trigrams
         "input_text": [],  # of the request, not of what was asked
     }
     for again in range(2):  # before FTS5 was told of them, and afterwards

@@ -137,6 +137,20 @@ def test_functions_are_called(sending: ScriptedServer, caplog: pytest.LogCapture
     assert "Traceback" not in caplog.text
 
 
+def test_nobody_is_told_twice(sending: ScriptedServer, hook: Hook) -> None:
+    """Cells that join a job, or attach it again, with the same target add no second message."""
+    sending.polls = 10**6
+    got: list[Any] = []
+    job = bgmagic.submit("Why?", notify=[got.append, hook.url])
+    for _ in range(2):
+        notify.notify_at_end(job, to_notified([hook.url], "x"), joined=True)
+    sending.polls = 0
+    assert job.result(30) == "the answer"
+    eventually(lambda: bool(got and hook.seen and not notify._due))
+    notify.notify_at_end(job, (got.append,), joined=True)  # it has ended: no news
+    assert (len(got), len(hook.seen)) == (1, 1)
+
+
 def test_a_group_is_told_of_once(sending: ScriptedServer, hook: Hook) -> None:
     """A sweep is one message when its last job has ended, with how many there were."""
     got: list[Any] = []
