@@ -130,24 +130,18 @@ class BatchReport:
         batch_id: the server's id.
         status: its word verbatim.
         files: the ids of the output file and the error file, those that there are.
-        done: how many requests have a result, by the server's count; None where it has none.
         why: why it failed as a whole, or "".
     """
 
     batch_id: str
     status: str
     files: tuple[str, ...] = ()
-    done: int | None = None
     why: str = ""
 
     @classmethod
     def of(cls, batch: Mapping[str, Any]) -> BatchReport:
         """Read the API's batch object, whatever its shape."""
         files = (text_in(batch.get("output_file_id")), text_in(batch.get("error_file_id")))
-        given = batch.get("request_counts")
-        counts = given if isinstance(given, dict) else {}
-        found = [counts.get(name) for name in ("completed", "failed")]
-        known = [count for count in found if isinstance(count, int)]
         listed = batch.get("errors")
         errors = listed.get("data") if isinstance(listed, dict) else listed
         first = errors[0] if isinstance(errors, list) and errors else {}
@@ -156,7 +150,6 @@ class BatchReport:
             batch_id=text_in(batch.get("id")),
             status=text_in(batch.get("status")),
             files=tuple(file for file in files if file),
-            done=sum(known) if len(known) == 2 else None,
             why=": ".join(word for word in words if word),
         )
 

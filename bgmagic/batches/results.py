@@ -86,27 +86,27 @@ class ResultCollector:
         """How many requests have no result yet."""
         return len(self.jobs) + len(self.absent)
 
-    async def read(self, client: BatchesClient, file_id: str, server: ServerConfig) -> int:
-        """Take the results of a file in, those that are known already apart; gives the lines.
+    async def read(self, client: BatchesClient, file_id: str, server: ServerConfig) -> None:
+        """Take the results of a file in, those that are known already apart.
 
         Raises:
             ServerError: the file can't be read to its end; what was read is taken in.
         """
-        count, size, found = 0, 0, list[BatchResult]()
+        size, found = 0, list[BatchResult]()
         try:
             async for line in client.lines(file_id):
                 size += len(line)
                 result = read_result(client.parse(line))
-                if result is not None:
-                    count += 1
-                    if result.custom_id in self.jobs or result.custom_id in self.absent:
-                        found.append(result)
+                if result is not None and self._awaits(result.custom_id):
+                    found.append(result)
                 if len(found) >= TOGETHER or size > BYTES_TOGETHER:
                     taken, size, found = found, 0, []
                     await self._take(taken, server)
         finally:
             await self._take(found, server)
-        return count
+
+    def _awaits(self, custom_id: str) -> bool:
+        return custom_id in self.jobs or custom_id in self.absent
 
     async def _take(self, results: Sequence[BatchResult], server: ServerConfig) -> None:
         # The last one counts, as a dict has it; a file has one line a request.

@@ -34,7 +34,7 @@ JOINING = 0.2  # seconds in which jobs of one batch are cancelled one after anot
 
 LOST_AFTER = 5  # answers in a row that the server knows no such batch
 
-REREADS = 5  # polls for which results are waited for that an ended batch is said to have
+REREADS = 5  # polls for which results are waited for that an ended batch does not have yet
 
 
 class BatchRunner:
@@ -213,24 +213,19 @@ class BatchRunner:
             work.stop(past_deadline(work.jobs[0], work.config.deadline))
 
     async def _read(self, report: BatchReport) -> bool:
-        """Take in what an ended batch has; False if more is said to come.
+        """Take in what an ended batch has; False if there should be more, which may be late.
 
         Raises:
             ServerError: a file can't be read to its end.
         """
-        work, lines, gone = self.work, 0, False
+        work = self.work
         for file_id in report.files:
             try:
-                lines += await work.results.read(work.client, file_id, work.config.server)
+                await work.results.read(work.client, file_id, work.config.server)
             except ServerError as failure:
                 if failure.status_code != 404:
                     raise
-                gone = True
-        if not work.results.left:
-            return True
-        if report.status == "completed" and report.done is None:
-            return False  # a server that counts nothing may be late with its files
-        return not gone and lines >= (report.done or 0)
+        return not work.results.left or report.status == Status.FAILED
 
     async def _end_left(self, report: BatchReport) -> None:
         """End the jobs of which an ended batch has no result."""

@@ -170,6 +170,15 @@ def test_a_request_without_a_line_is_lost(kernel: JobManager, server: ScriptedSe
     assert str(jobs[3].result(0)) == "echo: q3"
 
 
+def test_files_may_be_late(kernel: JobManager, server: ScriptedServer) -> None:
+    """A batch that is completed and has no files yet is asked again, before anything is called lost."""
+    jobs = sent(kernel, server, 3)
+    eventually(lambda: server.batching.batches)
+    server.batching.polls, server.batching.late = 0, 3
+    server.batching.end("batch_1")
+    assert answers(jobs) == echoes(3)
+
+
 def test_a_server_without_batches(kernel: JobManager, server: ScriptedServer) -> None:
     """A server that knows no files ends the jobs with one line that says what to do."""
     server.always["upload"] = Script(status=404, json={"error": {"message": "Not Found"}})

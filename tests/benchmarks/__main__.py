@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable, Iterable
 
 from tests.benchmarks import load
+from tests.benchmarks.batches import batches
 from tests.benchmarks.hops import hops
 from tests.benchmarks.journal import journal_cost, search_cost
 from tests.benchmarks.keys import keys
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         "stream": stream_end,
         "keys": keys,
         "hops": hops,
+        "batch": batches,
         "journal": lambda: (Row(*figures) for figures in journal_cost()),
         "search": lambda: (Row(*figures) for figures in search_cost()),
         **load.parts(load.Size(**asked)),

@@ -47,6 +47,7 @@ class Files:
         result: the line of a request, a failure being one with an ``error``.
         shuffled: whether the results come in another order.
         missing: names of requests that have no line at all.
+        late: polls in which a batch that has ended is without its files.
         ranges: whether files can be read from a byte on.
     """
 
@@ -57,6 +58,7 @@ class Files:
     shuffled: bool = True
     missing: set[str] = field(default_factory=set)
     ranges: bool = True
+    late: int = 0
     files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
     _polled: Counter[str] = field(default_factory=Counter)
@@ -129,13 +131,16 @@ class Files:
                 self.end(batch_id)
             else:
                 batch["status"] = "in_progress"
+        elif self.late > 0:
+            self.late -= 1
+            return 200, batch | {"output_file_id": None, "error_file_id": None}
         return 200, batch
 
     def end(self, batch_id: str) -> None:
         batch = self.batches[batch_id]
         status = "cancelled" if batch["status"] == "cancelling" else self.ending
-        batch["status"] = status
         if status == "failed":
+            batch["status"] = status
             found = {"code": "invalid_json_line", "message": "line 1 is no JSON", "line": 1}
             batch["errors"] = {"object": "list", "data": [found]}
             return
@@ -158,6 +163,7 @@ class Files:
         batch["request_counts"] = {
             "total": len(requests), "completed": len(good), "failed": len(bad),
         }  # fmt: skip
+        batch["status"] = status  # at last: another thread may be asked meanwhile
 
     def cancel(self, batch_id: str) -> tuple[int, dict[str, Any]]:
         batch = self.batches[batch_id]
