@@ -35,11 +35,11 @@ class BatchRuns:
         self._written: dict[str, bool] = {}  # whether the journal has taken a new batch
         self._hurry = asyncio.Event()
 
-    async def intend(self, records: Sequence[JobRecord], config: RunConfig) -> None:
+    async def intend(self, records: Sequence[JobRecord]) -> None:
         """Store the batches of jobs that are about to be stored."""
         new = {str(record.batch) for record in records} - self._written.keys()
         if new:
-            now, over = self._clock.now(), config.over_budget
+            now, over = self._clock.now(), records[0].over_budget
             owner = self._store.owner_id
             batches = [StoredBatch(key, now, owner=owner, over_budget=over) for key in new]
             self._written |= dict.fromkeys(new, await self._store.add(batches))

@@ -44,7 +44,10 @@ class BatchWork:
         clock: Clock,
     ) -> None:
         self.batch = StoredBatch(
-            key, clock.now(), owner=store.owner_id, over_budget=config.over_budget
+            key,
+            clock.now(),
+            owner=store.owner_id,
+            over_budget=any(job.record.over_budget for job in jobs[:1]),
         )
         self.results = ResultCollector(jobs, store, clock.now)
         self.config = config

@@ -164,6 +164,7 @@ class JobRecord:
         waits_for: the names of the jobs whose answers it waits for.
         notes: what else the user should know; not in the journal.
         position: its position in its group, if it belongs to one.
+        over_budget: whether it is sent whatever the budget says.
         batch: our own name of the batch that it goes to the server in; None: it goes by itself.
         rounds: the functions that its model may call, and the calls so far; None without any.
     """
@@ -191,6 +192,7 @@ class JobRecord:
     notes: tuple[Note, ...] = ()
     position: GroupPosition | None = None
     batch: str | None = None
+    over_budget: bool = False
     rounds: FunctionRounds | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -219,6 +221,7 @@ class JobRecord:
             notebook=self.notebook,
             partial=self.partial,
             position=self.position,
+            over_budget=self.over_budget,
             rounds=None if self.rounds is None else self.rounds.fresh(),
         )
 

@@ -39,6 +39,7 @@ def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:
         partial=entry.draft,
         position=_position(entry),
         batch=entry.batch,
+        over_budget=entry.over_budget,
         rounds=FunctionRounds.read(entry.rounds),
     )
 

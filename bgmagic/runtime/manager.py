@@ -146,6 +146,7 @@ class JobManager:
             partial=partial,
             waits_for=waits_for,
             rounds=rounds,
+            over_budget=over_budget,
         )
         self._loop.start()  # a thread that can't start is told before there is a job
         config = RunConfig(
@@ -153,7 +154,6 @@ class JobManager:
             poll_interval,
             deadline,
             create_timeout=create_timeout,
-            over_budget=over_budget,
         )
         return self._start(record, config, variable)
 

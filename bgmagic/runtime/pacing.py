@@ -272,7 +272,6 @@ class RunConfig:
         same_key: whether the server is asked with the credentials that it accepted the job with.
         limiter: what the jobs of its group go to the server by, or None.
         create_timeout: seconds that a create may take in all, from its turn to the server's answer.
-        over_budget: whether it is sent whatever the budget says.
     """
 
     server: ServerConfig
@@ -281,4 +280,3 @@ class RunConfig:
     same_key: bool = True
     limiter: ConcurrencyLimiter | None = None
     create_timeout: float = CREATE_TIMEOUT
-    over_budget: bool = False

@@ -302,7 +302,7 @@ class JobRunner:
     async def _held_back(self) -> bool:
         """Wait a while if the budget holds the job back; whether it did."""
         gate = self._gate
-        if gate is None or self._config.over_budget or not gate.is_set():
+        if gate is None or self.job.record.over_budget or not gate.is_set():
             return False
         why = await asyncio.to_thread(gate.refusal, self.job.record)
         if why is None:

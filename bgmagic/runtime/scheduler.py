@@ -122,7 +122,7 @@ class BatchStart:
                     await asyncio.wait_for(self._hurry.wait(), START_DELAY)
             records = [job.record for job in jobs]
             if self._runs is not None:
-                await self._runs.intend(records, config)
+                await self._runs.intend(records)
             if records:
                 await self._store.insert_all(
                     records, config.server, config.poll_interval, config.deadline
@@ -163,7 +163,7 @@ def _detach(jobs: Sequence[Job], reason: str) -> None:
 class Batches(Protocol):
     """Runs the jobs that go to the server in batches. On the loop thread."""
 
-    async def intend(self, records: Sequence[JobRecord], config: RunConfig) -> None:
+    async def intend(self, records: Sequence[JobRecord]) -> None:
         """Store the batches of jobs that are about to be stored."""
 
     async def run(self, jobs: Sequence[Job], config: RunConfig) -> None:

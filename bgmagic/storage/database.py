@@ -73,6 +73,7 @@ MIGRATIONS = (
         file_id TEXT, batch_id TEXT, tried_at REAL, over_budget INTEGER NOT NULL
     )
     """,
+    "ALTER TABLE jobs ADD COLUMN over_budget INTEGER NOT NULL DEFAULT 0",
 )
 
 
@@ -256,6 +257,7 @@ class StoredJob:
         rounds: JSON text, the functions that the model may call, and what came of its calls.
         billing: JSON text, what tells the job's price: see `api.pricing.Billing`.
         batch: the batch that it goes to the server in.
+        over_budget: whether it is sent whatever the budget says.
     """
 
     key: str
@@ -293,11 +295,12 @@ class StoredJob:
     previous: str | None = None
     rounds: str | None = None
     batch: str | None = None
+    over_budget: bool = False
 
 
 FIELDS = tuple(field.name for field in fields(StoredJob))
 
-_BOOLS = (FIELDS.index("sendable"), FIELDS.index("cancelling"))
+_BOOLS = tuple(map(FIELDS.index, ("sendable", "cancelling", "over_budget")))
 _REQUEST = FIELDS.index("request")
 _LARGE = frozenset({"request", "response"})
 

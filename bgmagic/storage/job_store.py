@@ -148,6 +148,7 @@ class JobStore:
             billing=Billing.of(record.request).text,
             previous=_previous_text(record.request),
             batch=record.batch,
+            over_budget=record.over_budget,
             rounds=_rounds_text(record, server),
             **_position_columns(record.position, server),
         )

@@ -68,6 +68,7 @@ def record_at(
         named=plan.settings.out is not None,
         notebook=notebook,
         position=position,
+        over_budget=plan.settings.over_budget,
         **asked,
     )
 

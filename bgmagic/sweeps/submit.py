@@ -141,7 +141,6 @@ def _config(plan: SweepPlan) -> RunConfig:
         deadline_of(settings, *(point.settings for point in kinds)),
         limiter=make_limiter(settings.max_in_flight),
         create_timeout=settings.create_timeout,
-        over_budget=settings.over_budget,
     )
 
 

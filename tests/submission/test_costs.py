@@ -203,15 +203,13 @@ def test_a_sweep_stops_at_the_line(
     try:
         server = manager.destination()
 
-        def sweep(count: int, **config: Any) -> list[Any]:
+        def sweep(count: int, **more: Any) -> list[Any]:
             records = [
-                JobRecord(bounded(ask, str(n)), server.name, time.time(), name=f"s[{n}]")
+                JobRecord(bounded(ask, str(n)), server.name, time.time(), name=f"s[{n}]", **more)
                 for n in range(count)
             ]
             limiter = ConcurrencyLimiter(64)
-            return manager.submit_all(
-                records, RunConfig(server, SOON, 3600.0, limiter=limiter, **config)
-            )
+            return manager.submit_all(records, RunConfig(server, SOON, 3600.0, limiter=limiter))
 
         jobs = sweep(6)
         eventually(lambda: sum(job.done() for job in jobs) == 3)
@@ -225,6 +223,33 @@ def test_a_sweep_stops_at_the_line(
         assert priced.count("create") == 7
     finally:
         manager.close(10)
+
+
+def test_over_budget_is_kept_over_a_restart(
+    priced: ScriptedServer, ask: Ask, tmp_path: Path
+) -> None:
+    """A job that --over-budget let through and that no kernel has sent yet is sent by the next one that
+    attaches it, whatever the budget says."""
+    path = tmp_path / "journal.sqlite3"
+
+    def life() -> JobManager:
+        store = JobStore(Journal(path), OwnerLock(tmp_path / "owners"))
+        return JobManager(store=store, gate=BudgetGate(store, lambda: Budget(0.01, "day")))
+
+    full = {"error": {"message": "full"}}
+    priced.always["create"] = Script(status=429, json=full, headers={"retry-after": "60"})
+    first = life()
+    job = first.submit(bounded(ask), poll_interval=SOON, over_budget=True)
+    eventually(lambda: priced.count("create") == 1 and job.status == Status.WAITING)
+    first.close(10)
+    del priced.always["create"]
+    second = life()
+    try:
+        entry = second.store.find(job.record.key)
+        assert entry is not None
+        assert second.attach(entry).result(LIMIT) == "x"
+    finally:
+        second.close(10)
 
 
 def test_a_budget_that_cannot_be_read_holds_jobs_back(
