@@ -16,6 +16,10 @@ QUEUE_HEADER = "x-bgmagic-queue"
 # Header of a create that has every other one in the flex tier refused, as a full one would be.
 FLEX_REFUSALS_HEADER = "x-bgmagic-flex-refusals"
 
+# Header of a create with JSON, calls of functions that its response makes instead of an answer: a
+# script for teaching, since the small model can't call functions.
+CALLS_HEADER = "x-bgmagic-calls"
+
 
 class LocalServerError(Exception):
     """The embedded server can't be had; the message is one line that ends with the remedy."""

@@ -160,6 +160,13 @@ def message_item(message_id: str, status: str, text: str | None) -> dict[str, An
     }
 
 
+def output_items(message_id: str, status: str, text: str) -> list[dict[str, Any]]:
+    """The output of a response that has ended."""
+    if not text and status != "completed":
+        return []
+    return [message_item(message_id, message_status(status), text)]
+
+
 def usage(generation: Generation | None) -> dict[str, Any]:
     """The token counts of a generation; zeros without one, since the description has no null."""
     generation = generation or Generation("asked", 0, 0)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from bgmagic.local.conversations import ROLES, Item, Prompt, pack_items, part_type
 from bgmagic.local.validation import (
     BadRequest,
+    ScriptedCall,
     choice,
     invalid_type,
     number,
@@ -26,6 +27,7 @@ from bgmagic.local.validation import (
     typed,
     unknown,
     whole,
+    without_calls,
 )
 
 # The values and limits are those of the API's OpenAPI description.
@@ -77,6 +79,7 @@ class CreateParams:
         truncate: whether the oldest messages go where not all fit.
         window: how soon it is to be there, "soonest", "2h" or "8h".
         continuation_id: what related requests have in common, or None.
+        calls: of functions, that it makes instead of answering: a script.
     """
 
     prompt: Prompt
@@ -89,6 +92,7 @@ class CreateParams:
     truncate: bool = False
     window: str = "soonest"
     continuation_id: str | None = None
+    calls: tuple[ScriptedCall, ...] = ()
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
@@ -107,18 +111,28 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def read_create(body: Mapping[str, Any], model: str) -> CreateParams:
+def read_create(
+    body: Mapping[str, Any], model: str, calls: tuple[ScriptedCall, ...] | None = None
+) -> CreateParams:
     """The params of a create for the named model.
+
+    Args:
+        calls: of functions, that a response makes whose body has tools and no outputs yet; None
+            refuses tools.
 
     Raises:
         BadRequest: names the field that is wrong.
     """
+    answered = False
+    if calls is not None:
+        body, answered = without_calls(dict(body))
     given = _given(body, CREATE_FIELDS)
     _check_mode(given)
     _check_model(given, model)
     _check_ignored(given)
     prompt = _prompt(given)
-    settings = _settings(given)
+    settings = _settings(given, scripted=calls is not None)
+    scripted = calls if calls and settings["tools"] and not answered else ()
     window, continuation_id = read_background_options(given)
     return CreateParams(
         prompt=prompt,
@@ -130,6 +144,7 @@ def read_create(body: Mapping[str, Any], model: str) -> CreateParams:
         truncate=settings["truncation"] == "auto",
         window=window,
         continuation_id=continuation_id,
+        calls=scripted,
         echo={
             "model": model,
             "instructions": prompt.instructions,
@@ -201,9 +216,9 @@ def _conversation(given: Mapping[str, Any]) -> str | None:
     return text({"conversation": value}, "conversation")
 
 
-def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(given: Mapping[str, Any], *, scripted: bool = False) -> dict[str, Any]:
     """The settings as the response repeats them, defaults included."""
-    tool_choice, tools = _tools(given)
+    tool_choice, tools = _tools(given, scripted=scripted)
     settings = {
         "background": True,
         "frequency_penalty": 0.0,
@@ -299,11 +314,11 @@ def read_metadata(given: Mapping[str, Any]) -> dict[str, str]:
     return pairs
 
 
-def _tools(given: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
-    """The tool choice and the tools, of which none is ever called."""
+def _tools(given: Mapping[str, Any], *, scripted: bool = False) -> tuple[str, list[dict[str, Any]]]:
+    """The tool choice and the tools, of which none is ever called but by a script."""
     tool_choice: str = choice(given, "tool_choice", ("auto", "none"), "auto")
     tools = typed(given, "tools", list, [])
-    if tools and tool_choice != "none":
+    if tools and tool_choice != "none" and not scripted:
         refuse(
             "Tools are not supported with this local model: leave them out, or send"
             ' "tool_choice": "none".',

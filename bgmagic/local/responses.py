@@ -159,7 +159,7 @@ class Response:
         pieces = len(self.transcript)
         return Outline(
             began=self._began,
-            has_message=pieces > 0 or self.status == "completed",
+            has_message=pieces > 0 or (self.status == "completed" and not self.params.calls),
             pieces=pieces,
             status=self.status,
         )
@@ -185,6 +185,8 @@ class Response:
     def run(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> Generation:
         """Generates the text at its pace, on the worker's thread."""
         params = self.params
+        if params.calls:  # a script, at once
+            return Generation("stop", 0, 0)
         waits = pauses(self.pace.tokens_per_second)
 
         def take(piece: str) -> bool:
@@ -270,10 +272,9 @@ class Response:
         changed.set()
 
     def _output(self) -> list[dict[str, Any]]:
-        if not self.transcript.text and self.status != "completed":
-            return []
-        status = events.message_status(self.status)
-        return [events.message_item(self.message_id, status, self.transcript.text)]
+        if self.params.calls and self.status == "completed":
+            return [one.item(self.items_seed, n) for n, one in enumerate(self.params.calls)]
+        return events.output_items(self.message_id, self.status, self.transcript.text)
 
 
 class ResponseStore:

@@ -25,7 +25,7 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
-from bgmagic.local import FLEX_REFUSALS_HEADER, LocalServerError, discovery, openapi
+from bgmagic.local import CALLS_HEADER, FLEX_REFUSALS_HEADER, LocalServerError, discovery, openapi
 from bgmagic.local.conversations import (
     MAX_PAGE_SIZE,
     ORDERS,
@@ -41,7 +41,7 @@ from bgmagic.local.discovery import HOST, Endpoint
 from bgmagic.local.engine import EngineSettings
 from bgmagic.local.request_body import parse_json, read_conversation, read_count, read_create
 from bgmagic.local.responses import Response, ResponseStore, read_pace
-from bgmagic.local.validation import BadRequest, Processing, choice, integer, refuse
+from bgmagic.local.validation import BadRequest, Processing, choice, integer, read_calls, refuse
 
 # Bytes of a create's body; far more text than the model reads.
 MAX_BODY = 10_000_000
@@ -230,8 +230,9 @@ class CreateHandler(BodyHandler):
     """POST /v1/responses."""
 
     async def post(self) -> None:
-        params = read_create(self.body(), self.state.model)
         headers, processing = self.request.headers, self.state.processing
+        calls = read_calls(headers.get(CALLS_HEADER))
+        params = read_create(self.body(), self.state.model, calls)
         if FLEX_REFUSALS_HEADER in headers:
             processing.refuse_every_other(params.echo.get("service_tier"))
         pace, held = read_pace(headers), processing.queue(params.window, params.continuation_id)

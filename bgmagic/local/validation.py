@@ -7,9 +7,11 @@ Errors have the shape, the codes and, where it is known, the wording of the API'
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 KINDS = {str: "a string", bool: "a boolean", list: "an array", dict: "an object"}
@@ -201,6 +203,58 @@ def read_background_options(given: Mapping[str, Any]) -> tuple[str, str | None]:
     if WINDOWS[window] and given.get("service_tier") not in (None, "auto", "default"):
         refuse(f"'{where}.completion_window' needs standard processing.", "service_tier")
     return window, typed(options, "continuation_id", str, None, where)
+
+
+@dataclass(frozen=True)
+class ScriptedCall:
+    """A call of a function that a response is told to make: its name, and arguments as JSON."""
+
+    name: str
+    arguments: str
+
+    def item(self, seed: str, number: int) -> dict[str, Any]:
+        """It as an item of the output; ``seed`` is in no other response's ids."""
+        key = f"{seed}{number:08x}"
+        told = {"call_id": f"call_{key[-24:]}", "name": self.name, "arguments": self.arguments}
+        return {"id": f"fc_{key}", "type": "function_call", **told, "status": "completed"}
+
+
+def read_calls(header: str | None) -> tuple[ScriptedCall, ...] | None:
+    """The calls that a create's header scripts; None without one.
+
+    Raises:
+        BadRequest: it is no JSON list of objects with a name.
+    """
+    if header is None:
+        return None
+    try:
+        found = json.loads(header)
+        given = [(str(one["name"]), one.get("arguments", {})) for one in found]
+        return tuple(
+            ScriptedCall(name, told if isinstance(told, str) else json.dumps(told))
+            for name, told in given
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        refuse('The calls must be a JSON list like [{"name": "look_up", "arguments": {}}].')
+
+
+def without_calls(body: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """A body in which calls and their outputs are messages, as the small model reads them, and
+    whether it has outputs."""
+    items = body.get("input")
+    if not isinstance(items, list):
+        return body, False
+    given = [item if isinstance(item, dict) else {} for item in items]
+    answered = any(item.get("type") == "function_call_output" for item in given)
+    told = [_as_message(new, old) for new, old in zip(given, items, strict=True)]
+    return body | {"input": [item for item in told if item is not None]}, answered
+
+
+def _as_message(item: dict[str, Any], given: Any) -> Any:
+    if item.get("type") == "function_call_output":
+        said = f"A function found out: {item.get('output')}"
+        return {"role": "user", "content": said}
+    return None if item.get("type") == "function_call" else given
 
 
 class Processing:

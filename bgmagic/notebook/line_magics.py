@@ -383,7 +383,7 @@ def _show_receipt(notebook: NotebookShell, period: str) -> None:
 def _use_local(settings: LocalSettings) -> None:
     """Do what %bglocal is asked for."""
     word = " ".join(settings.action) or "on"
-    paced = settings.tokens_per_second or settings.queue or settings.flex_refusals
+    paced = settings.tokens_per_second or settings.queue or settings.flex_refusals or settings.calls
     names = ("model", "threads", "parallel", "context")
     engine = {name: getattr(settings, name) for name in names}
     given = [f"--{name}" for name, value in engine.items() if value is not None]
@@ -404,6 +404,7 @@ def _use_local(settings: LocalSettings) -> None:
             settings.tokens_per_second,
             settings.queue,
             flex_refusals=settings.flex_refusals,
+            calls=settings.calls,
             **engine,
         )
     elif word == "off":

@@ -38,6 +38,7 @@ def use_local_model(
     queue: float | None = None,
     *,
     flex_refusals: bool = False,
+    calls: str | None = None,
     model: Path | None = None,
     threads: int | None = None,
     parallel: int | None = None,
@@ -49,6 +50,7 @@ def use_local_model(
         tokens_per_second: how fast it may write; None is as fast as it can.
         queue: seconds that a response stays queued at least.
         flex_refusals: whether it refuses every other response in the flex tier.
+        calls: JSON, calls of functions that it makes first, by this script, where there are tools.
         model: a GGUF file of the user's own; None for the small model.
         threads: CPU threads; here and below None stands for the default, or for what runs.
         parallel: responses answered at a time.
@@ -74,7 +76,7 @@ def use_local_model(
         api_key=endpoint.token,
         is_local=True,
         hint=_HINT,
-        headers=_pace(tokens_per_second, queue, flex_refusals=flex_refusals),
+        headers=_pace(tokens_per_second, queue, calls, flex_refusals=flex_refusals),
     )
     app.use_local(server)
     what = ", a small model on this machine's CPU" if model is None else " on this machine's CPU"
@@ -109,18 +111,40 @@ def use_server_at(app: App, base_url: str) -> None:
     )
 
 
-def _pace(tokens_per_second: float | None, queue: float | None, *, flex_refusals: bool) -> str:
-    from bgmagic.local import FLEX_REFUSALS_HEADER, QUEUE_HEADER, TOKENS_PER_SECOND_HEADER
+def _pace(
+    tokens_per_second: float | None,
+    queue: float | None,
+    calls: str | None = None,
+    *,
+    flex_refusals: bool,
+) -> str:
+    from bgmagic.local import (
+        CALLS_HEADER,
+        FLEX_REFUSALS_HEADER,
+        QUEUE_HEADER,
+        TOKENS_PER_SECOND_HEADER,
+    )
 
     asked = {TOKENS_PER_SECOND_HEADER: tokens_per_second, QUEUE_HEADER: queue}
     asked[FLEX_REFUSALS_HEADER] = float(flex_refusals)
-    return "\n".join(f"{name}: {value!r}" for name, value in asked.items() if value)
+    lines = [f"{name}: {value!r}" for name, value in asked.items() if value]
+    return "\n".join(lines + ([f"{CALLS_HEADER}: {calls}"] if calls else []))
 
 
 def _tell_pace(headers: str) -> None:
-    from bgmagic.local import FLEX_REFUSALS_HEADER, QUEUE_HEADER, TOKENS_PER_SECOND_HEADER
+    from bgmagic.local import (
+        CALLS_HEADER,
+        FLEX_REFUSALS_HEADER,
+        QUEUE_HEADER,
+        TOKENS_PER_SECOND_HEADER,
+    )
 
-    asked = dict(line.split(": ") for line in headers.splitlines())
+    asked = dict(line.split(": ", 1) for line in headers.splitlines())
+    if CALLS_HEADER in asked:
+        print(
+            "A script, for teaching: a cell with --tool $function gets these calls first, whatever "
+            "it asks; the small model answers what came of them."
+        )
     words = {
         TOKENS_PER_SECOND_HEADER: "at most {:g} tokens a second",
         QUEUE_HEADER: "{:g} s in the queue first",

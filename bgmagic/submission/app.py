@@ -11,7 +11,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -363,24 +362,26 @@ class App:
         except BadInput:
             return ()
 
-    def function_tool(self, function: Callable[..., Any], *, asks: bool = False) -> FunctionTool:
-        """The tool of a function of the user's; ``asks``: each call needs somebody's word.
+    def function_tool(self, given: Any, *, asks: bool = False) -> FunctionTool | None:
+        """The tool of a function, or None if ``given`` is none; ``asks``: it needs somebody's word.
 
         Raises:
-            BadInput: it has no signature that can be said in strict mode.
+            BadInput: it has no signature that can be said in strict mode, or is only a name.
         """
-        from bgmagic.tools.functions import FunctionTool
+        from bgmagic.tools.functions import FunctionTool, is_function
 
-        shell = self.shell
-        tool = FunctionTool.of(function, asks=asks, on_main=shell.on_main_thread())
-        return replace(tool, can_ask=shell.can_ask())
+        shell, name = self.shell, given.strip() if isinstance(given, str) else ""
+        if name and shell.function(name) is not None:
+            raise BadInput(f"--tool {name}: for your function of that name write --tool ${name}")
+        if not is_function(given):
+            return None
+        main, can_ask = shell.on_main_thread(), shell.can_ask()
+        return FunctionTool.of(given, asks=asks, on_main=main, can_ask=can_ask)
 
     def _find_function(self, name: str) -> FunctionTool | None:
-        found = self.shell.function(name)
-        try:
-            return None if found is None else self.function_tool(found)
-        except BadInput:
-            return None
+        with contextlib.suppress(BadInput):
+            return self.function_tool(self.shell.function(name))
+        return None
 
     def server_name(self) -> str | None:
         """The name of the server that is configured now, or None if there is none."""

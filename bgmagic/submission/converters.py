@@ -206,6 +206,21 @@ def to_pairs(value: Any, label: str) -> tuple[tuple[str, Any], ...]:
     return tuple((key, _json_or_text(key, item, label)) for key, item in pairs)
 
 
+def to_calls(value: Any, label: str) -> str:
+    """Calls of functions, as JSON in ASCII, in one line: of JSON text or of a list of dicts."""
+    told = """it must be a list like '[{"name": "look_up", "arguments": {"city": "Bern"}}]'"""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        named = isinstance(found, list) and all(
+            isinstance(one, Mapping) and isinstance(one.get("name"), str) for one in found
+        )
+        if found and named:
+            return json.dumps(found)
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise BadInput(f"{label}: {told}")
+
+
 def to_metadata(value: Any, label: str) -> tuple[tuple[str, str], ...]:
     """Read (key, text) pairs, from a dict, from pairs or from one text KEY=VALUE; the last counts.
 

@@ -19,6 +19,7 @@ from bgmagic.api.request import (
 )
 from bgmagic.submission.converters import (
     to_anything,
+    to_calls,
     to_count,
     to_duration,
     to_identifier,
@@ -351,6 +352,11 @@ class LocalSettings:
     queue: float | None = option(
         "--queue", metavar="DURATION", read=to_duration,
         help="stay queued this long first, as 5 (seconds) or 1m",
+    )  # fmt: skip
+    calls: str | None = option(
+        "--calls", metavar="JSON", read=to_calls,
+        help="a script, for teaching: calls of functions that a cell with --tool gets first, as "
+        """'[{"name": "look_up", "arguments": {"city": "Bern"}}]'""",
     )  # fmt: skip
     flex_refusals: bool = option(
         "--flex-refusals", default=False,

@@ -234,15 +234,14 @@ def _tools(
     if not settings.tool:
         return (), {}
     from bgmagic.prompts.inputs import flat, tool_entries
-    from bgmagic.tools.functions import is_function
 
     entries: list[Mapping[str, Any]] = []
     functions: dict[str, FunctionTool] = {}
     for given in flat(settings.tool, "--tool"):
-        if not is_function(given):
+        tool = app.function_tool(given, asks=settings.ask)
+        if tool is None:
             entries += tool_entries([given])
             continue
-        tool = app.function_tool(given, asks=settings.ask)
         if tool.name in functions:
             raise BadInput(f"--tool: two functions are called {tool.name}; rename one of them")
         functions[tool.name] = tool

@@ -66,7 +66,12 @@ class FunctionTool:
 
     @classmethod
     def of(
-        cls, function: Callable[..., Any], *, asks: bool = False, on_main: OnMain | None = None
+        cls,
+        function: Callable[..., Any],
+        *,
+        asks: bool = False,
+        on_main: OnMain | None = None,
+        can_ask: bool = True,
     ) -> FunctionTool:
         """Make the tool of ``function``; one that is marked asks in any case.
 
@@ -74,7 +79,7 @@ class FunctionTool:
             BadInput: it has no signature that can be said in strict mode.
         """
         asks = asks or bool(getattr(function, ASK_MARK, False))
-        return cls(function, function_entry(function), asks, on_main)
+        return cls(function, function_entry(function), asks, on_main, can_ask)
 
     @property
     def name(self) -> str:

@@ -176,3 +176,21 @@ def test_windows_and_a_full_flex_tier(embedded: dict[str, str]) -> None:
         started.ok("%%bgresponse -o slow --window 2h --wait\nWhy?")
         assert float(started.value("slow.record.started_at - slow.record.accepted_at")) > 1.5
         assert "No job has cost anything" in started.ok("%bgcost").stdout
+
+
+def test_scripted_calls(embedded: dict[str, str]) -> None:
+    """With --calls the embedded server has a cell with functions make these calls first; the kernel runs
+    what they name, and the small model answers what came of it, of which it goes on by its id."""
+    with kernel(**embedded) as started:
+        started.ok("%load_ext bgmagic")
+        calls = '[{"name": "depth", "arguments": {"sea": "Baltic Sea"}}]'
+        told = started.ok(f"%bglocal --calls '{calls}'").stdout
+        assert "A script, for teaching" in told
+        started.ok('def depth(sea: str) -> int:\n    "In metres."\n    return 55')
+        started.ok("%%bgresponse -o deep --tool $depth --poll 0.1 --wait\nHow deep?")
+        assert started.value("[(s.name, s.data, s.output) for s in deep.steps]") == repr(
+            [("depth", {"sea": "Baltic Sea"}, "55")]
+        )
+        assert started.value("bool(deep.conversation.previous_response_id)") == "True"
+        wrong = started.run("%bglocal --calls '[{}]'")
+        assert "--calls: it must be a list like" in wrong.said

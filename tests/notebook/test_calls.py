@@ -1,0 +1,86 @@
+"""Functions as tools in real kernels: the magic, the main thread, a restart, nobody to ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+from tests.conftest import KEY
+from tests.runtime.test_calls import calling, outputs
+from tests.support.kernels import Kernel, kernel
+from tests.support.scripted import ScriptedServer, response
+
+FUNCTION = '''
+import threading
+
+def where(n: int) -> str:
+    """Tell the thread."""
+    return f"{n} {threading.current_thread() is threading.main_thread()}"
+'''
+
+
+def scripted(server: ScriptedServer, name: str, arguments: Any) -> None:
+    server.ending = lambda rid, body: (
+        response(rid, "completed", "Done.") if outputs(body) else calling(rid, [(name, arguments)])
+    )
+
+
+def test_between_cells(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """A function is called on a thread, while a cell runs too; with tools_on_main_thread between cells;
+    a name without $ says what is meant."""
+    scripted(server, "where", {"n": 1})
+    in_kernel.ok(FUNCTION)
+    in_kernel.ok("%%bgresponse -o a --tool $where --wait\nWhere?")
+    assert in_kernel.value("a.steps[0].output") == "'1 False'"
+    in_kernel.ok("%config BgMagics.tools_on_main_thread = True")
+    in_kernel.ok("%%bgresponse -o b --tool $where\nAnd where now?")
+    in_kernel.until("isinstance(b, str)")
+    assert in_kernel.value("b.steps[0].output") == "'1 True'"
+    in_kernel.ok("%%bgresponse -o c --tool $where --wait\nAnd while a cell waits?")
+    assert in_kernel.value("c.steps[0].output") == "'1 True'"
+    assert (
+        "for your function of that name write --tool $where"
+        in in_kernel.run("%%bgresponse --tool where\nx").said
+    )
+
+
+def test_after_a_restart(lasting: dict[str, str], server: ScriptedServer) -> None:
+    """%bgattach in the next kernel says which functions are missing, and goes on once they are there."""
+    scripted(server, "slow", {"n": 3})
+    define = 'def slow(n: int) -> int:\n    "Take long."\n    import time\n    {}\n    return n'
+    with kernel(**lasting) as first:
+        first.ok("%load_ext bgmagic")
+        first.ok(define.format("time.sleep(600)"))
+        first.ok("%%bgresponse -o work --tool $slow --ask\nGo.")
+        first.until("work.steps and work.steps[0].status == 'asking'")
+        first.manager.shutdown_kernel(now=True)
+    with kernel(**lasting) as second:
+        second.ok("%load_ext bgmagic")
+        second.ok("%bgattach work")
+        second.until("work.status == 'detached'")
+        assert "not defined here as they were: slow()" in second.value("str(work.error)")
+        second.ok(define.format("pass"))
+        second.ok("%bgattach work")
+        second.until("work.steps[0].status == 'asking'")
+        second.ok("work.allow()")
+        second.until("isinstance(work, str)")
+        assert second.value("work.steps[0].output") == "'3'"
+
+
+def test_nobody_to_ask(server: ScriptedServer, tmp_path: Path, monkeypatch: Any) -> None:
+    """Where a program runs the cells, what would be asked is denied, and the steps say so."""
+    scripted(server, "where", {"n": 1})
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    cells = [
+        "%load_ext bgmagic",
+        FUNCTION,
+        "%%bgresponse -o a --tool $where --ask --wait\nWhere?",
+        "print(a.steps[0].status, a.steps[0].output)",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    assert "denied Error: the user did not allow this call" in str(notebook.cells[-1].outputs)
