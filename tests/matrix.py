@@ -52,7 +52,11 @@ WHOLE = (
     "tests/notebook/test_completion.py", "tests/api/test_citations.py", "tests/rendering",
 )  # fmt: skip
 # JupyterLab and Notebook with our extension, as the wheel has put it there.
-LAB = ("tests/browser/test_prompt_colours.py",)
+LAB = (
+    "tests/browser/test_prompt_colours.py::test_what_pip_installs",
+    "tests/browser/test_prompt_colours.py::test_prompt_is_coloured",
+    "tests/browser/test_panel.py",
+)
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import url_path_join
 from tornado import web
 
-from bgmagic.server.rows import JobRows
 from bgmagic.server.watch import SCHEMA, JournalWatch
-from bgmagic.storage.filesystem import trouble_of
-from bgmagic.storage.reader import JournalReader
 from bgmagic.submission.app import default_path
+
+if TYPE_CHECKING:
+    from bgmagic.server.rows import JobRows
 
 
 class Jobs:
@@ -32,35 +33,44 @@ class Jobs:
             emit: tells the pages that the journal has changed.
         """
         self._path = path
+        self._root = root
         self._thread = ThreadPoolExecutor(1, "bgmagic-reader")
-        self._reader = None if path is None else JournalReader(path)
-        self._rows = None if self._reader is None else JobRows(self._reader, root)
+        self._rows: JobRows | None = None
         self._watch = None if path is None else JournalWatch(path, emit)
 
     async def listed(self, since: float | None) -> dict[str, Any]:
         """The jobs, or the news, see `JobRows.listed`; from now on changes are told."""
-        if self._rows is None or self._watch is None:
+        if self._watch is None:
             return {"jobs": [], "count": 0, "at": 0.0}
         self._watch.start()
-        return await self._run(self._rows.listed, since)  # type: ignore[no-any-return]
+        found: dict[str, Any] = await self._run(lambda rows: rows.listed(since))
+        return found
 
     async def one(self, key: str) -> dict[str, Any] | None:
         """One job, see `JobRows.one`."""
-        return None if self._rows is None else await self._run(self._rows.one, key)
+        return None if self._path is None else await self._run(lambda rows: rows.one(key))
 
-    async def _run(self, function: Any, value: Any) -> Any:
+    async def _run(self, ask: Callable[[JobRows], Any]) -> Any:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, function, value)
+            return await loop.run_in_executor(self._thread, lambda: ask(self._made()))
         except sqlite3.Error as error:
-            raise web.HTTPError(503, reason=trouble_of(error, self._path)[:200]) from None
+            raise web.HTTPError(503, reason=f"the journal can't be read now: {error}") from None
+
+    def _made(self) -> JobRows:
+        # Imported with the first request, on the reader's thread: Jupyter Server starts without it.
+        if self._rows is None:
+            from bgmagic.server.rows import JobRows
+            from bgmagic.storage.reader import JournalReader
+
+            assert self._path is not None  # noqa: S101 - for the type checker
+            self._rows = JobRows(JournalReader(self._path), self._root)
+        return self._rows
 
     async def close(self) -> None:
         """Let the journal go."""
         if self._watch is not None:
             await self._watch.stop()
-        if self._reader is not None:
-            self._reader.close()
         self._thread.shutdown(wait=False)
 
 

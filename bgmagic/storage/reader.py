@@ -82,6 +82,9 @@ class JournalReader:
             # Not mode=ro: that can't make the shared memory of a file that nobody has open.
             connection = database.connect(self.path, database.READ_TIMEOUT)
             connection.execute("PRAGMA query_only = ON")
+            if not _columns(connection):  # a kernel is just making it
+                connection.close()
+                return None
             self._open = inode, connection
         return self._open[1]
 
@@ -92,9 +95,13 @@ class JournalReader:
                 known[1].close()
 
 
+def _columns(connection: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in connection.execute("PRAGMA table_info(jobs)")}
+
+
 def _known(connection: sqlite3.Connection, columns: str) -> str:
     """The columns, those that the file does not have yet as NULL."""
-    has = {row[1] for row in connection.execute("PRAGMA table_info(jobs)")}
+    has = _columns(connection)
     for name in FIELDS:
         if name not in has and name not in ("request", "response"):
             columns = columns.replace(f", {name},", ", NULL,").replace(f", {name}", ", NULL")

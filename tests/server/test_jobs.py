@@ -102,6 +102,19 @@ def test_reader_makes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_reader_of_a_file_that_is_being_made(tmp_path: Path) -> None:
+    """A journal whose tables a kernel is just making has no jobs yet, and then has them."""
+    path = tmp_path / "journal.sqlite3"
+    path.touch()
+    reader = JournalReader(path)
+    assert reader.select(LISTED, limit=5) == []
+    made = Journal(path)
+    made.add(job("first")).result(10)
+    assert [entry.key for entry in reader.select(LISTED, limit=5)] == ["first"]
+    made.close()
+    reader.close()
+
+
 def test_reader_of_an_older_file(journal: Journal, tmp_path: Path) -> None:
     """A file that lacks the newest columns is read without them, and stays as it is."""
     import sqlite3

@@ -64,8 +64,13 @@ function activate(lab, parts) {
   }
   jobs.onEnd.push((ended) => notify(lab, app, notebooks, jobs, ended, show));
   notebooks.widgetAdded.connect((_, { sessionContext }) => {
-    // A kernel that is gone changes nothing in the journal, and its jobs are detached.
-    sessionContext.statusChanged.connect((_, status) => void (/start|dead/.test(status) && jobs.refresh()));
+    // A kernel that is gone changes nothing in the journal, and its jobs are detached: from then on until the next is idle.
+    let gone = false;
+    sessionContext.statusChanged.connect((_, status) => {
+      gone ||= /start|dead|terminating/.test(status);
+      if (gone) jobs.refresh();
+      gone &&= status !== "idle";
+    });
   });
   app.started.then(() => jobs.refresh());
 }
@@ -118,7 +123,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
     height.style.height = `${shown.length * HEIGHT}px`;
     trouble.textContent = jobs.trouble || (shown.length ? "" : jobs.rows.size ? "No such job." : "No jobs yet: %%bgresponse sends one.");
     draw();
-    if (chosen && buttonsOf(jobs.rows.get(chosen)) !== detail.dataset.state) panel.select(chosen);
+    if (chosen && stateOf(chosen) !== detail.dataset.state) panel.select(chosen);
   }
 
   function draw() {
@@ -184,9 +189,11 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
       const same = key === chosen;
       chosen = key;
       if (!same) draw();
-      const row = jobs.rows.get(key);
+      const state = stateOf(key);
       const told = await jobs.ask(`/${encodeURIComponent(key)}`).catch((error) => ({ message: error.message, footer: "" }));
-      if (chosen !== key) return;
+      // Drawn once for each state, so that a button stays which is being clicked.
+      if (chosen !== key || stateOf(key) !== state || detail.dataset.state === state) return;
+      const row = jobs.rows.get(key);
       this.#answer?.dispose();
       const place = element("div");
       const title = element("h2", {}, row?.name || row?.id || "job");
@@ -197,7 +204,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
       const about = element("p", { className: "bgmagic-quiet" }, how);
       detail.replaceChildren(title, about, row ? buttons(row, said) : "", said, place, prompt, footer);
       detail.hidden = false;
-      detail.dataset.state = buttonsOf(row);
+      detail.dataset.state = state;
       draw();
       if (!told.html) return;
       // Rendered by us: what a model wrote is no markup in it.
@@ -208,7 +215,10 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
     }
   }
 
-  const buttonsOf = (row) => (row ? `${row.open} ${row.followed} ${row.status}` : "");
+  const stateOf = (key) => {
+    const row = jobs.rows.get(key);
+    return `${key} ${row?.open} ${row?.followed} ${row?.status}`;
+  };
 
   function buttons(row, said) {
     const made = element("div", { className: "bgmagic-buttons" });
