@@ -1,7 +1,7 @@
 """Screenshots of every state in a real JupyterLab: ``python -m tests.pictures FOLDER [STATE…]``.
 
 In light and dark, wide and narrow, and what is left as nbconvert shows it and without any styles.
-``streaming-light-1200.png`` is the README's picture. With states named, these alone, in light and
+``streaming-light-1200.png`` and ``panel-light-1200.png`` are the README's pictures. With states named, these alone, in light and
 wide, which takes a single JupyterLab.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import re
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +241,55 @@ def take(folder: Path, theme: str, width: int, chosen: Sequence[str] = ()) -> No
         stage.held.set()
 
 
+PROMPT = """%%bgresponse -o weak_steps --effort xhigh --verbosty low
+# Review this proof, don't be kind
+
+Find the **three weakest steps** in it, and for each:
+
+- what is claimed, in one line
+- what's missing in `{{ claims["lemma 2"] }}`
+
+{{ proof | upper }}"""
+
+
+def take_panel(folder: Path, theme: str, width: int) -> None:
+    """Take a picture of a coloured prompt beside the panel of jobs."""
+    with ScriptedServer() as server, tempfile.TemporaryDirectory() as work:
+        server.polls = 10**6
+        remember(Path(work) / ".journal.sqlite3", server)
+        journal, now = Journal(Path(work) / ".journal.sqlite3"), time.time()
+        past = journal.find("past0")
+        assert past is not None
+        ended = {"status": "completed", "owner": None, "response_id": "resp_68ab"}
+        told = response("resp_68ab", "completed", ANSWER, usage=USAGE, model="gpt-5.2")
+        for key, name, change in (
+            ("a", "survey", {**ended, "response": json.dumps(told)}),
+            ("b", "referee", {"status": "failed", "reason": "server_error"}),
+        ):
+            about = {"key": key, "name": name, "notebook": str(Path(work) / "review.ipynb")}
+            began = {"created_at": now - 5000, "ended_at": now - 4000}
+            journal.add(replace(past, **about, **began, **change)).result(10)
+        journal.close(10)
+        code = "claims = {'lemma 2': 'f is bounded', 'in': 1}"
+        asked = "%%bgresponse -o outline -e xhigh --quiet\nOutline it."
+        path = notebook(Path(work) / "proof.ipynb", ["%load_ext bgmagic", code, PROMPT, asked])
+        notebook(Path(work) / "review.ipynb", [""])
+        key = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url}
+        with (
+            jupyterlab(Path(work), theme=theme, **key) as url,
+            page(viewport={"width": width, "height": 620}) as tab,
+        ):
+            lab = Lab(tab, url.format(path.name))
+            tab.keyboard.press("Control+b")
+            lab.run(0)
+            lab.run(3)
+            tab.locator(".bgmagic-count").click()
+            tab.locator(".bgmagic-row", has_text="survey").click()
+            tab.locator(".bgmagic-detail mjx-container").first.wait_for()
+            tab.mouse.move(5, 5)
+            tab.screenshot(path=folder / f"panel-{theme}-{width}.png")
+
+
 def reach(lab: Lab, stage: Stage, place: int, state: str) -> None:
     """Run the cell of a state, and wait until it is reached."""
     rid = stage.prepare(state)
@@ -281,16 +332,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Take the pictures that the arguments choose."""
     parser = argparse.ArgumentParser(prog="python -m tests.pictures", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the pictures go")
-    parser.add_argument("states", nargs="*", metavar="STATE", help=", ".join(STATES))
+    parser.add_argument("states", nargs="*", metavar="STATE", help=", ".join([*STATES, "panel"]))
     asked = parser.parse_args(arguments)
-    unknown = [state for state in asked.states if state not in STATES]
+    unknown = [state for state in asked.states if state not in (*STATES, "panel")]
     if unknown:
         parser.error(f"no state {', '.join(unknown)}; there are {', '.join(STATES)}")
     folder: Path = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
     every = [(theme, width) for theme in ("light", "dark") for width in (1200, 560)]
     for theme, width in every[:1] if asked.states else every:
-        take(folder, theme, width, asked.states)
+        states = [state for state in asked.states if state != "panel"]
+        if states or not asked.states:
+            take(folder, theme, width, states)
+        if "panel" in asked.states or not asked.states:
+            take_panel(folder, theme, width)
     print(f"{len(list(folder.glob('*.png')))} pictures in {folder}")
 
 

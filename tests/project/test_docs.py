@@ -34,6 +34,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "tests/README.md",
     "tests/benchmarks/README.md",
+    "notebooks/jupyterlab.md",
     "notebooks/servers.md",
     "notebooks/troubles.md",
     "notebooks/values.md",
