@@ -9,11 +9,8 @@ import argparse
 from collections.abc import Callable, Iterable
 
 from tests.benchmarks import load
-<<<<<<< HEAD
 from tests.benchmarks.batches import batches
-=======
 from tests.benchmarks.extension import extension
->>>>>>> b7d5dbf (The panel draws a job once for each state, hears of kernels that are gone, and its cost is measured)
 from tests.benchmarks.hops import hops
 from tests.benchmarks.journal import journal_cost, search_cost
 from tests.benchmarks.keys import keys
