@@ -184,6 +184,8 @@ class BatchRunner:
         if not report.status:  # of a lean server
             report = replace(report, status=before.status if before else Status.IN_PROGRESS)
         self._report = report
+        if report.ended:
+            return report  # each of its jobs has a status of its own then
         changed = before is None or report.status != before.status
         if changed or self._unsaved:
             # It is told, and what can't be written down now is with the next poll.

@@ -20,10 +20,12 @@ from bgmagic.jobs.record import SendGate, Status
 from bgmagic.runtime.pacing import PollSchedule
 from bgmagic.storage.batches import BatchState
 from bgmagic.storage.database import JournalError
+from bgmagic.transport.batches import CREATE_BATCH_TIMEOUT
 
-# Seconds after a create of which nothing was heard at which the server's list is asked for it. When
-# it is not in the last one either, nothing was made, and it is asked for again.
-LOOK_UPS = (0.0, 5.0, 20.0, 60.0)
+# Seconds after the begin of a create of which nothing was heard at which the server's list is asked
+# for it. When it is not in the last one either, two minutes after the call was given up, nothing
+# was made, and it is asked for again.
+LOOK_UPS = (0.0, 5.0, 20.0, 60.0, CREATE_BATCH_TIMEOUT + 120.0)
 
 BEFORE = 86400.0  # seconds by which the server's clock may be behind ours
 
@@ -231,11 +233,13 @@ class BatchSender:
             "batch_id": made.batch_id,
             "tried_at": None,
         }
+        # Of one that has ended each job has a status of its own, which its files tell.
+        status = {} if made.ended else {"status": made.status}
         try:
-            await work.save({"status": made.status, "accepted_at": now}, **known)
+            await work.save({**status, "accepted_at": now}, **known)
         except JournalError:
             work.batch = replace(work.batch, **known)
-        await work.tell(status=made.status, accepted_at=now, checked_at=now, trouble=None)
+        await work.tell(**status, accepted_at=now, checked_at=now, trouble=None)
         return made
 
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:

@@ -224,7 +224,7 @@ class JobManager:
 
     def _follow_with_key_of_today(self, job: Job) -> None:
         """Have ``job``, which is followed here, polled with the key that is configured now."""
-        if (config := self._configs.get(job)) is None or job.response_id is None:
+        if (config := self._configs.get(job)) is None or not (job.response_id or job.record.batch):
             return
         new = self._with_key_of_today(config)
         if new.server != config.server:

@@ -27,6 +27,8 @@ MOST_PAGES = 100
 
 UPLOAD_TIMEOUT = 3600.0  # seconds for a file of 200 MB, at half a Mbit/s
 
+CREATE_BATCH_TIMEOUT = 60.0  # seconds that making a batch of a file may take
+
 READ_TIMEOUT = 120.0  # seconds without a byte of a file of results
 
 LINE = 256 << 20  # bytes of a line of results at most, as of a poll's answer
@@ -135,7 +137,9 @@ class BatchesClient:
                 endpoint=batch.ENDPOINT,
                 completion_window=batch.WINDOW,
                 metadata=metadata,
-            )
+                timeout=sdk_limits(CREATE_BATCH_TIMEOUT),
+            ),
+            CREATE_BATCH_TIMEOUT,
         )
         _id(made)
         return made

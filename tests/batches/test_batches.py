@@ -15,9 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bgmagic.api.server import ServerConfig
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobLost, JobUnknown
 from bgmagic.runtime.manager import JobManager
+from bgmagic.transport import batches
 from tests.batches.study import attached, config_of, entries_of, manager_of, records_of, sent
 from tests.jobs.test_job import LIMIT, eventually
 from tests.support.batching import answer_of, failure_of
@@ -171,12 +173,18 @@ def test_a_request_without_a_line_is_lost(kernel: JobManager, server: ScriptedSe
 
 
 def test_files_may_be_late(kernel: JobManager, server: ScriptedServer) -> None:
-    """A batch that is completed and has no files yet is asked again, before anything is called lost."""
+    """A batch that is completed and has no files yet is asked again, before anything is called lost; until
+    then no job of it is called completed."""
+    said = set()
+    server.batching.polls = 10_000
     jobs = sent(kernel, server, 3)
+    for job in jobs:
+        job.add_listener(lambda one: said.add((one.done(), one.status)))
     eventually(lambda: server.batching.batches)
     server.batching.polls, server.batching.late = 0, 3
     server.batching.end("batch_1")
     assert answers(jobs) == echoes(3)
+    assert (False, "completed") not in said
 
 
 def test_a_server_without_batches(kernel: JobManager, server: ScriptedServer) -> None:
@@ -199,6 +207,38 @@ def test_a_create_that_can_not_be_looked_up_is_unknown(
     eventually(lambda: all(job.done() for job in jobs))
     assert {type(job.error) for job in jobs} == {JobUnknown}
     assert server.count("batch") == 1
+
+
+def test_a_batch_that_is_made_late_is_found(
+    kernel: JobManager, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A create that the server carries out only after the call was given up is found in its list: it is
+    not asked for again."""
+    monkeypatch.setattr(batches, "CREATE_BATCH_TIMEOUT", 0.2)
+    hold = threading.Event()
+    server.enqueue("batch", Script(hold=hold))
+    jobs = sent(kernel, server, 3)
+    eventually(lambda: server.count("batches") >= 1)
+    hold.set()
+    assert answers(jobs) == echoes(3)
+    assert server.count("batch") == 1
+
+
+def test_a_new_key_counts_for_a_batch(server: ScriptedServer, tmp_path: Path) -> None:
+    """A batch whose key is refused goes on with a new one as soon as its jobs are attached with that."""
+    kernel = manager_of(tmp_path / "journal.sqlite3")
+    try:
+        server.always["batch_poll"] = Script(status=401, json=NO)
+        jobs = sent(kernel, server, 2)
+        eventually(lambda: "the poll failed" in str(jobs[0].record.trouble))
+        del server.always["batch_poll"]
+        new = ServerConfig(server.base_url, "sk-new-0123456789abcdef")
+        kernel._destination = lambda: new
+        assert [kernel.attach(entry, server=new) for entry in entries_of(kernel)] == jobs
+        assert answers(jobs) == echoes(2)
+        assert server.seen[-1].headers["authorization"] == f"Bearer {new.api_key}"
+    finally:
+        kernel.close(10)
 
 
 def test_cancelling_all_cancels_the_batch(kernel: JobManager, server: ScriptedServer) -> None:
