@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.frontends.trial import Trial
+from tests.frontends.trial import LIMIT, Trial
 from tests.support.browser import (
     CHROMIUM_FLAGS,
     Lab,
+    _free_port,
     chromium,
     jupyterlab,
     notebook,
     outputs,
     saved,
 )
+from tests.support.scripted import response
 
-ASK = "%%bgresponse -o x\nWhy?"
-SWEEP = "%%bgresponse -o g --n 2\nWhy?"
+ASK, SWEEP = "%%bgresponse -o x\nWhy?", "%%bgresponse -o g --n 2\nWhy?"
+# A button that asks, and shows what comes of it in an output of its own.
+BUTTON = """import ipywidgets
+out, button = ipywidgets.Output(), ipywidgets.Button(description="Ask")
+def ask(_):
+    with out:
+        get_ipython().run_cell_magic("bgresponse", "-o later --again", "Why?")
+button.on_click(ask)
+ipywidgets.VBox([button, out])"""
 
 
 @contextlib.contextmanager
@@ -29,7 +40,10 @@ def browsers(count: int) -> Iterator[list[Any]]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(CHROMIUM_FLAGS))
         try:
-            yield [browser.new_context().new_page() for _ in range(count)]
+            pages = [browser.new_context().new_page() for _ in range(count)]
+            for page in pages:
+                page.set_default_timeout(LIMIT * 1000)
+            yield pages
         finally:
             browser.close()
 
@@ -42,50 +56,123 @@ def texts(page: Any, index: int) -> list[str]:
 
 def collaboration(trial: Trial) -> str:
     """Three pages of one document: one sends, one was open then, one is opened later."""
-    path = notebook(
-        trial.folder / "study.ipynb", ["%load_ext bgmagic", ASK, SWEEP, ASK.replace("x", "y")]
-    )
+    stopped = "%%bgresponse -o y\nWhy not?"
+    path = notebook(trial.folder / "study.ipynb", ["%load_ext bgmagic", ASK, SWEEP, stopped])
     started = jupyterlab(trial.folder, python=str(trial.python), **trial.environment)
-    with started as url, browsers(3) as (sends, watches, comes):
+    with started as url, browsers(3) as pages:
+        sends, watches, comes = pages
         trial.hold()
         lab = Lab(sends, url.format(path.name))
         Lab(watches, url.format(path.name))
         for index in range(4):
             lab.run(index)
-        for index, name in ((1, "x"), (2, "g"), (3, "y")):
-            trial.until(lambda i=index: len(texts(sends, i)) == 2, f"two outputs of {name}")
-            trial.until(lambda i=index: len(texts(watches, i)) == 2, f"{name} in the second page")
-        later = Lab(comes, url.format(path.name))
-        later.cell(3).locator(".bgmagic-card").wait_for()
-        # Both who see the card cancel the job.
-        for page in (sends, comes):
-            card = page.locator(".jp-CodeCell").nth(3).locator(".bgmagic-card")
-            card.get_by_role("button", name="Cancel y").click()
-        for page in (sends, comes):
-            card = page.locator(".jp-CodeCell").nth(3).locator(".bgmagic-card")
-            with contextlib.suppress(Exception):  # the first one may have been quick
-                card.get_by_role("button", name="Really cancel? y").click(timeout=5000)
+        for index in (1, 2, 3):
+            for page in (sends, watches):
+                trial.until(
+                    lambda p=page, i=index: len(texts(p, i)) == 2, f"two outputs of {index}"
+                )
+        Lab(comes, url.format(path.name))
+        cards = [
+            page.locator(".jp-CodeCell").nth(3).locator(".bgmagic-card") for page in (sends, comes)
+        ]
+        for word in ("Cancel y", "Really cancel? y"):  # both pages, before the other's is heard
+            buttons = [card.get_by_role("button", name=word) for card in cards]
+            for button in buttons:
+                button.evaluate("button => button.click()")
         trial.until(lambda: trial.server.count("cancel"), "a cancel")
         trial.release()
-        seen = {}
-        for title, page in (("first", sends), ("second", watches), ("third", comes)):
-            for index, wanted in ((1, "x completed the answer"), (2, "g 2 jobs: 2 completed")):
+        wanted = {1: "x completed the answer", 2: "g 2 jobs: 2 completed", 3: "y cancelled"}
+        for page in pages:
+            for index, words in wanted.items():
                 trial.until(
-                    lambda p=page, i=index, w=wanted: any(w in t for t in texts(p, i)),
-                    f"{wanted!r} in the {title} page, but {texts(page, index)}",
+                    lambda p=page, i=index, w=words: any(w in text for text in texts(p, i)),
+                    f"{words!r} in page {pages.index(page) + 1}",
                 )
-            trial.until(
-                lambda p=page: "cancelled" in " ".join(texts(p, 3)),
-                f"the cancelled one in the {title} page",
-            )
-            page.wait_for_timeout(2500)  # whether something is added to it
-            seen[title] = [texts(page, index) for index in (1, 2, 3)]
-        assert seen["first"] == seen["second"] == seen["third"], seen
-        (answer, footer), group, _ = seen["first"]
-        assert "resp_1" in footer, seen
-        assert "the answer" in answer, seen
-        assert len(group) == 1, seen
+        for page in pages:
+            page.wait_for_timeout(2000)  # whether something is added to it
+        seen = [[texts(page, index) for index in wanted] for page in pages]
+        assert seen[0] == seen[1] == seen[2], seen
+        assert [len(each) for each in seen[0]] == [2, 1, 2], seen
+        assert "resp_1" in seen[0][0][1], seen
         assert trial.server.count("cancel") == 1, trial.server.count("cancel")
         saved(sends, path, 1, "the answer")
-        assert len(outputs(path, 1)) == 2, outputs(path, 1)
-    return "the same in all pages at the end, and one cancel"
+    return "the same in each page when it has ended; two cancels are one"
+
+
+def by_the_server(trial: Trial) -> str:
+    """A server that runs the cells itself: lines, and no answer in another cell."""
+    path = notebook(
+        trial.folder / "study.ipynb", ["%load_ext bgmagic", ASK, SWEEP, "1 + 1", "%bgjobs x"]
+    )
+    started = jupyterlab(trial.folder, python=str(trial.python), **trial.environment)
+    with started as url, browsers(1) as (page,):
+        trial.hold()
+        lab = Lab(page, url.format(path.name))
+        for index in range(3):
+            lab.run(index)
+        sent = [texts(page, index) for index in (1, 2)]
+        assert sent[0] == ["x: sent to gpt-5.2 in the background; %bgwait x waits for it"], sent
+        assert sent[1][0].startswith("<JobGroup g 2 jobs: "), sent
+        assert len(sent[1]) == 1, sent
+        trial.release()
+        told: list[str] = []
+        end = time.monotonic() + LIMIT
+        while not (any("x: c" in text for text in told) and any("g: 2" in text for text in told)):
+            assert time.monotonic() < end, told
+            lab.run(3)
+            page.wait_for_timeout(300)
+            told += texts(page, 3)
+        assert sum("x: completed after" in text for text in told) == 1, told
+        assert "the answer" not in " ".join(told), told
+        lab.run(4)
+        trial.until(lambda: "the answer" in " ".join(texts(page, 4)), "the answer")
+        assert [texts(page, index) for index in (1, 2)] == sent
+        page.keyboard.press("Control+s")
+        trial.until(lambda: "the answer" in str(outputs(path, 4)), "saved")
+        assert not any("the answer" in str(outputs(path, index)) for index in (1, 2, 3))
+    return "a line when sent, a line in the next cell; no answer in another cell"
+
+
+def voila(trial: Trial) -> str:
+    """A job, a sweep, and a job of a button's handler, all of which end after the page was made."""
+    trial.hold()
+    trial.server.ending = lambda rid, _: response(rid, "completed", "It is **so**: $x^2$")
+    path = notebook(trial.folder / "study.ipynb", ["%load_ext bgmagic", ASK, SWEEP, BUTTON])
+    port = _free_port()
+    command = [
+        str(trial.python), "-m", "voila", str(path), "--no-browser", f"--port={port}",
+        "--Voila.ip=127.0.0.1", "--show_tracebacks=True",
+    ]  # fmt: skip
+    with (trial.folder / ".voila.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=trial.whole_environment(), stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            with browsers(1) as (page,):
+                _dashboard(trial, page, f"http://127.0.0.1:{port}/")
+        finally:
+            process.terminate()
+            process.wait(20)
+    return "cards that fill themselves with the answer, of a handler's job, too"
+
+
+def _dashboard(trial: Trial, page: Any, url: str) -> None:
+    def opened() -> bool:
+        with contextlib.suppress(Exception):
+            page.goto(url)
+            return True
+        return False
+
+    trial.until(opened, "a page")
+    page.locator(".bgmagic-card").wait_for()
+    page.locator(".bgmagic-group-board").wait_for()
+    page.get_by_role("button", name="Ask").click()
+    page.locator(".bgmagic-card").nth(1).wait_for()
+    assert "Later" not in page.inner_text("body")
+    trial.release()
+    page.get_by_text("g 2 jobs: 2 completed").wait_for()
+    trial.until(lambda: page.locator("strong", has_text="so").count() == 2, "two answers")
+    assert page.locator("math").count() >= 2
+    assert page.locator(".bgmagic-card").count() == 0
+    page.get_by_text("✓ x completed").wait_for()
+    page.get_by_text("✓ later completed").wait_for()
