@@ -19,8 +19,8 @@ from IPython.display import publish_display_data
 Formulas = Literal["mathjax", "mathml"]  # how a page shows formulas in HTML
 
 # What it shows of a job: the live card and a line beside it; the card alone; HTML without a card;
-# a line of text, and the card in its place where the frontend can draw it.
-Shows = Literal["card and line", "card", "html", "line"]
+# a line of text; such a line, and the card in its place where the frontend can draw it.
+Shows = Literal["card and line", "card", "html", "line", "line or card"]
 # Where the end goes: in the place of the outputs; only if it is known that a card was drawn there,
 # else nowhere; nowhere, and the card that stands fills itself with it.
 Replaces = Literal["outputs", "if drawn", "nothing"]
@@ -92,6 +92,11 @@ def _from_program(message: Message) -> bool:
     return nobody and _nameless(message) and not (session_path() and not _inherited_session())
 
 
+def _from_euporie(message: Message) -> bool:
+    """It says so; a run of its preview is else like that of a program, which takes updates."""
+    return str(message.get("header", {}).get("username", "")).startswith("euporie-")
+
+
 def _nameless(message: Message) -> bool:
     """Whether it brought a cell, and does not say which: JupyterLab and Notebook do."""
     return "code" in message.get("content", {}) and "cellId" not in message.get("metadata", {})
@@ -104,11 +109,12 @@ FRONTENDS = (
     Frontend("Colab", _in_colab, "card and line", "outputs", "running cell"),
     Frontend("VS Code", _in_vscode, "card and line", "outputs", "running cell", "mathml"),
     Frontend("a widget's output", _from_widget, "card", "nothing", "always"),
+    Frontend("euporie", _from_euporie, "line", "nothing", "next cell"),
     # nbclient, and with it nbconvert and papermill.
     Frontend("a program", _from_program, "html", "outputs", "running cell"),
-    # And servers that run the cells (jupyter-server-documents, -nbmodel), euporie, and pages of
-    # which nothing is known.
-    Frontend("a console", _nameless, "line", "if drawn", "next cell"),
+    # And servers that run the cells (jupyter-server-documents, -nbmodel), and pages of which
+    # nothing is known.
+    Frontend("a console", _nameless, "line or card", "if drawn", "next cell"),
     Frontend("JupyterLab or Notebook", lambda _: True, "card and line", "outputs", "always"),
 )
 

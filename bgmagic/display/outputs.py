@@ -101,6 +101,9 @@ class CellOutput:
             return
         if self._frontend.shows == "html":
             publish(self._content.note(), self._ids[0])
+        elif self._frontend.shows == "line":
+            publish({"text/plain": self._line})
+            return
         else:
             self._show_live()
         frontend.remember(self, keep=self._frontend.shows == "html")
@@ -112,7 +115,7 @@ class CellOutput:
         widget.on_finish = lambda formulas: self._ending(formulas) if self._ended() else None
         widget.on_drawn.append(self._changed)
         # What is saved of it: how it stood then would read as if it were so for ever.
-        text = self._line if self._frontend.shows == "line" else self._content.title
+        text = self._line if self._frontend.shows == "line or card" else self._content.title
         publish(widget.bundle() | {"text/plain": text}, self._ids[0], metadata=widget.metadata())
         if self._paired:
             publish(self._content.note(), self._ids[1])

@@ -276,7 +276,7 @@ class KernelShell(NotebookShell):
 
     def tell_sent_group(self, group: JobGroup, bill: Callable[[], object], *, notify: bool) -> None:
         """Show its board, which works out the bill by itself."""
-        line = sent_group_line(group, bill) if frontend.current().shows == "line" else ""
+        line = sent_group_line(group, bill) if frontend.current().hears == "next cell" else ""
         self._show_group(group, line, notify=notify)
 
     def _show_group(self, group: JobGroup, line: str, *, notify: bool = False) -> None:

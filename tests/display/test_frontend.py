@@ -194,3 +194,15 @@ def test_servers_that_run_cells(server: ScriptedServer, tmp_path: Path) -> None:
             "print(book.cells[1].outputs)"
         )
         assert "the answer" in running.ok(inner).stdout
+
+
+def test_euporie_gets_text_alone(in_kernel: Kernel) -> None:
+    """euporie, which says "not implemented" of the widget and shows no later output once a display is updated, gets
+    text alone, also where its preview runs the cells as a program does."""
+    in_kernel.names_cells, in_kernel.takes_input = False, False
+    in_kernel.client.session.username = "euporie-1"
+    (shown,) = in_kernel.ok("%%bgresponse -o x\nWhy?").displays
+    assert shown == {"text/plain": SENT.format("x")}
+    ran = in_kernel.ok(UNTIL.format("x"))
+    assert ran.stdout.startswith("x: completed after ")
+    assert updates(in_kernel) == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -27,22 +28,24 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     folder = (asked.folder or weights.cache_folder() / "frontends").expanduser().absolute()
     names = list(PROGRAMS) if "all" in asked.names else list(dict.fromkeys(asked.names))
-    lines, held = ["| program | version | tried | result |", "|---|---|---|---|"], True
-    for name in names:
-        program, begun = PROGRAMS[name], time.monotonic()
-        python = installed(name, program, folder)
-        ready = time.monotonic()
-        well, said = tried(name, program, folder)
-        took = f"{ready - begun:.0f} s to install, {time.monotonic() - ready:.0f} s to try"
-        print(
-            f"{name}: {said if well else f'FAILED: {said}'} ({took})", file=sys.stderr, flush=True
-        )
-        number = version(python, program.needs[0])
-        result = said if well else f"**NO**: {said}"
-        lines.append(f"| {program.title} | {number} | {date.today():%Y-%m-%d} | {result} |")
-        held = held and well
-    print("\n".join(lines))
-    return 0 if held else 1
+    with ThreadPoolExecutor(max_workers=2) as pool:  # they mostly wait
+        rows = list(pool.map(lambda name: row(name, folder), names))
+    print("| program | version | tried | result |", "|---|---|---|---|", sep="\n")
+    print(*(line for _, line in rows), sep="\n")
+    return 0 if all(well for well, _ in rows) else 1
+
+
+def row(name: str, folder: Path) -> tuple[bool, str]:
+    """Whether a program did well, and its line in the table."""
+    program, begun = PROGRAMS[name], time.monotonic()
+    python = installed(name, program, folder)
+    ready = time.monotonic()
+    well, said = tried(name, program, folder)
+    took = f"{ready - begun:.0f} s to install, {time.monotonic() - ready:.0f} s to try"
+    print(f"{name}: {said if well else f'FAILED: {said}'} ({took})", file=sys.stderr, flush=True)
+    number = version(python, program.needs[0])
+    result = said if well else f"**NO**: {said}"
+    return well, f"| {program.title} | {number} | {date.today():%Y-%m-%d} | {result} |"
 
 
 if __name__ == "__main__":

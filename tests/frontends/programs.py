@@ -25,6 +25,7 @@ PROGRAMS: dict[str, Program] = {
     "spyder": Program(
         "Spyder's console", ("spyder-kernels", "qtconsole==5.7.*", "PySide6"), consoles.spyder
     ),
+    "euporie": Program("euporie", ("euporie==2.10.4", "ipykernel"), kernels.euporie),
     "xeus-python": Program("xeus-python", ("xeus-python==0.19.0",), kernels.xeus),
     "ploomber": Program("ploomber-engine", ("ploomber-engine", "ipykernel"), kernels.ploomber),
     "marimo": Program("marimo convert", ("marimo",), kernels.marimo),

@@ -53,6 +53,7 @@ RUN_BY = {
     "python -m tests.benchmarks load": "tests/project/test_benchmarks.py::test_load_runs",
     # Its servers take gigabytes, so what surrounds them is tested: the steps, the proxy, the table.
     "python -m tests.servers": "tests/servers/test_harness.py::test_the_table_says_what_failed",
+    "python -m tests.frontends": "python -m tests.frontends collaboration server-documents console voila",
     "python -m tests.faults": "tests/faults/test_power.py::test_a_power_cut",
     "python -m tests.simulation": "tests/simulation/test_simulation.py::test_histories",
 }
@@ -62,7 +63,15 @@ TAKES_WORDS = {
     "pytest",
     *(
         f"python -m tests.{name}"
-        for name in ("benchmarks", "faults", "notebooks", "pictures", "servers", "simulation")
+        for name in (
+            "benchmarks",
+            "faults",
+            "frontends",
+            "notebooks",
+            "pictures",
+            "servers",
+            "simulation",
+        )
     ),
 }
 
