@@ -221,7 +221,8 @@ def with_all_usage(rounds: FunctionRounds | None, response: Mapping[str, Any]) -
     """``response`` with the tokens of all rounds added up, as they are paid for."""
     if rounds is None or not rounds.done:
         return response
-    counted = [one.response.get("usage") for one in rounds.done] + [response.get("usage")]
+    others = [one.response for one in rounds.done if one.response.get("id") != response.get("id")]
+    counted = [one.get("usage") for one in [*others, response]]
     found = [usage for usage in counted if isinstance(usage, dict)]
     return {**response, "usage": _sum(found)} if found else response
 

@@ -13,13 +13,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from bgmagic.api.pricing import Billing
 from bgmagic.api.redaction import secrets_of
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import Status
-from bgmagic.jobs.steps import OPEN_QUESTIONS, CallStatus, FunctionRounds, Round, Step
+from bgmagic.jobs.steps import (
+    OPEN_QUESTIONS,
+    CallStatus,
+    FunctionRounds,
+    Round,
+    Step,
+    with_all_usage,
+)
 from bgmagic.storage.job_store import JobStore
 from bgmagic.tools.functions import CallOutput, FunctionTool, failure, same_signature
 from bgmagic.transport.reply import Reply
@@ -84,6 +92,9 @@ class FunctionCalls:
         changes: dict[str, Any] = {"status": Status.WAITING, "response_id": None}
         rounds = rounds.with_round(one)
         self._job.advance(**changes, rounds=rounds, preview=None, trouble=None, offline=False)
+        # What was paid so far, should it end between two rounds.
+        paid = with_all_usage(rounds, {"model": reply.response.get("model")})
+        changes["billing"] = Billing.of(self._job.request, paid).text
         await self._store.update_rounds(self._job.record, self._server, **changes)
         return True
 

@@ -72,9 +72,10 @@ class JobCost:
 def cost_of(entry: StoredJob) -> JobCost | None:
     """What a job of the journal cost; None if it costs nothing: never sent, or answered here."""
     ended = entry.ended_at is not None
-    if ended and entry.response_id is None and entry.status != Status.UNKNOWN:
-        return None
     billing = Billing.read(entry.billing) if entry.billing else _billing_of(entry)
+    never = entry.response_id is None and billing.response is None  # of no round either
+    if ended and never and entry.status != Status.UNKNOWN:
+        return None
     charge = billing.charge(entry.server) if ended else Charge()
     most = None if ended else billing.most(entry.server)
     if entry.server == _FREE and charge.price is None and most is None:
@@ -307,8 +308,10 @@ class BudgetGate:
         if budget is None:
             return None
         with self._lock:
-            new = [record for record in records if record.key not in self._admitted]
-            most = {record.key: Billing.of(record.request).most(record.server) for record in new}
+            new = [record for record in records if _admission(record) not in self._admitted]
+            most = {
+                _admission(record): Billing.of(record.request).most(record.server) for record in new
+            }
             free = all(record.server == _FREE for record in new)
             if free and not any(most.values()):
                 return None
@@ -374,9 +377,22 @@ class BudgetGate:
         for entry in self._store.billed(since, known):
             cost = cost_of(entry)
             if entry.ended_at is not None:
-                self._admitted.pop(entry.key, None)
+                self._drop(entry.key)
             if cost is not None and cost.ended_at is None:
                 self._open[cost.key] = cost.most
             elif cost is not None:
                 self._ended[cost.key] = cost
         self._read_at, self._read_to = now, now - OVERLAP
+
+    def _drop(self, key: str) -> None:
+        self._admitted.pop(key, None)
+        number = 1
+        while f"{key}/{number}" in self._admitted:
+            del self._admitted[f"{key}/{number}"]
+            number += 1
+
+
+def _admission(record: JobRecord) -> str:
+    """What is let pass: a job, or the next round of calls of its functions, which costs again."""
+    done = 0 if record.rounds is None else len(record.rounds.done)
+    return f"{record.key}/{done}" if done else record.key

@@ -19,6 +19,7 @@ from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobUnknown, 
 from bgmagic.jobs.steps import FunctionRounds, Step
 from bgmagic.public import submit
 from bgmagic.submission.app import NoShell, app
+from bgmagic.submission.costs import cost_of
 from bgmagic.tools.functions import function_entry, read_arguments
 from tests.api.test_request import CREATE
 from tests.conftest import KEY
@@ -266,6 +267,25 @@ def test_cancelling_does_not_wait_for_a_function(
     assert "while its functions ran" in str(job.error)
     go_on.set()
     assert len(bodies(pointed)) == 1
+    entry = app.manager.store.find(job.record.key)
+    cost = None if entry is None else cost_of(entry)
+    assert cost is not None
+    assert (cost.tokens_in, cost.tokens_out) == (10, 5)
+
+
+def test_a_budget_bounds_the_rounds(
+    rounds: Callable[..., None], pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each round counts against the budget anew: the one that could go over it is held back."""
+    prices = {"gpt-own": {"input": 0.0, "output": 1000.0}}
+    monkeypatch.setenv("BGMAGIC_PRICES", json.dumps(prices))
+    monkeypatch.setenv("BGMAGIC_BUDGET", "2.5/day")
+    rounds(*[[("add", {"a": 1, "b": 1})]] * 5)
+    job = submit("Go.", poll=0.02, tool=add, model="gpt-own", max_output_tokens=1000)
+    eventually(lambda: "the budget of" in (job.record.trouble or ""))
+    assert (len(bodies(pointed)), len(job.steps)) == (2, 2)
+    job.cancel()
+    assert isinstance(job.exception(LIMIT), JobCancelled)
 
 
 def test_asking_waits_for_a_word(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
