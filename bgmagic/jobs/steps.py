@@ -50,7 +50,7 @@ class Step:
     name: str
     arguments: str
     call_id: str
-    status: str = CallStatus.PENDING
+    status: str = CallStatus.PENDING.value
     output: str | None = None
     seconds: float | None = None
     round: int = 1
@@ -176,7 +176,8 @@ class FunctionRounds:
 
     def with_steps(self, changed: Iterable[Step]) -> FunctionRounds:
         """With other steps in place of those of the last round that have their ids."""
-        by_id = {step.call_id: step for step in changed}
+        # Plain words: people look at them.
+        by_id = {one.call_id: dataclasses.replace(one, status=str(one.status)) for one in changed}
         last = self.done[-1]
         steps = tuple(by_id.get(step.call_id, step) for step in last.steps)
         new = dataclasses.replace(last, steps=steps)

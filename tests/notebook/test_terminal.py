@@ -144,3 +144,27 @@ def test_an_answer_can_do_nothing_to_the_terminal(
         assert r"a\x1b]0;title\x07 b\x1b[2J c\x9b31m" in shown
         assert not set(shown) & set("\x1b\x07\x9b")
     assert session.type("one.encode()").endswith(repr(text.encode()))
+
+
+def test_a_call_is_asked_about_at_the_prompt(
+    terminal: Callable[[], Terminal], server: ScriptedServer
+) -> None:
+    """A call of a function that asks is a question before the next prompt: y runs it, anything else
+    denies it."""
+    from tests.runtime.test_calls import calling, outputs
+
+    server.ending = lambda rid, body: (
+        response(rid, "completed", "Done.") if outputs(body) else calling(rid, [("add", {"a": 2})])
+    )
+    started = terminal()
+    started.type("%load_ext bgmagic")
+    started.type("def add(a: int) -> int: return a + 1", "")
+    for name, said, told in (("x", "y", "('done', '3')"), ("z", "", "('denied',")):
+        started.ask(f"-o {name} --tool $add --ask")
+        asked = f"{name}.steps and {name}.steps[0].status == 'asking'"
+        started.child.sendline(f"while not ({asked}): __import__('time').sleep(0.02)")
+        started.child.expect(r"its model wants to call add\(\{\"a\": 2\}\) \[y/N\] ")
+        started.child.sendline(said)
+        started.child.expect(PROMPT)
+        started.until(f"isinstance({name}, str)")
+        assert told in started.type(f"{name}.steps[0].status, {name}.steps[0].output")
