@@ -47,7 +47,7 @@ class Courtesy:
 
     async def pause(self) -> None:
         """Let others go first, and a computing cell for long."""
-        # All that this thread did since: reading lines, too. After an idle hour that is not all ours.
+        # All that this thread did since, reading lines too; after an idle hour not all is ours.
         self._used += min(time.thread_time() - self._since, MOST_COUNTED)
         if self._used < 0.002:
             await asyncio.sleep(0)
