@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from bgmagic.api.redaction import without_secrets
+from bgmagic.api.redaction import PROMPT, secrets_of, without_secrets
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 
@@ -146,8 +147,16 @@ class Request:
         self._remember(head)
         if server is not None:
             known = server.name, partial, _fingerprint(body, server.name, partial)
-            found = without_secrets(body, server.secrets)[1]
+            found = self._search(body, server.secrets)
             self._remember({"_print": known, "_searched": (server.secrets, found)})
+
+    def _search(self, body: Mapping[str, Any], secrets: tuple[str, ...]) -> bool:
+        """Whether something has to be taken out of the body, which is that of the text."""
+        if secrets_of(secrets).within_json(self.text):
+            return without_secrets(body, secrets)[1]
+        # Of a prompt only they would be; the rest is mostly the same for thousands of requests.
+        rest = {key: value for key, value in body.items() if key not in PROMPT}
+        return _holds_secret(json.dumps(rest), secrets)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -282,6 +291,11 @@ class Request:
     def _remember(self, found: Mapping[str, Any]) -> None:
         # In place of the properties of these names. The value is frozen: this changes no answer.
         self.__dict__.update(found)
+
+
+@functools.lru_cache(64)
+def _holds_secret(body: str, secrets: tuple[str, ...]) -> bool:
+    return without_secrets(json.loads(body), secrets)[1]
 
 
 def _header(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,6 +98,7 @@ def _traits() -> dict[str, OptionTrait]:
     return found | {
         "confirm_above": OptionTrait("jobs above which a sweep needs --yes (100)", to_count),
         "keep": OptionTrait("how long jobs that ended stay in the journal, as 90d", to_duration),
+        "polls_per_second": OptionTrait("polls a second of one server, at most (200)", to_rate),
         "confirm_above_dollars": OptionTrait(
             "dollars above which what a cell can cost needs --yes; unset asks never", to_rate
         ),

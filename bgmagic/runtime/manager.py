@@ -67,6 +67,7 @@ class JobManager:
         gate: SendGate | None = None,
         make_batches: MakeBatches | None = None,
         find_function: FindFunction = lambda _: None,
+        polls_per_second: Callable[[], float | None] = lambda: None,
     ) -> None:
         """Make a manager; its thread starts with the first job.
 
@@ -76,9 +77,8 @@ class JobManager:
             store: where jobs are stored; without one, in this process's memory.
             destination: returns the server of a job that is submitted now; raises BadInput.
             gate: may hold jobs back before they are sent.
-            make_batches: makes what runs batches.
-            find_function: gives the tool of the function of that name which is defined now, for
-                a job of an earlier kernel; or None.
+            make_batches, find_function: make what runs batches, find the function of a name now.
+            polls_per_second: tells the most polls a second of one server, where it is set.
         """
         self._make_card = make_card
         self._clock = clock or Clock()
@@ -91,7 +91,7 @@ class JobManager:
         self._moves: dict[Job, GroupPosition] = {}
         self.feeds = JobFeeds()
         parts = self.store, self._clock, self._needed, gate, make_batches, find_function
-        self._new_scheduler = functools.partial(JobScheduler, *parts)
+        self._new_scheduler = functools.partial(JobScheduler, *parts, polls_per_second)
         self._scheduler = self._new_scheduler()
         self._destination = destination
         self._newest: ServerConfig | None = None

@@ -111,22 +111,46 @@ STEP = 0.05
 _GOLDEN = 0.6180339887498949
 
 
+# The most polls a second of one server, unless the user says otherwise. A GET counts against an
+# account's rate limits, and ten times as many polls slow a cell that computes by a fifth.
+POLLS_PER_SECOND = 200.0
+
+WIDEST = 80.0  # seconds between two polls, however many jobs there are; with all else below LIMIT
+
+
 class PollPacer:
     """Spreads the polls of one server's jobs evenly. On the loop thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Callable[[], float | None] = lambda: None) -> None:
+        """Make it; ``limit`` tells the most polls a second, or None if the user has set none."""
         self._size = 0
         self._places = itertools.count()
+        self._limit = limit
+        self._asked_at = -math.inf
+        self._most: float | None = None
+
+    def spread(self, interval: float, *, chosen: bool) -> float:
+        """Seconds between two polls of a job that should be polled each ``interval``: more where
+        the jobs are so many that their polls were above the limit.
+
+        Args:
+            chosen: whether the user chose the interval, which only a limit of the user's widens.
+        """
+        now = time.monotonic()
+        if now - self._asked_at > 1.0:  # each poll asks
+            self._asked_at, self._most = now, self._limit()
+        most = self._most or (math.inf if chosen else POLLS_PER_SECOND)
+        return max(interval, min(self._size / most, WIDEST))
 
     @property
     def many(self) -> bool:
         """Whether there are so many jobs that their polls are spread."""
         return self._size > FEW
 
-    def join(self) -> PollSlot:
-        """Add a job, and return its slot."""
+    def join(self, *, chosen: bool = False) -> PollSlot:
+        """Add a job, and return its slot; ``chosen`` as in `spread`."""
         self._size += 1
-        return PollSlot(self, next(self._places) * _GOLDEN % 1)
+        return PollSlot(self, next(self._places) * _GOLDEN % 1, chosen=chosen)
 
     def _leave(self) -> None:
         self._size -= 1
@@ -135,10 +159,11 @@ class PollPacer:
 class PollSlot:
     """One job's place within the interval, from 0 to 1."""
 
-    __slots__ = ("_first", "_pacer", "_position")
+    __slots__ = ("_chosen", "_first", "_pacer", "_position")
 
-    def __init__(self, pacer: PollPacer, position: float) -> None:
+    def __init__(self, pacer: PollPacer, position: float, *, chosen: bool) -> None:
         self._pacer = pacer
+        self._chosen = chosen
         self._position = position
         self._first = True
 
@@ -150,11 +175,12 @@ class PollSlot:
         """
         if not self._pacer.many:
             return None
+        interval = self._pacer.spread(interval, chosen=self._chosen)
         now = time.monotonic()
         ahead = (self._position * interval - now) % interval
         # A job that was just polled is not polled again at once; a new job may be.
         if ahead < interval / 4 and not self._first:
-            ahead += interval
+            ahead = min(ahead + interval, LIMIT - STEP)
         self._first = False
         step = min(STEP, interval / 100)
         wait = math.ceil((now + ahead) / step) * step - now

@@ -196,7 +196,9 @@ class JobScheduler:
         gate: SendGate | None = None,
         make_batches: MakeBatches | None = None,
         find_function: FindFunction = lambda _: None,
+        polls_per_second: Callable[[], float | None] = lambda: None,
     ) -> None:
+        self._polls_per_second = polls_per_second
         self._make_batches = make_batches
         self._runs: Batches | None = None
         self._gate = gate
@@ -324,5 +326,6 @@ class JobScheduler:
     def _endpoint_of(self, server: ServerConfig) -> ServerEndpoint:
         known = self._endpoints.get(server)
         if known is None:
-            known = self._endpoints[server] = ServerEndpoint(ResponsesClient(server), PollPacer())
+            pacer = PollPacer(self._polls_per_second)
+            known = self._endpoints[server] = ServerEndpoint(ResponsesClient(server), pacer)
         return known

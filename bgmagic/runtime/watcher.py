@@ -183,7 +183,7 @@ class ResponseWatcher:
         self._store = store
         self._clock = clock
         self._client = accepted.endpoint.client
-        self._poll_slot = accepted.endpoint.pacer.join()
+        self._poll_slot = accepted.endpoint.pacer.join(chosen=poll_interval is not None)
         self._delays = PollSchedule(poll_interval, slot=self._poll_slot.wait)
         self._wake = WakeEvent()
         self._missing = 0

@@ -30,6 +30,7 @@ READ_TIMEOUT = 0.5  # seconds a reader waits for them: the caller may be a cell
 
 READ_WAIT = 1.0  # seconds a read waits for what this process has queued
 
+
 # Append only: a file that an older bgmagic left is brought up by the scripts it has not seen.
 MIGRATIONS = (
     """
@@ -45,21 +46,17 @@ MIGRATIONS = (
         response_id TEXT, accepted_at REAL, started_at REAL, checked_at REAL, ended_at REAL,
         cancelling INTEGER NOT NULL, reason TEXT, output_tokens INTEGER, response_hash TEXT
     );
-    CREATE INDEX jobs_created_at ON jobs (created_at);
-    CREATE INDEX jobs_response_id ON jobs (response_id);
-    CREATE INDEX jobs_fingerprint ON jobs (fingerprint);
+    CREATE INDEX jobs_created_at ON jobs (created_at); CREATE INDEX jobs_fingerprint ON
+        jobs (fingerprint); CREATE INDEX jobs_response_id ON jobs (response_id);
     CREATE INDEX jobs_open ON jobs (owner) WHERE ended_at IS NULL
     """,
     "ALTER TABLE jobs ADD COLUMN draft TEXT",
     """
-    ALTER TABLE jobs ADD COLUMN group_key TEXT;
-    ALTER TABLE jobs ADD COLUMN group_name TEXT;
-    ALTER TABLE jobs ADD COLUMN group_index INTEGER;
-    ALTER TABLE jobs ADD COLUMN group_details TEXT;
+    ALTER TABLE jobs ADD COLUMN group_key TEXT; ALTER TABLE jobs ADD COLUMN group_name TEXT;
+    ALTER TABLE jobs ADD COLUMN group_index INTEGER; ALTER TABLE jobs ADD COLUMN group_details TEXT;
     CREATE INDEX jobs_group ON jobs (group_key) WHERE group_key IS NOT NULL
     """,
-    """
-    CREATE INDEX jobs_request ON jobs (request_hash);
+    """CREATE INDEX jobs_request ON jobs (request_hash);
     CREATE INDEX jobs_input ON jobs (input_hash) WHERE input_hash IS NOT NULL;
     CREATE INDEX jobs_response ON jobs (response_hash) WHERE response_hash IS NOT NULL
     """,
@@ -74,6 +71,11 @@ MIGRATIONS = (
     )
     """,
     "ALTER TABLE jobs ADD COLUMN over_budget INTEGER NOT NULL DEFAULT 0",
+    """DROP INDEX jobs_open;
+    CREATE INDEX jobs_open_at ON jobs (created_at, owner) WHERE ended_at IS NULL;
+    CREATE INDEX jobs_notebook ON jobs (notebook, created_at);
+    CREATE INDEX jobs_name ON jobs (name, created_at) WHERE name IS NOT NULL;
+    CREATE INDEX jobs_group_name ON jobs (group_name, created_at) WHERE group_name IS NOT NULL""",
 )
 
 
@@ -249,9 +251,8 @@ class StoredJob:
         owner: the kernel that follows it.
         response: JSON text, the whole response, once it is terminal.
         draft: JSON text of a `PartialPrompt`, until the request is complete.
-        group_key: the group it belongs to.
+        group_key: the group it belongs to; ``group_index`` is its index in that.
         group_name: that group's variable, if the user chose one.
-        group_index: its index in the group.
         group_details: JSON text, the other fields of its `GroupPosition`.
         previous: JSON text, what the server has already of the request's input.
         rounds: JSON text, the functions that the model may call, and what came of its calls.
@@ -364,6 +365,7 @@ SENT_LATER = """WHERE fingerprint = :it AND notebook IS :notebook AND created_at
 
 COMPLETED = """WHERE fingerprint IN (SELECT value FROM json_each(:fingerprints))
     AND status = 'completed' AND ended_at IS NOT NULL ORDER BY created_at, id"""
+
 
 OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :name)"
 

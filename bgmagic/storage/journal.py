@@ -25,6 +25,7 @@ from bgmagic.storage.database import FORKED, JournalError, StoredJob
 from bgmagic.storage.filesystem import OtherFiles
 from bgmagic.storage.live_rows import LiveRows, Write
 from bgmagic.storage.owner_lock import host_id
+from bgmagic.storage.reader import newest_first
 from bgmagic.storage.retention import Forgetting
 
 RETRY = 0.25, 5.0  # seconds between tries to write what could not be: the first, and the longest
@@ -137,9 +138,8 @@ class Journal:
         limit: int = -1,
     ) -> list[StoredJob]:
         """The jobs, newest first; ``request`` is "" and ``response`` None in all of them."""
-        where = f"""WHERE {database.OF} AND (ended_at IS NULL OR NOT :open)
-            ORDER BY created_at DESC, id DESC LIMIT :limit"""
-        values = {"notebook": notebook, "name": name, "open": open_only, "limit": limit}
+        where = newest_first(notebook=notebook, name=name, open_only=open_only)
+        values = {"notebook": notebook, "name": name, "limit": limit}
         found = self._entries(database.BRIEF, where, values)
         return found[:limit] if limit >= 0 else found  # each host's file has as many
 

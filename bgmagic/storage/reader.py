@@ -21,6 +21,15 @@ NEWS = "WHERE ended_at IS NULL OR ended_at >= :since ORDER BY created_at DESC, i
 ONE = "WHERE key = :it"
 
 
+def newest_first(*, notebook: str | None, name: str | None, open_only: bool) -> str:
+    """The condition of a listing, with what is asked alone, so that an index serves it."""
+    asked = {"notebook = :notebook": notebook, "name = :name": name}
+    parts = [part for part, value in asked.items() if value is not None]
+    parts += ["ended_at IS NULL"] if open_only else []
+    where = f"WHERE {' AND '.join(parts)} " if parts else ""
+    return f"{where}ORDER BY created_at DESC, id DESC LIMIT :limit"
+
+
 class JournalReader:
     """Reads the journal at a path; may be used from any thread, one at a time.
 

@@ -33,7 +33,6 @@ NAMED = 5  # jobs that are named; more are counted
 
 # These start no thread as a process ends (CPython issue 113964), so nothing more can be sent then.
 NO_THREADS = (3, 12) <= sys.version_info < (3, 12, 2)
-
 TOO_LATE = "This Python starts no thread as it ends; 3.12.2 does, and job.result() waits before."
 
 
@@ -427,6 +426,7 @@ class App:
         from bgmagic.storage.job_store import JobStore
         from bgmagic.storage.journal import Journal
         from bgmagic.storage.owner_lock import OwnerLock
+        from bgmagic.submission.converters import polls_per_second
         from bgmagic.submission.costs import BudgetGate
 
         folder = None if path is None else path.parent / "owners"
@@ -439,6 +439,7 @@ class App:
             gate=self.gate,
             make_batches=_make_batches,
             find_function=self._find_function,
+            polls_per_second=lambda: polls_per_second(self.shell.defaults()),
         )
         self.journal_path = path
         if not self._ends:

@@ -26,8 +26,7 @@ from bgmagic.submission.submit import (
     prepare_shared,
 )
 from bgmagic.sweeps import grid
-from bgmagic.sweeps.grid import Items, SweepPoint
-from bgmagic.sweeps.snapshot import copy_of, snapshot_of
+from bgmagic.sweeps.grid import Items, SweepPoint, copy_of, snapshot_of
 from bgmagic.text import count_jobs
 
 LARGEST = 500_000_000  # characters of all requests of a sweep: they are kept in memory, and written

@@ -111,6 +111,37 @@ async def _unpacked(pieces: AsyncIterator[bytes], name: str) -> AsyncIterator[by
         raise httpx2.RemoteProtocolError("the answer is not complete")
 
 
+def unpacked(body: bytes, told: str) -> bytes | None:
+    """A whole body, unpacked as its ``content-encoding`` tells; None if it is packed otherwise.
+
+    Raises:
+        httpx2.RemoteProtocolError: it is damaged, not complete or too large.
+    """
+    names = [name for name in (part.strip().lower() for part in told.split(",")) if name]
+    for name in reversed([name for name in names if name != "identity"]):
+        if name not in _WBITS:
+            return None
+        body = _whole(body, name)
+    return body
+
+
+def _whole(body: bytes, name: str) -> bytes:
+    plain, unpack = bytearray(), None
+    try:
+        while body:
+            if unpack is None or unpack.eof:
+                unpack = _decompressor(name, body)
+            plain += unpack.decompress(body, BODY + 1 - len(plain))
+            if len(plain) > BODY:
+                raise body_too_large()
+            body = unpack.unused_data if unpack.eof else unpack.unconsumed_tail
+    except zlib.error as error:
+        raise httpx2.RemoteProtocolError(f"the answer is damaged: {error}") from None
+    if unpack is not None and not unpack.eof:
+        raise httpx2.RemoteProtocolError("the answer is not complete")
+    return bytes(plain)
+
+
 def _decompressor(name: str, begin: bytes) -> zlib._Decompress:
     # "deflate" is meant to have zlib's two bytes before it (RFC 9110); some servers leave them out.
     bare = name == "deflate" and not (begin[0] & 0x0F == 8 and begin[0] >> 4 <= 7)

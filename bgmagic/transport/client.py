@@ -1,27 +1,33 @@
 """Calls the Responses API of one server: create, retrieve, follow a stream, cancel.
 
-A success is a `Reply`, a failure a `ServerError`; nothing here retries. The SDK sends creates,
-cancels, streams and the first poll. Later polls repeat what it sent for the first one, over
-connections that are kept, which is most of what a job costs. The SDK is imported lazily: it takes a
-third of a second, which the loop thread spends, not a cell.
+A success is a `Reply`, a failure a `ServerError`; nothing here retries. The SDK sends cancels,
+streams, the first creates and the first poll. Later creates and polls repeat what it sent for the
+first ones (see `direct`), over connections that they share, which is most of what a job costs. The
+SDK is imported lazily: it takes a third of a second, which the loop thread spends, not a cell.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import re
-import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import ResponseCompressor
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BgmagicError, ServerError
 from bgmagic.text import one_line
+from bgmagic.transport.direct import (
+    KEPT,
+    DirectGet,
+    DirectPost,
+    from_sdk_create,
+    from_sdk_request,
+    is_plain_id,
+    pool_of,
+)
 from bgmagic.transport.reply import (
     POLL_TIMEOUT,
     HTTPResponse,
@@ -34,6 +40,7 @@ from bgmagic.transport.sdk import (
     goes_direct,
     post_response,
     sdk_client,
+    seen_requests,
     tls_of,
 )
 from bgmagic.transport.streaming import EventStream
@@ -41,87 +48,8 @@ from bgmagic.transport.streaming import EventStream
 if TYPE_CHECKING:
     from bgmagic.transport.http11 import ConnectionPool
 
-# Servers and proxies mostly keep a connection for a minute or more; one that was closed meanwhile
-# is noticed, and a GET is sent once more on another.
-KEPT = 120.0  # seconds
-
 # Seconds. Servers answer a create within a few; large attachments take their time to get there.
 CREATE_TIMEOUT = 120.0
-
-# Of the SDK's headers, those that belong to a connection, and what only its transport can unpack.
-_ITS_OWN = frozenset({b"connection", b"accept-encoding", b"content-length"})
-
-_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,512}")
-
-
-class DirectGet:
-    """Polls responses by repeating the SDK's first GET. Belongs to one event loop."""
-
-    def __init__(self, pool: ConnectionPool, before: bytes, after: bytes) -> None:
-        """Make it.
-
-        Args:
-            pool: the connections to the server.
-            before: the head of a request up to the response id.
-            after: what follows the id, to the head's end.
-        """
-        self._pool = pool
-        self._before = before
-        self._after = after
-
-    async def get(self, response_id: str, include: Sequence[str] = ()) -> HTTPResponse | None:
-        """GET a response once; None if the SDK has to get it, as for a redirect.
-
-        Args:
-            include: what the response is to have beside what it always has.
-
-        Raises:
-            httpx2.TransportError: as the SDK's transport does, for the same reasons.
-        """
-        # As the SDK writes a list; the query that every request has comes first.
-        asked = urlencode([("include[]", word) for word in include]).encode()
-        mark = (b"&" if self._after.startswith(b"?") else b"?") if asked else b""
-        query, version, rest = self._after.partition(b" HTTP/1.1")
-        address = self._before + response_id.encode() + query + mark + asked
-        got = await self._pool.get(address + version + rest)
-        return None if got is None or 300 <= got.status < 400 else got
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._pool.close()
-
-
-def is_plain_id(response_id: str) -> bool:
-    """Whether the id can stand in an address as it is."""
-    return _PLAIN_ID.fullmatch(response_id) is not None
-
-
-def from_sdk_request(request: Any, response_id: str, tls: ssl.SSLContext) -> DirectGet | None:
-    """Make a `DirectGet` that repeats ``request``, the SDK's own GET of a response; or None."""
-    from bgmagic.transport.http11 import ConnectionPool
-
-    url = request.url
-    path, mark, query = url.raw_path.partition(b"?")
-    # What this one response was to include is no part of it: each says so itself.
-    query = b"&".join(one for one in query.split(b"&") if not one.startswith(b"include%5B%5D="))
-    mark = mark if query else b""
-    if not is_plain_id(response_id) or not path.endswith(f"/{response_id}".encode()):
-        return None
-    secure = url.scheme == "https"
-    lines = [
-        name + b": " + value
-        for name, value in request.headers.raw
-        # The SDK's own statistics of its single calls would not be true of these.
-        if name.lower() not in _ITS_OWN and not name.lower().startswith(b"x-stainless-")
-    ]
-    before = b"GET " + path.removesuffix(response_id.encode())
-    lines = [mark + query + b" HTTP/1.1", *lines, b"accept-encoding: gzip"]
-    if any(sign in line for line in [before, *lines] for sign in (b"\r", b"\n", b"\0")):
-        return None
-    host, port = url.raw_host.decode(), url.port or (443 if secure else 80)
-    pool = ConnectionPool(host, port, tls if secure else None, KEPT)
-    return DirectGet(pool, before, b"\r\n".join(lines) + b"\r\n\r\n")
-
 
 # Most creates, and most polls, in flight at one server at once: each takes a connection.
 AT_ONCE = 50
@@ -146,11 +74,15 @@ class ResponsesClient:
         self.compress = ResponseCompressor()
         self.create_slots = asyncio.Semaphore(AT_ONCE)
         self._polling = asyncio.Semaphore(AT_ONCE)
+        self._pool: ConnectionPool | None = None  # of both of these
         self._direct: DirectGet | None = None  # polls use this, if it is there
-        self._opened: DirectGet | None = None  # closed with the client
+        self._post: DirectPost | None = None  # and creates this
         self._not_included: set[tuple[str, ...]] = set()  # what the server refuses to include
         # The user's own clients and Azure's may give another key each time.
         self._learns = server.sdk_client is None and not server.azure
+        # Set while the SDK is about to send the first create, which the others then repeat.
+        self._learning: asyncio.Event | None = None
+        self._learns_post = self._learns
         try:
             self._tls = tls_of(server)
             self._sdk = sdk_client(server, self._tls)
@@ -168,8 +100,56 @@ class ResponsesClient:
         Raises:
             ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
         """
-        body = request.sent_text.encode()
-        return await self._call(lambda: post_response(self._sdk, body, total), None)
+        try:
+            got = await self._posted(request.sent_text.encode(), total)
+        except Exception as error:
+            raise self._parser.failure(error) from None
+        return self._parser.read(got)
+
+    async def _posted(self, body: bytes, total: float) -> HTTPResponse:
+        if self._learning is not None:
+            await self._learning.wait()
+        if self._post is not None:
+            got = await self._post.post(body, total)
+            if got is not None:
+                if got.status >= 300:
+                    raise self._parser.refusal(got)
+                return got
+            # It moved within the server, which has not looked at it: the SDK goes there.
+            self._post = None
+        http = await self._posted_by_sdk(body, total)
+        self._parser.learn(http.request)
+        return HTTPResponse(http.status_code, http.headers, http.content)
+
+    async def _posted_by_sdk(self, body: bytes, total: float) -> Any:
+        if not self._learns_post:
+            return await post_response(self._sdk, body, total)
+        self._learns_post, self._learning = False, asyncio.Event()
+        try:
+            with seen_requests(self._sdk, self._learn_post):
+                return await post_response(self._sdk, body, total)
+        finally:
+            self._end_learning()
+
+    async def _learn_post(self, request: Any) -> None:
+        """Have other creates go as ``request``, which the SDK is just sending."""
+        if self._learning is None or request.method != "POST":
+            return
+        url = request.url
+        if goes_direct(self._sdk, url):
+            home = type(url)(self._server.base_url)
+            self._post = from_sdk_create(request, self._pool_of(url), home)
+        self._end_learning()
+
+    def _end_learning(self) -> None:
+        if self._learning is not None:
+            self._learning.set()
+            self._learning = None
+
+    def _pool_of(self, url: Any) -> ConnectionPool:
+        if self._pool is None:
+            self._pool = pool_of(url, self._tls)
+        return self._pool
 
     async def create_streamed(
         self, request: Request, total: float = CREATE_TIMEOUT
@@ -288,8 +268,10 @@ class ResponsesClient:
         self._parser.learn(http.request)
         if self._learns and not http.history:
             self._learns = False
-            if goes_direct(self._sdk_polls, http.request.url):
-                self._direct = self._opened = from_sdk_request(http.request, response_id, self._tls)
+            url = http.request.url
+            if goes_direct(self._sdk_polls, url):
+                pool = self._pool_of(url)
+                self._direct = from_sdk_request(http.request, response_id, self._tls, pool)
         return HTTPResponse(http.status_code, http.headers, http.content)
 
     async def cancel(self, response_id: str) -> Reply:
@@ -307,8 +289,8 @@ class ResponsesClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._opened is not None:
-            await self._opened.close()
+        if self._pool is not None:
+            await self._pool.close()
         await self._sdk.close()
         await self._sdk_polls.close()
 

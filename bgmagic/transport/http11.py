@@ -1,12 +1,15 @@
-"""Sends polls over HTTP/1.1 connections to one server: a pool, a connection, a response parser.
+"""Sends polls and creates over HTTP/1.1 connections to one server: a pool, a connection, a parser.
 
-Only GETs go over these, so a request may be sent again on another connection. Answers out of the
-ordinary (redirects, other encodings, odd framing) are left to the SDK.
+A GET may be sent again on another connection; a POST goes out once, over a connection that is new
+or was used just now. Answers to a GET that are out of the ordinary (redirects, other encodings, odd
+framing) are left to the SDK.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 import ssl
 import zlib
 from typing import cast
@@ -23,13 +26,15 @@ class UnsupportedResponse(Exception):
 
 
 class HTTPResponseParser:
-    """Parses the answer to one GET as its bytes come in.
+    """Parses the answer to one request as its bytes come in.
 
     Attributes:
-        reusable: whether the connection is good for another GET once this is over.
+        reusable: whether the connection is good for another request once this is over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = False) -> None:
+        """Make it; ``whole`` unpacks all that the SDK does: a create can't be asked again."""
+        self._unpacks_all = whole
         self.reusable = False
         self._received = 0
         self._headers: dict[str, str] = {}
@@ -78,6 +83,11 @@ class HTTPResponseParser:
         if self._status < 200:
             raise UnsupportedResponse(f"status {self._status}")
         encoding = self._headers.get("content-encoding", "identity").lower()
+        if self._unpacks_all:
+            plain = bounded.unpacked(bytes(self._body), encoding)
+            if plain is None:
+                raise httpx2.RemoteProtocolError(f"the answer is packed as {encoding}")
+            return HTTPResponse(self._status, self._headers, plain)
         if encoding not in ("identity", "gzip"):
             raise UnsupportedResponse(f"content-encoding {encoding}")
         if self._headers.get("transfer-encoding", "chunked").lower() != "chunked":
@@ -132,12 +142,21 @@ def _unpacked(body: bytes) -> bytes:
     return plain
 
 
+def is_readable(connection: socket.socket) -> bool:
+    """Whether something has come over a socket, or its other end has closed it."""
+    if not hasattr(select, "poll"):  # on Windows, where numbers of sockets have no bound
+        return bool(select.select([connection], [], [], 0)[0])
+    asked = select.poll()
+    asked.register(connection, select.POLLIN)
+    return bool(asked.poll(0))
+
+
 # Seconds after which the next address of a host is tried, too (RFC 8305).
 _NEXT_ADDRESS = 0.25
 
 
 class ConnectionPool:
-    """Keeps connections to one server and sends GETs over them. Belongs to one event loop."""
+    """Keeps connections to one server and sends over them. Belongs to one event loop."""
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, kept: float) -> None:
         """Make the pool; nothing is connected yet.
@@ -174,6 +193,51 @@ class ConnectionPool:
         except UnsupportedResponse:
             return None
 
+    async def post(self, request: bytes, *, fresh: float, connect: float) -> HTTPResponse:
+        """Send a POST once and read the answer to its end. No time limit but for connecting.
+
+        Args:
+            request: its head and body.
+            fresh: seconds for which a connection that is used again may have been idle; it is
+                looked at before, since its server may have closed it.
+            connect: seconds in which a new one must be there.
+
+        Raises:
+            httpx2.ConnectError, httpx2.ConnectTimeout: no byte of it was sent.
+            httpx2.TransportError: there was no answer, or none that can be read.
+        """
+        connection = self._take_fresh(fresh) or await self._connect_within(connect)
+        if not connection.open:
+            raise httpx2.ConnectError("the connection was closed before anything was sent")
+        try:
+            return await self._ask(connection, request, whole=True)
+        except UnsupportedResponse as error:
+            about = f"the answer can't be read: {error}"
+            raise httpx2.RemoteProtocolError(about) from None
+
+    async def _connect_within(self, seconds: float) -> HTTP11Connection:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._connect()
+        except TimeoutError:
+            raise httpx2.ConnectTimeout("it took too long to connect") from None
+        except httpx2.ConnectError as error:
+            raise httpx2.ConnectError(str(error)) from None
+
+    def _take_fresh(self, seconds: float) -> HTTP11Connection | None:
+        """The connection that was used last, if that was just now and it is still good."""
+        since = asyncio.get_running_loop().time() - seconds
+        aside: list[HTTP11Connection] = []
+        found = None
+        while self._idle and found is None and self._idle[-1].idle_since >= since:
+            connection = self._idle.pop()
+            if connection.is_quiet():
+                found = connection
+            elif connection.open:
+                aside.append(connection)  # what has come there will tell
+        self._idle += reversed(aside)
+        return found
+
     async def _get(self, head: bytes) -> HTTPResponse:
         kept = self._take()
         if kept is not None:
@@ -193,8 +257,10 @@ class ConnectionPool:
             connection.close()
         self._idle.clear()
 
-    async def _ask(self, connection: HTTP11Connection, head: bytes) -> HTTPResponse:
-        got = await connection.ask(head)
+    async def _ask(
+        self, connection: HTTP11Connection, head: bytes, *, whole: bool = False
+    ) -> HTTPResponse:
+        got = await connection.ask(head, whole=whole)
         if connection.open:
             self._keep(connection)
         return got
@@ -242,11 +308,11 @@ class ConnectionPool:
 
 
 class HTTP11Connection(asyncio.Protocol):
-    """Sends one GET at a time over one connection.
+    """Sends one request at a time over one connection.
 
     Attributes:
-        open: whether another GET can go over it.
-        answered: whether anything has come since the last GET was sent.
+        open: whether another request can go over it.
+        answered: whether anything has come since the last one was sent.
         idle_since: the loop's time at which it became idle.
     """
 
@@ -258,8 +324,8 @@ class HTTP11Connection(asyncio.Protocol):
         self._incoming: HTTPResponseParser | None = None
         self._answer: asyncio.Future[HTTPResponse] | None = None
 
-    async def ask(self, head: bytes) -> HTTPResponse:
-        """Send the head of a GET and read the answer; cancelling the wait closes the connection.
+    async def ask(self, head: bytes, *, whole: bool = False) -> HTTPResponse:
+        """Send a request and read the answer; cancelling the wait closes the connection.
 
         Raises:
             httpx2.TransportError: there was none.
@@ -268,7 +334,7 @@ class HTTP11Connection(asyncio.Protocol):
         if not self.open:
             raise httpx2.ReadError("the connection was closed")
         self.answered = False
-        self._incoming = HTTPResponseParser()
+        self._incoming = HTTPResponseParser(whole=whole)
         self._answer = asyncio.get_running_loop().create_future()
         try:
             self._transport.write(head)
@@ -279,6 +345,13 @@ class HTTP11Connection(asyncio.Protocol):
         finally:
             self._incoming.forget()
             self._incoming = self._answer = None
+
+    def is_quiet(self) -> bool:
+        """Whether it is open, and nothing has come that was not read."""
+        if not self.open or self._transport.is_closing():
+            return False
+        connection = self._transport.get_extra_info("socket")
+        return connection is not None and not is_readable(connection)
 
     def close(self) -> None:
         """Close it at once."""
@@ -305,7 +378,8 @@ class HTTP11Connection(asyncio.Protocol):
             answer.set_exception(error)
             return
         if got is not None:
-            if not incoming.reusable:
+            # An answer that comes before all is sent is mostly a refusal; the rest is in the way.
+            if not incoming.reusable or self._transport.get_write_buffer_size():
                 self.close()
             answer.set_result(got)
 

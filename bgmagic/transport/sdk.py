@@ -7,10 +7,11 @@ sent with the credentials that it was submitted with. Imported lazily, as openai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 import urllib.parse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.redaction import secrets_of
@@ -148,6 +149,18 @@ def _user(url: str) -> tuple[str, str] | None:
     return urllib.parse.unquote(parts.username or ""), urllib.parse.unquote(parts.password or "")
 
 
+@contextlib.contextmanager
+def seen_requests(client: AsyncOpenAI, look: Callable[[Any], Awaitable[None]]) -> Iterator[None]:
+    """Have ``look`` given each request of ``client`` meanwhile, as it is about to be sent."""
+    http = client._client
+    hooks = http.event_hooks
+    http.event_hooks = {**hooks, "request": [*hooks["request"], look]}
+    try:
+        yield
+    finally:
+        http.event_hooks = hooks
+
+
 def goes_direct(client: AsyncOpenAI, url: Any) -> bool:
     """Whether the client reaches ``url`` without a proxy."""
     return _is_direct(client._client, url)
@@ -221,20 +234,10 @@ def _no_create_elsewhere(home: Any) -> Callable[[Any], Awaitable[None]]:
     async def refuse(response: Any) -> None:
         if response.request.method == "GET" or not response.has_redirect_location:
             return
-        try:
-            target = response.request.url.join(response.headers["location"])
-            where = f"{target.scheme}://{target.netloc.rpartition(b'@')[2].decode('ascii')}"
-        except Exception:  # an address that is none; it may be anything
-            target, where = None, "an address that can't be read"
-        if target is not None and _is_home(target, home) and response.status_code in (307, 308):
-            return
-        raise ServerError(
-            f"HTTP {response.status_code}: the server sends it on to {where}; no prompt is carried "
-            "there: if that is the right place, set it as the base URL",
-            # After a 303 there is something to look at: the request may have been taken.
-            maybe_accepted=response.status_code == 303,
-            status_code=response.status_code,
-        )
+        told, url = response.headers["location"], response.request.url
+        refused = redirect_refusal(response.status_code, told, url, home)
+        if refused is not None:
+            raise refused
 
     return refuse
 
@@ -244,6 +247,28 @@ def sdk_limits(silence: float = SILENCE) -> Any:
     import openai
 
     return openai.Timeout(silence, connect=CONNECT)
+
+
+def redirect_refusal(status: int, location: str, url: Any, home: Any) -> ServerError | None:
+    """Why a POST to ``url`` is not carried where a redirect leads; None if it may be sent there.
+
+    Args:
+        home: the server's address.
+    """
+    try:
+        target = url.join(location)
+        where = f"{target.scheme}://{target.netloc.rpartition(b'@')[2].decode('ascii')}"
+    except Exception:  # an address that is none; it may be anything
+        target, where = None, "an address that can't be read"
+    if target is not None and _is_home(target, home) and status in (307, 308):
+        return None
+    return ServerError(
+        f"HTTP {status}: the server sends it on to {where}; no prompt is carried "
+        "there: if that is the right place, set it as the base URL",
+        # After a 303 there is something to look at: the request may have been taken.
+        maybe_accepted=status == 303,
+        status_code=status,
+    )
 
 
 def _from_template(template: Any, fresh: Any) -> AsyncOpenAI:

@@ -192,6 +192,7 @@ def test_configurable_options_are_as_told() -> None:
         "confirm_above_dollars",
         "journal",
         "keep",
+        "polls_per_second",
         "prices",
         "tools_on_main_thread",
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -201,3 +202,43 @@ def test_answer_at_the_deadline_counts() -> None:
     """A job that has ended by the deadline's own poll is not given up."""
     end = Reply({"status": "completed"})
     assert run([Reply({"status": "queued"}), Reply({"status": "queued"}), end], 25)[0] is end
+
+
+@pytest.mark.parametrize(
+    ("jobs", "limit", "chosen", "between"),
+    [
+        (100, None, False, 10.0),
+        (2_000, None, False, 10.0),
+        (10_000, None, False, 50.0),
+        (10_000, None, True, 10.0),  # the user's own interval, and no limit of theirs
+        (10_000, 1_000.0, False, 10.0),
+        (10_000, 250.0, True, 40.0),
+        (100_000, None, False, 80.0),  # never 90 seconds or more, however many there are
+    ],
+)
+def test_so_many_polls_a_second(
+    jobs: int, limit: float | None, chosen: bool, between: float
+) -> None:
+    """Above so many polls a second of one server they are spread further, and stay even: within one
+    round each job is polled, no second has many more than its share, and no wait reaches 90 s."""
+    pacer = PollPacer(lambda: limit)
+    slots = [pacer.join(chosen=chosen) for _ in range(jobs)]
+    first = [slot.wait(10.0) or 0.0 for slot in slots]
+    assert between * 0.95 < max(first) <= between * 1.25 + 0.1
+    seconds = Counter(int(wait) for wait in first if wait < between)
+    assert max(seconds.values()) <= jobs / between * 1.3 + 2
+    assert all(0 < (slot.wait(10.0) or 0.0) < 90.0 for slot in slots)
+
+
+def test_a_limit_is_set_while_jobs_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`BgMagics.polls_per_second` counts from the next second on, for jobs that run already, too."""
+    now, limit = [100.0], [500.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    pacer = PollPacer(lambda: limit[0])
+    slots = [pacer.join() for _ in range(10_000)]
+    assert pacer.spread(10.0, chosen=False) == 20.0
+    limit[0], now[0] = 125.0, 102.0
+    assert pacer.spread(10.0, chosen=False) == 80.0
+    for slot in slots[100:]:
+        slot.leave()
+    assert pacer.spread(10.0, chosen=False) == 10.0

@@ -361,7 +361,7 @@ def test_create_on_a_connection_that_closes_is_sent_once(server: ScriptedServer,
                 await client.create(ask())
             assert caught.value.maybe_accepted
             assert server.count("create") == before + 1
-        assert server.connections == 2
+        assert server.connections == 3  # one of the SDK's, and two that were reset
 
     asyncio.run(closing(ServerConfig(server.base_url, KEY), main))
 
@@ -369,8 +369,10 @@ def test_create_on_a_connection_that_closes_is_sent_once(server: ScriptedServer,
 def _idle(client: ResponsesClient) -> int:
     """Connections that the next create would use."""
     session = client._sdk._client._transport._session  # type: ignore[attr-defined]
-    pools = session.connector._conns.values()
-    return sum(protocol.is_connected() for pool in pools for protocol, _ in pool)
+    pools = session.connector._conns.values() if session else ()
+    of_sdk = sum(protocol.is_connected() for pool in pools for protocol, _ in pool)
+    own = client._pool._idle if client._pool is not None else []
+    return of_sdk + sum(connection.open for connection in own)
 
 
 async def _none_idle(client: ResponsesClient) -> None:
@@ -394,20 +396,18 @@ def test_connections_that_closed_while_idle_harm_no_create(
     assert server.count("create") == server.connections == 30
 
 
-def test_creates_take_no_old_connection(
-    server: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_creates_take_no_old_connection(server: ScriptedServer, ask: Ask) -> None:
     """A connection is used again at once, and no more when it was idle for longer than servers wait."""
-    monkeypatch.setattr(sdk.sdk_client, "__defaults__", (0.3,))
 
     async def main(client: ResponsesClient) -> None:
-        for _ in range(3):
+        for _ in range(4):
             await client.create(ask())
-        assert server.connections == 1
-        async with asyncio.timeout(10):
-            await _none_idle(client)
+        assert server.connections == 2  # the SDK's and ours
+        assert client._pool is not None
+        for connection in client._pool._idle:
+            connection.idle_since -= sdk.CREATE_KEPT
         await client.create(ask())
-        assert server.connections == 2
+        assert server.connections == 3
 
     asyncio.run(closing(ServerConfig(server.base_url, KEY), main))
 

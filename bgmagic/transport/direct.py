@@ -1,0 +1,169 @@
+"""Polls and creates that repeat the head of what the SDK sent for the first one, without the SDK.
+
+Only where it reaches the server without a proxy, with a key that stays the same. What an answer
+means is told as the SDK's transport tells it.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from bgmagic.transport.reply import HTTPResponse
+from bgmagic.transport.sdk import CONNECT, CREATE_KEPT, redirect_refusal
+
+if TYPE_CHECKING:
+    from bgmagic.transport.http11 import ConnectionPool
+
+# Servers and proxies mostly keep a connection for a minute or more; one that was closed meanwhile
+# is noticed, and a GET is sent once more on another.
+KEPT = 120.0  # seconds
+
+# Of the SDK's headers, those that belong to a connection, and what only its transport can unpack.
+_ITS_OWN = frozenset({b"connection", b"accept-encoding", b"content-length"})
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,512}")
+
+
+class DirectGet:
+    """Polls responses by repeating the SDK's first GET. Belongs to one event loop."""
+
+    def __init__(self, pool: ConnectionPool, before: bytes, after: bytes) -> None:
+        """Make it.
+
+        Args:
+            pool: the connections to the server.
+            before: the head of a request up to the response id.
+            after: what follows the id, to the head's end.
+        """
+        self._pool = pool
+        self._before = before
+        self._after = after
+
+    async def get(self, response_id: str, include: Sequence[str] = ()) -> HTTPResponse | None:
+        """GET a response once; None if the SDK has to get it, as for a redirect.
+
+        Args:
+            include: what the response is to have beside what it always has.
+
+        Raises:
+            httpx2.TransportError: as the SDK's transport does, for the same reasons.
+        """
+        # As the SDK writes a list; the query that every request has comes first.
+        asked = urlencode([("include[]", word) for word in include]).encode()
+        mark = (b"&" if self._after.startswith(b"?") else b"?") if asked else b""
+        query, version, rest = self._after.partition(b" HTTP/1.1")
+        address = self._before + response_id.encode() + query + mark + asked
+        got = await self._pool.get(address + version + rest)
+        return None if got is None or 300 <= got.status < 400 else got
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._pool.close()
+
+
+class DirectPost:
+    """Creates responses by repeating the SDK's first POST. Belongs to one event loop."""
+
+    def __init__(self, pool: ConnectionPool, head: bytes, url: Any, home: Any) -> None:
+        """Make it.
+
+        Args:
+            pool: the connections to the server.
+            head: the head of a request up to its content-length.
+            url: where it goes.
+            home: the server's address.
+        """
+        self._pool = pool
+        self._head = head
+        self._url = url
+        self._home = home
+
+    async def post(self, body: bytes, total: float) -> HTTPResponse | None:
+        """POST ``body`` once; None if the SDK has to, after a redirect within the server.
+
+        Args:
+            total: seconds that all of it may take; to end it then is for who calls.
+
+        Raises:
+            httpx2.TransportError: as the SDK's transport does, for the same reasons.
+            ServerError: the server sends it on to another place.
+        """
+        request = self._head + b"content-length: %d\r\n\r\n" % len(body) + body
+        connect = min(CONNECT, total / 2)
+        got = await self._pool.post(request, fresh=CREATE_KEPT, connect=connect)
+        location = got.headers.get("location")
+        if not 300 <= got.status < 400 or location is None:
+            return got
+        refused = redirect_refusal(got.status, location, self._url, self._home)
+        if refused is not None:
+            raise refused
+        return None
+
+
+def is_plain_id(response_id: str) -> bool:
+    """Whether the id can stand in an address as it is."""
+    return _PLAIN_ID.fullmatch(response_id) is not None
+
+
+def from_sdk_request(
+    request: Any, response_id: str, tls: ssl.SSLContext, pool: ConnectionPool | None = None
+) -> DirectGet | None:
+    """Make a `DirectGet` that repeats ``request``, the SDK's own GET of a response; or None.
+
+    Args:
+        pool: the connections to the server, if there are some.
+    """
+    url = request.url
+    path, mark, query = url.raw_path.partition(b"?")
+    # What this one response was to include is no part of it: each says so itself.
+    query = b"&".join(one for one in query.split(b"&") if not one.startswith(b"include%5B%5D="))
+    mark = mark if query else b""
+    if not is_plain_id(response_id) or not path.endswith(f"/{response_id}".encode()):
+        return None
+    before = b"GET " + path.removesuffix(response_id.encode())
+    lines = [mark + query + b" HTTP/1.1", *_header_lines(request)]
+    if not _is_sound([before, *lines]):
+        return None
+    made = pool or pool_of(url, tls)
+    return DirectGet(made, before, b"\r\n".join(lines) + b"\r\n\r\n")
+
+
+def pool_of(url: Any, tls: ssl.SSLContext) -> ConnectionPool:
+    """The connections to the server of ``url``."""
+    from bgmagic.transport.http11 import ConnectionPool
+
+    secure = url.scheme == "https"
+    host, port = url.raw_host.decode(), url.port or (443 if secure else 80)
+    return ConnectionPool(host, port, tls if secure else None, KEPT)
+
+
+def _header_lines(request: Any) -> list[bytes]:
+    lines = [
+        name + b": " + value
+        for name, value in request.headers.raw
+        # The SDK's own statistics of its single calls would not be true of these.
+        if name.lower() not in _ITS_OWN and not name.lower().startswith(b"x-stainless-")
+    ]
+    return [*lines, b"accept-encoding: gzip"]
+
+
+def _is_sound(lines: list[bytes]) -> bool:
+    return not any(sign in line for line in lines for sign in (b"\r", b"\n", b"\0"))
+
+
+def from_sdk_create(request: Any, pool: ConnectionPool, home: Any) -> DirectPost | None:
+    """Make a `DirectPost` that repeats ``request``, the SDK's own POST of a response; or None.
+
+    Args:
+        home: the server's address.
+    """
+    if any(b"idempotency" in name.lower() for name, _ in request.headers.raw):
+        return None  # one for each request
+    lines = [b"POST " + request.url.raw_path + b" HTTP/1.1", *_header_lines(request)]
+    if not _is_sound(lines):
+        return None
+    return DirectPost(pool, b"\r\n".join(lines) + b"\r\n", request.url, home)
