@@ -51,9 +51,7 @@ def register_at_exit(function: Callable[[], object]) -> None:
 
 
 def shutdown_message(
-    left: Sequence[Job],
-    written: Callable[[Job], bool],
-    unwritten: Mapping[str, int] | None = None,
+    left: Sequence[Job], written: Callable[[Job], bool], unwritten: Mapping[str, int] | None = None
 ) -> str:
     """One line about the jobs among ``left`` that are not over, or "".
 
