@@ -317,7 +317,8 @@ class SweepFeed:
             )
             job = self.group.job(one.index)
             del self._ready[one.index]
-        elif job.record.request is not asked["request"]:
+        # Also if somebody needed the handle just before.
+        if not job.record.ended_at and job.record.request is not asked["request"]:
             job.advance(**asked)
         return job
 
