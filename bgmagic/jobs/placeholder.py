@@ -21,7 +21,10 @@ from bgmagic.text import one_line
 rendering_prompt: ContextVar[bool] = ContextVar("bgmagic_rendering_prompt", default=False)
 
 # What an answer has: the methods of text, and what stands beside it.
-_BESIDE = ("bundle", "citations", "conversation", "data", "instructions", "job", "model")
+_BESIDE = (
+    "bundle", "citations", "code", "conversation", "data", "files", "images", "instructions", "job",
+    "made_html", "made_text", "model",
+)  # fmt: skip
 _ATTRIBUTES: Mapping[str, str] = {
     **{name: f"do .{name}" for name in dir(str) if not name.startswith("_")},
     **{name: f"give .{name}" for name in _BESIDE},

@@ -158,7 +158,7 @@ def _unknown_word(word: str, settings: type[Any], magic: str) -> str:
     every = [flag for option in options(settings) for flag in option.flags]
     if word.startswith("-"):
         near = did_you_mean(word.partition("=")[0], every)
-        return f"{magic} has no option {word}{near}; it has {' '.join(flags)}"
+        return f"{magic} has no option {word}{near}; it has {' '.join(flags) or 'none'}"
     if "--out" in flags and word.isidentifier():
         return f"{word!r} has no flag before it: did you mean `-o {word}`? Text goes in quotes"
     return f'{word!r} has no flag before it; text with spaces goes in quotes, as in -i "a b"'

@@ -41,6 +41,7 @@ def test_code_goes_into_the_next_cell(in_kernel: Kernel, server: ScriptedServer)
         "none": "none has no block of code",
         "study": "study is a group: %bgcode takes one of its answers, as study[0]",
         "nothing": "there is no answer 'nothing'",
+        "--helpful": "%bgcode has no option --helpful; it has none",
     }
     for words, said in wrong.items():
         ran = in_kernel.run(f"%bgcode {words}")
