@@ -272,9 +272,11 @@ class JobManager:
         )
         return self._start(record, RunConfig(server, None, DEADLINE), variable, attached=True)
 
-    def reposition(self, job: Job, name: str, position: GroupPosition) -> None:
-        """Move a job to another position: its sweep was submitted again."""
-        server = self._configs[job].server if job in self._configs else self.destination()
+    def reposition(
+        self, job: Job, name: str, position: GroupPosition, server: ServerConfig
+    ) -> None:
+        """Move a job of ``server`` to another position: its sweep was submitted again."""
+        server = self._configs[job].server if job in self._configs else server
         # The next submission must find it there, even if the loop is still busy.
         self._moves[job] = position
         self._loop.run(self._scheduler.reposition(job, name, position, server))

@@ -305,30 +305,36 @@ class JobLookup:
         return next(answered, None)
 
     def duplicates_of(
-        self, name: str | None, fingerprints: Collection[str], *, join: bool, reuse: bool
+        self,
+        name: str | None,
+        server: str,
+        fingerprints: Collection[str],
+        *,
+        join: bool,
+        reuse: bool,
     ) -> DuplicateIndex:
         """The jobs that the jobs of a sweep can join instead of being sent.
 
         Args:
             name: the sweep's variable; None if the user chose none.
+            server: where the sweep goes, whatever is configured by now.
             join: offer the jobs of this variable's groups in which a job still runs.
             reuse: offer the completed jobs that asked one of ``fingerprints``.
         """
         known = DuplicateIndex()
         if join:
-            known.add_jobs(self._running_groups(name))
+            known.add_jobs(self._running_groups(name, server))
             known.add_entries(self._open_groups(name))
         if reuse:
             known.add_entries(self._store.completed(fingerprints))
         return known
 
-    def _running_groups(self, name: str | None) -> list[Job]:
+    def _running_groups(self, name: str | None, server: str) -> list[Job]:
         """The jobs of this variable's groups here in which one still runs, without the failed.
 
         A detached one still runs at the server. Of several jobs with one key, of which the older
         ones were detached and attached again, the newest counts.
         """
-        server = self._manager.destination().name
         positioned = self._manager.jobs_with_position()
         newest = {job.record.key: (job, position) for job, position in positioned}
         ours = [

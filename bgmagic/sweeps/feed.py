@@ -117,9 +117,12 @@ class SweepJoiner:
         known = self._known
         if known is None:
             out = settings.out
-            known = self._known = lookup.duplicates_of(out, (), join=self._joins, reuse=False)
+            known = lookup.duplicates_of(out, plan.server.name, (), join=self._joins, reuse=False)
+            self._known = known
         if settings.reuse:
-            reused = lookup.duplicates_of(settings.out, set(prints), join=False, reuse=True)
+            reused = lookup.duplicates_of(
+                settings.out, plan.server.name, set(prints), join=False, reuse=True
+            )
             for entries in reused.jobs.values():
                 known.add_entries(entry for entry in entries if not isinstance(entry, Job))
         if not known.jobs:
@@ -147,7 +150,8 @@ class SweepJoiner:
             )
         if found is not None and self._is_of_variable(found):
             position = plan.positions[index]
-            manager.reposition(found, job_name(plan.name, position, plan.several), position)
+            name = job_name(plan.name, position, plan.several)
+            manager.reposition(found, name, position, plan.server)
         return found
 
     def _is_of_variable(self, job: Job) -> bool:

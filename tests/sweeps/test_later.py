@@ -264,6 +264,21 @@ def test_reused_as_it_is_rendered(ask: Ask, pointed: ScriptedServer) -> None:
     assert "%bgattach x follows" in group_note_beside(group)["text/plain"]
 
 
+def test_the_key_is_gone_as_it_is_rendered(
+    ask: Ask, pointed: ScriptedServer, held: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep goes, and looks for what is there already, where and as it could when its cell ran."""
+    pointed.ending = echo
+    held.set()
+    ask(items=list("abc"), out="x").result(LIMIT)
+    held.clear()
+    group = ask(items=list("abcde"), out="x", reuse=True)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    held.set()
+    assert group.result(LIMIT) == [f"re: Say {one}" for one in "abcde"]
+    assert sorted(prompts(pointed)) == [f"Say {one}" for one in "abcde"]
+
+
 def test_cancelled_before_it_is_rendered(
     ask: Ask, pointed: ScriptedServer, held: threading.Event
 ) -> None:
