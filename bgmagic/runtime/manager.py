@@ -272,14 +272,11 @@ class JobManager:
         )
         return self._start(record, RunConfig(server, None, DEADLINE), variable, attached=True)
 
-    def reposition(
-        self, job: Job, name: str, position: GroupPosition, server: ServerConfig
-    ) -> None:
-        """Move a job of ``server`` to another position: its sweep was submitted again."""
-        server = self._configs[job].server if job in self._configs else server
+    def reposition(self, job: Job, name: str, position: GroupPosition, at: ServerConfig) -> None:
+        """Move a job of the server ``at`` to another position: its sweep was submitted again."""
         # The next submission must find it there, even if the loop is still busy.
         self._moves[job] = position
-        self._loop.run(self._scheduler.reposition(job, name, position, server))
+        self._loop.run(self._scheduler.reposition(job, name, position, at))
 
     def past(self, entry: StoredJob, output_type: OutputType = None) -> Job:
         """Make a handle of a stored job, to be read; it is not one of this process."""
