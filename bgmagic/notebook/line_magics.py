@@ -78,6 +78,8 @@ class BgLineMagics(Magics):
         """
         with errors_as_one_line():
             settings = self._parse(WaitSettings, "%bgwait", line)
+            if not settings.names:
+                app.manager.feeds.make_all()
             chosen = self._named(settings.names) or [
                 job for job in app.manager.jobs() if not job.done()
             ]
@@ -95,6 +97,8 @@ class BgLineMagics(Magics):
             settings = self._parse(CancelSettings, "%bgcancel", line)
             if not settings.names and not settings.all:
                 raise BadInput("name what to cancel: %bgcancel NAME, a response id, or --all")
+            if settings.all:
+                app.manager.feeds.make_all()  # what a sweep has not come to is not sent either
             chosen = app.manager.jobs() if settings.all else self._named(settings.names)
         # The last first, as a group does.
         asked = {job for job in reversed(chosen) if job.cancel()}

@@ -75,6 +75,9 @@ class JobFeed(Protocol):
         Those that have ended already are told of it once that is written down.
         """
 
+    def make_all(self) -> None:
+        """Make the handles of all its jobs, so that the process has them all. From any thread."""
+
     def abandon(self, reason: str) -> None:
         """Detach the jobs that were not written down, or have not ended."""
 
@@ -85,6 +88,11 @@ class JobFeeds(list[JobFeed]):
     def is_feeding(self, variable: tuple[str | None, str]) -> bool:
         """Whether some jobs of that variable, in that notebook, are still to come."""
         return any(feed.left and feed.variable == variable for feed in self)
+
+    def make_all(self) -> None:
+        """Make the handles of all jobs that are still to come."""
+        for feed in list(self):
+            feed.make_all()
 
     def unwritten(self) -> dict[str, int]:
         """The number of jobs of each group that are not written down yet, by its name."""

@@ -42,6 +42,9 @@ class GivenJobs:
         yield list(self._jobs)
         self.left = 0
 
+    def make_all(self) -> None:
+        """Nothing: they are made."""
+
     def abandon(self, reason: str) -> None:
         """Detach those that have not ended."""
         _detach(self._jobs, reason)

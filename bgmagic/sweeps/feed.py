@@ -326,6 +326,10 @@ class SweepFeed:
             job.advance(**asked)
         return job
 
+    def make_all(self) -> None:
+        """Make the handles of all its jobs."""
+        self.group.jobs  # noqa: B018 - that makes them
+
     def abandon(self, reason: str) -> None:
         """Detach the jobs that were not written down, those too whose handles are made later."""
         self._over = reason

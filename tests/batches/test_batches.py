@@ -19,7 +19,6 @@ from bgmagic.api.server import ServerConfig
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobLost, JobUnknown
 from bgmagic.runtime.manager import JobManager
-from bgmagic.runtime.pacing import RunConfig
 from bgmagic.transport import batches
 from tests.batches.study import attached, config_of, entries_of, manager_of, records_of, sent
 from tests.jobs.test_job import LIMIT, eventually
@@ -310,26 +309,6 @@ def test_no_room_for_the_file(
     monkeypatch.setattr(tempfile, "tempdir", None)
     assert answers(jobs) == echoes(2)
     assert not caplog.records
-
-
-def test_a_batch_goes_on_with_another_key(server: ScriptedServer, tmp_path: Path) -> None:
-    """A batch whose key is refused by now is polled with the key of the moment once it is attached."""
-    server.batching.polls = 10_000
-    keys = ["sk-test-revoked-0123456789"]
-    made = manager_of(tmp_path / "journal.sqlite3")
-    made._destination = lambda: ServerConfig(server.base_url, keys[-1])
-    jobs = made.submit_all(records_of(server, 2), RunConfig(made.destination(), None, 90_000.0))
-    eventually(lambda: server.count("batch_poll") > 0)
-    server.always["batch_poll"] = Script(status=401, json=NO)
-    eventually(lambda: "HTTP 401" in str(jobs[0].record.trouble))
-    keys.append("sk-test-0123456789abcdef")
-    for entry in entries_of(made):
-        made.attach(entry)
-    eventually(lambda: server.seen[-1].headers["authorization"] == f"Bearer {keys[-1]}")
-    server.always.clear()
-    server.batching.polls = 0
-    assert answers(jobs) == echoes(2)
-    assert made.close(10)
 
 
 def test_two_kernels_attach_at_once(server: ScriptedServer, tmp_path: Path) -> None:

@@ -294,6 +294,21 @@ def test_cancelled_before_it_is_rendered(
     assert group.result(LIMIT) == [f"re: Say {one}" for one in "abc"]
 
 
+def test_all_are_cancelled_before_they_are_rendered(start: Start, server: ScriptedServer) -> None:
+    """%bgcancel --all cancels those too that a sweep has not come to yet: not one more is sent."""
+    server.ending = lambda rid, body: response(rid, "in_progress")
+    with start() as one:
+        one.ok(HOLD.replace("asyncio.sleep(3600)", "asyncio.to_thread(let.wait)"))
+        one.ok("import threading\nlet = feed.let = threading.Event()")
+        one.ok("%%bgresponse -o x --each numbers --yes 400 --poll 0.2\nSay {{ item }}")
+        one.until("any(x.places) and x.running()")
+        one.ok("%bgcancel --all")
+        one.ok("let.set()")
+        one.until("x.done()")
+        assert one.value("x.counts") == "{'cancelled': 400}"
+    assert server.count("create") <= 64
+
+
 def test_the_exit_tells_what_was_not_written(
     ask: Ask,
     pointed: ScriptedServer,
