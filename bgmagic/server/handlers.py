@@ -67,12 +67,6 @@ class Jobs:
             self._rows = JobRows(JournalReader(self._path), self._root)
         return self._rows
 
-    async def close(self) -> None:
-        """Let the journal go."""
-        if self._watch is not None:
-            await self._watch.stop()
-        self._thread.shutdown(wait=False)
-
 
 class _Handler(APIHandler):
     auth_resource = "bgmagic"
@@ -122,7 +116,6 @@ def add_handlers(server: Any) -> None:
 
     root = getattr(server.contents_manager, "root_dir", None)
     jobs = Jobs(default_path(), Path(root) if root else None, emit)
-    server.bgmagic_jobs = jobs
     base = url_path_join(server.web_app.settings["base_url"], "bgmagic", "jobs")
     about = {"jobs": jobs}
     server.web_app.add_handlers(

@@ -8,8 +8,10 @@ then, as it is where watchfiles is not installed.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,57 +33,58 @@ PAUSE = 5.0  # seconds between looks where there are no events
 
 
 class JournalWatch:
-    """Calls ``emit`` after each change of the journal at a path, once it has been started."""
+    """Calls ``emit`` on the loop after each change of the journal at a path, once started."""
 
     def __init__(self, path: Path, emit: Callable[[], object]) -> None:
         self._path = path
         self._owners = path.parent / "owners"  # a kernel that ends lets its lock go there
         self._emit = emit
-        self._task: asyncio.Task[None] | None = None
-        self._stopped = asyncio.Event()
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begin, in the running loop; does nothing if that has begun."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run())
+        """Begin; ``emit`` is called on the loop that runs now. Does nothing if that has begun."""
+        if self._thread is None:
+            loop = asyncio.get_running_loop()
+            # Not watchfiles' own awatch: its thread keeps Jupyter Server from ending, which tells
+            # its extensions nothing then.
+            self._thread = threading.Thread(
+                target=self._run, args=(loop,), name="bgmagic-watch", daemon=True
+            )
+            self._thread.start()
+            atexit.register(self.stop)
 
-    async def stop(self) -> None:
-        """End."""
+    def stop(self) -> None:
+        """End, within a second."""
         self._stopped.set()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        if self._thread is not None:
+            self._thread.join(1.0)
 
-    async def _run(self) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         with contextlib.suppress(OSError):
             self._owners.mkdir(mode=0o700, parents=True, exist_ok=True)
-        async for _ in self._changes():
-            self._emit()
+        for _ in self._changes():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server ends
+                loop.call_soon_threadsafe(self._emit)
 
-    async def _changes(self) -> AsyncIterator[object]:
-        try:
-            import watchfiles
-        except ImportError:
-            looks = self._looks()
-        else:
+    def _changes(self) -> Iterator[object]:
+        # watchfiles is not installed, or the system has no watch left to give.
+        with contextlib.suppress(ImportError, OSError, RuntimeError):
             if self._owners.is_dir() and not is_shared(self._path.parent):
-                async for change in watchfiles.awatch(
+                import watchfiles
+
+                yield from watchfiles.watch(
                     self._path.parent,
                     self._owners,
                     watch_filter=lambda kind, name: self._tells(kind.name, Path(name)),
-                    debounce=CALM, step=CALM // 4, recursive=False, stop_event=self._stopped,
-                ):  # fmt: skip
-                    yield change
-                return
-            looks = self._looks()
-        async for look in looks:
-            yield look
+                    debounce=CALM, step=CALM // 4, recursive=False, raise_interrupt=False,
+                    stop_event=self._stopped,
+                )  # fmt: skip
+        yield from self._looks()
 
-    async def _looks(self) -> AsyncIterator[object]:
+    def _looks(self) -> Iterator[object]:
         before = self._stamp()
-        while not self._stopped.is_set():
-            await asyncio.sleep(PAUSE)
+        while not self._stopped.wait(PAUSE):
             now = self._stamp()
             if now != before:
                 before = now
