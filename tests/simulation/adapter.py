@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
+from bgmagic.api import redaction
 from bgmagic.api.request import Request
 from bgmagic.api.request_body import build_request
 from bgmagic.api.response import ResponseCompressor
@@ -31,7 +32,7 @@ from bgmagic.prompts.conversation import user_message
 from bgmagic.runtime import runner, scheduler
 from bgmagic.runtime.manager import JobManager
 from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
-from bgmagic.storage import database, filesystem, job_store, owner_lock
+from bgmagic.storage import database, filesystem, owner_lock
 from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
@@ -105,6 +106,8 @@ def unclear() -> Exception:
 
 class _Client:
     """In the place of the package's client: `Calls` instead of a network."""
+
+    address = "the server"
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -328,7 +331,7 @@ def in_place(world: World, seed: int) -> Iterator[None]:
         (filesystem, "_PAUSE", 0.0),
         (filesystem, "sync_folder", lambda _: world.disk.sync_names()),
         # A key is stretched so that nobody finds it out, which takes longer than a whole history.
-        (job_store, "credentials_fingerprint", lambda salt, key: f"{salt} {key}"),
+        (redaction, "credentials_fingerprint", lambda salt, key: f"{salt} {key}"),
         (database, "BUSY_TIMEOUT", 0.0),
         (database, "READ_TIMEOUT", 0.0),
     ]
