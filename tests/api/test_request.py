@@ -263,8 +263,11 @@ def test_a_request_is_the_same_made_or_read_back(body: dict[str, Any], partial: 
 
 def test_fingerprints_stay_what_they_were() -> None:
     """Journals hold fingerprints: one that changed would have a running cell sent twice."""
-    request = Request.of({"model": "m", "input": [], "stream": True}, server=SERVER)
-    assert request.fingerprint(SERVER.name) == "30f71bc0a6cf511f6a93be9c0c693d73"
+    body = {"model": "m", "input": [], "background": True, "stream": True}
+    request = Request.of(body, server=SERVER)
+    assert request.fingerprint(SERVER.name) == "c4f7b9f8baf1126cb95e19dec965bf16"
+    of_batch = Request.of({"model": "m", "input": []}, server=SERVER)
+    assert of_batch.fingerprint(SERVER.name) == "c4f7b9f8baf1126cb95e19dec965bf16"
 
 
 def test_made_request_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ def bare(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
+POLL = httpx2.Request("GET", "http://localhost/v1/responses/resp_1")
+
 PACKED = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress}
 
 
@@ -44,7 +46,7 @@ def read(encoding: str, *pieces: bytes) -> bytes:
 
     async def main() -> bytes:
         headers = {"content-encoding": encoding} if encoding else {}
-        response = httpx2.Response(200, headers=headers, stream=Pieces(*pieces))
+        response = httpx2.Response(200, headers=headers, stream=Pieces(*pieces), request=POLL)
         await bounded.bound(response)
         return await response.aread()
 
@@ -97,7 +99,7 @@ def test_no_more_is_read_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None
     stream = Pieces(*[bytes(10_000)] * 1_000)
 
     async def main() -> None:
-        response = httpx2.Response(200, stream=stream)
+        response = httpx2.Response(200, stream=stream, request=POLL)
         await bounded.bound(response)
         await response.aread()
 
