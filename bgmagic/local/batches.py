@@ -1,7 +1,7 @@
 """Files and batches of the embedded server: their states, their JSON and their paths.
 
-A batch is a file of requests, a line each, which are answered one after another like any other; its
-results are two files. Files are kept in memory, the newest as far as they fit.
+A batch is a file of requests, a line each, of which as many are answered at a time as the model has
+places for; its results are two files. Files are kept in memory, the newest as far as they fit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,6 +128,16 @@ class Batch:
         self._input = input_file_id
         self._metadata = metadata
 
+    def take(self, result: dict[str, Any]) -> None:
+        """Count the result of a request, and keep it until the files are written."""
+        self.results.append(result)
+        if _status(result) == "cancelled":
+            return  # with the batch: it is written as not done
+        if result["response"]["status_code"] == 200:
+            self.completed += 1
+        else:
+            self.failed += 1
+
     def move(self, status: str) -> None:
         """Take a status on, and when that was."""
         self.status = status
@@ -230,19 +240,25 @@ class BatchShelf:
         if not batch.cancelled.is_set():
             batch.move("in_progress")
         status = "completed"
+        left = iter(lines)
         try:
-            async with asyncio.timeout(self.window):
-                for number, line in enumerate(lines):
-                    if batch.cancelled.is_set():
-                        break
-                    batch.results.append(await self._answer(batch, line))
-                    if number % 50 == 0:
-                        await asyncio.sleep(0)
+            async with asyncio.timeout(self.window), asyncio.TaskGroup() as places:
+                for _ in range(self._responses.parallel):
+                    places.create_task(self._work(batch, left))
         except TimeoutError:
             status = "expired"
         if batch.cancelled.is_set():
             status = "cancelled"
-        self._end(batch, lines[len(batch.results) :], status)
+        self._end(batch, lines, status)
+
+    async def _work(self, batch: Batch, left: Iterator[RequestLine]) -> None:
+        """Answer what is left of a batch, one after another; several of these do so at a time."""
+        for number, line in enumerate(left):
+            if batch.cancelled.is_set():
+                break
+            batch.take(await self._answer(batch, line))
+            if number % 50 == 0:  # what is refused waits for nothing
+                await asyncio.sleep(0)
 
     async def _answer(self, batch: Batch, line: RequestLine) -> dict[str, Any]:
         """The result of one request; raises nothing but CancelledError."""
@@ -267,14 +283,14 @@ class BatchShelf:
             responses.delete(response)
         return _result(line.custom_id, 200, body)
 
-    def _end(self, batch: Batch, left: Sequence[RequestLine], status: str) -> None:
+    def _end(self, batch: Batch, lines: Sequence[RequestLine], status: str) -> None:
         """Write the files, and settle the batch."""
-        stopped = [one for one in batch.results if _status(one) == "cancelled"]
         done = [one for one in batch.results if _status(one) != "cancelled"]
         good = [one for one in done if one["response"]["status_code"] == 200]
-        bad = [one for one in done if one not in good] if len(good) < len(done) else []
+        bad = [one for one in done if one["response"]["status_code"] != 200]
         words = {"expired": "batch_expired", "cancelled": "batch_cancelled"}
-        undone = [line.custom_id for line in left] + [one["custom_id"] for one in stopped]
+        named = {one["custom_id"] for one in done}
+        undone = [line.custom_id for line in lines if line.custom_id not in named]
         for custom_id in undone if status in words else []:
             error = {"code": words[status], "message": "This request was not done in its batch."}
             line = _result(custom_id, 0, {})

@@ -298,8 +298,8 @@ class ResponseStore:
         kept_input: int = MAX_FINISHED_INPUT,
     ) -> None:
         self.conversations = ConversationStore()
+        self.parallel = parallel
         self._engine = engine
-        self._parallel = parallel
         self._kept = kept
         self._kept_input = kept_input
         self._known: dict[str, Response] = {}
@@ -401,7 +401,7 @@ class ResponseStore:
 
     async def work(self) -> None:
         """Answers responses, `parallel` at a time, until it is cancelled."""
-        await asyncio.gather(*(self._work() for _ in range(self._parallel)))
+        await asyncio.gather(*(self._work() for _ in range(self.parallel)))
 
     async def _work(self) -> None:
         while True:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from bgmagic.local import batches
+from bgmagic.local import batches, discovery
 from bgmagic.local.engine import Generation
 from tests.local.stage import Puppet, Stage, stage, until
+from tests.support.kernels import kernel
 
 
 class Echo(Puppet):
@@ -160,5 +162,61 @@ def test_a_file_is_read_from_a_byte_on() -> None:
             read = at.sdk.files.with_raw_response.content
             part = await read(file.id, extra_headers={"Range": "bytes=7-"})
             assert (part.http_response.status_code, part.content) == (206, content[7:])
+
+    asyncio.run(run())
+
+
+def test_a_batch_takes_all_places() -> None:
+    """As many requests of a batch are answered at a time as there are generations at a time; what is
+    done is counted while it goes on, and each result is that of its request."""
+
+    async def run() -> None:
+        async with stage(puppet=Echo(), parallel=3) as at:
+            batch = await begun(at, content_of(*["wait"] * 5, "a"))
+            await until(lambda: len(at.puppet.heard) == 3)
+            assert [at.state.responses.count(each) for each in ("in_progress", "queued")] == [3, 0]
+            at.puppet.say("one")
+            at.puppet.end()
+            await until(lambda: len(at.puppet.heard) == 4)
+            counts = (await at.sdk.batches.retrieve(batch.id)).request_counts
+            assert (counts.total, counts.completed, counts.failed) == (6, 1, 0)
+            for _ in range(4):
+                at.puppet.end()
+            found = await ended(at, batch.id)
+            assert (found.status, found.request_counts.completed) == ("completed", 6)
+            good = await results(at, found.output_file_id)
+            assert good.keys() == {f"r{number}" for number in range(6)}
+            last = good["r5"]["response"]["body"]["output"]
+            assert last[0]["content"][0]["text"] == "echo: a"
+
+    asyncio.run(run())
+
+
+ASKED = """
+%load_ext bgmagic
+%bglocal
+questions = [f"question {number}" for number in range(200)]
+"""
+
+
+def test_a_batch_of_200_without_a_key(empty_cache: Path) -> None:
+    """A notebook without any key sends 200 questions to the embedded server as one batch, and has 200
+    answers in their places."""
+
+    def notebook() -> None:
+        with kernel(BGMAGIC_CACHE=str(empty_cache), BGMAGIC_POLL="0.3") as one:
+            assert "No key, no cost" in one.ok(ASKED).stdout
+            one.ok("%%bgresponse -o study --each questions --batch --yes 200\n{{ item }}")
+            waited = one.ok("%bgwait study --timeout 60s").said
+            assert one.value("study.counts") == "{'completed': 200}", waited
+            told = one.value("[str(answer).strip() for answer in study]")
+            assert told == str([f"echo: question {number}" for number in range(200)])
+
+    async def run() -> None:
+        async with stage(puppet=Echo(), parallel=2) as at:
+            discovery.write_endpoint(at.state.endpoint)
+            await asyncio.to_thread(notebook)
+            (batch,) = [one async for one in at.sdk.batches.list()]
+            assert batch.request_counts.total == batch.request_counts.completed == 200
 
     asyncio.run(run())
