@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from bgmagic.api.pricing import Billing
+from bgmagic.api.request import Request
+from bgmagic.server.rows import JobRows
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.reader import LISTED, NEWS, JournalReader
@@ -47,10 +50,17 @@ def response_text(text: str) -> str:
     return json.dumps({"id": "resp_1", "status": "completed", "model": "m", "output": [message]})
 
 
+def billing(model: str) -> str:
+    """What tells the price of a response with a million tokens of input."""
+    tokens = {"input_tokens": 1_000_000, "output_tokens": 0, "total_tokens": 1_000_000}
+    asked = Request(json.dumps({"model": model}))
+    return Billing.of(asked, {"model": model, "usage": tokens}).text
+
+
 def test_what_the_server_says(journal: Journal, tmp_path: Path) -> None:
     """Jobs of all notebooks, their news and their answers come as JSON to whom the server lets in, to
     nobody else; what a model wrote is no markup, and nothing can be changed."""
-    from tests.support.browser import jupyterlab
+    from tests.support.browser import jupyter_server
 
     (tmp_path / "sub").mkdir()
     inside, outside = str(tmp_path / "sub" / "a.ipynb"), "/elsewhere/b.ipynb"
@@ -60,12 +70,11 @@ def test_what_the_server_says(journal: Journal, tmp_path: Path) -> None:
         "response": response_text("*It* <script>x</script>"),
     }
     journal.add(job("first", notebook=inside), job("second", notebook=outside, **ended)).result(10)
-    with jupyterlab(tmp_path) as url:
-        base, _, token = url.partition("/lab/")[0], *url.rpartition("token=")[1:]
+    with jupyter_server(tmp_path) as running:
 
         def ask(path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
             asked = urllib.request.Request(
-                f"{base}/bgmagic/jobs{path}", method=method, headers=headers
+                f"{running.base}/bgmagic/jobs{path}", method=method, headers=headers
             )
             try:
                 with urllib.request.urlopen(asked) as reply:
@@ -73,7 +82,7 @@ def test_what_the_server_says(journal: Journal, tmp_path: Path) -> None:
             except urllib.error.HTTPError as error:
                 return error.code, None
 
-        mine = {"Authorization": f"token {token}"}
+        mine = {"Authorization": f"token {running.token}"}
         for path in ("", "?since=0", "/first"):
             assert ask(path)[0] == 403
             assert ask(path, "POST", **mine)[0] == 405
@@ -92,6 +101,28 @@ def test_what_the_server_says(journal: Journal, tmp_path: Path) -> None:
         assert "<script" not in one["html"]
         assert one["prompt"] == "Why <b>so</b>?"
         assert [ask(path, **mine)[0] for path in ("/none", "?since=x")] == [404, 400]
+        # The journal is watched by now, on a thread: the server ends all the same.
+        running.process.terminate()
+        assert running.process.wait(60) is not None
+
+
+def test_rows_have_prices(journal: Journal, tmp_path: Path) -> None:
+    """A row of an ended job has its price in dollars, where that is known; an open one has none."""
+    pytest.importorskip("genai_prices")
+    asked = Request('{"model": "gpt-5.2", "input": "Why?"}')
+    paid = billing("gpt-5.2")
+    ended = {"ended_at": time.time(), "status": "completed", "response_id": "resp_1"}
+    journal.add(
+        job("paid", billing=paid, **ended),
+        job("strange", billing=billing("our-own"), **ended),
+        job("open", billing=Billing.of(asked).text, response_id="resp_2"),
+    ).result(10)
+    reader = JournalReader(tmp_path / ".journal.sqlite3")
+    rows = {row["key"]: row.get("price") for row in JobRows(reader, None).listed(None)["jobs"]}
+    price = rows.pop("paid")  # by a table of others, whose numbers change
+    assert price > 0.01
+    assert rows == {"strange": None, "open": None}
+    reader.close()
 
 
 def test_reader_makes_nothing(tmp_path: Path) -> None:

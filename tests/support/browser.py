@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,15 @@ def notebook(path: Path, cells: Sequence[str]) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class JupyterServer:
+    """A Jupyter Server that runs; ``base`` is its address, without a slash at the end."""
+
+    process: subprocess.Popen[bytes]
+    base: str
+    token: str
+
+
 @contextlib.contextmanager
 def jupyterlab(
     folder: Path,
@@ -73,13 +83,32 @@ def jupyterlab(
         extension: whether it has ours, as it lies in the package.
         python: the interpreter of another environment.
     """
-    _extended(folder, extension)
     settings = folder / ".settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True, exist_ok=True)
     quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
     (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
     looks = {"theme": f"JupyterLab {theme.capitalize()}", "adaptive-theme": False}
     (settings / "themes.jupyterlab-settings").write_text(json.dumps(looks))
+    environment = {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), **environment}
+    alone = ("--LabApp.collaborative=False",)
+    started = jupyter_server(folder, app, alone, extension=extension, python=python, **environment)
+    with started as server:
+        path = "lab/tree/{}?reset&" if app == "jupyterlab" else "notebooks/{}?"
+        yield f"{server.base}/{path}token={server.token}"
+
+
+@contextlib.contextmanager
+def jupyter_server(
+    folder: Path,
+    app: str = "jupyter_server",
+    arguments: Sequence[str] = (),
+    *,
+    extension: bool = True,
+    python: str = sys.executable,
+    **environment: str,
+) -> Iterator[JupyterServer]:
+    """Jupyter Server, or an ``app`` of it, over ``folder``; the others as for `jupyterlab`."""
+    _extended(folder, extension)
     env = {
         k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "BGMAGIC_", "JUPYTER_"))
     }
@@ -89,18 +118,17 @@ def jupyterlab(
     env["JUPYTER_PATH"] = str(folder / ".share")
     env["JUPYTER_CONFIG_PATH"] = str(folder / ".etc")
     env["BGMAGIC_JOURNAL"] = str(folder / ".journal.sqlite3")
-    env |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), **environment}
+    env |= environment
     # The browser must reach the server directly.
     env["NO_PROXY"] = "127.0.0.1,localhost"
     token = secrets.token_hex(16)
     command = [python, "-m", app, "--no-browser", "--allow-root", "--ip=127.0.0.1"]
     command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
-    command += [f"--IdentityProvider.token={token}", "--LabApp.collaborative=False"]
+    command += [f"--IdentityProvider.token={token}", *arguments]
     with (folder / ".lab.log").open("wb") as log:
         process, port = _started(command, env, token, log, folder / ".lab.log")
         try:
-            path = "lab/tree/{}?reset&" if app == "jupyterlab" else "notebooks/{}?"
-            yield f"http://127.0.0.1:{port}/{path}token={token}"
+            yield JupyterServer(process, f"http://127.0.0.1:{port}", token)
         finally:
             process.terminate()
             try:
