@@ -212,16 +212,23 @@ def test_a_create_that_can_not_be_looked_up_is_unknown(
 def test_a_batch_that_is_made_late_is_found(
     kernel: JobManager, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A create that the server carries out only after the call was given up is found in its list: it is
-    not asked for again."""
+    """A create that the server carries out only after the call was given up, and after it was looked
+    for in vain, is found in its list: it is not asked for again."""
     monkeypatch.setattr(batches, "CREATE_BATCH_TIMEOUT", 0.2)
-    hold = threading.Event()
+    hold, made = threading.Event(), threading.Event()
     server.enqueue("batch", Script(hold=hold))
+    # This clock runs fast, so the last look-up may come soon: the second one finds it, however long
+    # the server takes.
+    server.enqueue("batches", Script(), Script(hold=made))
     jobs = sent(kernel, server, 3)
-    eventually(lambda: server.count("batches") >= 1)
+    eventually(lambda: server.count("batches") == 2)
+    assert not server.batching.batches
     hold.set()
+    eventually(lambda: server.batching.batches)
+    made.set()
     assert answers(jobs) == echoes(3)
     assert server.count("batch") == 1
+    assert len(server.batching.batches) == 1
 
 
 def test_a_new_key_counts_for_a_batch(server: ScriptedServer, tmp_path: Path) -> None:
