@@ -207,6 +207,16 @@ class ConcurrencyLimiter:
         self._asked = 0
         self._delays = PollSchedule(5.0)
         self._opens_at = 0.0  # by the loop's clock
+        self._holders: set[object] = set()
+
+    def hold(self, holder: object) -> None:
+        """Admit no job until ``holder`` lets them go on; those inside stay."""
+        self._holders.add(holder)
+
+    def let(self, holder: object) -> None:
+        """Take the hold of ``holder`` back."""
+        self._holders.discard(holder)
+        self._admit()
 
     async def acquire(self, order: int, wake: WakeEvent) -> bool:
         """Wait for a slot, the lowest ``order`` first; False if ``wake`` was set otherwise.
@@ -261,7 +271,7 @@ class ConcurrencyLimiter:
             self._admit()
 
     def _admit(self) -> None:
-        if asyncio.get_running_loop().time() < self._opens_at:
+        if self._holders or asyncio.get_running_loop().time() < self._opens_at:
             return
         while self._queue and len(self._inside) < self._limit:
             _, _, wake = heapq.heappop(self._queue)

@@ -103,12 +103,9 @@ class SweepJoiner:
         """Whether there can be any."""
         return self._joins or self._plan.settings.reuse
 
-    def find(self, prepared: Sequence[tuple[int, PreparedRequest]]) -> list[Job | None]:
-        """The job that asks the same for each of these places, or None. Reads the journal.
-
-        Raises:
-            BadInput: one can't be attached.
-        """
+    def find(self, prepared: Sequence[tuple[int, PreparedRequest]]) -> list[Job | BadInput | None]:
+        """The job that asks the same for each of these places, or why that can't be attached, or
+        None. Reads the journal."""
         if not self.looks:
             return [None] * len(prepared)
         plan, settings = self._plan, self._plan.settings
@@ -127,10 +124,13 @@ class SweepJoiner:
                 known.add_entries(entry for entry in entries if not isinstance(entry, Job))
         if not known.jobs:
             return [None] * len(prepared)
-        return [
-            self._taken(known, fingerprint, index, one)
-            for fingerprint, (index, one) in zip(prints, prepared, strict=True)
-        ]
+        found: list[Job | BadInput | None] = []
+        for fingerprint, (index, one) in zip(prints, prepared, strict=True):
+            try:
+                found.append(self._taken(known, fingerprint, index, one))
+            except BadInput as error:
+                found.append(error)
+        return found
 
     def _taken(
         self, known: DuplicateIndex, fingerprint: str, index: int, one: PreparedRequest
@@ -214,7 +214,10 @@ class SweepFeed:
         self._ready: dict[int, JobRecord] = {}
         self._unrendered: dict[int, PreparedRequest] = {}
         self._over = ""
+        self._holding: list[ConcurrencyLimiter] = []
         self.group = group_of(self._handle)
+        if joiner.looks:
+            self.group.add_listener(self._hold_earlier)
 
     @property
     def name(self) -> str:
@@ -230,6 +233,24 @@ class SweepFeed:
     def left(self) -> int:
         """Number of jobs that are not written down yet."""
         return len(self._plan.points) - self._written
+
+    def _hold_earlier(self, job: Job) -> None:
+        """Once a job is cancelled here, have the feeds before this one send nothing until it is
+        known which of their jobs stand in the places here, and are cancelled with them."""
+        if self._holding or self._over or self.group.is_rendered or not job.record.cancelling:
+            return
+        feeds = list(app.manager.feeds)
+        for feed in feeds[: feeds.index(self)] if self in feeds else ():
+            if isinstance(feed, SweepFeed) and feed.variable == self.variable:
+                limiter = feed._config.limiter
+                if limiter is not None:
+                    limiter.hold(self)
+                    self._holding.append(limiter)
+
+    def _let_earlier(self) -> None:
+        for limiter in self._holding:
+            limiter.let(self)
+        self._holding = []
 
     def _handle(self, index: int) -> Job:
         """The handle of a job, which may be needed before its prompt is rendered."""
@@ -267,6 +288,8 @@ class SweepFeed:
             self._written = index
             size = min(2 * size, largest)
         self.group.is_rendered = True
+        # After what was cancelled has heard of it.
+        asyncio.get_running_loop().call_soon(self._let_earlier)
 
     def _rendered(self, index: int) -> _Rendered:
         try:
@@ -276,19 +299,16 @@ class SweepFeed:
 
     async def _new_jobs(self, rendered: list[_Rendered]) -> list[Job]:
         asked = [(one.index, one.prepared) for one in rendered if one.prepared is not None]
-        found: dict[int, Job | None] = {}
+        found: dict[int, Job | BadInput | None] = {}
         if asked and self._joiner.looks:
-            try:
-                jobs = await asyncio.to_thread(self._joiner.find, asked)
-            except BadInput as error:
-                told = f"not sent: {error}"
-                rendered = [replace(one, prepared=None, error=told) for one in rendered]
-            else:
-                found = {index: job for (index, _), job in zip(asked, jobs, strict=True)}
+            jobs = await asyncio.to_thread(self._joiner.find, asked)
+            found = {index: job for (index, _), job in zip(asked, jobs, strict=True)}
         new: list[Job] = []
         for one in rendered:
             known = found.get(one.index)
-            if known is not None:
+            if isinstance(known, BadInput):
+                new.append(self._new_job(replace(one, error=f"not sent: {known}")))
+            elif known is not None:
                 self._join(one.index, known)
             else:
                 new.append(self._new_job(one))
@@ -305,7 +325,8 @@ class SweepFeed:
         asked: dict[str, Any] = {}
         try:
             # Of what is cancelled too: it can be sent again.
-            asked = {} if one.prepared is None else asked_by(one.prepared, self._assigner)
+            assigner = None if error else self._assigner
+            asked = {} if one.prepared is None else asked_by(one.prepared, assigner)
         except BadInput as failure:
             error = f"not sent: {failure}"
         if error or (job is not None and job.record.cancelling):
@@ -333,6 +354,7 @@ class SweepFeed:
     def abandon(self, reason: str) -> None:
         """Detach the jobs that were not written down, those too whose handles are made later."""
         self._over = reason
+        self._let_earlier()
         for job in self.group.made:
             if not job.done():
                 detach(job, reason)

@@ -75,7 +75,11 @@ def submit_sweep(
         feeding = joiner.looks and app.manager.feeds.is_feeding((settings.out, notebook))
         if plan.later or feeding:
             return _submitted_later(plan, joiner, notebook)
-        found = joiner.find(list(enumerate(plan.prepared)))
+        found: list[Job | None] = []
+        for one in joiner.find(list(enumerate(plan.prepared))):
+            if isinstance(one, BadInput):
+                raise one
+            found.append(one)
         missing = [index for index, job in enumerate(found) if job is None]
         if missing:
             _check_budget(plan, missing if settings.batch else missing[:1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import re
 import threading
@@ -17,9 +18,11 @@ from bgmagic.display.static_html import group_note_beside
 from bgmagic.errors import BadInput
 from bgmagic.jobs.outcome import JobFailed
 from bgmagic.prompts.template import Template
+from bgmagic.runtime.manager import JobManager
 from bgmagic.submission.app import app, shutdown_message
 from bgmagic.submission.submit import submit_settings
 from bgmagic.sweeps import plan
+from bgmagic.sweeps.feed import SweepFeed
 from bgmagic.sweeps.plan import plan_sweep
 from bgmagic.sweeps.submit import attach_group
 from tests.jobs.test_group import Ask, ask, echo, kernel_of, letter, prompts
@@ -249,8 +252,60 @@ def test_run_again_while_it_is_rendered(
     eventually(lambda: third.done() and first.jobs[3].record.cancelling)
     assert second.jobs[:4] == first.jobs
     assert third.jobs[0] is first.jobs[2]
-    eventually(lambda: sorted(prompts(pointed)) == [f"Say {one}" for one in "abcde"])
+    # What was cancelled in the second run is not sent by the first.
+    eventually(lambda: sorted(prompts(pointed)) == [f"Say {one}" for one in "abce"])
     assert handle not in bgmagic.jobs()
+
+
+def test_cancelled_while_the_first_run_is_sent(
+    ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep that is run again while the first run is rendered, and then cancelled: nothing more of the
+    first run that it asks for goes out, and what it does not ask for goes on."""
+    pointed.ending = echo
+    let, new_jobs = threading.Event(), SweepFeed._new_jobs
+
+    async def held(self: SweepFeed, rendered: Any) -> Any:
+        while rendered[0].index >= 32 and not let.is_set():
+            await asyncio.sleep(0.01)
+        return await new_jobs(self, rendered)
+
+    monkeypatch.setattr(SweepFeed, "_new_jobs", held)
+    items = [str(number) for number in range(300)]
+    first = ask(items=[*items, "more"], out="x", max_in_flight=2, yes=301)
+    eventually(lambda: first.counts.get("completed", 0) >= 32)
+    second = ask(items=items, out="x", max_in_flight=2, yes=300)
+    assert second.cancel()
+    eventually(lambda: all(job.record.cancelling for job in second.jobs))
+    let.set()
+    eventually(lambda: second.done() and first.done())
+    assert second.counts == {"cancelled": 268, "completed": 32}
+    assert first.job(300).result(LIMIT) == "re: Say more"
+    assert pointed.count("create") == 33
+
+
+def test_one_that_another_kernel_has(
+    ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a sweep that joins jobs of which one can't be attached, that one says why; the others join,
+    and what is new is sent."""
+    pointed.ending = echo
+    ask(items=list("abc"), out="before").result(LIMIT)
+    attach = JobManager.attach
+
+    def refused(self: JobManager, entry: Any, *given: Any, **more: Any) -> Any:
+        if "Say b" in entry.request:
+            raise BadInput("x[1] is followed by another kernel that is alive")
+        return attach(self, entry, *given, **more)
+
+    monkeypatch.setattr(JobManager, "attach", refused)
+    group = ask(items=list("abcd"), out="x", reuse=True)
+    eventually(group.done)
+    assert [str(job.error) for job in group.failed] == [
+        "not sent: x[1] is followed by another kernel that is alive"
+    ]
+    assert [group[0], group[2], group[3]] == ["re: Say a", "re: Say c", "re: Say d"]
+    assert sorted(prompts(pointed)) == [f"Say {one}" for one in "abcd"]
 
 
 def test_reused_as_it_is_rendered(ask: Ask, pointed: ScriptedServer) -> None:
