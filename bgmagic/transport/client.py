@@ -133,9 +133,10 @@ class ResponsesClient:
 
     async def _learn_post(self, request: Any) -> None:
         """Have other creates go as ``request``, which the SDK is just sending."""
-        if self._learning is None or request.method != "POST":
-            return
         url = request.url
+        # Not a cancel of another job that the SDK sends meanwhile: creates would all go there.
+        if self._learning is None or not url.path.endswith("/responses"):
+            return
         if goes_direct(self._sdk, url):
             home = type(url)(self._server.base_url)
             self._post = from_sdk_create(request, self._pool_of(url), home)

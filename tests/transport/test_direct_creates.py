@@ -253,3 +253,37 @@ def test_many_creates_at_once_take_few_connections(server: ScriptedServer, ask: 
     assert server.count("create") == 120
     assert sum("x-stainless-lang" in seen.headers for seen in server.seen) == 1
     assert server.connections <= 51
+
+
+def test_creates_do_not_go_where_a_cancel_went(server: ScriptedServer, ask: Ask) -> None:
+    """A cancel that the SDK sends while the first create is being made is not what creates repeat."""
+
+    async def main() -> None:
+        async with client_of(ServerConfig(server.base_url, KEY)) as client:
+            cancelled = asyncio.Event()
+
+            async def hold_creates(request: Any) -> None:
+                if not request.url.path.endswith("/cancel"):
+                    await cancelled.wait()
+
+            http = client._sdk._client
+            http.event_hooks = {
+                **http.event_hooks,
+                "request": [hold_creates, *http.event_hooks["request"]],
+            }
+            first = asyncio.create_task(client.create(ask()))
+            async with asyncio.timeout(LIMIT):
+                while client._learning is None:
+                    await asyncio.sleep(0)
+                with contextlib.suppress(ServerError):
+                    await client.cancel("resp_77")
+                cancelled.set()
+                await first
+                await client.create(ask())
+
+    asyncio.run(main())
+    assert [seen.path.rpartition("/v1/")[2] for seen in server.seen] == [
+        "responses/resp_77/cancel",
+        "responses",
+        "responses",
+    ]
