@@ -89,13 +89,17 @@ class Round:
     def of(cls, response: Mapping[str, Any], number: int) -> Round | None:
         """Read the calls of ``response``; None if it has none."""
         tokens = Usage.of(response).output
-        calls = [one for one in objects_in(response.get("output")) if is_call(one)]
+        # By its id a call is written down and answered: what has the id of another is a repetition.
+        calls: dict[str, Mapping[str, Any]] = {}
+        for one in objects_in(response.get("output")):
+            if is_call(one):
+                calls.setdefault(text_in(one.get("call_id")), one)
         steps = tuple(
             Step(
-                text_in(call.get("name")), text_in(call.get("arguments")),
+                text_in(call.get("name")), _arguments(call.get("arguments")),
                 text_in(call.get("call_id")), round=number, tokens=tokens,
             )
-            for call in calls
+            for call in calls.values()
         )  # fmt: skip
         kept = {name: response[name] for name in _KEPT if name in response}
         return cls(kept, steps) if steps else None
@@ -125,6 +129,12 @@ def is_call(item: Mapping[str, Any]) -> bool:
     """Whether an item of the output is a call of a function that can be answered."""
     named = text_in(item.get("name")) and text_in(item.get("call_id"))
     return item.get("type") == "function_call" and bool(named)
+
+
+def _arguments(told: object) -> str:
+    """The arguments as JSON text, also where a server sends an object: a function with defaults must
+    not be called without them."""
+    return told if isinstance(told, str) else json.dumps(told or {}, ensure_ascii=False)
 
 
 def _call_item(step: Step) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class FunctionTool:
         return str(self.entry["name"])
 
     def call(self, arguments: str) -> Future[CallOutput]:
-        """Call it with the JSON text ``arguments``, on a thread of its own; never raises."""
+        """Call it with the JSON text ``arguments``, on its own thread; the future never raises."""
         return on_own_thread(lambda: self._output(arguments), f"bgmagic-{self.name}")
 
     def _output(self, arguments: str) -> CallOutput:
@@ -114,7 +114,11 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 def _told(error: BaseException) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "CancelledError"
-    return f"{type(error).__name__}: {one_line(str(error), LONGEST_ERROR)}".rstrip(": ")
+    try:
+        text = str(error)
+    except BaseException:  # of the user's own class, which may do anything as well
+        text = ""
+    return f"{type(error).__name__}: {one_line(text, LONGEST_ERROR)}".rstrip(": ")
 
 
 def failure(why: str) -> CallOutput:
@@ -129,7 +133,7 @@ def output_of(given: Any) -> CallOutput:
         check_text(text)
     except BadInput as error:
         return failure(f"it gave {kind_of(given)}, which is no text: {one_line(str(error), 500)}")
-    except Exception as error:  # an object of the user's that breaks as it is read
+    except BaseException as error:  # an object of the user's that breaks, or exits, as it is read
         return failure(f"what it gave can't be read: {_told(error)}")
     if len(text) > LONGEST_OUTPUT:
         return failure(

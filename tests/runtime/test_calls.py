@@ -167,15 +167,29 @@ def test_all_kinds_of_functions_run_at_once(
     assert outputs(bodies(pointed)[1]) == [s.output for s in answer.steps]
 
 
+class Mute(Exception):
+    """An error, and an object, that can't be told."""
+
+    def __str__(self) -> str:
+        raise SystemExit(4)
+
+    __repr__ = __str__
+
+
 def bad(kind: str) -> Any:
     """Go wrong in some way."""
+    if kind == "mute":
+        raise Mute
+    if kind == "half error":
+        raise OSError("no file \udcff.txt")
     if kind == "raise":
         raise LookupError("no such city")
     if kind == "exit":
         raise SystemExit(3)
     if kind == "secret":
         return f"the key is {KEY}"
-    return {"large": "x" * 10_000_000, "object": object(), "half": "\ud800", "none": None}[kind]
+    given = {"large": "x" * 10_000_000, "object": object(), "half": "\ud800", "none": None}
+    return (given | {"unreadable": Mute()})[kind]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +201,9 @@ def bad(kind: str) -> Any:
         ("bad", {"kind": "object"}, r"Error: it gave .*object.*, which is no text"),
         ("bad", {"kind": "half"}, r"Error: it gave .* half a character"),
         ("bad", {"kind": "none"}, r"null"),
+        ("bad", {"kind": "mute"}, r"Error: Mute$"),
+        ("bad", {"kind": "half error"}, r"Error: OSError: no file \.txt"),
+        ("bad", {"kind": "unreadable"}, r"Error: what it gave can't be read: SystemExit: 4"),
         ("bad", {"kind": "secret"}, r"the key is (?!sk-)"),
         ("bad", {"kind": 3}, r"Error: the arguments do not fit: kind: .*string"),
         ("bad", {}, r"Error: the arguments do not fit: kind: Field required"),
@@ -210,6 +227,51 @@ def test_what_goes_wrong_is_told_the_model(
     assert outputs(bodies(pointed)[1]) == [step.output]
     assert (step.status == "failed") == (step.output or "").startswith("Error")
     assert KEY not in (step.output or "")
+
+
+def test_a_call_is_run_once(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
+    """Calls of one round that have the same id are one: it runs once and has one output."""
+    ran: list[int] = []
+
+    def once(n: int) -> int:
+        ran.append(n)
+        return n
+
+    rounds([("once", {"n": 1}), ("once", {"n": 2}), ("once", {"n": 3})])
+    scripted = pointed.ending
+
+    def ending(rid: str, body: Any) -> dict[str, Any]:
+        told = scripted(rid, body)
+        for item in told["output"]:
+            if item.get("arguments") in (json.dumps({"n": 1}), json.dumps({"n": 2})):
+                item["call_id"] = "call_same"
+        return told
+
+    pointed.ending = ending
+    answer = submit("Go.", poll=0.02, tool=once).result(LIMIT)
+    assert sorted(ran) == [1, 3]
+    assert ([s.output for s in answer.steps], outputs(bodies(pointed)[1])) == (["1", "3"],) * 2
+
+
+def test_arguments_that_are_an_object(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
+    """A server that sends the arguments as an object, no JSON text of it, has them used all the same."""
+
+    def spread(a: int = 1, b: int = 2) -> int:
+        return a * 10 + b
+
+    rounds([("spread", {"a": 7, "b": 8})])
+    scripted = pointed.ending
+
+    def ending(rid: str, body: Any) -> dict[str, Any]:
+        told = scripted(rid, body)
+        for item in told["output"]:
+            if "arguments" in item:
+                item["arguments"] = json.loads(item["arguments"])
+        return told
+
+    pointed.ending = ending
+    answer = submit("Go.", poll=0.02, tool=spread).result(LIMIT)
+    assert [s.output for s in answer.steps] == ["78"]
 
 
 def test_rounds_are_bounded(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
