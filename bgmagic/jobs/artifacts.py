@@ -113,7 +113,7 @@ class AnswerFile:
         """
         to = Path(path).expanduser()
         if to.is_dir():
-            to = to / (self.name or self.file_id)
+            to = to / (self.name or _file_name(self.file_id) or "file")
             if to.exists():
                 raise BgmagicError(f"{to} is there already: give save() the path of a file")
         to.write_bytes(self.read(limit))
@@ -232,11 +232,17 @@ def files_in(
             for cited in objects_in(part.get("annotations")):
                 file_id = text_in(cited.get("file_id"))
                 container = text_in(cited.get("container_id")) or None
-                name = _UNSAFE.sub("_", PurePosixPath(text_in(cited.get("filename"))).name)
+                name = _file_name(PurePosixPath(text_in(cited.get("filename"))).name)
                 if file_id:
-                    one = AnswerFile(name.lstrip("."), file_id, container, fetch)
+                    one = AnswerFile(name, file_id, container, fetch)
                     found.setdefault((file_id, container), one)
     return tuple(found.values())
+
+
+def _file_name(told: str) -> str:
+    """What a server calls a file or its id, as the name of one that is not hidden and in no other
+    folder; maybe ""."""
+    return _UNSAFE.sub("_", told).lstrip(".")
 
 
 def made_html(response: Mapping[str, Any]) -> str:

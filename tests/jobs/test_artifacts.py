@@ -223,6 +223,21 @@ def test_files_are_fetched(files_at: ServerConfig, tmp_path: Path) -> None:
         lonely.read()
 
 
+@pytest.mark.parametrize("file_id", ["../up", "/tmp/abs", "..", "a/../../b", ".hidden", "c:x"])
+def test_files_stay_in_their_folder(tmp_path: Path, file_id: str) -> None:
+    """Whatever a server calls a file and its id, it is saved into the folder that the user names."""
+    for name in (None, "..", "/", ".."):
+        cited = {"type": "file_citation", "file_id": file_id, "filename": name}
+        told = {"output": [{"content": [{"annotations": [cited]}]}]}
+        folder = tmp_path / "here"
+        folder.mkdir(exist_ok=True)
+        (one,) = files_in(told, lambda *_: b"x")
+        saved = one.save(folder)
+        assert saved.resolve().parent == folder.resolve()
+        assert not saved.name.startswith(".")
+        saved.unlink()
+
+
 def test_in_a_kernel(in_kernel: Kernel, server: ScriptedServer) -> None:
     """An answer that is an image alone is an answer, shown where its job was; a file is asked for at
     the job's own server, also within a running loop."""

@@ -327,7 +327,7 @@ async function attachHere(lab, notebooks, row) {
   const kernel = panel?.sessionContext.session?.kernel;
   if (!kernel) throw new Error("Open a notebook with a kernel first: it is attached there.");
   const loaded = await evaluated(kernel, `get_ipython().find_cell_magic("bgresponse") is not None`);
-  const which = row.id || row.key;
+  const which = /^[\w-]+$/.test(row.id ?? "") ? row.id : row.key; // a server's id could hold options
   const line = `%bgattach ${which}${row.name && /^\w+$/.test(row.name) ? ` -o ${row.name}` : ""}`;
   lab.NotebookActions.insertBelow(panel.content);
   panel.content.activeCell.model.sharedModel.setSource(loaded === "True" ? line : `%load_ext bgmagic\n${line}`);
