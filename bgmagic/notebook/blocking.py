@@ -38,8 +38,15 @@ class WaitInterrupted(KeyboardInterrupt):
         return [f"Interrupted: {self}"]
 
 
-def wait(jobs: Sequence[Job], timeout: float | None = None) -> list[Job]:
+def wait(
+    jobs: Sequence[Job],
+    timeout: float | None = None,
+    meanwhile: Callable[[], object] | None = None,
+) -> list[Job]:
     """Block until all ``jobs`` are done, at most ``timeout`` seconds.
+
+    Args:
+        meanwhile: called again and again where the thread simply waits.
 
     Returns:
         the jobs that are not done yet.
@@ -52,7 +59,7 @@ def wait(jobs: Sequence[Job], timeout: float | None = None) -> list[Job]:
         if pending and _can_nest():
             _wait_nested(_nested_loop(), pending, timeout)
         else:
-            _wait_plainly(pending, timeout)
+            _wait_plainly(pending, timeout, meanwhile)
     except KeyboardInterrupt:
         left = [job.name or job.response_id or "a job" for job in jobs if not job.done()]
         names = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
@@ -73,10 +80,14 @@ def _can_nest() -> bool:
     return isinstance(loop, asyncio.BaseEventLoop) and not by_archived
 
 
-def _wait_plainly(jobs: Sequence[Job], timeout: float | None) -> None:
+def _wait_plainly(
+    jobs: Sequence[Job], timeout: float | None, meanwhile: Callable[[], object] | None
+) -> None:
     end = None if timeout is None else time.monotonic() + timeout
     pending = {job for job in jobs if not job.done()}
     while pending and (end is None or time.monotonic() < end):
+        if meanwhile is not None:
+            meanwhile()
         left = _SLICE if end is None else max(0.0, min(_SLICE, end - time.monotonic()))
         pending = concurrent.futures.wait(pending, left).not_done  # type: ignore[assignment]  # jobs are futures to it
 
@@ -249,11 +260,18 @@ def _drain(ours: socket.socket, _theirs: socket.socket) -> None:
 def named_function(namespace: Mapping[str, Any], name: str) -> Callable[..., Any] | None:
     """The function that is called ``name``, under that variable or, if need be, another one."""
     for found in [namespace.get(name), *list(namespace.values())]:
-        named = getattr(found, "__name__", None) == name
-        if named and callable(found) and not isinstance(found, type):
+        if callable(found) and not isinstance(found, type) and _has_name(found, name):
             function: Callable[..., Any] = found
             return function
     return None
+
+
+def _has_name(value: object, name: str) -> bool:
+    try:
+        known = getattr(value, "__name__", None)
+    except Exception:  # any object of the user's is asked: a proxy of nothing, say
+        return False
+    return isinstance(known, str) and known == name
 
 
 class MainThread:
@@ -296,22 +314,34 @@ def can_type() -> bool:
     return bool(sys.stdin is not None and sys.stdin.isatty())
 
 
-def ask_at_prompt(jobs: Iterable[Job]) -> None:
-    """Ask about each call of these jobs that waits for somebody's word."""
+def ask_at_prompt(jobs: Iterable[Job], answered: set[Any]) -> bool:
+    """Ask about each call of these jobs that waits for somebody's word.
+
+    Args:
+        answered: the calls for which somebody gave it, which the loop thread may not know yet.
+
+    Returns:
+        whether each question was answered; what was not is asked again at the next prompt.
+    """
     for job in jobs:
         for step in job.steps if not job.done() else ():
-            if step.status in OPEN_QUESTIONS:
-                _ask(job, step)
+            call = job.record.key, step.round, step.call_id, step.status
+            if step.status in OPEN_QUESTIONS and call not in answered:
+                if not _ask(job, step):
+                    return False
+                answered.add(call)
+    return True
 
 
-def _ask(job: Job, step: Any) -> None:
+def _ask(job: Job, step: Any) -> bool:
     call = f"{step.name}({one_line(step.arguments, 300)})"
     again = "which may have run already, once more " if step.status == CallStatus.UNKNOWN else ""
     try:
         said = input(f"{job.name or 'a job'}: its model wants to call {call} {again}[y/N] ")
     except (EOFError, KeyboardInterrupt):
-        return  # asked again at the next prompt
+        return False
     if said.strip().lower() in ("y", "yes"):
         job.allow(step.call_id)
     else:
         job.deny(step.call_id)
+    return True

@@ -207,10 +207,13 @@ class NotebookShell(abc.ABC):
 
     def wait_and_tell(self, jobs: Sequence[Job], timeout: float | None) -> None:
         """Wait for jobs and print how each stands then; ``timeout`` in seconds."""
-        pending = wait(jobs, timeout)
+        pending = wait(jobs, timeout, self._meanwhile)
         for some in split_by_group(jobs):
             on = f", not done after {timeout:g} s; it goes on" if set(some) & set(pending) else ""
             print(f"{describe_jobs(some)}{on}")
+
+    def _meanwhile(self) -> None:  # noqa: B027 - where the loop runs on there is nothing to do
+        """Do what a wait must not put off until the cell has ended."""
 
 
 class KernelShell(NotebookShell):
@@ -327,6 +330,7 @@ class TerminalShell(NotebookShell):
     def __init__(self, ipython: InteractiveShell, configured: Any) -> None:
         super().__init__(ipython, configured)
         self._lines = EndingLines()
+        self._answered: set[Any] = set()
 
     def can_ask(self) -> bool:
         """Somebody who types."""
@@ -382,8 +386,14 @@ class TerminalShell(NotebookShell):
     def after_cell(self, *_: object) -> None:
         """Say in a line before the next prompt which jobs have ended since."""
         self._main.drain()
-        ask_at_prompt(self._lines.jobs())
+        ask_at_prompt(self._lines.jobs(), self._answered)
         self._lines.tell()
+
+    def _meanwhile(self) -> None:
+        """Call what is to be called on this thread, and ask what is to be asked."""
+        self._main.drain()
+        if not ask_at_prompt(self._lines.jobs(), self._answered):
+            raise KeyboardInterrupt
 
     def wait_and_tell(self, jobs: Sequence[Job], timeout: float | None) -> None:
         """Also remember whose end was told."""

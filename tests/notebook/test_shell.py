@@ -68,3 +68,35 @@ def test_each_end_is_told_once(
     assert capsys.readouterr().out.startswith("four: completed after")
     shell.after_cell()
     assert capsys.readouterr().out == ""
+
+
+def test_functions_are_found_among_strange_objects() -> None:
+    """The namespace is looked through for a function, whatever else is in it and however that takes it."""
+
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("working outside of a context")
+
+        def __call__(self) -> None:
+            """Look like a function."""
+
+    class Deferred:
+        def __getattr__(self, name: str) -> Any:
+            return Deferred()
+
+        def __eq__(self, other: object) -> Any:
+            return Deferred()
+
+        def __bool__(self) -> bool:
+            raise TypeError("a deferred expression has no truth value")
+
+        def __call__(self) -> None:
+            """Look like a function."""
+
+    def look() -> None:
+        """Look."""
+
+    shell = terminal()
+    shell.namespace.update({"look": Deferred(), "p": Proxy(), "d": Deferred(), "mine": look})
+    assert shell.function("look") is look
+    assert shell.function("web_search") is None

@@ -168,3 +168,33 @@ def test_a_call_is_asked_about_at_the_prompt(
         started.child.expect(PROMPT)
         started.until(f"isinstance({name}, str)")
         assert told in started.type(f"{name}.steps[0].status, {name}.steps[0].output")
+
+
+def test_calls_while_a_cell_waits(terminal: Callable[[], Terminal], server: ScriptedServer) -> None:
+    """A cell that waits asks about the calls of its job, once each, and runs on its own thread what
+    has to run there; where nobody answers it waits no longer."""
+    from tests.runtime.test_calls import calling, outputs
+
+    asked = [("where", {"n": 1}), ("where", {"n": 2})]
+    server.ending = lambda rid, body: (
+        response(rid, "completed", "Done.") if outputs(body) else calling(rid, asked)
+    )
+    ipython = terminal()
+    ipython.type("%load_ext bgmagic")
+    ipython.type("%config BgMagics.tools_on_main_thread = True")
+    define = "def where(n: int): return str(t.current_thread() is t.main_thread())"
+    ipython.type(f"import threading as t; exec({define!r})")
+    for line in ("%%bgresponse -o a --tool $where --ask --wait", "Where?", "", ""):
+        ipython.child.sendline(line)
+    for word in ("y", "n"):
+        ipython.child.expect(r"wants to call where\(.*\[y/N\] ")
+        ipython.child.sendline(word)
+    ipython.child.expect(PROMPT)
+    assert "wants to call" not in ipython.said(1)
+    how = ipython.type("[s.status for s in a.steps], a.steps[0].output")
+    assert "(['done', 'denied'], 'True')" in how
+    for line in ("%%bgresponse -o b --tool $where --ask --wait", "And now?", "", ""):
+        ipython.child.sendline(line)
+    ipython.child.expect(r"wants to call where\(.*\[y/N\] ")
+    ipython.child.sendintr()
+    ipython.child.expect("not waiting any longer; still going on: b")
