@@ -132,8 +132,8 @@ def is_call(item: Mapping[str, Any]) -> bool:
 
 
 def _arguments(told: object) -> str:
-    """The arguments as JSON text, also where a server sends an object: a function with defaults must
-    not be called without them."""
+    """The arguments as JSON text, also where a server sends an object: a function with defaults is
+    never called without them."""
     return told if isinstance(told, str) else json.dumps(told or {}, ensure_ascii=False)
 
 
