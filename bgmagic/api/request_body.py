@@ -31,6 +31,10 @@ FORBIDDEN: Mapping[str, str] = {
 }
 
 
+# Fields that name turns which the server has already.
+_TURNS = frozenset({"conversation", "previous_response_id"})
+
+
 def build_request(
     messages: Sequence[Mapping[str, Any]],
     *,
@@ -138,7 +142,7 @@ def build_request(
     if inner_field(body, "background_options", "completion_window") and body["input"]:
         own = {"continuation_id": continuation_id or hash_of(body["input"][0])}
         body["background_options"] = own | body["background_options"]  # may be the user's own dict
-    if body.keys() & {"conversation", "previous_response_id"}:
+    if body.keys() & _TURNS:
         previous = None
     return Request.of(
         body,
@@ -148,6 +152,21 @@ def build_request(
         server=server,
         partial=partial,
     )
+
+
+def check_no_turns(params: Iterable[tuple[str, Any]]) -> None:
+    """Refuse turns that ``params`` have the server put before those of ``--continue``: it would
+    have them twice.
+
+    Raises:
+        BadInput: names the field.
+    """
+    for path, _ in params:
+        key = path.partition(".")[0]
+        if key in _TURNS:
+            raise BadInput(
+                f"--param {key} and --continue both give the turns before; give one of them"
+            )
 
 
 # Fields that are text: a number that stands there is meant as its digits.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -37,6 +38,16 @@ SHARE = 100
 MOST_COUNTED = 0.1  # seconds of this thread's work that one pause makes up for
 
 
+def cells_time() -> float:
+    """CPU seconds of the thread that cells run on; where no other thread's can be read, as on
+    Windows and macOS, those of the whole process."""
+    clock_of = getattr(time, "pthread_getcpuclockid", None)
+    cells = threading.main_thread().ident
+    if clock_of is None or cells is None:
+        return time.process_time()
+    return time.clock_gettime(clock_of(cells))
+
+
 class Courtesy:
     """Leaves the interpreter to a cell that computes: thousands of results are hours old, and can
     take some minutes more. Without one, they come as quickly as they can."""
@@ -52,9 +63,10 @@ class Courtesy:
         if self._used < 0.002:
             await asyncio.sleep(0)
         else:
-            before = time.process_time()
+            before, begun = cells_time(), time.perf_counter()
             await asyncio.sleep(LOOK)
-            busy = time.process_time() - before > LOOK / 2
+            # On a busy machine a cell that computes gets only a part of the time that passes.
+            busy = cells_time() - before > (time.perf_counter() - begun) / 10
             await asyncio.sleep(self._used * SHARE if busy else 0)
             self._used = 0.0
         self._since = time.thread_time()

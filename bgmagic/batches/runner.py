@@ -12,8 +12,8 @@ from bgmagic.batches.sender import BatchSender
 from bgmagic.batches.work import SHUTDOWN, BatchWork
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.outcome import ONE_OF_BATCH, past_deadline, settle
-from bgmagic.jobs.record import SendGate, Status
+from bgmagic.jobs.outcome import past_deadline, settle
+from bgmagic.jobs.record import Note, SendGate, Status
 from bgmagic.runtime.attach import record_of
 from bgmagic.runtime.pacing import LIMIT, RunConfig
 from bgmagic.storage.batches import BatchState
@@ -105,7 +105,7 @@ class BatchRunner:
         """Cancel a job; in a batch that the server has, with all the others only."""
         if job.done() or job.record.cancelling:
             return
-        job.advance(cancelling=True)
+        job.advance(cancelling=True, notes=job.record.with_note(Note.ONE_OF_BATCH, there=False))
         if not self._considering:
             self._considering = True
             # Of a whole group, one after another is cancelled.
@@ -116,7 +116,7 @@ class BatchRunner:
         if self.work.batch.state == BatchState.CREATED and not self.work.all_cancelling:
             for job in self.work.jobs:
                 if job.record.cancelling and not self._cancel_sent:
-                    job.advance(cancelling=False, trouble=ONE_OF_BATCH)
+                    job.advance(cancelling=False, notes=job.record.with_note(Note.ONE_OF_BATCH))
         self.work.wake.set()
 
     async def _cancel(self, batch_id: str) -> None:

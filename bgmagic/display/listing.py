@@ -197,7 +197,7 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def describe_job(job: Job) -> str:
     """A job in one line."""
-    told = job.error or job.record.note_text
+    told = job.error or job.record.trouble or job.record.note_text
     about = f": {told}" if told else ""
     name = one_line(job.name or job.response_id or "job")
     return f"{name}: {one_line(job.status, 40)} after {job.elapsed:.0f} s{about}"
@@ -225,8 +225,16 @@ def describe_jobs(jobs: Sequence[Job]) -> str:
     told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
     longest = max(job.elapsed for job in jobs)
     failed = next((job for job in jobs if job.error), None)
-    about = f"; {failed.name}: {one_line(str(failed.error), 200)}" if failed else ""
+    about = f"; {failed.name}: {one_line(str(failed.error), 200)}" if failed else held_up(jobs)
     return f"{group_name(jobs)}: {len(jobs)} jobs, {told}, after {longest:.0f} s{about}"
+
+
+def held_up(jobs: Iterable[Job]) -> str:
+    """What keeps open jobs waiting, as the end of a sentence, or ""."""
+    troubled = next((job for job in jobs if not job.done() and job.record.trouble), None)
+    if troubled is None:
+        return ""
+    return f"; {troubled.name}: {one_line(str(troubled.record.trouble), 200)}"
 
 
 def describe_live(job: Job) -> str:

@@ -82,11 +82,6 @@ def forgotten(server: str) -> str:
 
 CLAIMED_ELSEWHERE = "another kernel sends it, or the journal can't say that none does"
 
-ONE_OF_BATCH = (
-    "a request of a batch can't be cancelled by itself: cancel the group, and what is done by then "
-    "is kept"
-)
-
 NOT_VISIBLE = "it is not visible with this key; another one had sent it"
 
 

@@ -108,8 +108,16 @@ class Note(StrEnum):
     NO_ANSWER_YET = "the server has not answered yet; it may not know background mode"
     SAYS_QUEUED = "this server may say queued while it works"
     NOT_STREAMED = "sent without --stream, which this server refuses for it"
-    SENT_WHOLE = "sent with the whole conversation: the server has the response before it no more"
+    SENT_WHOLE = "sent with the whole conversation: the server no longer has the response before it"
+    NOT_BY_PREVIOUS = (
+        "sent with the whole conversation: this server, or the project of this key, goes on from "
+        "no response by its id"
+    )
     UNREAD = "this server did not read the turns before it; --no-previous sends them all"
+    ONE_OF_BATCH = (
+        "a request of a batch can't be cancelled by itself: cancel the group, and what is done by "
+        "then is kept"
+    )
     FROM_STREAM = (
         "taken from the end of its stream, since the server does not keep the response to be "
         "asked for"
@@ -117,7 +125,9 @@ class Note(StrEnum):
 
 
 # Those that still matter when a job has ended.
-LASTING_NOTES = frozenset({Note.NOT_STREAMED, Note.FROM_STREAM, Note.SENT_WHOLE, Note.UNREAD})
+LASTING_NOTES = frozenset(
+    {Note.NOT_STREAMED, Note.FROM_STREAM, Note.SENT_WHOLE, Note.NOT_BY_PREVIOUS, Note.UNREAD}
+)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from bgmagic.display.listing import describe_jobs, group_name
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.outcome import ONE_OF_BATCH
-from bgmagic.jobs.record import Status
+from bgmagic.jobs.record import Note, Status
 from bgmagic.notebook.shell import NotebookShell
 from bgmagic.submission.app import app
 from bgmagic.submission.lookup import output_type_of
@@ -33,7 +32,7 @@ def cancelling(jobs: Sequence[Job], asked: Collection[Job]) -> str:
     batches = {job.record.batch for job in jobs if job.record.accepted_at is not None} - {None}
     others = (job for job in app.manager.jobs() if batches and job.record.batch in batches)
     if any(not job.done() and job not in asked for job in others):
-        return ONE_OF_BATCH
+        return Note.ONE_OF_BATCH
     if len(jobs) > 1:
         return f"{len(jobs)} jobs are cancelled, or asked to be"
     if jobs[0].response_id is None and jobs[0].status == Status.SUBMITTING:

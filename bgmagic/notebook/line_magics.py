@@ -143,8 +143,12 @@ class BgLineMagics(Magics):
             )
         text = settings.search or ""
         found = find_jobs(text, "--search", most=LISTED, tell=_tell_reading)
+        trouble = app.manager.store.trouble
+        if trouble:
+            print(f"Journal: {trouble}")
         if not found:
-            print(f"No prompt or answer in the journal has {one_line(text, 80)}.")
+            where = "of this kernel" if trouble else "in the journal"
+            print(f"No prompt or answer {where} has {one_line(text, 80)}.")
             return
         if len(found) == LISTED:
             print(f"The newest {LISTED} that have it; another word leaves fewer.")

@@ -128,7 +128,8 @@ async def send_as_taken(
             reply, rest = await send(request)
         except ServerError as failure:
             if behavior.refuses_previous(request, failure):
-                await _change(job, store, Note.SENT_WHOLE, **job.record.sent_whole)
+                note = Note.SENT_WHOLE if behavior.takes_previous else Note.NOT_BY_PREVIOUS
+                await _change(job, store, note, **job.record.sent_whole)
             elif request.streams and behavior.refuses_stream(request.model, failure):
                 await _change(job, store, Note.NOT_STREAMED, request=job.request.unstreamed())
             else:

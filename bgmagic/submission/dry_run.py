@@ -43,7 +43,9 @@ def describe_request(
     request = prepared.request
     body, hidden = without_secrets(json.loads(request.sent_text), tuple(secrets))
     text = json.dumps(_shortened(body), ensure_ascii=False, indent=2)
-    lines = ["Nothing is sent. POST /responses would get:", text]
+    batched = "background" not in request.body
+    to = "The file of a batch would get a line with" if batched else "POST /responses would get"
+    lines = [f"Nothing is sent. {to}:", text]
     if hidden:
         lines.append('Where "[secret]" stands, the request holds a secret.')
     for inserted in prepared.substitutions:

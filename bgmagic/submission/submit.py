@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.pricing import Billing, prices_of_environment
 from bgmagic.api.request import WINDOW_SECONDS, Request
-from bgmagic.api.request_body import build_request
+from bgmagic.api.request_body import build_request, check_no_turns
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
@@ -83,6 +83,7 @@ def prepare_request(
     """
     if settings.continue_ is None:
         return _prepared(prompt, settings, namespace, History(), server)
+    check_no_turns(settings.param)
     name, held = _continued(settings.continue_, namespace or {})
     find = app.manager.find
     running = held if isinstance(held, Job) and not held.done() else None

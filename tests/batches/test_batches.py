@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import tempfile
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bgmagic.api.server import ServerConfig
+from bgmagic.batches import results
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobLost, JobUnknown
 from bgmagic.runtime.manager import JobManager
@@ -263,14 +266,22 @@ def test_cancelling_all_cancels_the_batch(kernel: JobManager, server: ScriptedSe
 def test_one_job_of_a_batch_can_not_be_cancelled(
     kernel: JobManager, server: ScriptedServer
 ) -> None:
-    """Cancelling one job of a batch at the server says that this can't be, and changes nothing."""
+    """Cancelling one job of a batch at the server says that this can't be, as long as it is so, and
+    changes nothing."""
     server.batching.polls = 10_000
     jobs = sent(kernel, server, 3)
     eventually(lambda: {job.status for job in jobs} == {"in_progress"})
     jobs[1].cancel()
-    eventually(lambda: "can't be cancelled by itself" in str(jobs[1].record.trouble))
+    eventually(lambda: "can't be cancelled by itself" in jobs[1].record.note_text)
     assert not jobs[1].record.cancelling
     assert server.count("batch_cancel") == 0
+    server.batching.batches["batch_1"]["status"] = "finalizing"
+    eventually(lambda: jobs[1].status == "finalizing")
+    assert "can't be cancelled by itself" in jobs[1].record.note_text
+    for job in jobs:
+        job.cancel()
+    eventually(lambda: jobs[0].record.cancelling and jobs[1].record.cancelling)
+    assert jobs[1].record.note_text == ""
 
 
 def test_a_cancelled_job_is_left_out_before_the_upload(
@@ -299,6 +310,53 @@ def test_a_cancelled_job_is_left_out_until_the_create(
     assert isinstance(jobs[1].error, JobCancelled)
     assert set(server.batching.asked) == {jobs[0].record.key, jobs[2].record.key}
     assert [server.count(kind) for kind in ("upload", "batch")] == [2, 1]
+
+
+class Sleeps:
+    """Stands for asyncio where the work on results waits, and takes down for how long."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.asked.append(seconds)
+        await asyncio.sleep(min(seconds, 0.05))
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_courtesy(monkeypatch: pytest.MonkeyPatch, computes: bool) -> None:
+    """The work on results waits long for the thread of cells where that computes, and for no other
+    thread of ours."""
+    sleeps, over = Sleeps(), threading.Event()
+    monkeypatch.setattr(results, "asyncio", sleeps)
+
+    async def work() -> None:
+        courtesy = results.Courtesy()
+        spun = time.thread_time()
+        while time.thread_time() < spun + 0.01:
+            pass
+        await courtesy.pause()
+
+    def spin() -> None:
+        while not over.is_set():
+            pass
+
+    def run() -> None:
+        try:
+            asyncio.run(work())
+        finally:
+            over.set()
+
+    others = [threading.Thread(target=run)]
+    if not computes:
+        others.append(threading.Thread(target=spin))
+    for thread in others:
+        thread.start()
+    if computes:
+        spin()
+    for thread in others:
+        thread.join()
+    assert (sleeps.asked[-1] > 0.5) == computes
 
 
 def test_no_room_for_the_file(

@@ -67,6 +67,7 @@ def test_a_batch_over_a_restart(
             SWEEP.replace("--batch", "--batch --dry-run --max-output-tokens 1000")
         ).stdout
         assert "4 jobs: at most $0.02 for output" in quoted
+        assert "Nothing is sent. The file of a batch would get a line with:" in quoted
         one.ok(SWEEP)
         eventually(lambda: server.count("batch_poll"))
     server.batching.polls, server.batching.ending, server.batching.done = 0, "expired", 0.5

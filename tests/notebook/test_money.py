@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,9 @@ def test_a_budget_of_all_kernels(
         two.until("'waiting' in b.counts and b.jobs[-1].record.trouble is not None or "
                   "any('budget' in (j.record.trouble or '') for j in b.jobs)")  # fmt: skip
         assert two.value("b.counts") == "{'completed': 2, 'waiting': 2}"
+        waited = two.run("%bgwait b --timeout 0.1").said
+        assert "2 completed, 2 waiting" in waited
+        assert re.search(r"b\[\d\]: not sent: .*the budget of \$3.50/day", waited)
         refused = two.run(f"%%bgresponse -o c {BOUND}\nAnd this?")
         assert "this can cost $1.00, and the budget of $3.50/day has $" in refused.said
         assert "--over-budget sends it all the same" in refused.said

@@ -116,6 +116,10 @@ def test_conversation_in_cells(in_kernel: Kernel, echo: ScriptedServer) -> None:
     assert in_kernel.value(said) == repr([*spoken, "five", "re: five"])
     in_kernel.ok("%%bgresponse -c chat -o branch --wait\nsix")
     assert in_kernel.value("(len(chat.conversation), len(branch.conversation))") == "(8, 10)"
+    for key in ("conversation", "previous_response_id"):
+        ran = in_kernel.run(f"%%bgresponse -c chat -o branch --param {key}=x_1\nseven")
+        assert f"--param {key} and --continue both give the turns before" in ran.said
+    assert "seven" not in str(bodies(echo)[-1])
 
 
 def test_dry_run(in_kernel: Kernel, echo: ScriptedServer) -> None:

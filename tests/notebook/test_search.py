@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from pathlib import Path
+
 from tests.support.kernels import kernel
 from tests.support.scripted import ScriptedServer
+
+
+def test_a_journal_of_a_newer_version(lasting: dict[str, str]) -> None:
+    """A journal that can't be read is named, and it is not said that it has nothing."""
+    Path(lasting["BGMAGIC_JOURNAL"]).parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(lasting["BGMAGIC_JOURNAL"])) as newer:
+        newer.execute("CREATE TABLE jobs (key TEXT)")
+        newer.execute("PRAGMA user_version = 99")
+    with kernel(**lasting) as one:
+        one.ok("%load_ext bgmagic")
+        said = one.ok("%bgjobs --search matter").stdout
+    assert "was written by a newer bgmagic" in said
+    assert "in the journal has" not in said
+    assert "No prompt or answer of this kernel has matter." in said
 
 
 def test_found_from_another_notebook(lasting: dict[str, str], server: ScriptedServer) -> None:

@@ -126,6 +126,7 @@ def test_servers_without_it_are_remembered(keeping: ScriptedServer, status: int,
     submit("three", poll=0.02, continue_=two).result(LIMIT)
     named = ["previous_response_id" in sent for sent in bodies(keeping)]
     assert named == [False, True, False, False]
+    assert two.job.record.notes == (Note.NOT_BY_PREVIOUS,)
     assert len(bodies(keeping)[-1]["input"]) == 5
 
 
@@ -149,11 +150,10 @@ def test_nothing_else_is_sent_twice(keeping: ScriptedServer, script: Script, end
 
 def test_a_turn_without_a_way_by_id_is_sent_whole(keeping: ScriptedServer) -> None:
     """All turns are sent where that is asked for, where the response does not stay or the server does
-    not say that it goes on by ids, after an unpickled answer, and where the body has its own way."""
+    not say that it goes on by ids, and after an unpickled answer."""
     one = submit("one", poll=0.02).result(LIMIT)
     submit("two", poll=0.02, continue_=one, no_previous=True).result(LIMIT)
     submit("two", poll=0.02, continue_=pickle.loads(pickle.dumps(one))).result(LIMIT)
-    submit("two", poll=0.02, continue_=one, param={"conversation": "conv_1"}).result(LIMIT)
     usual = keeping.ending
     for more in ({"store": False}, {"output": [{"type": "function_call", "call_id": "c"}]}):
         keeping.ending = lambda rid, body, more=more: merged(usual(rid, body), more)
@@ -164,7 +164,7 @@ def test_a_turn_without_a_way_by_id_is_sent_whole(keeping: ScriptedServer) -> No
     lean = submit("lean", poll=0.02).result(LIMIT)
     submit("two", poll=0.02, continue_=lean).result(LIMIT)
     asked_two = [sent for sent in bodies(keeping) if question(sent) == "two"]
-    assert [len(sent["input"]) for sent in asked_two] == [3] * 6
+    assert [len(sent["input"]) for sent in asked_two] == [3] * 5
     assert not any("previous_response_id" in sent for sent in asked_two)
 
 
