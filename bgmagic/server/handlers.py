@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
+import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,25 +16,38 @@ from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import url_path_join
 from tornado import web
+from tornado.ioloop import IOLoop
+from traitlets import Bool, default
+from traitlets.config import Configurable
 
+from bgmagic.errors import BadInput
 from bgmagic.server.watch import SCHEMA, JournalWatch
 from bgmagic.submission.app import default_path
 
 if TYPE_CHECKING:
+    from bgmagic.server.keep_watching import KeepWatching
     from bgmagic.server.rows import JobRows
 
 
 class Jobs:
     """What the handlers share: the journal's rows, read on one thread, and its news."""
 
-    def __init__(self, path: Path | None, root: Path | None, emit: Any) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        root: Path | None,
+        emit: Any,
+        watched: Callable[[], Collection[str]] = tuple,
+    ) -> None:
         """Open nothing yet.
 
         Args:
             path: the journal; None if it is in the kernels' memory only.
             root: the folder that the server's paths count from.
             emit: tells the pages that the journal has changed.
+            watched: gives the keys of the jobs that this server follows.
         """
+        self._watched = watched
         self._path = path
         self._root = root
         self._thread = ThreadPoolExecutor(1, "bgmagic-reader")
@@ -44,6 +60,10 @@ class Jobs:
             return {"jobs": [], "count": 0, "at": 0.0}
         self._watch.start()
         found: dict[str, Any] = await self._run(lambda rows: rows.listed(since))
+        watched = set(self._watched())
+        for row in found["jobs"] if watched else ():
+            if row["key"] in watched:
+                row["watched"] = True
         return found
 
     async def one(self, key: str) -> dict[str, Any] | None:
@@ -107,6 +127,23 @@ class JobHandler(_Handler):
         self._finish(found)
 
 
+class BgmagicServer(Configurable):
+    """What whoever runs Jupyter Server may set, in its configuration."""
+
+    keep_watching = Bool(
+        default_value=False,
+        help="Follow accepted jobs whose kernels are gone, with the key of the server's own "
+        "environment; BGMAGIC_KEEP_WATCHING=1 does the same.",
+    ).tag(config=True)
+
+    @default("keep_watching")
+    def _from_environment(self) -> bool:
+        from bgmagic.submission.converters import to_switch
+
+        name = "BGMAGIC_KEEP_WATCHING"
+        return to_switch(os.environ.get(name, ""), name)
+
+
 def add_handlers(server: Any) -> None:
     """Add them to a `ServerApp`, and the event by which pages hear that the journal has changed."""
     server.event_logger.register_event_schema(SCHEMA)
@@ -115,9 +152,38 @@ def add_handlers(server: Any) -> None:
         server.event_logger.emit(schema_id=SCHEMA["$id"], data={})
 
     root = getattr(server.contents_manager, "root_dir", None)
-    jobs = Jobs(default_path(), Path(root) if root else None, emit)
+    path = default_path()
+    loop = IOLoop.current()
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server ends
+            loop.add_callback(emit)
+
+    keeper = _keeper(server, path, tell)
+    watched: Callable[[], Collection[str]] = tuple if keeper is None else lambda: keeper.keys
+    jobs = Jobs(path, Path(root) if root else None, emit, watched)
     base = url_path_join(server.web_app.settings["base_url"], "bgmagic", "jobs")
     about = {"jobs": jobs}
     server.web_app.add_handlers(
         ".*$", [(base, ListHandler, about), (url_path_join(base, r"([\w-]+)"), JobHandler, about)]
     )
+
+
+def _keeper(server: Any, path: Path | None, tell: Callable[[], object]) -> KeepWatching | None:
+    """What follows the jobs without kernels, if that is configured, and started."""
+    try:
+        if path is None or not BgmagicServer(parent=server).keep_watching:
+            return None
+        # Imported where it is wanted: Jupyter Server starts without it.
+        from bgmagic.api.server import ServerConfig
+        from bgmagic.server.keep_watching import KeepWatching
+
+        where = ServerConfig.from_environment(os.environ.get("BGMAGIC_BASE_URL"))
+    except BadInput as error:
+        server.log.warning("bgmagic keeps watching no jobs without a kernel: %s", error)
+        return None
+    keeper = KeepWatching(path, where, tell)
+    keeper.start()
+    atexit.register(keeper.stop)
+    server.log.info("bgmagic follows jobs without a kernel at %s", where.name)
+    return keeper

@@ -277,7 +277,9 @@ class JobStore:
         """Whether no living kernel follows the job, or this one does."""
         if entry.owner is not None and self.owner.is_elsewhere(entry.owner):
             return self.owner.is_silent(entry.owner)
-        return entry.owner in (None, self.owner.id) or entry.owner in self._dead()
+        if entry.owner in (None, self.owner.id) or entry.owner in self._known_dead:
+            return True
+        return bool(self.owner.dead_owners({entry.owner}))
 
     def available_owners(self) -> set[str | None]:
         """The owners whose open jobs this kernel may take; None is nobody."""

@@ -53,10 +53,14 @@ class OwnerLock:
         id: unique, made of the host, the process id and chance.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        """Make an owner whose lock is in ``folder``; for None there are no others to know of."""
+    def __init__(self, folder: Path | None, only: str | None = None) -> None:
+        """Make an owner whose lock is in ``folder``; for None there are no others to know of.
+
+        Args:
+            only: what one process of this host does at a time, instead of a name of its own.
+        """
         self._host = host_id()
-        self.id = f"{self._host}-{os.getpid()}-{secrets.token_hex(6)}"
+        self.id = f"{self._host}-{only or f'{os.getpid()}-{secrets.token_hex(6)}'}"
         self._folder = folder
         self._pid = os.getpid()
         self._lock: BaseFileLock | None = None

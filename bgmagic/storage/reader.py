@@ -76,6 +76,19 @@ class JournalReader:
         silent = {owner for owner in away if self._owner.is_silent(owner)}
         return owners - silent - self._owner.dead_owners(owners - away)
 
+    def gone(self, owners: set[str]) -> set[str]:
+        """Those of these owners whose kernels ran on this host and are gone."""
+        return self._owner.dead_owners(owners)
+
+    def salt(self) -> str | None:
+        """The salt of the file's fingerprints of credentials; None without a file."""
+        with self._lock:
+            connection = self._connection()
+            if connection is None:
+                return None
+            found = connection.execute("SELECT value FROM meta WHERE key = 'salt'").fetchone()
+        return str(found[0]) if found else None
+
     def close(self) -> None:
         """Let the file go."""
         with self._lock:

@@ -49,7 +49,9 @@ ROOMS: dict[str, set[str]] = {
         "api", "display", "errors", "jobs", "local", "prompts", "rendering", "storage", "submission",
         "sweeps", "text",
     },
-    "server": {"display", "jobs", "runtime", "storage", "submission", "text"},
+    "server": {
+        "api", "concurrency", "display", "errors", "jobs", "runtime", "storage", "submission", "text",
+    },
     "local": set(),
     "": {"errors", "jobs", "notebook", "prompts", "public"},
     "__main__": {"", "api", "errors", "local", "storage", "submission", "text"},
@@ -94,6 +96,8 @@ HOMES = {
         "storage.reader",
         "storage.retention",
         "storage.search",
+        "storage.unfollowed",
+        "server.keep_watching",
         # What the file's reader raises there is a server's reply here.
         "server.handlers",
     },
