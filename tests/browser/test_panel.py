@@ -55,7 +55,9 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
     server.polls = 10**6
     sent = "%%bgresponse -o {} --poll 0.2\nWhy {}?"
     cells = ["%load_ext bgmagic", *(sent.format(name, name) for name in ("mine", "later"))]
-    path = notebook(tmp_path / "study.ipynb", cells)
+    go = tmp_path / "go"
+    busy = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.05)"
+    path = notebook(tmp_path / "study.ipynb", [*cells, busy])
     notebook(tmp_path / "other.ipynb", ["1"])
     environment = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url}
     size = {"width": 1400, "height": 800}
@@ -85,7 +87,10 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
         opened.wait_for_function("() => document.querySelectorAll('.bgmagic-row').length === 1")
 
         panel.row("mine", "in progress").click()
+        lab.run(3, finish=False)
         panel.press("Cancel", "Really cancel?")
+        panel.detail.get_by_text("The kernel is busy").wait_for()
+        go.touch()
         panel.row("mine", "cancelled").click()
         assert server.count("cancel") == 1
         panel.press("Send again", "Really send again?")

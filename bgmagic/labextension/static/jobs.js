@@ -70,8 +70,9 @@ export class Jobs {
 
 export const SIGNS = { completed: "✓", failed: "✕", lost: "✕", incomplete: "◐", cancelled: "⊘", unknown: "?" };
 
-/** The status as it is shown: one that nobody follows is detached. */
-export const statusOf = (row) => (row.open && !row.followed ? `detached (${row.status})` : row.status);
+/** The status as it is shown: one that no kernel follows is detached, though this server may watch it. */
+export const statusOf = (row) =>
+  row.open && !row.followed ? `detached (${row.status}${row.watched ? ", watched by Jupyter Server" : ""})` : row.status;
 
 export const groupOf = (row) => (row.open ? "running" : row.status === "completed" ? "completed" : "without an answer");
 

@@ -217,7 +217,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
 
   const stateOf = (key) => {
     const row = jobs.rows.get(key);
-    return `${key} ${row?.open} ${row?.followed} ${row?.status}`;
+    return `${key} ${row?.open} ${row?.followed} ${row?.watched} ${row?.status}`;
   };
 
   function buttons(row, said) {
@@ -239,10 +239,10 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
       };
       made.append(button);
     };
-    const kernel = (action) => () => inKernel(app, row, action);
+    const kernel = (action) => () => patient(said, inKernel(app, row, action));
     if (row.path) add("Go to cell", async () => ((await goTo(lab, app, notebooks, row, { open: true })) ? "" : "No cell of this notebook shows it."));
     if (row.open && row.followed) add("Cancel", kernel("cancel"), "Really cancel?");
-    if (row.open && !row.followed) add("Attach here", () => attachHere(lab, notebooks, row));
+    if (row.open && !row.followed) add("Attach here", () => patient(said, attachHere(lab, notebooks, row)));
     if (!row.open && row.status !== "completed") add("Send again", kernel("resend"), "Really send again?");
     return made;
   }
@@ -309,6 +309,16 @@ async function inKernel(app, row, action) {
     return await evaluated(kernel, told);
   } finally {
     kernel.dispose();
+  }
+}
+
+/** Wait for what a kernel is asked, and say so if it does not come to it soon: a cell runs. */
+async function patient(said, asked) {
+  const late = setTimeout(() => (said.textContent = "The kernel is busy: it does this once its cell has ended."), 1000);
+  try {
+    return await asked;
+  } finally {
+    clearTimeout(late);
   }
 }
 
