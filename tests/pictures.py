@@ -283,9 +283,9 @@ def take_panel(folder: Path, theme: str, width: int) -> None:
             tab.keyboard.press("Control+b")
             lab.run(0)
             lab.run(3)
-            tab.locator(".bgmagic-count").click()
-            tab.locator(".bgmagic-row", has_text="survey").click()
-            tab.locator(".bgmagic-detail mjx-container").first.wait_for()
+            tab.locator(".bgpanel-count").click()
+            tab.locator(".bgpanel-row", has_text="survey").click()
+            tab.locator(".bgpanel-detail mjx-container").first.wait_for()
             tab.mouse.move(5, 5)
             tab.screenshot(path=folder / f"panel-{theme}-{width}.png")
 

@@ -32,8 +32,8 @@ class Panel:
 
     def __init__(self, opened: Any) -> None:
         self.page = opened
-        self.rows = opened.locator(".bgmagic-row")
-        self.detail = opened.locator(".bgmagic-detail")
+        self.rows = opened.locator(".bgpanel-row")
+        self.detail = opened.locator(".bgpanel-detail")
 
     def row(self, name: str, status: str) -> Any:
         """The row of a job, once it has that status."""
@@ -71,20 +71,20 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
         opened.get_by_role("button", name="1 job runs").click()
         panel.row("mine", "in progress")
         opened.wait_for_function(
-            f"() => document.querySelector('.bgmagic-row').ariaSetSize > {OLD}"
+            f"() => document.querySelector('.bgpanel-row').ariaSetSize > {OLD}"
         )
         assert "mine" in panel.rows.first.inner_text()
         assert panel.rows.count() < 60
         opened.get_by_label("Search jobs").fill("other critique")
-        opened.wait_for_function("() => document.querySelectorAll('.bgmagic-row').length === 1")
+        opened.wait_for_function("() => document.querySelectorAll('.bgpanel-row').length === 1")
         assert re.search(r"\$\d+\.\d\d", panel.row("critique", "completed").inner_text())
         panel.row("critique", "completed").click()
         panel.detail.locator("strong", has_text="so").wait_for()
         assert "onerror" in panel.detail.inner_text()
-        assert barriers(opened, ".bgmagic-panel") == []
+        assert barriers(opened, ".bgpanel-panel") == []
         opened.get_by_label("Search jobs").fill("")
         opened.get_by_label("Which jobs").select_option("this notebook")
-        opened.wait_for_function("() => document.querySelectorAll('.bgmagic-row').length === 1")
+        opened.wait_for_function("() => document.querySelectorAll('.bgpanel-row').length === 1")
 
         panel.row("mine", "in progress").click()
         lab.run(3, finish=False)

@@ -107,7 +107,7 @@ def test_absence_changes_nothing(tmp_path: Path) -> None:
         looks.lab.run(2)
         looks.lab.cell(2).get_by_text("Is it in?").last.wait_for()
         looks.wait(2, "in", looks.of(0, "in"), same=True)
-        assert opened.locator(".bgmagic-panel").count() == 0
+        assert opened.locator(".bgpanel-panel").count() == 0
 
 
 def test_prompt_is_coloured(looks: Looks) -> None:

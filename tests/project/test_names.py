@@ -158,3 +158,16 @@ def test_words_name_files_that_exist() -> None:
             if token.type in (tokenize.COMMENT, tokenize.STRING):
                 named = set(re.findall(r"\b[a-z_]+\.(?:py|js|css)\b", token.string))
                 assert named <= there, f"{path.name}, line {token.start[0]}: {named - there}"
+
+
+def test_styles_of_the_panel_and_of_the_displays_are_apart() -> None:
+    """JupyterLab's page has the panel's style and the displays': no class is in both."""
+
+    def classes(folder: str) -> set[str]:
+        texts = (path.read_text() for path in sorted((PACKAGE / folder).rglob("*.css")))
+        return {name for text in texts for name in re.findall(r"\.(bg[\w-]+)", text)}
+
+    panel, displays = classes("labextension"), classes("display")
+    assert panel
+    assert displays
+    assert panel & displays == set()

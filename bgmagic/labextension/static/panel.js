@@ -52,7 +52,7 @@ function activate(lab, parts) {
   app.commands.addCommand(command, { label: "Show Background Jobs", execute: ({ key }) => show(key) });
   palette?.addItem({ command, category: "Background jobs" });
   if (bar) {
-    const button = element("button", { className: "bgmagic-count", title: "Background jobs that run", onclick: () => show() });
+    const button = element("button", { className: "bgpanel-count", title: "Background jobs that run", onclick: () => show() });
     const item = new lab.Widget({ node: element("div", {}, button) });
     bar.registerStatusItem("bgmagic:jobs", { item, align: "left", rank: 90 });
     jobs.onChange.push(() => {
@@ -98,11 +98,11 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
   const search = element("input", { type: "search", placeholder: "Search name, notebook, model …", ariaLabel: "Search jobs" });
   const filter = element("select", { ariaLabel: "Which jobs" });
   for (const name of ["all jobs", "this notebook", "running", "completed", "without an answer"]) filter.append(element("option", {}, name));
-  const list = element("div", { className: "bgmagic-list", tabIndex: 0, role: "listbox", ariaLabel: "Jobs" });
-  const detail = element("div", { className: "bgmagic-detail", hidden: true, tabIndex: 0, role: "region", ariaLabel: "The chosen job" });
-  const trouble = element("p", { role: "status", className: "bgmagic-trouble" });
-  const header = element("div", { className: "bgmagic-head" }, element("h2", {}, "Background jobs"), search, filter);
-  const node = element("div", { className: "bgmagic-panel" }, header, trouble, list, detail);
+  const list = element("div", { className: "bgpanel-list", tabIndex: 0, role: "listbox", ariaLabel: "Jobs" });
+  const detail = element("div", { className: "bgpanel-detail", hidden: true, tabIndex: 0, role: "region", ariaLabel: "The chosen job" });
+  const trouble = element("p", { role: "status", className: "bgpanel-trouble" });
+  const header = element("div", { className: "bgpanel-head" }, element("h2", {}, "Background jobs"), search, filter);
+  const node = element("div", { className: "bgpanel-panel" }, header, trouble, list, detail);
   const height = element("div", { role: "presentation" });
   list.append(height);
   let shown = [];
@@ -131,7 +131,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
     const last = first + Math.ceil((list.clientHeight || 800) / HEIGHT) + 10;
     const now = new Map();
     for (const [index, row] of shown.slice(first, last).entries()) {
-      const place = drawn.get(row.key) ?? element("div", { className: "bgmagic-row", role: "option", id: `bgmagic-${row.key}` });
+      const place = drawn.get(row.key) ?? element("div", { className: "bgpanel-row", role: "option", id: `bgpanel-${row.key}` });
       fillRow(place, row);
       place.onclick = () => void choose(row.key);
       place.style.top = `${(first + index) * HEIGHT}px`;
@@ -143,7 +143,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
     }
     for (const [key, place] of drawn) if (!now.has(key)) place.remove();
     drawn = now;
-    if (chosen && now.has(chosen)) list.setAttribute("aria-activedescendant", `bgmagic-${chosen}`);
+    if (chosen && now.has(chosen)) list.setAttribute("aria-activedescendant", `bgpanel-${chosen}`);
     else list.removeAttribute("aria-activedescendant");
   }
 
@@ -199,9 +199,9 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
       const title = element("h2", {}, row?.name || row?.id || "job");
       const said = element("p", { role: "status" }, [told.message && `${told.message}.`, told.remedy].filter(Boolean).join(" "));
       const prompt = element("details", {}, element("summary", {}, "Prompt"), element("pre", {}, told.prompt ?? ""));
-      const footer = element("p", { className: "bgmagic-quiet" }, told.footer);
+      const footer = element("p", { className: "bgpanel-quiet" }, told.footer);
       const how = row ? [statusOf(row), timeOf(row), priceOf(row), row.notebook].filter(Boolean).join(" · ") : "";
-      const about = element("p", { className: "bgmagic-quiet" }, how);
+      const about = element("p", { className: "bgpanel-quiet" }, how);
       detail.replaceChildren(title, about, row ? buttons(row, said) : "", said, place, prompt, footer);
       detail.hidden = false;
       detail.dataset.state = state;
@@ -221,7 +221,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
   };
 
   function buttons(row, said) {
-    const made = element("div", { className: "bgmagic-buttons" });
+    const made = element("div", { className: "bgpanel-buttons" });
     const add = (label, act, sure) => {
       const button = element("button", { type: "button" }, label);
       button.onclick = async () => {
@@ -258,10 +258,10 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
 
 function fillRow(place, row) {
   const status = statusOf(row).split(" (")[0].replace("_", " ");
-  const sign = element("span", { className: "bgmagic-sign", ariaHidden: "true" }, row.open ? (row.followed ? "●" : "○") : SIGNS[row.status] ?? "·");
+  const sign = element("span", { className: "bgpanel-sign", ariaHidden: "true" }, row.open ? (row.followed ? "●" : "○") : SIGNS[row.status] ?? "·");
   const where = [row.notebook, [row.model, row.effort].filter(Boolean).join(" ")].filter(Boolean).join(" · ");
   const first = element("div", {}, sign, element("b", {}, row.name || row.id || "job"), element("span", {}, status), element("span", {}, timeOf(row)));
-  const second = element("div", { className: "bgmagic-quiet" }, element("span", { className: "bgmagic-where" }, where), element("span", {}, priceOf(row)));
+  const second = element("div", { className: "bgpanel-quiet" }, element("span", { className: "bgpanel-where" }, where), element("span", {}, priceOf(row)));
   const told = `${first.textContent} ${second.textContent}`;
   if (place.dataset.told === told) return;
   place.dataset.told = told;
