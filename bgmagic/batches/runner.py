@@ -77,7 +77,9 @@ class BatchRunner:
         results.absent.discard(key)
         results.jobs[key] = job
         if self._report is not None:
-            job.advance(status=self._report.status, accepted_at=self.work.accepted_at)
+            batch_id = self.work.batch.batch_id
+            accepted_at = self.work.accepted_at
+            job.advance(status=self._report.status, accepted_at=accepted_at, batch_id=batch_id)
 
     def _settle_from_journal(self, job: Job) -> None:
         """End a job that has ended since the journal was read."""
@@ -165,6 +167,8 @@ class BatchRunner:
                 self._troubled = True
                 await work.tell(trouble=f"the poll failed, the batch goes on: {failure}")
                 doubled = FAILED_POLL * 2.0 ** min(failures - 1, 4)
+                if missing and work.config.server.is_local:
+                    doubled = LOCAL_POLL  # one that was started anew knows nothing of it
                 delay = min(max(doubled, failure.retry_after or 0.0), LIMIT)
             if late:
                 await work.store.release(work.batch)

@@ -239,7 +239,8 @@ class BatchSender:
             await work.save({**status, "accepted_at": now}, **known)
         except JournalError:
             work.batch = replace(work.batch, **known)
-        await work.tell(**status, accepted_at=now, checked_at=now, trouble=None)
+        there = {"batch_id": made.batch_id, "accepted_at": now, "checked_at": now}
+        await work.tell(**status, **there, trouble=None)
         return made
 
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:

@@ -94,6 +94,7 @@ class BatchWork:
         self.accepted_at = min(accepted, default=None)
         keys = await asyncio.to_thread(self.store.open_keys, found.key)
         self.results.absent = set(keys) - self.results.jobs.keys()
+        await self.tell(batch_id=found.batch_id)
         return True
 
     async def save(self, jobs: dict[str, Any] | None = None, **changes: Any) -> None:

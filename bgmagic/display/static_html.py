@@ -181,7 +181,7 @@ def footer_text(job: Job) -> str:
         f"effort {effort}" if effort else "",
         token_words(usage.input, usage.output, usage.reasoning),
         duration(ended - record.submitted_at, exact=True),
-        one_line(record.response_id or "not sent"),
+        one_line(record.response_id or record.batch_id or "not sent"),
         _date(ended),
         record.note_text,
     )

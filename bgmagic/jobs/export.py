@@ -156,6 +156,7 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
         "text": read_output(record.response or {}).text,
         "error": str(job.error) if job.error else None,
         "response_id": record.response_id,
+        "batch_id": record.batch_id,
         "model": (record.response or {}).get("model") or record.request.model,
         "submitted_at": _time(record.submitted_at),
         "accepted_at": _time(record.accepted_at),

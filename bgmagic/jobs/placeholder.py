@@ -101,8 +101,8 @@ def placeholder_repr(record: Any, status: str, elapsed: float, error: object) ->
     """
     shown = record.status_text if status == record.status else status
     words = ["Job", record.name or "", one_line(shown, 80), f"{elapsed:.0f} s"]
-    if record.response_id:
-        words.append(one_line(record.response_id))
+    if record.response_id or record.batch_id:
+        words.append(one_line(record.response_id or record.batch_id))
     about = f": {error}" if error else f": {record.trouble}" if record.trouble else ""
     return f"<{' '.join(word for word in words if word)}{about}>"
 

@@ -176,6 +176,7 @@ class JobRecord:
         position: its position in its group, if it belongs to one.
         over_budget: whether it is sent whatever the budget says.
         batch: our own name of the batch that it goes to the server in; None: it goes by itself.
+        batch_id: the server's id of that batch, once this process has heard of it.
         rounds: the functions that its model may call, and the calls so far; None without any.
     """
 
@@ -202,6 +203,7 @@ class JobRecord:
     notes: tuple[Note, ...] = ()
     position: GroupPosition | None = None
     batch: str | None = None
+    batch_id: str | None = None
     over_budget: bool = False
     rounds: FunctionRounds | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -302,6 +302,11 @@ class BgLineMagics(Magics):
             raise BadInput(f"{name} holds something else; %bgattach {which} -o OTHER")
         if entry is not None:
             self._take(entry, name)
+        elif which.startswith("batch_"):
+            raise BadInput(
+                f"the journal has no job or batch {which!r}: %bgattach takes the variable of a "
+                "batch's sweep, where the journal is that it was sent with"
+            )
         elif is_like_response_id(which):
             response_id = to_response_id(which, "%bgattach")
             variable = NamespaceVariables(self._namespace, [name])

@@ -79,6 +79,7 @@ def use_local_model(
         headers=_pace(tokens_per_second, queue, calls, flex_refusals=flex_refusals),
     )
     app.use_local(server)
+    _follow_there(app)
     what = ", a small model on this machine's CPU" if model is None else " on this machine's CPU"
     why = "for trying things out: its answers are often wrong" if model is None else "no network"
     print(
@@ -87,6 +88,16 @@ def use_local_model(
         "Cells that ask for a gpt- model run unchanged. %bglocal off goes back."
     )
     _tell_pace(server.headers)
+
+
+def _follow_there(app: App) -> None:
+    """Ask the server that runs now for the jobs of one that does no more: its port is another, and
+    jobs that it does not know end as lost, and can be sent again."""
+    if app.gate is None:  # no manager yet, and so no job
+        return
+    for job in app.manager.jobs():
+        if not job.done() and app.local is not None and job.record.server == app.local.name:
+            app.manager.follow_with_key_of_today(job)
 
 
 def use_server_at(app: App, base_url: str) -> None:

@@ -211,7 +211,7 @@ class JobManager:
             if known is not None and not known.done():
                 if variable is not None:
                     known.add_variable(variable)
-                self._follow_with_key_of_today(known)
+                self.follow_with_key_of_today(known)
                 return known  # it is followed here already
             record = record_of(entry, output_type)
             if entry.ended_at is not None:
@@ -222,7 +222,7 @@ class JobManager:
             config = RunConfig(server, entry.poll_interval, entry.deadline, same_key, limiter)
             return self._start(record, config, variable, attached=True)
 
-    def _follow_with_key_of_today(self, job: Job) -> None:
+    def follow_with_key_of_today(self, job: Job) -> None:
         """Have ``job``, which is followed here, polled with the key that is configured now."""
         if (config := self._configs.get(job)) is None or not (job.response_id or job.record.batch):
             return

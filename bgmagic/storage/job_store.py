@@ -308,6 +308,13 @@ class JobStore:
         """
         return self.journal.select(database.MEANT, word=word, notebook=notebook)
 
+    def of_batch(self, batch_id: str) -> StoredJob | None:
+        """A job of the batch that the server calls so, or None."""
+        with_id = "batch IN (SELECT key FROM batches WHERE batch_id = :it)"
+        return next(
+            iter(self.journal.select(f"WHERE {with_id} ORDER BY id LIMIT 1", it=batch_id)), None
+        )
+
     def listed(
         self, notebook: str | None, *, open_only: bool = False, limit: int = -1
     ) -> list[StoredJob]:

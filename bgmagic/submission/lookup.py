@@ -224,7 +224,10 @@ class JobLookup:
 
     def meaning_of(self, word: str) -> Meaning:
         """What a word means among the jobs of the journal: a key or response id first, then a
-        variable of this notebook, then one of any; one read but for items such as ``study[3]``."""
+        variable of this notebook, then one of any; one read but for items such as ``study[3]``. The
+        id of a batch means its group."""
+        if word.startswith("batch_") and (of_batch := self._store.of_batch(word)):
+            return Meaning(None, of_batch)
         found = self._store.meant(word, self._notebook)
         ours = sorted(found, key=lambda entry: entry.notebook != self._notebook)
         by_id = (entry for entry in found if word in (entry.key, entry.response_id))

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from bgmagic.api.server import ServerConfig
 from bgmagic.batches import results
+from bgmagic.jobs.export import export_line
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobLost, JobUnknown
 from bgmagic.runtime.manager import JobManager
@@ -66,6 +67,7 @@ def test_answers_come_from_one_file(kernel: JobManager, server: ScriptedServer) 
     assert server.count("create") == 0
     (batch,) = server.batching.batches.values()
     assert batch["metadata"]["bgmagic_group"] == "group-1"
+    assert {export_line(job)["batch_id"] for job in jobs} == {"batch_1"}
     assert {entry.status for entry in entries_of(kernel)} == {"completed"}
     assert {entry.response_id for entry in entries_of(kernel)} == {
         f"resp_{job.record.key}" for job in jobs

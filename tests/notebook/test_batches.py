@@ -74,7 +74,10 @@ def test_a_batch_over_a_restart(
     with kernel(**lasting) as two:
         assert "%bgattach" in two.ok("%load_ext bgmagic").said
         two.ok(PRICES)
-        two.ok("%bgattach study")
+        wrong = two.run("%bgattach batch_68a9c0de12345678").said
+        assert "the journal has no job or batch 'batch_68a9c0de12345678'" in wrong
+        two.ok("%bgattach batch_1")
+        two.until("study.jobs[0].record.batch_id == 'batch_1'")
         two.run("%bgwait study")
         assert two.value("[a.strip() for a in study[:2]]") == str(["echo: Say a", "echo: Say b"])
         assert two.value("[type(j.error).__name__ for j in study.failed]") == str(["JobFailed"] * 2)

@@ -59,6 +59,28 @@ def test_pace(embedded: dict[str, str]) -> None:
 
 
 @pytest.mark.timeout(200)
+def test_a_server_that_was_killed(embedded: dict[str, str]) -> None:
+    """The embedded server is killed while it has a job and a batch: they say so, and are lost once
+    another one runs, which can be asked again."""
+    with kernel(**embedded) as started:
+        started.ok("%load_ext bgmagic\n%bglocal --queue 1h", limit=120)
+        started.ok("words = ['a', 'b']")
+        started.ok("%%bgresponse -o one --poll 0.1\nWhy?")
+        started.ok("%%bgresponse -o both --each words --batch --poll 0.1\nSay {{ item }}")
+        started.until("one.running() and both.running()")
+        started.ok(
+            "import os, signal; from bgmagic.local import discovery\n"
+            "os.kill(discovery.find_all()[0].pid, signal.SIGKILL)"
+        )
+        started.until("'the poll failed' in str(both.jobs[0].record.trouble)")
+        started.ok("%bglocal", limit=120)
+        started.until("both.done() and one.done()", limit=60)
+        assert started.value("both.counts, one.status") == "({'lost': 2}, 'lost')"
+        started.ok("more = both.retry_failed()")
+        started.until("both.counts.get('lost') is None and both.done()", limit=60)
+        assert started.value("bool(both[0])") == "True"
+
+
 def test_a_model_of_ones_own(gguf: Path, embedded: dict[str, str], tmp_path: Path) -> None:
     """%bglocal --model runs a GGUF file with the settings that are asked for, beside the small model's server; the bug report names both."""
     own = tmp_path / "tiny-own.gguf"
