@@ -293,9 +293,11 @@ class MainThread:
         def run() -> None:
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(function())
+                    result = _interruptibly(function)
                 except BaseException as error:  # the function is the user's
                     future.set_exception(error)
+                else:
+                    future.set_result(result)
 
         if self._loop is not None:
             self._loop.call_soon_threadsafe(run)
@@ -307,6 +309,27 @@ class MainThread:
         """Call what waits."""
         while self._waiting:
             self._waiting.pop(0)()
+
+
+def _interruptibly(function: Callable[[], Any]) -> Any:
+    """Call ``function``, which an interrupt ends also between cells, where kernels ignore it."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    ):
+        return function()
+    running = True
+
+    def interrupt(*_: object) -> None:
+        if running:  # what comes later would end the kernel's loop
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        return function()
+    finally:
+        running = False
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def can_type() -> bool:

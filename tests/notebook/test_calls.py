@@ -9,6 +9,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from tests.conftest import KEY
+from tests.jobs.test_job import eventually
 from tests.runtime.test_calls import calling, outputs
 from tests.support.kernels import Kernel, kernel
 from tests.support.scripted import ScriptedServer, response
@@ -45,6 +46,27 @@ def test_between_cells(in_kernel: Kernel, server: ScriptedServer) -> None:
         "for your function of that name write --tool $where"
         in in_kernel.run("%%bgresponse --tool where\nx").said
     )
+
+
+def test_a_function_between_cells_is_interrupted(
+    in_kernel: Kernel, server: ScriptedServer, tmp_path: Path
+) -> None:
+    """Interrupting the kernel ends a function that hangs on its main thread between cells, tells the
+    model so, and leaves a kernel that takes cells and ignores the next interrupt."""
+    scripted(server, "hang", {"n": 1})
+    begun = tmp_path / "begun"
+    in_kernel.ok(
+        f'import pathlib, time\ndef hang(n: int) -> str:\n    "Hang."\n'
+        f"    pathlib.Path({str(begun)!r}).touch()\n    while True:\n        time.sleep(0.02)"
+    )
+    in_kernel.ok("%config BgMagics.tools_on_main_thread = True")
+    in_kernel.ok("%%bgresponse -o b --tool $hang\nGo.")
+    eventually(begun.exists)
+    in_kernel.manager.interrupt_kernel()
+    in_kernel.until("isinstance(b, str)")
+    assert in_kernel.value("b.steps[0].output") == "'Error: KeyboardInterrupt'"
+    in_kernel.manager.interrupt_kernel()
+    assert in_kernel.value("1 + 1") == "2"
 
 
 def test_after_a_restart(lasting: dict[str, str], server: ScriptedServer) -> None:
