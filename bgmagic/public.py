@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from bgmagic.errors import BadInput
@@ -22,7 +21,7 @@ from bgmagic.submission.submit import (
     submit_or_join,
     submit_settings,
 )
-from bgmagic.text import kind_of
+from bgmagic.text import kind_of, user_path
 
 if TYPE_CHECKING:
     import pandas
@@ -337,7 +336,7 @@ def export(
     chosen = list(_jobs_of(jobs)) if jobs is not None else _everything(everywhere=all)
     secrets = app.secrets()
     lines = (export_line(job, secrets) for job in chosen)
-    return write_lines(Path(path).expanduser(), lines, overwrite=overwrite)
+    return write_lines(user_path(path), lines, overwrite=overwrite)
 
 
 def _jobs_of(given: Any) -> Iterator[Job]:

@@ -1,9 +1,22 @@
-"""Writes values as people read them: one line, counts, kinds, dollars, durations, near misses."""
+"""Writes values as people read them: one line, counts, kinds, dollars, durations, near misses;
+reads the paths that they write."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
+
+
+def user_path(given: str | os.PathLike[str]) -> Path:
+    """The path ``given`` with ``~`` as the home folder; where there is no such user, as it is, as
+    shells take it."""
+    path = Path(given)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def one_line(text: str, most: int = 600) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.text import duration
+from bgmagic.text import duration, user_path
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,11 @@ def test_exact_duration_adds_up(seconds: float) -> None:
     units = {"s": 1, "min": 60, "h": 3600}
     told = sum(int(n) * units[unit] for n, unit in zip(words[::2], words[1::2], strict=True))
     assert abs(told - seconds) <= (0.5 if seconds < 3599 else 60)
+
+
+def test_a_home_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is the home folder, and a path of a user who is not there is taken as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert user_path("~/a.txt") == tmp_path / "a.txt"
+    assert user_path("~nobody-of-that-name/a.txt") == Path("~nobody-of-that-name/a.txt")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.response import Citation, objects_in, sources_text, text_in
 from bgmagic.errors import BgmagicError
-from bgmagic.text import without_controls
+from bgmagic.text import user_path, without_controls
 
 if TYPE_CHECKING:
     from bgmagic.rendering.artifacts import Run
@@ -45,7 +45,7 @@ class AnswerImage(bytes):
         Raises:
             OSError: that can't be written.
         """
-        to = Path(path).expanduser()
+        to = user_path(path)
         to = to / f"image.{self.format}" if to.is_dir() else to
         to.write_bytes(self)
         return to
@@ -111,7 +111,7 @@ class AnswerFile:
             BgmagicError: as `read`; or the folder has a file of that name already.
             OSError: that can't be written.
         """
-        to = Path(path).expanduser()
+        to = user_path(path)
         if to.is_dir():
             to = to / (self.name or _file_name(self.file_id) or "file")
             if to.exists():

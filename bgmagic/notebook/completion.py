@@ -11,7 +11,6 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -38,6 +37,7 @@ from bgmagic.submission.settings import (
     SubmitSettings,
     WaitSettings,
 )
+from bgmagic.text import user_path
 
 MAGICS: Mapping[str, type[Any]] = {
     "%%bgresponse": SubmitSettings,
@@ -213,7 +213,7 @@ def _names(namespace: Mapping[str, Any], begun: str) -> list[str]:
 def _paths(typed: Typed) -> list[str]:
     folder, _, begun = typed.word.rpartition("/")
     shown = f"{folder}/" if "/" in typed.word else ""
-    place = Path(shown or ".").expanduser()
+    place = user_path(shown or ".")
     found = []
     with os.scandir(place) as entries:
         for entry in entries:

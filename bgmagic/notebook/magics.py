@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -45,7 +44,7 @@ from bgmagic.submission.submit import (
     submit_or_join,
     submit_settings,
 )
-from bgmagic.text import count_jobs
+from bgmagic.text import count_jobs, user_path
 
 if TYPE_CHECKING:
     from bgmagic.sweeps.submit import SubmittedSweep
@@ -74,7 +73,7 @@ class OptionTrait(AnyTrait):
 
 
 def _move_journal(value: Any, _label: str) -> Any:
-    app.move_journal(None if value == ":memory:" else Path(str(value)).expanduser())
+    app.move_journal(None if value == ":memory:" else user_path(str(value)))
     return value
 
 

@@ -74,7 +74,7 @@ class Jobs:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._thread, lambda: ask(self._made()))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:  # its folder, too, may be out of reach
             raise web.HTTPError(503, reason=f"the journal can't be read now: {error}") from None
 
     def _made(self) -> JobRows:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status, Variable
-from bgmagic.text import count_jobs, one_line
+from bgmagic.text import count_jobs, one_line, user_path
 
 if TYPE_CHECKING:
     from bgmagic.api.server import ServerConfig
@@ -177,7 +177,7 @@ def default_path() -> Path | None:
     """Where the journal is: BGMAGIC_JOURNAL (":memory:" is None), else the user's data folder."""
     named = os.environ.get("BGMAGIC_JOURNAL")
     if named:
-        return None if named == ":memory:" else Path(named).expanduser()
+        return None if named == ":memory:" else user_path(named)
     import platformdirs
 
     return Path(platformdirs.user_data_path("bgmagic")) / "journal.sqlite3"

@@ -21,7 +21,7 @@ from bgmagic.api.request_body import is_text_field
 from bgmagic.api.webhook import Webhook, read_webhook
 from bgmagic.errors import BadInput
 from bgmagic.prompts.expressions import IPYTHON_NAMES
-from bgmagic.text import did_you_mean, kind_of
+from bgmagic.text import did_you_mean, kind_of, user_path
 
 Converter = Callable[[Any, str], Any]
 
@@ -108,7 +108,7 @@ def to_path(value: Any, label: str) -> Path:
     """A path, with ``~`` as the home folder; whether it is there is not looked at."""
     if not isinstance(value, str | Path) or not str(value).strip():
         raise BadInput(f"{label} {value!r} is no path of a file")
-    return Path(value).expanduser()
+    return user_path(value)
 
 
 def to_response_id(value: Any, label: str) -> str:

@@ -160,3 +160,17 @@ def test_reader_of_an_older_file(journal: Journal, tmp_path: Path) -> None:
     (found,) = reader.select(NEWS, since=0)
     assert (found.key, found.billing, found.group_details) == ("first", None, None)
     reader.close()
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
+    """A journal whose path the system refuses is a line for the panel, no traceback of the server."""
+    import asyncio
+
+    from tornado import web
+
+    from bgmagic.server.handlers import Jobs
+
+    jobs = Jobs(tmp_path / ("x" * 300), None, lambda: None)
+    with pytest.raises(web.HTTPError) as caught:
+        asyncio.run(jobs.one("key"))
+    assert caught.value.status_code == 503
