@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from bgmagic.api.request import TOOLS
 from bgmagic.errors import BadInput
-from bgmagic.text import did_you_mean, one_line, user_path
+from bgmagic.text import did_you_mean, one_line
 
 # OpenAI's guides "File inputs" and "Images": so much in all files of one request.
 MOST = 50 * 2**20  # bytes
@@ -122,7 +122,7 @@ def _from_disk(path: Any, left: int, label: str) -> _File:
     if not str(path).strip():
         raise BadInput(f"{label} needs the path of a file")
     try:
-        place = user_path(path)
+        place = Path(path).expanduser()
         unfit = _unfit(place.stat(), left)
         data = b"" if unfit else place.read_bytes()
     except FileNotFoundError:
