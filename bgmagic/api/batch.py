@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bgmagic.api.error_body import failure_message
@@ -123,6 +123,35 @@ def _errors(line: Mapping[str, Any], body: object) -> list[Mapping[str, Any]]:
 
 
 @dataclass(frozen=True)
+class RequestCounts:
+    """How many requests of a batch are done, as the server counts them: of ``total`` some are
+    ``completed``, others ``failed``."""
+
+    total: int
+    completed: int
+    failed: int
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Any]) -> RequestCounts | None:
+        """Read the API's batch object; None if it has no such counts, or none yet."""
+        told = batch.get("request_counts")
+        given = [told.get(field.name) for field in fields(cls)] if isinstance(told, dict) else []
+        counts = [one for one in given if type(one) is int and one >= 0]
+        if len(counts) < 3 or not 0 < counts[0] >= counts[1] + counts[2]:
+            return None
+        return cls(*counts)
+
+
+def progress_text(counts: Iterable[RequestCounts]) -> str:
+    """How far batches are together: "120 of 200 done, 3 failed"."""
+    several = list(counts)
+    total, completed, failed = (
+        sum(getattr(one, field.name) for one in several) for field in fields(RequestCounts)
+    )
+    return f"{completed + failed:,} of {total:,} done" + (f", {failed:,} failed" if failed else "")
+
+
+@dataclass(frozen=True)
 class BatchReport:
     """What the server says of a batch.
 
@@ -131,12 +160,14 @@ class BatchReport:
         status: its word verbatim.
         files: the ids of the output file and the error file, those that there are.
         why: why it failed as a whole, or "".
+        counts: how many of its requests are done, where the server says so.
     """
 
     batch_id: str
     status: str
     files: tuple[str, ...] = ()
     why: str = ""
+    counts: RequestCounts | None = None
 
     @classmethod
     def of(cls, batch: Mapping[str, Any]) -> BatchReport:
@@ -151,6 +182,7 @@ class BatchReport:
             status=text_in(batch.get("status")),
             files=tuple(file for file in files if file),
             why=": ".join(word for word in words if word),
+            counts=RequestCounts.of(batch),
         )
 
     @property

@@ -188,6 +188,7 @@ class BatchRunner:
         if not report.status:  # of a lean server
             report = replace(report, status=before.status if before else Status.IN_PROGRESS)
         self._report = report
+        self._tell_counts(report)
         if report.ended:
             return report  # each of its jobs has a status of its own then
         changed = before is None or report.status != before.status
@@ -202,6 +203,13 @@ class BatchRunner:
                 status=report.status, accepted_at=accepted, checked_at=now, trouble=None
             )
         return report
+
+    def _tell_counts(self, report: BatchReport) -> None:
+        """Say how far the batch is, by one of its jobs: with all, a poll would be thousands of
+        changes."""
+        job = next((one for one in self.work.results.jobs.values() if not one.done()), None)
+        if job is not None and job.record.batch_counts != report.counts:
+            job.advance(batch_counts=report.counts)
 
     def _delay(self, *, soon: bool) -> float:
         """Seconds until the next poll: above 0 and below 90."""

@@ -247,6 +247,7 @@ def group_snapshot(group: JobGroup, tally: GroupSummary, bill_text: str) -> dict
         "ended": tally.ended,
         "done": tally.ended == tally.size,
         "counts": tally.counts,
+        "batch": tally.batch_progress,
         # For the notification of the desktop.
         "status": f"all {tally.size} jobs have ended",
         "message": ", ".join(f"{count} {status}" for status, count in tally.counts.items()),

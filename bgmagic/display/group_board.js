@@ -70,6 +70,7 @@ function render({ model, el }) {
   const drawFacts = (view) => {
     const pairs = [];
     if (!view.done) pairs.push(["elapsed", seconds(now() - view.submitted_at)]);
+    if (view.batch && !view.done) pairs.push(["at the server", view.batch]);
     if (view.pace != null && !view.done) {
       const left = (view.size - view.ended) / view.pace;
       pairs.push(["pace", `${number(Number(view.pace.toPrecision(2)))} a minute`]);

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from bgmagic.api.response import Usage
+from bgmagic.jobs.export import batch_progress
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status
@@ -226,6 +227,8 @@ def describe_jobs(jobs: Sequence[Job]) -> str:
     longest = max(job.elapsed for job in jobs)
     failed = next((job for job in jobs if job.error), None)
     about = f"; {failed.name}: {one_line(str(failed.error), 200)}" if failed else held_up(jobs)
+    progress = batch_progress(jobs)
+    told += f" (at the server {progress})" if progress else ""
     return f"{group_name(jobs)}: {len(jobs)} jobs, {told}, after {longest:.0f} s{about}"
 
 

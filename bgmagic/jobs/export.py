@@ -310,6 +310,17 @@ class FailureReason:
         return ", ".join(first) + (f" and {more} more" if more else "")
 
 
+def batch_progress(jobs: Iterable[Job]) -> str:
+    """How far the batches of these jobs are at the server, as it counts, or ""."""
+    counts = [job.record.batch_counts for job in jobs if not job.done()]
+    told = [one for one in counts if one is not None]
+    if not told:
+        return ""
+    from bgmagic.api.batch import progress_text  # most groups are no batches
+
+    return progress_text(told)
+
+
 class GroupSummary:
     """Keeps the sums of a group's jobs up to date."""
 
@@ -318,11 +329,17 @@ class GroupSummary:
         # Of those that have a handle; the others wait, and have no figures.
         self._made = {index: job for index, job in enumerate(jobs) if job is not None}
         self._figures = {index: figures_of(job) for index, job in self._made.items()}
+        # Jobs that tell how far their batches are: few, of thousands.
+        self._telling = {
+            index: job for index, job in self._made.items() if job.record.batch_counts is not None
+        }
 
     def take(self, index: int, job: Job) -> None:
         """Count the job at ``index`` as it is now."""
         self._made[index] = job
         self._figures[index] = figures_of(job)
+        if job.record.batch_counts is not None:
+            self._telling[index] = job
 
     @property
     def _jobs(self) -> Collection[Job]:
@@ -357,6 +374,11 @@ class GroupSummary:
         known = [one.price for one in self._sums if one.price is not None]
         counted = sum(one.tokens_out is not None for one in self._sums)
         return (sum(known) if known else None), counted - len(known)
+
+    @property
+    def batch_progress(self) -> str:
+        """How far its batches are at the server, as that counts, or ""."""
+        return batch_progress(self._telling.values())
 
     def pace(self, now: float | None = None) -> float | None:
         """Jobs that ended a minute, over the newest `PACE` seconds; None before the first."""

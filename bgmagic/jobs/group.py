@@ -262,6 +262,11 @@ class JobGroup(Collection[Any]):
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {one_line(status, 40)}" for status, n in self.counts.items())
+        telling = [job for job in self.made if job.record.batch_counts and not job.done()]
+        if telling:
+            from bgmagic.jobs.export import batch_progress
+
+            counts += f"; at the server {batch_progress(telling)}"
         return f"<JobGroup {self.name} {count_jobs(len(self._jobs))}: {counts}>"
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,12 +10,15 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bgmagic.api.request import WINDOW_SECONDS, Request
 from bgmagic.api.response import decompressed, read_output, read_summary
 from bgmagic.api.server import is_openai
 from bgmagic.jobs.steps import FunctionRounds, with_all_usage
+
+if TYPE_CHECKING:
+    from bgmagic.api.batch import RequestCounts
 
 
 class Variable(Protocol):
@@ -177,6 +180,7 @@ class JobRecord:
         over_budget: whether it is sent whatever the budget says.
         batch: our own name of the batch that it goes to the server in; None: it goes by itself.
         batch_id: the server's id of that batch, once this process has heard of it.
+        batch_counts: how far its batch is at the server; one open job of a batch has it, for all.
         rounds: the functions that its model may call, and the calls so far; None without any.
     """
 
@@ -204,6 +208,7 @@ class JobRecord:
     position: GroupPosition | None = None
     batch: str | None = None
     batch_id: str | None = None
+    batch_counts: RequestCounts | None = None
     over_budget: bool = False
     rounds: FunctionRounds | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -1,0 +1,84 @@
+"""How far a batch is, as the server counts it: on the board, in the group's line, and nowhere else."""
+
+# ruff: noqa: F811 - fixtures of another file are used by their names
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgmagic.api.batch import BatchReport, RequestCounts, progress_text
+from bgmagic.display.listing import describe_jobs
+from tests.jobs.test_group import Ask, ask, kernel_of  # noqa: F401
+from tests.jobs.test_job import LIMIT, eventually
+from tests.support.scripted import ScriptedServer
+
+
+def test_a_group_tells_how_far_its_batch_is(ask: Ask, pointed: ScriptedServer) -> None:
+    """While the server has a batch, its board and its line tell how many requests the server says are
+    done; a poll that changes that is one change of one job, and with the answers it is gone."""
+    pointed.batching.polls = 10_000
+    group = ask("{{ item }}", list("abcde"), batch=True, poll=0.1)
+    board: Any = group.board
+    eventually(lambda: group.counts == {"in_progress": 5})
+    assert (board.view["batch"], "done" in repr(group)) == ("", False)
+    changes: list[Any] = []
+    group.add_listener(changes.append)
+    (batch,) = pointed.batching.batches.values()
+    batch["request_counts"] = {"total": 5, "completed": 2, "failed": 1}
+    eventually(lambda: board.view["batch"] == "3 of 5 done, 1 failed")
+    assert len(changes) == 1
+    assert repr(group).endswith("5 jobs: 5 in_progress; at the server 3 of 5 done, 1 failed>")
+    assert "5 in_progress (at the server 3 of 5 done, 1 failed), after" in describe_jobs(group.jobs)
+    assert board.view["ended"] == 0
+    pointed.batching.polls = 0
+    group.result(LIMIT)
+    eventually(lambda: board.view["done"])
+    assert (board.view["batch"], "at the server" in repr(group)) == ("", False)
+
+
+def test_several_batches_add_up(ask: Ask, pointed: ScriptedServer) -> None:
+    """Of a group in several batches, one a model, it is told how far all are together."""
+    pointed.batching.polls = 10_000
+    group = ask(
+        "{{ item }}", ["a", "b"], batch=True, poll=0.1, sweep={"model": ["gpt-5.2", "gpt-5"]}
+    )
+    eventually(lambda: group.counts == {"in_progress": 4})
+    for batch in pointed.batching.batches.values():
+        batch["request_counts"] = {"total": 2, "completed": 1, "failed": 0}
+    eventually(lambda: repr(group).endswith("; at the server 2 of 4 done>"))
+    group.cancel()
+    eventually(group.done)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+COUNTS = st.dictionaries(
+    st.sampled_from(["total", "completed", "failed"]), st.integers(-2, 9) | JSON
+)
+
+
+@given(JSON | COUNTS)
+def test_counts_are_the_servers_or_none(told: Any) -> None:
+    """Whatever a server gives as counts: what can't be such counts is told as nothing."""
+    counts = BatchReport.of({"id": "b", "status": "in_progress", "request_counts": told}).counts
+    if counts is None:
+        return
+    assert told == {**told, **vars(counts)}
+    assert 0 < counts.total >= counts.completed + counts.failed >= 0
+    assert progress_text([counts]).startswith(f"{counts.completed + counts.failed} of")
+
+
+def test_counts_are_read() -> None:
+    """Large counts are told with their thousands; those of a batch that is validated are none yet."""
+    counts = RequestCounts.of(
+        {"request_counts": {"total": 50_000, "completed": 12_000, "failed": 0}}
+    )
+    assert counts is not None
+    assert progress_text([counts]) == "12,000 of 50,000 done"
+    zero = {"request_counts": {"total": 0, "completed": 0, "failed": 0}}
+    assert RequestCounts.of(zero) is None
