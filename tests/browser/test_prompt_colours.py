@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +77,22 @@ def _is_ours(told: Any) -> bool:
     return told.type == "error" and ("CodeMirror" in told.text or "bgmagic" in told.text)
 
 
-@pytest.fixture(params=["jupyterlab", "notebook"], scope="module")
-def looks(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Looks]:
-    """A notebook with code, a prompt and an empty cell, in either program."""
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL in JupyterLab of a notebook with code, a prompt and an empty cell; its server has
+    Notebook, too."""
     need_browser()
     tmp_path = tmp_path_factory.mktemp("looks")
     path = notebook(tmp_path / "a.ipynb", [CODE, PROMPT, "", "%load_ext bgmagic"])
-    with ExitStack() as stack:
-        url = stack.enter_context(jupyterlab(tmp_path, app=request.param))
-        opened = stack.enter_context(page(viewport={"width": 1200, "height": 800}))
-        found = Looks(opened, url.format(path.name))
+    with jupyterlab(tmp_path) as url:
+        yield url.format(path.name)
+
+
+@pytest.fixture(params=["lab/tree/", "notebooks/"], ids=["jupyterlab", "notebook"], scope="module")
+def looks(request: pytest.FixtureRequest, address: str) -> Iterator[Looks]:
+    """That notebook, in either program."""
+    with page(viewport={"width": 1200, "height": 800}) as opened:
+        found = Looks(opened, address.replace("lab/tree/", request.param))
         opened.wait_for_selector(".bgmagic-expression")
         yield found
         assert found.errors == []
