@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import time
 from pathlib import Path
@@ -77,8 +78,10 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
         assert panel.rows.count() < 60
         opened.get_by_label("Search jobs").fill("other critique")
         opened.wait_for_function("() => document.querySelectorAll('.bgpanel-row').length === 1")
-        assert re.search(r"\$\d+\.\d\d", panel.row("critique", "completed").inner_text())
-        panel.row("critique", "completed").click()
+        critique = panel.row("critique", "completed")
+        if importlib.util.find_spec("genai_prices"):  # an extra, which the lowest JupyterLab lacks
+            assert re.search(r"\$\d+\.\d\d", critique.inner_text())
+        critique.click()
         panel.detail.locator("strong", has_text="so").wait_for()
         assert "onerror" in panel.detail.inner_text()
         assert barriers(opened, ".bgpanel-panel") == []
