@@ -91,7 +91,7 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
         opened.wait_for_function("() => document.querySelectorAll('.bgpanel-row').length === 1")
 
         panel.row("mine", "in progress").click()
-        # Not seen in JupyterLab 4.2.0, why is open: there the kernel is asked while it is idle.
+        # In JupyterLab 4.2.0 that the kernel is busy was not said within 30 s; the cause is open.
         says_busy = not importlib.metadata.version("jupyterlab").startswith("4.2.")
         if says_busy:
             lab.run(3, finish=False)
