@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,19 +31,28 @@ def asked(prompt: str, settings: SubmitSettings) -> Request:
 
 
 # What takes longest, longest first. A worker that gets one of these last has the others wait for it.
-LONG = ("simulation/", "browser/", "faults/", "project/test_notebooks", "notebook/", "local/")
+LONG = ("simulation/", "faults/", "project/test_notebooks", "notebook/", "local/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where files are shared out (pytest-xdist with --no-loadscope-reorder), the long ones go first."""
+    """Where files are shared out (pytest-xdist with --no-loadscope-reorder), the long ones go first.
+
+    Browsers compute and kernels mostly wait: a file of the ones takes turns with a file of the others.
+    """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
-
-    def rank(item: pytest.Item) -> int:
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
         inside = item.path.relative_to(Path(__file__).parent).as_posix()
-        return next((at for at, long in enumerate(LONG) if inside.startswith(long)), len(LONG))
+        files.setdefault(inside, []).append(item)
 
-    items.sort(key=rank)
+    def rank(file: str) -> int:
+        return next((at for at, long in enumerate(LONG) if file.startswith(long)), len(LONG))
+
+    browsers = [file for file in files if file.startswith("browser/")]
+    others = sorted(files.keys() - set(browsers), key=lambda file: (rank(file), file))
+    turns = itertools.chain.from_iterable(itertools.zip_longest(browsers, others))
+    items[:] = [item for file in turns if file for item in files[file]]
 
 
 # Deadlines measure the machine, not the code.
