@@ -91,7 +91,7 @@ MATRIX = (
     Entry(
         "lab4.2", "3.11",
         ("jupyterlab==4.2.0", "notebook==7.2.0", "playwright>=1.48", "axe-playwright-python>=0.1.8"),
-        corner=True, tests=LAB,
+        tests=LAB,
     ),
 )  # fmt: skip
 
