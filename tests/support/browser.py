@@ -365,7 +365,15 @@ def status(lab: Lab, index: int, word: str) -> None:
 
 def outputs(path: Path, index: int) -> list[dict[str, Any]]:
     """The MIME bundles that the saved notebook holds under a cell."""
-    cells = json.loads(path.read_text())["cells"]
+    limit = time.monotonic() + 10
+    while True:
+        try:
+            cells = json.loads(path.read_text())["cells"]
+            break
+        except json.JSONDecodeError:
+            # Some servers write it in place: it was read between two writes.
+            if time.monotonic() > limit:
+                raise
     return [output.get("data", {}) for output in cells[index]["outputs"]]
 
 
