@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import replace
 from typing import IO, Any
 
-from bgmagic.api.batch import BatchReport, request_line
+from bgmagic.api.batch import KEY, BatchReport, request_line
 from bgmagic.batches.work import SHUTDOWN, BatchWork
 from bgmagic.errors import ServerError
 from bgmagic.jobs.outcome import unclear
@@ -23,9 +23,9 @@ from bgmagic.storage.database import JournalError
 from bgmagic.transport.batches import CREATE_BATCH_TIMEOUT
 
 # Seconds after the begin of a create of which nothing was heard at which the server's list is asked
-# for it. When it is not in the last one either, two minutes after the call was given up, nothing
-# was made, and it is asked for again.
-LOOK_UPS = (0.0, 5.0, 20.0, 60.0, CREATE_BATCH_TIMEOUT + 120.0)
+# for it. Not being in the last one proves nothing, since servers may carry it out later: it is not
+# asked for again.
+LOOK_UPS = (0.0, 5.0, 20.0, 60.0, CREATE_BATCH_TIMEOUT + 120.0, 600.0)
 
 BEFORE = 86400.0  # seconds by which the server's clock may be behind ours
 
@@ -37,6 +37,8 @@ WRITE_RETRY = 10.0  # seconds between tries to write a step, or the file, down, 
 NO_BATCHES = frozenset({404, 405, 501})
 
 LINES = 200  # of a file, written in one go
+
+_LOOKED_FOR = "the server may have made the batch, and is asked for its list"
 
 
 class _Unwritable(Exception):
@@ -58,6 +60,7 @@ class BatchSender:
         self._work = work
         self._gate = gate
         self._old_file = work.batch.file_id  # of an earlier kernel
+        self._uploaded_again = False
 
     async def run(self) -> BatchReport | None:
         """Have the server make the batch; None if it has been made before, or will not be."""
@@ -78,10 +81,15 @@ class BatchSender:
                 if await self._ends_unsent(failure, left):
                     return None
                 wait, about = delays.after_failure(failure.retry_after), str(failure)
+            maybe_made = work.batch.state == BatchState.CREATING
             if left <= 0:
-                work.stop(f"it was not sent: {about}")
+                told = "it may have been sent, or not" if maybe_made else "it was not sent"
+                work.stop(f"{told}: {about}")
                 return None
-            await work.tell(status=Status.WAITING, trouble=f"not sent yet: {about}")
+            if maybe_made:
+                await work.tell(status=Status.SUBMITTING, trouble=f"{_LOOKED_FOR}: {about}")
+            else:
+                await work.tell(status=Status.WAITING, trouble=f"not sent yet: {about}")
             await work.clock.pause(work.wake, wait)
         return made
 
@@ -191,19 +199,21 @@ class BatchSender:
         except ServerError as failure:
             if failure.maybe_accepted:
                 raise  # the next step is to look it up
-            if file_id == self._old_file and failure.status_code in (400, 404):
-                # Files live for 30 days, or shorter. The requests are here.
-                self._old_file = None
-                await work.save(state=BatchState.INTENDED, file_id=None, tried_at=None)
+            # Files live for 30 days, or shorter, or as long as their server runs. The requests are
+            # here.
+            gone = (400, 404) if file_id == self._old_file else (404,)
+            if failure.status_code in gone and not self._uploaded_again:
+                self._uploaded_again = True
+                await self._note({"state": BatchState.INTENDED, "file_id": None, "tried_at": None})
                 return None
-            await work.save(state=BatchState.UPLOADED, tried_at=None)
+            await self._note({"state": BatchState.UPLOADED, "tried_at": None})
             raise
         finally:
             work.sending = False
         return await self._accepted(made)
 
     async def _look_up(self) -> BatchReport | None:
-        """Find the batch that the server may have made; without one, it may be asked again."""
+        """Find the batch that the server may have made; without one, its jobs end as unknown."""
         work = self._work
         tried = work.batch.tried_at or work.clock.now()
         for after in LOOK_UPS:
@@ -221,8 +231,7 @@ class BatchSender:
                 return None
             if found:
                 return await self._accepted(BatchReport.of(found[-1]))  # there is one
-        known = BatchState.UPLOADED if work.batch.file_id else BatchState.INTENDED
-        await work.save(state=known, tried_at=None)
+        await work.end_all(Status.UNKNOWN, _not_found(work.batch.key))
         return None
 
     async def _accepted(self, made: BatchReport) -> BatchReport:
@@ -235,13 +244,17 @@ class BatchSender:
         }
         # Of one that has ended each job has a status of its own, which its files tell.
         status = {} if made.ended else {"status": made.status}
-        try:
-            await work.save({**status, "accepted_at": now}, **known)
-        except JournalError:
-            work.batch = replace(work.batch, **known)
+        await self._note(known, {**status, "accepted_at": now})
         there = {"batch_id": made.batch_id, "accepted_at": now, "checked_at": now}
         await work.tell(**status, **there, trouble=None)
         return made
+
+    async def _note(self, known: dict[str, Any], jobs: dict[str, Any] | None = None) -> None:
+        """Go on with what the server has said, which no failing journal makes unclear again."""
+        try:
+            await self._work.save(jobs, **known)
+        except JournalError:
+            self._work.batch = replace(self._work.batch, **known)
 
     async def _ends_unsent(self, failure: ServerError, left: float) -> bool:
         """End all jobs if a call that failed so need not be repeated; returns whether it did."""
@@ -255,3 +268,12 @@ class BatchSender:
             told = f"{work.config.server.address} has no batches: leave out --batch ({failure})"
         await work.end_all(Status.FAILED, told)
         return True
+
+
+def _not_found(key: str) -> str:
+    """That the server's list never had a batch which it may have been asked to make."""
+    return (
+        "it is unclear whether the server made this batch, and it was not asked again, since that "
+        f"could be paid twice: {LOOK_UPS[-1] / 60:g} minutes later its list has none with the "
+        f"metadata {KEY}={key}; retry_failed(unknown=True) of the group sends it on purpose"
+    )

@@ -42,6 +42,9 @@ FAULTS: dict[str, Script] = {
 }
 CALLS = ("upload", "batch", "batch_poll", "content")
 
+# Those of them after which it is not known whether a create was carried out, and it was not.
+UNCLEAR = ("reset before", "500", "html")
+
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> Iterator[JobManager]:
@@ -90,9 +93,16 @@ def test_each_model_has_its_own_batch(kernel: JobManager, server: ScriptedServer
 def test_a_fault_at_any_call(
     kernel: JobManager, server: ScriptedServer, call: str, fault: str
 ) -> None:
-    """Whichever call fails in whichever way: no request is in two batches, and none is lost."""
+    """Whichever call fails in whichever way: no request is in two batches, and none is lost. Where
+    nobody can know whether the batch was made, it is asked for once and its jobs are unknown."""
     server.enqueue(call, FAULTS[fault])
     jobs = sent(kernel, server, 12)
+    if call == "batch" and fault in UNCLEAR:
+        eventually(lambda: all(job.done() for job in jobs))
+        assert {type(job.error) for job in jobs} == {JobUnknown}
+        assert {entry.status for entry in entries_of(kernel)} == {"unknown"}
+        assert server.count("batch") == 1
+        return
     assert answers(jobs) == echoes(12)
     assert set(server.batching.asked.values()) == {1}
     assert len(server.batching.asked) == 12
@@ -234,6 +244,37 @@ def test_a_batch_that_is_made_late_is_found(
     assert answers(jobs) == echoes(3)
     assert server.count("batch") == 1
     assert len(server.batching.batches) == 1
+
+
+def test_a_batch_that_is_made_too_late_is_not_made_again(
+    kernel: JobManager, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A create that the server carries out after it was looked for at last is in one batch: its jobs
+    are unknown, say what to look for, and are sent again by the user's word alone."""
+    monkeypatch.setattr(batches, "CREATE_BATCH_TIMEOUT", 0.2)
+    hold = threading.Event()
+    server.enqueue("batch", Script(hold=hold))
+    jobs = sent(kernel, server, 3)
+    eventually(lambda: "asked for its list" in str(jobs[0].record.trouble))
+    assert jobs[0].status == "submitting"
+    eventually(lambda: all(job.done() for job in jobs))
+    assert {type(job.error) for job in jobs} == {JobUnknown}
+    assert f"bgmagic={jobs[0].record.batch}; retry_failed(unknown=True)" in str(jobs[0].error)
+    hold.set()
+    eventually(lambda: server.batching.batches)
+    assert server.batching.batches["batch_1"]["metadata"]["bgmagic"] == jobs[0].record.batch
+    assert server.count("batch") == 1
+    assert answers(kernel.resend_all(jobs)) == echoes(3)
+    assert server.count("batch") == 2
+
+
+def test_a_file_that_the_server_forgot_is_sent_again(
+    kernel: JobManager, server: ScriptedServer
+) -> None:
+    """A server that was started anew between upload and create gets the file once more."""
+    server.enqueue("batch", Script(status=404, json={"error": {"message": "No such File object"}}))
+    assert answers(sent(kernel, server, 3)) == echoes(3)
+    assert [server.count(kind) for kind in ("upload", "batch")] == [2, 2]
 
 
 def test_a_new_key_counts_for_a_batch(server: ScriptedServer, tmp_path: Path) -> None:
@@ -497,7 +538,8 @@ def test_any_course_of_things(
     leaves: str | None,
 ) -> None:
     """Whatever fails, in whatever order, and whenever the kernel goes: every request is in one
-    batch at most, every job ends, and the answers are those of their requests."""
+    batch at most, every job ends, and the answers are those of their requests. They are unknown
+    only where nobody can know whether the batch was made."""
     path = tmp_path_factory.mktemp("any") / "journal.sqlite3"
     with ScriptedServer() as server:
         batching = server.batching
@@ -515,6 +557,10 @@ def test_any_course_of_things(
             eventually(lambda: all(job.done() for job in jobs))
             kept = round(7 * done - 0.49) if ending == "expired" else int(7 * done)
             assert all(count == 1 for count in batching.asked.values())
+            if not batching.batches:
+                assert {call for call, fault in faults if fault in UNCLEAR} & {"batch"}
+                assert {type(job.error) for job in jobs} == {JobUnknown}
+                return
             assert len(batching.asked) == 7
             told = [str(job.result(0)) if job.error is None else None for job in jobs]
             assert told[:kept] == echoes(7)[:kept]
