@@ -43,7 +43,8 @@ class JobStore:
         self._landing = FutureWaiter()
         self._coming: dict[str, dict[str, Any]] = {}
         self._known_dead: frozenset[str] = frozenset()
-        if owner.is_elsewhere("another"):  # kernels of other hosts see no lock of this one
+        self._is_shared = owner.is_elsewhere("another")
+        if self._is_shared:  # kernels of other hosts see no lock of this one
             journal.on_turn, journal.pause = owner.beat, BEAT
 
     @property
@@ -198,6 +199,12 @@ class JobStore:
             return self.journal.claim(record.key, self.owner.id, dead)
 
         if ours:  # of a job that was submitted here the owner is known
+            if self._is_shared and self.owner.was_away:
+                # Its user may have had it sent from another host meanwhile.
+                entry = await asyncio.to_thread(self.find, record.key)
+                later = [] if entry is None else await asyncio.to_thread(self.sent_elsewhere, entry)
+                if later:
+                    return False
             return await self._landing.wait(claim(()))
         return await self._take(claim)
 

@@ -64,6 +64,8 @@ class OwnerLock:
         self._folder = folder
         self._pid = os.getpid()
         self._lock: BaseFileLock | None = None
+        self._sign = 0.0  # when the last sign of life was given, by the wall clock; 0 before
+        self._was_away = False
 
     def acquire(self) -> None:
         """Take the lock, unless it is held already.
@@ -85,7 +87,7 @@ class OwnerLock:
                 f"{self._folder} can't be used, so other kernels won't know that this one is "
                 f"alive: {error}; make it writable, or set BGMAGIC_JOURNAL to another file"
             ) from None
-        self._lock = lock
+        self._lock, self._sign = lock, time.time()
 
     def dead_owners(self, others: Collection[str]) -> set[str]:
         """Those of these owners whose process is gone; their lock files are removed."""
@@ -111,6 +113,14 @@ class OwnerLock:
         if self._lock is not None and os.getpid() == self._pid:
             with contextlib.suppress(OSError):
                 os.utime(self._lock.lock_file)
+                self._was_away = self.was_away
+                self._sign = time.time()
+
+    @property
+    def was_away(self) -> bool:
+        """Whether signs of life that were due to other hosts have stayed away at any time: the
+        process was suspended, say, or the folder was out of reach."""
+        return self._was_away or 0 < self._sign < time.time() - 2 * BEAT
 
     def is_silent(self, other: str) -> bool:
         """Whether an owner on another host has given no sign of life for long."""

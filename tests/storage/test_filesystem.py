@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from bgmagic.api.request import Request
+from bgmagic.jobs.record import JobRecord
 from bgmagic.storage import filesystem, owner_lock
 from bgmagic.storage.filesystem import host_of_name, is_damaged, is_shared, own_file, takes_wal
+from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import SILENCE, OwnerLock
 from tests.storage.test_journal import TIMEOUT, entry, opened
@@ -176,3 +182,31 @@ def test_a_connection_that_is_off_sets_nothing_aside(
         assert len(journal.entries()) == 2
         assert journal.trouble is None
     assert not list(tmp_path.glob("*.damaged-*"))
+
+
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize("away", [0.0, 10.0, 70.0])
+def test_who_was_suspended_looks_before_it_sends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: float
+) -> None:
+    """A kernel that wakes after its signs of life stayed away does not send a waiting job which its
+    user had sent from another host meanwhile; its other jobs it sends."""
+    path, late = tmp_path / "journal.sqlite3", 0.0
+    monkeypatch.setattr(owner_lock, "time", SimpleNamespace(time=lambda: time.time() + late))
+    _on("alpha", monkeypatch)
+    store = JobStore(Journal(path), OwnerLock(tmp_path / "owners"))
+    store.owner.acquire()
+    mine = [entry(key, owner=store.owner.id, fingerprint=key, created_at=1.0) for key in "ab"]
+    store.journal.add(*mine).result(TIMEOUT)
+    _on("beta", monkeypatch)
+    with opened(path) as other:
+        again = entry("again", owner="o", fingerprint="a", created_at=2.0)
+        other.add(again).result(TIMEOUT)
+    late = away
+    store.journal.change("b", checked_at=3.0).result(TIMEOUT)  # it gives a sign of life again
+    try:
+        records = [JobRecord(Request("{}"), "s", 1.0, key=key) for key in "ab"]
+        sends = [asyncio.run(store.claim(record, ours=True)) for record in records]
+        assert sends == [away < 60, True]
+    finally:
+        store.close(TIMEOUT)
