@@ -297,7 +297,10 @@ class Card(LiveWidget):
     def _do(self, action: str, key: str) -> None:
         job = self._job
         if action in ("allow", "deny"):
-            (job.allow if action == "allow" else job.deny)(key)
+            # A late click means nothing for a call of the next round, which may have the same id.
+            for step in job.steps:
+                if _key_of(step) == key and step.status in OPEN_QUESTIONS:
+                    (job.allow if action == "allow" else job.deny)(step.call_id)
             return
         if action == "cancel":
             job.cancel()
@@ -352,12 +355,16 @@ def shown_steps(steps: Sequence[Step]) -> Sequence[Step]:
 def _call(step: Step) -> dict[str, Any]:
     """One call of a function, as plain text of which a card shows the beginning."""
     return {
-        "key": step.call_id,
+        "key": _key_of(step),
         "text": one_line(f"{step.name}({step.arguments})", 600),
         "output": one_line(step.output or "", 300),
         "status": step.status,
         "asks": step.status in OPEN_QUESTIONS,
     }
+
+
+def _key_of(step: Step) -> str:
+    return f"{step.round} {step.call_id}"
 
 
 def _waits(job: Job) -> str:

@@ -13,6 +13,7 @@ import pydantic
 import pytest
 
 import bgmagic
+from bgmagic.display.card import Card, snapshot
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer
 from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobUnknown, NoAnswer
@@ -377,6 +378,39 @@ def test_asking_waits_for_a_word(rounds: Callable[..., None], pointed: ScriptedS
     alone = submit("Go.", poll=0.02, tool=[delete, add], ask=True).result(LIMIT)
     assert [s.status for s in alone.steps] == ["denied", "denied"]
     assert ran == ["b"]
+
+
+def test_a_late_click_is_for_its_own_round(
+    rounds: Callable[..., None], pointed: ScriptedServer
+) -> None:
+    """A second click on Allow that comes in the next round allows nothing there, also where the server
+    gives a call the id of the one before."""
+    app.shell = FakeShell({})
+    rounds([("add", {"a": 1})], [("add", {"a": 2})])
+    scripted = pointed.ending
+
+    def ending(rid: str, body: Any) -> dict[str, Any]:
+        told = scripted(rid, body)
+        for item in told["output"]:
+            item |= {"call_id": "call_0"} if item["type"] == "function_call" else {}
+        return told
+
+    pointed.ending = ending
+    job = submit("Go.", poll=0.02, tool=[add], ask=True)
+    card = Card(job)
+    statuses: list[list[str]] = []
+    job.add_listener(lambda one: statuses.append([step.status for step in one.steps]))
+    eventually(lambda: [s.status for s in job.steps] == ["asking"])
+    (first,) = (call["key"] for call in snapshot(job)["calls"])
+    card.click("allow", first)
+    eventually(lambda: [s.status for s in job.steps] == ["done", "asking"])
+    second = snapshot(job)["calls"][1]["key"]
+    card.click("allow", first)
+    card.click("deny", second)
+    card.click("allow", second)  # too late: it is denied
+    assert job.result(LIMIT) == "done"
+    assert [s.status for s in job.steps] == ["done", "denied"]
+    assert ["done", "running"] not in statuses
 
 
 def test_it_goes_on_in_the_next_process(
