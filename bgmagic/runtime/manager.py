@@ -87,6 +87,7 @@ class JobManager:
         self._loop = LoopThread()
         self._callbacks = CallbackThread()
         self._registry = JobRegistry()
+        self.on_resent = self._registry.on_resent
         self._configs: dict[Job, RunConfig] = {}
         self._moves: dict[Job, GroupPosition] = {}
         self.feeds = JobFeeds()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from bgmagic.jobs.job import Job
@@ -15,6 +15,7 @@ class JobRegistry:
         self._jobs: list[Job] = []
         self._by_key: dict[str, Job] = {}
         self._successors: dict[str, str] = {}
+        self.on_resent: list[Callable[[Job, Job], object]] = []  # called before that is started
 
     def add(self, job: Job) -> None:
         """Add a new job."""
@@ -42,6 +43,8 @@ class JobRegistry:
     def mark_resent(self, job: Job, successor: Job) -> None:
         """Record that a job was sent again, as ``successor``."""
         self._successors[job.record.key] = successor.record.key
+        for tell in self.on_resent:
+            tell(job, successor)
 
     def latest_key(self, key: str) -> str:
         """The key of the job that was sent last in place of this one, or this key."""

@@ -45,6 +45,7 @@ logger = logging.getLogger("bgmagic")
 _news = threading.Condition()
 _known: dict[tuple[str, int], Any] = {}  # what was asked for, by job or group and target
 _due: dict[tuple[str, int], Sequence[Job]] = {}  # that of it which was not told yet
+_counts: dict[tuple[str, int], _Countdown] = {}
 _ending = False
 _posting = threading.Semaphore(AT_ONCE)
 
@@ -88,9 +89,26 @@ def tell_at_end(what: Job | JobGroup, targets: Sequence[Any]) -> None:
             if not _known:
                 register_at_exit(_wait_at_exit)
             _known[place], _due[place] = target, jobs
-        left = _Countdown(len(jobs), functools.partial(_begin, place, what))
+            if _hand_over not in app.manager.on_resent:
+                app.manager.on_resent.append(_hand_over)
+            left = _counts[place] = _Countdown(len(jobs), functools.partial(_begin, place, what))
         for job in jobs:
             job.add_done_callback(left)
+
+
+def _hand_over(job: Job, successor: Job) -> None:
+    """Have those told of a job that was sent again whom its first one named, or its group."""
+    position = job.record.position
+    with _news:
+        named = [target for (key, _), target in _known.items() if key == job.record.key]
+        group = position and position.group
+        groups = {place: left for place, left in _counts.items() if place[0] == group}
+        for place, left in groups.items():
+            _due[place] = [*_due.get(place, ()), successor]
+            left.add()
+    tell_at_end(successor, named)
+    for left in groups.values():
+        successor.add_done_callback(left)
 
 
 class _Countdown:
@@ -101,6 +119,11 @@ class _Countdown:
         self._then = then
         self._lock = threading.Lock()
 
+    def add(self) -> None:
+        """Await one call more; after the last one, the function is called once more."""
+        with self._lock:
+            self._left += 1
+
     def __call__(self, _: object) -> None:
         with self._lock:
             self._left -= 1
@@ -110,7 +133,7 @@ class _Countdown:
 
 
 def _begin(place: tuple[str, int], what: Job | JobGroup) -> None:
-    if _ending and not _have_ended(_due[place]):
+    if _ending and not _have_ended(_due.get(place, ())):
         return  # they go on without this process
     telling = threading.Thread(target=_tell, args=(place, what), name="bgmagic-notify", daemon=True)
     try:

@@ -23,7 +23,7 @@ from bgmagic.submission.converters import BROWSER, to_notified
 from tests.conftest import KEY
 from tests.jobs.test_job import eventually
 from tests.support.kernels import Kernel, kernel
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted import Script, ScriptedServer
 
 
 class Hook(http.server.ThreadingHTTPServer):
@@ -172,6 +172,25 @@ WRONG = [
     "nobody",
     5,
 ]
+
+
+def test_what_is_sent_again_is_told_again(sending: ScriptedServer, hook: Hook) -> None:
+    """Who was to be told of a job is told of the one that is sent in its place, and of a group once
+    more when those of it that were sent again have ended."""
+    sending.enqueue("create", *[Script(status=400, json={"error": {"message": "no"}})] * 3)
+    job = bgmagic.submit("Why?", notify=hook.url)
+    assert job.exception(30)
+    eventually(lambda: len(hook.seen) == 1)
+    assert job.resend().exception(30)
+    eventually(lambda: len(hook.seen) == 2)
+    group = bgmagic.map("Say {{ item }}", ["a"], notify=hook.url)
+    assert group[0].exception(30)
+    eventually(lambda: len(hook.seen) == 3)
+    group.retry_failed()
+    assert group.result(30) == ["the answer"]
+    eventually(lambda: len(hook.seen) == 4)
+    told = [body["status"] for _, body in hook.seen]
+    assert told == ["failed", "failed", "failed", "completed"]
 
 
 @pytest.mark.parametrize("target", WRONG)
