@@ -66,7 +66,8 @@ def shutdown_message(
     others = set(going_on).difference(sent)
     waiting = [job for job in going_on if job in others and written(job)]
     others.difference_update(waiting)
-    unsent = [job for job in going_on if job in others]
+    counted = tuple(f"{name}[" for name in unwritten or ())  # handles of these are among them
+    unsent = [job for job in going_on if job in others and not str(job.name).startswith(counted)]
     unclear = [job for job in left if job.status == Status.UNKNOWN]
     told = [
         _told(sent, "still at work at the server"),

@@ -19,7 +19,7 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.outcome import JobFailed
 from bgmagic.prompts.template import Template
 from bgmagic.runtime.manager import JobManager
-from bgmagic.submission.app import app, shutdown_message
+from bgmagic.submission.app import app
 from bgmagic.submission.submit import submit_settings
 from bgmagic.sweeps import plan
 from bgmagic.sweeps.feed import SweepFeed
@@ -365,21 +365,27 @@ def test_all_are_cancelled_before_they_are_rendered(start: Start, server: Script
 
 
 def test_the_exit_tells_what_was_not_written(
-    ask: Ask,
-    pointed: ScriptedServer,
-    kernel_of: Callable[[], dict[str, Any]],
-    held: threading.Event,
+    ask: Ask, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that ends before all are rendered says how many are not sent, and what sends them;
+    """A process that ends before all are written down says how many are not sent, and what sends them;
     who waits for one of them is told as well."""
+    begun, said = threading.Event(), list[str]()
+
+    async def never(self: SweepFeed, rendered: Any) -> Any:
+        begun.set()
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(SweepFeed, "_new_jobs", never)
+    monkeypatch.setattr("bgmagic.submission.app.write_to_process_log", said.append)
     group = ask(items=list("abc"), out="x")
-    job, manager = group.job(0), app.manager
-    threading.Timer(0.2, held.set).start()
-    assert manager.close(10)
-    line = shutdown_message([], lambda _: True, {"x": 3})
-    assert line == "bgmagic: 3 jobs of x were not written down yet and are not sent; its cell, run again, sends them."  # fmt: skip
-    assert job.status in ("detached", "completed")
-    assert group.job(2).done()
+    job = group.job(0)
+    assert begun.wait(LIMIT)
+    app._end()
+    assert said == [
+        "bgmagic: 3 jobs of x were not written down yet and are not sent; its cell, run again, sends them."
+    ]
+    assert job.status == group.job(2).status == "detached"
+    assert pointed.count("create") == 0
 
 
 HOLD = """
