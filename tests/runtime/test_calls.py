@@ -149,14 +149,18 @@ def test_all_kinds_of_functions_run_at_once(
 ) -> None:
     """Twenty calls of one round run at once, sync ones on threads and async ones on a loop, and each
     output goes to its call."""
-    together = threading.Barrier(10)
+    begun: list[int] = []
 
     def slow(n: int) -> str:
-        together.wait(LIMIT)
+        begun.append(n)
+        eventually(lambda: len(begun) == 20)
         return f"slow {n}"
 
     async def later(n: int) -> dict[str, int]:
-        await asyncio.to_thread(together.wait, LIMIT) if n < 0 else await asyncio.sleep(0)
+        begun.append(n)
+        async with asyncio.timeout(LIMIT):
+            while len(begun) < 20:
+                await asyncio.sleep(0.01)
         return {"later": n}
 
     rounds([("slow", {"n": n}) for n in range(10)] + [("later", {"n": n}) for n in range(10)])

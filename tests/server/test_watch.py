@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from bgmagic.server import watch
 from bgmagic.storage.journal import Journal
+from tests.jobs.test_job import eventually
 from tests.server.test_jobs import job
 
 
@@ -46,4 +48,5 @@ def test_a_change_is_told(library: bool, tmp_path: Path, monkeypatch: pytest.Mon
             await asyncio.to_thread(watching.stop)
 
     asyncio.run(told())
+    eventually(lambda: "bgmagic-watch" not in {thread.name for thread in threading.enumerate()})
     journal.close()

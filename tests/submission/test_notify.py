@@ -23,7 +23,7 @@ from bgmagic.submission.converters import BROWSER, to_notified
 from tests.conftest import KEY
 from tests.jobs.test_job import eventually
 from tests.support.kernels import Kernel, kernel
-from tests.support.scripted import Script, ScriptedServer
+from tests.support.scripted import Script, ScriptedServer, response
 
 
 class Hook(http.server.ThreadingHTTPServer):
@@ -135,20 +135,26 @@ def test_functions_are_called(sending: ScriptedServer, caplog: pytest.LogCapture
     assert got == [(job, True, "bgmagic-notify")]
     assert "leaves() was not told: SystemExit: no more" in caplog.text
     assert "Traceback" not in caplog.text
+    sending.enqueue("create", Script(status=400, json={"error": {"message": "no"}}))
+    failed = bgmagic.submit("Why not?", notify=later)
+    eventually(lambda: len(got) == 2)
+    assert (got[1], failed.status) == ((failed, True, "bgmagic-notify"), "failed")
 
 
 def test_nobody_is_told_twice(sending: ScriptedServer, hook: Hook) -> None:
     """Cells that join a job, or attach it again, with the same target add no second message."""
     sending.polls = 10**6
     got: list[Any] = []
+    later: list[Any] = []
     job = bgmagic.submit("Why?", notify=[got.append, hook.url])
     for _ in range(2):
         notify.notify_at_end(job, to_notified([hook.url], "x"), joined=True)
     sending.polls = 0
     assert job.result(30) == "the answer"
     eventually(lambda: bool(got and hook.seen and not notify._due))
-    notify.notify_at_end(job, (got.append,), joined=True)  # it has ended: no news
-    assert (len(got), len(hook.seen)) == (1, 1)
+    notify.notify_at_end(job, (later.append,), joined=True)  # it has ended: no news
+    eventually(lambda: not notify._due)
+    assert (len(got), len(hook.seen), later) == (1, 1, [])
 
 
 def test_a_group_is_told_of_once(sending: ScriptedServer, hook: Hook) -> None:
@@ -232,6 +238,9 @@ job.result(30)
 
 def test_a_script_that_ends_tells_first(server: ScriptedServer, hook: Hook, tmp_path: Path) -> None:
     """A script whose job has ended tells of that before it is gone, and nothing of one that goes on."""
+    server.ending = lambda rid, body: response(
+        rid, "in_progress" if "And?" in str(body) else "completed", "the answer"
+    )
     ran = subprocess.run(
         [sys.executable, "-c", SCRIPT, hook.url], capture_output=True, text=True, timeout=60,
         env={
@@ -239,7 +248,7 @@ def test_a_script_that_ends_tells_first(server: ScriptedServer, hook: Hook, tmp_
             "BGMAGIC_JOURNAL": str(tmp_path / "j.sqlite3"), "BGMAGIC_POLL": "0.05",
         },
     )  # fmt: skip
-    assert "told completed" in ran.stdout, ran
+    assert ran.stdout == "told completed\n", ran
     assert len(hook.seen) == 1
     assert b"s3cr3t" not in (tmp_path / "j.sqlite3").read_bytes()
 
