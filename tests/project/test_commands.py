@@ -67,6 +67,7 @@ TAKES_WORDS = {
             "benchmarks",
             "faults",
             "frontends",
+            "matrix",
             "notebooks",
             "pictures",
             "servers",
