@@ -33,6 +33,9 @@ def _resend(key: str) -> str:
     job = here or app.manager.find(key)
     if job is None:
         raise BadInput("The journal has no such job any more.")
+    # Clicks wait in a kernel that computes, from several pages: they ask for one and the same.
+    if app.manager.registry.latest_key(key) != key:
+        raise BadInput("It has been sent again already, as a job of its own in this list.")
     again = job.resend()
     return f"Sent again; {_given(here, again)}"
 

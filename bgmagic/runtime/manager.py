@@ -86,8 +86,7 @@ class JobManager:
         self._pid = os.getpid()
         self._loop = LoopThread()
         self._callbacks = CallbackThread()
-        self._registry = JobRegistry()
-        self.on_resent = self._registry.on_resent
+        self.registry = JobRegistry()
         self._configs: dict[Job, RunConfig] = {}
         self._moves: dict[Job, GroupPosition] = {}
         self.feeds = JobFeeds()
@@ -185,7 +184,7 @@ class JobManager:
 
     def drop(self, job: Job) -> None:
         """Forget a handle that `make_job` made: another job stands in its place."""
-        self._registry.drop(job)
+        self.registry.drop(job)
         self._configs.pop(job, None)
 
     def attach(
@@ -208,7 +207,7 @@ class JobManager:
             BadInput: another server has it, a living kernel follows it, or nobody may send it.
         """
         with self._attaching:  # a cell and a job that needs this one may attach it at the same time
-            known = self._registry.find(entry.key)
+            known = self.registry.find(entry.key)
             if known is not None and not known.done():
                 if variable is not None:
                     known.add_variable(variable)
@@ -239,7 +238,7 @@ class JobManager:
 
     def find(self, key: str) -> Job | None:
         """Find the job with this key: of this kernel, else of the journal, to be read; or None."""
-        known = self._registry.find(key)
+        known = self.registry.find(key)
         if known is not None:
             return known
         entry = self.store.find(key)
@@ -247,7 +246,7 @@ class JobManager:
 
     async def _needed(self, key: str) -> Job | None:
         """Find the job with this key, and follow it from now on if it has not ended."""
-        found = self._registry.find(key)
+        found = self.registry.find(key)
         if found is not None and found.status != Status.DETACHED:
             return found
         entry = await asyncio.to_thread(self.store.find, key)
@@ -290,7 +289,7 @@ class JobManager:
         job = Job(record, self)
         if variable is not None:
             job.add_variable(variable)
-        self._registry.add(job)
+        self.registry.add(job)
         # Nobody else has the handle yet, so this thread may change it.
         settle(job)
         return job
@@ -313,7 +312,7 @@ class JobManager:
     def _new(self, record: JobRecord, config: RunConfig) -> Job:
         job = Job(record, self)
         self._configs[job] = config
-        self._registry.add(job)
+        self.registry.add(job)
         for watcher in self._watchers:
             self._loop.call(functools.partial(watcher, job))
         return job
@@ -335,11 +334,11 @@ class JobManager:
 
     def jobs(self) -> list[Job]:
         """All jobs of this process, oldest first."""
-        return self._registry.jobs()
+        return self.registry.jobs()
 
     def jobs_by_key(self) -> dict[str, Job]:
         """The jobs of this process by their keys; of several with one key the newest."""
-        return self._registry.by_key()
+        return self.registry.by_key()
 
     def close(self, timeout: float = EXIT_TIMEOUT) -> bool:
         """End the loop thread; jobs that still run are detached, not cancelled."""
@@ -415,10 +414,10 @@ class JobManager:
         config = self._with_key_of_today(known)
         record = job.record.for_resend(config.server.name, self._clock.now())
         if record.partial is not None:
-            partial = PartialPrompt(record.partial).with_resent_jobs(self._registry.latest_key)
+            partial = PartialPrompt(record.partial).with_resent_jobs(self.registry.latest_key)
             record = replace(record, partial=partial.text)
         new = self._new(replace(record, batch=batch), config)
-        self._registry.mark_resent(job, new)
+        self.registry.mark_resent(job, new)
         job.move_variables_to(new)
         return new, config
 

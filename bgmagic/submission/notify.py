@@ -89,8 +89,8 @@ def tell_at_end(what: Job | JobGroup, targets: Sequence[Any]) -> None:
             if not _known:
                 register_at_exit(_wait_at_exit)
             _known[place], _due[place] = target, jobs
-            if _hand_over not in app.manager.on_resent:
-                app.manager.on_resent.append(_hand_over)
+            if _hand_over not in app.manager.registry.on_resent:
+                app.manager.registry.on_resent.append(_hand_over)
             left = _counts[place] = _Countdown(len(jobs), functools.partial(_begin, place, what))
         for job in jobs:
             job.add_done_callback(left)

@@ -316,3 +316,17 @@ def test_quiet_shows_no_card(in_kernel: Kernel, option: str) -> None:
     ran = in_kernel.ok(f"%%bgresponse -o x {option}\nWhy?")
     assert len(ran.displays) == (0 if option else 2)
     in_kernel.until("x == 'the answer' if isinstance(x, str) else False")
+
+
+def test_clicks_in_the_panel_send_once(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """Of several clicks on Send again that waited for a busy kernel the first one sends."""
+    server.enqueue("create", Script(status=400, json={"error": {"message": "no"}}))
+    in_kernel.ok("%%bgresponse -o x --quiet\nWhy?")
+    in_kernel.run("%bgwait x")
+    in_kernel.ok("from bgmagic.notebook.panel import act; key = x.record.key")
+    told = in_kernel.value("[act('resend', key) for _ in range(2)]")
+    assert "Sent again; x gets the answer" in told
+    assert "It has been sent again already" in told
+    in_kernel.ok("%bgwait x")
+    assert in_kernel.value("str(x)") == repr("the answer")
+    assert server.count("create") == 2
