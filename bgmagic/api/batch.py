@@ -14,7 +14,7 @@ from typing import Any
 
 from bgmagic.api.error_body import failure_message
 from bgmagic.api.request import Request
-from bgmagic.api.response import is_terminal, text_in
+from bgmagic.api.response import is_terminal, objects_in, text_in
 from bgmagic.errors import BadInput
 
 # The bounds of one file (OpenAI's guide to Batch, openai 3.57).
@@ -174,9 +174,8 @@ class BatchReport:
         """Read the API's batch object, whatever its shape."""
         files = (text_in(batch.get("output_file_id")), text_in(batch.get("error_file_id")))
         listed = batch.get("errors")
-        errors = listed.get("data") if isinstance(listed, dict) else listed
-        first = errors[0] if isinstance(errors, list) and errors else {}
-        words = [text_in(first.get(name)) for name in ("code", "message")] if first else []
+        errors = objects_in(listed.get("data") if isinstance(listed, dict) else listed)
+        words = [text_in(errors[0].get(name)) for name in ("code", "message")] if errors else []
         return cls(
             batch_id=text_in(batch.get("id")),
             status=text_in(batch.get("status")),

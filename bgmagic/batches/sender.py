@@ -243,6 +243,7 @@ class BatchSender:
             "tried_at": None,
         }
         # Of one that has ended each job has a status of its own, which its files tell.
+        made = made if made.status else replace(made, status=Status.IN_PROGRESS)  # of a lean server
         status = {} if made.ended else {"status": made.status}
         await self._note(known, {**status, "accepted_at": now})
         there = {"batch_id": made.batch_id, "accepted_at": now, "checked_at": now}

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import IO, Any
 
 from bgmagic.api import batch
+from bgmagic.api.response import objects_in
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import ServerError
 from bgmagic.transport.reply import (
@@ -144,7 +145,7 @@ class BatchesClient:
         _id(made)
         return made
 
-    async def find(self, key: str, since: float) -> list[dict[str, Any]]:
+    async def find(self, key: str, since: float) -> list[Mapping[str, Any]]:
         """The batches that we call ``key``, by the server's list, the newest first.
 
         Args:
@@ -243,11 +244,13 @@ class BatchesClient:
         """Close the connections."""
         await self._sdk.close()
 
-    async def _listed(self, page: Callable[..., Awaitable[Any]]) -> AsyncIterator[dict[str, Any]]:
+    async def _listed(
+        self, page: Callable[..., Awaitable[Any]]
+    ) -> AsyncIterator[Mapping[str, Any]]:
         after: dict[str, Any] = {}
         for _ in range(MOST_PAGES):
             listed = await self._json(lambda asked=after: page(limit=PAGE, **asked))  # type: ignore[misc]
-            found = [one for one in listed.get("data") or [] if isinstance(one, dict)]
+            found = objects_in(listed.get("data"))
             for one in found:
                 yield one
             if not listed.get("has_more") or not found:

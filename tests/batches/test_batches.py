@@ -177,6 +177,34 @@ def test_a_refused_batch_says_why(kernel: JobManager, server: ScriptedServer) ->
     assert {str(job.error) for job in jobs} == {"invalid_json_line: line 1 is no JSON"}
 
 
+@pytest.mark.parametrize("errors", [["no"], {"data": [5]}, {"data": "no"}])
+def test_odd_words_about_a_refusal(
+    kernel: JobManager, server: ScriptedServer, errors: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A batch that fails with errors in a form of their own ends its jobs as failed all the same."""
+    failed = {"id": "batch_1", "status": "failed", "errors": errors}
+    server.always["batch_poll"] = Script(json=failed)
+    jobs = sent(kernel, server, 2)
+    eventually(lambda: all(job.done() for job in jobs))
+    assert {str(job.error) for job in jobs} == {"the server refused the batch"}
+    assert not caplog.records
+
+
+def test_lean_answers(kernel: JobManager, server: ScriptedServer) -> None:
+    """A batch is followed whose create has an id alone; a list that is none is asked for again."""
+    server.enqueue("batch", Script(reset="after"))
+    server.enqueue("batches", Script(json={"data": 5}), Script(json={"data": [{"id": "other"}, 5]}))
+    jobs = sent(kernel, server, 2)
+    assert answers(jobs) == echoes(2)
+    server.enqueue("batch", Script(json={"id": "batch_1"}))
+    hold = threading.Event()
+    server.enqueue("batch_poll", Script(hold=hold))
+    lean = sent(kernel, server, 2)
+    eventually(lambda: all(job.record.batch_id for job in lean))
+    assert {job.status for job in lean} == {"in_progress"}
+    hold.set()
+
+
 def test_a_request_without_a_line_is_lost(kernel: JobManager, server: ScriptedServer) -> None:
     """A completed batch whose files do not have a request ends that as lost."""
     records = records_of(server, 4)
