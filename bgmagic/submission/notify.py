@@ -44,7 +44,7 @@ logger = logging.getLogger("bgmagic")
 
 _news = threading.Condition()
 _known: dict[tuple[str, int], Any] = {}  # what was asked for, by job or group and target
-_due: dict[tuple[str, int], Sequence[Job]] = {}  # that of it which was not told yet
+_due: dict[tuple[str, int], list[Job]] = {}  # that of it which was not told yet
 _counts: dict[tuple[str, int], _Countdown] = {}
 _ending = False
 _posting = threading.Semaphore(AT_ONCE)
@@ -88,7 +88,7 @@ def tell_at_end(what: Job | JobGroup, targets: Sequence[Any]) -> None:
                 continue
             if not _known:
                 register_at_exit(_wait_at_exit)
-            _known[place], _due[place] = target, jobs
+            _known[place], _due[place] = target, [*jobs]
             if _hand_over not in app.manager.registry.on_resent:
                 app.manager.registry.on_resent.append(_hand_over)
             left = _counts[place] = _Countdown(len(jobs), functools.partial(_begin, place, what))
@@ -104,7 +104,7 @@ def _hand_over(job: Job, successor: Job) -> None:
         group = position and position.group
         groups = {place: left for place, left in _counts.items() if place[0] == group}
         for place, left in groups.items():
-            _due[place] = [*_due.get(place, ()), successor]
+            _due.setdefault(place, []).append(successor)
             left.add()
     tell_at_end(successor, named)
     for left in groups.values():
