@@ -136,8 +136,9 @@ def test_what_is_left_alone(server: ScriptedServer, journal: Journal, keeper: Op
         accepted(server, "late", owner=None),
         accepted(server, "alive", owner=lock.id),
     ).result(10)
-    keeper(Path(str(journal.path)))
+    keep = keeper(Path(str(journal.path)))
     eventually(lambda: ended(journal, "mine"))
+    assert {key for key, _ in keep._seen} == {"mine"}
     (found,) = [entry for entry in journal.entries() if entry.ended_at is not None]
     whole = journal.find(found.key)
     assert whole is not None
