@@ -88,6 +88,10 @@ class AnswerFile:
         default=None, repr=False, compare=False
     )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the job that fetches it, which has the key of its server.
+        return AnswerFile, (self.name, self.file_id, self.container_id)
+
     def read(self, limit: int = MOST_FILE) -> bytes:
         """Fetch its content from the server.
 

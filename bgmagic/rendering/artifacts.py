@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,11 @@ from bgmagic.rendering.highlight import highlighted
 # What a notebook can bear: bytes of an image that is kept as it is, and of all images of an answer.
 MOST_IMAGE, MOST_IMAGES = 300_000, 2_000_000
 SIDE = 1024  # pixels of a larger one's longer side, once it was made smaller
-MOST_PIXELS = 100_000_000  # of an image that is decoded
+MOST_PIXELS = 50_000_000  # of an image that is decoded here
+
+# Pixels of an image that is kept as it is, and of all those of an answer: a page takes four bytes
+# for each, and some hundred bytes of an image can have very many. The API's have 8 million at most.
+PIXELS, ALL_PIXELS = 25_000_000, 100_000_000
 
 MOST_TEXT = 20_000  # characters of a program or of its output
 
@@ -42,14 +47,61 @@ def image_type(data: bytes) -> str:
     return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
 
 
+def image_pixels(data: bytes) -> int:
+    """Width times height, as the header of a PNG, JPEG or WebP says; 0 where it says nothing."""
+    kind = image_type(data)
+    if kind == "png":
+        return _area(data[16:20], data[20:24]) if data[12:16] == b"IHDR" else 0
+    return _jpeg_pixels(data) if kind == "jpeg" else _webp_pixels(data)
+
+
+def _area(*sides: bytes) -> int:
+    return math.prod(int.from_bytes(side, "big") for side in sides)
+
+
+def _jpeg_pixels(data: bytes) -> int:
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 9 <= len(data):
+        marker = data[at + 1]
+        if marker in _FRAMES:
+            return _area(data[at + 5 : at + 7], data[at + 7 : at + 9])
+        if marker == 0xFF:  # a byte that fills up
+            at += 1
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0
+
+
+# Of a JPEG's markers those that begin a frame (ITU T.81, table B.1).
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+def _webp_pixels(data: bytes) -> int:
+    kind, head = data[12:16], data[20:30]
+    if len(head) < 10:
+        return 0
+    if kind == b"VP8X":  # RFC 9649, and below
+        return _plus_one(head[4:7]) * _plus_one(head[7:10])
+    bits = int.from_bytes(head[1:5] if kind == b"VP8L" else head[6:10], "little")
+    if kind == b"VP8L":
+        return ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
+    return (bits & 0x3FFF) * (bits >> 16 & 0x3FFF) if kind == b"VP8 " else 0
+
+
+def _plus_one(side: bytes) -> int:
+    return int.from_bytes(side, "little") + 1
+
+
 def artifacts_html(images: Sequence[bytes], runs: Sequence[Run]) -> str:
     """The images below each other, and folded the programs that were run, with their output."""
-    parts, room = [], MOST_IMAGES
+    parts, room, pixels = [], MOST_IMAGES, ALL_PIXELS
     for number, data in enumerate(images, 1):
         shown = _small(data)
-        fits = shown is not None and len(shown) <= room
-        room -= len(shown) if shown is not None and fits else 0
-        parts.append(_image(shown, number) if shown is not None and fits else _told(data, number))
+        if shown is None or len(shown) > room or image_pixels(shown) > pixels:
+            parts.append(_told(data, number))
+            continue
+        room, pixels = room - len(shown), pixels - image_pixels(shown)
+        parts.append(_image(shown, number))
     for run in runs:
         code = highlighted(run.code[:MOST_TEXT], "python")
         logs = f"<pre {_PRE}>{_cut(run.logs)}</pre>" if run.logs.strip() else ""
@@ -70,7 +122,7 @@ def _image(data: bytes, number: int) -> str:
 
 
 def _told(data: bytes, number: int) -> str:
-    size = f"{len(data) / 1e6:.1f} MB"
+    size = f"{len(data) / 1e6:.1f} MB, {image_pixels(data) / 1e6:.1f} megapixels"
     return (
         f'<div style="{_MUTED}">Image {number} ({size}) is too large to be kept in a notebook: '
         f".images[{number - 1}].save(&quot;image.{image_type(data)}&quot;) has it whole, and with "
@@ -80,7 +132,7 @@ def _told(data: bytes, number: int) -> str:
 
 def _small(data: bytes) -> bytes | None:
     """An image that a notebook can bear: itself or, by pillow, a smaller one; None without."""
-    if len(data) <= MOST_IMAGE:
+    if len(data) <= MOST_IMAGE and 0 < image_pixels(data) <= PIXELS:
         return data
     try:
         from PIL import Image

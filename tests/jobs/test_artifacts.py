@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import functools
 import http.server
 import io
 import json
 import pickle
 import re
+import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -107,6 +109,53 @@ def test_large_images_are_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     assert images_in({"output": [drawn(data)]}) == (data,)
     with pytest.raises(BgmagicError, match="pip install pillow"):
         images_in({"output": [drawn(data)]})[0].pil()
+
+
+def header(kind: str, width: int, height: int) -> bytes:
+    """An image of one colour with another size in its header."""
+    made = picture(kind if kind in ("PNG", "JPEG") else "WEBP")
+    if kind == "PNG":
+        return made[:16] + struct.pack(">II", width, height) + made[24:]
+    if kind == "JPEG":
+        at = made.index(b"\xff\xc0") + 5
+        return made[:at] + struct.pack(">HH", height, width) + made[at + 4 :]
+    sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    if kind == "VP8X":
+        return made[:12] + b"VP8X\n\0\0\0\0\0\0\0" + sides + made[12:]
+    bits = (width - 1) | (height - 1) << 14
+    return made[:12] + b"VP8L\0\1\0\0\x2f" + bits.to_bytes(4, "little") + bytes(10)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "VP8X", "VP8L"])
+def test_pixels_are_counted_before_a_page_gets_them(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few hundred bytes that say they are an image of very many pixels are told of and not shown, with
+    and without pillow; so are images that have too many together."""
+    small, bomb = header(kind, 300, 20), header(kind, 16_000, 16_000)
+    several = [header(kind, 5000, 5000)] * 6
+    assert artifacts.image_pixels(small) == 6000
+    assert len(bomb) < 1000
+    for _ in range(2):
+        html = artifacts.artifacts_html([bomb], [])
+        assert "<img" not in html
+        assert "256.0 megapixels" in html
+        monkeypatch.setitem(sys.modules, "PIL", None)
+    html = artifacts.artifacts_html(several, [])
+    assert html.count("<img") == artifacts.ALL_PIXELS // artifacts.PIXELS == 4
+    for cut in range(12, 40):
+        artifacts.image_pixels(small[:cut])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"lossless": True}, {"exif": b"Exif\0\0" + bytes(90)}]
+)
+def test_pixels_of_images_as_pillow_writes_them(kind: str, options: dict[str, Any]) -> None:
+    """The pixels by the header are those that pillow says."""
+    made = io.BytesIO()
+    Image.new("RGB", (301, 23), "blue").save(made, kind, **options)
+    assert artifacts.image_pixels(made.getvalue()) == 301 * 23
 
 
 def test_programs_are_text() -> None:
@@ -221,6 +270,9 @@ def test_files_are_fetched(files_at: ServerConfig, tmp_path: Path) -> None:
     (lonely, _) = files_in(told, None)
     with pytest.raises(BgmagicError, match="was pickled"):
         lonely.read()
+    written = pickle.dumps(files_in(told, functools.partial(fetch_file, files_at)))
+    assert b"9876543" not in written
+    assert pickle.loads(written) == (plot, other)
 
 
 @pytest.mark.parametrize("file_id", ["../up", "/tmp/abs", "..", "a/../../b", ".hidden", "c:x"])
