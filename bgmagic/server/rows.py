@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,7 @@ class JobRows:
             entries = self._reader.select(LISTED, limit=MOST)
         else:
             entries = self._reader.select(NEWS, since=since - OVERLAP)
+        entries = [entry for entry in entries if _is_sound(entry)]
         owners = {entry.owner for entry in entries if entry.owner and entry.ended_at is None}
         alive = self._reader.followed(owners)
         rows = [self._row(entry, alive) for entry in entries]
@@ -56,17 +61,11 @@ class JobRows:
         found = self._reader.select(ONE, brief=False, it=key)
         if not found:
             return None
-        job = Job(record_of(found[0]), _Nobody())
-        if found[0].ended_at is not None:
-            settle(job)
-        trouble = job.error
-        return {
-            "html": text_html(job),
-            "message": sentence(str(trouble)) if trouble else "",
-            "remedy": remedy(job) if trouble else "",
-            "footer": footer_text(job),
-            "prompt": _prompt(job.request.body.get("input"))[:PROMPT],
-        }
+        try:
+            return _told(found[0])
+        except Exception as error:  # SQLite keeps anything in any column
+            about = f"The journal's row of this job can't be read: {type(error).__name__}"
+            return {"html": "", "message": about, "remedy": "", "footer": "", "prompt": ""}
 
     def _row(self, entry: StoredJob, alive: Collection[str]) -> dict[str, Any]:
         ended = entry.ended_at is not None
@@ -99,7 +98,9 @@ class JobRows:
 
     def _price(self, entry: StoredJob) -> float | None:
         if entry.key not in self._prices:
-            cost = cost_of(entry)
+            cost = None
+            with contextlib.suppress(Exception):  # of what nobody of ours has written
+                cost = cost_of(entry)
             self._prices[entry.key] = None if cost is None else cost.charge.price
         return self._prices[entry.key]
 
@@ -109,6 +110,38 @@ class _Nobody:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"a job that is only read has no {name}")
+
+
+_KEY = re.compile(r"[\w-]{1,80}", re.ASCII)  # it becomes a part of a cell that attaches the job
+
+_texts_of = attrgetter(
+    "key", "notebook", "name", "server", "status", "owner", "model", "effort", "response_id",
+    "group_key", "group_name",
+)  # fmt: skip
+
+
+def _is_sound(entry: StoredJob) -> bool:
+    """Whether it has what its columns are for: one that has not is left out, and hides no other."""
+    times: tuple[Any, ...] = (entry.created_at, 0.0 if entry.ended_at is None else entry.ended_at)
+    return (
+        all(text is None or isinstance(text, str) for text in _texts_of(entry))
+        and _KEY.fullmatch(entry.key) is not None
+        and all(isinstance(at, int | float) and math.isfinite(at) for at in times)
+    )
+
+
+def _told(entry: StoredJob) -> dict[str, Any]:
+    job = Job(record_of(entry), _Nobody())
+    if entry.ended_at is not None:
+        settle(job)
+    trouble = job.error
+    return {
+        "html": text_html(job),
+        "message": sentence(str(trouble)) if trouble else "",
+        "remedy": remedy(job) if trouble else "",
+        "footer": footer_text(job),
+        "prompt": _prompt(job.request.body.get("input"))[:PROMPT],
+    }
 
 
 def _prompt(asked: object) -> str:

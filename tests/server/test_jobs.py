@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import sqlite3
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +127,31 @@ def test_rows_have_prices(journal: Journal, tmp_path: Path) -> None:
     assert price > 0.01
     assert rows == {"strange": None, "open": None}
     reader.close()
+
+
+ODD = [b"\xff\x00", 5, 9e999, "\x1b[2J", "[]", "{", None]
+
+
+def test_a_row_that_is_none_hides_no_other(journal: Journal, tmp_path: Path) -> None:
+    """A row whose columns hold what they are not for is left out or told as it can be: the others are
+    listed all the same, as JSON, and no key that could be more than a name becomes a part of a cell."""
+    good = job("good", ended_at=2.0, status="completed", response=response_text("Yes."))
+    journal.add(good, job("x\n!echo", ended_at=2.0)).result(10)
+    rows = JobRows(JournalReader(tmp_path / ".journal.sqlite3"), tmp_path)
+    assert [row["key"] for row in rows.listed(None)["jobs"]] == ["good"]
+    with contextlib.closing(sqlite3.connect(tmp_path / ".journal.sqlite3")) as file:
+        file.execute("PRAGMA journal_mode")
+        names = [row[1] for row in file.execute("PRAGMA table_info(jobs)") if row[1] != "id"]
+        for name, value in itertools.product(names, ODD):
+            key = uuid.uuid4().hex
+            journal.add(job(key, ended_at=2.0, status="completed")).result(10)
+            with contextlib.suppress(sqlite3.IntegrityError), file:
+                file.execute(f"UPDATE jobs SET {name} = ? WHERE key = ?", (value, key))
+            listed = [rows.listed(since)["jobs"] for since in (None, 0.0)]
+            assert all("good" in [row["key"] for row in found] for found in listed)
+            json.dumps([listed, rows.one(key), rows.one("good")], allow_nan=False)
+            with file:
+                file.execute("DELETE FROM jobs WHERE key NOT IN ('good')")
 
 
 def test_reader_makes_nothing(tmp_path: Path) -> None:
