@@ -26,7 +26,9 @@ def one_line(text: str, most: int = 600) -> str:
     """
     plain = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
     line = " ".join(plain.split())
-    return line if len(line) <= most else f"{line[:most]}…"
+    # Spaces may have hidden that there is more.
+    cut = len(line) > most or text[4 * most :].strip()
+    return f"{line[:most]}…" if cut else line
 
 
 # Tabs and line breaks are shown as they are.

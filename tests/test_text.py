@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.text import duration, user_path
+from bgmagic.text import duration, one_line, user_path
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,13 @@ def test_exact_duration_adds_up(seconds: float) -> None:
     units = {"s": 1, "min": 60, "h": 3600}
     told = sum(int(n) * units[unit] for n, unit in zip(words[::2], words[1::2], strict=True))
     assert abs(told - seconds) <= (0.5 if seconds < 3599 else 60)
+
+
+def test_a_line_that_is_cut_says_so() -> None:
+    """A text that is shortened ends with a sign of that, also where only spaces stood before the rest."""
+    assert one_line("a" * 20, 10) == "a" * 10 + "…"
+    assert one_line("a" + " " * 100 + "b", 10) == "a…"
+    assert one_line("a" + " " * 100, 10) == "a"
 
 
 def test_a_home_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

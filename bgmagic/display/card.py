@@ -21,7 +21,7 @@ import traitlets
 
 from bgmagic.display.frontend import Formulas
 from bgmagic.display.listing import describe_live, is_final, model_of, sentence
-from bgmagic.display.static_html import FinalBundles
+from bgmagic.display.static_html import KEPT_CALL, FinalBundles
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord, Status
@@ -156,6 +156,8 @@ def allow_subshell_messages(widget: Any) -> None:
     if hasattr(comm, "_reply_subshell_for"):
         comm._reply_subshell_for = lambda _data, chosen: chosen
 
+
+ASKED_CALL = 20_000  # characters of a call that somebody is asked about
 
 CALLS = 12  # of functions that a card shows; more are told by the steps
 
@@ -353,13 +355,20 @@ def shown_steps(steps: Sequence[Step]) -> Sequence[Step]:
 
 
 def _call(step: Step) -> dict[str, Any]:
-    """One call of a function, as plain text of which a card shows the beginning."""
+    """One call of a function, as plain text of which a card shows the beginning; of one that needs
+    somebody's word all, as what it would do may stand at its end."""
+    asks = step.status in OPEN_QUESTIONS
+    text = f"{step.name}({step.arguments})"
+    if asks:
+        text = " ".join(text.split())
+        left = len(text) - ASKED_CALL
+        text = f"{text[:ASKED_CALL]}… and {left:,} more characters: .steps" if left > 0 else text
     return {
         "key": _key_of(step),
-        "text": one_line(f"{step.name}({step.arguments})", 600),
+        "text": one_line(text, 2 * ASKED_CALL if asks else KEPT_CALL),
         "output": one_line(step.output or "", 300),
         "status": step.status,
-        "asks": step.status in OPEN_QUESTIONS,
+        "asks": asks,
     }
 
 

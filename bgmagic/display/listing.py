@@ -15,6 +15,7 @@ from bgmagic.jobs.export import batch_progress
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status
+from bgmagic.rendering.escaping import inline_text
 from bgmagic.text import count_jobs, duration, one_line
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def table_html(listed: Sequence[TableRow]) -> str:
 
 
 def _found(row: TableRow) -> str:
-    place, before, found, after = map(html.escape, row.match or ("", "", "", ""))
+    place, before, found, after = map(inline_text, row.match or ("", "", "", ""))
     cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row.cells)
     shown = f"{place}: {before}<b>{found}</b>{after}"
     return f'<tr>{cells}<td style="text-align: left; min-width: 20em">{shown}</td></tr>'

@@ -18,6 +18,7 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
 from bgmagic.jobs.steps import CallStatus, Step
+from bgmagic.rendering.escaping import inline_text
 from bgmagic.rendering.markdown import answer_html
 from bgmagic.text import count_jobs, dollars, duration, one_line, without_controls
 
@@ -109,7 +110,7 @@ def _steps(steps: Sequence[Step]) -> str:
     items = "".join(
         f"<li><code>{html.escape(one_line(f'{step.name}({step.arguments})', KEPT_CALL))}</code> "
         f"{html.escape(f'{step.status}: ' if step.status != CallStatus.DONE else '→ ')}"
-        f"{html.escape(one_line(step.output or '', KEPT_CALL))}</li>"
+        f"{inline_text(one_line(step.output or '', KEPT_CALL))}</li>"
         for step in steps[:KEPT_ROWS]
     )
     count = "1 call" if len(steps) == 1 else f"{len(steps)} calls"
@@ -150,7 +151,7 @@ def _reason(job: Job, error: BgmagicError) -> str:
     partial = "What was written until then:" if job.text.strip() else ""
     if isinstance(error, InvalidAnswer):
         partial = "What was written:"
-    words = [html.escape(sentence(str(error)) + "."), html.escape(remedy(job)), partial]
+    words = [inline_text(sentence(str(error)) + "."), html.escape(remedy(job)), partial]
     if isinstance(error, NoAnswer) and not partial:
         words = words[:2]
     shown = " ".join(word for word in words if word).replace("..", ".")
@@ -270,7 +271,7 @@ def group_html(group: JobGroup, tally: GroupSummary) -> str:
 
 def _failed(tally: GroupSummary, name: str) -> str:
     items = "".join(
-        f"<li>{len(reason.jobs)} {html.escape(reason.status)}: {html.escape(reason.text)} "
+        f"<li>{len(reason.jobs)} {html.escape(reason.status)}: {inline_text(reason.text)} "
         f'<span style="{_QUIET}">({html.escape(reason.names)})</span></li>'
         for reason in tally.reasons()
     )
@@ -320,7 +321,7 @@ def _td(told: Mapping[str, Any], name: str) -> str:
     style = {"text": ' style="text-align: left; min-width: 30em"'}.get(name, "")
     if name not in (*_COLUMNS, ""):
         style = ' style="text-align: left"'
-    return f"<td{style}>{html.escape(_cell(told, name))}</td>"
+    return f"<td{style}>{inline_text(_cell(told, name))}</td>"
 
 
 def _title(name: str) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets
@@ -15,10 +16,12 @@ import pytest
 
 from bgmagic.api.request import Request
 from bgmagic.display.board import GroupBoard, JobsBoard
-from bgmagic.display.card import Card, snapshot
+from bgmagic.display.card import Card, _call, snapshot
 from bgmagic.display.listing import describe_live, table_row
+from bgmagic.display.static_html import _steps
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
+from bgmagic.jobs.steps import Step
 from bgmagic.runtime.manager import JobManager
 from tests.jobs.test_job import LIMIT, SOON, eventually
 from tests.support.kernels import Kernel
@@ -168,6 +171,19 @@ def test_send_again_button(shown: JobManager, pointed: ScriptedServer, ask: Ask)
     eventually(lambda: job.card.view["status"] == "completed")
     assert pointed.count("create") == 3
     assert job.status == "unknown"
+
+
+def test_who_is_asked_sees_all_of_a_call() -> None:
+    """A call that needs somebody's word is shown to its end, whatever spaces stand before that; of one
+    that is too long the card says how much more there is. Formulas in outputs stay text in the end."""
+    padded = '{"path": "a.txt"' + " " * 90_000 + f', "text": "{"x" * 900}", "path": "/home"}}'
+    step = Step("remove", padded, "c1", "asking", output="$$\\def\\x{1}$$")
+    assert _call(step)["text"].endswith('"path": "/home"})')
+    assert _call(replace(step, status="done"))["text"] == 'remove({"path": "a.txt"…'
+    long = replace(step, arguments="y" * 100_000)
+    assert _call(long)["text"].endswith("… and 80,008 more characters: .steps")
+    assert "$$" not in _steps([step])
+    assert "\\def" not in _steps([step])
 
 
 def test_line_says_it_in_words(shown: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
