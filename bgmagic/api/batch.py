@@ -16,6 +16,7 @@ from bgmagic.api.error_body import failure_message
 from bgmagic.api.request import Request
 from bgmagic.api.response import is_terminal, objects_in, text_in
 from bgmagic.errors import BadInput
+from bgmagic.text import one_line
 
 # The bounds of one file (OpenAI's guide to Batch, openai 3.57).
 MOST_REQUESTS = 50_000
@@ -110,8 +111,8 @@ def read_result(line: Mapping[str, Any]) -> BatchResult | None:
             return BatchResult(custom_id, response)
         return BatchResult(custom_id, None, f"its response is only {response['status']}")
     error = next((found for found in _errors(line, body) if found), {})
-    code = text_in(error.get("code"))
-    told = failure_message({"error": error}) or text_in(error.get("message"))
+    code = one_line(text_in(error.get("code")), 80)
+    told = failure_message({"error": error}) or one_line(text_in(error.get("message")))
     at = f"HTTP {status}" if isinstance(status, int) and status != 200 else ""
     words = [word for word in (at, code, told) if word]
     return BatchResult(custom_id, None, ": ".join(words) or "the server gave no reason", code)
@@ -175,7 +176,11 @@ class BatchReport:
         files = (text_in(batch.get("output_file_id")), text_in(batch.get("error_file_id")))
         listed = batch.get("errors")
         errors = objects_in(listed.get("data") if isinstance(listed, dict) else listed)
-        words = [text_in(errors[0].get(name)) for name in ("code", "message")] if errors else []
+        words = (
+            [one_line(text_in(errors[0].get(name))) for name in ("code", "message")]
+            if errors
+            else []
+        )
         return cls(
             batch_id=text_in(batch.get("id")),
             status=text_in(batch.get("status")),

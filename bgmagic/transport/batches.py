@@ -252,7 +252,7 @@ class BatchesClient:
             listed = await self._json(lambda asked=after: page(limit=PAGE, **asked))  # type: ignore[misc]
             found = objects_in(listed.get("data"))
             for one in found:
-                yield one
+                yield dict(one)
             if not listed.get("has_more") or not found:
                 return
             after = {"after": found[-1].get("id")}

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.api.batch import BatchReport, RequestCounts, progress_text
+from bgmagic.api.batch import BatchReport, RequestCounts, progress_text, read_result
 from bgmagic.display.listing import describe_jobs
 from tests.jobs.test_group import Ask, ask, kernel_of  # noqa: F401
 from tests.jobs.test_job import LIMIT, eventually
@@ -82,3 +83,18 @@ def test_counts_are_read() -> None:
     assert progress_text([counts]) == "12,000 of 50,000 done"
     zero = {"request_counts": {"total": 0, "completed": 0, "failed": 0}}
     assert RequestCounts.of(zero) is None
+
+
+@pytest.mark.parametrize(
+    "errors", [None, "no", ["x"], [["x"]], {"data": ["x", 1]}, {"data": {"message": "no"}}, 7]
+)
+def test_a_report_is_read_of_any_errors(errors: Any) -> None:
+    """A batch object may have anything as its errors: what is no list of objects says nothing, and what
+    a terminal would obey is no part of a reason."""
+    assert BatchReport.of({"id": "batch_1", "errors": errors}).why == ""
+    told = {"data": ["x", {"code": "bad\x1b[2J", "message": "line\n1"}]}
+    assert BatchReport.of({"errors": told}).why == "bad [2J: line 1"
+    line = {"custom_id": "a", "error": {"code": "\x1b]0;x\x07", "message": "\x1b[2J"}}
+    result = read_result(line)
+    assert result is not None
+    assert result.reason.isprintable()
