@@ -176,11 +176,9 @@ class BatchReport:
         files = (text_in(batch.get("output_file_id")), text_in(batch.get("error_file_id")))
         listed = batch.get("errors")
         errors = objects_in(listed.get("data") if isinstance(listed, dict) else listed)
-        words = (
-            [one_line(text_in(errors[0].get(name))) for name in ("code", "message")]
-            if errors
-            else []
-        )
+        words = [
+            one_line(text_in(one.get(name))) for one in errors[:1] for name in ("code", "message")
+        ]
         return cls(
             batch_id=text_in(batch.get("id")),
             status=text_in(batch.get("status")),

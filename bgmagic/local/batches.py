@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tornado.httputil import HTTPFile, parse_body_arguments
+from tornado.httputil import HTTPFile, HTTPInputError, parse_body_arguments
 
 from bgmagic.local.request_body import parse_json, read_create, read_metadata
 from bgmagic.local.responses import NO_PACE, ResponseStore
@@ -369,7 +369,10 @@ class FilesHandler(StoreHandler, BodyHandler):
         kind = self.request.headers.get("Content-Type", "")
         if not kind.startswith("multipart/form-data"):
             refuse("The body of an upload must be multipart/form-data.", "file")
-        parse_body_arguments(kind, content, fields, files)
+        try:
+            parse_body_arguments(kind, content, fields, files)
+        except HTTPInputError:
+            refuse("The body of the upload is no multipart/form-data.", "file")
         purpose = fields.get("purpose", [b""])[-1].decode("utf-8", "replace")
         choice({"purpose": purpose or None}, "purpose", ("batch",), None)
         if "file" not in files:
@@ -397,7 +400,7 @@ class ContentHandler(StoreHandler):
         asked = self.request.headers.get("Range", "")
         start = asked.removeprefix("bytes=").removesuffix("-")
         self.set_header("Content-Type", "application/octet-stream")
-        if start.isdecimal() and asked.startswith("bytes="):
+        if len(start) < 20 and start.isdecimal() and asked.startswith("bytes="):
             if int(start) >= len(content):
                 raise BadRequest(416, f"The file has {len(content)} bytes.")
             self.set_status(206)

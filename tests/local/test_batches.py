@@ -153,7 +153,8 @@ def test_a_batch_expires() -> None:
 
 
 def test_a_file_is_read_from_a_byte_on() -> None:
-    """A range gives the rest of a file, as one that broke off is read on."""
+    """A range gives the rest of a file, as one that broke off is read on; a range and an upload that are
+    none are no failure of the server."""
 
     async def run() -> None:
         async with stage(puppet=Echo()) as at:
@@ -162,6 +163,13 @@ def test_a_file_is_read_from_a_byte_on() -> None:
             read = at.sdk.files.with_raw_response.content
             part = await read(file.id, extra_headers={"Range": "bytes=7-"})
             assert (part.http_response.status_code, part.content) == (206, content[7:])
+            part = await read(file.id, extra_headers={"Range": f"bytes={'9' * 5000}-"})
+            assert (part.http_response.status_code, part.content) == (200, content)
+            form = {"Content-Type": "multipart/form-data; boundary=a"}
+            refused = await at.sdk._client.post(
+                f"{at.sdk.base_url}files", content=b"x", headers=at.sdk.auth_headers | form
+            )
+            assert (refused.status_code, "no multipart" in refused.text) == (400, True)
 
     asyncio.run(run())
 
