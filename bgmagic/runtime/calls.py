@@ -37,6 +37,8 @@ FindFunction = Callable[[str], FunctionTool | None]
 
 WRITE_RETRY = 1.0  # seconds between looks at a journal that can't be written
 
+AT_ONCE = 64  # calls of one response that run; a server may send any number, each with a thread
+
 _DENIED = failure("the user did not allow this call")
 
 _NOT_AGAIN = failure(
@@ -163,7 +165,7 @@ class FunctionCalls:
             elif asks and word is None:
                 if step.status == CallStatus.PENDING:
                     changed.append(replace(step, status=CallStatus.ASKING))
-            else:
+            elif len(self._running) + len(ready) < AT_ONCE:
                 ready.append(replace(step, status=CallStatus.RUNNING))
         if await self._write([*changed, *ready]):
             for step in ready:

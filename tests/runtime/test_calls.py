@@ -19,6 +19,7 @@ from bgmagic.jobs.job import Answer
 from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobUnknown, NoAnswer
 from bgmagic.jobs.steps import FunctionRounds, Step
 from bgmagic.public import submit
+from bgmagic.runtime.calls import AT_ONCE
 from bgmagic.submission.app import NoShell, app
 from bgmagic.submission.costs import cost_of
 from bgmagic.tools.functions import function_entry, read_arguments
@@ -232,6 +233,31 @@ def test_what_goes_wrong_is_told_the_model(
     assert outputs(bodies(pointed)[1]) == [step.output]
     assert (step.status == "failed") == (step.output or "").startswith("Error")
     assert KEY not in (step.output or "")
+
+
+def test_many_calls_run_some_at_a_time(
+    rounds: Callable[..., None], pointed: ScriptedServer
+) -> None:
+    """Of more calls than a process should have threads for, so many run at once and the others after."""
+    lock, running, most = threading.Lock(), [0], [0]
+    full = threading.Event()
+
+    def number(n: int) -> int:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+            if running[0] == AT_ONCE:
+                full.set()
+        assert full.wait(LIMIT)
+        with lock:
+            running[0] -= 1
+        return n
+
+    count = 2 * AT_ONCE + 5
+    rounds([("number", {"n": n}) for n in range(count)])
+    submit("Count.", poll=0.02, tool=number).result(LIMIT)
+    assert outputs(bodies(pointed)[-1]) == [str(n) for n in range(count)]
+    assert most[0] == AT_ONCE
 
 
 def test_a_call_is_run_once(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
