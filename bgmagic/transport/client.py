@@ -375,7 +375,7 @@ async def _read(reply: Any, file_id: str, limit: int) -> bytes:
 
 def _why(error: Exception, parser: ReplyParser, file_id: str, container: str | None) -> str:
     status = getattr(error, "status_code", None)
-    said = parser.clean(one_line(str(error), 300))
+    said = one_line(parser.clean(str(error)), 300)  # a key that is cut is no longer found
     if status in (404, 410) and container is not None:
         return f"{file_id} is no longer there: {EXPIRED}. The server says: {said}"
     if status is None:
