@@ -46,7 +46,7 @@ def _told(option: Option) -> dict[str, Any]:
         "flags": option.flags,
         "takes": bool(option.metavar),
         "choices": option.choices,
-        "names": option.variable or option.metavar == "NAME",
+        "names": option.takes_variable,
     }
     return {name: value for name, value in told.items() if value}
 

@@ -168,7 +168,7 @@ def _values(option: Option, typed: Typed, namespace: Mapping[str, Any]) -> Itera
         yield from ((path, "path") for path in _paths(typed))
     elif option.offered:
         yield from ((word, "value") for word in option.offered if word.startswith(typed.word))
-    elif option.variable or option.metavar == "NAME":
+    elif option.takes_variable:
         yield from ((name, "instance") for name in _names(namespace, typed.word))
 
 

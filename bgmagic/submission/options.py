@@ -54,6 +54,11 @@ class Option:
         """Whether what it takes may be left out."""
         return self.metavar.startswith("[")
 
+    @property
+    def takes_variable(self) -> bool:
+        """Whether what it takes is a variable's name, and no word of a list."""
+        return not self.offered and (self.variable or self.metavar == "NAME")
+
 
 def option(
     *flags: str,

@@ -350,3 +350,13 @@ def test_the_deadline_lies_beyond_the_window(settings: dict[str, Any], hours: in
 def test_labextension_knows_the_options() -> None:
     """What JupyterLab's extension knows of the options is what is declared; else `COMMAND` mends it."""
     assert labextension.PATH.read_text() == labextension.options_module(), labextension.COMMAND
+
+
+def test_labextension_colours_variables_alone() -> None:
+    """JupyterLab colours as a variable what Tab completes as one; the words of --include are none."""
+    told = {
+        line.split('"')[3]  # its first flag
+        for line in labextension.options_module().splitlines()
+        if '"names":true' in line
+    }
+    assert told == {"-o", "--messages", "-c", "--schema", "--each"}

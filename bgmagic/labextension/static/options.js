@@ -23,7 +23,7 @@ export default {
     {"flags":["--ask"]},
     {"flags":["--max-rounds"],"takes":true},
     {"flags":["--schema"],"takes":true,"names":true},
-    {"flags":["--include"],"takes":true,"names":true},
+    {"flags":["--include"],"takes":true},
     {"flags":["--metadata"],"takes":true},
     {"flags":["--cache-key"],"takes":true},
     {"flags":["--param"],"takes":true},
