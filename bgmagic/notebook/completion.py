@@ -146,7 +146,7 @@ def _at(typed: Typed, settings: type[Any], namespace: Mapping[str, Any]) -> tupl
         raw = typed.raw.partition("=")[2]
         inner = Typed(typed.words, raw, rest, typed.quote)
         return raw, list(_values(by_flag[flag], inner, namespace))
-    offers = [] if typed.word.startswith("-") else list(_words(every, settings, typed, namespace))
+    offers = [] if typed.word.startswith("-") else list(_words(every, settings, typed))
     if typed.word.startswith("-") or not (typed.word or offers):
         offers += _flags(every, typed)
     return typed.raw, offers
@@ -172,9 +172,7 @@ def _values(option: Option, typed: Typed, namespace: Mapping[str, Any]) -> Itera
         yield from ((name, "instance") for name in _names(namespace, typed.word))
 
 
-def _words(
-    every: tuple[Option, ...], settings: type[Any], typed: Typed, namespace: Mapping[str, Any]
-) -> Iterator[Offer]:
+def _words(every: tuple[Option, ...], settings: type[Any], typed: Typed) -> Iterator[Offer]:
     """Find what may stand without a flag: the words of an action, or jobs."""
     for option in every:
         if not option.flags:

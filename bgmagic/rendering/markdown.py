@@ -139,14 +139,6 @@ def as_markdown(text: str, *, structured: bool) -> str:
     return f"```json\n{indented}\n```" if structured else text
 
 
-_QUIET = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
-
-
-def sources_html(sources: Sequence[tuple[str, str]]) -> str:
-    """The list of links that stands under an answer, from pairs (title, address); or ""."""
-    return f'<div style="{_QUIET}">Sources{links_html(sources)}</div>' if sources else ""
-
-
 def links_html(pairs: Sequence[tuple[str, str]]) -> str:
     """A numbered list of links, each given as title and address.
 

@@ -16,7 +16,7 @@ from typing import Any
 from bgmagic.api.pricing import Billing
 from bgmagic.api.redaction import secrets_of
 from bgmagic.api.server import ServerConfig
-from bgmagic.concurrency import Clock, WakeEvent
+from bgmagic.concurrency import WakeEvent
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import Status
@@ -55,7 +55,6 @@ class FunctionCalls:
         job: Job,
         store: JobStore,
         server: ServerConfig,
-        clock: Clock,
         wake: WakeEvent,
         find_function: FindFunction,
     ) -> None:
@@ -68,7 +67,6 @@ class FunctionCalls:
         self._job = job
         self._store = store
         self._server = server
-        self._clock = clock
         self._wake = wake
         self._find_function = find_function
         self._decisions: dict[str, bool] = {}

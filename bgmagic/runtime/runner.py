@@ -86,7 +86,7 @@ class JobRunner:
         self._following: ResponseWatcher | None = None
         self._limit = TimeLimit()  # on what cancelling the job cuts short
         self._closing = False
-        self._calls = FunctionCalls(job, store, config.server, clock, self._wake, find_function)
+        self._calls = FunctionCalls(job, store, config.server, self._wake, find_function)
 
     def decide(self, call_id: str | None, *, allow: bool) -> None:
         """Let a call of a function run, or not, that waits for somebody's word; None is all."""

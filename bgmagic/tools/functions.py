@@ -161,7 +161,7 @@ def same_signature(entry: dict[str, Any], others: Sequence[Any]) -> bool:
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
-def function_entry(function: Callable[..., Any], label: str = "--tool") -> dict[str, Any]:
+def function_entry(function: Callable[..., Any]) -> dict[str, Any]:
     """Make the tool's entry, as the API takes it, of a function's name, docstring and signature.
 
     Every parameter is required, as strict mode wants it; one with a default may be null, which
@@ -173,10 +173,10 @@ def function_entry(function: Callable[..., Any], label: str = "--tool") -> dict[
     name = getattr(function, "__name__", "")
     if not _NAME.fullmatch(name):
         raise BadInput(
-            f"{label}: a function needs a name of up to 64 letters, digits, _ and -, not {name!r}; "
+            f"--tool: a function needs a name of up to 64 letters, digits, _ and -, not {name!r}; "
             "write it with def"
         )
-    where = f"{label} {name}"
+    where = f"--tool {name}"
     try:
         schema = _arguments_of(function).model_json_schema(by_alias=True)
     except BadInput:

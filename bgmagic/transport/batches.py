@@ -85,7 +85,6 @@ class BatchesClient:
         Raises:
             ServerError: the SDK can't make a client of these settings.
         """
-        self._server = server
         self._parser = ReplyParser(server)
         try:
             self._sdk = sdk_client(server, tls_of(server))
