@@ -181,16 +181,23 @@ def _clean(told: dict[str, Any], secrets: Collection[str]) -> dict[str, Any]:
     return cleaned
 
 
-def prompt_of(body: Mapping[str, Any]) -> str:
-    """The text of the last user turn of a request, or ""."""
+def prompt_of(body: Mapping[str, Any], *, others: bool = False) -> str:
+    """The text of the last user turn of a request, or "".
+
+    Args:
+        others: tell of its other parts as well, by their types: "[input_image]".
+    """
     given = body.get("input")
+    if isinstance(given, str):
+        return given
     turns = [turn for turn in given if isinstance(turn, dict)] if isinstance(given, list) else []
     asked = next((turn for turn in reversed(turns) if turn.get("role") == "user"), {})
     content = asked.get("content")
     if isinstance(content, str):
         return content
     parts = [part for part in content if isinstance(part, dict)] if content else []
-    return "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    texts = (part.get("text", f"[{part.get('type')}]" if others else None) for part in parts)
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def _time(seconds: float | None) -> str | None:

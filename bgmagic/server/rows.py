@@ -6,13 +6,14 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from bgmagic.display.listing import sentence
 from bgmagic.display.static_html import footer_text, remedy, text_html
+from bgmagic.jobs.export import prompt_of
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import settle
 from bgmagic.runtime.attach import record_of
@@ -140,20 +141,5 @@ def _told(entry: StoredJob) -> dict[str, Any]:
         "message": sentence(str(trouble)) if trouble else "",
         "remedy": remedy(job) if trouble else "",
         "footer": footer_text(job),
-        "prompt": _prompt(job.request.body.get("input"))[:PROMPT],
+        "prompt": prompt_of(job.request.body, others=True)[:PROMPT],
     }
-
-
-def _prompt(asked: object) -> str:
-    """The text of a request's last turn of the user."""
-    if isinstance(asked, str):
-        return asked
-    turns: Sequence[Any] = asked if isinstance(asked, list) else []
-    for turn in reversed(turns):
-        if isinstance(turn, Mapping) and turn.get("role") == "user":
-            content = turn.get("content")
-            if isinstance(content, str):
-                return content
-            parts = [part for part in content or () if isinstance(part, Mapping)]
-            return "\n".join(str(part.get("text") or f"[{part.get('type')}]") for part in parts)
-    return ""

@@ -187,4 +187,6 @@ def test_the_prompt_of_any_request() -> None:
     assert prompt_of({"input": [{"role": "user", "content": "a"}]}) == "a"
     assert prompt_of({"input": [{"role": "user", "content": [part, {"type": "input_image"}]}]}) == "b"  # fmt: skip
     assert prompt_of({"input": [{"role": "assistant", "content": "a"}]}) == ""
-    assert prompt_of({"input": "a"}) == prompt_of({}) == ""
+    assert (prompt_of({"input": "a"}), prompt_of({})) == ("a", "")
+    image = {"input": [{"role": "user", "content": [part, {"type": "input_image"}]}]}
+    assert prompt_of(image, others=True) == "b\n[input_image]"
