@@ -14,7 +14,7 @@ from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import past_deadline, settle
 from bgmagic.jobs.record import Note, SendGate, Status
-from bgmagic.runtime.attach import record_of
+from bgmagic.runtime.attach import settle_as_stored
 from bgmagic.runtime.pacing import LIMIT, RunConfig
 from bgmagic.storage.batches import BatchState
 
@@ -86,10 +86,8 @@ class BatchRunner:
         entry = next(iter(self.work.store.whole([job.record.key])), None)
         if entry is None:  # forgotten
             settle(job, status=Status.LOST, ended_at=self.work.clock.now())
-            return
-        ended = record_of(entry)
-        names = ("status", "response", "response_id", "reason", "ended_at", "accepted_at")
-        settle(job, **{name: getattr(ended, name) for name in names})
+        else:
+            settle_as_stored(job, entry)
 
     def close(self) -> None:
         """Stop after the call that is under way."""

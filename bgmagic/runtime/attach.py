@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 from bgmagic.api.request import OutputType, Previous, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput, Unsendable
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.jobs.record import GroupPosition, JobRecord, Status, Variable, group_position
+from bgmagic.jobs.outcome import settle
+from bgmagic.jobs.record import (
+    GroupPosition,
+    JobController,
+    JobRecord,
+    Status,
+    Variable,
+    group_position,
+)
 from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.runtime.pacing import RunConfig
 from bgmagic.storage.database import StoredJob
@@ -42,6 +51,34 @@ def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:
         over_budget=entry.over_budget,
         rounds=FunctionRounds.read(entry.rounds),
     )
+
+
+def past_job(entry: StoredJob, controller: JobController, output_type: OutputType = None) -> Job:
+    """A handle of a stored job, to be read."""
+    job = Job(record_of(entry, output_type), controller)
+    if entry.ended_at is not None:
+        settle(job)
+    return job
+
+
+def settle_as_stored(job: Job, entry: StoredJob) -> None:
+    """End ``job`` as the journal says that it has ended; what it is called stays."""
+    ended = record_of(entry, job.request.output_type)
+    settle(job, **{name: getattr(ended, name) for name in _OF_THE_END})
+
+
+# What may have become of a job since it was read.
+_OF_THE_END = (
+    "status", "request", "partial", "rounds", "response_id", "accepted_at", "started_at",
+    "checked_at", "ended_at", "response", "reason",
+)  # fmt: skip
+
+
+class NoController:
+    """Does nothing for a job: it is only read, or watched, and nobody else has its handle."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a job that is only read has no {name}")
 
 
 def _position(entry: StoredJob) -> GroupPosition | None:

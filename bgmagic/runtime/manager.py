@@ -32,6 +32,7 @@ from bgmagic.runtime.attach import (
     VariableHandover,
     check_attachable,
     fetch_cited,
+    past_job,
     record_of,
     stored_run_config,
 )
@@ -280,10 +281,7 @@ class JobManager:
 
     def past(self, entry: StoredJob, output_type: OutputType = None) -> Job:
         """Make a handle of a stored job, to be read; it is not one of this process."""
-        job = Job(record_of(entry, output_type), self)
-        if entry.ended_at is not None:
-            settle(job)
-        return job
+        return past_job(entry, self, output_type)
 
     def _settled(self, record: JobRecord, variable: Variable | None) -> Job:
         job = Job(record, self)

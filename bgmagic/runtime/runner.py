@@ -26,7 +26,7 @@ from bgmagic.jobs.record import LASTING_NOTES, SendGate, Status
 from bgmagic.jobs.steps import with_all_usage
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime import sending
-from bgmagic.runtime.attach import record_of
+from bgmagic.runtime.attach import settle_as_stored
 from bgmagic.runtime.calls import FindFunction, FunctionCalls
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
 from bgmagic.runtime.pacing import (
@@ -184,9 +184,7 @@ class JobRunner:
                 return True
             entry = await asyncio.to_thread(self._store.find, self.job.record.key)
             if entry is not None and entry.ended_at is not None:  # while this one was about to
-                ended = record_of(entry, self.job.request.output_type)
-                kept = ("status", "started_at", "checked_at", "ended_at", "response", "reason")
-                settle(self.job, **{name: getattr(ended, name) for name in kept})
+                settle_as_stored(self.job, entry)
             else:
                 detach(self.job, "another kernel follows it")
         except BgmagicError as error:

@@ -14,12 +14,11 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as TooLate
 from pathlib import Path
-from typing import Any
 
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock, LoopThread
 from bgmagic.jobs.job import Job
-from bgmagic.runtime.attach import record_of
+from bgmagic.runtime.attach import NoController, record_of
 from bgmagic.runtime.pacing import RunConfig
 from bgmagic.runtime.scheduler import JobScheduler
 from bgmagic.server.watch import JournalWatch
@@ -135,7 +134,7 @@ class KeepWatching:
         known = await asyncio.to_thread(self._store.credentials, self._server)
         same_key = known == entry.credentials
         config = RunConfig(self._server, entry.poll_interval, entry.deadline, same_key)
-        job = Job(record_of(entry), _Nobody())
+        job = Job(record_of(entry), NoController())
         task = asyncio.create_task(self._scheduler.spawn(job, config, attached=True))
         self._tasks[which] = task
         task.add_done_callback(lambda _: self._over(which))
@@ -150,10 +149,3 @@ class KeepWatching:
 async def _no_job(key: str) -> Job | None:
     """None: accepted jobs wait for no other."""
     return None
-
-
-class _Nobody:
-    """Cancels nothing and sends nothing: nobody has the handles of these jobs."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"a job that is only watched has no {name}")

@@ -14,9 +14,7 @@ from typing import Any
 from bgmagic.display.listing import sentence
 from bgmagic.display.static_html import footer_text, remedy, text_html
 from bgmagic.jobs.export import prompt_of
-from bgmagic.jobs.job import Job
-from bgmagic.jobs.outcome import settle
-from bgmagic.runtime.attach import record_of
+from bgmagic.runtime.attach import NoController, past_job
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.reader import LISTED, NEWS, ONE, JournalReader
 from bgmagic.submission.costs import cost_of
@@ -106,13 +104,6 @@ class JobRows:
         return self._prices[entry.key]
 
 
-class _Nobody:
-    """Runs nothing: these jobs are read."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"a job that is only read has no {name}")
-
-
 _KEY = re.compile(r"[\w-]{1,80}", re.ASCII)  # it becomes a part of a cell that attaches the job
 
 _texts_of = attrgetter(
@@ -132,9 +123,7 @@ def _is_sound(entry: StoredJob) -> bool:
 
 
 def _told(entry: StoredJob) -> dict[str, Any]:
-    job = Job(record_of(entry), _Nobody())
-    if entry.ended_at is not None:
-        settle(job)
+    job = past_job(entry, NoController())
     trouble = job.error
     return {
         "html": text_html(job),

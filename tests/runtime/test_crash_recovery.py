@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +19,16 @@ from hypothesis import strategies as st
 from bgmagic.api.request_body import build_request
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.steps import FunctionRounds, Round, Step
 from bgmagic.notebook.shell import NamespaceVariables
 from bgmagic.prompts.conversation import user_message
 from bgmagic.runtime.manager import JobManager
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
-from tests.jobs.test_job import SOON, eventually
-from tests.support.scripted import Script, ScriptedServer
+from tests.jobs.test_job import LIMIT, SOON, eventually
+from tests.storage.test_journal import entry as new_entry
+from tests.support.scripted import Script, ScriptedServer, response
 
 told = {"error": {"message": "no", "type": "x"}}
 CREATE_FAULTS = {
@@ -186,3 +190,27 @@ def test_five_hundred_jobs_with_one_call_in_five_failing(
             f"\n{injected[0]} faults injected, 500 jobs, {server.count('create')} posts, "
             f"{len(server.responses)} accepted, lost: {500 - delivered}"
         )
+
+
+def test_what_ended_elsewhere_meanwhile_is_told_whole(
+    pointed: ScriptedServer, tmp_path: Path
+) -> None:
+    """A job that ends in another kernel just before this one attaches it is all that it became there: the
+    calls of its functions and the id of its last response too."""
+    life = Life(tmp_path / "journal.sqlite3")
+    asked = FunctionRounds(("add",))
+    step = Step("add", "{}", "call_1", status="done", output="3")
+    known = new_entry(
+        name="total", server=life.manager.destination().name, status="queued", response_id="resp_1",
+        owner=None, ended_at=None, rounds=asked.text,
+    )  # fmt: skip
+    life.store.journal.add(known).result(LIMIT)
+    life.store.journal.change(
+        known.key, status="completed", ended_at=time.time(), response_id="resp_2",
+        response=json.dumps(response("resp_2", "completed", "It is 3.")),
+        rounds=asked.with_round(Round({"id": "resp_1"}, (step,))).text,
+    ).result(LIMIT)  # fmt: skip
+    job = life.manager.attach(known)
+    assert job.result(LIMIT) == "It is 3."
+    assert (job.steps, job.response_id) == ((step,), "resp_2")
+    life.manager.close()
