@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from bgmagic.api.batch import BatchReport
 from bgmagic.batches.sender import BatchSender
-from bgmagic.batches.work import SHUTDOWN, BatchWork
+from bgmagic.batches.work import BatchWork
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.outcome import past_deadline, settle
+from bgmagic.jobs.outcome import SHUTDOWN, past_deadline, settle
 from bgmagic.jobs.record import Note, SendGate, Status
 from bgmagic.runtime.attach import settle_as_stored
 from bgmagic.runtime.pacing import LIMIT, RunConfig

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from bgmagic.api.server import ServerConfig
 from bgmagic.batches.runner import BatchRunner
-from bgmagic.batches.work import SHUTDOWN, BatchWork
+from bgmagic.batches.work import BatchWork
 from bgmagic.concurrency import Clock
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.outcome import detach
+from bgmagic.jobs.outcome import SHUTDOWN, detach
 from bgmagic.jobs.record import JobRecord, SendGate
 from bgmagic.runtime.pacing import RunConfig
 from bgmagic.storage.batches import BatchStore, StoredBatch

@@ -18,8 +18,6 @@ from bgmagic.storage.batches import BatchState, BatchStore, StoredBatch
 from bgmagic.storage.database import JournalError
 from bgmagic.transport.batches import BatchesClient
 
-SHUTDOWN = "the kernel is shutting down"
-
 
 class BatchWork:
     """What sending and following a batch share. All methods run on the loop thread.

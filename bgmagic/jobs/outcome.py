@@ -82,6 +82,8 @@ def forgotten(server: str) -> str:
 
 CLAIMED_ELSEWHERE = "another kernel sends it, or the journal can't say that none does"
 
+SHUTDOWN = "the kernel is shutting down"
+
 NOT_VISIBLE = "it is not visible with this key; another one had sent it"
 
 

@@ -29,6 +29,8 @@ LIMIT = 89.0
 # Most short jobs end within these; they cost three requests a job.
 EARLY = (1.0, 2.0, 4.0)
 
+BUDGET_RETRY = 30.0  # seconds until what the budget holds back asks again
+
 SPREAD = 0.1  # a tenth more or less, so that jobs submitted together don't poll together for ever
 
 

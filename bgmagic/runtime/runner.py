@@ -16,6 +16,7 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
     CLAIMED_ELSEWHERE,
     NOT_VISIBLE,
+    SHUTDOWN,
     detach,
     past_deadline,
     settle,
@@ -30,6 +31,7 @@ from bgmagic.runtime.attach import settle_as_stored
 from bgmagic.runtime.calls import FindFunction, FunctionCalls
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
 from bgmagic.runtime.pacing import (
+    BUDGET_RETRY,
     PollSchedule,
     RunConfig,
     ServerEndpoint,
@@ -45,8 +47,6 @@ logger = logging.getLogger("bgmagic")
 # Delay (s) before the loop thread starts on a new job: importing the SDK would compete with the end
 # of the cell for the GIL.
 START_DELAY = 0.05
-
-BUDGET_RETRY = 30.0  # seconds until a job that the budget holds back asks again
 
 CLAIM_RETRY = 10.0  # seconds between tries to claim a job in a journal that fails, at most
 
@@ -109,7 +109,7 @@ class JobRunner:
                 await self._persist()
                 await self._send_and_watch()
         except asyncio.CancelledError:
-            self._stop_watching("the kernel is shutting down")
+            self._stop_watching(SHUTDOWN)
             raise
         except Exception as error:
             # In Python 3.12.0 and 3.12.1 no thread can be started as a process ends.
@@ -214,7 +214,7 @@ class JobRunner:
                 return accepted.reply
             if not self._closing:
                 return await self._follow(accepted)
-            self._stop_watching("the kernel is shutting down")
+            self._stop_watching(SHUTDOWN)
             return None
         finally:
             if accepted.stream is not None:
@@ -258,7 +258,7 @@ class JobRunner:
             if not await self._acquire_slot():
                 continue
             if self._closing and not self.unstored:
-                self._stop_watching("the kernel is shutting down")
+                self._stop_watching(SHUTDOWN)
                 return None
             # A group's job may wait long for its slot: the deadline counts from there.
             give_up_at = self._first_turn(give_up_at)
@@ -347,7 +347,7 @@ class JobRunner:
             if self.job.record.cancelling:
                 return None
             if self._closing and not self.unstored:
-                self._stop_watching("the kernel is shutting down")
+                self._stop_watching(SHUTDOWN)
                 return None
             # From here on shutdown waits: a job that is claimed and not sent is unclear.
             self.sending = True

@@ -13,7 +13,7 @@ from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.outcome import detach, settle
+from bgmagic.jobs.outcome import SHUTDOWN, detach, settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, SendGate
 from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.dependencies import FindJob
@@ -99,14 +99,14 @@ class BatchStart:
             await self._feed_all(spawn)
             self._written.set()
             if self._hurry.is_set():
-                self._feed.abandon("the kernel is shutting down")
+                self._feed.abandon(SHUTDOWN)
             elif self._runs is not None:
                 await self._runs.run(self._together, self._config)
             while self._begun:
                 await asyncio.wait(self._begun)
         except asyncio.CancelledError:
             # Runners that have started have ended their jobs already.
-            self._feed.abandon("the kernel is shutting down")
+            self._feed.abandon(SHUTDOWN)
             raise
         except Exception as error:
             logger.exception("the group %s broke off", self._feed.name)

@@ -27,7 +27,7 @@ def newest_first(*, notebook: str | None, name: str | None, open_only: bool) -> 
     parts = [part for part, value in asked.items() if value is not None]
     parts += ["ended_at IS NULL"] if open_only else []
     where = f"WHERE {' AND '.join(parts)} " if parts else ""
-    return f"{where}ORDER BY created_at DESC, id DESC LIMIT :limit"
+    return where + LISTED
 
 
 class JournalReader:
