@@ -43,6 +43,7 @@ class Size:
         against: a commit whose build is measured in the same run, or "".
         times: how often, for the medians.
         others: whether that is done with what one would write oneself, too.
+        seconds: how long the hour is.
     """
 
     jobs: int = 1000
@@ -54,6 +55,7 @@ class Size:
     against: str = ""
     times: int = 3
     others: bool = True
+    seconds: float = 3600.0
 
     def with_jobs(self, jobs: int) -> Size:
         """The same with another number of jobs."""
@@ -186,6 +188,30 @@ def _endurance(way: Way, swarm: Swarm, size: Size) -> dict[str, float]:
     return found | {"connections": swarm.counts()["connections"]}
 
 
+def _hour(way: Way, swarm: Swarm, size: Size) -> dict[str, float]:
+    _warm(way, swarm)
+    before = _memory()
+    way.start(size.jobs, size.poll)
+    _until(lambda: way.accepted == 1 + size.jobs)
+    polls, until = Polls(swarm), time.monotonic() + size.seconds
+    memory = []
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, size.seconds / 60))
+        memory.append(_memory())
+    settled = memory[len(memory) // 12 :]  # each job has been polled a few times by then
+    found = {
+        "in flight": settled[0] - before,
+        "grown": settled[-1] - settled[0],
+        "spread": max(settled) - min(settled),
+        "polls": polls.count(),
+        "cpu": polls.cpu(),
+        "gap": swarm.counts()["gap"],
+    }
+    at = swarm.end()
+    _until(lambda: way.ended() == 1 + size.jobs)
+    return found | {"last": time.time() - at, "connections": swarm.counts()["connections"]}
+
+
 def _blocking(_: Way, swarm: Swarm, size: Size) -> dict[str, float]:
     return {"each": blocking(size.poll, swarm.end)}
 
@@ -285,6 +311,20 @@ def endurance(size: Size) -> Iterator[Row]:
     )
 
 
+def hour(size: Size) -> Iterator[Row]:
+    """Jobs that take long, each polled as rarely as it may be."""
+    ours = _measured(_hour, "ours", size)
+    yield Row(
+        f"memory over {size.seconds:,.0f} s, {size.jobs:,} jobs, a poll each {size.poll:.0f} s",
+        f"{ours['grown']:+.1f} MiB, between the least and the most {ours['spread']:.1f} MiB",
+        f"{ours['in flight']:+.1f} MiB in flight, {ours['polls']:,.0f} polls, "
+        f"{ours['cpu'] * 1000:.2f} ms CPU each, {ours['connections']:.0f} connections",
+        "no growth",
+    )
+    yield Row("longest time between two polls of a job", f"{ours['gap']:.1f} s", "", "< 90 s")
+    yield Row("from the end at the server to the last variable", f"{ours['last']:.1f} s", "", "")
+
+
 def parts(size: Size) -> dict[str, Callable[[], Iterator[Row]]]:
     """What can be measured here, by name."""
     quick = Size(jobs=min(size.jobs, 500), poll=min(size.poll, 1.0), polls=size.polls, tls=size.tls)
@@ -292,6 +332,7 @@ def parts(size: Size) -> dict[str, Callable[[], Iterator[Row]]]:
         "load": lambda: load(size),
         "growth": lambda: growth(size),
         "endurance": lambda: endurance(quick),
+        "hour": lambda: hour(size),
     }
 
 
@@ -303,6 +344,7 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--cell", type=float, default=usual.cell, help="seconds")
     parser.add_argument("--tls", action="store_true", help="load over https")
     parser.add_argument("--polls", type=int, default=usual.polls, help="of the endurance")
+    parser.add_argument("--seconds", type=float, default=usual.seconds, help="of the hour")
     parser.add_argument("--against", default=usual.against, help="commit of another build")
     parser.add_argument("--times", type=int, default=usual.times, help="for medians, with that")
     parser.add_argument(

@@ -31,8 +31,17 @@ class Counts:
     def __init__(self) -> None:
         self.connections = self.creates = self.polls = 0
         self.over = False
+        self.gap = 0.0  # the longest time between two polls of one response that runs, in seconds
+        self._polled: dict[bytes, float] = {}
         self._running = _parts("in_progress")
         self._ended = _parts("completed", usage={"input_tokens": 3, "output_tokens": 9})
+
+    def polled(self, rid: bytes) -> None:
+        self.polls += 1
+        now = time.monotonic()
+        if not self.over:
+            self.gap = max(self.gap, now - self._polled.get(rid, now))
+        self._polled[rid] = now
 
     def body(self, rid: bytes) -> bytes:
         """The response of that id, as it is now."""
@@ -78,14 +87,16 @@ class Speaker(asyncio.Protocol):
             body = json.dumps({"at": time.time()}).encode()
         elif path.startswith(b"/counts"):
             told = {"connections": counts.connections, "creates": counts.creates}
-            body = json.dumps({**told, "polls": counts.polls, "at": time.time()}).encode()
+            told |= {"polls": counts.polls, "gap": counts.gap}
+            body = json.dumps({**told, "at": time.time()}).encode()
         elif method == b"POST":
             counts.creates += 1
             counts.over = False
             body = counts.body(b"resp_%d" % counts.creates)
         else:
-            counts.polls += 1
-            body = counts.body(path.rpartition(b"/")[2])
+            rid = path.rpartition(b"/")[2]
+            counts.polled(rid)
+            body = counts.body(rid)
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         self._transport.write(head % len(body) + body)
 
