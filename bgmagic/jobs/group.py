@@ -67,6 +67,7 @@ class JobGroup(Collection[Any]):
         self._making = threading.RLock()
         self._items = items
         self._listeners: list[Callable[[Job], None]] = []
+        self._told = self._notify  # one for all jobs: each look makes another
         self._displays = displays
         self._board: Any = None
         self._indices: dict[Job, int] = {}
@@ -79,7 +80,7 @@ class JobGroup(Collection[Any]):
     def _place(self, index: int, job: Job) -> None:
         self._jobs[index] = job
         self._indices[job] = index
-        job.add_listener(self._notify)
+        job.add_listener(self._told)
         job.add_variable(GroupSlot(self, index))
 
     # What the user reads.
@@ -234,7 +235,7 @@ class JobGroup(Collection[Any]):
         if self._jobs[index] is job:
             self._jobs[index] = successor
             self._indices[successor] = index
-            successor.add_listener(self._notify)
+            successor.add_listener(self._told)
             self._notify(successor)
 
     def join(self, index: int, job: Job) -> None:
@@ -358,7 +359,7 @@ class JobDict(JobGroup, Mapping[Any, Any]):
     __eq__ = JobGroup.__eq__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GroupSlot:
     """A job's place in its group; the `Variable` of that job."""
 

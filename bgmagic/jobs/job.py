@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
@@ -32,7 +31,7 @@ from bgmagic.api.response import (
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.artifacts import Artifacts, has_made
 from bgmagic.jobs.placeholder import (
-    AsyncWaiters,
+    LeanFuture,
     TextPlaceholder,
     placeholder_repr,
     remedy_of,
@@ -186,7 +185,7 @@ class Answer(Artifacts, str):
 logger = logging.getLogger("bgmagic")
 
 
-class Job(TextPlaceholder, Future[Answer]):
+class Job(TextPlaceholder, LeanFuture[Answer]):
     """One submission. Speaks ``concurrent.futures.Future`` and can be awaited in any event loop.
 
     Only the manager's loop thread changes a job; reading is allowed from everywhere.
@@ -214,8 +213,6 @@ class Job(TextPlaceholder, Future[Answer]):
         self._answer: Answer | None = None
         self._detached = False
         self._listeners: tuple[Listener, ...] = ()
-        self._awaiting = AsyncWaiters(self.done)
-        self._lock = threading.Lock()
         self._card: Any = None
 
     # What the user reads.
@@ -310,7 +307,7 @@ class Job(TextPlaceholder, Future[Answer]):
 
     def add_variable(self, variable: Variable) -> None:
         """Assign this job to ``variable``, and later its answer."""
-        with self._lock:
+        with self._condition:
             variable.assign(self)
             self._variables += (variable,)
             if self._answer is not None:
@@ -356,25 +353,19 @@ class Job(TextPlaceholder, Future[Answer]):
             TimeoutError: it has not ended within ``timeout``; it goes on.
             BgmagicError: called on the thread that polls, which would wait for itself.
         """
-        self._refuse_loop_thread()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error the job ended with, or None, waiting as ``result`` does."""
-        self._refuse_loop_thread()
         return super().exception(timeout)
 
     def add_done_callback(self, fn: Callable[[Future[Answer]], object]) -> None:
         """Call ``fn(job)`` once the job is done, on a thread of its own for all callbacks."""
         super().add_done_callback(lambda _: self._control.run_callback(fn, self))
 
-    def _refuse_loop_thread(self) -> None:
-        if not self.done() and self._control.on_loop_thread():
+    def _check_may_wait(self) -> None:
+        if self._control.on_loop_thread():
             raise BgmagicError("this thread polls the jobs; waiting for one here would never end")
-
-    def __await__(self) -> Generator[Any, None, Answer]:
-        yield from self._awaiting.wait()
-        return super().result(0)
 
     # What the runner does; on the loop thread only.
 
@@ -394,7 +385,7 @@ class Job(TextPlaceholder, Future[Answer]):
         """
         self.record = record
         if isinstance(ending, Answer):
-            with self._lock:
+            with self._condition:
                 self._answer = ending
                 for variable in self._variables:
                     variable.replace(self, ending)
@@ -407,15 +398,13 @@ class Job(TextPlaceholder, Future[Answer]):
             packed = CompressedResponse(response, (record.request.text, known))
             self.record = record.with_changes(response=packed)
         self._wake()
+        self._notify()
 
     def detach(self, error: BgmagicError) -> None:
         """Stop watching: waiters get ``error``; the record stays as it is."""
         self._detached = True
         self.set_exception(error)
         self._wake()
-
-    def _wake(self) -> None:
-        self._awaiting.wake()
         self._notify()
 
     def _notify(self) -> None:

@@ -1,20 +1,25 @@
 """Refuses, for a job that has no text yet, everything that text can do.
 
 An answer will stand in the same variable, so code written for it must fail with a message that says
-what to wait for, and never give a wrong result. `AsyncWaiters` are the coroutines that wait for it.
+what to wait for, and never give a wrong result. `LeanFuture` is how one waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from bgmagic.errors import NotReady, NotReadyAttribute
 from bgmagic.text import one_line
+
+T = TypeVar("T")
 
 # Set while an expression becomes a part of a prompt: a job that some object holds must not put its
 # status where its answer belongs.
@@ -161,3 +166,81 @@ class AsyncWaiters:
             sleepers = self._sleepers
         for wake in sleepers:
             wake()
+
+
+class _MadeWhenAsked:
+    """A list that a future has only once somebody asks for it: of thousands few ever need one.
+
+    Asked for with the lock of the futures held, as `concurrent.futures` does.
+    """
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, future: Any, _: type | None = None) -> list[Any]:
+        made: list[Any] = []
+        setattr(future, self._name, made)
+        return made
+
+
+class LeanFuture(Future[T]):
+    """A ``concurrent.futures.Future`` that can be awaited in any loop, and is light while nobody
+    waits: locks and lists of its own would take three times what the rest of a job does."""
+
+    # One lock for all of them: each holds it for an instant. Nobody waits on it, but with a waiter
+    # of the future's own.
+    _condition = threading.Condition()
+    _waiters: list[Any] = _MadeWhenAsked()  # type: ignore[assignment]
+    _done_callbacks: list[Any] = _MadeWhenAsked()  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        # Not by Future's own, which makes them.
+        self._state, self._result, self._exception = "PENDING", None, None
+        self._awaiting: AsyncWaiters | None = None
+
+    def _check_may_wait(self) -> None:
+        """Raise an error on a thread where waiting would never end."""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        """Whether it has its result or its error."""
+        return self._state == "FINISHED"
+
+    def result(self, timeout: float | None = None) -> T:
+        """The result, waiting up to ``timeout`` seconds for it."""
+        self._wait(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The error, or None, waiting as ``result`` does."""
+        self._wait(timeout)
+        return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
+        if not self.done():
+            self._check_may_wait()
+            concurrent.futures.wait([self], timeout)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not self.done():
+            with self._condition:
+                self._awaiting = self._awaiting or AsyncWaiters(self.done)
+            yield from self._awaiting.wait()
+        return super().result(0)
+
+    def _wake(self) -> None:
+        """Wake the coroutines that wait: it has ended, and needs less from now on."""
+        with self._condition:
+            del self._done_callbacks  # they were called
+            if not self._waiters:
+                del self._waiters
+        if self._awaiting is not None:
+            self._awaiting.wake()
+
+
+def _after_fork() -> None:
+    LeanFuture._condition = threading.Condition()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import sqlite3
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
@@ -47,7 +48,8 @@ class LiveRows:
     """
 
     def __init__(self) -> None:
-        self._rows: dict[str, StoredJob] = {}
+        # As tuples, each a quarter of what the object takes.
+        self._rows: dict[str, tuple[Any, ...]] = {}
         # The jobs of which the file does not say the same, and whether it may have them at all.
         self._unsaved: dict[str, bool] = {}
         self._owner = ""
@@ -72,7 +74,7 @@ class LiveRows:
 
     def savings(self) -> list[Write]:
         """What writes all that is unsaved."""
-        return [self._saving(self._rows[key]) for key in self._unsaved]
+        return [self._saving(StoredJob(*self._rows[key])) for key in self._unsaved]
 
     def _saving(self, entry: StoredJob) -> Write:
         owner = self._owner
@@ -126,7 +128,7 @@ class LiveRows:
         if row is None or write.changes is None:
             return error
         if write.claims:
-            if self._unsaved.get(write.key, True) or row.status != "waiting":
+            if self._unsaved.get(write.key, True) or row[_STATUS] != "waiting":
                 return error
             self._change(write)
             return True
@@ -140,21 +142,30 @@ class LiveRows:
 
     def _own(self, entry: StoredJob | None) -> None:
         if entry is not None:
-            self._rows[entry.key] = entry
+            self._rows[entry.key] = _packed(entry)
             self._owner = entry.owner or self._owner
 
     def _change(self, write: Write) -> None:
-        if write.batch and write.changes is not None:
-            ours = [row for row in self._rows.values() if row.batch == write.batch]
-            self._rows.update({row.key: changed(row, write.changes) for row in ours})
-        row = self._rows.get(write.key)
-        if row is not None and write.changes is not None:
-            self._rows[write.key] = changed(row, write.changes)
+        if write.changes is None:
+            return
+        keys = [write.key] if write.key in self._rows else []
+        if write.batch:
+            keys += [key for key, row in self._rows.items() if row[_BATCH] == write.batch]
+        for key in keys:
+            values = list(self._rows[key])
+            for name, value in write.changes.items():
+                values[_AT[name]] = value
+            self._rows[key] = tuple(values)
 
     def _drop_ended(self, key: str) -> None:
         row = self._rows.get(key)
-        if row is not None and row.ended_at is not None:
+        if row is not None and row[_ENDED_AT] is not None:
             del self._rows[key]
+
+
+_packed = operator.attrgetter(*database.FIELDS)
+_AT = {name: index for index, name in enumerate(database.FIELDS)}
+_STATUS, _BATCH, _ENDED_AT = _AT["status"], _AT["batch"], _AT["ended_at"]
 
 
 def merged(own: list[StoredJob], others: list[StoredJob], where: str) -> list[StoredJob]:

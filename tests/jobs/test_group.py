@@ -297,12 +297,16 @@ def test_what_is_retried_while_someone_waits_is_waited_for(
     async def awaited() -> Any:
         return await group
 
+    def has_waiter(job: Job) -> bool:
+        with job._condition:
+            return bool(job._waiters or (job._awaiting and job._awaiting._sleepers))
+
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         wait = functools.partial(group.result, LIMIT)
         found = pool.submit(wait if how == "result" else lambda: asyncio.run(awaited()))
         # Once it waits for the second.
         second = group.jobs[1]
-        eventually(lambda: second._awaiting._sleepers or second._condition._waiters)  # type: ignore[attr-defined]
+        eventually(lambda: has_waiter(second))
         gate = threading.Event()
         pointed.enqueue("create", Script(hold=gate))
         (again,) = group.retry_failed()

@@ -292,6 +292,7 @@ def test_timeout_of_a_wait_does_not_cancel(
         for _ in range(3):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(job, 0.01)
+        assert job._awaiting is not None
         assert not job._awaiting._sleepers
         return await job
 
