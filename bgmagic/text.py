@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -84,3 +84,60 @@ def dollars(amount: float | None) -> str:
     if amount is None:
         return ""
     return f"${amount:,.2f}" if amount >= 0.1 or amount == 0 else f"${amount:.3g}"
+
+
+class SharedText:
+    """A text whose beginning and end are those of others too, which are kept once for all."""
+
+    __slots__ = ("_end", "_own", "_start")
+
+    def __init__(self, own: str, start: str = "", end: str = "") -> None:
+        self._start, self._own, self._end = start, own, end
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """Its beginning, what is its own, and its end."""
+        return self._start, self._own, self._end
+
+    def __str__(self) -> str:
+        return f"{self._start}{self._own}{self._end}" if self._start or self._end else self._own
+
+    def __len__(self) -> int:
+        return len(self._start) + len(self._own) + len(self._end)
+
+
+class TextSharer:
+    """Makes texts share what they have in common with the one before. From any thread."""
+
+    def __init__(self) -> None:
+        self._newest = ""
+        self._ends = "", ""
+
+    def share(self, text: str) -> SharedText:
+        """``text``, which is kept once where it is the same as others at its ends."""
+        start, end = self._ends
+        if not self._fits(text, start, end):
+            start, end = self._ends = _common_ends(self._newest, text)
+        self._newest = text
+        return SharedText(text[len(start) : len(text) - len(end)], start, end)
+
+    def _fits(self, text: str, start: str, end: str) -> bool:
+        room = len(text) >= len(start) + len(end)
+        return bool(start or end) and room and text.startswith(start) and text.endswith(end)
+
+
+def _common_ends(one: str, other: str) -> tuple[str, str]:
+    """The longest beginning that both have, and the longest end of what is left of them."""
+    room = min(len(one), len(other))
+    start = _longest(room, lambda size: one.startswith(other[:size]))
+    end = _longest(room - start, lambda size: one.endswith(other[len(other) - size :]))
+    return other[:start], other[len(other) - end :]
+
+
+def _longest(room: int, holds: Callable[[int], bool]) -> int:
+    """The largest size up to ``room`` that ``holds``, which smaller ones do too. By halves."""
+    least, most = 0, room
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if holds(middle) else (least, middle - 1)
+    return least

@@ -156,7 +156,7 @@ class Billing:
         counted = None
         if response is not None:
             counted = {name: response.get(name) for name in ("model", "service_tier", "usage")}
-        return cls(Terms.of(request), len(request.text), request.max_output_tokens, counted)
+        return cls(Terms.of(request), request.size, request.max_output_tokens, counted)
 
     @classmethod
     def read(cls, text: str | None) -> Billing:

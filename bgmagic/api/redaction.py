@@ -260,10 +260,11 @@ def credentials_fingerprint(salt: str, secret: str) -> str:
     return made.hex()
 
 
-def kept_request(request: Any, secrets: tuple[str, ...]) -> tuple[str, bool]:
-    """A `Request` as text that may be written down, and whether that can still be sent."""
+def kept_request(request: Any, secrets: tuple[str, ...]) -> tuple[Any, bool]:
+    """A `Request` as text that may be written down, a `str` or a `SharedText`, and whether that can
+    still be sent."""
     if not request.holds_secret(secrets):
-        return request.text, True
+        return request.shared_text, True
     body, _ = without_secrets(request.body, secrets)
     return json.dumps(body, ensure_ascii=False), False
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bgmagic.api.request import Previous, assistant_turn
+from bgmagic.api.request import Previous
 from bgmagic.api.response import objects_in, output_messages, text_in
 
 # What the server's own tools did: complete in itself, so that it may be sent again. Calls that the
@@ -28,6 +28,17 @@ _CLIENT_CALLS = frozenset(
         "local_shell_call", "mcp_approval_request", "shell_call",
     }
 )  # fmt: skip
+
+
+def assistant_turn(text: str, phase: str = "") -> dict[str, Any]:
+    """The turn of the assistant that said ``text``, as the input of a request has it.
+
+    With its type and plain text: a form that the API's description has (EasyInputMessage), and that
+    all servers took that were tried. vLLM and llama.cpp refuse ``output_text`` parts that have no
+    id and no status beside them.
+    """
+    told = {"phase": phase} if phase else {}
+    return {"type": "message", "role": "assistant", **told, "content": text}
 
 
 class Turns(list[dict[str, Any]]):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from bgmagic.api.redaction import PROMPT, secrets_of, without_secrets
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
+from bgmagic.text import SharedText, TextSharer
+
+T = TypeVar("T")
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -42,17 +47,6 @@ WINDOWS = ("soonest", *WINDOW_SECONDS)
 
 # Hosted tools that the user names by their type alone.
 TOOLS = ("web_search", "code_interpreter", "image_generation", "shell", "web_search_preview")
-
-
-def assistant_turn(text: str, phase: str = "") -> dict[str, Any]:
-    """The turn of the assistant that said ``text``, as the input of a request has it.
-
-    With its type and plain text: a form that the API's description has (EasyInputMessage), and that
-    all servers took that were tried. vLLM and llama.cpp refuse ``output_text`` parts that have no
-    id and no status beside them.
-    """
-    told = {"phase": phase} if phase else {}
-    return {"type": "message", "role": "assistant", **told, "content": text}
 
 
 _STREAMING = frozenset({"stream", "stream_options"})
@@ -87,16 +81,38 @@ class Previous:
             return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What is asked of a request again and again. One for all requests of a sweep that have the
+    same, with the beginning and the end that their texts have in common.
+
+    Attributes:
+        sharer: makes their texts share those.
+    """
+
+    streams: bool
+    model: str
+    text_format: dict[str, Any] | None
+    effort: str | None
+    window: str
+    tier: str
+    max_output_tokens: int | None
+    include: tuple[str, ...]
+    in_batch: bool
+    sharer: TextSharer = field(default_factory=TextSharer, compare=False, repr=False)
+
+
+_NO_FUNCTIONS: Mapping[str, Any] = MappingProxyType({})
+
+
 class Request:
-    """One request body.
+    """One request body; a frozen value, which equals those with the same text.
 
     What is asked of a body again and again is read once: as the request is made, when the body is
     at hand, else when it is first asked for. The body itself is not kept beside its text: with
-    files in it, it is large, and of a sweep there are thousands.
+    files in it, it is large, and of a sweep there are thousands, whose texts share what they can.
 
     Attributes:
-        text: the body as JSON text, exactly as it is sent.
         output_type: the user's class that the answer is to be an object of; no part of the body,
             and not in the journal.
         previous: what the server has already of the input, which is not sent again then; None sends
@@ -105,10 +121,51 @@ class Request:
             part of the body, and not in the journal.
     """
 
-    text: str
-    output_type: OutputType = field(default=None, compare=False, repr=False)
-    previous: Previous | None = field(default=None, compare=False, repr=False)
-    functions: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    __slots__ = (
+        "_head", "_print", "_printed_for", "_searched", "_text",
+        "functions", "output_type", "previous",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        text: str | SharedText,
+        output_type: OutputType = None,
+        previous: Previous | None = None,
+        functions: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make the request of this body, as JSON text exactly as it is sent."""
+        self._text = SharedText(text) if isinstance(text, str) else text
+        self.output_type = output_type
+        self.previous = previous
+        self.functions = functions or _NO_FUNCTIONS
+        self._head: RequestHead | None = None
+        self._print = ""
+        self._printed_for: tuple[str, str] | None = None
+        self._searched: tuple[tuple[str, ...], bool] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Request) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"Request(text={self.text!r})"
+
+    @property
+    def text(self) -> str:
+        """The body as JSON text, exactly as it is sent; put together anew."""
+        return str(self._text)
+
+    @property
+    def shared_text(self) -> SharedText:
+        """The same as it is kept: what other requests have as well is there once."""
+        return self._text
+
+    @property
+    def size(self) -> int:
+        """Number of characters of the text."""
+        return len(self._text)
 
     @classmethod
     def of(
@@ -133,7 +190,7 @@ class Request:
         Raises:
             BadInput: JSON can't hold the body.
         """
-        made = cls(_dump(body), output_type, previous, functions or {})
+        made = cls(_dump(body), output_type, previous, functions)
         try:
             made._learn(body if _is_plain(body) else made.body, server, partial)
         except RecursionError as error:
@@ -141,14 +198,12 @@ class Request:
         return made
 
     def _learn(self, body: Mapping[str, Any], server: ServerConfig | None, partial: str) -> None:
-        head = _header(body)
-        if head["text_format"] is not None:  # the caller's own, who may change it
-            head["text_format"] = json.loads(json.dumps(head["text_format"]))
-        self._remember(head)
+        self._head = head = _shared_head(_header(body))
         if server is not None:
-            known = server.name, partial, _fingerprint(body, server.name, partial)
-            found = self._search(body, server.secrets)
-            self._remember({"_print": known, "_searched": (server.secrets, found)})
+            self._printed_for = _same((server.name, partial))
+            self._print = _fingerprint(body, server.name, partial)
+            self._searched = _same((server.secrets, self._search(body, server.secrets)))
+        self._text = head.sharer.share(self.text)
 
     def _search(self, body: Mapping[str, Any], secrets: tuple[str, ...]) -> bool:
         """Whether something has to be taken out of the body, which is that of the text."""
@@ -167,7 +222,7 @@ class Request:
     @property
     def is_empty(self) -> bool:
         """Whether it is not known what was asked: the job was attached by its response id."""
-        return self.text == "{}"
+        return self.size == 2 and self.text == "{}"
 
     def fingerprint(self, server: str, partial: str = "") -> str:
         """Hash of the server and the body (32 hex digits), equal for requests that ask the same.
@@ -177,12 +232,10 @@ class Request:
         Args:
             partial: JSON text of what is still to go into the request, or "".
         """
-        known = self.__dict__.get("_print")
-        if known is None or known[:2] != (server, partial):
-            known = server, partial, _fingerprint(self.body, server, partial)
-            self._remember({"_print": known})
-        found: str = known[2]
-        return found
+        if self._printed_for != (server, partial):
+            self._print = _fingerprint(self.body, server, partial)
+            self._printed_for = _same((server, partial))
+        return self._print
 
     def unstreamed(self) -> Request:
         """The same request, but the response is not sent as it is written."""
@@ -207,7 +260,9 @@ class Request:
 
     def whole(self) -> Request:
         """The same request, to be sent with all of its input."""
-        return self if self.previous is None else replace(self, previous=None)
+        if self.previous is None:
+            return self
+        return Request(self._text, self.output_type, None, self.functions)
 
     @property
     def sent_text(self) -> str:
@@ -224,73 +279,90 @@ class Request:
         Args:
             secrets: the configured key and the like.
         """
-        known = self.__dict__.get("_searched")
+        known = self._searched
         if known is None or known[0] != secrets:
-            known = secrets, without_secrets(self.body, secrets)[1]
-            self._remember({"_searched": known})
-        return bool(known[1])
+            known = self._searched = _same((secrets, without_secrets(self.body, secrets)[1]))
+        return known[1]
 
-    @cached_property
+    @property
+    def _asked(self) -> RequestHead:
+        if self._head is None:
+            self._head = _shared_head(_header(self.body))
+        return self._head
+
+    @property
     def streams(self) -> bool:
         """Whether the server is asked to send the response as it is written."""
-        return bool(self._read("streams"))
+        return self._asked.streams
 
-    @cached_property
+    @property
     def model(self) -> str:
         """The model that was asked for."""
-        return str(self._read("model"))
+        return self._asked.model
 
-    @cached_property
+    @property
     def text_format(self) -> dict[str, Any] | None:
         """The JSON schema that was asked for, as ``text.format`` holds it, or None for text."""
-        found: dict[str, Any] | None = self._read("text_format")
-        return found
+        return self._asked.text_format
 
-    @cached_property
+    @property
     def include(self) -> tuple[str, ...]:
         """What polls ask for beside the response, as ``include`` asked for it.
 
         Without the encrypted reasoning: large, of no use here, and the create's own reply has it.
         """
-        found: tuple[str, ...] = self._read("include")
-        return found
+        return self._asked.include
 
-    @cached_property
+    @property
     def effort(self) -> str | None:
         """The reasoning effort that was asked for, or None for the server's default."""
-        found: str | None = self._read("effort")
-        return found
+        return self._asked.effort
 
-    @cached_property
+    @property
     def window(self) -> str:
         """The completion window that was asked for, or ""."""
-        return str(self._read("window"))
+        return self._asked.window
 
-    @cached_property
+    @property
     def tier(self) -> str:
         """The service tier that was asked for, or ""."""
-        return str(self._read("tier"))
+        return self._asked.tier
 
-    @cached_property
+    @property
     def in_batch(self) -> bool:
         """Whether it is a line of a batch: every other request asks for background mode."""
-        return bool(self._read("in_batch"))
+        return self._asked.in_batch
 
-    @cached_property
+    @property
     def max_output_tokens(self) -> int | None:
         """The most tokens that the response may have, or None where it is not bounded."""
-        found: int | None = self._read("max_output_tokens")
-        return found
+        return self._asked.max_output_tokens
 
-    def _read(self, name: str) -> Any:
-        """The field of this name; all fields of the body's head are known afterwards."""
-        found = _header(self.body)
-        self._remember(found)
-        return found[name]
 
-    def _remember(self, found: Mapping[str, Any]) -> None:
-        # In place of the properties of these names. The value is frozen: this changes no answer.
-        self.__dict__.update(found)
+# The heads of the newest requests, by their models and efforts, and how many are kept.
+_HEADS: OrderedDict[tuple[str, str | None], RequestHead] = OrderedDict()
+_MOST_HEADS = 32
+
+
+def _shared_head(head: RequestHead) -> RequestHead:
+    """The same as others have it, if they do."""
+    which = head.model, head.effort
+    known = _HEADS.get(which)
+    if known == head:
+        return known
+    if head.text_format is not None:  # the caller's own, who may change it
+        head = replace(head, text_format=json.loads(json.dumps(head.text_format)))
+    _HEADS[which] = head
+    if len(_HEADS) > _MOST_HEADS:
+        with contextlib.suppress(KeyError):  # another thread was quicker
+            _HEADS.popitem(last=False)
+    return head
+
+
+@functools.lru_cache(16)
+def _same(value: T) -> T:
+    """One object for all values that are equal."""
+    return value
 
 
 @functools.lru_cache(64)
@@ -298,24 +370,23 @@ def _holds_secret(body: str, secrets: tuple[str, ...]) -> bool:
     return without_secrets(json.loads(body), secrets)[1]
 
 
-def _header(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What is asked of a request again and again, by the names of its properties."""
+def _header(body: Mapping[str, Any]) -> RequestHead:
     text_format = inner_field(body, "text", "format")
     effort = inner_field(body, "reasoning", "effort")
-    window = inner_field(body, "background_options", "completion_window")
+    window = inner_field(body, "background_options", "completion_window") or ""
     structured = isinstance(text_format, dict) and text_format.get("type") == "json_schema"
     most = body.get("max_output_tokens")
-    return {
-        "streams": body.get("stream") is True,
-        "model": sys.intern(str(body.get("model", ""))),
-        "text_format": text_format if structured else None,
-        "effort": None if effort is None else sys.intern(str(effort)),
-        "window": sys.intern(str(window or "")),
-        "tier": sys.intern(str(body.get("service_tier") or "")),
-        "max_output_tokens": most if isinstance(most, int) else None,
-        "include": _included(body.get("include")),
-        "in_batch": "model" in body and "background" not in body,
-    }
+    return RequestHead(
+        streams=body.get("stream") is True,
+        model=sys.intern(str(body.get("model", ""))),
+        text_format=text_format if structured else None,
+        effort=None if effort is None else sys.intern(str(effort)),
+        window=sys.intern(str(window)),
+        tier=sys.intern(str(body.get("service_tier") or "")),
+        max_output_tokens=most if isinstance(most, int) else None,
+        include=_included(body.get("include")),
+        in_batch="model" in body and "background" not in body,
+    )
 
 
 # What JSON gives back as it was; a key of a dict must be a `str` for that, too.

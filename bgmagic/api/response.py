@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bgmagic.text import one_line
+from bgmagic.text import SharedText, one_line
 
 if TYPE_CHECKING:
     from openai.types.responses import Response as Response
@@ -275,7 +275,10 @@ class CompressedResponse(Mapping[str, Any]):
     __slots__ = ("_data", "_like", "_quick")
 
     def __init__(
-        self, value: Mapping[str, Any], like: bytes | tuple[str, ...] = b"", text: str = ""
+        self,
+        value: Mapping[str, Any],
+        like: bytes | tuple[str | SharedText, ...] = b"",
+        text: str = "",
     ) -> None:
         """Compress ``value``; what its JSON shares with ``like``, kept anyway, takes no room.
 
@@ -299,7 +302,9 @@ class CompressedResponse(Mapping[str, Any]):
     def _dictionary(self) -> bytes:
         if isinstance(self._like, bytes):
             return self._like
-        return "".join(self._like).encode(*_CODE)[-_WINDOW:]  # of more it would use the end alone
+        return "".join(map(str, self._like)).encode(*_CODE)[
+            -_WINDOW:
+        ]  # of more it would use the end alone
 
     def __getitem__(self, key: str) -> Any:
         return self._quick[key] if key in self._quick else self.decompress()[key]

@@ -205,7 +205,7 @@ class GroupBoard(LiveWidget):
                     Terms.of(job.request),
                     job.record.server,
                     job.request.max_output_tokens,
-                    len(job.request.text),
+                    job.request.size,
                 )
                 for job in self._group.jobs
             )

@@ -395,7 +395,7 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
         response = record.response
         if response is not None and not isinstance(response, CompressedResponse):
             known = ending if isinstance(ending, Answer) else ""
-            packed = CompressedResponse(response, (record.request.text, known))
+            packed = CompressedResponse(response, (record.request.shared_text, known))
             self.record = record.with_changes(response=packed)
         self._wake()
         self._notify()

@@ -244,7 +244,7 @@ class StoredJob:
         server: its address without secrets, or "bgmagic.local".
         credentials: from `credentials_fingerprint`.
         fingerprint: of the request and its server.
-        request: JSON text of the body, without secrets.
+        request: JSON text of the body, without secrets; a `SharedText` in what is to be written.
         sendable: False if something had to be taken out of the request.
         poll_interval: seconds.
         deadline: seconds after acceptance.
@@ -410,7 +410,7 @@ def _stored(connection: sqlite3.Connection, values: Mapping[str, Any]) -> dict[s
     """The table's columns for these, their large texts stored."""
     columns = dict(values)
     if "request" in columns:
-        rest, part, at = _split(columns.pop("request"))
+        rest, part, at = _split(str(columns.pop("request")))
         columns["request_hash"] = _blob(connection, rest)
         columns["input_hash"] = None if part is None else _blob(connection, part)
         columns["input_at"] = at

@@ -158,7 +158,7 @@ def _all_rendered(asked: Asked, points: Sequence[SweepPoint]) -> list[PreparedRe
         which = point.item, id(point.settings)
         if which not in made:
             made[which] = asked.prepared(point)
-            room -= len(made[which].request.text)
+            room -= made[which].request.size
             if room < 0:
                 raise _too_large(len(points))
         prepared.append(made[which])
@@ -250,7 +250,7 @@ class LaterRequests(Sequence[PreparedRequest]):
                 _check_batch(made)
         except BadInput as error:
             return _of_item(error, point, asked.items)
-        self._room -= len(made.request.text)
+        self._room -= made.request.size
         return made if self._room >= 0 else _too_large(len(self))
 
 
@@ -279,7 +279,7 @@ def render_later(
     ends = [asked.prepared(point) for point in (points[0], points[-1])]
     if any(end.needs for end in ends):
         return None
-    if min(len(end.request.text) for end in ends) * len(items.values) > LARGEST:
+    if min(end.request.size for end in ends) * len(items.values) > LARGEST:
         raise _too_large(len(points))
     raw = Template((asked.text,))
     rest, names = (template or raw).settled(asked.scope, "item" if items.kind else "")
@@ -384,7 +384,7 @@ def count_formula(plan: SweepPlan) -> str:
 def estimated_cost(plan: SweepPlan) -> CostEstimate:
     """What the jobs may cost."""
     return estimate_cost(
-        (Terms.of(request), plan.server.name, request.max_output_tokens, len(request.text))
+        (Terms.of(request), plan.server.name, request.max_output_tokens, request.size)
         for request in (one.request for one in plan.prepared)
     )
 

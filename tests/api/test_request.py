@@ -16,6 +16,7 @@ from bgmagic.api.request_body import FORBIDDEN, build_request
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.prompts.conversation import request_messages, user_message
+from bgmagic.text import TextSharer
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "data" / "responses.schema.json").read_text())
 CREATE = jsonschema.Draft202012Validator(
@@ -368,3 +369,27 @@ def test_a_conversation_in_a_window_has_one_id() -> None:
     assert sent("Why?", window=None) is None
     only = [("background_options.completion_window", "8h")]
     assert sent("Why?", window=None, params=only) == sent("Why?")
+
+
+@given(st.lists(st.text("ab€é", max_size=30), min_size=1, max_size=8))
+def test_texts_that_share_their_ends_stay_what_they_are(texts: list[str]) -> None:
+    """Whatever texts share, each is given back as it was, and says its length."""
+    sharer = TextSharer()
+    shared = [sharer.share(text) for text in texts]
+    assert [str(one) for one in shared] == texts
+    assert [len(one) for one in shared] == list(map(len, texts))
+
+
+def test_requests_of_a_sweep_keep_once_what_they_share() -> None:
+    """Thousands of requests with the same large instructions take the room of their own prompts."""
+    asked = [
+        build_request(
+            [{"role": "user", "content": f"Say {n}"}], model="m", instructions="Be brief. " * 9000
+        )
+        for n in range(20)
+    ]
+    assert [json.loads(one.text)["input"][0]["content"] for one in asked] == [
+        f"Say {n}" for n in range(20)
+    ]
+    kept = {id(part): len(part) for one in asked for part in one.shared_text.parts}
+    assert sum(kept.values()) < 3 * asked[0].size
