@@ -27,7 +27,8 @@ ENDPOINT = "/v1/responses"
 
 WINDOW = "24h"
 
-KEY = "bgmagic"  # the metadata of a batch that has our own name of it
+# The metadata of a batch that have our own name of it, and of the group that its jobs belong to.
+KEY, _GROUP = "bgmagic", "bgmagic_group"
 
 # Statuses after which a batch changes no more.
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
@@ -193,10 +194,24 @@ class BatchReport:
         return self.status in ENDED
 
 
-def is_batch_of(batch: object, key: str) -> bool:
-    """Whether a batch object's metadata say that it is the batch we call ``key``."""
-    metadata = batch.get("metadata") if isinstance(batch, dict) else None
-    return isinstance(metadata, dict) and metadata.get(KEY) == key
+def metadata_of(key: str, group: str) -> dict[str, str]:
+    """What a batch carries of ours: our own name of it and, if there is one, of its group."""
+    return {KEY: key} | ({_GROUP: group} if group else {})
+
+
+def key_of(batch: Mapping[str, Any]) -> str:
+    """Our own name of a batch object, by its metadata, or ""."""
+    return _told(batch, KEY)
+
+
+def is_batch_of(batch: Mapping[str, Any], key: str, group: str = "") -> bool:
+    """Whether a batch object is, by its metadata, the one we call ``key``, or one of ``group``."""
+    return _told(batch, KEY) == key or bool(group and _told(batch, _GROUP) == group)
+
+
+def _told(batch: Mapping[str, Any], name: str) -> str:
+    metadata = batch.get("metadata")
+    return text_in(metadata.get(name)) if isinstance(metadata, dict) else ""
 
 
 def read_json_line(raw: bytes) -> dict[str, Any] | None:

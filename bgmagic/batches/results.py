@@ -15,7 +15,7 @@ from bgmagic.api.response import text_in
 from bgmagic.api.server import ServerConfig
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach, settle
-from bgmagic.jobs.record import Status
+from bgmagic.jobs.record import LASTING_NOTES, Status
 from bgmagic.storage.batches import BatchStore
 from bgmagic.transport.batches import BatchesClient
 
@@ -169,7 +169,8 @@ class ResultCollector:
 
 def _settle(job: Job, change: Mapping[str, Any], now: float) -> None:
     try:
-        settle(job, **change, ended_at=now, checked_at=now, trouble=None, notes=())
+        notes = tuple(note for note in job.record.notes if note in LASTING_NOTES)
+        settle(job, **change, ended_at=now, checked_at=now, trouble=None, notes=notes)
     except Exception as error:
         # A response that is none must not take the others with it.
         logger.exception("the result of %r can't be read", job)

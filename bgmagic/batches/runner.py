@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from bgmagic.api.batch import BatchReport
-from bgmagic.batches.sender import BatchSender
+from bgmagic.api.batch import BatchReport, is_batch_of, key_of
+from bgmagic.batches.sender import BEFORE, BatchSender
 from bgmagic.batches.work import BatchWork
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
@@ -17,6 +20,7 @@ from bgmagic.jobs.record import Note, SendGate, Status
 from bgmagic.runtime.attach import settle_as_stored
 from bgmagic.runtime.pacing import LIMIT, RunConfig
 from bgmagic.storage.batches import BatchState
+from bgmagic.transport.batches import CREATE_BATCH_TIMEOUT
 
 logger = logging.getLogger("bgmagic")
 
@@ -32,6 +36,10 @@ FAILED_POLL = 5.0  # seconds after a poll that failed; doubled with each more
 
 JOINING = 0.2  # seconds in which jobs of one batch are cancelled one after another
 
+# Seconds after acceptance at which the server's list is asked whether there is a second batch, as
+# where a proxy has sent a create twice.
+LOOKS_FOR_OTHERS = (0.0, CREATE_BATCH_TIMEOUT + 120.0)
+
 LOST_AFTER = 5  # answers in a row that the server knows no such batch
 
 REREADS = 5  # polls for which results are waited for that an ended batch does not have yet
@@ -45,6 +53,7 @@ class BatchRunner:
         self.work = work
         self._gate = gate
         self._report: BatchReport | None = None
+        self._looks = list(LOOKS_FOR_OTHERS)
         self._cancel_sent = self._considering = self._troubled = self._unsaved = False
 
     async def run(self, *, attached: bool) -> None:
@@ -132,6 +141,41 @@ class BatchRunner:
         self._cancel_sent = True
         await work.store.try_to_save(work.batch, cancelling=True)
 
+    async def _cancel_others(self) -> None:
+        """Cancel what the server has made beside the batch, and say so."""
+        work, age = self.work, self.work.clock.now() - (self.work.accepted_at or 0.0)
+        due = [after for after in self._looks if age >= after]
+        if not due:
+            return
+        self._looks = self._looks[len(due) :]
+        try:
+            found = await work.client.find(
+                work.batch.key, work.batch.created_at - BEFORE, work.group
+            )
+        except ServerError:
+            return  # there may be no list
+        others = [one for one in found if await self._is_double(one)]
+        for report in map(BatchReport.of, others):
+            if not report.ended:
+                with contextlib.suppress(ServerError):
+                    await work.client.cancel(report.batch_id)
+        for job in work.jobs if others else ():
+            job.advance(notes=job.record.with_note(Note.BATCH_TWICE))
+
+    async def _is_double(self, found: Mapping[str, Any]) -> bool:
+        """Whether a batch of our name or group does what ours does: a second of the name, or one of
+        jobs that were unknown and have been sent again in ours."""
+        if found.get("id") == self.work.batch.batch_id:
+            return False
+        if is_batch_of(found, self.work.batch.key):
+            return True
+        earlier = await asyncio.to_thread(self.work.store.find, key_of(found))
+        return (
+            earlier is not None
+            and (earlier.state, earlier.batch_id) == (BatchState.ENDED, None)
+            and earlier.created_at < self.work.batch.created_at
+        )
+
     # Watching.
 
     async def _follow(self) -> None:
@@ -187,6 +231,7 @@ class BatchRunner:
             report = replace(report, status=before.status if before else Status.IN_PROGRESS)
         self._report = report
         self._tell_counts(report)
+        await self._cancel_others()
         if report.ended:
             return report  # each of its jobs has a status of its own then
         changed = before is None or report.status != before.status

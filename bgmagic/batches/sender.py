@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import IO, Any
 
@@ -105,7 +106,13 @@ class BatchSender:
         if not work.results.left or work.all_cancelling:
             await work.end_all(Status.CANCELLED, "before it was sent")
         elif not await self._held_back():
-            if work.batch.file_id is None:
+            if work.adopted and (made := await self._made_before()):
+                return await self._accepted(made)
+            if sent := await work.store.sent_elsewhere([job.record for job in work.jobs]):
+                # Its user had it sent from another host, as this kernel gave no sign of life.
+                await work.end(sent, Status.FAILED, "not sent here: it was sent from another host")
+                await work.save(state=BatchState.INTENDED, file_id=None)
+            elif work.batch.file_id is None:
                 await self._upload()
             elif any(job.record.cancelling for job in work.jobs):
                 # The file still has them: what is cancelled before it is sent is not sent.
@@ -113,6 +120,19 @@ class BatchSender:
             else:
                 return await self._create(work.batch.file_id)
         return None
+
+    async def _made_before(self) -> BatchReport | None:
+        """The batch, if the server has it though our journal does not say so: one that was restored
+        from a backup, or came with a copy of its machine, is behind."""
+        work = self._work
+        try:
+            found = await work.client.find(work.batch.key, work.batch.created_at - BEFORE)
+        except ServerError as failure:
+            if failure.status_code not in NO_BATCHES:
+                raise
+            found = []
+        work.adopted = False  # it has been looked for
+        return _chosen(found) if found else None
 
     async def _held_back(self) -> bool:
         """Wait a while if the budget holds the batch back; whether it did."""
@@ -186,14 +206,19 @@ class BatchSender:
         """Have the server make a batch of the file, once."""
         work = self._work
         tried = work.clock.now()
-        submitting = {"status": str(Status.SUBMITTING)}
-        await work.save(submitting, state=BatchState.CREATING, tried_at=tried)
-        await work.tell(status=Status.SUBMITTING, trouble=None)
-        position = next((job.record.position for job in work.jobs), None)
-        work.sending = True
+        submitting, waiting = ({"status": str(one)} for one in (Status.SUBMITTING, Status.WAITING))
+        work.sending = True  # from here on: what is written down as asked is asked
         try:
-            group = position.group if position else ""
-            made = BatchReport.of(await work.client.create(file_id, work.batch.key, group))
+            await work.save(submitting, state=BatchState.CREATING, tried_at=tried)
+            return await self._create_once(file_id, waiting)
+        finally:
+            work.sending = False
+
+    async def _create_once(self, file_id: str, waiting: dict[str, str]) -> BatchReport | None:
+        work = self._work
+        await work.tell(status=Status.SUBMITTING, trouble=None)
+        try:
+            made = BatchReport.of(await work.client.create(file_id, work.batch.key, work.group))
         except ServerError as failure:
             if failure.maybe_accepted:
                 raise  # the next step is to look it up
@@ -202,12 +227,11 @@ class BatchSender:
             gone = (400, 404) if file_id == self._old_file else (404,)
             if failure.status_code in gone and not self._uploaded_again:
                 self._uploaded_again = True
-                await self._note({"state": BatchState.INTENDED, "file_id": None, "tried_at": None})
+                again = {"state": BatchState.INTENDED, "file_id": None, "tried_at": None}
+                await self._note(again, waiting)
                 return None
-            await self._note({"state": BatchState.UPLOADED, "tried_at": None})
+            await self._note({"state": BatchState.UPLOADED, "tried_at": None}, waiting)
             raise
-        finally:
-            work.sending = False
         return await self._accepted(made)
 
     async def _look_up(self) -> BatchReport | None:
@@ -228,7 +252,7 @@ class BatchSender:
                 await work.end_all(Status.UNKNOWN, why)
                 return None
             if found:
-                return await self._accepted(BatchReport.of(found[-1]))  # there is one
+                return await self._accepted(_chosen(found))
         await work.end_all(Status.UNKNOWN, _not_found(work.batch.key))
         return None
 
@@ -269,10 +293,20 @@ class BatchSender:
         return True
 
 
+def _chosen(found: Sequence[Mapping[str, Any]]) -> BatchReport:
+    """Of several batches of one key, newest first, the first one made that may give answers."""
+    reports = [BatchReport.of(one) for one in reversed(found)]
+    return next((one for one in reports if one.status not in _WITHOUT_ANSWERS), reports[0])
+
+
+_WITHOUT_ANSWERS = frozenset({"failed", "cancelled", "cancelling", "expired"})
+
+
 def _not_found(key: str) -> str:
     """That the server's list never had a batch which it may have been asked to make."""
     return (
         "it is unclear whether the server made this batch, and it was not asked again, since that "
         f"could be paid twice: {LOOK_UPS[-1] / 60:g} minutes later its list has none with the "
-        f"metadata {KEY}={key}; retry_failed(unknown=True) of the group sends it on purpose"
+        f"metadata {KEY}={key}; retry_failed(unknown=True) of the group sends it on purpose, "
+        "and cancels it if it turns up by then"
     )

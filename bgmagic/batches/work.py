@@ -28,6 +28,7 @@ class BatchWork:
         config: how the server is called, as it is now.
         wake: ends a pause.
         closing: whether the process is about to end.
+        adopted: whether it is of an earlier kernel, and may be known to the server.
         sending: whether a call is under way that shutdown waits for.
         accepted_at: when the server took it, seconds since the epoch.
     """
@@ -52,7 +53,7 @@ class BatchWork:
         self.store = store
         self.clock = clock
         self.wake = WakeEvent()
-        self.closing = self.sending = False
+        self.closing = self.sending = self.adopted = False
         self.accepted_at: float | None = None
         self._client_of = client_of
         self._written = True
@@ -61,6 +62,12 @@ class BatchWork:
     def jobs(self) -> list[Job]:
         """The open jobs that are here."""
         return list(self.results.jobs.values())
+
+    @property
+    def group(self) -> str:
+        """The key of the group that its jobs here are of, or ""."""
+        position = next((job.record.position for job in self.jobs), None)
+        return position.group if position else ""
 
     @property
     def client(self) -> BatchesClient:
@@ -87,7 +94,7 @@ class BatchWork:
             # Its jobs have not, since that could not be written down.
             state = BatchState.CREATED if found.batch_id else BatchState.CREATING
             found = replace(found, state=state, tried_at=found.tried_at or self.clock.now())
-        self.batch = found
+        self.batch, self.adopted = found, True
         accepted = [job.record.accepted_at for job in self.jobs if job.record.accepted_at]
         self.accepted_at = min(accepted, default=None)
         keys = await asyncio.to_thread(self.store.open_keys, found.key)

@@ -17,6 +17,7 @@ from bgmagic.display.listing import TableRow, sentence, table_row, table_text
 from bgmagic.display.static_html import final_group_bundles, text_html
 from bgmagic.jobs.export import GroupSummary, server_seconds
 from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import Note
 from bgmagic.text import one_line
 
 if TYPE_CHECKING:
@@ -285,8 +286,11 @@ def group_snapshot(group: JobGroup, tally: GroupSummary, bill_text: str) -> dict
 
 
 def _trouble(group: JobGroup) -> str:
-    """What holds the group up just now: the newest trouble of a job that is not sent yet."""
+    """What holds the group up just now: the newest trouble of a job that is not sent yet; else what
+    it has cost that its user does not expect."""
+    twice = False
     for job in reversed(group.made):
         if job.record.trouble and not job.done():
             return one_line(job.record.trouble, 200)
-    return ""
+        twice = twice or Note.BATCH_TWICE in job.record.notes
+    return Note.BATCH_TWICE if twice else ""

@@ -121,6 +121,10 @@ class Note(StrEnum):
         "a request of a batch can't be cancelled by itself: cancel the group, and what is done by "
         "then is kept"
     )
+    BATCH_TWICE = (
+        "the server has made a second batch of it, which costs too: that was asked to be cancelled "
+        "unless it had ended"
+    )
     FROM_STREAM = (
         "taken from the end of its stream, since the server does not keep the response to be "
         "asked for"
@@ -129,7 +133,14 @@ class Note(StrEnum):
 
 # Those that still matter when a job has ended.
 LASTING_NOTES = frozenset(
-    {Note.NOT_STREAMED, Note.FROM_STREAM, Note.SENT_WHOLE, Note.NOT_BY_PREVIOUS, Note.UNREAD}
+    {
+        Note.NOT_STREAMED,
+        Note.FROM_STREAM,
+        Note.SENT_WHOLE,
+        Note.NOT_BY_PREVIOUS,
+        Note.UNREAD,
+        Note.BATCH_TWICE,
+    }
 )
 
 

@@ -26,8 +26,15 @@ from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
 
 
-def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:
-    """What the journal knows of a job, as a record; ``output_type`` is the class of its answer."""
+def record_of(
+    entry: StoredJob, output_type: OutputType = None, batch_id: str | None = None
+) -> JobRecord:
+    """What the journal knows of a job, as a record.
+
+    Args:
+        output_type: the class of its answer.
+        batch_id: the server's id of the batch that it was in.
+    """
     return JobRecord(
         key=entry.key,
         request=Request(entry.request, output_type, Previous.read(entry.previous)),
@@ -48,14 +55,20 @@ def record_of(entry: StoredJob, output_type: OutputType = None) -> JobRecord:
         partial=entry.draft,
         position=_position(entry),
         batch=entry.batch,
+        batch_id=batch_id,
         over_budget=entry.over_budget,
         rounds=FunctionRounds.read(entry.rounds),
     )
 
 
-def past_job(entry: StoredJob, controller: JobController, output_type: OutputType = None) -> Job:
-    """A handle of a stored job, to be read."""
-    job = Job(record_of(entry, output_type), controller)
+def past_job(
+    entry: StoredJob,
+    controller: JobController,
+    output_type: OutputType = None,
+    batch_id: str | None = None,
+) -> Job:
+    """A handle of a stored job, to be read; the rest is of `record_of`."""
+    job = Job(record_of(entry, output_type, batch_id), controller)
     if entry.ended_at is not None:
         settle(job)
     return job
@@ -120,7 +133,9 @@ def _check(
         raise BadInput(f"{which} was sent to {entry.server}, not to {server.name}: {how}")
     if not (store.is_unowned(entry) if free is None else entry.owner in free):
         raise BadInput(f"{which} is followed by another kernel that is alive")
-    if entry.response_id is None and store.is_elsewhere(entry):
+    # Of a batch, whose jobs wait until it is asked for, the server's list tells if it was made.
+    in_batch = entry.batch is not None and entry.status != Status.WAITING
+    if entry.response_id is None and not in_batch and store.is_elsewhere(entry):
         raise BadInput(
             f"{which} was submitted on another host: only a kernel there can send it, or tell "
             "if it was sent; once that host is gone for good, its cell with --again (a sweep's "

@@ -40,6 +40,7 @@ from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
 from bgmagic.runtime.registry import JobFeed, JobFeeds, JobRegistry
 from bgmagic.runtime.scheduler import JobScheduler, MakeBatches
+from bgmagic.storage.batches import BatchIds
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
@@ -84,6 +85,7 @@ class JobManager:
         self._make_card = make_card
         self._clock = clock or Clock()
         self.store = store or JobStore(Journal(None), OwnerLock(None))
+        self._batch_ids = BatchIds(self.store.journal)
         self._pid = os.getpid()
         self._loop = LoopThread()
         self._callbacks = CallbackThread()
@@ -214,7 +216,7 @@ class JobManager:
                     known.add_variable(variable)
                 self.follow_with_key_of_today(known)
                 return known  # it is followed here already
-            record = record_of(entry, output_type)
+            record = record_of(entry, output_type, self._batch_ids.of(entry))
             if entry.ended_at is not None:
                 return self._settled(record, variable)
             server = server or self.destination()
@@ -281,7 +283,7 @@ class JobManager:
 
     def past(self, entry: StoredJob, output_type: OutputType = None) -> Job:
         """Make a handle of a stored job, to be read; it is not one of this process."""
-        return past_job(entry, self, output_type)
+        return past_job(entry, self, output_type, self._batch_ids.of(entry))
 
     def _settled(self, record: JobRecord, variable: Variable | None) -> Job:
         job = Job(record, self)

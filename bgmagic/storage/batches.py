@@ -11,7 +11,6 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -20,9 +19,12 @@ from bgmagic.api.pricing import Billing
 from bgmagic.api.request import Request
 from bgmagic.api.response import Usage
 from bgmagic.api.server import ServerConfig
+from bgmagic.errors import BadInput
+from bgmagic.jobs.record import JobRecord
 from bgmagic.storage.database import JournalError, StoredJob
 from bgmagic.storage.job_store import JobStore
-from bgmagic.storage.live_rows import Write
+from bgmagic.storage.journal import Journal
+from bgmagic.storage.live_rows import Write, changed
 
 
 class BatchState(StrEnum):
@@ -34,6 +36,11 @@ class BatchState(StrEnum):
     CREATING = "creating"  # the server is being asked to make it of that file
     CREATED = "created"  # the server has it
     ENDED = "ended"  # all that came of it is written down
+
+
+_ORDER = tuple(BatchState)
+
+_UNSENT = _ORDER[: _ORDER.index(BatchState.CREATING)]
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,16 @@ _OPEN = "batch = :batch AND ended_at IS NULL"
 
 _OPEN_KEYS = f"SELECT key FROM jobs WHERE {_OPEN}"  # noqa: S608
 
+_KEYS = "SELECT key, ended_at IS NULL FROM jobs WHERE batch = ?"
+
 _WHOLE_OF = "WHERE key IN (SELECT value FROM json_each(:keys)) ORDER BY created_at, id"
+
+# The same request, sent from another host after it was submitted here.
+_SENT_LATER = """SELECT DISTINCT fingerprint FROM jobs WHERE notebook IS :notebook
+    AND fingerprint IN (SELECT value FROM json_each(:prints)) AND created_at > :at
+    AND (response_id IS NOT NULL OR ended_at IS NULL)"""
+
+TOGETHER = 500  # jobs of another host's file that are copied in one go
 
 
 class BatchStore:
@@ -102,29 +118,40 @@ class BatchStore:
         """Take the batch of a journal and its open jobs; None if a living kernel has it.
 
         A batch whose jobs are there and whose row is not may have been sent: its row could not be
-        written.
+        written. One of another host goes on in our own file.
 
         Raises:
+            BadInput: it is another host's, which has not sent it.
             BgmagicError: the journal, or its folder, can't be written.
         """
         self._store.owner.acquire()
-        taken = await self._take(key, now, self._store._known_dead)
-        return taken or await self._take(key, now, await asyncio.to_thread(self._store._dead))
-
-    async def _take(self, key: str, now: float, dead: Collection[str]) -> StoredBatch | None:
-        taking: Future[StoredBatch | None] = self._put(Write(self._taking(key, now, dead)))
-        return await self._store._landing.wait(taking)
+        own, there = await asyncio.to_thread(lambda: (self.find(key), self._elsewhere(key)))
+        known = [*there, *([own] if own is not None else [])]
+        if not await asyncio.to_thread(self._are_free, known):
+            return None
+        unknown = StoredBatch(key, now, BatchState.CREATING, tried_at=now)
+        furthest = max(there, key=lambda one: _ORDER.index(one.state), default=unknown)
+        if own is None and furthest.state in _UNSENT:
+            raise BadInput(
+                "its batch was not sent yet, and is another host's: only a kernel there can send "
+                "it; once that host is gone for good, its cell with --again --reuse does so here"
+            )
+        seen = own.owner if own is not None else None
+        taking = self._taking(replace(furthest, owner=None), {None, self.owner_id, seen})
+        taken: StoredBatch | None = await self._store._landing.wait(self._put(Write(taking)))
+        if taken is not None and there:
+            await self._copy(key)
+        return taken
 
     def _taking(
-        self, key: str, now: float, dead: Collection[str]
+        self, new: StoredBatch, free: Collection[str | None]
     ) -> Callable[[sqlite3.Connection], StoredBatch | None]:
-        owner, free = self._store.owner.id, {None, self._store.owner.id, *dead}
+        """Takes a batch from one of ``free``; ``new`` is it where our file does not have it."""
+        key, owner = new.key, self.owner_id
 
         def take(connection: sqlite3.Connection) -> StoredBatch | None:
             row = connection.execute(_FIND, (key,)).fetchone()
-            found = StoredBatch(key, now, BatchState.CREATING, tried_at=now)
-            if row is not None:
-                found = StoredBatch(**dict(zip(_FIELDS, row, strict=True)))
+            found = new if row is None else _from_row(row)
             if found.owner not in free:
                 return None
             taken = replace(found, owner=owner)
@@ -134,6 +161,37 @@ class BatchStore:
             return taken
 
         return take
+
+    def _elsewhere(self, key: str) -> list[StoredBatch]:
+        """The batch with this key as the files of other hosts have it."""
+        return [_from_row(row) for row in self._store.journal._read_others(_FIND, (key,))]
+
+    def _are_free(self, batches: Sequence[StoredBatch]) -> bool:
+        return all(self._store.is_nobody(one.owner) for one in batches)
+
+    async def _copy(self, key: str) -> None:
+        """Have the open jobs of another host's batch in our own file, the one that we write."""
+        journal = self._store.journal
+        here = {row[0] for row in journal._read(_KEYS, (key,))}
+        there = await asyncio.to_thread(journal._read_others, _KEYS, (key,))
+        ended = {name for name, is_open in there if not is_open}
+        left = list(dict.fromkeys(name for name, _ in there if name not in here | ended))
+        for start in range(0, len(left), TOGETHER):
+            some = json.dumps(left[start : start + TOGETHER])
+            found = await asyncio.to_thread(journal.elsewhere, _WHOLE_OF, keys=some)
+            ours = {entry.key: changed(entry, {"owner": self.owner_id}) for entry in found}
+            await self._store._landing.wait(journal.add(*ours.values()))
+
+    async def sent_elsewhere(self, records: Sequence[JobRecord]) -> list[str]:
+        """Those of these unsent jobs, of one notebook, that were sent from another host since they
+        were submitted; asks only if this kernel may have been taken for dead."""
+        if not (records and self._store._is_shared and self._store.owner.was_away):
+            return []
+        prints = [record.fingerprint for record in records]
+        at = min(record.submitted_at for record in records)
+        values = {"prints": json.dumps(prints), "notebook": records[0].notebook, "at": at}
+        sent = await asyncio.to_thread(self._store.journal._read_others, _SENT_LATER, values)
+        return [record.key for record in records if (record.fingerprint,) in sent]
 
     async def save(self, batch: StoredBatch, **jobs: Any) -> None:
         """Write down how far a batch of ours has come, and give its open jobs these columns.
@@ -217,4 +275,26 @@ class BatchStore:
     def find(self, key: str) -> StoredBatch | None:
         """The batch with this key, or None."""
         rows = self._store.journal._read(_FIND, (key,))
-        return StoredBatch(**dict(zip(_FIELDS, rows[0], strict=True))) if rows else None
+        return _from_row(rows[0]) if rows else None
+
+
+class BatchIds:
+    """The server's ids of the batches that ended jobs of a journal were in. From any thread."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._known: dict[str, str | None] = {}
+
+    def of(self, entry: StoredJob) -> str | None:
+        """That of the job's batch; None if it was in none, or has not ended."""
+        if entry.batch is None or entry.ended_at is None:
+            return None
+        if entry.batch not in self._known:
+            sql = "SELECT key, batch_id FROM batches WHERE batch_id IS NOT NULL"
+            self._known |= dict(self._journal.rows(sql))
+            self._known.setdefault(entry.batch, None)  # it was never made
+        return self._known[entry.batch]
+
+
+def _from_row(row: Sequence[Any]) -> StoredBatch:
+    return StoredBatch(**dict(zip(_FIELDS, row, strict=True)))

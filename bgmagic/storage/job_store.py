@@ -282,11 +282,15 @@ class JobStore:
 
     def is_unowned(self, entry: StoredJob) -> bool:
         """Whether no living kernel follows the job, or this one does."""
-        if entry.owner is not None and self.owner.is_elsewhere(entry.owner):
-            return self.owner.is_silent(entry.owner)
-        if entry.owner in (None, self.owner.id) or entry.owner in self._known_dead:
+        return self.is_nobody(entry.owner)
+
+    def is_nobody(self, owner: str | None) -> bool:
+        """Whether this kernel may take what ``owner`` has."""
+        if owner is not None and self.owner.is_elsewhere(owner):
+            return self.owner.is_silent(owner)
+        if owner in (None, self.owner.id) or owner in self._known_dead:
             return True
-        return bool(self.owner.dead_owners({entry.owner}))
+        return bool(self.owner.dead_owners({owner}))
 
     def available_owners(self) -> set[str | None]:
         """The owners whose open jobs this kernel may take; None is nobody."""

@@ -171,10 +171,10 @@ _STATUS, _BATCH, _ENDED_AT = _AT["status"], _AT["batch"], _AT["ended_at"]
 def merged(own: list[StoredJob], others: list[StoredJob], where: str) -> list[StoredJob]:
     """The jobs of several files as one of the conditions above orders them.
 
-    Of a job that is in two, since it was picked up on another host, the one that has ended.
+    Of a job that is in several, since it was picked up on another host, the one that has ended.
     """
-    by_key = {entry.key: entry for entry in others}
-    for entry in own:
+    by_key: dict[str, StoredJob] = {}
+    for entry in (*others, *own):
         other = by_key.get(entry.key)
         if other is None or other.ended_at is None or entry.ended_at is not None:
             by_key[entry.key] = entry

@@ -130,13 +130,12 @@ class BatchesClient:
             ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
         """
         create: Any = self._sdk.batches.with_raw_response.create
-        metadata = {batch.KEY: key} | ({f"{batch.KEY}_group": group} if group else {})
         made = await self._json(
             lambda: create(
                 input_file_id=file_id,
                 endpoint=batch.ENDPOINT,
                 completion_window=batch.WINDOW,
-                metadata=metadata,
+                metadata=batch.metadata_of(key, group),
                 timeout=sdk_limits(CREATE_BATCH_TIMEOUT),
             ),
             CREATE_BATCH_TIMEOUT,
@@ -144,10 +143,11 @@ class BatchesClient:
         _id(made)
         return made
 
-    async def find(self, key: str, since: float) -> list[Mapping[str, Any]]:
+    async def find(self, key: str, since: float, group: str = "") -> list[Mapping[str, Any]]:
         """The batches that we call ``key``, by the server's list, the newest first.
 
         Args:
+            group: our own name of a group, all of whose batches are given too.
             since: seconds since the epoch before which none of them was made.
 
         Raises:
@@ -155,7 +155,7 @@ class BatchesClient:
         """
         found = []
         async for one in self._listed(self._sdk.batches.with_raw_response.list):
-            if batch.is_batch_of(one, key):
+            if batch.is_batch_of(one, key, group):
                 found.append(one)
             made = one.get("created_at")
             if isinstance(made, int | float) and made < since:

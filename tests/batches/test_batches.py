@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,9 +21,12 @@ from hypothesis import strategies as st
 from bgmagic.api.server import ServerConfig
 from bgmagic.batches import results
 from bgmagic.jobs.export import export_line
+from bgmagic.jobs.group import JobList
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobLost, JobUnknown
+from bgmagic.jobs.record import Note
 from bgmagic.runtime.manager import JobManager
+from bgmagic.submission.app import group_displays
 from bgmagic.transport import batches
 from tests.batches.study import attached, config_of, entries_of, manager_of, records_of, sent
 from tests.jobs.test_job import LIMIT, eventually
@@ -292,8 +296,47 @@ def test_a_batch_that_is_made_too_late_is_not_made_again(
     eventually(lambda: server.batching.batches)
     assert server.batching.batches["batch_1"]["metadata"]["bgmagic"] == jobs[0].record.batch
     assert server.count("batch") == 1
-    assert answers(kernel.resend_all(jobs)) == echoes(3)
+    again = kernel.resend_all(jobs)
+    assert answers(again) == echoes(3)
     assert server.count("batch") == 2
+    # As soon as it is seen, the first is cancelled.
+    assert server.batching.batches["batch_1"]["status"] == "cancelling"
+    assert {job.record.note_text for job in again} == {Note.BATCH_TWICE}
+
+
+def test_a_second_batch_is_cancelled(kernel: JobManager, server: ScriptedServer) -> None:
+    """Where something on the way sends a create twice, the second batch is cancelled as soon as the
+    server's list has it, and its jobs say so to their end; the other's answers are taken."""
+    create = server.batching.create
+    twice: Any = lambda body: [create(body), create(body)][0]  # noqa: E731
+    server.batching.create = twice  # type: ignore[method-assign]
+    jobs = sent(kernel, server, 3)
+    assert answers(jobs) == echoes(3)
+    assert {key: one["status"] for key, one in server.batching.batches.items()} == {
+        "batch_1": "completed",
+        "batch_2": "cancelling",
+    }
+    assert {job.record.note_text for job in jobs} == {Note.BATCH_TWICE}
+    group = JobList("group-1", "study", jobs, displays=group_displays)
+    assert group.board.view["trouble"] == Note.BATCH_TWICE
+
+
+def test_a_journal_that_is_behind(server: ScriptedServer, tmp_path: Path) -> None:
+    """A journal that was copied before its batch was sent, as with its machine or from a backup, does
+    not have it made once more: the server's list is asked first."""
+    path, copy = tmp_path / "journal.sqlite3", tmp_path / "copy" / "journal.sqlite3"
+    server.always["batch"] = Script(status=429, json=NO)
+    first = manager_of(path)
+    jobs = sent(first, server, 3)
+    eventually(lambda: "not sent yet" in str(jobs[0].record.trouble))
+    first.close()
+    shutil.copytree(path.parent, copy.parent, ignore=lambda *_: ["owners"])
+    del server.always["batch"]
+    for where in (path, copy):
+        one = manager_of(where)
+        assert answers(attached(one, server)) == echoes(3)
+        one.close()
+    assert len(server.batching.batches) == 1
 
 
 def test_a_file_that_the_server_forgot_is_sent_again(
@@ -535,6 +578,9 @@ def test_one_job_attached_brings_the_others(server: ScriptedServer, tmp_path: Pa
         eventually(lambda: {entry.status for entry in entries_of(kernel)} == {"completed"})
         others = [kernel.attach(entry, server=config.server) for entry in entries_of(kernel)]
         assert answers(others) == echoes(5)
+        # So does an export of jobs that ended where nobody had their handles.
+        past = [kernel.past(entry) for entry in entries_of(kernel)]
+        assert {export_line(job)["batch_id"] for job in [*others, *past]} == {"batch_1"}
         assert set(server.batching.asked.values()) == {1}
     finally:
         kernel.close(10)
