@@ -85,7 +85,7 @@ class JobManager:
         self._make_card = make_card
         self._clock = clock or Clock()
         self.store = store or JobStore(Journal(None), OwnerLock(None))
-        self._batch_ids = BatchIds(self.store.journal)
+        self._batch_ids = BatchIds(self.store)
         self._pid = os.getpid()
         self._loop = LoopThread()
         self._callbacks = CallbackThread()

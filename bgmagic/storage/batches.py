@@ -23,7 +23,6 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.record import JobRecord
 from bgmagic.storage.database import JournalError, StoredJob
 from bgmagic.storage.job_store import JobStore
-from bgmagic.storage.journal import Journal
 from bgmagic.storage.live_rows import Write, changed
 
 
@@ -281,8 +280,8 @@ class BatchStore:
 class BatchIds:
     """The server's ids of the batches that ended jobs of a journal were in. From any thread."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, store: JobStore) -> None:
+        self._journal = store.journal
         self._known: dict[str, str | None] = {}
 
     def of(self, entry: StoredJob) -> str | None:
