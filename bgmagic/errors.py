@@ -21,9 +21,22 @@ A message holds what is wrong and what to do about it; in a notebook each of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
 
 
+def public(it: T) -> T:
+    """Have tracebacks, pickles and help say ``bgmagic.Job``, wherever the file is that defines it.
+
+    The price: ``Job??`` shows no source, since inspect looks for a class's in the file of its
+    ``__module__``, and nothing tells it of another.
+    """
+    it.__module__ = "bgmagic"
+    return it
+
+
+@public
 class BgmagicError(Exception):
     """Anything bgmagic raises on purpose.
 
@@ -47,6 +60,7 @@ class BgmagicError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+@public
 class BadInput(BgmagicError, ValueError):
     """The cell, the option or the argument can't be used; nothing was sent."""
 
@@ -56,6 +70,7 @@ class Unsendable(BadInput):
     not keep, or it was sent from another host."""
 
 
+@public
 class NotReady(BgmagicError, TypeError):
     """A job was used as text before (or without) there being an answer."""
 
@@ -64,6 +79,7 @@ class NotReadyAttribute(NotReady, AttributeError):
     """An attribute of answers was read off a job; an AttributeError too, so ``hasattr`` works."""
 
 
+@public
 class ServerError(BgmagicError):
     """One call to the server did not give a response object.
 

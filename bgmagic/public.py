@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from bgmagic.errors import BadInput
+from bgmagic.errors import BadInput, public
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import Variable
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@public
 def submit(
     prompt: str,
     *,
@@ -126,6 +127,7 @@ def submit(
     return sent.job
 
 
+@public
 def map(
     template: str,
     items: Any = None,
@@ -244,6 +246,7 @@ def _notebook_variable(name: str | None) -> Variable | None:
     return variable
 
 
+@public
 def jobs(*, past: bool = False, search: str | None = None) -> list[Job]:
     """The jobs of this process, oldest first; or those that a search finds, newest first.
 
@@ -268,6 +271,7 @@ def jobs(*, past: bool = False, search: str | None = None) -> list[Job]:
     return JobLookup().with_past() if past else app.manager.jobs()
 
 
+@public
 def costs(period: str = "all") -> pandas.DataFrame:
     """What the jobs of all kernels cost, by the journal: a pandas DataFrame with one row a job.
 
@@ -291,6 +295,7 @@ def costs(period: str = "all") -> pandas.DataFrame:
     return frame_of("costs()", [cost_row(cost) for cost in costs_since(app.manager.store, since)])
 
 
+@public
 def use(client: Any) -> None:
     """Send the jobs from now on with the settings of ``client``; None goes back to the environment.
 
@@ -308,6 +313,7 @@ def use(client: Any) -> None:
     app.use(None if client is None else server_from_client(client))
 
 
+@public
 def export(
     path: str | PathLike[str],
     *,
@@ -363,6 +369,7 @@ def _everything(*, everywhere: bool) -> list[Job]:
 def tool(function: F, /) -> F: ...
 @overload
 def tool(*, ask: bool = ...) -> Callable[[F], F]: ...
+@public
 def tool(function: F | None = None, /, *, ask: bool = False) -> F | Callable[[F], F]:
     """Mark a function for ``--tool $function``; it stays what it is.
 

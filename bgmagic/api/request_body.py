@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bgmagic.api.request import (
-    WINDOW_SECONDS,
     OutputType,
     Previous,
     Request,
@@ -20,6 +19,7 @@ from bgmagic.api.request import (
     inner_field,
 )
 from bgmagic.api.server import ServerConfig
+from bgmagic.api.words import WINDOW_SECONDS
 from bgmagic.errors import BadInput
 from bgmagic.text import kind_of, one_line
 

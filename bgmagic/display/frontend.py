@@ -130,6 +130,11 @@ def session_path() -> str:
     return os.environ.get("JPY_SESSION_NAME", "")
 
 
+def notebook_path(namespace: Mapping[str, Any]) -> str:
+    """The notebook's path where Jupyter servers and VS Code set it, or ""."""
+    return session_path() or str(namespace.get("__vsc_ipynb_file__") or "")
+
+
 def _inherited_session() -> bool:
     """Whether the session is that of the notebook whose kernel started this one, as papermill in a
     cell does; False if that can't be found out."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import sys
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -313,3 +314,73 @@ def sent_group_line(group: JobGroup, bill: Callable[[], object]) -> str:
 def earlier_line(job: Job, earlier: Job) -> str:
     """That another job for the same variable still runs."""
     return f"{job.name}: an earlier job for this name goes on: {earlier!r}"
+
+
+# As a process ends.
+
+NAMED = 5  # jobs that are named; more are counted
+
+# These start no thread as a process ends (CPython issue 113964), so nothing more can be sent then.
+NO_THREADS = (3, 12) <= sys.version_info < (3, 12, 2)
+TOO_LATE = "This Python starts no thread as it ends; 3.12.2 does, and job.result() waits before."
+
+
+def shutdown_message(
+    left: Sequence[Job], written: Callable[[Job], bool], unwritten: Mapping[str, int] | None = None
+) -> str:
+    """One line about the jobs among ``left`` that are not over, or "".
+
+    Args:
+        left: the jobs that had not ended when the process was about to.
+        written: whether a journal that outlives the process has the job.
+        unwritten: how many jobs of which sweeps were not written down yet, so never sent.
+    """
+    going_on = [job for job in left if job.status == Status.DETACHED]
+    # A job of a batch gets its own id with its answer.
+    sent = [job for job in going_on if job.response_id or job.record.accepted_at]
+    others = set(going_on).difference(sent)
+    waiting = [job for job in going_on if job in others and written(job)]
+    others.difference_update(waiting)
+    counted = tuple(f"{name}[" for name in unwritten or ())  # handles of these are among them
+    unsent = [job for job in going_on if job in others and not str(job.name).startswith(counted)]
+    unclear = [job for job in left if job.status == Status.UNKNOWN]
+    told = [
+        _told(sent, "still at work at the server"),
+        _told(waiting, "to be sent by the next kernel that attaches"),
+        _how(sent + waiting, written),
+        _told(unsent, "unsent and written down nowhere"),
+        TOO_LATE if unsent and NO_THREADS else "",
+        _told(unclear, "unknown, accepted by the server or not"),
+        *(
+            f"{count_jobs(count)} of {one_line(name, 80)} were not written down yet and are "
+            "not sent; its cell, run again, sends them."
+            for name, count in (unwritten or {}).items()
+        ),
+    ]
+    line = " ".join(part for part in told if part)
+    return f"bgmagic: {line}" if line else ""
+
+
+def _told(jobs: Sequence[Job], what: str) -> str:
+    if not jobs:
+        return ""
+    named = [one_line(job.name or job.response_id or "no name", 80) for job in jobs[:NAMED]]
+    more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
+    count = "1 job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
+    return f"{count} {what}: {', '.join(named)}{more}."
+
+
+def _how(jobs: Sequence[Job], written: Callable[[Job], bool]) -> str:
+    """What to type in another kernel to follow ``jobs``."""
+    if not jobs:
+        return ""
+    if len(jobs) > NAMED:
+        return "In another kernel, %load_ext bgmagic, then %bgjobs --all lists them."
+    names = Counter(job.name for job in jobs)
+    words = []
+    for job in jobs:
+        # The journal knows a job by its variable, the server by its id.
+        by_name = job.record.named and names[job.name] == 1 and written(job)
+        which = job.name if by_name else job.response_id or job.record.key
+        words.append(one_line(which or "", 400))
+    return f"In another kernel, %load_ext bgmagic, then %bgattach {' '.join(words)}"

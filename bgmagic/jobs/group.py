@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bgmagic.errors import BadInput, BgmagicError
+from bgmagic.errors import BadInput, BgmagicError, public
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import Detached, JobError, mirror
 from bgmagic.jobs.record import GroupDisplays, Status
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pandas
 
 
+@public
 class JobGroup(Collection[Any]):
     """The jobs of one sweep, in order. A sequence of their answers, or a mapping for a dict.
 

@@ -28,7 +28,7 @@ from bgmagic.api.response import (
     sources,
     text_in,
 )
-from bgmagic.errors import BgmagicError
+from bgmagic.errors import BgmagicError, public
 from bgmagic.jobs.artifacts import Artifacts, has_made
 from bgmagic.jobs.placeholder import (
     LeanFuture,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bgmagic.api.response import Response, ResponseUsage
 
 
+@public
 class Answer(Artifacts, str):
     """The output text of a completed job: a ``str``, with where it came from.
 
@@ -185,6 +186,7 @@ class Answer(Artifacts, str):
 logger = logging.getLogger("bgmagic")
 
 
+@public
 class Job(TextPlaceholder, LeanFuture[Answer]):
     """One submission. Speaks ``concurrent.futures.Future`` and can be awaited in any event loop.
 

@@ -10,13 +10,14 @@ from bgmagic.api.error_body import failure_message
 from bgmagic.api.replay import leaves_calls
 from bgmagic.api.response import objects_in, read_output, word_in
 from bgmagic.api.server import is_openai
-from bgmagic.errors import BgmagicError
+from bgmagic.errors import BgmagicError, public
 from bgmagic.jobs.artifacts import images_in
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.text import one_line
 
 
+@public
 class JobError(BgmagicError):
     """A job that ended, or is no longer watched, without an answer.
 
@@ -31,36 +32,44 @@ class JobError(BgmagicError):
         self.response_id = job.response_id
 
 
+@public
 class JobFailed(JobError):
     """The server failed at the job, or certainly did not accept it."""
 
 
+@public
 class JobIncomplete(JobError):
     """The server stopped early; ``job.text`` holds what there was by then."""
 
 
 # Not asyncio's CancelledError: awaiting a cancelled job must not look like the awaiting task
 # itself being cancelled.
+@public
 class JobCancelled(JobError, concurrent.futures.CancelledError):
     """The job was cancelled."""
 
 
+@public
 class JobUnknown(JobError):
     """The server may or may not have accepted the job; it is not sent again on its own."""
 
 
+@public
 class JobLost(JobError):
     """The server accepted the job and no longer knows it: most likely it has expired."""
 
 
+@public
 class NoAnswer(JobError):
     """The job completed, but what came is a refusal or has no text."""
 
 
+@public
 class InvalidAnswer(NoAnswer):
     """The job completed, but its text, which is in ``job.text``, does not fit the schema."""
 
 
+@public
 class Detached(JobError):
     """The job is still open at the server, but this kernel no longer watches it."""
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bgmagic.api.request import WINDOW_SECONDS, Request
+from bgmagic.api.request import Request
 from bgmagic.api.response import decompressed, read_output, read_summary
 from bgmagic.api.server import is_openai
+from bgmagic.api.words import WINDOW_SECONDS
+from bgmagic.errors import public
 from bgmagic.jobs.steps import FunctionRounds, with_all_usage
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ class JobController(Protocol):
 KEPT = 30 * 86400.0  # seconds for which OpenAI keeps a response (its guide to background mode)
 
 
+@public
 class Status(StrEnum):
     """The words for a status. A server may use others; those are shown and polled on."""
 

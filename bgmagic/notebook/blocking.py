@@ -19,11 +19,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bgmagic.jobs.job import Job
-from bgmagic.jobs.steps import OPEN_QUESTIONS, CallStatus
 from bgmagic.text import one_line
+
+if TYPE_CHECKING:
+    from bgmagic.jobs.job import Job
 
 # Set as the wait is over, one for each wait that goes on in a cell, the outermost first.
 _waits: list[asyncio.Event] = []
@@ -346,6 +347,8 @@ def ask_at_prompt(jobs: Iterable[Job], answered: set[Any]) -> bool:
     Returns:
         whether each question was answered; what was not is asked again at the next prompt.
     """
+    from bgmagic.jobs.steps import OPEN_QUESTIONS  # `%load_ext` needs none of it
+
     for job in jobs:
         for step in job.steps if not job.done() else ():
             call = job.record.key, step.round, step.call_id, step.status
@@ -357,6 +360,8 @@ def ask_at_prompt(jobs: Iterable[Job], answered: set[Any]) -> bool:
 
 
 def _ask(job: Job, step: Any) -> bool:
+    from bgmagic.jobs.steps import CallStatus
+
     call = f"{step.name}({one_line(step.arguments, 300)})"
     again = "which may have run already, once more " if step.status == CallStatus.UNKNOWN else ""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,6 @@ from IPython.core.completer import (
     CompletionContext,
     SimpleCompletion,
     SimpleMatcherResult,
-    context_matcher,
 )
 
 from bgmagic.jobs.group import JobGroup
@@ -54,8 +53,6 @@ MOST = 500  # of a folder's files; nobody reads on
 
 _MAGIC = re.compile(r"\s*(%%?bg\w+)\s")
 
-Matcher = Callable[[CompletionContext], SimpleMatcherResult]
-
 Offer = tuple[str, str]  # the text and its kind
 
 
@@ -76,22 +73,15 @@ class Typed:
     quote: str
 
 
-def matcher(namespace: Mapping[str, Any]) -> Matcher:
-    """Make a matcher for ``ip.Completer.custom_matchers`` with the variables of ``namespace``."""
-
-    # Before all others: what they would find is thrown away then.
-    @context_matcher(identifier="bgmagic", priority=1000)  # type: ignore[untyped-decorator]  # IPython's
-    def bgmagic(context: CompletionContext) -> SimpleMatcherResult:
-        try:
-            at = context.cursor_line, context.cursor_position
-            raw, offers = completions_at(context.full_text, *at, namespace)
-        except Exception:  # nothing is worth a traceback under a cell that is being written
-            raw, offers = context.token, []
-        found = [SimpleCompletion(text, type=kind) for text, kind in offers]
-        return SimpleMatcherResult(completions=found, matched_fragment=raw, suppress=bool(found))
-
-    made: Matcher = bgmagic
-    return made
+def complete(context: CompletionContext, namespace: Mapping[str, Any]) -> SimpleMatcherResult:
+    """What IPython's completer is offered at its cursor, with the variables of ``namespace``."""
+    try:
+        at = context.cursor_line, context.cursor_position
+        raw, offers = completions_at(context.full_text, *at, namespace)
+    except Exception:  # nothing is worth a traceback under a cell that is being written
+        raw, offers = context.token, []
+    found = [SimpleCompletion(text, type=kind) for text, kind in offers]
+    return SimpleMatcherResult(completions=found, matched_fragment=raw, suppress=bool(found))
 
 
 def completions_at(

@@ -1,53 +1,38 @@
-"""%%bgresponse: reads the header line, submits the cell, binds the variables and shows the card.
+"""What `%load_ext` adds: the names of the magics and the defaults that `%config` sets.
 
-`load` and `unload` add and remove all magics.
+What they need is imported when one of them is first used or asked for its help, or before that
+while the kernel is idle (`warming`): loading is quick, and so is the first cell.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import functools
+import re
+from collections.abc import Callable
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from IPython.core.completer import CompletionContext, SimpleMatcherResult, context_matcher
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, magics_class
 from traitlets import Any as AnyTrait
 
-from bgmagic.api.pricing import read_prices, set_own_prices
-from bgmagic.api.server import check_url
-from bgmagic.display.listing import describe_job
-from bgmagic.errors import BadInput
-from bgmagic.jobs.job import Job
-from bgmagic.notebook.completion import matcher
-from bgmagic.notebook.line_magics import BgLineMagics, tell_open
-from bgmagic.notebook.parser import parse_line, with_options_help
-from bgmagic.notebook.shell import (
-    errors_as_one_line,
-    shell_of,
-)
-from bgmagic.submission.app import NoShell, app
-from bgmagic.submission.converters import (
-    BROWSER,
-    Converter,
-    to_count,
-    to_duration,
-    to_rate,
-    to_switch,
-)
-from bgmagic.submission.costs import to_budget
-from bgmagic.submission.lookup import forget_old_jobs
-from bgmagic.submission.notify import notify_at_end
+from bgmagic.display import frontend
+from bgmagic.notebook.blocking import MainThread, wake_on_signals
+from bgmagic.submission.app import NoShell, app, default_path, place
+from bgmagic.submission.converters import Converter, to_count, to_duration, to_rate, to_switch
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
-from bgmagic.submission.submit import (
-    PreparedRequest,
-    prepare_request,
-    submit_or_join,
-    submit_settings,
-)
-from bgmagic.text import count_jobs, user_path
+from bgmagic.text import user_path
 
 if TYPE_CHECKING:
-    from bgmagic.sweeps.submit import SubmittedSweep
+    from bgmagic.notebook.shell import NotebookShell
+
+# The magics, by kind. The classes in `cell_magic` and `line_magics` have them.
+NAMES = {
+    "cell": ("bgresponse",),
+    "line": ("bgattach", "bgcancel", "bgcode", "bgcost", "bgjobs", "bglocal", "bgwait"),
+}
 
 
 class OptionTrait(AnyTrait):
@@ -68,6 +53,8 @@ class OptionTrait(AnyTrait):
         """Read the value, so that a wrong one is one line here and now."""
         if value is None:
             return None
+        from bgmagic.notebook.shell import errors_as_one_line
+
         with errors_as_one_line():
             return self._convert(value, f"BgMagics.{self.name} =")
 
@@ -78,13 +65,23 @@ def _move_journal(value: Any, _label: str) -> Any:
 
 
 def _use_prices(value: Any, label: str) -> Any:
+    from bgmagic.api.pricing import read_prices, set_own_prices
+
     set_own_prices(read_prices(value, label))
     return value
 
 
 def _to_base_url(value: Any, label: str) -> str:
+    from bgmagic.api.server import check_url
+
     check_url(str(value), label)
     return str(value)
+
+
+def _to_budget(value: Any, label: str) -> Any:
+    from bgmagic.submission.costs import to_budget
+
+    return to_budget(value, label)
 
 
 def _traits() -> dict[str, OptionTrait]:
@@ -104,7 +101,7 @@ def _traits() -> dict[str, OptionTrait]:
         "tools_on_main_thread": OptionTrait(
             "call functions of --tool between cells, on the kernel's main thread (no)", to_switch
         ),
-        "budget": OptionTrait('dollars to spend in a day, week or month, as "20/day"', to_budget),
+        "budget": OptionTrait('dollars to spend in a day, week or month, as "20/day"', _to_budget),
         "prices": OptionTrait(
             'prices of your own, {"my-model": {"input": 1.25, "output": 10}}, in dollars a million '
             "tokens",
@@ -117,190 +114,146 @@ def _traits() -> dict[str, OptionTrait]:
 
 @magics_class
 class BgMagics(Magics):
-    """%%bgresponse, and the defaults of its options."""
+    """The defaults of %%bgresponse's options, and all the magics once one of them is used."""
 
     # In a class's body this is what the class is made of (PEP 667).
     locals().update(_traits())
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self._told = self._tidied = False
-        app.shell = self.notebook = shell_of(shell, self)
-        self.matcher = matcher(self._namespace)
+        self._ipython = shell
+        self.main = MainThread()
+        self.parts: tuple[Magics, ...] = ()
+        self.matcher = _matcher(self)
+        self._notebook: NotebookShell | None = None
 
     @property
-    def _namespace(self) -> dict[str, Any]:
-        return self.notebook.namespace
+    def notebook(self) -> NotebookShell:
+        """Binds variables and shows jobs; made when first needed."""
+        if self._notebook is None:
+            from bgmagic.notebook.shell import shell_of
 
-    @no_var_expand
-    @cell_magic
-    @with_options_help(SubmitSettings)
-    def bgresponse(self, line: str, cell: str) -> None:
-        """Send this cell to a reasoning model in the background; the prompt is back at once.
+            self._notebook = shell_of(self._ipython, self, self.main)
+        return self._notebook
 
-        ::
+    @functools.cached_property
+    def real(self) -> dict[str, Callable[..., Any]]:
+        """The magics by their names."""
+        from bgmagic.notebook.cell_magic import BgCellMagics
+        from bgmagic.notebook.line_magics import BgLineMagics
 
-            %%bgresponse -o critique --effort xhigh
-            Find the three weakest steps in this proof: {{ proof }}
+        self.parts = tuple(
+            part(self._ipython, self.notebook) for part in (BgCellMagics, BgLineMagics)
+        )
+        tables = [table for part in self.parts for table in part.magics.values()]
+        return {name: magic for table in tables for name, magic in table.items()}
 
-            %%bgresponse -o summary
-            Summarise for a student: {{ critique }}
+    def after_cell(self, *_: object) -> None:
+        """Show what may have been missed since the last cell; IPython calls it after each."""
+        if self._notebook is not None:
+            self._notebook.after_cell()
 
-            %%bgresponse -c critique
-            And which of them is the hardest to mend?
 
-            %%bgresponse -o study --each questions --sweep effort=low,high --n 3
-            Answer in one sentence: {{ item.question }}
+class LazyMagic:
+    """A magic of which the code is imported when it is first called, or asked for its help."""
 
-        ``critique`` holds the job right away, and the answer, a str, when it is there. Meanwhile
-        ``await critique`` and ``%bgwait critique`` wait for it and ``%bgcancel critique`` cancels.
+    _ipython_magic_no_var_expand = True  # what @no_var_expand sets
 
-        ::
+    def __init__(self, name: str, magics: BgMagics) -> None:
+        self.__name__ = name
+        self._magics = magics
 
-            %%bgresponse -o fit --schema Fit --file $figure --file notes.pdf --tool web_search
-            Which model fits these points best?
+    def __call__(self, _: BgMagics, *given: str) -> Any:
+        return self._magics.real[self.__name__](*given)
 
-        ``fit.data`` is then a ``Fit``, a Pydantic model, and ``fit.citations`` what was found.
-        ``{{ expression }}`` is filled in from the notebook's variables (Jinja, with len, str,
-        round, sorted, min, max and sum): text as it is, a table as CSV, short values as a list,
-        longer texts as numbered items, everything else as JSON. A job that still runs is waited
-        for. Single braces are text. With ``--each``, ``--sweep`` and ``--n``, all combined,
-        ``study`` is a group of jobs: a sequence of the answers, and ``study.to_frame()`` a table.
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]  # a docstring that is made later
+        return self._magics.real[self.__name__].__doc__
 
-        A value that is exactly ``$name`` or ``{name}`` is that variable's value. Defaults:
-        ``%config BgMagics.model = "…"`` or the environment variable BGMAGIC_MODEL, and so on.
-        """
-        with errors_as_one_line():
-            given = parse_line(SubmitSettings, "%%bgresponse", line, self._namespace)
-            settings = submit_settings(given)
-            if settings.each is not None or settings.n is not None or settings.sweep:
-                # A conversation that it goes on with stays what it is.
-                named = settings if given.get("out") else replace(settings, out=None)
-                self._send_group(cell, named)
-                return
-            if settings.batch:
-                raise BadInput(
-                    "--batch is for many jobs: add --each, --n or --sweep; for one, --window 8h "
-                    "costs less. Nothing was sent"
-                )
-            if settings.yes not in (None, 1):
-                raise BadInput(
-                    f"--yes {settings.yes}: this is 1 job; --each, --n or --sweep make more. "
-                    "Nothing was sent"
-                )
-            if settings.dry_run:
-                place = app.known_server()
-                self._tell_dry_run(prepare_request(cell, settings, self._namespace, place))
-                return
-            server = app.manager.destination()
-            prepared = prepare_request(cell, settings, self._namespace, server)
-            name = settings.out or self.notebook.numbered_name
-            earlier = self._namespace.get(name)
-            sent = submit_or_join(prepared, server, settings, name, app.shell.variable(name))
-        self._tell_trouble()
-        if prepared.note:
-            print(prepared.note)
-        if sent.note:
-            print(f"{name}: {sent.note}")
-        if sent.joined:
-            print(f"{describe_job(sent.job)}: the identical request, joined; --again sends it anew")
-        if sent.joined or any(job is earlier for job in prepared.needs):
-            earlier = None  # nothing to be warned of
-        if not settings.quiet:
-            running = earlier if isinstance(earlier, Job) and not earlier.done() else None
-            shown = BROWSER in settings.notify
-            self.notebook.tell_sent(sent.job, running, notify=shown)
-        notify_at_end(sent.job, settings.notify, joined=sent.joined)
-        if settings.wait:
-            self.notebook.wait_and_tell([sent.job], None)
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The function itself, for those who look for its file and its source."""
+        return self._magics.real[self.__name__]
 
-    def _send_group(self, cell: str, settings: SubmitSettings) -> None:
-        # Imported with the first sweep of a kernel.
-        from bgmagic.sweeps.plan import dry_run
-        from bgmagic.sweeps.submit import gc_paused, submit_sweep
 
-        if settings.dry_run:
-            print(dry_run(cell, settings, self._namespace))
-            return
-        name = settings.out or self.notebook.numbered_name
-        with gc_paused():
-            sent = submit_sweep(cell, settings, name, self._namespace, join=True)
-            app.shell.bind(name, sent.group)
-            self._tell_sent(sent, name, settings)
-        if settings.wait:
-            self.notebook.wait_and_tell(sent.group.jobs, None)
+_OURS = re.compile(r"^\s*%%?bg\w+\s", re.MULTILINE)
 
-    def _tell_sent(self, sent: SubmittedSweep, name: str, settings: SubmitSettings) -> None:
-        self._tell_trouble()
-        if sent.plan.later:
-            there = "; what is there already is joined" if sent.may_join else ""
-            print(
-                f"{name}: {count_jobs(len(sent.plan.points))}, rendered and checked as they are "
-                f"sent; one whose item can't be used ends in {name}.failed{there}"
-            )
-        if sent.joined:
-            all_of = f"{sent.joined} of {len(sent.group.jobs)} jobs"
-            print(f"{name}: {all_of} are there already and were joined; --again sends all anew")
-        if sent.unknown:
-            print(
-                f"{name}: {sent.unknown} of them may have been accepted or not, and were not sent "
-                f"again; {name}.retry_failed(unknown=True) does, at the risk of paying twice"
-            )
-        if not settings.quiet:
-            shown = BROWSER in settings.notify
-            self.notebook.tell_sent_group(sent.group, sent.bill, notify=shown)
-        notify_at_end(sent.group, settings.notify, joined=bool(sent.joined))
 
-    @staticmethod
-    def _tell_dry_run(prepared: PreparedRequest) -> None:
-        from bgmagic.submission.dry_run import describe_request  # seldom needed
+def _matcher(magics: BgMagics) -> Callable[[CompletionContext], SimpleMatcherResult]:
+    """Complete the lines of our magics; what that takes is imported with the first of them."""
 
-        if prepared.note:
-            print(prepared.note)
-        print(describe_request(prepared, app.secrets(), app.server_name()))
+    # Before all others: what they would find is thrown away then.
+    @context_matcher(identifier="bgmagic", priority=1000)  # type: ignore[untyped-decorator]  # IPython's
+    def bgmagic(context: CompletionContext) -> SimpleMatcherResult:
+        if not _OURS.search(context.full_text):
+            return SimpleMatcherResult(completions=[], matched_fragment="", suppress=False)
+        from bgmagic.notebook.completion import complete
 
-    def _tell_trouble(self) -> None:
-        """Say once what is wrong with the journal, and again only after it was well."""
-        trouble = app.manager.store.trouble
-        if trouble and not self._told:
-            print(f"Journal: {trouble}")
-        self._told = bool(trouble)
-        if not self._tidied:
-            self._tidied = True
-            with errors_as_one_line():
-                note = forget_old_jobs()
-            if note:
-                print(f"Journal: {note}")
+        return complete(context, magics.notebook.namespace)
+
+    made: Callable[[CompletionContext], SimpleMatcherResult] = bgmagic
+    return made
 
 
 def load(shell: InteractiveShell) -> None:
     """Add the magics to ``shell``, once."""
-    if not _loaded(shell):
-        magics = BgMagics(shell)
-        shell.register_magics(magics, BgLineMagics(shell, magics.notebook))
-        shell.events.register("post_run_cell", magics.notebook.after_cell)
-        shell.Completer.custom_matchers.append(magics.matcher)
-        magics.notebook.start()
-        if app.has_journal():
-            tell_open("%bgattach --all follows them.")
+    if _loaded(shell):
+        return
+    magics = BgMagics(shell)
+    shell.register_magics(magics)
+    for kind, names in NAMES.items():
+        for name in names:
+            # A method, as IPython has them.
+            shell.magics_manager.magics[kind][name] = MethodType(LazyMagic(name, magics), magics)
+    shell.events.register("post_run_cell", magics.after_cell)
+    shell.Completer.custom_matchers.append(magics.matcher)
+    app.use_shell(lambda: magics.notebook)
+    if hasattr(shell, "kernel"):
+        wake_on_signals()
+        magics.main.learn()
+        # Before the answer's own bundle, which knows of no frontend.
+        _bundles(shell).for_type_by_name(
+            "bgmagic", "Answer", lambda answer: answer.bundle(frontend.current().formulas)
+        )
+    if app.has_manager or _may_have_open(shell.user_ns):
+        from bgmagic.notebook.line_magics import tell_open
+
+        tell_open("%bgattach --all follows them.")
+
+
+def _may_have_open(namespace: dict[str, Any]) -> bool:
+    """Whether the journal may have open jobs of this notebook: a look at the file alone, since what
+    reads jobs takes longer to import than all of the rest."""
+    path = default_path()
+    if path is None or not path.exists():
+        return False
+    from bgmagic.storage.filesystem import may_have_open
+
+    return may_have_open(path, frontend.notebook_path(namespace) or place())
+
+
+def _bundles(shell: InteractiveShell) -> Any:
+    formatter: Any = shell.display_formatter
+    return formatter.mimebundle_formatter
 
 
 def unload(shell: InteractiveShell) -> None:
     """Remove the magics from ``shell``; jobs that run go on."""
     for magics in _loaded(shell):
-        for kind, names in magics.magics.items():
+        for kind, names in NAMES.items():
             for name in names:
                 shell.magics_manager.magics[kind].pop(name, None)
-        if isinstance(magics, BgMagics):
-            shell.events.unregister("post_run_cell", magics.notebook.after_cell)
-            shell.Completer.custom_matchers.remove(magics.matcher)
-            magics.notebook.stop()
+        shell.events.unregister("post_run_cell", magics.after_cell)
+        shell.Completer.custom_matchers.remove(magics.matcher)
+        if hasattr(shell, "kernel"):
+            # Show answers by their own bundle again.
+            _bundles(shell).pop("bgmagic.Answer", None)
         configurables: list[Any] = shell.configurables
-        configurables.remove(magics)
+        for one in (magics, *magics.parts):
+            configurables.remove(one)
         shell.magics_manager.registry.pop(type(magics).__name__, None)
-    app.shell = NoShell()
+    app.use_shell(NoShell)
 
 
-def _loaded(shell: InteractiveShell) -> list[Magics]:
-    ours = BgMagics, BgLineMagics
-    return [found for found in shell.configurables if isinstance(found, ours)]
+def _loaded(shell: InteractiveShell) -> list[BgMagics]:
+    return [found for found in shell.configurables if isinstance(found, BgMagics)]

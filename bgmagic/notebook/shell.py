@@ -36,7 +36,6 @@ from bgmagic.notebook.blocking import (
     can_type,
     named_function,
     wait,
-    wake_on_signals,
 )
 from bgmagic.submission.app import place
 from bgmagic.submission.costs import HEADS
@@ -82,15 +81,16 @@ class NotebookShell(abc.ABC):
     HTML by a `KernelShell`, as lines of text by a `TerminalShell`.
     """
 
-    def __init__(self, ipython: InteractiveShell, configured: Any) -> None:
+    def __init__(self, ipython: InteractiveShell, configured: Any, main: MainThread) -> None:
         """Make it.
 
         Args:
             configured: has the defaults that `%config` sets as attributes: the magics.
+            main: calls functions between cells.
         """
         self._ipython = ipython
         self._configured = configured
-        self._main = MainThread()
+        self._main = main
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -116,8 +116,7 @@ class NotebookShell(abc.ABC):
 
     def notebook_path(self) -> str:
         """The notebook's path where Jupyter servers and VS Code set it, else as `place` has it."""
-        path = frontend.session_path() or self.namespace.get("__vsc_ipynb_file__")
-        return str(path or place())
+        return frontend.notebook_path(self.namespace) or place()
 
     def variable(self, name: str) -> NamespaceVariables:
         """The variable of that name, and ``_bg``, which is always the newest job."""
@@ -144,14 +143,6 @@ class NotebookShell(abc.ABC):
     @abc.abstractmethod
     def can_ask(self) -> bool:
         """Whether somebody is there who can allow or deny what a model wants to call."""
-
-    @abc.abstractmethod
-    def start(self) -> None:
-        """Prepare the shell, as the extension is loaded."""
-
-    @abc.abstractmethod
-    def stop(self) -> None:
-        """Take that back, as the extension is unloaded."""
 
     @abc.abstractmethod
     def show(self, job: Job) -> None:
@@ -223,29 +214,13 @@ class KernelShell(NotebookShell):
     Where it is not known that the frontend shows them, lines say what was sent and what has ended.
     """
 
-    def __init__(self, ipython: InteractiveShell, configured: Any) -> None:
-        super().__init__(ipython, configured)
+    def __init__(self, ipython: InteractiveShell, configured: Any, main: MainThread) -> None:
+        super().__init__(ipython, configured, main)
         self._lines = EndingLines("; %bgjobs {} shows it")
-
-    def start(self) -> None:
-        """Let an interrupt reach a cell that awaits a job, and show answers as the frontend can."""
-        wake_on_signals()
-        self._main.learn()
-        # Before the answer's own bundle, which knows of no frontend.
-        self._bundles.for_type(Answer, lambda answer: answer.bundle(frontend.current().formulas))
 
     def can_ask(self) -> bool:
         """Somebody who looks at the card, unless a program runs the cells."""
         return frontend.current().live
-
-    def stop(self) -> None:
-        """Show answers by their own bundle again."""
-        self._bundles.pop(Answer, None)
-
-    @property
-    def _bundles(self) -> Any:
-        formatter: Any = self._ipython.display_formatter
-        return formatter.mimebundle_formatter
 
     def show(self, job: Job) -> None:
         """Show its card, or its end."""
@@ -327,20 +302,14 @@ class KernelShell(NotebookShell):
 class TerminalShell(NotebookShell):
     """IPython in a terminal: a line when a job is sent, and one at the prompt after its end."""
 
-    def __init__(self, ipython: InteractiveShell, configured: Any) -> None:
-        super().__init__(ipython, configured)
+    def __init__(self, ipython: InteractiveShell, configured: Any, main: MainThread) -> None:
+        super().__init__(ipython, configured, main)
         self._lines = EndingLines()
         self._answered: set[Any] = set()
 
     def can_ask(self) -> bool:
         """Somebody who types."""
         return can_type()
-
-    def start(self) -> None:
-        """Nothing: a terminal is ready."""
-
-    def stop(self) -> None:
-        """Nothing, likewise."""
 
     def show(self, job: Job) -> None:
         """Print a line."""
@@ -401,10 +370,10 @@ class TerminalShell(NotebookShell):
         self._lines.told(jobs)
 
 
-def shell_of(ipython: InteractiveShell, configured: Any) -> NotebookShell:
-    """The shell that shows jobs as ``ipython`` can; ``configured`` as for `NotebookShell`."""
+def shell_of(ipython: InteractiveShell, configured: Any, main: MainThread) -> NotebookShell:
+    """The shell that shows jobs as ``ipython`` can; the rest as for `NotebookShell`."""
     kind = KernelShell if hasattr(ipython, "kernel") else TerminalShell
-    return kind(ipython, configured)
+    return kind(ipython, configured, main)
 
 
 def _print_result(job: Job) -> None:

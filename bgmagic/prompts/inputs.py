@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from bgmagic.api.request import TOOLS
+from bgmagic.api.words import TOOLS
 from bgmagic.errors import BadInput
 from bgmagic.text import did_you_mean, one_line
 

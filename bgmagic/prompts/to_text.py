@@ -21,7 +21,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from typing import Any, cast
 
-from bgmagic.errors import BadInput
+from bgmagic.errors import BadInput, public
 from bgmagic.prompts.arrays import Digits, Line, Measured, duration_words
 from bgmagic.prompts.libraries import UNREAD, has_whole_text, kind, simplified
 from bgmagic.prompts.tables import Table, as_csv, table_of
@@ -51,6 +51,7 @@ class NoText(BadInput):
         return NoText(self.why, part + self.place)
 
 
+@public
 @functools.singledispatch
 def to_text(value: Any) -> str:
     """``value`` as it goes into a prompt.

@@ -32,6 +32,8 @@ _LOOKS = 5  # at a file that another host may be writing
 
 _PAUSE = 0.02  # seconds between them
 
+_LOOK_TIMEOUT = 0.2  # seconds that a look waits for another program's lock
+
 _REMOTE_DRIVE = 4  # DRIVE_REMOTE of Windows' GetDriveTypeW
 
 
@@ -189,6 +191,28 @@ def own_file(path: Path, host: str) -> Path:
     return mine if mine.exists() or is_shared(path.parent) else path
 
 
+def may_have_open(path: Path, notebook: str) -> bool:
+    """Whether the journal at ``path`` may have open jobs of ``notebook``.
+
+    Asks the file alone, without all that opens a journal; True where that can't tell: where hosts
+    share the folder, or if the file can't be read now or is of another bgmagic.
+    """
+    if next(path.parent.glob(_names_of_hosts(path)), None) is not None or is_shared(path.parent):
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=_LOOK_TIMEOUT)) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            asked = "SELECT 1 FROM jobs WHERE notebook = ? AND ended_at IS NULL LIMIT 1"
+            return connection.execute(asked, (notebook,)).fetchone() is not None
+    except sqlite3.Error:
+        return True
+
+
+def _names_of_hosts(path: Path) -> str:
+    """The pattern of the names of hosts' files: a host's part is 8 hexadecimal digits."""
+    return f"{path.stem}.{'[0-9a-f]' * 8}{path.suffix}"
+
+
 class OtherFiles:
     """The journals of other hosts beside this one's: read, never written, nor rolled back."""
 
@@ -205,9 +229,8 @@ class OtherFiles:
 
     def read(self, sql: str, values: Any) -> list[tuple[Any, ...]]:
         """The rows of all of them; what can't be read is left out."""
-        # A host's part of the name is 8 hexadecimal digits.
-        pattern = f"{self._path.stem}.{'[0-9a-f]' * 8}{self._path.suffix}"
-        found = {*self._path.parent.glob(pattern), self._path} - {self._own}
+        names = _names_of_hosts(self._path)
+        found = {*self._path.parent.glob(names), self._path} - {self._own}
         return [
             row for path in sorted(found) if path.exists() for row in self._rows(path, sql, values)
         ]

@@ -8,32 +8,24 @@ import functools
 import os
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bgmagic.errors import BadInput
-from bgmagic.jobs.job import Job
-from bgmagic.jobs.record import Status, Variable
-from bgmagic.text import count_jobs, one_line, user_path
+from bgmagic.text import user_path
 
 if TYPE_CHECKING:
     from bgmagic.api.server import ServerConfig
     from bgmagic.batches.runs import BatchRuns
     from bgmagic.concurrency import Clock
-    from bgmagic.jobs.record import SendGate
+    from bgmagic.jobs.job import Job
+    from bgmagic.jobs.record import SendGate, Variable
     from bgmagic.runtime.manager import JobManager
     from bgmagic.storage.job_store import JobStore
     from bgmagic.submission.costs import Budget, BudgetGate
     from bgmagic.tools.functions import FunctionTool
-
-NAMED = 5  # jobs that are named; more are counted
-
-# These start no thread as a process ends (CPython issue 113964), so nothing more can be sent then.
-NO_THREADS = (3, 12) <= sys.version_info < (3, 12, 2)
-TOO_LATE = "This Python starts no thread as it ends; 3.12.2 does, and job.result() waits before."
 
 
 def register_at_exit(function: Callable[[], object]) -> None:
@@ -48,67 +40,6 @@ def register_at_exit(function: Callable[[], object]) -> None:
         register(function)
     except RuntimeError:  # the process is ending already
         atexit.register(function)
-
-
-def shutdown_message(
-    left: Sequence[Job], written: Callable[[Job], bool], unwritten: Mapping[str, int] | None = None
-) -> str:
-    """One line about the jobs among ``left`` that are not over, or "".
-
-    Args:
-        left: the jobs that had not ended when the process was about to.
-        written: whether a journal that outlives the process has the job.
-        unwritten: how many jobs of which sweeps were not written down yet, so never sent.
-    """
-    going_on = [job for job in left if job.status == Status.DETACHED]
-    # A job of a batch gets its own id with its answer.
-    sent = [job for job in going_on if job.response_id or job.record.accepted_at]
-    others = set(going_on).difference(sent)
-    waiting = [job for job in going_on if job in others and written(job)]
-    others.difference_update(waiting)
-    counted = tuple(f"{name}[" for name in unwritten or ())  # handles of these are among them
-    unsent = [job for job in going_on if job in others and not str(job.name).startswith(counted)]
-    unclear = [job for job in left if job.status == Status.UNKNOWN]
-    told = [
-        _told(sent, "still at work at the server"),
-        _told(waiting, "to be sent by the next kernel that attaches"),
-        _how(sent + waiting, written),
-        _told(unsent, "unsent and written down nowhere"),
-        TOO_LATE if unsent and NO_THREADS else "",
-        _told(unclear, "unknown, accepted by the server or not"),
-        *(
-            f"{count_jobs(count)} of {one_line(name, 80)} were not written down yet and are "
-            "not sent; its cell, run again, sends them."
-            for name, count in (unwritten or {}).items()
-        ),
-    ]
-    line = " ".join(part for part in told if part)
-    return f"bgmagic: {line}" if line else ""
-
-
-def _told(jobs: Sequence[Job], what: str) -> str:
-    if not jobs:
-        return ""
-    named = [one_line(job.name or job.response_id or "no name", 80) for job in jobs[:NAMED]]
-    more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
-    count = "1 job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
-    return f"{count} {what}: {', '.join(named)}{more}."
-
-
-def _how(jobs: Sequence[Job], written: Callable[[Job], bool]) -> str:
-    """What to type in another kernel to follow ``jobs``."""
-    if not jobs:
-        return ""
-    if len(jobs) > NAMED:
-        return "In another kernel, %load_ext bgmagic, then %bgjobs --all lists them."
-    names = Counter(job.name for job in jobs)
-    words = []
-    for job in jobs:
-        # The journal knows a job by its variable, the server by its id.
-        by_name = job.record.named and names[job.name] == 1 and written(job)
-        which = job.name if by_name else job.response_id or job.record.key
-        words.append(one_line(which or "", 400))
-    return f"In another kernel, %load_ext bgmagic, then %bgattach {' '.join(words)}"
 
 
 def write_to_process_log(line: str) -> None:
@@ -265,15 +196,13 @@ class App:
     """What one process has: its shell, where its jobs go, its journal and its manager.
 
     Attributes:
-        shell: where jobs are sent from; `%load_ext` hands in a notebook's, `%unload_ext` takes it
-            back.
         journal_path: where this process's journal is, once there is one; None is in memory.
         local_model: what jobs without a model of their own ask for, where `%bglocal` has set it.
         gate: holds jobs back that could go over the budget, once there is a manager.
     """
 
     def __init__(self, shell: Shell | None = None) -> None:
-        self.shell: Shell = shell or NoShell()
+        self.use_shell(lambda: shell or NoShell())
         self.journal_path: Path | None = None
         self._used: ServerConfig | None = None
         self._local: ServerConfig | None = None
@@ -287,6 +216,16 @@ class App:
     def _forked(self) -> None:
         # The parent's thread, connections and journal are not the child's: it starts with none.
         self._manager = None
+
+    def use_shell(self, make: Callable[[], Shell]) -> None:
+        """Have ``make`` give the `shell` from now on, as it is first needed."""
+        self._make_shell = make
+        vars(self).pop("shell", None)
+
+    @functools.cached_property
+    def shell(self) -> Shell:
+        """Where jobs are sent from: a notebook between `%load_ext` and `%unload_ext`."""
+        return self._make_shell()
 
     @property
     def manager(self) -> JobManager:
@@ -339,14 +278,23 @@ class App:
             return
         left = [job for job in self._manager.jobs() if not job.done()]
         self._manager.close()
-        line = shutdown_message(left, self._is_stored, self._manager.feeds.unwritten())
-        if line:
-            write_to_process_log(line)
+        unwritten = self._manager.feeds.unwritten()
+        if left or unwritten:
+            from bgmagic.display.listing import shutdown_message
+
+            line = shutdown_message(left, self._is_stored, unwritten)
+            if line:
+                write_to_process_log(line)
 
     def _is_stored(self, job: Job) -> bool:
         return self.journal_path is not None and self.manager.store.is_stored(job.record)
 
     # The journal.
+
+    @property
+    def has_manager(self) -> bool:
+        """Whether this process runs jobs, or has looked for any."""
+        return self._manager is not None
 
     def has_journal(self) -> bool:
         """Whether there is a journal to read; asking makes none."""

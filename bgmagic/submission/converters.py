@@ -16,11 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bgmagic.api.request import ENCRYPTED
-from bgmagic.api.request_body import is_text_field
-from bgmagic.api.webhook import Webhook, read_webhook
+from bgmagic.api.words import ENCRYPTED
 from bgmagic.errors import BadInput
-from bgmagic.prompts.expressions import IPYTHON_NAMES
 from bgmagic.text import did_you_mean, kind_of, user_path
 
 Converter = Callable[[Any, str], Any]
@@ -67,6 +64,9 @@ def to_notified(value: Any, label: str) -> tuple[Any, ...]:
 
 
 def _notified(value: Any, label: str) -> Any:
+    # `%load_ext` needs the converters, but none of what few of them need in turn: here and below.
+    from bgmagic.api.server import Webhook, read_webhook
+
     if isinstance(value, Webhook) or callable(value):
         return value
     if isinstance(value, str) and "://" in value:
@@ -94,6 +94,8 @@ def to_choice(choices: tuple[str, ...]) -> Converter:
 
 
 def to_identifier(value: Any, label: str) -> str:
+    from bgmagic.prompts.expressions import IPYTHON_NAMES
+
     # As Python itself reads names: µ from a keyboard is another character than its variable.
     name = unicodedata.normalize("NFKC", to_string(value, label))
     if name in IPYTHON_NAMES:
@@ -286,6 +288,8 @@ def _is_pair(value: Any) -> bool:
 def _json_or_text(key: str, value: Any, label: str) -> Any:
     if not isinstance(value, LineText):
         return value
+    from bgmagic.api.request_body import is_text_field
+
     try:
         read = json.loads(value, parse_constant=_no_constant)
         return str(value) if is_text_field(key) and isinstance(read, int | float) else read

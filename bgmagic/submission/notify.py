@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.webhook import Webhook
+from bgmagic.api.server import Webhook
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bgmagic.api.request import (
+from bgmagic.api.words import (
     EFFORTS,
     INCLUDABLE,
     MODES,

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.pricing import Billing, prices_of_environment
-from bgmagic.api.request import WINDOW_SECONDS, Request
+from bgmagic.api.request import Request
 from bgmagic.api.request_body import build_request, check_no_turns
 from bgmagic.api.server import ServerConfig
+from bgmagic.api.words import WINDOW_SECONDS
 from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
@@ -314,9 +315,7 @@ def _without_excluded_defaults(
     if settings.window not in WINDOW_SECONDS:
         return settings
     told = {name for name, value in given.items() if value is not None}
-    excluded: dict[str, Any] = {}
-    if settings.stream:
-        excluded["stream"] = False
+    excluded: dict[str, Any] = {"stream": False} if settings.stream else {}
     if settings.tier not in (None, "default"):
         excluded["tier"] = None
     if "window" in told:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.api.request import TOOLS
 from bgmagic.api.response import Citation, read_citations, sources
+from bgmagic.api.words import TOOLS
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer
 from bgmagic.prompts.inputs import tool_entries

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.api.request import EFFORTS, VERBOSITIES, Request
+from bgmagic.api.request import Request
 from bgmagic.api.request_body import FORBIDDEN, build_request
 from bgmagic.api.server import ServerConfig
+from bgmagic.api.words import EFFORTS, VERBOSITIES
 from bgmagic.errors import BadInput
 from bgmagic.prompts.conversation import request_messages, user_message
 from bgmagic.text import TextSharer

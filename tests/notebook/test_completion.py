@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bgmagic.notebook.cell_magic import BgCellMagics
 from bgmagic.notebook.completion import MAGICS, completions_at
 from bgmagic.notebook.line_magics import BgLineMagics
-from bgmagic.notebook.magics import BgMagics
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
 from tests.support.kernels import Kernel, kernel
@@ -77,7 +77,7 @@ def test_every_option_can_be_reached() -> None:
 def test_every_magic_completes() -> None:
     """Each magic there is has its options in the completer."""
     magics = {f"%{name}" for name in BgLineMagics.magics["line"]}
-    assert set(MAGICS) == magics | {f"%%{name}" for name in BgMagics.magics["cell"]}
+    assert set(MAGICS) == magics | {f"%%{name}" for name in BgCellMagics.magics["cell"]}
 
 
 def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

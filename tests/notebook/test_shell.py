@@ -9,6 +9,7 @@ import pytest
 
 from bgmagic.jobs.group import JobList
 from bgmagic.jobs.job import Job
+from bgmagic.notebook.blocking import MainThread
 from bgmagic.notebook.shell import KernelShell, TerminalShell, shell_of
 from bgmagic.runtime.manager import JobManager
 from bgmagic.submission.app import group_displays
@@ -21,7 +22,7 @@ from tests.support.scripted import ScriptedServer
 def terminal() -> TerminalShell:
     """The shell of a terminal with nothing in it."""
     ipython: Any = SimpleNamespace(user_ns={}, execution_count=7)
-    made = shell_of(ipython, None)
+    made = shell_of(ipython, None, MainThread())
     assert isinstance(made, TerminalShell)
     return made
 
@@ -33,7 +34,7 @@ def sent(manager: JobManager, name: str) -> Job:
 def test_a_kernel_has_its_own() -> None:
     """What has a kernel is shown widgets, everything else is a terminal."""
     ipython: Any = SimpleNamespace(kernel=object())
-    assert isinstance(shell_of(ipython, None), KernelShell)
+    assert isinstance(shell_of(ipython, None, MainThread()), KernelShell)
     assert terminal().numbered_name == "_bg7"
 
 

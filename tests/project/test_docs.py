@@ -17,6 +17,7 @@ import pytest
 import bgmagic
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
+from bgmagic.notebook.cell_magic import BgCellMagics
 from bgmagic.notebook.completion import MAGICS
 from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.magics import BgMagics
@@ -67,7 +68,7 @@ def test_every_option_is_in_the_table() -> None:
 def test_every_magic_is_in_the_readme() -> None:
     """Each magic is documented, and every magic in the README exists."""
     magics = {f"%{name}" for name in BgLineMagics.magics["line"]}
-    magics |= {f"%%{name}" for name in BgMagics.magics["cell"]}
+    magics |= {f"%%{name}" for name in BgCellMagics.magics["cell"]}
     assert set(MAGICS) == magics
     assert set(re.findall(r"%%?bg\w+", README)) == magics
 

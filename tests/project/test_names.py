@@ -28,7 +28,8 @@ def test_public_names_exist_and_are_complete() -> None:
     """Everything public in the package is in __all__, sorted, and nothing else."""
     public = {
         name
-        for name, value in vars(bgmagic).items()
+        for name in dir(bgmagic)
+        for value in [getattr(bgmagic, name)]
         if not name.startswith("_")
         and not inspect.ismodule(value)
         and getattr(value, "__module__", "").split(".")[0] == "bgmagic"
