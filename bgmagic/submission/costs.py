@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.pricing import BATCH, Billing, Charge, TokenCounts
+from bgmagic.api.pricing import BATCH, Billing, Charge, Terms, TokenCounts, price_of_tokens
 from bgmagic.api.request import Request
 from bgmagic.errors import BadInput
 from bgmagic.jobs.record import JobRecord, Status
@@ -312,8 +312,7 @@ class BudgetGate:
             most = {
                 _admission(record): Billing.of(record.request).most(record.server) for record in new
             }
-            free = all(record.server == _FREE for record in new)
-            if free and not any(most.values()):
+            if all(_is_free(record.request, record.server) for record in new):
                 return None
             known = [bound for bound in most.values() if bound is not None]
             why = self._over(budget, sum(known) if known else None)
@@ -330,10 +329,10 @@ class BudgetGate:
         budget = self._budget()
         if budget is None:
             return ""
+        if all(_is_free(request, server) for request in requests):
+            return ""
         bounds = [Billing.of(request).most(server) for request in requests]
         most = None if None in bounds else sum(bound or 0.0 for bound in bounds)
-        if most is None and server == _FREE:
-            return ""
         with self._lock:
             why = self._over(budget, most)
         if why is not None:
@@ -343,8 +342,12 @@ class BudgetGate:
                 f"{why}. Nothing was sent; --over-budget sends it all the same{bound}, and "
                 "%bgcost tells what was spent"
             )
-        unknown = f"its price is not known, so the budget of {budget} does not count it"
-        return unknown if most is None else ""
+        if most is not None:
+            return ""
+        if all(_unit_price(request, server) is not None for request in requests):
+            why = "what it can cost has no bound without --max-output-tokens"
+            return f"{why}, so the budget of {budget} counts it only once it has ended"
+        return f"its price is not known, so the budget of {budget} does not count it"
 
     def _over(self, budget: Budget, most: float | None) -> str | None:
         spent = self._spent(budget)
@@ -390,6 +393,15 @@ class BudgetGate:
         while f"{key}/{number}" in self._admitted:
             del self._admitted[f"{key}/{number}"]
             number += 1
+
+
+def _is_free(request: Request, server: str) -> bool:
+    """Whether the embedded model answers it, which has a price only where its user says one."""
+    return server == _FREE and _unit_price(request, server) is None
+
+
+def _unit_price(request: Request, server: str) -> float | None:
+    return price_of_tokens(Terms.of(request), server, TokenCounts(1, 1))
 
 
 def _admission(record: JobRecord) -> str:

@@ -191,6 +191,28 @@ def test_what_has_no_price_is_counted_and_said(priced: ScriptedServer, ask: Ask)
         manager.close(10)
 
 
+def test_the_embedded_model_costs_what_its_user_says(priced: ScriptedServer, ask: Ask) -> None:
+    """A budget counts jobs of the embedded model only where their user gives its price: then one
+    that is spent refuses them too, whether or not their output has a bound."""
+    manager, gate = made(None, Budget(0.5, "day"))
+    try:
+        local, server = "bgmagic.local", manager.destination().name
+        ample = BudgetGate(manager.store, lambda: Budget(50, "day"))
+        assert "has no bound without --max-output-tokens" in ample.check([ask()], local)
+        record = JobRecord(bounded(ask), server, time.time(), over_budget=True)
+        manager.submit_all([record], RunConfig(manager.destination(), SOON, 3600.0))[0].result(
+            LIMIT
+        )
+        for request in (ask(), bounded(ask)):
+            with pytest.raises(BadInput, match=r"budget of \$0.50/day has \$1.00 spent"):
+                gate.check([request], local)
+            assert "spent" in str(gate.refusal(JobRecord(request, local, time.time())))
+        assert gate.check([ask(model="dream-9")], local) == ""
+        assert gate.refusal(JobRecord(ask(model="dream-9"), local, time.time())) is None
+    finally:
+        manager.close(10)
+
+
 def test_a_sweep_stops_at_the_line(
     priced: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
