@@ -1,8 +1,8 @@
 """Screenshots of every state in a real JupyterLab: ``python -m tests.pictures FOLDER [STATE…]``.
 
 In light and dark, wide and narrow, and what is left as nbconvert shows it and without any styles.
-``streaming-light-1200.png`` and ``panel-light-1200.png`` are the README's pictures. With states named, these alone, in light and
-wide, which takes a single JupyterLab.
+``streaming-light-1200.png``, ``panel-light-1200.png`` and ``batch`` in both are the README's pictures. With states named, these
+alone, wide, in light or with ``--dark`` in dark, which takes a single JupyterLab.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ PIECES = [f"{word} " for word in PARTIAL.split()]
 FUNCTIONS = '''
 import bgmagic
 
+letters = [f"letter {number}" for number in range(200)]
+
 
 def look_up(city: str) -> str:
     """Look up the weather of a city."""
@@ -94,6 +96,7 @@ STATES = {
     "refused": ("advice", "", "refused"),
     "lost": ("old", "", "lost"),
     "long": (LONG, "", "in progress"),
+    "batch": ("study", "--each letters --batch --yes 200 --poll 1", "1 failed"),
     "waiting": ("appraisal", "", "waiting"),  # last: whatever is sent then has to wait
 }
 ENDED = ("completed", "folded", "failed", "incomplete", "cancelled", "refused", "lost")
@@ -161,7 +164,8 @@ class Stage:
 
 def cells() -> list[str]:
     asked = [
-        f"%%bgresponse -o {name} -e xhigh {flags}".strip() + f"\n{QUESTION}"
+        f"%%bgresponse -o {name} -e xhigh {flags}".strip()
+        + f"\n{QUESTION if '--each' not in flags else 'Translate {{ item }}.'}"
         for name, flags, _ in STATES.values()
     ]
     return [f"%load_ext bgmagic\n{FUNCTIONS}", *asked, "%bgjobs"]
@@ -294,6 +298,15 @@ def reach(lab: Lab, stage: Stage, place: int, state: str) -> None:
     """Run the cell of a state, and wait until it is reached."""
     rid = stage.prepare(state)
     lab.run(place)
+    if state == "batch":
+        batching = stage.server.batching
+        batching.polls = 10**6
+        for _ in range(200):
+            if batching.batches:
+                break
+            lab.page.wait_for_timeout(100)
+        (batch,) = batching.batches.values()
+        batch["request_counts"] = {"total": 200, "completed": 119, "failed": 1}
     output = lab.cell(place).locator(".jp-Cell-outputArea")
     output.get_by_text(STATES[state][2]).first.wait_for(timeout=30000)
     if state in ("offline", "failing"):
@@ -332,6 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Take the pictures that the arguments choose."""
     parser = argparse.ArgumentParser(prog="python -m tests.pictures", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the pictures go")
+    parser.add_argument("--dark", action="store_true", help="in dark, with states")
     parser.add_argument("states", nargs="*", metavar="STATE", help=", ".join([*STATES, "panel"]))
     asked = parser.parse_args(arguments)
     unknown = [state for state in asked.states if state not in (*STATES, "panel")]
@@ -340,7 +354,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder: Path = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
     every = [(theme, width) for theme in ("light", "dark") for width in (1200, 560)]
-    for theme, width in every[:1] if asked.states else every:
+    chosen = [("dark" if asked.dark else "light", 1200)]
+    for theme, width in chosen if asked.states else every:
         states = [state for state in asked.states if state != "panel"]
         if states or not asked.states:
             take(folder, theme, width, states)
