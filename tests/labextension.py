@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import bgmagic
 from bgmagic.notebook.completion import MAGICS
@@ -26,29 +25,19 @@ def options_module() -> str:
         if magic.startswith("%%")
     }
     lines = [
-        f"  {json.dumps(magic)}: [\n"
-        + "".join(
-            f"    {json.dumps(option, ensure_ascii=False, separators=(',', ':'))},\n"
-            for option in listed
-        )
-        + "  ],\n"
+        f"  {json.dumps(magic)}: {{\n" + "".join(f"    {line},\n" for line in listed) + "  },\n"
         for magic, listed in told.items()
     ]
     return f"// Written by `{COMMAND}` from the declarations in Python.\nexport default {{\n{''.join(lines)}}};\n"
 
 
-def _told(option: Option) -> dict[str, Any]:
-    """An option without what is as in most; ``names`` is whether its value is a variable's name.
+def _told(option: Option) -> str:
+    """An option's flags, and what it takes: a list of choices, a variable's name, any value, nothing.
 
     Its help is Shift+Tab's: JupyterLab loads this with each page.
     """
-    told = {
-        "flags": option.flags,
-        "takes": bool(option.metavar),
-        "choices": option.choices,
-        "names": option.takes_variable,
-    }
-    return {name: value for name, value in told.items() if value}
+    takes = "name" if option.takes_variable else "value" if option.metavar else ""
+    return f"{json.dumps(' '.join(option.flags))}: {json.dumps(option.choices or takes, ensure_ascii=False)}"
 
 
 if __name__ == "__main__":

@@ -255,4 +255,6 @@ function render({ model, el }) {
   };
 }
 
-export default { render };
+const initialize = ({ model }) => offer(model, render);
+
+export default { initialize, render };

@@ -12,6 +12,7 @@ import functools
 import math
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 import anywidget
 import traitlets
 
+from bgmagic.display import frontend
 from bgmagic.display.frontend import Formulas
 from bgmagic.display.listing import describe_live, is_final, model_of, sentence
 from bgmagic.display.static_html import KEPT_CALL, FinalBundles
@@ -48,6 +50,9 @@ def _joined(*names: str) -> str:
     return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
 
 
+# What bgmagic's extension draws where a page trusts no output of a cell that another page has run.
+UNTRUSTED = "application/vnd.bgmagic.live+json"
+
 REPLACING = 10.0  # seconds that a page has for replacing outputs before another one may
 
 
@@ -58,9 +63,11 @@ class LiveWidget(anywidget.AnyWidget):
 
     Attributes:
         shown: the names of the traits that the browser draws.
+        live_id: by which a page finds the widget's script without its view, see `UNTRUSTED`.
     """
 
     shown: ClassVar[Sequence[str]] = ("view",)
+    live_id = traitlets.Unicode().tag(sync=True)
     # Of the whole kernel: a page may say so too late for the card that it has drawn.
     _shared: ClassVar[bool] = False
 
@@ -73,7 +80,7 @@ class LiveWidget(anywidget.AnyWidget):
         self.on_drawn: list[Callable[[], None]] = []
         self.drawn = False
         self._replacing = "", -math.inf  # the page that replaces the outputs, and since when
-        super().__init__(**traits)
+        super().__init__(live_id=uuid.uuid4().hex, **traits)
         allow_subshell_messages(self)
         self.on_msg(_heard)
 
@@ -124,6 +131,8 @@ class LiveWidget(anywidget.AnyWidget):
         """The MIME bundle of displaying it: the widget and its plain text."""
         found = super()._repr_mimebundle_()
         data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
+        if frontend.current().shares:
+            data |= {UNTRUSTED: {"live_id": self.live_id}}
         return data | {"text/plain": self.plain_text()}
 
     def metadata(self) -> dict[str, Any]:

@@ -1,6 +1,17 @@
 // What the card and the board are made of. All text goes in through textContent: nothing a server or
 // a model wrote is ever markup here.
 
+// A page of a shared document trusts no output of a cell that another page has run, and draws no widget there.
+// bgmagic's extension draws it by this function, which the widget's model has brought to that page in any case.
+const offer = (model, render) => {
+  if (!model.widget_manager?.context) return () => {}; // a console, which has no documents
+  const offered = (globalThis.bgmagicLive ??= new Map());
+  const draw = (el) => render({ model, el });
+  offered.set(model.get("live_id"), draw);
+  dispatchEvent(new Event("bgmagic-live"));
+  return () => offered.get(model.get("live_id")) === draw && offered.delete(model.get("live_id"));
+};
+
 const CONFIRM = 5000; // milliseconds that a first click on Cancel waits for the second
 
 const make = (tag, name, parent, text = "") => {

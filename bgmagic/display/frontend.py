@@ -37,6 +37,7 @@ class Frontend:
         name: as people call it.
         is_here: whether the cell that runs now is shown there, by the message that brought it.
         formulas: "mathjax" where the page typesets HTML, else "mathml".
+        shares: whether a document may be open in several pages, of which one runs the cell.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Frontend:
     replaces: Replaces
     hears: Hears
     formulas: Formulas = "mathjax"
+    shares: bool = False
 
     @property
     def live(self) -> bool:
@@ -115,7 +117,9 @@ FRONTENDS = (
     # And servers that run the cells (jupyter-server-documents, -nbmodel), and pages of which
     # nothing is known.
     Frontend("a console", _nameless, "line or card", "if drawn", "next cell"),
-    Frontend("JupyterLab or Notebook", lambda _: True, "card and line", "outputs", "always"),
+    Frontend(
+        "JupyterLab or Notebook", lambda _: True, "card and line", "outputs", "always", shares=True
+    ),
 )
 
 

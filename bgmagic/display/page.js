@@ -105,7 +105,9 @@ function initialize({ model }) {
   };
   model.on("change:view", changed);
   model.on("msg:custom", heard);
+  const withdraw = offer(model, render);
   return () => {
+    withdraw();
     model.off("change:view", changed);
     model.off("msg:custom", heard);
   };

@@ -57,14 +57,16 @@ def texts(page: Any, index: int) -> list[str]:
 def collaboration(trial: Trial) -> str:
     """Three pages of one document: one sends, one was open then, one is opened later."""
     stopped = "%%bgresponse -o y\nWhy not?"
-    path = notebook(trial.folder / "study.ipynb", ["%load_ext bgmagic", ASK, SWEEP, stopped])
+    path = notebook(
+        trial.folder / "study.ipynb", ["%load_ext bgmagic", ASK, SWEEP, stopped, "%bgjobs"]
+    )
     started = jupyterlab(trial.folder, python=str(trial.python), **trial.environment)
     with started as url, browsers(3) as pages:
         sends, watches, comes = pages
         trial.hold()
         lab = Lab(sends, url.format(path.name))
         Lab(watches, url.format(path.name))
-        for index in range(4):
+        for index in range(5):
             lab.run(index)
         for index in (1, 2, 3):
             for page in (sends, watches):
@@ -72,10 +74,12 @@ def collaboration(trial: Trial) -> str:
                     lambda p=page, i=index: len(texts(p, i)) == 2, f"two outputs of {index}"
                 )
         Lab(comes, url.format(path.name))
-        cards = [
-            page.locator(".jp-CodeCell").nth(3).locator(".bgmagic-card") for page in (sends, comes)
-        ]
-        for word in ("Cancel y", "Really cancel? y"):  # both pages, before the other's is heard
+        for page in pages:  # the same live display in each
+            for index, kind in {1: "card", 2: "group-board", 3: "card", 4: "board"}.items():
+                page.locator(".jp-CodeCell").nth(index).locator(f".bgmagic-{kind}").wait_for()
+            page.locator(".bgmagic-card[data-status=in_progress]").nth(1).wait_for()
+        cards = [page.locator(".jp-CodeCell").nth(3).locator(".bgmagic-card") for page in pages]
+        for word in ("Cancel y", "Really cancel? y"):  # all pages, before the others' are heard
             buttons = [card.get_by_role("button", name=word) for card in cards]
             for button in buttons:
                 button.evaluate("button => button.click()")
@@ -96,7 +100,7 @@ def collaboration(trial: Trial) -> str:
         assert "resp_1" in seen[0][0][1], seen
         assert trial.server.count("cancel") == 1, trial.server.count("cancel")
         saved(sends, path, 1, "the answer")
-    return "the same in each page when it has ended; two cancels are one"
+    return "the same in each page, live and when it has ended; three cancels are one"
 
 
 def by_the_server(trial: Trial) -> str:

@@ -8,17 +8,17 @@ const REFERENCE = /^(\$[^\W\d]\w*|\{[^\W\d]\w*\})$/u;
 const NUMBER = /^[\d.,_]+(s|m|h|d)?$/;
 const BLANK = 50; // lines that may be empty before the first; nobody leaves more
 
-/** The first line of a cell that says something, as {from, text}, or null. */
-export function firstLine(doc) {
+/** Whether a line begins a cell of one of our magics. */
+export const isHeader = (text) => OPTIONS[HEAD.exec(text)?.[1]] !== undefined;
+
+/** The line that begins a cell of one of our magics, as {from, to, text}, or null. */
+export function headerOf(doc) {
   for (let number = 1; number <= Math.min(doc.lines, BLANK); number++) {
     const line = doc.line(number);
-    if (/\S/.test(line.text)) return line;
+    if (/\S/.test(line.text)) return isHeader(line.text) ? line : null;
   }
   return null;
 }
-
-/** Whether a line begins a cell of one of our magics. */
-export const isHeader = (text) => OPTIONS[HEAD.exec(text)?.[1]] !== undefined;
 
 /**
  * What a header line is made of.
@@ -30,10 +30,9 @@ export const isHeader = (text) => OPTIONS[HEAD.exec(text)?.[1]] !== undefined;
 export function readHeader(text) {
   const magic = HEAD.exec(text);
   const options = OPTIONS[magic[1]];
-  const flags = options.flatMap((option) => option.flags.map((flag) => [flag, option]));
-  const known = new Map(flags);
+  const known = new Map(Object.entries(options).flatMap(([flags, takes]) => flags.split(" ").map((name) => [name, takes])));
   const found = [{ type: "Magic", from: magic[0].length - magic[1].length, to: magic[0].length }];
-  let due = null; // the option whose value comes next
+  let due = ""; // what the option before takes
   for (const word of text.slice(magic[0].length).matchAll(WORD)) {
     const from = magic[0].length + word.index;
     due = due ? value(found, due, word[0], from) : flag(found, known, word[0], from);
@@ -41,42 +40,35 @@ export function readHeader(text) {
   return found;
 }
 
-/** Add a flag, and its value after "=" or, of a short one, right behind it; returns the option that is to come. */
+/** Add a flag, and its value after "=" or, of a short one, right behind it; returns what the next word is to be. */
 function flag(found, known, word, from) {
   const equals = word.indexOf("=");
   const name = equals < 0 ? word : word.slice(0, equals);
-  const option = known.get(name);
+  const takes = known.get(name);
   const to = from + name.length;
-  if (option) {
+  if (takes !== undefined) {
     found.push({ type: "Flag", from, to });
-    if (equals < 0) return option.takes ? option : null;
-    value(found, option, word.slice(equals + 1), to + 1);
-    return null;
+    return equals < 0 ? takes : value(found, takes, word.slice(equals + 1), to + 1);
   }
   const short = /^-[a-z]/.test(word) && known.get(word.slice(0, 2));
-  if (short && short.takes) {
+  if (short) {
     found.push({ type: "Flag", from, to: from + 2 });
-    value(found, short, word.slice(2), from + 2);
-    return null;
+    return value(found, short, word.slice(2), from + 2);
   }
   const begins = word.startsWith("-") && [...known.keys()].some((other) => other.startsWith(name));
   const wrong = word.startsWith("-") ? `no option ${name}${near(name, [...known.keys()])}` : "no flag before it";
   found.push({ type: "Unknown", from, to: from + word.length, wrong, begins });
-  return null;
+  return "";
 }
 
-function value(found, option, word, from) {
+function value(found, takes, word, from) {
   const plain = word.replace(/^(['"])(.*)\1$/s, "$2");
   const add = (type, more) => void found.push({ type, from, to: from + word.length, ...more });
-  const choices = option.choices ?? [];
-  if (REFERENCE.test(plain)) add("Name");
-  else if (choices.length && !choices.includes(plain)) {
-    const begins = choices.some((choice) => choice.startsWith(plain));
-    add("Unknown", { wrong: `allowed are ${choices.join(", ")}`, begins });
-  } else if (option.names) add("Name");
-  else if (NUMBER.test(plain)) add("Number");
-  else add("Value");
-  return null;
+  if (takes === "name" || REFERENCE.test(plain)) add("Name");
+  else if (Array.isArray(takes) && !takes.includes(plain)) {
+    add("Unknown", { wrong: `allowed are ${takes.join(", ")}`, begins: takes.some((choice) => choice.startsWith(plain)) });
+  } else add(NUMBER.test(plain) ? "Number" : "Value");
+  return "";
 }
 
 /** ": did you mean …?" of the one that shares the most pairs of letters, if any does. */

@@ -1,9 +1,10 @@
 // The plugins of the extension, each without what the others need.
 
+import { livePlugin } from "./live.js";
 import { panelPlugin } from "./panel.js";
 import { promptPlugin } from "./prompt.js";
 
-const MAKERS = [promptPlugin, panelPlugin];
+const MAKERS = [promptPlugin, panelPlugin, livePlugin];
 
 /**
  * @param shared gives a module of JupyterLab by its name.

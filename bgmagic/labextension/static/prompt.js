@@ -1,7 +1,7 @@
 // Colours a cell that begins with one of our magics: its first line as options, the rest as Markdown, and in that
 // {{ expressions }} as Python. Other cells pay for one look at their first line when they change.
 
-import { firstLine, isHeader, readHeader } from "./header.js";
+import { headerOf, isHeader, readHeader } from "./header.js";
 
 const STYLES = {
   Magic: (t) => t.keyword,
@@ -72,19 +72,15 @@ function promptColours(parts, load) {
     }),
   ];
 
-  const isPrompt = (doc) => {
-    const line = firstLine(doc);
-    return line !== null && isHeader(line.text);
-  };
   const toggle = EditorState.transactionExtender.of((change) => {
     if (!change.docChanged) return null;
     const was = compartment.get(change.startState) !== OFF;
-    const is = isPrompt(change.newDoc);
+    const is = headerOf(change.newDoc) !== null;
     return was === is ? null : { effects: compartment.reconfigure(is ? on() : OFF) };
   });
   return (model) => {
     const text = model.sharedModel.getSource();
-    const begins = isPrompt(parts.Text.of(text.slice(0, 10_000).split("\n")));
+    const begins = headerOf(parts.Text.of(text.slice(0, 10_000).split("\n")));
     return [compartment.of(begins ? on() : OFF), toggle];
   };
 }
@@ -221,8 +217,8 @@ function closing(text, begin) {
 /** Underlines what can't stand in the first line, and says why; not the word that is just being typed. */
 function unknownWords({ Decoration, EditorView, StateField }) {
   const look = (state) => {
-    const line = firstLine(state.doc);
-    if (line === null || !isHeader(line.text)) return Decoration.none;
+    const line = headerOf(state.doc);
+    if (line === null) return Decoration.none;
     const cursor = state.selection.main.head;
     const found = [];
     for (const { from, to, wrong, begins } of readHeader(line.text)) {
@@ -239,7 +235,7 @@ function unknownWords({ Decoration, EditorView, StateField }) {
   const field = StateField.define({
     create: look,
     update: (value, change) => {
-      const near = (firstLine(change.newDoc)?.to ?? 0) + 1;
+      const near = (headerOf(change.newDoc)?.to ?? 0) + 1;
       const moved = change.selection && Math.min(change.startState.selection.main.head, change.newSelection.main.head) <= near;
       return change.docChanged || moved ? look(change.state) : value;
     },
