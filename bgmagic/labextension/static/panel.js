@@ -4,6 +4,7 @@ import { isHeader } from "./header.js";
 import { Jobs, SIGNS, groupOf, priceOf, statusOf, timeOf } from "./jobs.js";
 
 const HEIGHT = 46; // pixels of a row: of thousands only those in sight are drawn
+const CONFIRM = 5000; // milliseconds that a click waits for the second; JupyterLab itself may take the focus meanwhile
 const ICON = `<svg xmlns="http://www.w3.org/2000/svg" width="16" viewBox="0 0 24 24"><path class="jp-icon3" fill="#616161"
  d="M4 5h10v2H4zm0 6h7v2H4zm0 6h6v2H4zm13-7a6 6 0 1 0 0 12 6 6 0 0 0 0-12zm-1 2h1.500v4l2.800 1.700-.8 1.200-3.500-2.100z"/></svg>`;
 
@@ -224,13 +225,20 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
     const made = element("div", { className: "bgpanel-buttons" });
     const add = (label, act, sure) => {
       const button = element("button", { type: "button" }, label);
+      let timer = 0;
+      const calm = () => {
+        clearTimeout(timer);
+        timer = 0;
+        button.textContent = label;
+      };
+      button.onkeydown = ({ key }) => void (key === "Escape" && calm());
       button.onclick = async () => {
-        if (sure && button.textContent === label) {
+        if (sure && !timer) {
           button.textContent = sure;
-          button.onblur = () => (button.textContent = label);
+          timer = setTimeout(calm, CONFIRM);
           return;
         }
-        button.textContent = label;
+        calm();
         try {
           said.textContent = (await act()) ?? "";
         } catch (error) {
