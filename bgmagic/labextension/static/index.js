@@ -11,7 +11,8 @@ const MAKERS = [promptPlugin, panelPlugin, livePlugin];
  * @returns the plugins that this JupyterLab has the modules for.
  */
 export async function plugins(shared) {
-  const made = await Promise.allSettled(MAKERS.map((make) => make(shared)));
+  const exported = async (...names) => Object.assign({}, ...(await Promise.all(names.map(shared))));
+  const made = await Promise.allSettled(MAKERS.map((make) => make(exported)));
   for (const { reason } of made) if (reason) console.warn("bgmagic:", reason);
   return made.filter(({ status }) => status === "fulfilled").map(({ value }) => value);
 }

@@ -54,17 +54,12 @@ export class Jobs {
       if (all) this.rows.clear();
       for (const row of jobs) this.rows.set(row.key, row);
       if (all) this.whole = true;
-      else if (this.whole && count < this.rows.size) this.#forgotten();
+      else if (this.whole && count < this.rows.size) this.whole = !(this.due = true); // some were forgotten
       for (const tell of this.onEnd) tell(ended);
     } catch (error) {
       this.trouble = String(error.message ?? error);
     }
     for (const tell of this.onChange) tell();
-  }
-
-  #forgotten() {
-    this.whole = false;
-    this.due = true;
   }
 }
 

@@ -4,9 +4,9 @@
 const MIME = "application/vnd.bgmagic.live+json"; // `UNTRUSTED` of display/card.py
 const NEWS = "bgmagic-live"; // told, and `bgmagicLive` filled, by display/elements.js
 
-/** The plugin; @param shared gives a module of JupyterLab by its name. */
-export async function livePlugin(shared) {
-  const [{ Widget }, { IRenderMimeRegistry }] = await Promise.all(["@lumino/widgets", "@jupyterlab/rendermime"].map(shared));
+/** The plugin; @param exported gives what modules of JupyterLab export, by their names. */
+export async function livePlugin(exported) {
+  const { Widget, IRenderMimeRegistry } = await exported("@lumino/widgets", "@jupyterlab/rendermime");
 
   class Live extends Widget {
     async renderModel({ data }) {

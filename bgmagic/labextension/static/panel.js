@@ -6,7 +6,7 @@ import { Jobs, SIGNS, groupOf, priceOf, statusOf, timeOf } from "./jobs.js";
 const HEIGHT = 46; // pixels of a row: of thousands only those in sight are drawn
 const CONFIRM = 5000; // milliseconds that a click waits for the second; JupyterLab itself may take the focus meanwhile
 const ICON = `<svg xmlns="http://www.w3.org/2000/svg" width="16" viewBox="0 0 24 24"><path class="jp-icon3" fill="#616161"
- d="M4 5h10v2H4zm0 6h7v2H4zm0 6h6v2H4zm13-7a6 6 0 1 0 0 12 6 6 0 0 0 0-12zm-1 2h1.500v4l2.800 1.700-.8 1.200-3.500-2.100z"/></svg>`;
+ d="M4 5h10v2H4zm0 6h7v2H4zm0 6h6v2H4zm13-7a6 6 0 1 0 0 12 6 6 0 0 0 0-12zm-1 2h1.5v4l2.8 1.7-.8 1.2-3.5-2.1z"/></svg>`;
 
 const element = (tag, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(tag), properties);
@@ -14,12 +14,11 @@ const element = (tag, properties = {}, ...children) => {
   return made;
 };
 
-/** The plugin; @param shared gives a module of JupyterLab by its name. */
-export async function panelPlugin(shared) {
+/** The plugin; @param exported gives what modules of JupyterLab export, by their names. */
+export async function panelPlugin(exported) {
   const names = ["application", "apputils", "coreutils", "notebook", "rendermime", "services", "ui-components"];
-  const [widgets, ...found] = await Promise.all(["@lumino/widgets", ...names.map((name) => `@jupyterlab/${name}`)].map(shared));
-  const statusbar = await shared("@jupyterlab/statusbar").catch(() => ({}));
-  const lab = Object.assign({}, widgets, ...found, statusbar);
+  const lab = await exported("@lumino/widgets", ...names.map((name) => `@jupyterlab/${name}`));
+  Object.assign(lab, await exported("@jupyterlab/statusbar").catch(() => ({})));
   return {
     id: "bgmagic:panel",
     description: "Shows the jobs of %%bgresponse, of all notebooks.",
@@ -273,7 +272,7 @@ function fillRow(place, row) {
   const told = `${first.textContent} ${second.textContent}`;
   if (place.dataset.told === told) return;
   place.dataset.told = told;
-  Object.assign(place.dataset, { status: row.status, open: !!(row.open && row.followed) });
+  place.dataset.open = !!(row.open && row.followed);
   place.title = `sent ${new Date(row.submitted * 1000).toLocaleString()}`;
   place.replaceChildren(first, second);
 }

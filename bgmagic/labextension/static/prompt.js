@@ -14,19 +14,16 @@ const STYLES = {
 const TOKEN = /'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[[\](){}]/gs;
 const RAW = /(^|\s)--raw(\s|$)/;
 
-/** The plugin; @param shared gives a module of JupyterLab by its name. */
-export async function promptPlugin(shared) {
+/** The plugin; @param exported gives what modules of JupyterLab export, by their names. */
+export async function promptPlugin(exported) {
   const names = ["@codemirror/state", "@codemirror/view", "@codemirror/language", "@lezer/common", "@lezer/highlight"];
-  const [state, view, language, lezer, highlight, lab] = await Promise.all(
-    [...names, "@jupyterlab/codemirror"].map(shared),
-  );
+  const [parts, lab] = await Promise.all([exported(...names), exported("@jupyterlab/codemirror")]);
   return {
     id: "bgmagic:prompt",
     description: "Colours the cells of %%bgresponse.",
     autoStart: true,
     requires: [lab.IEditorExtensionRegistry, lab.IEditorLanguageRegistry],
     activate: (_, extensions, languages) => {
-      const parts = { ...state, ...view, ...language, ...lezer, ...highlight };
       const colours = promptColours(parts, () => parsers(languages));
       extensions.addExtension({
         name: "bgmagic:prompt",
@@ -234,11 +231,7 @@ function unknownWords({ Decoration, EditorView, StateField }) {
   });
   const field = StateField.define({
     create: look,
-    update: (value, change) => {
-      const near = (headerOf(change.newDoc)?.to ?? 0) + 1;
-      const moved = change.selection && Math.min(change.startState.selection.main.head, change.newSelection.main.head) <= near;
-      return change.docChanged || moved ? look(change.state) : value;
-    },
+    update: (value, change) => (change.docChanged || change.selection ? look(change.state) : value),
     provide: (it) => EditorView.decorations.from(it),
   });
   return [field, theme];
