@@ -12,7 +12,7 @@ from openai.types.responses.response_create_params import BackgroundOptions
 from PIL import Image
 from pydantic import TypeAdapter
 
-from bgmagic.api.request import (
+from bgmagic.api.words import (
     EFFORTS,
     INCLUDABLE,
     MODES,
