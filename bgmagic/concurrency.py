@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import functools
 import logging
+import math
 import queue
 import socket
 import sys
@@ -291,17 +292,44 @@ class FutureWaiter:
                 waiter.set_result(None)
 
 
-class _TimerContext(threading.local):
-    """Holds the context that timers run in: asyncio would copy one for each timer.
+TICK = 0.05  # seconds; waits that end within the same ones share a timer
 
-    One per thread, since two threads can't enter one context at the same time.
+EXACT = 1.0  # seconds; shorter waits have timers of their own
+
+
+class _Timers(threading.local):
+    """The timers of one thread. Thousands of waits need few, and each timer would cost a place in
+    asyncio's heap, a handle and a context.
+
+    One context per thread, since two threads can't enter one at the same time.
     """
 
     def __init__(self) -> None:
         self.context = contextvars.Context()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ticks: dict[int, list[asyncio.Future[None]]] = {}
+
+    def end_at(
+        self, loop: asyncio.AbstractEventLoop, at: float, waiter: asyncio.Future[None]
+    ) -> None:
+        """Resolve ``waiter`` within `TICK` seconds after the loop's time ``at``."""
+        if loop is not self._loop:
+            self._loop, self._ticks = loop, {}
+        tick = math.ceil(at / TICK)
+        waiters = self._ticks.get(tick)
+        if waiters is None:
+            waiters = self._ticks[tick] = []
+            loop.call_at(tick * TICK, self._end, self._ticks, tick, context=self.context)
+        waiters.append(waiter)
+
+    @staticmethod
+    def _end(ticks: dict[int, list[asyncio.Future[None]]], tick: int) -> None:
+        for waiter in ticks.pop(tick):
+            if not waiter.done():
+                waiter.set_result(None)
 
 
-_TIMERS = _TimerContext()
+_TIMERS = _Timers()
 
 
 class WakeEvent:
@@ -323,13 +351,15 @@ class WakeEvent:
         self._set = False
 
     async def wait(self, seconds: float | None = None) -> None:
-        """Wait until it is set, at most ``seconds``."""
+        """Wait until it is set, at most ``seconds``, and of long ones up to `TICK` more."""
         if self._set:
             return
         loop = asyncio.get_running_loop()
         self._waiter = waiter = loop.create_future()
         timer = None
-        if seconds is not None:
+        if seconds is not None and seconds >= EXACT:
+            _TIMERS.end_at(loop, loop.time() + seconds, waiter)
+        elif seconds is not None:
             timer = loop.call_later(seconds, self._end, waiter, context=_TIMERS.context)
         try:
             await waiter

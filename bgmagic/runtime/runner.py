@@ -224,7 +224,8 @@ class JobRunner:
         """Settle the job with the terminal ``reply``; as long as that calls functions, go on."""
         while reply is not None:
             if not await self._calls.take(reply):
-                await self._settle(**record_changes(self.job, reply, self._clock.now()))
+                changes = record_changes(self.job, reply, self._clock.now())
+                await self._settle(reply.text, **changes)
                 return
             self._ours = True  # it was followed here
             reply = await self._next(self._clock.now())
@@ -413,15 +414,19 @@ class JobRunner:
 
     # Ending.
 
-    async def _settle(self, **changes: Any) -> None:
-        """End the job: in the journal first, then its variable, waiters and displays."""
+    async def _settle(self, text: str = "", **changes: Any) -> None:
+        """End the job: in the journal first, then its variable, waiters and displays.
+
+        Args:
+            text: the response as JSON, if that is at hand.
+        """
         changes["ended_at"] = self._clock.now()
         changes["notes"] = tuple(note for note in self.job.record.notes if note in LASTING_NOTES)
         kept = ("status", "ended_at", "started_at", "checked_at", "reason")
         written = {name: changes[name] for name in kept if name in changes}
         if changes.get("response") is not None:
             written["response"] = self._store.redacted_response(
-                changes["response"], self._config.server
+                changes["response"], self._config.server, text
             )
             paid = with_all_usage(self.job.record.rounds, changes["response"])
             written["output_tokens"] = Usage.of(paid).output

@@ -265,8 +265,12 @@ class ResponseWatcher:
         self._missing, self._unreached = 0, False
         record = self._job.record
         if reply.response is record.response:
-            told = {"notes": self._notes(record.status), "trouble": None, "offline": False}
-            self._job.advance(checked_at=self._clock.now(), **told)
+            told: dict[str, Any] = {"checked_at": self._clock.now()}
+            if record.trouble is not None or record.offline:
+                told |= {"trouble": None, "offline": False}
+            if (notes := self._notes(record.status)) != record.notes:
+                told["notes"] = notes
+            self._job.advance(**told)
             return
         changes = record_changes(self._job, reply, self._clock.now())
         changes["notes"] = self._notes(changes["status"])
@@ -283,7 +287,9 @@ class ResponseWatcher:
 
     def _notes(self, status: str) -> tuple[Note, ...]:
         there = status == Status.QUEUED and self._accepted.endpoint.behavior.says_queued
-        return self._job.record.with_note(Note.SAYS_QUEUED, there=there)
+        record = self._job.record
+        known = there or record.notes
+        return record.with_note(Note.SAYS_QUEUED, there=there) if known else record.notes
 
     def _failed(self, failure: ServerError) -> float:
         """Record a failed poll; returns the delay (s) until the next one."""

@@ -199,22 +199,32 @@ def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:
 
 
 def transact(connection: sqlite3.Connection, actions: list[Action]) -> list[Any]:
-    outcomes: list[Any] = []
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for action in actions:
-            connection.execute("SAVEPOINT one")
-            try:
-                outcomes.append(action(connection))
-            except ROW_ERRORS as error:
-                connection.execute("ROLLBACK TO one")
-                outcomes.append(JournalError(f"the journal did not take this: {error}"))
-            connection.execute("RELEASE one")
+        try:
+            outcomes = [action(connection) for action in actions]
+        except ROW_ERRORS:
+            # Rare: only then each has a savepoint, two statements more.
+            roll_back(connection)
+            connection.execute("BEGIN IMMEDIATE")
+            outcomes = [_outcome(connection, action) for action in actions]
         connection.execute("COMMIT")
     except BaseException:
         roll_back(connection)
         raise
     return outcomes
+
+
+def _outcome(connection: sqlite3.Connection, action: Action) -> Any:
+    """The action's result, or what is wrong with it alone."""
+    connection.execute("SAVEPOINT one")
+    try:
+        outcome = action(connection)
+    except ROW_ERRORS as error:
+        connection.execute("ROLLBACK TO one")
+        outcome = JournalError(f"the journal did not take this: {error}")
+    connection.execute("RELEASE one")
+    return outcome
 
 
 def roll_back(connection: sqlite3.Connection) -> None:
@@ -319,6 +329,8 @@ _DROP_UNUSED = """DELETE FROM blobs WHERE hash IN (SELECT value FROM json_each(?
     AND NOT EXISTS (SELECT 1 FROM jobs WHERE input_hash = blobs.hash)
     AND NOT EXISTS (SELECT 1 FROM jobs WHERE response_hash = blobs.hash)"""
 
+_HASHES = "request_hash", "input_hash", "response_hash"
+
 _HASHES_OF = "SELECT request_hash, input_hash, response_hash FROM jobs WHERE "
 
 DURATIONS = """SELECT ended_at - accepted_at FROM jobs
@@ -326,50 +338,6 @@ DURATIONS = """SELECT ended_at - accepted_at FROM jobs
     AND batch IS NULL AND ended_at > accepted_at ORDER BY created_at DESC LIMIT 200"""
 
 OWNERS = "SELECT DISTINCT owner FROM jobs WHERE ended_at IS NULL AND owner IS NOT NULL"
-
-GROUP = "WHERE group_key = :group ORDER BY group_index, created_at, id"
-
-# What a word may mean: an id, a variable, or the variable of a group, each in the notebook and
-# anywhere. A word is one of few candidates, so all of them come with one read.
-_NEWEST = "(SELECT id FROM jobs WHERE {} ORDER BY created_at DESC, id DESC LIMIT 1)"
-
-MEANT = "WHERE id IN ({}) ORDER BY created_at DESC, id DESC".format(
-    ", ".join(
-        _NEWEST.format(condition)
-        for condition in (
-            "key = :word OR response_id = :word",
-            "name = :word AND notebook = :notebook",
-            "name = :word",
-            "group_name = :word AND notebook = :notebook",
-            "group_name = :word",
-        )
-    )
-)
-
-PAST = """WHERE (:notebook IS NULL OR notebook = :notebook)
-    AND key NOT IN (SELECT value FROM json_each(:known)) ORDER BY created_at, id"""
-
-OPEN_GROUPS = """WHERE group_key IN (SELECT group_key FROM jobs
-    WHERE ended_at IS NULL AND notebook = :notebook AND group_name IS :name)
-    ORDER BY created_at, id"""
-
-# What was paid since then, and what is being paid for.
-BILLED = """WHERE (ended_at >= :since OR (ended_at IS NULL AND status != 'waiting'))
-    AND key NOT IN (SELECT value FROM json_each(:known)) ORDER BY created_at, id"""
-
-DRAFTED = "WHERE draft IS NOT NULL AND ended_at IS NULL ORDER BY created_at, id"
-
-# The same request, sent later; of a job that was not sent at all.
-SENT_LATER = """WHERE fingerprint = :it AND notebook IS :notebook AND created_at > :at
-    AND (response_id IS NOT NULL OR ended_at IS NULL)"""
-
-COMPLETED = """WHERE fingerprint IN (SELECT value FROM json_each(:fingerprints))
-    AND status = 'completed' AND ended_at IS NOT NULL ORDER BY created_at, id"""
-
-
-OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :name)"
-
-SAME = f"WHERE fingerprint = :it AND {OF} AND ended_at IS NULL ORDER BY created_at, id"
 
 
 def add_entry(connection: sqlite3.Connection, entry: StoredJob) -> None:
@@ -386,14 +354,20 @@ def add_entries(connection: sqlite3.Connection, added: Iterable[StoredJob]) -> N
 
 
 def change_entry(connection: sqlite3.Connection, key: str, changes: Mapping[str, Any]) -> None:
-    before = hashes(connection, "key = ?", key) if _LARGE & changes.keys() else set()
     columns = _stored(connection, changes)
+    now = {name: columns[name] for name in _HASHES if name in columns}
+    before = _hashes_of(connection, key) if now else {}
     sets = ", ".join(f"{name} = :{name}" for name in columns)
     sql = f"UPDATE jobs SET {sets} WHERE key = :key"  # noqa: S608 - names of our own columns
     if connection.execute(sql, {**columns, "key": key}).rowcount != 1:
         raise MissingRow(f"the job {key} is not in it, so it would not survive a restart")
-    if before:
-        drop_unused(connection, before - hashes(connection, "key = ?", key))
+    replaced = {before[name] for name in now if before[name] != now[name]}
+    drop_unused(connection, replaced - {None})
+
+
+def _hashes_of(connection: sqlite3.Connection, key: str) -> dict[str, Any]:
+    row = connection.execute(_HASHES_OF + "key = ?", (key,)).fetchone()
+    return dict.fromkeys(_HASHES) if row is None else dict(zip(_HASHES, row, strict=True))
 
 
 def hashes(connection: sqlite3.Connection, which: str, value: str) -> set[str]:

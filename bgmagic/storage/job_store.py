@@ -19,7 +19,7 @@ from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import FutureWaiter
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.record import GroupPosition, JobRecord, Status
-from bgmagic.storage import database
+from bgmagic.storage import reader
 from bgmagic.storage.database import JournalError, StoredJob, WriteDeferred
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.live_rows import changed
@@ -107,10 +107,8 @@ class JobStore:
 
     async def _known_credentials(self, server: ServerConfig) -> str:
         known = self._prints.get((self.journal.known_salt or "", server))
-        if known is not None:
-            return known
         # Off the loop: a locked file is waited for.
-        return await asyncio.to_thread(self.credentials, server)
+        return known if known else await asyncio.to_thread(self.credentials, server)
 
     def _entry(
         self,
@@ -256,13 +254,16 @@ class JobStore:
             coming.update(changes)
 
     def redacted_response(
-        self, response: Mapping[str, Any] | None, server: ServerConfig
+        self, response: Mapping[str, Any] | None, server: ServerConfig, text: str = ""
     ) -> str | None:
-        """A response as it may be kept: what the model wrote is not touched but for our secrets."""
+        """A response as it may be kept: what the model wrote is not touched but for our secrets.
+        ``text`` is its JSON without these, if that is at hand."""
         if response is None:
             return None
         about = {key: value for key, value in response.items() if key != "output"}
-        clean, _ = redaction.without_secrets(about, server.secrets)
+        clean, found = redaction.without_secrets(about, server.secrets)
+        if text and not found:
+            return text
         text = json.dumps({**clean, "output": response.get("output")}, ensure_ascii=False)
         return redaction.hidden(text, server.secrets)
 
@@ -303,7 +304,7 @@ class JobStore:
     def sent_elsewhere(self, entry: StoredJob) -> list[StoredJob]:
         """What asks the same as an unsent job and was sent later from another host."""
         values = {"it": entry.fingerprint, "notebook": entry.notebook, "at": entry.created_at}
-        return self.journal.elsewhere(database.SENT_LATER, **values)
+        return self.journal.elsewhere(reader.SENT_LATER, **values)
 
     # Queries. What can't be read is empty, and `trouble` says so.
 
@@ -317,14 +318,13 @@ class JobStore:
         Of the jobs that have it as key or response id the newest; of those that have it as
         variable, and of those whose group has it, the newest of ``notebook`` and the newest of all.
         """
-        return self.journal.select(database.MEANT, word=word, notebook=notebook)
+        return self.journal.select(reader.MEANT, word=word, notebook=notebook)
 
     def of_batch(self, batch_id: str) -> StoredJob | None:
         """A job of the batch that the server calls so, or None."""
         with_id = "batch IN (SELECT key FROM batches WHERE batch_id = :it)"
-        return next(
-            iter(self.journal.select(f"WHERE {with_id} ORDER BY id LIMIT 1", it=batch_id)), None
-        )
+        found = self.journal.select(f"WHERE {with_id} ORDER BY id LIMIT 1", it=batch_id)
+        return found[0] if found else None
 
     def listed(
         self, notebook: str | None, *, open_only: bool = False, limit: int = -1
@@ -343,15 +343,15 @@ class JobStore:
         Args:
             known: the keys of the jobs to leave out.
         """
-        return self.journal.select(database.PAST, notebook=notebook, known=json.dumps(list(known)))
+        return self.journal.select(reader.PAST, notebook=notebook, known=json.dumps(list(known)))
 
     def group(self, key: str) -> list[StoredJob]:
         """The jobs of a group by their index; of those with one index the oldest first."""
-        return self.journal.select(database.GROUP, group=key)
+        return self.journal.select(reader.GROUP, group=key)
 
     def open_groups(self, name: str | None, notebook: str) -> list[StoredJob]:
         """The jobs, oldest first, of the groups of this variable in which a job is open."""
-        return self.journal.select(database.OPEN_GROUPS, name=name, notebook=notebook)
+        return self.journal.select(reader.OPEN_GROUPS, name=name, notebook=notebook)
 
     def same_request(self, fingerprint: str, *, name: str | None, notebook: str) -> list[StoredJob]:
         """The open jobs with this fingerprint, oldest first.
@@ -363,11 +363,11 @@ class JobStore:
 
     def completed(self, fingerprints: Collection[str]) -> list[StoredJob]:
         """The completed jobs with one of these fingerprints, oldest first."""
-        return self.journal.select(database.COMPLETED, fingerprints=json.dumps(list(fingerprints)))
+        return self.journal.select(reader.COMPLETED, fingerprints=json.dumps(list(fingerprints)))
 
     def partials(self) -> list[str]:
         """What is still to go into the requests of open jobs: JSON texts of partial prompts."""
-        return [entry.draft for entry in self.journal.select(database.DRAFTED) if entry.draft]
+        return [entry.draft for entry in self.journal.select(reader.DRAFTED) if entry.draft]
 
     def billed(self, since: float, known: Collection[str] = ()) -> list[StoredJob]:
         """The jobs, oldest first, that ended since then (seconds since the epoch) or are at the
@@ -377,7 +377,7 @@ class JobStore:
             known: the keys of the jobs to leave out.
         """
         listed = json.dumps(list(known))
-        found = self.journal.select(database.BILLED, brief=True, since=since, known=listed)
+        found = self.journal.select(reader.BILLED, brief=True, since=since, known=listed)
         return [entry if entry.billing else self.find(entry.key) or entry for entry in found]
 
     def durations(self, server: str, model: str, effort: str | None) -> list[float]:

@@ -25,7 +25,7 @@ from bgmagic.storage.database import FORKED, JournalError, StoredJob
 from bgmagic.storage.filesystem import OtherFiles
 from bgmagic.storage.live_rows import LiveRows, Write
 from bgmagic.storage.owner_lock import host_id
-from bgmagic.storage.reader import newest_first
+from bgmagic.storage.reader import SAME, newest_first
 from bgmagic.storage.retention import Forgetting
 
 RETRY = 0.25, 5.0  # seconds between tries to write what could not be: the first, and the longest
@@ -147,7 +147,7 @@ class Journal:
         self, fingerprint: str, *, notebook: str | None = None, name: str | None = None
     ) -> list[StoredJob]:
         """The open jobs with this very request, whole, oldest first."""
-        return self.select(database.SAME, it=fingerprint, notebook=notebook, name=name)
+        return self.select(SAME, it=fingerprint, notebook=notebook, name=name)
 
     def select(self, where: str, *, brief: bool = False, **values: Any) -> list[StoredJob]:
         """The jobs that one of database.py's conditions picks; ``brief`` as `entries` has them."""

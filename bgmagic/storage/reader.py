@@ -20,6 +20,50 @@ NEWS = "WHERE ended_at IS NULL OR ended_at >= :since ORDER BY created_at DESC, i
 
 ONE = "WHERE key = :it"
 
+GROUP = "WHERE group_key = :group ORDER BY group_index, created_at, id"
+
+# What a word may mean: an id, a variable, or the variable of a group, each in the notebook and
+# anywhere. A word is one of few candidates, so all of them come with one read.
+_NEWEST = "(SELECT id FROM jobs WHERE {} ORDER BY created_at DESC, id DESC LIMIT 1)"
+
+MEANT = "WHERE id IN ({}) ORDER BY created_at DESC, id DESC".format(
+    ", ".join(
+        _NEWEST.format(condition)
+        for condition in (
+            "key = :word OR response_id = :word",
+            "name = :word AND notebook = :notebook",
+            "name = :word",
+            "group_name = :word AND notebook = :notebook",
+            "group_name = :word",
+        )
+    )
+)
+
+PAST = """WHERE (:notebook IS NULL OR notebook = :notebook)
+    AND key NOT IN (SELECT value FROM json_each(:known)) ORDER BY created_at, id"""
+
+OPEN_GROUPS = """WHERE group_key IN (SELECT group_key FROM jobs
+    WHERE ended_at IS NULL AND notebook = :notebook AND group_name IS :name)
+    ORDER BY created_at, id"""
+
+# What was paid since then, and what is being paid for.
+BILLED = """WHERE (ended_at >= :since OR (ended_at IS NULL AND status != 'waiting'))
+    AND key NOT IN (SELECT value FROM json_each(:known)) ORDER BY created_at, id"""
+
+DRAFTED = "WHERE draft IS NOT NULL AND ended_at IS NULL ORDER BY created_at, id"
+
+# The same request, sent later; of a job that was not sent at all.
+SENT_LATER = """WHERE fingerprint = :it AND notebook IS :notebook AND created_at > :at
+    AND (response_id IS NOT NULL OR ended_at IS NULL)"""
+
+COMPLETED = """WHERE fingerprint IN (SELECT value FROM json_each(:fingerprints))
+    AND status = 'completed' AND ended_at IS NOT NULL ORDER BY created_at, id"""
+
+
+OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :name)"
+
+SAME = f"WHERE fingerprint = :it AND {OF} AND ended_at IS NULL ORDER BY created_at, id"
+
 
 def newest_first(*, notebook: str | None, name: str | None, open_only: bool) -> str:
     """The condition of a listing, with what is asked alone, so that an index serves it."""

@@ -230,8 +230,10 @@ class ResponsesClient:
         # Waiting for others' polls is not the server's fault, and no part of the 30 s.
         async with self._polling:
             try:
-                async with asyncio.timeout(POLL_TIMEOUT):
+                if include:
                     got = await self._including(response_id, include)
+                else:
+                    got = await self._got(response_id)
             except Exception as error:
                 raise self._parser.failure(error) from None
         content_hash = hash(got.content)
@@ -242,7 +244,7 @@ class ResponsesClient:
 
     async def _including(self, response_id: str, include: tuple[str, ...]) -> HTTPResponse:
         """The answer with what ``include`` names; without, where the server refuses that."""
-        if not include or include in self._not_included:
+        if include in self._not_included:
             return await self._got(response_id)
         try:
             return await self._got(response_id, include)
@@ -255,7 +257,7 @@ class ResponsesClient:
 
     async def _got(self, response_id: str, include: tuple[str, ...] = ()) -> HTTPResponse:
         if self._direct is not None and is_plain_id(response_id):
-            got = await self._direct.get(response_id, include)
+            got = await self._direct.get(response_id, include, POLL_TIMEOUT)
             if got is not None:
                 if got.status >= 400:
                     raise self._parser.refusal(got)
@@ -264,8 +266,9 @@ class ResponsesClient:
             # polls already in flight may still finish directly.
             self._direct = None
         asked: Any = {"include": list(include)} if include else {}
-        raw = await self._sdk_polls.responses.with_raw_response.retrieve(response_id, **asked)
-        http = raw.http_response
+        retrieve = self._sdk_polls.responses.with_raw_response.retrieve
+        async with asyncio.timeout(POLL_TIMEOUT):
+            http = (await retrieve(response_id, **asked)).http_response
         self._parser.learn(http.request)
         if self._learns and not http.history:
             self._learns = False

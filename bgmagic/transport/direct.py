@@ -6,6 +6,7 @@ means is told as the SDK's transport tells it.
 
 from __future__ import annotations
 
+import math
 import re
 import ssl
 from collections.abc import Sequence
@@ -43,22 +44,29 @@ class DirectGet:
         self._before = before
         self._after = after
 
-    async def get(self, response_id: str, include: Sequence[str] = ()) -> HTTPResponse | None:
+    async def get(
+        self, response_id: str, include: Sequence[str] = (), limit: float = math.inf
+    ) -> HTTPResponse | None:
         """GET a response once; None if the SDK has to get it, as for a redirect.
 
         Args:
             include: what the response is to have beside what it always has.
+            limit: seconds that it may take.
 
         Raises:
             httpx2.TransportError: as the SDK's transport does, for the same reasons.
+            TimeoutError: it took longer.
         """
+        after = self._including(include) if include else self._after
+        got = await self._pool.get(self._before + response_id.encode() + after, limit)
+        return None if got is None or 300 <= got.status < 400 else got
+
+    def _including(self, include: Sequence[str]) -> bytes:
         # As the SDK writes a list; the query that every request has comes first.
         asked = urlencode([("include[]", word) for word in include]).encode()
-        mark = (b"&" if self._after.startswith(b"?") else b"?") if asked else b""
         query, version, rest = self._after.partition(b" HTTP/1.1")
-        address = self._before + response_id.encode() + query + mark + asked
-        got = await self._pool.get(address + version + rest)
-        return None if got is None or 300 <= got.status < 400 else got
+        mark = b"&" if query.startswith(b"?") else b"?"
+        return query + mark + asked + version + rest
 
     async def close(self) -> None:
         """Close the connections."""

@@ -8,6 +8,7 @@ framing) are left to the SDK.
 from __future__ import annotations
 
 import asyncio
+import math
 import select
 import socket
 import ssl
@@ -26,14 +27,19 @@ class UnsupportedResponse(Exception):
 
 
 class HTTPResponseParser:
-    """Parses the answer to one request as its bytes come in.
+    """Parses the answers that come over one connection, each as its bytes come in.
 
     Attributes:
-        reusable: whether the connection is good for another request once this is over.
+        reusable: whether the connection is good for another request once this answer is over.
     """
 
-    def __init__(self, *, whole: bool = False) -> None:
-        """Make it; ``whole`` unpacks all that the SDK does: a create can't be asked again."""
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self.begin()
+
+    def begin(self, *, whole: bool = False) -> None:
+        """Expect the next answer; ``whole`` unpacks all that the SDK does: a create can't be asked
+        again."""
         self._unpacks_all = whole
         self.reusable = False
         self._received = 0
@@ -41,9 +47,8 @@ class HTTPResponseParser:
         self._headed = self._over = False
         self._body = bytearray()  # a list of very short chunks would take many times as much
         self._status = 0
-        self._parser = httptools.HttpResponseParser(self)
 
-    def feed(self, data: bytes) -> HTTPResponse | None:
+    def feed(self, data: bytes | memoryview) -> HTTPResponse | None:
         """Parse ``data``; returns the answer once it is complete.
 
         Raises:
@@ -151,6 +156,10 @@ def is_readable(connection: socket.socket) -> bool:
     return bool(asked.poll(0))
 
 
+LOOK = 0.5  # seconds between looks at what has waited for too long
+
+BUFFER = 1 << 16  # bytes that are read at once
+
 # Seconds after which the next address of a host is tried, too (RFC 8305).
 _NEXT_ADDRESS = 0.25
 
@@ -178,18 +187,30 @@ class ConnectionPool:
         # The newest last, and used first: connections that are needed no more grow old.
         self._idle: list[HTTP11Connection] = []
         self._sweeping: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self._buffer = memoryview(bytearray(BUFFER))  # each takes what it reads out at once
 
-    async def get(self, head: bytes) -> HTTPResponse | None:
-        """Send the head of a GET and read the answer to its end. No time limit of its own.
+    async def get(self, head: bytes, limit: float = math.inf) -> HTTPResponse | None:
+        """Send the head of a GET and read the answer to its end, in ``limit`` seconds or so.
 
         Returns:
             the answer, or None if the SDK has to read it.
 
         Raises:
             httpx2.TransportError: there was none.
+            TimeoutError: there was none in time.
         """
+        until = asyncio.get_running_loop().time() + limit
+        kept = self._take()
         try:
-            return await self._get(head)
+            if kept is not None:
+                try:
+                    return await self._ask(kept, head, until=until)
+                except httpx2.ReadError:
+                    if kept.answered:
+                        raise
+            async with asyncio.timeout_at(until if until < math.inf else None):
+                return await self._ask(await self._connect(), head)
         except UnsupportedResponse:
             return None
 
@@ -238,32 +259,41 @@ class ConnectionPool:
         self._idle += reversed(aside)
         return found
 
-    async def _get(self, head: bytes) -> HTTPResponse:
-        kept = self._take()
-        if kept is not None:
-            try:
-                return await self._ask(kept, head)
-            except httpx2.ReadError:
-                if kept.answered:
-                    raise
-        return await self._ask(await self._connect(), head)
-
     async def close(self) -> None:
         """Close all connections; GETs that are under way fail."""
         self._closed = True
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        for timer in (self._sweeping, self._looking):
+            if timer is not None:
+                timer.cancel()
         for connection in list(self._all):
             connection.close()
         self._idle.clear()
 
     async def _ask(
-        self, connection: HTTP11Connection, head: bytes, *, whole: bool = False
+        self,
+        connection: HTTP11Connection,
+        head: bytes,
+        *,
+        whole: bool = False,
+        until: float = math.inf,
     ) -> HTTPResponse:
-        got = await connection.ask(head, whole=whole)
+        if self._looking is None and until < math.inf:
+            self._looking = asyncio.get_running_loop().call_later(LOOK, self._look)
+        got = await connection.ask(head, whole=whole, until=until)
         if connection.open:
             self._keep(connection)
         return got
+
+    def _look(self) -> None:
+        """End what has waited for too long, now and as long as something waits: one timer for all
+        takes less than one for each of a thousand polls a second."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        waits = [connection for connection in self._all if connection.until < math.inf]
+        for connection in waits:
+            if connection.until <= now:
+                connection.give_up()
+        self._looking = loop.call_later(LOOK, self._look) if waits else None
 
     def _take(self) -> HTTP11Connection | None:
         while self._idle:
@@ -292,7 +322,7 @@ class ConnectionPool:
         loop = asyncio.get_running_loop()
         try:
             _, made = await loop.create_connection(
-                lambda: HTTP11Connection(self._all),
+                lambda: HTTP11Connection(self._all, self._buffer),
                 self._host,
                 self._port,
                 ssl=self._tls,
@@ -307,35 +337,42 @@ class ConnectionPool:
         return made
 
 
-class HTTP11Connection(asyncio.Protocol):
+class HTTP11Connection(asyncio.BufferedProtocol):
     """Sends one request at a time over one connection.
 
     Attributes:
         open: whether another request can go over it.
         answered: whether anything has come since the last one was sent.
         idle_since: the loop's time at which it became idle.
+        until: the loop's time at which the answer is waited for no longer.
     """
 
-    def __init__(self, everyone: set[HTTP11Connection]) -> None:
+    def __init__(self, everyone: set[HTTP11Connection], buffer: memoryview) -> None:
         self.open = False
         self.answered = False
         self.idle_since = 0.0
+        self.until = math.inf
         self._everyone = everyone
-        self._incoming: HTTPResponseParser | None = None
+        self._buffer = buffer
+        self._incoming: HTTPResponseParser | None = HTTPResponseParser()
         self._answer: asyncio.Future[HTTPResponse] | None = None
 
-    async def ask(self, head: bytes, *, whole: bool = False) -> HTTPResponse:
+    async def ask(
+        self, head: bytes, *, whole: bool = False, until: float = math.inf
+    ) -> HTTPResponse:
         """Send a request and read the answer; cancelling the wait closes the connection.
 
         Raises:
             httpx2.TransportError: there was none.
+            TimeoutError: `give_up` ended the wait.
             UnsupportedResponse: the SDK has to read it.
         """
-        if not self.open:
+        if not self.open or self._incoming is None:
             raise httpx2.ReadError("the connection was closed")
         self.answered = False
-        self._incoming = HTTPResponseParser(whole=whole)
+        self._incoming.begin(whole=whole)
         self._answer = asyncio.get_running_loop().create_future()
+        self.until = until
         try:
             self._transport.write(head)
             return await self._answer
@@ -343,8 +380,12 @@ class HTTP11Connection(asyncio.Protocol):
             self.close()  # what still comes is nobody's answer
             raise
         finally:
-            self._incoming.forget()
-            self._incoming = self._answer = None
+            self._answer, self.until = None, math.inf
+
+    def give_up(self) -> None:
+        """End the wait for an answer."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(TimeoutError())
 
     def is_quiet(self) -> bool:
         """Whether it is open, and nothing has come that was not read."""
@@ -365,14 +406,17 @@ class HTTP11Connection(asyncio.Protocol):
         self._everyone.add(self)
         self.open = True
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, size: int) -> None:
         incoming, answer = self._incoming, self._answer
         if incoming is None or answer is None or answer.done():
             self.close()  # nobody has asked
             return
         self.answered = True
         try:
-            got = incoming.feed(data)
+            got = incoming.feed(self._buffer[:size])
         except (httpx2.TransportError, UnsupportedResponse) as error:
             self.close()
             answer.set_exception(error)
@@ -387,11 +431,14 @@ class HTTP11Connection(asyncio.Protocol):
         self.open = False
         self._everyone.discard(self)
         answer, incoming = self._answer, self._incoming
-        if incoming is None or answer is None or answer.done():
+        self._incoming = None
+        if incoming is None:
             return
-        try:
-            if error is not None or not self.answered:
-                raise httpx2.ReadError(str(error or "the connection was closed"))
-            answer.set_result(incoming.end())
-        except (httpx2.TransportError, UnsupportedResponse) as failure:
-            answer.set_exception(failure)
+        if answer is not None and not answer.done():
+            try:
+                if error is not None or not self.answered:
+                    raise httpx2.ReadError(str(error or "the connection was closed"))
+                answer.set_result(incoming.end())
+            except (httpx2.TransportError, UnsupportedResponse) as failure:
+                answer.set_exception(failure)
+        incoming.forget()

@@ -68,7 +68,7 @@ class Reply:
         response: the JSON object.
         poll_after: seconds the server asks to wait before the next retrieve, or None.
         content_hash: a hash of the bytes, good for this process; 0 if it was not worked out.
-        text: the response as JSON, where that is at hand.
+        text: the response as JSON on one line, where that is at hand.
     """
 
     response: Mapping[str, Any]
@@ -109,7 +109,7 @@ class ReplyParser:
             raise ServerError(
                 self.clean(_no_response(got)), maybe_accepted=True, status_code=got.status
             )
-        return Reply(response, poll_after(got.headers), text=shown)
+        return Reply(response, poll_after(got.headers), text=_without_indents(shown))
 
     def parse(self, text: str) -> Any:
         """The value of a JSON text, without the secrets.
@@ -221,6 +221,11 @@ def _no_response(got: HTTPResponse) -> str:
     return f"the server answered HTTP {got.status} with no response object ({kind}): {page}"
 
 
+def _without_indents(text: str) -> str:
+    """JSON text on one line: within its strings the end of a line is written otherwise."""
+    return "".join(map(str.strip, text.split("\n"))) if "\n" in text else text
+
+
 # So many brackets may be nested too deep to be written again: better found out here.
 _NESTED = 200
 
@@ -262,8 +267,10 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _seconds(value: str | None, per_second: float) -> float | None:
+    if value is None:
+        return None
     with contextlib.suppress(ValueError):
-        seconds = float(value or "") / per_second
+        seconds = float(value) / per_second
         if math.isfinite(seconds) and seconds >= 0:
             return seconds
     return None

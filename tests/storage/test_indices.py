@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bgmagic.storage import database
+from bgmagic.storage import database, reader
 from bgmagic.storage.reader import newest_first
 
 LISTINGS = [
@@ -17,7 +17,7 @@ LISTINGS = [
 
 
 @pytest.mark.parametrize(
-    "where", [*LISTINGS, database.MEANT, database.GROUP, database.OPEN_GROUPS, database.COMPLETED]
+    "where", [*LISTINGS, reader.MEANT, reader.GROUP, reader.OPEN_GROUPS, reader.COMPLETED]
 )
 def test_no_query_reads_all_jobs(tmp_path: Path, where: str) -> None:
     """Listings, names, groups and fingerprints each have an index that serves them."""

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from bgmagic.api.redaction import credentials_fingerprint, without_secrets
 from bgmagic.storage import database as module
-from bgmagic.storage.database import COMPLETED, JournalError, StoredJob
+from bgmagic.storage.database import JournalError, StoredJob
 from bgmagic.storage.journal import Journal
+from bgmagic.storage.reader import COMPLETED
 from bgmagic.submission.app import default_path
 from tests.support.processes import begun, line
 

@@ -219,6 +219,28 @@ def test_redirects_and_odd_ids_are_the_sdks(polled: ScriptedServer, ask: Ask) ->
     with_client(ServerConfig(polled.base_url, KEY), odd)
 
 
+def test_silent_poll_over_a_kept_connection_gives_up(
+    polled: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll that gets no answer over a connection that others have used ends in time, too, and the next
+    one goes over another."""
+    over = threading.Event()
+
+    async def polls(client: ResponsesClient) -> None:
+        for _ in range(2):
+            await client.retrieve("resp_0")
+        with monkeypatch.context() as patch:
+            patch.setattr("bgmagic.transport.client.POLL_TIMEOUT", 0.1)
+            polled.by_id["resp_0"] = Script(hold=over)
+            with pytest.raises(ServerError, match=r"no answer from .* within"):
+                await client.retrieve("resp_0")
+        over.set()
+        del polled.by_id["resp_0"]
+        assert (await client.retrieve("resp_0")).response["id"] == "resp_0"
+
+    with_client(ServerConfig(polled.base_url, KEY), polls)
+
+
 def test_redirect_leaves_other_polls_alone(polled: ScriptedServer) -> None:
     """A poll that is under way as another one is redirected gets its answer."""
     gate = threading.Event()
