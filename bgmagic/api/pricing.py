@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bgmagic.api.request import Request
-from bgmagic.api.response import count_in, text_in
+from bgmagic.api.response import TokenCounts, text_in
 from bgmagic.errors import BadInput
 from bgmagic.text import dollars
 
@@ -62,38 +62,6 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class TokenCounts:
-    """Tokens that are paid for.
-
-    Attributes:
-        input: of the request, those of the cache included.
-        output: of the response, reasoning included.
-        cached: those of the input that were read from the cache.
-        written: those of the input that were written to it.
-    """
-
-    input: int
-    output: int
-    cached: int = 0
-    written: int = 0
-
-    @classmethod
-    def of(cls, usage: object) -> TokenCounts | None:
-        """What a response object's ``usage`` counts; None where it does not, or can't be true."""
-        if not isinstance(usage, dict):
-            return None
-        found = count_in(usage.get("input_tokens")), count_in(usage.get("output_tokens"))
-        given = usage.get("input_tokens_details")
-        details = given if isinstance(given, dict) else {}
-        cached = count_in(details.get("cached_tokens")) or 0
-        written = count_in(details.get("cache_write_tokens")) or 0
-        inside, outside = found
-        if inside is None or outside is None or min(inside, outside, cached, written) < 0:
-            return None
-        return cls(inside, outside, cached, written) if cached + written <= inside else None
-
-
-@dataclass(frozen=True)
 class Rates:
     """US dollars a token.
 
@@ -134,6 +102,10 @@ class Charge:
         return self.standard - self.price if known else None  # type: ignore[operator]
 
 
+# What a response has beside its usage where it is the last of several that are paid for: theirs.
+ROUNDS = "bgmagic_rounds"
+
+
 @dataclass(frozen=True)
 class Billing:
     """What tells a job's price, without its texts: what was asked, and what the response counted.
@@ -142,7 +114,8 @@ class Billing:
         terms: of the request.
         characters: of the request.
         most_output: the most output tokens that the response may have, or None.
-        response: the response's own ``model``, ``service_tier`` and ``usage``; None without one.
+        response: the response's own ``model``, ``service_tier`` and ``usage``, and those of its
+            rounds; None without one.
     """
 
     terms: Terms
@@ -155,7 +128,8 @@ class Billing:
         """The billing of a job."""
         counted = None
         if response is not None:
-            counted = {name: response.get(name) for name in ("model", "service_tier", "usage")}
+            kept = "model", "service_tier", "usage", *([ROUNDS] if ROUNDS in response else [])
+            counted = {name: response.get(name) for name in kept}
         return cls(Terms.of(request), request.size, request.max_output_tokens, counted)
 
     @classmethod
@@ -200,10 +174,28 @@ def charge_of(
         server: the address that it came from: whose prices apply.
         terms: what was asked. The response tells nothing of a window.
     """
-    tokens = None if response is None else TokenCounts.of(response.get("usage"))
-    if response is None or tokens is None:
+    if response is None:
         return Charge()
-    asked = terms or Terms()
+    # Each is a response of its own: added up they may seem to have had a long context.
+    rounds = response.get(ROUNDS)
+    usages = rounds if rounds and isinstance(rounds, list) else [response.get("usage")]
+    charges = [_charge_of_one(response, usage, server, terms or Terms()) for usage in usages]
+    return (
+        charges[0]
+        if len(charges) == 1
+        else Charge(_sum(one.price for one in charges), _sum(one.standard for one in charges))
+    )
+
+
+def _sum(amounts: Iterable[float | None]) -> float | None:
+    found = list(amounts)
+    return None if None in found else math.fsum(one or 0.0 for one in found)
+
+
+def _charge_of_one(response: Mapping[str, Any], usage: object, server: str, asked: Terms) -> Charge:
+    tokens = TokenCounts.of(usage)
+    if tokens is None:
+        return Charge()
     served = text_in(response.get("model")) or asked.model
     tier = text_in(response.get("service_tier")) if asked.tier != BATCH else BATCH
     return _charge(tokens, server, replace(asked, tier=tier or asked.tier), served)

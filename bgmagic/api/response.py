@@ -115,6 +115,38 @@ def _joined(parts: Iterable[Mapping[str, Any]], kind: str, field: str) -> str:
 
 
 @dataclass(frozen=True)
+class TokenCounts:
+    """Tokens that are paid for.
+
+    Attributes:
+        input: of the request, those of the cache included.
+        output: of the response, reasoning included.
+        cached: those of the input that were read from the cache.
+        written: those of the input that were written to it.
+    """
+
+    input: int
+    output: int
+    cached: int = 0
+    written: int = 0
+
+    @classmethod
+    def of(cls, usage: object) -> TokenCounts | None:
+        """What a response object's ``usage`` counts; None where it does not, or can't be true."""
+        if not isinstance(usage, dict):
+            return None
+        found = count_in(usage.get("input_tokens")), count_in(usage.get("output_tokens"))
+        given = usage.get("input_tokens_details")
+        details = given if isinstance(given, dict) else {}
+        cached = count_in(details.get("cached_tokens")) or 0
+        written = count_in(details.get("cache_write_tokens")) or 0
+        inside, outside = found
+        if inside is None or outside is None or min(inside, outside, cached, written) < 0:
+            return None
+        return cls(inside, outside, cached, written) if cached + written <= inside else None
+
+
+@dataclass(frozen=True)
 class Usage:
     """Tokens as the server counted them; None where it did not.
 

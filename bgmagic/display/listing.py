@@ -119,7 +119,7 @@ def table_row(job: Job) -> TableRow:
         effort=record.request.effort or "",
         submitted_at=record.submitted_at,
         ended_at=record.ended_at,
-        tokens=Usage.of(record.response or {}).output,
+        tokens=Usage.of(record.paid_response or {}).output,
         response_id=one_line(record.response_id or "", 80),
         open=not job.done(),
         here=not job.done(),

@@ -175,7 +175,7 @@ def footer_text(job: Job) -> str:
     """Model returned, effort, tokens, duration, id and date, in one line."""
     record = job.record
     effort = record.request.effort
-    usage = Usage.of(record.response or {})
+    usage = Usage.of(record.paid_response or {})
     ended = record.ended_at or time.time()
     return _footer(
         model_of(job),

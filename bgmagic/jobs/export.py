@@ -84,7 +84,7 @@ _MISSING: Any = object()
 
 def job_row(job: Job, item: Any = _MISSING) -> dict[str, Any]:
     """Make a job's row: its item, its swept settings, how it went and its answer."""
-    position, response = job.record.position, job.record.response or {}
+    position, response = job.record.position, job.record.paid_response or {}
     told: dict[str, Any] = {}
     if position is not None:
         told |= _item(position.item if item is _MISSING else item, position.kind, position.key)
@@ -163,8 +163,8 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
         "started_at": _time(record.started_at),
         "ended_at": _time(record.ended_at),
         "seconds": seconds_of(job),
-        **_tokens(record.response or {}),
-        "price": price_of(record.response, record.server, Terms.of(record.request)),
+        **_tokens(record.paid_response or {}),
+        "price": price_of(record.paid_response, record.server, Terms.of(record.request)),
         "group": None
         if position is None
         else {"group": position.group, "index": position.index} | position.details,
@@ -428,7 +428,7 @@ def server_seconds(job: Job) -> float:
 def figures_of(job: Job) -> JobFigures:
     """Read the figures of ``job`` as it is now."""
     record = job.record
-    response = record.response or {}
+    response = record.paid_response or {}
     status = one_line(job.status, 40)
     if not job.done():
         return JobFigures(status)

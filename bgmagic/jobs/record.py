@@ -275,8 +275,9 @@ class JobRecord:
 
     @property
     def paid_response(self) -> Mapping[str, Any] | None:
-        """The response with the tokens of all its rounds, as they are paid for."""
-        return None if self.response is None else with_all_usage(self.rounds, self.response)
+        """The response with the tokens of all its rounds, as they are paid for; of a job that ended
+        between two rounds, those that there were."""
+        return with_all_usage(self.rounds, self.response or {}) or None
 
     @property
     def label(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from bgmagic.api.pricing import ROUNDS
 from bgmagic.api.replay import previous_of, replayed_items
 from bgmagic.api.request import Request
 from bgmagic.api.response import Usage, objects_in, read_output, text_in
@@ -229,13 +230,18 @@ class FunctionRounds:
 
 
 def with_all_usage(rounds: FunctionRounds | None, response: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``response`` with the tokens of all rounds added up, as they are paid for."""
+    """``response`` with the tokens of all rounds added up, as they are paid for; {} stands for one
+    that is not there yet."""
     if rounds is None or not rounds.done:
         return response
-    others = [one.response for one in rounds.done if one.response.get("id") != response.get("id")]
-    counted = [one.get("usage") for one in [*others, response]]
+    last = rounds.done[-1].response
+    about = response or {name: last.get(name) for name in ("model", "service_tier")}
+    ended = [one.response for one in rounds.done]
+    # The response that was polled last may be of a round, before it had ended.
+    is_new = response and response.get("id") not in [one.get("id") for one in ended]
+    counted = [one.get("usage") for one in [*ended, *([response] if is_new else [])]]
     found = [usage for usage in counted if isinstance(usage, dict)]
-    return {**response, "usage": _sum(found)} if found else response
+    return {**about, "usage": _sum(found), ROUNDS: counted} if found else about
 
 
 def _sum(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

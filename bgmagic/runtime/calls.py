@@ -93,7 +93,7 @@ class FunctionCalls:
         rounds = rounds.with_round(one)
         self._job.advance(**changes, rounds=rounds, preview=None, trouble=None, offline=False)
         # What was paid so far, should it end between two rounds.
-        paid = with_all_usage(rounds, {"model": reply.response.get("model")})
+        paid = with_all_usage(rounds, {})
         changes["billing"] = Billing.of(self._job.request, paid).text
         await self._store.update_rounds(self._job.record, self._server, **changes)
         return True

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.api.pricing import BATCH, Billing, Charge, Terms, TokenCounts, price_of_tokens
+from bgmagic.api.pricing import BATCH, Billing, Charge, Terms, price_of_tokens
 from bgmagic.api.request import Request
+from bgmagic.api.response import TokenCounts
 from bgmagic.errors import BadInput
 from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.text import count_jobs, dollars

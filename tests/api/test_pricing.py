@@ -16,7 +16,6 @@ from bgmagic.api.pricing import (
     BATCH,
     CostEstimate,
     Terms,
-    TokenCounts,
     charge_of,
     estimate_cost,
     price_of,
@@ -24,6 +23,7 @@ from bgmagic.api.pricing import (
     read_prices,
     set_own_prices,
 )
+from bgmagic.api.response import TokenCounts
 from bgmagic.errors import BadInput
 from bgmagic.text import dollars
 from tests.jobs.test_answer import hostile, json_values
@@ -193,6 +193,21 @@ def test_a_long_context_costs_more(tokens_in: int, by_hand: float) -> None:
     assert price_of({"model": "gpt-5.4", "usage": usage}, OPENAI) == pytest.approx(
         by_hand, rel=1e-9
     )
+
+
+def test_rounds_are_priced_one_by_one() -> None:
+    """Responses of one job are paid for one by one: their contexts together are no long one, and what
+    one of them did not count is not known of all."""
+    usage = {"input_tokens": 200_000, "output_tokens": 1000}
+    one: dict[str, Any] = {"model": "gpt-5.4", "usage": usage}
+    both = {"input_tokens": 400_000, "output_tokens": 2000}
+    rounds = {**one, "usage": both, pricing.ROUNDS: [usage, usage]}
+    # 2.50 and 15 a million.
+    assert price_of(one, OPENAI) == pytest.approx(0.515)
+    assert price_of(rounds, OPENAI) == pytest.approx(1.03)
+    assert price_of({**one, "usage": both}, OPENAI) == pytest.approx(2.045)
+    assert price_of({**rounds, pricing.ROUNDS: [usage, None]}, OPENAI) is None
+    assert price_of({**one, pricing.ROUNDS: 5}, OPENAI) == pytest.approx(0.515)
 
 
 @given(

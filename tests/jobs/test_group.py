@@ -20,7 +20,8 @@ import pandas
 import pytest
 
 import bgmagic
-from bgmagic.api.pricing import Terms, TokenCounts, price_of_tokens
+from bgmagic.api.pricing import Terms, price_of_tokens
+from bgmagic.api.response import TokenCounts
 from bgmagic.errors import BadInput, BgmagicError, NotReady
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job

@@ -14,7 +14,10 @@ import pytest
 
 import bgmagic
 from bgmagic.display.card import Card, snapshot
+from bgmagic.display.listing import table_row
+from bgmagic.display.static_html import footer_text
 from bgmagic.errors import BadInput
+from bgmagic.jobs.export import export_line, figures_of, job_row
 from bgmagic.jobs.job import Answer
 from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobUnknown, NoAnswer
 from bgmagic.jobs.steps import FunctionRounds, Step
@@ -86,9 +89,13 @@ def add(a: int, b: int = 1) -> int:
     return a + b
 
 
-def test_rounds_lead_to_an_answer(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
+def test_rounds_lead_to_an_answer(
+    rounds: Callable[..., None], pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the model calls is run and its output sent, round after round, until there is a message;
     the steps, the tokens of all rounds and the conversation tell of them."""
+    own = {"gpt-5.2-true": {"input": 1e6, "output": 1e7}}
+    monkeypatch.setenv("BGMAGIC_PRICES", json.dumps(own))
     rounds([("add", {"a": 1, "b": 2}), ("add", {"a": 5, "b": None})], [("add", {"a": 3, "b": 6})])
     job = submit("Add.", poll=0.02, tool=[add, "web_search"], instructions="Be brief.")
     answer = job.result(LIMIT)
@@ -121,6 +128,15 @@ def test_rounds_lead_to_an_answer(rounds: Callable[..., None], pointed: Scripted
     assert entry is not None
     assert json.loads(entry.billing or "")["response"]["usage"]["input_tokens"] == 50
     assert (entry.output_tokens, entry.fingerprint) == (14, job.record.fingerprint)
+    # All places tell of the tokens of all rounds, and what they cost together.
+    cost, row, line, figures = cost_of(entry), job_row(job), export_line(job), figures_of(job)
+    assert cost is not None
+    assert (cost.tokens_in, cost.tokens_out, cost.charge.price) == (50, 14, 190.0)
+    assert (row["tokens_in"], row["tokens_out"], row["price"]) == (50, 14, 190.0)
+    assert (line["tokens_in"], line["tokens_out"], line["price"]) == (50, 14, 190.0)
+    assert (figures.tokens_in, figures.tokens_out, figures.price) == (50, 14, job.price)
+    assert "50 tokens in, 14 out" in footer_text(job)
+    assert table_row(job).tokens == 14
 
 
 def test_servers_without_ids_get_all_of_it(
@@ -364,6 +380,7 @@ def test_cancelling_does_not_wait_for_a_function(
     cost = None if entry is None else cost_of(entry)
     assert cost is not None
     assert (cost.tokens_in, cost.tokens_out) == (10, 5)
+    assert (figures_of(job).tokens_in, job_row(job)["tokens_out"]) == (10, 5)
 
 
 def test_a_budget_bounds_the_rounds(

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import bgmagic
-from bgmagic.api.pricing import Terms, TokenCounts, price_of_tokens, read_prices, set_own_prices
+from bgmagic.api.pricing import Terms, price_of_tokens, read_prices, set_own_prices
 from bgmagic.api.request import Request
+from bgmagic.api.response import TokenCounts
 from bgmagic.errors import BadInput
 from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.runtime import runner
