@@ -46,8 +46,9 @@ OPEN_GROUPS = """WHERE group_key IN (SELECT group_key FROM jobs
     WHERE ended_at IS NULL AND notebook = :notebook AND group_name IS :name)
     ORDER BY created_at, id"""
 
-# What was paid since then, and what is being paid for.
-BILLED = """WHERE (ended_at >= :since OR (ended_at IS NULL AND status != 'waiting'))
+# What was paid since then, and what is being paid for, or was in part: in rounds before a next one.
+BILLED = """WHERE (ended_at >= :since
+    OR (ended_at IS NULL AND (status != 'waiting' OR instr(billing, '"response"'))))
     AND key NOT IN (SELECT value FROM json_each(:known)) ORDER BY created_at, id"""
 
 DRAFTED = "WHERE draft IS NOT NULL AND ended_at IS NULL ORDER BY created_at, id"

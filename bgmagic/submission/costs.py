@@ -46,8 +46,9 @@ class JobCost:
         model, window, tier: as asked for; "" is none, and the window of a batch is "batch".
         status: its status.
         tokens_in, tokens_out: as the server counted them, or None.
-        charge: what it cost; while it is open nothing is known.
-        most: what it can cost at most while it is open, or None where that is not known.
+        charge: what it cost; while it is open, what the rounds of its calls did so far.
+        most: what the request that is at the server can cost at most, or None where that is not
+            known; 0 between two rounds.
     """
 
     key: str
@@ -77,9 +78,12 @@ def cost_of(entry: StoredJob) -> JobCost | None:
     never = entry.response_id is None and billing.response is None  # of no round either
     if ended and never and entry.status != Status.UNKNOWN:
         return None
-    charge = billing.charge(entry.server) if ended else Charge()
-    most = None if ended else billing.most(entry.server)
-    if entry.server == _FREE and charge.price is None and most is None:
+    waits = entry.status == Status.WAITING
+    if waits and billing.response is None:
+        return None
+    charge = billing.charge(entry.server)
+    most = None if ended else 0.0 if waits else billing.most(entry.server)
+    if entry.server == _FREE and charge.price is None and not most:
         return None
     tokens = TokenCounts.of((billing.response or {}).get("usage"))
     return JobCost(
@@ -167,7 +171,7 @@ class CostLine:
     @property
     def cells(self) -> tuple[str, ...]:
         """What stands under `HEADS`; what is not known is not told as 0."""
-        known = self.jobs - self.open - self.unknown > 0
+        known = self.jobs - self.open - self.unknown > 0 or self.paid > 0
         counts = [str(count) if count else "" for count in (self.open, self.unknown)]
         tokens = [f"{count:,}" if count else "" for count in (self.tokens_in, self.tokens_out)]
         paid = dollars(self.paid) if known else ""
@@ -249,7 +253,7 @@ class Spent:
     """What a budget has left.
 
     Attributes:
-        paid: US dollars that ended jobs cost.
+        paid: US dollars that ended jobs cost, and rounds of others.
         bound: what those that are at the server, or about to be, cost at most.
         unknown: how many jobs there are of neither of which a price is known.
     """
@@ -284,7 +288,7 @@ class BudgetGate:
         self._clock = clock
         self._lock = threading.Lock()
         self._ended: dict[str, JobCost] = {}
-        self._open: dict[str, float | None] = {}
+        self._open: dict[str, JobCost] = {}
         self._admitted: dict[str, float | None] = {}
         self._read_at = self._read_to = 0.0
         self._from = math.inf
@@ -366,10 +370,9 @@ class BudgetGate:
         elif now - self._read_at >= REREAD:
             self._read(self._read_to, now)
         ended = [cost for cost in self._ended.values() if (cost.ended_at or 0.0) >= start]
-        under_way = self._open | self._admitted
-        bounds = list(under_way.values())
+        bounds = [*(cost.most for cost in self._open.values()), *self._admitted.values()]
         return Spent(
-            paid=sum(cost.charge.price or 0.0 for cost in ended),
+            paid=sum(cost.charge.price or 0.0 for cost in [*ended, *self._open.values()]),
             bound=sum(bound or 0.0 for bound in bounds),
             unknown=sum(cost.unknown for cost in ended) + sum(b is None for b in bounds),
         )
@@ -380,10 +383,9 @@ class BudgetGate:
         known = [key for key, one in self._ended.items() if (one.ended_at or 0.0) >= since]
         for entry in self._store.billed(since, known):
             cost = cost_of(entry)
-            if entry.ended_at is not None:
-                self._drop(entry.key)
+            self._drop(entry.key)  # what was let pass is in the journal by now
             if cost is not None and cost.ended_at is None:
-                self._open[cost.key] = cost.most
+                self._open[cost.key] = cost
             elif cost is not None:
                 self._ended[cost.key] = cost
         self._read_at, self._read_to = now, now - OVERLAP

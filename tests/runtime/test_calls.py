@@ -22,7 +22,9 @@ from bgmagic.jobs.job import Answer
 from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobUnknown, NoAnswer
 from bgmagic.jobs.steps import FunctionRounds, Step
 from bgmagic.public import submit
+from bgmagic.runtime import runner
 from bgmagic.runtime.calls import AT_ONCE
+from bgmagic.submission import costs
 from bgmagic.submission.app import NoShell, app
 from bgmagic.submission.costs import cost_of
 from bgmagic.tools.functions import function_entry, read_arguments
@@ -386,14 +388,29 @@ def test_cancelling_does_not_wait_for_a_function(
 def test_a_budget_bounds_the_rounds(
     rounds: Callable[..., None], pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each round counts against the budget anew: the one that could go over it is held back."""
-    prices = {"gpt-own": {"input": 0.0, "output": 1000.0}}
+    """Each round counts against the budget anew, with what those before have cost: the one that could
+    go over it is held back with the line of a first request, in other kernels too, which count them
+    while it waits; the receipt tells of an open job what it has cost so far."""
+    monkeypatch.setattr(runner, "BUDGET_RETRY", 0.05)
+    monkeypatch.setattr(costs, "REREAD", 0.0)
+    prices = {
+        "gpt-own": {"input": 0.0, "output": 200_000.0}
+    }  # a dollar for the 5 tokens of a round
     monkeypatch.setenv("BGMAGIC_PRICES", json.dumps(prices))
     monkeypatch.setenv("BGMAGIC_BUDGET", "2.5/day")
     rounds(*[[("add", {"a": 1, "b": 1})]] * 5)
-    job = submit("Go.", poll=0.02, tool=add, model="gpt-own", max_output_tokens=1000)
-    eventually(lambda: "the budget of" in (job.record.trouble or ""))
+    job = submit("Go.", poll=0.02, tool=add, model="gpt-own", max_output_tokens=5)
+    line = "this can cost $1.00, and the budget of $2.50/day has $2.00 spent"
+    eventually(lambda: job.record.trouble == f"not sent: {line}")
     assert (len(bodies(pointed)), len(job.steps)) == (2, 2)
+    (cost,) = costs.costs_since(app.manager.store, 0.0)
+    assert (cost.ended_at, cost.most, cost.charge.price) == (None, 0.0, 2.0)
+    assert costs.receipt([cost])[-1].cells[6] == "$2.00"
+    elsewhere = costs.BudgetGate(app.manager.store, lambda: costs.Budget(2.5, "day"))
+    with pytest.raises(BadInput, match=line.replace("$", r"\$")):
+        elsewhere.check([job.request], job.record.server)
+    monkeypatch.setenv("BGMAGIC_BUDGET", "3.5/day")
+    eventually(lambda: len(bodies(pointed)) == 3)
     job.cancel()
     assert isinstance(job.exception(LIMIT), JobCancelled)
 
