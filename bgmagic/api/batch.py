@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from bgmagic.api.error_body import failure_message
@@ -17,6 +17,7 @@ from bgmagic.api.request import Request
 from bgmagic.api.response import is_terminal, objects_in, text_in
 from bgmagic.errors import BadInput
 from bgmagic.text import one_line
+from bgmagic.values import dataclass
 
 # The bounds of one file (OpenAI's guide to Batch, openai 3.57).
 MOST_REQUESTS = 50_000

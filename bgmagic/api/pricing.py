@@ -13,13 +13,13 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import TokenCounts, text_in
 from bgmagic.errors import BadInput
 from bgmagic.text import dollars
+from bgmagic.values import dataclass, replace
 
 CHARACTERS = 4  # per token, roughly, without a tokenizer (OpenAI's own rule of thumb)
 

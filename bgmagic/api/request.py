@@ -9,7 +9,7 @@ import json
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from bgmagic.api.server import ServerConfig
 from bgmagic.api.words import ENCRYPTED
 from bgmagic.errors import BadInput
 from bgmagic.text import SharedText, TextSharer
+from bgmagic.values import dataclass
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bgmagic.text import SharedText, one_line
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from openai.types.responses import Response as Response

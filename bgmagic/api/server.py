@@ -9,13 +9,14 @@ import contextlib
 import ipaddress
 import os
 import urllib.parse
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
 from bgmagic.api.redaction import Secrets
 from bgmagic.errors import BadInput
 from bgmagic.text import one_line
+from bgmagic.values import dataclass
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 

@@ -10,11 +10,12 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from IPython import get_ipython
 from IPython.display import publish_display_data
+
+from bgmagic.values import dataclass
 
 Formulas = Literal["mathjax", "mathml"]  # how a page shows formulas in HTML
 

@@ -8,7 +8,6 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from bgmagic.api.response import Usage
@@ -18,6 +17,7 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status
 from bgmagic.rendering.escaping import inline_text
 from bgmagic.text import count_jobs, duration, one_line
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob

@@ -8,13 +8,14 @@ import functools
 import io
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.response import Citation, objects_in, sources_text, text_in
 from bgmagic.errors import BgmagicError
 from bgmagic.text import user_path, without_controls
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from bgmagic.rendering.artifacts import Run

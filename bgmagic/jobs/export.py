@@ -17,6 +17,7 @@ from bgmagic.api.response import Usage, read_output
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status, hashable
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     import pandas
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 import heapq
 import time
 from collections import Counter
-from dataclasses import dataclass
 
 from bgmagic.text import one_line
 

@@ -10,11 +10,11 @@ import bisect
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.errors import BadInput
 from bgmagic.text import one_line
+from bgmagic.values import dataclass
 
 _WORD = re.compile(r'(?<!\S)"([^"]+)"(?!\S)|(\S+)')
 

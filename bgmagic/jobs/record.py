@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,7 @@ from bgmagic.api.server import is_openai
 from bgmagic.api.words import WINDOW_SECONDS
 from bgmagic.errors import public
 from bgmagic.jobs.steps import FunctionRounds, with_all_usage
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from bgmagic.api.batch import RequestCounts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -13,6 +12,7 @@ from bgmagic.api.pricing import ROUNDS
 from bgmagic.api.replay import previous_of, replayed_items
 from bgmagic.api.request import Request
 from bgmagic.api.response import Usage, objects_in, read_output, text_in
+from bgmagic.values import dataclass
 
 ASK_MARK = "__bgmagic_ask__"  # of a function whose calls need somebody's word
 

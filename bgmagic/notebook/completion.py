@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -37,6 +36,7 @@ from bgmagic.submission.settings import (
     WaitSettings,
 )
 from bgmagic.text import user_path
+from bgmagic.values import dataclass
 
 MAGICS: Mapping[str, type[Any]] = {
     "%%bgresponse": SubmitSettings,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bgmagic.errors import BadInput
 from bgmagic.text import one_line
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from bgmagic.submission.app import App
@@ -21,7 +22,6 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.api.request_body import build_request

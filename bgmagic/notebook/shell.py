@@ -6,7 +6,6 @@ import abc
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -42,6 +41,7 @@ from bgmagic.submission.costs import HEADS
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.text import without_controls
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -6,10 +6,10 @@ import math
 import struct
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.errors import BadInput
+from bgmagic.values import dataclass
 
 Cells = list[Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from bgmagic.api.request import Previous, hash_of
@@ -12,6 +12,7 @@ from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import Detached
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.text import kind_of
+from bgmagic.values import dataclass
 
 ROLES = ("user", "assistant", "system", "developer")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.jobs.placeholder import rendering_prompt
 from bgmagic.prompts.to_text import NoText, to_text
 from bgmagic.text import did_you_mean, kind_of, one_line
+from bgmagic.values import dataclass
 
 # What IPython itself puts into a notebook's namespace.
 IPYTHON_NAMES = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open", "_", "__", "___"})

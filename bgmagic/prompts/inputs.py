@@ -11,7 +11,6 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -19,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from bgmagic.api.words import TOOLS
 from bgmagic.errors import BadInput
 from bgmagic.text import did_you_mean, one_line
+from bgmagic.values import dataclass
 
 # OpenAI's guides "File inputs" and "Images": so much in all files of one request.
 MOST = 50 * 2**20  # bytes

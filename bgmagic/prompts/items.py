@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.errors import BadInput
 from bgmagic.prompts.libraries import refusal
 from bgmagic.prompts.tables import Table, root_of, table_of
+from bgmagic.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import datetime
 import importlib.util
 import sys
 from collections.abc import Callable, KeysView, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.errors import BadInput
 from bgmagic.prompts.arrays import Cells, array_cells, duration_words, shortest
+from bgmagic.values import dataclass
 
 
 @dataclass(frozen=True)

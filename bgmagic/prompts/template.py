@@ -11,7 +11,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +20,7 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.prompts.expressions import RAW, Expression, compiled, evaluate, lookup_names, names_in
 from bgmagic.text import kind_of, one_line
+from bgmagic.values import dataclass
 
 _TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[][(){}]""", re.DOTALL)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.api.request import OutputType, Previous, Request
@@ -24,6 +23,7 @@ from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.runtime.pacing import RunConfig
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
+from bgmagic.values import dataclass
 
 
 def record_of(

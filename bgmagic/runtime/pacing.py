@@ -14,12 +14,13 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import WakeEvent
 from bgmagic.runtime.sending import ServerBehavior
 from bgmagic.transport.client import CREATE_TIMEOUT, ResponsesClient
+from bgmagic.values import dataclass
 
 # The user's specification of the API: poll usually every 10 seconds and always less than 90 apart.
 INTERVAL = 10.0

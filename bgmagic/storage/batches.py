@@ -11,7 +11,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -24,6 +24,7 @@ from bgmagic.jobs.record import JobRecord
 from bgmagic.storage.database import JournalError, StoredJob
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.live_rows import Write, changed
+from bgmagic.values import dataclass
 
 
 class BatchState(StrEnum):

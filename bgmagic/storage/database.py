@@ -13,12 +13,12 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bgmagic.errors import BgmagicError
 from bgmagic.storage import filesystem
+from bgmagic.values import dataclass, fields
 
 T = TypeVar("T")
 

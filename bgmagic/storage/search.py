@@ -18,7 +18,6 @@ import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from bgmagic.jobs.matching import asked_text, fold, given_text
 from bgmagic.storage import database, filesystem
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.journal import Journal
+from bgmagic.values import dataclass
 
 VERSION = 1  # of the index: another one is left alone, and one of our own is made in a spare file
 

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.pricing import BATCH, Billing, Charge, Terms, price_of_tokens
@@ -20,6 +20,7 @@ from bgmagic.api.response import TokenCounts
 from bgmagic.errors import BadInput
 from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.text import count_jobs, dollars
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob

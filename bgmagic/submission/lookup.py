@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_duration
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob

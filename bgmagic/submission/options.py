@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, TypeVar
 
 from bgmagic.submission.converters import Converter, to_choice, to_string, to_switch
+from bgmagic.values import dataclass
 
 S = TypeVar("S")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.matching import Match, asked_text, given_text, match, search_words
 from bgmagic.submission.app import app
 from bgmagic.text import one_line
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from bgmagic.storage.database import StoredJob

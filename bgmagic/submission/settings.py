@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from bgmagic.submission.converters import (
     to_word,
 )
 from bgmagic.submission.options import option
+from bgmagic.values import dataclass
 
 
 @dataclass(frozen=True)

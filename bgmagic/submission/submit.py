@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.pricing import Billing, prices_of_environment
@@ -32,6 +32,7 @@ from bgmagic.submission.lookup import JobLookup, Submission
 from bgmagic.submission.options import resolve_settings
 from bgmagic.submission.settings import SubmitSettings, deadline_of
 from bgmagic.text import did_you_mean, dollars
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from bgmagic.tools.functions import FunctionTool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.batch import BatchAssigner
@@ -20,6 +20,7 @@ from bgmagic.submission.app import app
 from bgmagic.submission.lookup import DuplicateIndex, JobLookup
 from bgmagic.submission.submit import PreparedRequest
 from bgmagic.sweeps.plan import SweepPlan
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig

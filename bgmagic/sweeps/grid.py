@@ -12,7 +12,7 @@ import numbers
 import pickle
 import uuid
 from collections.abc import Callable, Iterable, Mapping, MappingView, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from bgmagic.errors import BadInput
@@ -21,6 +21,7 @@ from bgmagic.prompts.items import TableRows, as_record, rows_of
 from bgmagic.submission.options import read_option
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.text import did_you_mean, kind_of, one_line
+from bgmagic.values import dataclass
 
 # Settings that a job can have of its own; everything else is one for the whole sweep.
 SWEPT = (

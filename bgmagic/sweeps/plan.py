@@ -6,7 +6,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from bgmagic.api.pricing import STANDARD_TIERS, CostEstimate, Terms, estimate_cost
@@ -28,6 +28,7 @@ from bgmagic.submission.submit import (
 from bgmagic.sweeps import grid
 from bgmagic.sweeps.grid import Items, SweepPoint, copy_of, snapshot_of
 from bgmagic.text import count_jobs
+from bgmagic.values import dataclass
 
 LARGEST = 500_000_000  # characters of all requests of a sweep: they are kept in memory, and written
 

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.batch import BatchAssigner
@@ -24,6 +23,7 @@ from bgmagic.submission.settings import SubmitSettings, deadline_of
 from bgmagic.sweeps.feed import SweepFeed, SweepJoiner, asked_by, job_name, make_limiter, record_at
 from bgmagic.sweeps.grid import LazyList
 from bgmagic.sweeps.plan import SweepPlan, estimated_cost, plan_sweep, require_confirmation
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig

@@ -10,7 +10,7 @@ import re
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from bgmagic.api.request import check_text
@@ -21,6 +21,7 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.steps import ASK_MARK
 from bgmagic.prompts.to_text import to_text
 from bgmagic.text import kind_of, one_line
+from bgmagic.values import dataclass
 
 OnMain = Callable[[Callable[[], Any]], Future[Any]]  # calls a function on the kernel's main thread
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.api.error_body import failure_message
 from bgmagic.api.response import split_phases
+from bgmagic.values import dataclass
 
 # Bytes of one event; the last one holds the whole response. More is no event but an attack.
 LARGEST = 64_000_000

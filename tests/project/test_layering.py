@@ -23,34 +23,35 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "text": set(),
     "concurrency": set(),
+    "values": set(),
     "rendering": set(),
-    "api": {"errors", "text"},
-    "transport": {"api", "concurrency", "errors", "text"},
-    "jobs": {"api", "errors", "rendering", "text"},
-    "prompts": {"api", "errors", "jobs", "text"},
-    "storage": {"api", "concurrency", "errors", "jobs"},
-    "tools": {"api", "concurrency", "errors", "jobs", "prompts", "text"},
+    "api": {"errors", "text", "values"},
+    "transport": {"api", "concurrency", "errors", "text", "values"},
+    "jobs": {"api", "errors", "rendering", "text", "values"},
+    "prompts": {"api", "errors", "jobs", "text", "values"},
+    "storage": {"api", "concurrency", "errors", "jobs", "values"},
+    "tools": {"api", "concurrency", "errors", "jobs", "prompts", "text", "values"},
     "runtime": {
         "api", "concurrency", "errors", "jobs", "prompts", "storage", "tools", "transport",
+        "values",
     },
-    "batches": {
-        "api", "concurrency", "errors", "jobs", "runtime", "storage", "transport",
-    },
-    "display": {"api", "errors", "jobs", "rendering", "storage", "text"},
+    "batches": {"api", "concurrency", "errors", "jobs", "runtime", "storage", "transport"},
+    "display": {"api", "errors", "jobs", "rendering", "storage", "text", "values"},
     "submission": {
         "api", "batches", "concurrency", "display", "errors", "jobs", "prompts", "runtime",
-        "storage", "text", "tools",
+        "storage", "text", "tools", "values",
     },
     "sweeps": {
-        "api", "errors", "jobs", "prompts", "runtime", "storage", "submission", "text",
+        "api", "errors", "jobs", "prompts", "runtime", "storage", "submission", "text", "values",
     },
     "public": {"errors", "jobs", "submission", "sweeps", "text", "transport"},
     "notebook": {
-        "api", "display", "errors", "jobs", "local", "prompts", "rendering", "storage", "submission",
-        "sweeps", "text",
+        "api", "display", "errors", "jobs", "local", "prompts", "rendering", "storage",
+        "submission", "sweeps", "text", "values",
     },
     "server": {
-        "api", "concurrency", "display", "errors", "jobs", "runtime", "storage", "submission", "text",
+        "api", "concurrency", "display", "errors", "jobs", "runtime", "storage", "submission",
+        "text",
     },
     "local": set(),
     "": {"errors", "jobs", "notebook", "prompts", "public"},
@@ -59,7 +60,7 @@ ROOMS: dict[str, set[str]] = {
 
 # Each row stands on those below it; what stands in one row imports nothing of that row.
 LAYERS = (
-    ("errors", "text", "concurrency", "rendering", "local"),
+    ("errors", "text", "concurrency", "values", "rendering", "local"),
     ("api",),
     ("transport", "jobs"),
     ("storage", "prompts"),
@@ -120,7 +121,7 @@ IPYTHON = ("notebook", "display", "")
 
 LONGEST = 450  # lines of a file
 MOST_IN_PACKAGE = 12  # files, besides __init__
-MOST = 127  # Python files in all, besides the packages' own docstrings; 90 before issues 16 to 19
+MOST = 128  # Python files in all, besides the packages' own docstrings; 90 before issues 16 to 19
 
 
 @functools.cache
