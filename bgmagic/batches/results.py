@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from bgmagic.api.batch import BatchResult, read_result
 from bgmagic.api.request import Request
@@ -16,66 +14,15 @@ from bgmagic.api.server import ServerConfig
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach, settle
 from bgmagic.jobs.record import LASTING_NOTES, Status
+from bgmagic.runtime.pacing import Courtesy
 from bgmagic.storage.batches import BatchStore
 from bgmagic.transport.batches import BatchesClient
-
-T = TypeVar("T")
 
 logger = logging.getLogger("bgmagic")
 
 TOGETHER = 100  # results that are written down with one commit
 
 BYTES_TOGETHER = 1 << 20
-
-SLICE = 20  # jobs that are changed in one go, a few milliseconds
-
-LOOK = 0.01  # seconds in which it is looked whether a cell computes
-
-# Of the time that a computing cell has, the work on a batch takes one part in so many. The journal
-# takes as long again on its own thread.
-SHARE = 100
-
-MOST_COUNTED = 0.1  # seconds of this thread's work that one pause makes up for
-
-
-def cells_time() -> float:
-    """CPU seconds of the thread that cells run on; where no other thread's can be read, as on
-    Windows and macOS, those of the whole process."""
-    clock_of = getattr(time, "pthread_getcpuclockid", None)
-    cells = threading.main_thread().ident
-    if clock_of is None or cells is None:
-        return time.process_time()
-    return time.clock_gettime(clock_of(cells))
-
-
-class Courtesy:
-    """Leaves the interpreter to a cell that computes: thousands of results are hours old, and can
-    take some minutes more. Without one, they come as quickly as they can."""
-
-    def __init__(self) -> None:
-        self._used = 0.0
-        self._since = time.thread_time()
-
-    async def pause(self) -> None:
-        """Let others go first, and a computing cell for long."""
-        # All that this thread did since, reading lines too; after an idle hour not all is ours.
-        self._used += min(time.thread_time() - self._since, MOST_COUNTED)
-        if self._used < 0.002:
-            await asyncio.sleep(0)
-        else:
-            before, begun = cells_time(), time.perf_counter()
-            await asyncio.sleep(LOOK)
-            # On a busy machine a cell that computes gets only a part of the time that passes.
-            busy = cells_time() - before > (time.perf_counter() - begun) / 10
-            await asyncio.sleep(self._used * SHARE if busy else 0)
-            self._used = 0.0
-        self._since = time.thread_time()
-
-    async def slices(self, values: Sequence[T], size: int = SLICE) -> AsyncIterator[Sequence[T]]:
-        """``values`` in slices, with a pause after each."""
-        for start in range(0, len(values), size):
-            yield values[start : start + size]
-            await self.pause()
 
 
 class ResultCollector:

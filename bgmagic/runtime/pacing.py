@@ -1,26 +1,32 @@
 """Decides when and how a job may call its server.
 
 `PollSchedule` computes delays and never waits. `PollPacer` spreads the polls of many jobs evenly.
-`ConcurrencyLimiter` bounds the jobs of a sweep that are at the server. `ServerEndpoint` is what all
-jobs of one server share, and `RunConfig` what one job was submitted with.
+`ConcurrencyLimiter` bounds the jobs of a sweep that are at the server. `Courtesy` paces the work
+beside a cell. `ServerEndpoint` is what all jobs of one server share, and `RunConfig` what one job
+was submitted with.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import math
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import field
+from typing import TypeVar
 
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import WakeEvent
 from bgmagic.runtime.sending import ServerBehavior
 from bgmagic.transport.client import CREATE_TIMEOUT, ResponsesClient
 from bgmagic.values import dataclass
+
+T = TypeVar("T")
 
 # The user's specification of the API: poll usually every 10 seconds and always less than 90 apart.
 INTERVAL = 10.0
@@ -282,6 +288,69 @@ class ConcurrencyLimiter:
                 self._asking.discard(wake)
                 self._inside.add(wake)
                 wake.set()
+
+
+SLICE = 20  # jobs that are changed in one go, a few milliseconds
+
+LOOK = 0.01  # seconds in which it is looked whether a cell computes
+
+# Of the time that a computing cell has, the work on a batch takes one part in so many. The journal
+# takes as long again on its own thread.
+SHARE = 100
+
+MOST_COUNTED = 0.1  # seconds of this thread's work that one pause makes up for
+
+
+def cells_time() -> float:
+    """CPU seconds of the thread that cells run on; where no other thread's can be read, as on
+    Windows and macOS, those of the whole process."""
+    clock_of = getattr(time, "pthread_getcpuclockid", None)
+    cells = threading.main_thread().ident
+    if clock_of is None or cells is None:
+        return time.process_time()
+    return time.clock_gettime(clock_of(cells))
+
+
+class Courtesy:
+    """Leaves the interpreter to a cell that computes: a batch takes hours, and the work on it can
+    take some minutes more. Without one, it is done as quickly as it can be.
+
+    Attributes:
+        hurry: ends pauses: the process is about to end.
+    """
+
+    def __init__(self) -> None:
+        self.hurry = asyncio.Event()
+        self._used = 0.0
+        self._since = time.thread_time()
+
+    async def pause(self) -> None:
+        """Let others go first, and a computing cell for long."""
+        # All that this thread did since, reading lines too; after an idle hour not all is ours.
+        self._used += min(time.thread_time() - self._since, MOST_COUNTED)
+        if self._used < 0.002:
+            await asyncio.sleep(0)
+        else:
+            before, begun = cells_time(), time.perf_counter()
+            await asyncio.sleep(LOOK)
+            # On a busy machine a cell that computes gets only a part of the time that passes.
+            busy = cells_time() - before > (time.perf_counter() - begun) / 10
+            await self._wait(self._used * SHARE if busy else 0.0)
+            self._used = 0.0
+        self._since = time.thread_time()
+
+    async def _wait(self, seconds: float) -> None:
+        if not seconds or self.hurry.is_set():
+            await asyncio.sleep(0)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.hurry.wait(), seconds)
+
+    async def slices(self, values: Sequence[T], size: int = SLICE) -> AsyncIterator[Sequence[T]]:
+        """``values`` in slices, with a pause after each."""
+        for start in range(0, len(values), size):
+            yield values[start : start + size]
+            await self.pause()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from bgmagic.jobs.job import Job
@@ -72,10 +72,13 @@ class JobFeed(Protocol):
     def in_batch(self) -> bool:
         """Whether they go to the server in batches."""
 
-    def chunks(self) -> AsyncIterator[list[Job]]:
+    def chunks(self, pause: Callable[[], Awaitable[None]]) -> AsyncIterator[list[Job]]:
         """The jobs in lists that are to be written down together. On the loop thread.
 
         Those that have ended already are told of it once that is written down.
+
+        Args:
+            pause: awaited between slices of the work, so that others go on.
         """
 
     def make_all(self) -> None:

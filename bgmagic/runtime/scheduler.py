@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from bgmagic.api.server import ServerConfig
@@ -17,10 +17,10 @@ from bgmagic.jobs.outcome import SHUTDOWN, detach, settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, SendGate
 from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.dependencies import FindJob
-from bgmagic.runtime.pacing import PollPacer, RunConfig, ServerEndpoint
+from bgmagic.runtime.pacing import Courtesy, PollPacer, RunConfig, ServerEndpoint
 from bgmagic.runtime.registry import JobFeed
 from bgmagic.runtime.runner import START_DELAY, JobRunner
-from bgmagic.storage.job_store import AT_ONCE, JobStore
+from bgmagic.storage.job_store import AT_ONCE, LET_OTHERS, JobStore
 from bgmagic.transport.client import ResponsesClient
 
 logger = logging.getLogger("bgmagic")
@@ -37,7 +37,7 @@ class GivenJobs:
         self.left = len(jobs)
         self.in_batch = any(job.record.batch is not None for job in jobs[:1])
 
-    async def chunks(self) -> AsyncIterator[list[Job]]:
+    async def chunks(self, _: Callable[[], Awaitable[None]]) -> AsyncIterator[list[Job]]:
         """All of them."""
         yield list(self._jobs)
         self.left = 0
@@ -73,7 +73,8 @@ class BatchStart:
         self._earlier = earlier
         self._config = config
         self._store = store
-        self._hurry = asyncio.Event()
+        self._courtesy = Courtesy()
+        self._hurry = self._courtesy.hurry
         self._written = asyncio.Event()
         self._begun: set[asyncio.Task[None]] = set()
 
@@ -116,7 +117,8 @@ class BatchStart:
 
     async def _feed_all(self, spawn: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
         config, waited = self._config, False
-        async for jobs in self._feed.chunks():
+        pause = LET_OTHERS if self._runs is None else self._courtesy.pause
+        async for jobs in self._feed.chunks(pause):
             for job in jobs:
                 self._store.buffer_until_inserted(job.record)
             if not waited:
@@ -128,7 +130,7 @@ class BatchStart:
                 await self._runs.intend(records)
             if records:
                 await self._store.insert_all(
-                    records, config.server, config.poll_interval, config.deadline
+                    records, config.server, config.poll_interval, config.deadline, pause
                 )
             open_ones = [job for job in jobs if not _ended(job)]
             if self._runs is None:

@@ -7,8 +7,9 @@ What the journal never took runs all the same; `trouble` says that it would not 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -28,6 +29,8 @@ from bgmagic.storage.retention import LARGE
 from bgmagic.storage.search import JournalSearch
 
 AT_ONCE = 25  # entries prepared in one go, about a millisecond
+
+LET_OTHERS = functools.partial(asyncio.sleep, 0)  # the polls of others go on
 
 
 class JobStore:
@@ -76,6 +79,7 @@ class JobStore:
         server: ServerConfig,
         interval: float | None,
         deadline: float,
+        pause: Callable[[], Awaitable[None]] = LET_OTHERS,
     ) -> None:
         """Write down that the requests of a whole group are going to be sent: all or none."""
         keys = [record.key for record in records]
@@ -89,7 +93,7 @@ class JobStore:
         for record in records:
             entries.append(self._entry(record, server, interval, deadline, credentials))
             if len(entries) % AT_ONCE == 0:
-                await asyncio.sleep(0)  # the polls of others go on
+                await pause()
         await self._added(self.journal.add(*entries), keys)
 
     async def _added(self, adding: Future[None], keys: Sequence[str]) -> None:
@@ -192,10 +196,7 @@ class JobStore:
         """
         if record.key in self._unwritten:
             return ours
-
-        def claim(dead: Collection[str]) -> Future[bool]:
-            return self.journal.claim(record.key, self.owner.id, dead)
-
+        claim = functools.partial(self.journal.claim, record.key, self.owner.id)
         if ours:  # of a job that was submitted here the owner is known
             if self._is_shared and self.owner.was_away:
                 # Its user may have had it sent from another host meanwhile.
@@ -215,10 +216,7 @@ class JobStore:
         Raises:
             BgmagicError: the journal, or its folder, can't be written.
         """
-
-        def adopt(dead: Collection[str]) -> Future[bool]:
-            return self.journal.adopt(record.key, self.owner.id, dead, waits)
-
+        adopt = functools.partial(self.journal.adopt, record.key, self.owner.id, waits=waits)
         self.owner.acquire()
         return await self._take(adopt) or (not waits and await self._copy(record.key))
 

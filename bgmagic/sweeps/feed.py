@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -268,7 +268,7 @@ class SweepFeed:
             detach(job, self._over)
         return job
 
-    async def chunks(self) -> AsyncIterator[list[Job]]:
+    async def chunks(self, pause: Callable[[], Awaitable[None]]) -> AsyncIterator[list[Job]]:
         """The new jobs in order, rendered, in lists that are to be written down together.
 
         Those that were there already take their places. What can't be asked ends with the reason,
@@ -283,7 +283,7 @@ class SweepFeed:
                 rendered.append(self._rendered(index))
                 index += 1
                 if time.monotonic() - begun > SLICE:
-                    await asyncio.sleep(0)
+                    await pause()
                     begun = time.monotonic()
             yield await self._new_jobs(rendered)
             self._written = index

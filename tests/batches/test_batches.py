@@ -19,13 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bgmagic.api.server import ServerConfig
-from bgmagic.batches import results
 from bgmagic.jobs.export import export_line
 from bgmagic.jobs.group import JobList
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobLost, JobUnknown
 from bgmagic.jobs.record import Note
 from bgmagic.runtime.manager import JobManager
+from bgmagic.runtime.pacing import Courtesy
 from bgmagic.submission.app import group_displays
 from bgmagic.transport import batches
 from tests.batches.study import attached, config_of, entries_of, manager_of, records_of, sent
@@ -426,26 +426,19 @@ def test_a_cancelled_job_is_left_out_until_the_create(
     assert [server.count(kind) for kind in ("upload", "batch")] == [2, 1]
 
 
-class Sleeps:
-    """Stands for asyncio where the work on results waits, and takes down for how long."""
-
-    def __init__(self) -> None:
-        self.asked: list[float] = []
-
-    async def sleep(self, seconds: float) -> None:
-        self.asked.append(seconds)
-        await asyncio.sleep(min(seconds, 0.05))
-
-
 @pytest.mark.parametrize("computes", [True, False])
 def test_courtesy(monkeypatch: pytest.MonkeyPatch, computes: bool) -> None:
-    """The work on results waits long for the thread of cells where that computes, and for no other
+    """The work on a batch waits long for the thread of cells where that computes, and for no other
     thread of ours."""
-    sleeps, over = Sleeps(), threading.Event()
-    monkeypatch.setattr(results, "asyncio", sleeps)
+    asked, over = list[float](), threading.Event()
+
+    async def wait(_: Courtesy, seconds: float) -> None:
+        asked.append(seconds)
+
+    monkeypatch.setattr(Courtesy, "_wait", wait)
 
     async def work() -> None:
-        courtesy = results.Courtesy()
+        courtesy = Courtesy()
         spun = time.thread_time()
         while time.thread_time() < spun + 0.01:
             pass
@@ -470,7 +463,7 @@ def test_courtesy(monkeypatch: pytest.MonkeyPatch, computes: bool) -> None:
         spin()
     for thread in others:
         thread.join()
-    assert (sleeps.asked[-1] > 0.5) == computes
+    assert (asked[-1] > 0.5) == computes
 
 
 def test_no_room_for_the_file(
