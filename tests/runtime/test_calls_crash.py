@@ -43,6 +43,35 @@ job = bgmagic.submit("Book.", out="seat", tool=book, poll=0.02, ask=sys.argv[2] 
 time.sleep(600)
 """
 
+# Attaches the job, and allows the call with each line that it is given; says how that went.
+ATTACHING = """
+import sys, time
+from bgmagic.errors import BgmagicError
+from bgmagic.submission.app import app
+from tests.support.shell import FakeShell
+
+def book(seat: str) -> str:
+    "Book a seat."
+    with open(sys.argv[1], "a") as ran:
+        ran.write(seat + chr(10))
+    return "booked " + seat
+
+app.shell = FakeShell({"book": book})
+entry = app.manager.store.find(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    job = app.manager.attach(entry)
+    while not job.done() and "Allow or Deny" not in str(job.record.waits_for):
+        time.sleep(0.01)
+    print(job.error or "asks", flush=True)
+    for line in sys.stdin:
+        job.allow(line.strip() or None)
+    print(job.error or job.result(60), flush=True)
+except BgmagicError as error:
+    print(error, flush=True)
+"""
+
 
 @pytest.fixture
 def seat(
@@ -150,12 +179,28 @@ def test_killed_after_the_follow_up(pointed: ScriptedServer, seat: Path) -> None
 
 
 def test_killed_while_it_asks(pointed: ScriptedServer, seat: Path) -> None:
-    """What had not been allowed yet is asked for again, of the one process that follows it."""
+    """What had not been allowed yet is asked for again: of two processes that attach it at once, one
+    asks, and the other says in a line that it has it; clicks in both are one call."""
     killed(seat, "ask", lambda: statuses() == ["asking"])
-    job = attached(seat)
-    eventually(lambda: [step.status for step in job.steps] == ["asking"])
-    eventually(lambda: entry().owner == app.manager.store.owner.id)
-    assert not seat.exists()
-    job.allow()
-    assert job.result(LIMIT) == "Booked."
-    assert seat.read_text() == "4a\n"
+    key = entry().key
+    restart()
+    command = [sys.executable, "-c", ATTACHING, str(seat), key]
+    piped: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    kernels = [subprocess.Popen(command, env={**os.environ, "OPENAI_API_KEY": KEY}, **piped) for _ in "12"]  # fmt: skip
+    try:
+        for kernel in kernels:
+            assert kernel.stdout.readline() == "ready\n"
+        for kernel in kernels:
+            kernel.stdin.write("\n")
+            kernel.stdin.flush()
+        told = [kernel.stdout.readline().strip() for kernel in kernels]
+        assert told.count("asks") == 1, told
+        (other,) = (line for line in told if line != "asks")
+        assert "another kernel" in other
+        ended = [kernel.communicate("\n\n", timeout=LIMIT)[0] for kernel in kernels]
+        assert "Booked." in ended[told.index("asks")]
+    finally:
+        for kernel in kernels:
+            kernel.kill()
+            kernel.wait(LIMIT)
+    assert (seat.read_text(), len(bodies(pointed))) == ("4a\n", 2)
