@@ -130,6 +130,11 @@ def current() -> Frontend:
     return next(found for found in FRONTENDS if found.is_here(message))
 
 
+def takes_input() -> bool:
+    """Whether the cell that runs now can ask for a line of text, which somebody types."""
+    return _message().get("content", {}).get("allow_stdin") is True
+
+
 def session_path() -> str:
     """The path that a Jupyter server gives the kernels of a notebook, or ""."""
     return os.environ.get("JPY_SESSION_NAME", "")

@@ -276,10 +276,6 @@ class EndingLines:
         """Say it when ``one`` has ended, unless ``shown``, its display, was drawn."""
         self._open.append((one, shown))
 
-    def jobs(self) -> list[Job]:
-        """The single jobs whose end is still to be told."""
-        return [one for one, _ in self._open if isinstance(one, Job)]
-
     def tell(self) -> None:
         """Print a line for those that have ended since."""
         for entry in list(self._open):

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,13 @@ from bgmagic.text import one_line
 
 if TYPE_CHECKING:
     from bgmagic.jobs.job import Job
+    from bgmagic.jobs.steps import Step
+    from bgmagic.runtime.manager import JobManager
 
 # Set as the wait is over, one for each wait that goes on in a cell, the outermost first.
 _waits: list[asyncio.Event] = []
+
+_LOOK = 0.3  # seconds between two looks at what must not be put off until a wait is over
 
 _SLICE = 0.1  # seconds; a plain wait is cut into slices so that Windows can be interrupted too
 
@@ -47,7 +51,7 @@ def wait(
     """Block until all ``jobs`` are done, at most ``timeout`` seconds.
 
     Args:
-        meanwhile: called again and again where the thread simply waits.
+        meanwhile: called again and again on this thread.
 
     Returns:
         the jobs that are not done yet.
@@ -58,7 +62,7 @@ def wait(
     pending = [job for job in jobs if not job.done()]
     try:
         if pending and _can_nest():
-            _wait_nested(_nested_loop(), pending, timeout)
+            _wait_nested(_nested_loop(), pending, timeout, meanwhile)
         else:
             _wait_plainly(pending, timeout, meanwhile)
     except KeyboardInterrupt:
@@ -103,14 +107,20 @@ def _nested_loop() -> asyncio.AbstractEventLoop:
 
 
 def _wait_nested(
-    loop: asyncio.AbstractEventLoop, jobs: Sequence[Job], timeout: float | None
+    loop: asyncio.AbstractEventLoop,
+    jobs: Sequence[Job],
+    timeout: float | None,
+    meanwhile: Callable[[], object] | None,
 ) -> None:
     with _defer_cells(), _handle_comms(), _interruptible():
         task = loop.create_task(_all_done(jobs, timeout))
+        beside = None if meanwhile is None else loop.create_task(_repeat(meanwhile))
         try:
             loop.run_until_complete(task)
         finally:
             task.cancel()  # an interrupt leaves it unfinished
+            if beside is not None:
+                beside.cancel()
 
 
 async def _all_done(jobs: Sequence[Job], timeout: float | None) -> None:
@@ -120,6 +130,12 @@ async def _all_done(jobs: Sequence[Job], timeout: float | None) -> None:
     finally:
         for task in waits:
             task.cancel()
+
+
+async def _repeat(meanwhile: Callable[[], object]) -> None:
+    while True:
+        meanwhile()
+        await asyncio.sleep(_LOOK)
 
 
 async def _quietly(job: Awaitable[Any]) -> None:
@@ -338,34 +354,85 @@ def can_type() -> bool:
     return bool(sys.stdin is not None and sys.stdin.isatty())
 
 
-def ask_at_prompt(jobs: Iterable[Job], answered: set[Any]) -> bool:
-    """Ask about each call of these jobs that waits for somebody's word.
+class Questions:
+    """What models want to call and somebody has to allow, of this process's jobs.
 
-    Args:
-        answered: the calls for which somebody gave it, which the loop thread may not know yet.
-
-    Returns:
-        whether each question was answered; what was not is asked again at the next prompt.
+    Attributes:
+        tells: whether a cell runs in which nobody is asked: then a line says that a job asks.
     """
-    from bgmagic.jobs.steps import OPEN_QUESTIONS  # `%load_ext` needs none of it
 
-    for job in jobs:
-        for step in job.steps if not job.done() else ():
-            call = job.record.key, step.round, step.call_id, step.status
-            if step.status in OPEN_QUESTIONS and call not in answered:
+    def __init__(self) -> None:
+        self.tells = False
+        self._jobs: dict[str, Job] | None = None
+        self._answered: set[Any] = set()
+        self._told: set[Any] = set()
+
+    def start(self, manager: JobManager) -> None:
+        """Follow the jobs that call functions from now on, and those there are."""
+        if self._jobs is None:
+            known = [job for job in manager.jobs() if job.record.rounds is not None]
+            self._jobs = {job.record.key: job for job in known}
+            manager.watch(self._follow)
+
+    def _follow(self, job: Job) -> None:
+        if self._jobs is not None and job.record.rounds is not None:
+            self._jobs[job.record.key] = job
+            job.add_listener(self._changed)
+
+    def _changed(self, job: Job) -> None:
+        if job.done():
+            (self._jobs or {}).pop(job.record.key, None)
+        elif self.tells:
+            self.tell(
+                [job],
+                "an interrupt (Ctrl+C) ends what this cell waits for, and you are asked then",
+            )
+
+    def tell(self, jobs: Collection[Job], how: str) -> None:
+        """Print a line on each call of these jobs that waits for somebody's word, once."""
+        for job, step in self._open():
+            if job in jobs and (call := _id_of(job, step)) not in self._told:
+                self._told.add(call)
+                print(f"{_question(job, step)}: {how}")
+
+    def ask(self) -> bool:
+        """Ask about each, here and now.
+
+        Returns:
+            whether each question was answered; what was not is asked again.
+        """
+        for job, step in self._open():
+            # The loop thread may not know an answer yet.
+            if (call := _id_of(job, step)) not in self._answered:
                 if not _ask(job, step):
                     return False
-                answered.add(call)
-    return True
+                self._answered.add(call)
+        return True
+
+    def _open(self) -> Iterator[tuple[Job, Step]]:
+        from bgmagic.jobs.steps import OPEN_QUESTIONS  # `%load_ext` needs none of it
+
+        for job in list((self._jobs or {}).values()):
+            for step in job.steps if not job.done() else ():
+                if step.status in OPEN_QUESTIONS:
+                    yield job, step
 
 
-def _ask(job: Job, step: Any) -> bool:
+def _id_of(job: Job, step: Step) -> Any:
+    return job.record.key, step.round, step.call_id, step.status
+
+
+def _question(job: Job, step: Step) -> str:
     from bgmagic.jobs.steps import CallStatus
 
     call = f"{step.name}({one_line(step.arguments, 300)})"
-    again = "which may have run already, once more " if step.status == CallStatus.UNKNOWN else ""
+    again = ", which may have run already, once more" if step.status == CallStatus.UNKNOWN else ""
+    return f"{job.name or 'a job'}: its model wants to call {call}{again}"
+
+
+def _ask(job: Job, step: Step) -> bool:
     try:
-        said = input(f"{job.name or 'a job'}: its model wants to call {call} {again}[y/N] ")
+        said = input(f"{_question(job, step)} [y/N] ")
     except (EOFError, KeyboardInterrupt):
         return False
     if said.strip().lower() in ("y", "yes"):

@@ -148,6 +148,11 @@ class BgMagics(Magics):
         tables = [table for part in self.parts for table in part.magics.values()]
         return {name: magic for table in tables for name, magic in table.items()}
 
+    def before_cell(self, *_: object) -> None:
+        """Ask what the next cell may wait for; IPython calls it before each."""
+        if self._notebook is not None:
+            self._notebook.before_cell()
+
     def after_cell(self, *_: object) -> None:
         """Show what may have been missed since the last cell; IPython calls it after each."""
         if self._notebook is not None:
@@ -205,6 +210,7 @@ def load(shell: InteractiveShell) -> None:
         for name in names:
             # A method, as IPython has them.
             shell.magics_manager.magics[kind][name] = MethodType(LazyMagic(name, magics), magics)
+    shell.events.register("pre_run_cell", magics.before_cell)
     shell.events.register("post_run_cell", magics.after_cell)
     shell.Completer.custom_matchers.append(magics.matcher)
     app.use_shell(lambda: magics.notebook)
@@ -243,6 +249,7 @@ def unload(shell: InteractiveShell) -> None:
         for kind, names in NAMES.items():
             for name in names:
                 shell.magics_manager.magics[kind].pop(name, None)
+        shell.events.unregister("pre_run_cell", magics.before_cell)
         shell.events.unregister("post_run_cell", magics.after_cell)
         shell.Completer.custom_matchers.remove(magics.matcher)
         if hasattr(shell, "kernel"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,12 @@ from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import Listener
 from bgmagic.notebook.blocking import (
     MainThread,
-    ask_at_prompt,
+    Questions,
     can_type,
     named_function,
     wait,
 )
-from bgmagic.submission.app import place
+from bgmagic.submission.app import app, place
 from bgmagic.submission.costs import HEADS
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
@@ -91,6 +91,7 @@ class NotebookShell(abc.ABC):
         self._ipython = ipython
         self._configured = configured
         self._main = main
+        self._questions = Questions()
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -140,9 +141,14 @@ class NotebookShell(abc.ABC):
 
     # How jobs are shown.
 
-    @abc.abstractmethod
     def can_ask(self) -> bool:
         """Whether somebody is there who can allow or deny what a model wants to call."""
+        self._questions.start(app.manager)
+        return self._types()
+
+    @abc.abstractmethod
+    def _types(self) -> bool:
+        """Whether somebody is there who can be asked by a line at the prompt."""
 
     @abc.abstractmethod
     def show(self, job: Job) -> None:
@@ -192,19 +198,31 @@ class NotebookShell(abc.ABC):
     def show_receipt(self, lines: Sequence[Sequence[str]], note: str) -> None:
         """Show what jobs cost: a table, with cells as `HEADS` says, and a sentence or ""."""
 
+    def before_cell(self, *_: object) -> None:
+        """Ask what has come up since the last cell, which the next may wait for; IPython calls it
+        before each."""
+        if self._types():
+            self._questions.ask()
+
     @abc.abstractmethod
     def after_cell(self, *_: object) -> None:
         """Show what may have been missed since the last cell; IPython calls it after each."""
 
     def wait_and_tell(self, jobs: Sequence[Job], timeout: float | None) -> None:
         """Wait for jobs and print how each stands then; ``timeout`` in seconds."""
-        pending = wait(jobs, timeout, self._meanwhile)
+        waited = frozenset(jobs)
+        pending = wait(jobs, timeout, lambda: self._meanwhile(waited))
         for some in split_by_group(jobs):
             on = f", not done after {timeout:g} s; it goes on" if set(some) & set(pending) else ""
             print(f"{describe_jobs(some)}{on}")
 
-    def _meanwhile(self) -> None:  # noqa: B027 - where the loop runs on there is nothing to do
-        """Do what a wait must not put off until the cell has ended."""
+    def _meanwhile(self, jobs: Collection[Job]) -> None:
+        """Do what a wait for ``jobs`` must not put off until the cell has ended: ask, or say that
+        a job asks."""
+        if not self._types():
+            self._questions.tell(jobs, "click Allow or Deny on its card")
+        elif not self._questions.ask():
+            raise KeyboardInterrupt
 
 
 class KernelShell(NotebookShell):
@@ -219,8 +237,12 @@ class KernelShell(NotebookShell):
         self._lines = EndingLines("; %bgjobs {} shows it")
 
     def can_ask(self) -> bool:
-        """Somebody who looks at the card, unless a program runs the cells."""
-        return frontend.current().live
+        """Somebody who looks at the card, or types in a console; not a program that runs cells."""
+        return super().can_ask() or frontend.current().live
+
+    def _types(self) -> bool:
+        """In a console; where there are cards, these ask."""
+        return frontend.current().hears == "next cell" and frontend.takes_input()
 
     def show(self, job: Job) -> None:
         """Show its card, or its end."""
@@ -289,6 +311,8 @@ class KernelShell(NotebookShell):
     def after_cell(self, *_: object) -> None:
         """Show again, or say, what the frontend may not have heard from another thread."""
         frontend.after_cell()
+        if self._types():
+            self._questions.ask()
         self._lines.tell()
 
     def wait_and_tell(self, jobs: Sequence[Job], timeout: float | None) -> None:
@@ -305,10 +329,8 @@ class TerminalShell(NotebookShell):
     def __init__(self, ipython: InteractiveShell, configured: Any, main: MainThread) -> None:
         super().__init__(ipython, configured, main)
         self._lines = EndingLines()
-        self._answered: set[Any] = set()
 
-    def can_ask(self) -> bool:
-        """Somebody who types."""
+    def _types(self) -> bool:
         return can_type()
 
     def show(self, job: Job) -> None:
@@ -354,19 +376,28 @@ class TerminalShell(NotebookShell):
 
     def after_cell(self, *_: object) -> None:
         """Say in a line before the next prompt which jobs have ended since."""
+        self._questions.tells = False
         self._main.drain()
-        ask_at_prompt(self._lines.jobs(), self._answered)
+        self._questions.ask()
         self._lines.tell()
 
-    def _meanwhile(self) -> None:
-        """Call what is to be called on this thread, and ask what is to be asked."""
+    def before_cell(self, *_: object) -> None:
+        """Also say, as long as the cell runs, that a job asks."""
+        super().before_cell()
+        self._questions.tells = True
+
+    def _meanwhile(self, jobs: Collection[Job]) -> None:
+        """Also call what is to be called on this thread."""
         self._main.drain()
-        if not ask_at_prompt(self._lines.jobs(), self._answered):
-            raise KeyboardInterrupt
+        super()._meanwhile(jobs)
 
     def wait_and_tell(self, jobs: Sequence[Job], timeout: float | None) -> None:
         """Also remember whose end was told."""
-        super().wait_and_tell(jobs, timeout)
+        told, self._questions.tells = self._questions.tells, False
+        try:
+            super().wait_and_tell(jobs, timeout)
+        finally:
+            self._questions.tells = told
         self._lines.told(jobs)
 
 

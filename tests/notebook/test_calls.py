@@ -48,6 +48,37 @@ def test_between_cells(in_kernel: Kernel, server: ScriptedServer) -> None:
     )
 
 
+def test_asked_where_it_can_be_answered(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """A wait says that its job asks, and where: by the card's buttons in a notebook. A console asks
+    itself by a line, as it waits and before the next cell."""
+    scripted(server, "where", {"n": 1})
+    in_kernel.ok(FUNCTION)
+    in_kernel.ok("%%bgresponse -o a --tool $where --ask\nWhere?")
+    told = in_kernel.ok("%bgwait a --timeout 0.5").stdout
+    asks = 'its model wants to call where({"n": 1})'
+    while "not done" in told and asks not in told:  # it had not come so far
+        told = in_kernel.ok("%bgwait a --timeout 0.5").stdout
+    assert f"a: {asks}: click Allow or Deny on its card" in told
+    in_kernel.ok("a.deny()")
+    in_kernel.ok("%bgwait a")
+    in_kernel.names_cells = False
+
+    def typed(cell: str, answer: str) -> str:
+        running = in_kernel.start(cell)
+        asked = in_kernel.client.get_stdin_msg(timeout=60)["content"]["prompt"]
+        in_kernel.client.input(answer)
+        assert in_kernel.finish(running).status == "ok"
+        return str(asked)
+
+    assert typed("%%bgresponse -o b --tool $where --ask --wait\nWhere?", "y") == f"b: {asks} [y/N] "
+    assert in_kernel.value("b.steps[0].status") == "'done'"
+    in_kernel.ok("%%bgresponse -o c --tool $where --ask\nWhere?")
+    code = "while c.record.status_text.find('Allow') < 0 and not c.done(): pass"
+    assert typed(code, "n") == f"c: {asks} [y/N] "
+    assert in_kernel.ok("%bgwait c").stdout.startswith("c: completed")
+    assert in_kernel.value("c.steps[0].status") == "'denied'"
+
+
 def test_a_function_between_cells_is_interrupted(
     in_kernel: Kernel, server: ScriptedServer, tmp_path: Path
 ) -> None:

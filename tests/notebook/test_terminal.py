@@ -168,6 +168,20 @@ def test_a_call_is_asked_about_at_the_prompt(
         started.child.expect(PROMPT)
         started.until(f"isinstance({name}, str)")
         assert told in started.type(f"{name}.steps[0].status, {name}.steps[0].output")
+    # A cell that waits by itself says that its job asks; the next one asks before it runs.
+    started.child.sendline(
+        "import bgmagic; w = bgmagic.submit('Go', tool=add, ask=True); w.result()"
+    )
+    started.child.expect(r"its model wants to call add\(.*: an interrupt \(Ctrl\+C\) ends")
+    started.child.sendintr()
+    started.child.expect(r"its model wants to call add\(.*\[y/N\] ")
+    started.child.sendintr()
+    started.child.expect(PROMPT)
+    started.child.sendline("w.result().upper()")
+    started.child.expect(r"its model wants to call add\(.*\[y/N\] ")
+    started.child.sendline("y")
+    started.child.expect("'DONE.'")
+    started.child.expect(PROMPT)
 
 
 def test_calls_while_a_cell_waits(terminal: Callable[[], Terminal], server: ScriptedServer) -> None:
