@@ -26,7 +26,7 @@ from bgmagic.text import one_line
 if TYPE_CHECKING:
     from bgmagic.jobs.job import Job
     from bgmagic.jobs.steps import Step
-    from bgmagic.runtime.manager import JobManager
+    from bgmagic.submission.app import App
 
 # Set as the wait is over, one for each wait that goes on in a cell, the outermost first.
 _waits: list[asyncio.Event] = []
@@ -367,12 +367,12 @@ class Questions:
         self._answered: set[Any] = set()
         self._told: set[Any] = set()
 
-    def start(self, manager: JobManager) -> None:
+    def start(self, app: App) -> None:
         """Follow the jobs that call functions from now on, and those there are."""
         if self._jobs is None:
-            known = [job for job in manager.jobs() if job.record.rounds is not None]
+            known = [job for job in app.manager.jobs() if job.record.rounds is not None]
             self._jobs = {job.record.key: job for job in known}
-            manager.watch(self._follow)
+            app.manager.watch(self._follow)
 
     def _follow(self, job: Job) -> None:
         if self._jobs is not None and job.record.rounds is not None:

@@ -143,7 +143,7 @@ class NotebookShell(abc.ABC):
 
     def can_ask(self) -> bool:
         """Whether somebody is there who can allow or deny what a model wants to call."""
-        self._questions.start(app.manager)
+        self._questions.start(app)
         return self._types()
 
     @abc.abstractmethod
