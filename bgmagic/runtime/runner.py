@@ -77,7 +77,7 @@ class JobRunner:
         # off may have been accepted.
         self.unstored = True
         self.sending = False
-        self._hurry = WakeEvent()
+        self._hurry: WakeEvent | None = None
         self._config = config
         self._endpoint_of = endpoint_of
         self._clock = clock
@@ -143,12 +143,15 @@ class JobRunner:
     def close(self) -> None:
         """Stop after the create that is in flight or about to be sent."""
         self._closing = True
-        self._hurry.set()
+        if self._hurry is not None:
+            self._hurry.set()
 
     async def _persist(self) -> None:
         config = self._config
         self._store.buffer_until_inserted(self.job.record)
-        await self._hurry.wait(START_DELAY)
+        self._hurry = WakeEvent()
+        if not self._closing:
+            await self._hurry.wait(START_DELAY)
         record = self.job.record
         await self._store.insert(record, config.server, config.poll_interval, config.deadline)
 
@@ -324,9 +327,8 @@ class JobRunner:
     async def _acquire_slot(self) -> bool:
         """Wait until the group lets this job be sent; False if something else woke it."""
         limiter, position = self._config.limiter, self.job.record.position
-        return limiter is None or await limiter.acquire(
-            position.index if position else 0, self._slot_event
-        )
+        index = position.index if position else 0
+        return limiter is None or await limiter.acquire(index, self._slot_event)
 
     def _first_turn(self, give_up_at: float) -> float:
         if self._config.limiter is None or self._had_slot:
@@ -340,8 +342,10 @@ class JobRunner:
         # Before the claim: a job that is claimed and not sent is unclear to the next kernel.
         if client.create_slots.locked():
             self.unstored = False  # the end of a process does not wait for that
+        taking = client.create_slots.acquire()
         try:
-            await self._limit.wait(None, client.create_slots.acquire())
+            # Where there is room, which is mostly so, nothing waits that could be cut short.
+            await (self._limit.wait(None, taking) if client.create_slots.locked() else taking)
         except TimeoutError:
             return None  # it is cancelled
         try:
@@ -406,10 +410,8 @@ class JobRunner:
             )
         else:
             self._store.update_soon(self.job.record, owner=None)
-            detach(
-                self.job,
-                NOT_VISIBLE if following.is_lost else past_deadline(self.job, config.deadline),
-            )
+            late = past_deadline(self.job, config.deadline)
+            detach(self.job, NOT_VISIBLE if following.is_lost else late)
         return None
 
     # Ending.

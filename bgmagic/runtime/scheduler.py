@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -77,6 +78,8 @@ class BatchStart:
         self._hurry = self._courtesy.hurry
         self._written = asyncio.Event()
         self._begun: set[asyncio.Task[None]] = set()
+        self._all_ended = asyncio.Event()
+        self._context = contextvars.Context()  # asyncio would copy one for each task
 
     @property
     def variable(self) -> tuple[str | None, str]:
@@ -104,7 +107,8 @@ class BatchStart:
             elif self._runs is not None:
                 await self._runs.run(self._together, self._config)
             while self._begun:
-                await asyncio.wait(self._begun)
+                self._all_ended.clear()
+                await self._all_ended.wait()
         except asyncio.CancelledError:
             # Runners that have started have ended their jobs already.
             self._feed.abandon(SHUTDOWN)
@@ -146,9 +150,14 @@ class BatchStart:
                 return
             task = asyncio.create_task(spawn(job))
             self._begun.add(task)  # the loop itself keeps only weak references
-            task.add_done_callback(self._begun.discard)
+            task.add_done_callback(self._ended, context=self._context)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)  # the polls of others go on
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._begun.discard(task)
+        if not self._begun:
+            self._all_ended.set()
 
 
 def _ended(job: Job) -> bool:

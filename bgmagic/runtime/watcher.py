@@ -231,7 +231,8 @@ class ResponseWatcher:
         last: Reply | None = None
         while not self.is_lost:
             left = deadline - self._clock.now()
-            await self._clock.pause(self._wake, max(0.0, min(delay, left)))
+            await self._clock.wait(self._wake, max(0.0, min(delay, left)))
+            self._wake.clear()
             late = self._clock.now() >= deadline
             try:
                 include = self._job.request.include
