@@ -18,26 +18,26 @@ COMMAND = "python -m tests.labextension"
 
 
 def options_module() -> str:
-    """The ES module that holds the options of the cell magics."""
-    told = {
-        magic: [_told(option) for option in options(settings)]
-        for magic, settings in MAGICS.items()
-        if magic.startswith("%%")
-    }
-    lines = [
-        f"  {json.dumps(magic)}: {{\n" + "".join(f"    {line},\n" for line in listed) + "  },\n"
-        for magic, listed in told.items()
-    ]
-    return f"// Written by `{COMMAND}` from the declarations in Python.\nexport default {{\n{''.join(lines)}}};\n"
+    """The ES module that holds the options of the cell magics: those that take the same as one line.
 
-
-def _told(option: Option) -> str:
-    """An option's flags, and what it takes: a list of choices, a variable's name, any value, nothing.
-
-    Its help is Shift+Tab's: JupyterLab loads this with each page.
+    A line is flags, and what they take: a list of choices, a variable's name, any value, nothing.
+    Their help is Shift+Tab's: JupyterLab loads this with each page.
     """
+    lines = [f"// Written by `{COMMAND}` from the declarations in Python.", "export default {"]
+    for magic, settings in MAGICS.items():
+        if magic.startswith("%%"):
+            groups: dict[str, list[str]] = {}
+            for option in options(settings):
+                groups.setdefault(_taken(option), []).extend(option.flags)
+            lines += [f"  {json.dumps(magic)}: ["]
+            lines += [f'    ["{" ".join(flags)}", {takes}],' for takes, flags in groups.items()]
+            lines += ["  ],"]
+    return "\n".join([*lines, "};", ""])
+
+
+def _taken(option: Option) -> str:
     takes = "name" if option.takes_variable else "value" if option.metavar else ""
-    return f"{json.dumps(' '.join(option.flags))}: {json.dumps(option.choices or takes, ensure_ascii=False)}"
+    return json.dumps(option.choices or takes, ensure_ascii=False)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import atexit
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from traitlets.config import Configurable
 
 from bgmagic.errors import BadInput
 from bgmagic.server.watch import SCHEMA, JournalWatch
+from bgmagic.storage.owner_lock import host_id
 from bgmagic.submission.app import default_path
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Jobs:
         root: Path | None,
         emit: Any,
         watched: Callable[[], Collection[str]] = tuple,
+        homes: Callable[[], Awaitable[dict[str, str]]] | None = None,
     ) -> None:
         """Open nothing yet.
 
@@ -46,8 +48,10 @@ class Jobs:
             root: the folder that the server's paths count from.
             emit: tells the pages that the journal has changed.
             watched: gives the keys of the jobs that this server follows.
+            homes: gives the notebooks of its kernels, see `JobRows.listed`.
         """
         self._watched = watched
+        self._homes = homes
         self._path = path
         self._root = root
         self._thread = ThreadPoolExecutor(1, "bgmagic-reader")
@@ -59,7 +63,8 @@ class Jobs:
         if self._watch is None:
             return {"jobs": [], "count": 0, "at": 0.0}
         self._watch.start()
-        found: dict[str, Any] = await self._run(lambda rows: rows.listed(since))
+        homes = {} if self._homes is None else await self._homes()
+        found: dict[str, Any] = await self._run(lambda rows: rows.listed(since, homes))
         watched = set(self._watched())
         for row in found["jobs"] if watched else ():
             if row["key"] in watched:
@@ -161,12 +166,26 @@ def add_handlers(server: Any) -> None:
 
     keeper = _keeper(server, path, tell)
     watched: Callable[[], Collection[str]] = tuple if keeper is None else lambda: keeper.keys
-    jobs = Jobs(path, Path(root) if root else None, emit, watched)
+    jobs = Jobs(path, Path(root) if root else None, emit, watched, lambda: _homes(server))
     base = url_path_join(server.web_app.settings["base_url"], "bgmagic", "jobs")
     about = {"jobs": jobs}
     server.web_app.add_handlers(
         ".*$", [(base, ListHandler, about), (url_path_join(base, r"([\w-]+)"), JobHandler, about)]
     )
+
+
+async def _homes(server: Any) -> dict[str, str]:
+    """The notebooks of the server's kernels as they are called now, by host and process.
+
+    A kernel is told the name that its notebook had as it began, and no other.
+    """
+    found = {}
+    with contextlib.suppress(Exception):  # kernels elsewhere, as behind a gateway, have none
+        for session in await server.session_manager.list_sessions():
+            kernel = server.kernel_manager.get_kernel(session["kernel"]["id"])
+            if session["type"] == "notebook":
+                found[f"{host_id()}-{kernel.provisioner.pid}"] = session["path"]
+    return found
 
 
 def _keeper(server: Any, path: Path | None, tell: Callable[[], object]) -> KeepWatching | None:

@@ -6,9 +6,10 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bgmagic.display.listing import sentence
@@ -40,18 +41,31 @@ class JobRows:
         self._root = root
         self._prices: dict[str, float | None] = {}
 
-    def listed(self, since: float | None) -> dict[str, Any]:
+    def listed(
+        self, since: float | None, homes: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, Any]:
         """The newest jobs as JSON, or, after a moment in seconds since the epoch, its news: what is
-        open, and what has ended since."""
+        open, and what has ended since.
+
+        Args:
+            homes: the notebooks of living kernels by `home_of`: they may have been renamed since.
+        """
         now = time.time()
         if since is None:
             entries = self._reader.select(LISTED, limit=MOST)
         else:
             entries = self._reader.select(NEWS, since=since - OVERLAP)
         entries = [entry for entry in entries if _is_sound(entry)]
-        owners = {entry.owner for entry in entries if entry.owner and entry.ended_at is None}
+        owners = {
+            entry.owner
+            for entry in entries
+            if entry.owner and (entry.ended_at is None or home_of(entry.owner) in homes)
+        }
         alive = self._reader.followed(owners)
-        rows = [self._row(entry, alive) for entry in entries]
+        rows = []
+        for entry in entries:
+            home = homes.get(home_of(entry.owner)) if entry.owner in alive else None
+            rows.append(self._row(entry, alive, home))
         return {"jobs": rows, "count": self._reader.count(), "at": now}
 
     def one(self, key: str) -> dict[str, Any] | None:
@@ -66,7 +80,7 @@ class JobRows:
             about = f"The journal's row of this job can't be read: {type(error).__name__}"
             return {"html": "", "message": about, "remedy": "", "footer": "", "prompt": ""}
 
-    def _row(self, entry: StoredJob, alive: Collection[str]) -> dict[str, Any]:
+    def _row(self, entry: StoredJob, alive: Collection[str], home: str | None) -> dict[str, Any]:
         ended = entry.ended_at is not None
         told = {
             "key": entry.key,
@@ -74,8 +88,8 @@ class JobRows:
             "status": one_line(entry.status, 40),
             "open": not ended,
             "followed": not ended and entry.owner in alive,
-            "notebook": entry.notebook.rpartition("/")[2],
-            "path": self._path(entry.notebook),
+            "notebook": (home or entry.notebook).rpartition("/")[2],
+            "path": home or self._path(entry.notebook),
             "model": one_line(entry.model, 80),
             "effort": entry.effort or "",
             "submitted": entry.created_at,
@@ -104,6 +118,11 @@ class JobRows:
         return self._prices[entry.key]
 
 
+def home_of(owner: str | None) -> str:
+    """Of an owner's id its host and its process."""
+    return (owner or "").rpartition("-")[0]
+
+
 _KEY = re.compile(r"[\w-]{1,80}", re.ASCII)  # it becomes a part of a cell that attaches the job
 
 _texts_of = attrgetter(
@@ -129,6 +148,7 @@ def _told(entry: StoredJob) -> dict[str, Any]:
         "html": text_html(job),
         "message": sentence(str(trouble)) if trouble else "",
         "remedy": remedy(job) if trouble else "",
-        "footer": footer_text(job),
+        # Of an open one all but its id would soon be wrong.
+        "footer": footer_text(job) if job.done() else one_line(entry.response_id or "", 120),
         "prompt": prompt_of(job.request.body, others=True)[:PROMPT],
     }

@@ -50,8 +50,9 @@ class Panel:
 
 def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
     """Jobs of all notebooks are listed, the running ones first and ten thousand without drawing them;
-    one is found, read, cancelled, sent again and attached; the end of one is told elsewhere, and
-    nothing is asked for while nothing happens."""
+    one is found, read, cancelled, sent again, attached where its kernel was shut down, and cancelled
+    after its notebook was renamed; the end of one is told elsewhere, and nothing is asked for while
+    nothing happens."""
     _fill(tmp_path)
     server.polls = 10**6
     sent = "%%bgresponse -o {} --poll 0.2\nWhy {}?"
@@ -131,11 +132,21 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
         server.polls = 10**6
         lab.run(1)
         panel.row("mine", "in progress")
-        lab.restart()
+        lab.shut_down()
         panel.row("mine", "detached").click()
-        panel.press("Attach here")
+        panel.press("Attach here")  # which starts a kernel
         opened.locator(".bgmagic-card[data-status=in_progress]").last.wait_for(timeout=30_000)
         panel.row("mine", "in progress")
+
+        opened.locator(".jp-DirListing-item", has_text="study.ipynb").click()
+        opened.keyboard.press("F2")
+        opened.keyboard.type("renamed")
+        opened.keyboard.press("Enter")
+        panel.row("renamed.ipynb", "in progress").click()
+        panel.press("Cancel", "Really cancel?")
+        panel.row("renamed.ipynb", "cancelled")
+        opened.reload()
+        panel.row("renamed.ipynb", "cancelled")  # the panel is open again
         assert opened.evaluate("window.fired") is None
         assert looks.errors == []
 

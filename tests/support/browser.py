@@ -262,6 +262,11 @@ class Lab:
         running = self.cell(index).locator(".jp-InputPrompt")
         running.get_by_text("*").wait_for(state="detached")
 
+    def shut_down(self) -> None:
+        """Shut the kernel down, as a user does."""
+        self.page.locator(".lm-MenuBar-itemLabel", has_text="Kernel").click()
+        self.page.locator(".lm-Menu-itemLabel").get_by_text("Shut Down Kernel", exact=True).click()
+
     def restart(self) -> None:
         """Restart the kernel, as a user does."""
         self.page.locator(".lm-MenuBar-itemLabel", has_text="Kernel").click()

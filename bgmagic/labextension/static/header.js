@@ -30,7 +30,7 @@ export function headerOf(doc) {
 export function readHeader(text) {
   const magic = HEAD.exec(text);
   const options = OPTIONS[magic[1]];
-  const known = new Map(Object.entries(options).flatMap(([flags, takes]) => flags.split(" ").map((name) => [name, takes])));
+  const known = new Map(options.flatMap(([flags, takes]) => flags.split(" ").map((name) => [name, takes])));
   const found = [{ type: "Magic", from: magic[0].length - magic[1].length, to: magic[0].length }];
   let due = ""; // what the option before takes
   for (const word of text.slice(magic[0].length).matchAll(WORD)) {

@@ -66,8 +66,10 @@ export class Jobs {
 export const SIGNS = { completed: "✓", failed: "✕", lost: "✕", incomplete: "◐", cancelled: "⊘", unknown: "?" };
 
 /** The status as it is shown: one that no kernel follows is detached, though this server may watch it. */
-export const statusOf = (row) =>
-  row.open && !row.followed ? `detached (${row.status}${row.watched ? ", watched by Jupyter Server" : ""})` : row.status;
+export function statusOf({ status, open, followed, watched }) {
+  const word = status.replaceAll("_", " ");
+  return open && !followed ? `detached (${word}${watched ? ", watched by Jupyter Server" : ""})` : word;
+}
 
 export const groupOf = (row) => (row.open ? "running" : row.status === "completed" ? "completed" : "without an answer");
 

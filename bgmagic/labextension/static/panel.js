@@ -24,8 +24,8 @@ export async function panelPlugin(exported) {
     description: "Shows the jobs of %%bgresponse, of all notebooks.",
     autoStart: true,
     requires: [lab.INotebookTracker, lab.IRenderMimeRegistry],
-    optional: [lab.ICommandPalette, lab.IStatusBar].filter(Boolean),
-    activate: (app, notebooks, rendermime, palette, bar) => {
+    optional: [lab.ICommandPalette, lab.ILayoutRestorer, lab.IStatusBar].filter(Boolean),
+    activate: (app, notebooks, rendermime, palette, restorer, bar) => {
       const settings = app.serviceManager.serverSettings;
       const ask = async (path) => {
         const url = `${lab.URLExt.join(settings.baseUrl, "bgmagic/jobs")}${path}`;
@@ -34,16 +34,17 @@ export async function panelPlugin(exported) {
         const missing = "Jupyter Server has not loaded bgmagic's extension: start it again, or install bgmagic where it runs";
         throw new Error(reply.status === 404 ? missing : reply.statusText);
       };
-      activate(lab, { app, notebooks, rendermime, palette, bar, jobs: new Jobs(ask, app.serviceManager) });
+      activate(lab, { app, notebooks, rendermime, palette, restorer, bar, jobs: new Jobs(ask, app.serviceManager) });
     },
   };
 }
 
 function activate(lab, parts) {
-  const { app, jobs, palette, bar, notebooks } = parts;
+  const { app, jobs, palette, restorer, bar, notebooks } = parts;
   document.head.append(element("link", { rel: "stylesheet", href: new URL("./panel.css", import.meta.url).href }));
   const panel = makePanel(lab, parts);
   app.shell.add(panel, "right", { rank: 900 });
+  restorer?.add(panel, panel.id);
   const show = (key) => {
     app.shell.activateById(panel.id);
     if (key) panel.select(key);
@@ -56,9 +57,11 @@ function activate(lab, parts) {
     const item = new lab.Widget({ node: element("div", {}, button) });
     bar.registerStatusItem("bgmagic:jobs", { item, align: "left", rank: 90 });
     jobs.onChange.push(() => {
-      const count = jobs.open.length;
-      button.textContent = count === 1 ? "1 job runs" : `${count} jobs run`;
-      item.setHidden(count === 0);
+      const count = jobs.open.filter((row) => row.followed || row.watched).length;
+      const left = jobs.open.length - count;
+      const said = [count && (count === 1 ? "1 job runs" : `${count} jobs run`), left && `${left} detached`];
+      button.textContent = said.filter(Boolean).join(", ");
+      item.setHidden(!button.textContent);
     });
     item.hide();
   }
@@ -95,7 +98,7 @@ function notify(lab, app, notebooks, jobs, ended, show) {
 }
 
 function makePanel(lab, { app, jobs, notebooks, rendermime }) {
-  const search = element("input", { type: "search", placeholder: "Search name, notebook, model …", ariaLabel: "Search jobs" });
+  const search = element("input", { type: "search", placeholder: "Search name, notebook …", ariaLabel: "Search jobs" });
   const filter = element("select", { ariaLabel: "Which jobs" });
   for (const name of ["all jobs", "this notebook", "running", "completed", "without an answer"]) filter.append(element("option", {}, name));
   const list = element("div", { className: "bgpanel-list", tabIndex: 0, role: "listbox", ariaLabel: "Jobs" });
@@ -151,7 +154,9 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
   async function choose(key) {
     await panel.select(key);
     const row = jobs.rows.get(key);
+    const held = document.activeElement;
     if (row) await goTo(lab, app, notebooks, row, { open: false });
+    held?.focus({ preventScroll: true }); // which a notebook takes: keys would go into its cell
   }
 
   list.onscroll = () => requestAnimationFrame(draw);
@@ -200,7 +205,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
       const said = element("p", { role: "status" }, [told.message && `${told.message}.`, told.remedy].filter(Boolean).join(" "));
       const prompt = element("details", {}, element("summary", {}, "Prompt"), element("pre", {}, told.prompt ?? ""));
       const footer = element("p", { className: "bgpanel-quiet" }, told.footer);
-      const how = row ? [statusOf(row), timeOf(row), priceOf(row), row.notebook].filter(Boolean).join(" · ") : "";
+      const how = row ? [statusOf(row), row.ended && timeOf(row), priceOf(row), row.notebook].filter(Boolean).join(" · ") : "";
       const about = element("p", { className: "bgpanel-quiet" }, how);
       detail.replaceChildren(title, about, row ? buttons(row, said) : "", said, place, prompt, footer);
       detail.hidden = false;
@@ -216,8 +221,8 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
   }
 
   const stateOf = (key) => {
-    const row = jobs.rows.get(key);
-    return `${key} ${row?.open} ${row?.followed} ${row?.watched} ${row?.status}`;
+    const { open, followed, watched, status, path } = jobs.rows.get(key) ?? {};
+    return [key, open, followed, watched, status, path].join();
   };
 
   function buttons(row, said) {
@@ -264,7 +269,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
 }
 
 function fillRow(place, row) {
-  const status = statusOf(row).split(" (")[0].replace("_", " ");
+  const status = statusOf(row).split(" (")[0];
   const sign = element("span", { className: "bgpanel-sign", ariaHidden: "true" }, row.open ? (row.followed ? "●" : "○") : SIGNS[row.status] ?? "·");
   const where = [row.notebook, [row.model, row.effort].filter(Boolean).join(" ")].filter(Boolean).join(" · ");
   const first = element("div", {}, sign, element("b", {}, row.name || row.id || "job"), element("span", {}, status), element("span", {}, timeOf(row)));
@@ -341,9 +346,13 @@ async function evaluated(kernel, expression) {
 /** Attach a job in the notebook that is looked at, in a new cell, where its card appears. */
 async function attachHere(lab, notebooks, row) {
   const panel = notebooks.currentWidget;
-  const kernel = panel?.sessionContext.session?.kernel;
-  if (!kernel) throw new Error("Open a notebook with a kernel first: it is attached there.");
-  const loaded = await evaluated(kernel, `get_ipython().find_cell_magic("bgresponse") is not None`);
+  const ask = async () => {
+    if (panel && !panel.sessionContext.session?.kernel) await panel.sessionContext.startKernel();
+    const kernel = panel?.sessionContext.session?.kernel;
+    if (!kernel) throw new Error("Open a notebook first: it is attached there.");
+    return evaluated(kernel, `get_ipython().find_cell_magic("bgresponse") is not None`);
+  };
+  const loaded = await ask().catch(ask); // the kernel may be just being shut down
   const which = /^[\w-]+$/.test(row.id ?? "") ? row.id : row.key; // a server's id could hold options
   const line = `%bgattach ${which}${row.name && /^\w+$/.test(row.name) ? ` -o ${row.name}` : ""}`;
   lab.NotebookActions.insertBelow(panel.content);
