@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import html
-import html.entities
 import json
 import re
 import urllib.parse
@@ -156,6 +155,8 @@ def _character(found: re.Match[str]) -> str:
 @functools.lru_cache(512)
 def _forms(character: str) -> str:
     """A pattern of ``character`` in any form; of a bounded length, so that searching is linear."""
+    import html.entities  # 2,200 of them, when a secret is first looked for in any form
+
     code = ord(character)
     sign = r"(?:%|\\{1,16}u0025)(?:25){0,4}"
     percent = "".join(f"{sign}{_hexadecimal(f'{byte:02x}')}" for byte in character.encode())

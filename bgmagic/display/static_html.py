@@ -19,7 +19,6 @@ from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
 from bgmagic.jobs.steps import CallStatus, Step
 from bgmagic.rendering.escaping import inline_text
-from bgmagic.rendering.markdown import answer_html
 from bgmagic.text import count_jobs, dollars, duration, one_line, without_controls
 
 if TYPE_CHECKING:
@@ -136,6 +135,8 @@ def text_html(job: Job, formulas: Formulas = "mathjax") -> str:
     answered = job.done() and job.error is None
     cited = job.result(0).citations if answered else read_citations(job.record.response or {})
     made = job.result(0).made_html() if answered else made_html(job.record.response or {})
+    from bgmagic.rendering.markdown import answer_html  # the first answer that is shown
+
     shown = answer_html(
         job.text,
         structured=job.request.text_format is not None,

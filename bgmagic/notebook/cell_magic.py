@@ -16,7 +16,7 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
 from bgmagic.notebook.parser import parse_line, with_options_help
 from bgmagic.notebook.shell import NotebookShell, errors_as_one_line
-from bgmagic.submission.app import app
+from bgmagic.submission.app import app, gc_paused
 from bgmagic.submission.converters import BROWSER
 from bgmagic.submission.lookup import forget_old_jobs
 from bgmagic.submission.notify import notify_at_end
@@ -131,7 +131,7 @@ class BgCellMagics(Magics):
     def _send_group(self, cell: str, settings: SubmitSettings) -> None:
         # Imported with the first sweep of a kernel.
         from bgmagic.sweeps.plan import dry_run
-        from bgmagic.sweeps.submit import gc_paused, submit_sweep
+        from bgmagic.sweeps.submit import submit_sweep
 
         if settings.dry_run:
             print(dry_run(cell, settings, self._namespace))

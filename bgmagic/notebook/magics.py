@@ -6,9 +6,12 @@ while the kernel is idle (`warming`): loading is quick, and so is the first cell
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +22,15 @@ from traitlets import Any as AnyTrait
 
 from bgmagic.display import frontend
 from bgmagic.notebook.blocking import MainThread, wake_on_signals
-from bgmagic.submission.app import NoShell, app, default_path, place
+from bgmagic.submission.app import NoShell, app, default_path, gc_paused, place
 from bgmagic.submission.converters import Converter, to_count, to_duration, to_rate, to_switch
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.text import user_path
 
 if TYPE_CHECKING:
+    from bgmagic.notebook.cell_magic import BgCellMagics
+    from bgmagic.notebook.line_magics import BgLineMagics
     from bgmagic.notebook.shell import NotebookShell
 
 # The magics, by kind. The classes in `cell_magic` and `line_magics` have them.
@@ -123,8 +128,15 @@ class BgMagics(Magics):
         super().__init__(shell)
         self._ipython = shell
         self.main = MainThread()
-        self.parts: tuple[Magics, ...] = ()
         self.matcher = _matcher(self)
+        self.warming = Warming(WARMED if hasattr(shell, "kernel") else WARMED[:-WIDGETS])
+        self.events: dict[str, Callable[..., None]] = {
+            "pre_execute": self.warming.pause,
+            "pre_run_cell": self.before_cell,
+            "post_execute": self.warming.go_on,
+            "post_run_cell": self.after_cell,
+        }
+        self.parts: dict[str, Magics] = {}
         self._notebook: NotebookShell | None = None
 
     @property
@@ -136,17 +148,14 @@ class BgMagics(Magics):
             self._notebook = shell_of(self._ipython, self, self.main)
         return self._notebook
 
-    @functools.cached_property
-    def real(self) -> dict[str, Callable[..., Any]]:
-        """The magics by their names."""
-        from bgmagic.notebook.cell_magic import BgCellMagics
-        from bgmagic.notebook.line_magics import BgLineMagics
-
-        self.parts = tuple(
-            part(self._ipython, self.notebook) for part in (BgCellMagics, BgLineMagics)
-        )
-        tables = [table for part in self.parts for table in part.magics.values()]
-        return {name: magic for table in tables for name, magic in table.items()}
+    def real(self, kind: str, name: str) -> Callable[..., Any]:
+        """The code of a magic, imported when it is first asked for."""
+        if kind not in self.parts:
+            with gc_paused():
+                part = _cell_magics() if kind == "cell" else _line_magics()
+            self.parts[kind] = part(self._ipython, self.notebook)
+        found: Callable[..., Any] = self.parts[kind].magics[kind][name]
+        return found
 
     def before_cell(self, *_: object) -> None:
         """Ask what the next cell may wait for; IPython calls it before each."""
@@ -159,26 +168,107 @@ class BgMagics(Magics):
             self._notebook.after_cell()
 
 
+def _cell_magics() -> type[BgCellMagics]:
+    from bgmagic.notebook.cell_magic import BgCellMagics
+
+    return BgCellMagics
+
+
+def _line_magics() -> type[BgLineMagics]:
+    from bgmagic.notebook.line_magics import BgLineMagics
+
+    return BgLineMagics
+
+
 class LazyMagic:
     """A magic of which the code is imported when it is first called, or asked for its help."""
 
     _ipython_magic_no_var_expand = True  # what @no_var_expand sets
 
-    def __init__(self, name: str, magics: BgMagics) -> None:
+    def __init__(self, kind: str, name: str, magics: BgMagics) -> None:
         self.__name__ = name
-        self._magics = magics
+        self._real = functools.partial(magics.real, kind, name)
 
     def __call__(self, _: BgMagics, *given: str) -> Any:
-        return self._magics.real[self.__name__](*given)
+        return self._real()(*given)
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]  # a docstring that is made later
-        return self._magics.real[self.__name__].__doc__
+        return self._real().__doc__
 
     @property
     def __wrapped__(self) -> Callable[..., Any]:
         """The function itself, for those who look for its file and its source."""
-        return self._magics.real[self.__name__]
+        return self._real()
+
+
+# What the first cells import, so that each piece takes some milliseconds; the last ones are the
+# widgets, which a terminal has no use for.
+WARMED = (
+    "bgmagic.api.request_body",
+    "bgmagic.jobs.group",
+    "bgmagic.prompts.template",
+    "bgmagic.display.listing",
+    "bgmagic.submission.submit",
+    "bgmagic.notebook.cell_magic",
+    "bgmagic.storage.job_store",
+    "bgmagic.runtime.watcher",
+    "bgmagic.runtime.manager",
+    "bgmagic.notebook.line_magics",
+    "ipywidgets",
+    "psygnal",
+    "anywidget",
+    "bgmagic.rendering.markdown",
+    "bgmagic.display.outputs",
+)
+WIDGETS = 5  # at the end of them
+
+
+class Warming:
+    """Imports modules while the kernel is idle, on a thread of its own, one after the other.
+
+    No cell runs meanwhile: one that is to run waits for the import that has begun, and the others
+    wait for its end. So two threads never import at a time, and a process that a cell forks off
+    inherits no lock of an import.
+    """
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        """Make it.
+
+        Args:
+            modules: their names, those first that the others import.
+        """
+        self._left = list(reversed(modules))
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+
+    def go_on(self) -> None:
+        """Import those that are left; after a cell."""
+        if self._left and self._thread is None:
+            self._stopped = threading.Event()
+            # No daemon: a thread that is in an import as Python ends can make it crash.
+            self._thread = threading.Thread(
+                target=self._run, args=(self._stopped,), name="bgmagic-imports"
+            )
+            self._thread.start()
+
+    def pause(self) -> None:
+        """Import no more until `go_on`; before a cell."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._stopped.set()
+            thread.join()
+
+    def _run(self, stopped: threading.Event) -> None:
+        # The reply to the cell goes first, and between two imports whatever else the kernel does.
+        pause = REPLY
+        while self._left and not stopped.wait(pause) and threading.main_thread().is_alive():
+            pause = BREATH
+            with contextlib.suppress(Exception):  # who needs it will be told what is wrong with it
+                importlib.import_module(self._left.pop())
+
+
+REPLY, BREATH = 0.02, 0.002  # seconds
 
 
 _OURS = re.compile(r"^\s*%%?bg\w+\s", re.MULTILINE)
@@ -209,9 +299,11 @@ def load(shell: InteractiveShell) -> None:
     for kind, names in NAMES.items():
         for name in names:
             # A method, as IPython has them.
-            shell.magics_manager.magics[kind][name] = MethodType(LazyMagic(name, magics), magics)
-    shell.events.register("pre_run_cell", magics.before_cell)
-    shell.events.register("post_run_cell", magics.after_cell)
+            shell.magics_manager.magics[kind][name] = MethodType(
+                LazyMagic(kind, name, magics), magics
+            )
+    for event, told in magics.events.items():
+        shell.events.register(event, told)
     shell.Completer.custom_matchers.append(magics.matcher)
     app.use_shell(lambda: magics.notebook)
     if hasattr(shell, "kernel"):
@@ -249,18 +341,20 @@ def unload(shell: InteractiveShell) -> None:
         for kind, names in NAMES.items():
             for name in names:
                 shell.magics_manager.magics[kind].pop(name, None)
-        shell.events.unregister("pre_run_cell", magics.before_cell)
-        shell.events.unregister("post_run_cell", magics.after_cell)
+        for event, told in magics.events.items():
+            shell.events.unregister(event, told)
+        magics.warming.pause()
         shell.Completer.custom_matchers.remove(magics.matcher)
         if hasattr(shell, "kernel"):
             # Show answers by their own bundle again.
             _bundles(shell).pop("bgmagic.Answer", None)
         configurables: list[Any] = shell.configurables
-        for one in (magics, *magics.parts):
+        for one in (magics, *magics.parts.values()):
             configurables.remove(one)
         shell.magics_manager.registry.pop(type(magics).__name__, None)
     app.use_shell(NoShell)
 
 
 def _loaded(shell: InteractiveShell) -> list[BgMagics]:
-    return [found for found in shell.configurables if isinstance(found, BgMagics)]
+    configurables: list[Any] = shell.configurables
+    return [found for found in configurables if isinstance(found, BgMagics)]

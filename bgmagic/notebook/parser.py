@@ -125,7 +125,11 @@ def _parser(settings: type[Any], magic: str) -> argparse.ArgumentParser:
 
 def _new_parser(settings: type[Any], magic: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=magic, add_help=False, allow_abbrev=False, exit_on_error=False
+        prog=magic,
+        usage=magic,  # never shown; without one each parsing writes it anew, in 1 ms
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
     )
     for option in options(settings):
         if not option.flags:

@@ -6,6 +6,7 @@ import abc
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -36,7 +37,7 @@ from bgmagic.notebook.blocking import (
     named_function,
     wait,
 )
-from bgmagic.submission.app import app, place
+from bgmagic.submission.app import app, gc_paused, place
 from bgmagic.submission.costs import HEADS
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
@@ -258,9 +259,7 @@ class KernelShell(NotebookShell):
     def _show(
         self, job: Job, line: str, earlier: Job | None = None, *, notify: bool = False
     ) -> None:
-        from bgmagic.display.outputs import show
-
-        shown = show(job, earlier=earlier, notify=notify, line=line)
+        shown = _outputs().show(job, earlier=earlier, notify=notify, line=line)
         self._expect(job, shown)
 
     def show_result(self, job: Job, *, here: bool) -> None:
@@ -280,9 +279,7 @@ class KernelShell(NotebookShell):
         self._show_group(group, line, notify=notify)
 
     def _show_group(self, group: JobGroup, line: str, *, notify: bool = False) -> None:
-        from bgmagic.display.outputs import show_group
-
-        self._expect(group, show_group(group, notify=notify, line=line))
+        self._expect(group, _outputs().show_group(group, notify=notify, line=line))
 
     def _expect(self, one: Job | JobGroup, shown: Drawn) -> None:
         if frontend.current().hears == "next cell" and not one.done():
@@ -297,9 +294,7 @@ class KernelShell(NotebookShell):
         watch: Callable[[Listener], None],
     ) -> None:
         """Show a live table."""
-        from bgmagic.display.outputs import show_board
-
-        show_board(which, rows, jobs, find, watch)
+        _outputs().show_board(which, rows, jobs, find, watch)
 
     def show_receipt(self, lines: Sequence[Sequence[str]], note: str) -> None:
         """Show an HTML table."""
@@ -405,6 +400,13 @@ def shell_of(ipython: InteractiveShell, configured: Any, main: MainThread) -> No
     """The shell that shows jobs as ``ipython`` can; the rest as for `NotebookShell`."""
     kind = KernelShell if hasattr(ipython, "kernel") else TerminalShell
     return kind(ipython, configured, main)
+
+
+def _outputs() -> ModuleType:
+    """The displays: the first cell that shows something imports them, and with them the widgets."""
+    with gc_paused():
+        from bgmagic.display import outputs
+    return outputs
 
 
 def _print_result(job: Job) -> None:

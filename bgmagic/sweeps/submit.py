@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.batch import BatchAssigner
@@ -16,7 +14,7 @@ from bgmagic.jobs.group import JobDict, JobGroup, JobList
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import detach
 from bgmagic.jobs.record import GroupPosition, Status, hashable
-from bgmagic.submission.app import app, group_displays
+from bgmagic.submission.app import app, gc_paused, group_displays
 from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.notify import notify_as_configured
 from bgmagic.submission.settings import SubmitSettings, deadline_of
@@ -108,19 +106,6 @@ def _submitted_later(plan: SweepPlan, joiner: SweepJoiner, notebook: str) -> Sub
     feed = SweepFeed(plan, config, joiner, notebook, group_of)
     app.manager.feed(feed, config)
     return SubmittedSweep(feed.group, 0, 0, plan, joiner.looks)
-
-
-@contextlib.contextmanager
-def gc_paused() -> Iterator[None]:
-    """Pause the garbage collector while thousands of jobs are created: a full collection takes
-    60 to 110 ms in a kernel, as long as everything else that this cell does."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _submitted(plan: SweepPlan, indices: Sequence[int], notebook: str) -> list[Job]:
