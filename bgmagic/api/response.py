@@ -296,9 +296,17 @@ _LEVEL = 1  # the quickest; 9 kB take 0.1 ms
 
 _WINDOW = 32 * 1024  # bytes that deflate looks back (RFC 1951)
 
+_SMALL = 14, 6  # bits of the window, and of what finds matches: less of both has to be cleared
+
 _CODE = ("utf-8", "surrogatepass")  # a server's JSON may have lone surrogates
 
 _QUICK = ("id", "model", "service_tier", "status", "usage")  # of every job's row: not compressed
+
+
+def _packer(dictionary: bytes) -> Any:
+    """What compresses a text like ``dictionary``; of a usual one in a quarter of the time."""
+    room = _SMALL if len(dictionary) <= 1 << _SMALL[0] else (15, zlib.DEF_MEM_LEVEL)
+    return zlib.compressobj(_LEVEL, zlib.DEFLATED, *room, zdict=dictionary)
 
 
 class CompressedResponse(Mapping[str, Any]):
@@ -319,7 +327,7 @@ class CompressedResponse(Mapping[str, Any]):
         """
         self._quick = {key: value[key] for key in _QUICK if key in value}
         self._like = like
-        packer = zlib.compressobj(_LEVEL, zdict=self._dictionary)
+        packer = _packer(self._dictionary)
         # Not escaped, it has the more in common with plain text.
         text = text or json.dumps(value, ensure_ascii=isinstance(like, bytes))
         self._data = packer.compress(text.encode(*_CODE)) + packer.flush()

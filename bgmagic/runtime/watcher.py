@@ -229,13 +229,13 @@ class ResponseWatcher:
         """Poll until the response is terminal; one poll after the deadline is the last."""
         delay = self._delays.after_reply(self._accepted.reply.poll_after)
         last: Reply | None = None
+        include = self._job.request.include
         while not self.is_lost:
             left = deadline - self._clock.now()
             await self._clock.wait(self._wake, max(0.0, min(delay, left)))
             self._wake.clear()
             late = self._clock.now() >= deadline
             try:
-                include = self._job.request.include
                 reply = await self._client.retrieve(self._accepted.response_id, last, include)
             except ServerError as failure:
                 if self._stream_end is not None and failure.status_code in NOT_KEPT:
