@@ -59,7 +59,7 @@ def measure(way: Way, swarm: Swarm, size: Size) -> dict[str, float]:
     cpu, begun = cpu_seconds(), time.perf_counter()
     way.start(size.jobs, size.poll)
     found["prompt"] = time.perf_counter() - begun
-    _until(lambda: swarm.counts()["creates"] == created + size.jobs, 0.05)
+    _until(lambda: swarm.counts()["creates"] == created + size.jobs, 0.1)
     found["accepted"] = time.perf_counter() - begun
     _until(lambda: way.accepted >= 1 + size.jobs, 0.25)
     sending = cpu_seconds() - cpu
