@@ -24,7 +24,9 @@ def one_line(text: str, most: int = 600) -> str:
 
     Control characters become spaces: a terminal would obey them.
     """
-    plain = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
+    plain = text[: 4 * most]
+    if not plain.isprintable():
+        plain = "".join(c if c.isprintable() else " " for c in plain)
     line = " ".join(plain.split())
     # Spaces may have hidden that there is more.
     cut = len(line) > most or text[4 * most :].strip()

@@ -54,7 +54,7 @@ class JobsBoard(LiveWidget):
 
     def fill(self, listed: Sequence[TableRow], jobs: Sequence[Job]) -> None:
         """Show ``listed``, and follow ``jobs``, those of them that this kernel has."""
-        self._now = {row.key: asdict(row) for row in listed}
+        self._now = {row.key: dict(vars(row)) for row in listed}
         self.rows = list(self._now.values())
         for job in jobs:
             self.follow(job)

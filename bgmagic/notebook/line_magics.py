@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,10 +21,10 @@ from bgmagic.notebook.shell import (
     NotebookShell,
     errors_as_one_line,
 )
-from bgmagic.submission.app import app, place
+from bgmagic.submission.app import app
 from bgmagic.submission.converters import is_like_response_id, to_response_id
 from bgmagic.submission.costs import PERIODS, costs_since, receipt, start_of
-from bgmagic.submission.lookup import JobLookup, names_of, needed_keys, output_type_of
+from bgmagic.submission.lookup import JobLookup, needed_keys, open_jobs_line, output_type_of
 from bgmagic.submission.notify import notify_as_configured
 from bgmagic.submission.options import resolve_settings
 from bgmagic.submission.settings import (
@@ -254,7 +253,9 @@ class BgLineMagics(Magics):
                 for name in settings.names:
                     self._attach(name, settings.out)
             else:
-                tell_open("Name one, or --all.")
+                told = open_jobs_line("Name one, or --all.")
+                if told:
+                    print(told)
 
     def _attach_all(self) -> None:
         wanted = [*self._nameless(), *JobLookup().open_jobs()]
@@ -424,21 +425,3 @@ def _use_local(settings: LocalSettings) -> None:
         local_model.use_own_server(app)
     else:
         local_model.print_status(app)
-
-
-def _this_place() -> str:
-    path = app.shell.notebook_path()
-    if path != place():
-        return "this notebook"
-    return "this folder" if path.endswith(os.sep) else "this script"
-
-
-def tell_open(remedy: str) -> None:
-    """Say in one line which jobs of this notebook, script or folder are still open, or nothing."""
-    found = JobLookup().open_jobs()
-    if found:
-        told = names_of(found)
-        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
-        names = ", ".join(told[:5])
-        jobs_are = "job is" if len(found) == 1 else "jobs are"
-        print(f"{len(found)} {jobs_are} still open from {_this_place()}: {names}{more}. {remedy}")

@@ -314,9 +314,12 @@ def load(shell: InteractiveShell) -> None:
             "bgmagic", "Answer", lambda answer: answer.bundle(frontend.current().formulas)
         )
     if app.has_manager or _may_have_open(shell.user_ns):
-        from bgmagic.notebook.line_magics import tell_open
+        with gc_paused():
+            from bgmagic.submission.lookup import open_jobs_line
 
-        tell_open("%bgattach --all follows them.")
+            line = open_jobs_line("%bgattach --all follows them.")
+        if line:
+            print(line)
 
 
 def _may_have_open(namespace: dict[str, Any]) -> bool:

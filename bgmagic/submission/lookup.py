@@ -21,7 +21,7 @@ from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.prompts.template import PartialPrompt
-from bgmagic.submission.app import app
+from bgmagic.submission.app import app, place
 from bgmagic.submission.converters import to_duration
 from bgmagic.values import dataclass
 
@@ -380,6 +380,25 @@ def _joinable(entry: StoredJob, free: set[str | None]) -> bool:
 def _ago(job: Job) -> str:
     seconds = time.time() - (job.record.ended_at or job.record.submitted_at)
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def open_jobs_line(remedy: str) -> str:
+    """One line on the jobs of this notebook, script or folder that are still open, or ""."""
+    found = JobLookup().open_jobs()
+    if not found:
+        return ""
+    told = names_of(found)
+    more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+    names = ", ".join(told[:5])
+    jobs_are = "job is" if len(found) == 1 else "jobs are"
+    return f"{len(found)} {jobs_are} still open from {_this_place()}: {names}{more}. {remedy}"
+
+
+def _this_place() -> str:
+    path = app.shell.notebook_path()
+    if path != place():
+        return "this notebook"
+    return "this folder" if path.endswith(os.sep) else "this script"
 
 
 def names_of(entries: Sequence[StoredJob]) -> list[str]:
