@@ -4,6 +4,7 @@
     ├── BadInput (ValueError)        the cell or the call is wrong; nothing was sent
     │   └── Unsendable               a job of the journal's that nobody may send any more
     ├── NotReady (TypeError)         a job was used as if it were its text
+    ├── AnswerGone                   the journal, which alone had the answer, has it no more
     ├── ServerError                  one call to the server failed; says whether it was accepted
     └── JobError                     a job did not end with an answer; has .job (jobs/outcome.py)
         ├── JobFailed                the server failed at it, or refused to take it
@@ -77,6 +78,11 @@ class NotReady(BgmagicError, TypeError):
 
 class NotReadyAttribute(NotReady, AttributeError):
     """An attribute of answers was read off a job; an AttributeError too, so ``hasattr`` works."""
+
+
+@public
+class AnswerGone(BgmagicError):
+    """The journal alone had the answer of an ended job, and can't give it any more, or now."""
 
 
 @public

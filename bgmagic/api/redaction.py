@@ -277,6 +277,25 @@ def kept_request(request: Any, secrets: tuple[str, ...]) -> tuple[Any, bool]:
     return json.dumps(body, ensure_ascii=False), False
 
 
+def kept_response(
+    response: Mapping[str, Any], secrets: tuple[str, ...], text: str = ""
+) -> tuple[str, bool]:
+    """A response as JSON that may be written down, and whether nothing was taken out of it.
+
+    What the model wrote is not touched but for our secrets.
+
+    Args:
+        text: its JSON without these, if that is at hand.
+    """
+    about = {key: value for key, value in response.items() if key != "output"}
+    clean, found = without_secrets(about, secrets)
+    if text and not found:
+        return text, True
+    text = json.dumps({**clean, "output": response.get("output")}, ensure_ascii=False)
+    kept = hidden(text, secrets)
+    return kept, kept is text and clean == about and "output" in response
+
+
 def hidden(text: str, secrets: tuple[str, ...]) -> str:
     """JSON text without these secrets."""
     known = secrets_of(secrets)

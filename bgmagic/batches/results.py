@@ -91,11 +91,11 @@ class ResultCollector:
             return
         now = self._now()
         requests = await self._requests(changes)
-        written = [
-            (key, self._store.ending(requests.get(key), change, now, server))
+        endings = {
+            key: self._store.ending(requests.get(key), change, now, server)
             for key, change in changes.items()
-        ]
-        await self._store.settle(written)
+        }
+        stored = await self._store.settle((key, columns) for key, (columns, _) in endings.items())
         async for some in self.courtesy.slices(list(changes.items())):
             for key, change in some:
                 job = self.jobs.pop(key, None)
@@ -103,7 +103,7 @@ class ResultCollector:
                     self.absent.discard(key)
                     self.settled.add(key)
                 elif not job.done():
-                    _settle(job, change, now)
+                    _settle(job, change, now, stored=key in stored and endings[key][1])
 
     async def _requests(self, keys: Iterable[str]) -> dict[str, Request]:
         here = {key: self.jobs[key].request for key in keys if key in self.jobs}
@@ -114,10 +114,11 @@ class ResultCollector:
         return here
 
 
-def _settle(job: Job, change: Mapping[str, Any], now: float) -> None:
+def _settle(job: Job, change: Mapping[str, Any], now: float, *, stored: bool) -> None:
     try:
         notes = tuple(note for note in job.record.notes if note in LASTING_NOTES)
-        settle(job, **change, ended_at=now, checked_at=now, trouble=None, notes=notes)
+        told = {"ended_at": now, "checked_at": now, "trouble": None, "notes": notes}
+        settle(job, stored=stored, **change, **told)
     except Exception as error:
         # A response that is none must not take the others with it.
         logger.exception("the result of %r can't be read", job)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from bgmagic.api.response import Usage, read_citations, sources, sources_text, word_in
 from bgmagic.display.frontend import Formulas
 from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
-from bgmagic.errors import BgmagicError
+from bgmagic.errors import AnswerGone, BgmagicError
 from bgmagic.jobs.artifacts import made_html
 from bgmagic.jobs.export import GroupSummary, job_row
-from bgmagic.jobs.job import Job
+from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
 from bgmagic.jobs.steps import CallStatus, Step
@@ -71,13 +71,23 @@ def final_bundles(job: Job, formulas: Formulas = "mathjax") -> FinalBundles:
     Args:
         formulas: as the frontend shows them.
     """
-    cited = sources_text(read_citations(job.record.response or {}))
-    written = without_controls(job.text) + cited
+    written = _written(job)
     text = "\n".join(part for part in (describe_live(job), written) if part)
     return {
         "answer": {"text/html": job_html(job, formulas), "text/plain": text},
         "footer": _line(footer_text(job), _BESIDE),
     }
+
+
+def _written(job: Job) -> str:
+    """The text of ``job`` with what it cites, or why that can't be read."""
+    try:
+        answered = job.done() and job.error is None
+        response = job.record.response or {}
+        cited = job.result(0).citations if answered else read_citations(response)
+        return without_controls(job.text) + sources_text(cited)
+    except AnswerGone as gone:
+        return str(gone)
 
 
 def _line(text: str, style: str, key: str = "") -> Bundle:
@@ -133,8 +143,16 @@ def text_html(job: Job, formulas: Formulas = "mathjax") -> str:
     """The text of ``job`` so far with its commentary and sources, or ""; see `to_html`."""
     # An answer has been read already; its response would have to be unpacked.
     answered = job.done() and job.error is None
-    cited = job.result(0).citations if answered else read_citations(job.record.response or {})
-    made = job.result(0).made_html() if answered else made_html(job.record.response or {})
+    try:
+        return _text_html(job, job.result(0) if answered else None, formulas)
+    except AnswerGone as gone:
+        return f"<p>{inline_text(str(gone))}</p>"
+
+
+def _text_html(job: Job, answer: Answer | None, formulas: Formulas) -> str:
+    response = job.record.response or {}
+    cited = read_citations(response) if answer is None else answer.citations
+    made = made_html(response) if answer is None else answer.made_html()
     from bgmagic.rendering.markdown import answer_html  # the first answer that is shown
 
     shown = answer_html(

@@ -1,4 +1,5 @@
-"""What an answer has beside its text: code in it, images that tools made, files that it cites."""
+"""The answer that a job becomes, a text, and what it has beside that: code in it, images that tools
+made, files that it cites."""
 
 from __future__ import annotations
 
@@ -7,17 +8,35 @@ import binascii
 import functools
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from bgmagic.api.response import Citation, objects_in, sources_text, text_in
-from bgmagic.errors import BgmagicError
+from bgmagic.api.replay import Turns, conversation_of, previous_of
+from bgmagic.api.request import Previous
+from bgmagic.api.response import (
+    Citation,
+    CompressedResponse,
+    decompressed,
+    objects_in,
+    read_citations,
+    read_output,
+    read_summary,
+    sdk_response,
+    sdk_usage,
+    sources,
+    sources_text,
+    text_in,
+)
+from bgmagic.errors import AnswerGone, BgmagicError, public
+from bgmagic.jobs.steps import Step
 from bgmagic.text import user_path, without_controls
 from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
+    from bgmagic.api.response import Response, ResponseUsage
+    from bgmagic.jobs.job import Job
     from bgmagic.rendering.artifacts import Run
     from bgmagic.rendering.parser import CodeBlock
 
@@ -257,3 +276,152 @@ def made_html(response: Mapping[str, Any]) -> str:
     from bgmagic.rendering.artifacts import artifacts_html
 
     return artifacts_html(images_in(response), runs_in(response))
+
+
+@public
+class Answer(Artifacts, str):
+    """The output text of a completed job: a ``str``, with where it came from.
+
+    Attributes:
+        job: the job that gave it; None in an answer that was unpickled.
+        response_id: the server's id of the response, or None.
+        model: the model's name as the server returned it, or None.
+        commentary: what the model said on its way to the answer, or "".
+        summary: what the model says of its reasoning, where ``--summary`` asked for that, or "".
+        data: with ``--schema`` what the text says: an object of the Pydantic model, or what JSON
+            gives where there was a JSON schema or the class is not known any more; else None.
+        citations: what the text cites, in its order.
+    """
+
+    _asked: Mapping[str, Any]
+    _response: Mapping[str, Any] | None
+    job: Job | None
+    response_id: str | None
+    model: str | None
+    commentary: str
+    summary: str
+    data: Any
+    citations: tuple[Citation, ...]
+
+    def __new__(
+        cls,
+        text: str,
+        response: Mapping[str, Any],
+        job: Job | None = None,
+        asked: Mapping[str, Any] | None = None,
+        data: Any = None,
+    ) -> Answer:
+        """Make the answer of ``response``, whose output text is ``text``.
+
+        Args:
+            asked: of the request body, ``input`` and ``instructions``, where there is no job.
+            data: what the text says, if it is structured.
+        """
+        answer = super().__new__(cls, text)
+        answer.job = job
+        answer.response_id = text_in(response.get("id")) or (job.response_id if job else None)
+        answer.model = text_in(response.get("model")) or None
+        answer._asked = asked or {}
+        answer._response = CompressedResponse(response) if job is None else None  # a job keeps it
+        answer.data = data
+        answer.commentary = read_output(response).commentary
+        answer.summary = read_summary(response)
+        answer.citations = read_citations(response)
+        answer._made = has_made(response)
+        return answer
+
+    @property
+    def response(self) -> Response:
+        """The whole response as the SDK's own `Response`, a new one; ``.to_dict()`` is its JSON."""
+        return sdk_response(self._whole())
+
+    @property
+    def usage(self) -> ResponseUsage | None:
+        """Tokens as the server counted them, as the SDK's own `ResponseUsage`, or None."""
+        return sdk_usage(self._kept())
+
+    @property
+    def conversation(self) -> Turns:
+        """Every turn up to this answer, a new list that ``--messages`` and the API take."""
+        return conversation_of(self._body(), str(self), self._known())
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The calls of the notebook's functions that led to this answer, in order."""
+        held = objects_in(self._asked.get("steps"))
+        return tuple(Step(**one) for one in held) if self.job is None else self.job.steps
+
+    def _previous(self, server: str, now: float) -> Previous | None:
+        """How a request to ``server`` goes on from this answer by its id; None if it can't."""
+        record = None if self.job is None else self.job.record
+        if record is None or record.server != server or record.is_expired(now):
+            return None
+        return previous_of(self._known(), len(self.conversation))
+
+    @property
+    def instructions(self) -> str | None:
+        """The system text it was asked with, or None."""
+        return text_in(self._body().get("instructions")) or None
+
+    def _body(self) -> Mapping[str, Any]:
+        return self._asked if self.job is None else self.job.record.outgoing.body
+
+    def _whole(self) -> Mapping[str, Any]:
+        """The response as plain JSON."""
+        return decompressed(self._kept()) or {}
+
+    def _known(self) -> Mapping[str, Any]:
+        """The same; where the journal alone had it and lost it, what is here: the text goes on."""
+        try:
+            return self._whole()
+        except AnswerGone:
+            part = {"type": "output_text", "text": str(self), "annotations": []}
+            message = {"type": "message", "role": "assistant", "content": [part]}
+            return {"id": self.response_id, "model": self.model, "output": [message]}
+
+    def _kept(self) -> Mapping[str, Any]:
+        kept = self._response if self.job is None else self.job.record.response
+        return kept or {}
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        # `await name` works before and after the answer has replaced the job in the variable.
+        yield from ()
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the job: it belongs to a kernel, the text and its origin do not.
+        asked = {key: self._body().get(key) for key in ("input", "instructions")}
+        if self.steps:
+            asked["steps"] = [vars(step) for step in self.steps]
+        from bgmagic.api.structured_output import pickled_data
+
+        return Answer._restored, (str(self), self._known(), asked, pickled_data(self.data))
+
+    @classmethod
+    def _restored(cls, text: str, response: Any, asked: Any, pickled: bytes | None) -> Answer:
+        """The answer in a pickle, which names no file of ours, so that files may move."""
+        from bgmagic.api.structured_output import unpickled_data
+
+        return cls(text, response, None, asked, unpickled_data(pickled, text))
+
+    def bundle(self, formulas: Literal["mathjax", "mathml"] = "mathjax") -> dict[str, str]:
+        """The text, and HTML with what it cites; ``formulas`` as `to_html` takes them."""
+        # Imported when an answer is looked at: most are only used.
+        from bgmagic.rendering.markdown import answer_html
+
+        html = answer_html(
+            str(self),
+            structured=self.data is not None,
+            commentary=self.commentary,
+            summary=self.summary,
+            links=sources(self.citations),
+            formulas=formulas,
+        )
+        return {"text/plain": self._plain(), "text/html": html + self.made_html()}
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return self.bundle()
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        # IPython prefers this: the text as it reads, in a list with its quotes.
+        printer.text(self._plain() if len(printer.stack) <= 1 else repr(self))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import os
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,21 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.pricing import Terms, price_of
 from bgmagic.api.redaction import without_secrets
-from bgmagic.api.response import Usage, read_output
-from bgmagic.errors import BadInput
-from bgmagic.jobs.job import Job
+from bgmagic.api.response import Usage, decompressed, read_output
+from bgmagic.errors import AnswerGone, BadInput
+from bgmagic.jobs.job import Job, ahead
 from bgmagic.jobs.record import Status, hashable
+from bgmagic.text import one_line
 from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     import pandas
-
-
-import heapq
-import time
-from collections import Counter
-
-from bgmagic.text import one_line
 
 FORMAT = 1  # of an exported line; another number means other fields
 
@@ -49,7 +46,8 @@ def to_frame(jobs: Sequence[Job], items: Sequence[Any] | None = None) -> pandas.
     except ImportError:
         raise BadInput("to_frame() makes a pandas DataFrame: pip install pandas") from None
     rows = [
-        job_row(job, _MISSING if items is None else items[index]) for index, job in enumerate(jobs)
+        job_row(job, _MISSING if items is None else items[index])
+        for index, job in enumerate(ahead(jobs))
     ]
     # Rows may differ in their columns; what was asked comes before how it went.
     columns = dict.fromkeys(name for told in rows for name in told)
@@ -91,22 +89,24 @@ def job_row(job: Job, item: Any = _MISSING) -> dict[str, Any]:
         told |= dict(position.settings)
         if position.samples > 1:
             told["sample"] = position.sample
-    answered = job.done() and job.error is None
     return told | {
         "status": job.status,
         "seconds": seconds_of(job),
         **_tokens(response),
         "price": price_of(response, job.record.server, Terms.of(job.request)),
-        "text": job.text if answered or job.text else None,
-        **_data(job),
-        "error": str(job.error) if job.error else None,
+        **_given(job),
     }
 
 
-def _data(job: Job) -> dict[str, Any]:
-    """The structured data of an answer that has some."""
-    data = job.result(0).data if job.done() and job.error is None else None
-    return {} if data is None else {"data": data}
+def _given(job: Job) -> dict[str, Any]:
+    """The text and, if there are any, the data of the answer; or why there is none."""
+    answered = job.done() and job.error is None
+    try:
+        text, data = job.text, job.result(0).data if answered else None
+    except AnswerGone as gone:
+        return {"text": None, "error": str(gone)}
+    told = {"text": text if answered or text else None} | ({} if data is None else {"data": data})
+    return told | {"error": str(job.error) if job.error else None}
 
 
 def _tokens(response: Mapping[str, Any]) -> dict[str, int | None]:
@@ -142,7 +142,11 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
     Args:
         secrets: values that are removed, wherever they stand.
     """
-    record = job.record
+    record, gone, response = job.record, "", None
+    try:
+        response = decompressed(record.response)
+    except AnswerGone as error:
+        gone = str(error)
     body, _ = without_secrets(record.request.body, secrets)
     position = record.position
     told = {
@@ -153,8 +157,8 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
         "server": record.server,
         "status": job.status,
         "prompt": prompt_of(body),
-        "text": read_output(record.response or {}).text,
-        "error": str(job.error) if job.error else None,
+        "text": read_output(response or {}).text,
+        "error": str(job.error) if job.error else gone or None,
         "response_id": record.response_id,
         "batch_id": record.batch_id,
         "model": (record.response or {}).get("model") or record.request.model,
@@ -169,7 +173,7 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
         if position is None
         else {"group": position.group, "index": position.index} | position.details,
         "body": body,
-        "response": record.response,
+        "response": response,
     }
     return _clean(told, secrets)
 

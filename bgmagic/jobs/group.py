@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bgmagic.errors import BadInput, BgmagicError, public
-from bgmagic.jobs.job import Answer, Job
+from bgmagic.errors import AnswerGone, BadInput, BgmagicError, public
+from bgmagic.jobs.job import Answer, Job, outcomes
 from bgmagic.jobs.outcome import Detached, JobError, mirror
 from bgmagic.jobs.record import GroupDisplays, Status
 from bgmagic.text import count_jobs, one_line
@@ -206,7 +206,7 @@ class JobGroup(Collection[Any]):
             error = failed[0].error
             assert error is not None  # noqa: S101 - that is why it is in the list
             raise _with_the_others(error, len(failed), len(jobs))
-        return self._shaped([job.error or job.result(0) for job in jobs])
+        return self._shaped(list(map(_result, jobs) if return_exceptions else outcomes(jobs)))
 
     def as_completed(self, timeout: float | None = None) -> AsCompleted:
         """The jobs as they end, for ``for`` and for ``async for``.
@@ -301,8 +301,12 @@ class JobList(JobGroup, Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [_outcome(self.job(at)) for at in range(*index.indices(len(self._jobs)))]
+            jobs = [self.job(at) for at in range(*index.indices(len(self._jobs)))]
+            return list(outcomes(jobs))
         return _outcome(self.job(index))
+
+    def __iter__(self) -> Iterator[Any]:
+        return outcomes(self.jobs)
 
     __hash__ = JobGroup.__hash__
 
@@ -421,6 +425,13 @@ async def _all_ended(jobs: Sequence[Job]) -> None:
 
 def _outcome(job: Job) -> Job | Answer:
     return job.result(0) if job.done() and job.error is None else job
+
+
+def _result(job: Job) -> Answer | BgmagicError:
+    try:
+        return job.error or job.result(0)
+    except AnswerGone as gone:
+        return gone
 
 
 def _without_answer(job: Job) -> bool:

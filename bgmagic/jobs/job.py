@@ -1,35 +1,33 @@
-"""A job, and the answer it becomes: the user's handle of one submission.
+"""A job: the user's handle of one submission.
 
-`Job` keeps the newest `JobRecord` and calls its listeners after each change. `Job` is a
-``Future[Answer]`` and `Answer.job` is its `Job`, so they share this file.
+`Job` keeps the newest `JobRecord` and calls its listeners after each change. Once it has ended, its
+response and its answer are left to the journal, if that has them, and read when they are looked at.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bgmagic.api.pricing import Terms, price_of
-from bgmagic.api.replay import Turns, conversation_of, previous_of
-from bgmagic.api.request import Previous, Request
+from bgmagic.api.request import Request
 from bgmagic.api.response import (
-    Citation,
     CompressedResponse,
+    KeptResponse,
+    StoredResponse,
     decompressed,
-    objects_in,
-    read_citations,
-    read_output,
-    read_summary,
     sdk_response,
     sdk_usage,
-    sources,
-    text_in,
 )
-from bgmagic.errors import BgmagicError, public
-from bgmagic.jobs.artifacts import Artifacts, has_made
+from bgmagic.errors import AnswerGone, BgmagicError, public
+from bgmagic.jobs.artifacts import Answer as Answer
 from bgmagic.jobs.placeholder import (
     LeanFuture,
     TextPlaceholder,
@@ -44,146 +42,13 @@ if TYPE_CHECKING:
     from bgmagic.api.response import Response, ResponseUsage
 
 
-@public
-class Answer(Artifacts, str):
-    """The output text of a completed job: a ``str``, with where it came from.
-
-    Attributes:
-        job: the job that gave it; None in an answer that was unpickled.
-        response_id: the server's id of the response, or None.
-        model: the model's name as the server returned it, or None.
-        commentary: what the model said on its way to the answer, or "".
-        data: with ``--schema`` what the text says: an object of the Pydantic model, or what JSON
-            gives where there was a JSON schema or the class is not known any more; else None.
-        citations: what the text cites, in its order.
-    """
-
-    _asked: Mapping[str, Any]
-    _response: Mapping[str, Any] | None
-    job: Job | None
-    response_id: str | None
-    model: str | None
-    commentary: str
-    data: Any
-    citations: tuple[Citation, ...]
-
-    def __new__(
-        cls,
-        text: str,
-        response: Mapping[str, Any],
-        job: Job | None = None,
-        asked: Mapping[str, Any] | None = None,
-        data: Any = None,
-    ) -> Answer:
-        """Make the answer of ``response``, whose output text is ``text``.
-
-        Args:
-            asked: of the request body, ``input`` and ``instructions``, where there is no job.
-            data: what the text says, if it is structured.
-        """
-        answer = super().__new__(cls, text)
-        answer.job = job
-        answer.response_id = text_in(response.get("id")) or (job.response_id if job else None)
-        answer.model = text_in(response.get("model")) or None
-        answer._asked = asked or {}
-        answer._response = CompressedResponse(response) if job is None else None  # a job keeps it
-        answer.data = data
-        answer.commentary = read_output(response).commentary
-        answer.citations = read_citations(response)
-        answer._made = has_made(response)
-        return answer
-
-    @property
-    def response(self) -> Response:
-        """The whole response as the SDK's own `Response`, a new one; ``.to_dict()`` is its JSON."""
-        return sdk_response(self._whole())
-
-    @property
-    def usage(self) -> ResponseUsage | None:
-        """Tokens as the server counted them, as the SDK's own `ResponseUsage`, or None."""
-        return sdk_usage(self._whole())
-
-    @property
-    def summary(self) -> str:
-        """What the model says of its reasoning, where ``--summary`` asked for that, or ""."""
-        return read_summary(self._whole())
-
-    @property
-    def conversation(self) -> Turns:
-        """Every turn up to this answer, a new list that ``--messages`` and the API take."""
-        return conversation_of(self._body(), str(self), self._whole())
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """The calls of the notebook's functions that led to this answer, in order."""
-        held = objects_in(self._asked.get("steps"))
-        return tuple(Step(**one) for one in held) if self.job is None else self.job.steps
-
-    def _previous(self, server: str, now: float) -> Previous | None:
-        """How a request to ``server`` goes on from this answer by its id; None if it can't."""
-        record = None if self.job is None else self.job.record
-        if record is None or record.server != server or record.is_expired(now):
-            return None
-        return previous_of(self._whole(), len(self.conversation))
-
-    @property
-    def instructions(self) -> str | None:
-        """The system text it was asked with, or None."""
-        return text_in(self._body().get("instructions")) or None
-
-    def _body(self) -> Mapping[str, Any]:
-        return self._asked if self.job is None else self.job.record.outgoing.body
-
-    def _whole(self) -> Mapping[str, Any]:
-        """The response as plain JSON."""
-        kept = self._response if self.job is None else self.job.record.response
-        return decompressed(kept) or {}
-
-    def __await__(self) -> Generator[Any, None, Answer]:
-        # `await name` works before and after the answer has replaced the job in the variable.
-        yield from ()
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Without the job: it belongs to a kernel, the text and its origin do not.
-        asked = {key: self._body().get(key) for key in ("input", "instructions")}
-        if self.steps:
-            asked["steps"] = [vars(step) for step in self.steps]
-        from bgmagic.api.structured_output import pickled_data
-
-        return Answer._restored, (str(self), self._whole(), asked, pickled_data(self.data))
-
-    @classmethod
-    def _restored(cls, text: str, response: Any, asked: Any, pickled: bytes | None) -> Answer:
-        """The answer in a pickle, which names no file of ours, so that files may move."""
-        from bgmagic.api.structured_output import unpickled_data
-
-        return cls(text, response, None, asked, unpickled_data(pickled, text))
-
-    def bundle(self, formulas: Literal["mathjax", "mathml"] = "mathjax") -> dict[str, str]:
-        """The text, and HTML with what it cites; ``formulas`` as `to_html` takes them."""
-        # Imported when an answer is looked at: most are only used.
-        from bgmagic.rendering.markdown import answer_html
-
-        html = answer_html(
-            str(self),
-            structured=self.data is not None,
-            commentary=self.commentary,
-            summary=self.summary,
-            links=sources(self.citations),
-            formulas=formulas,
-        )
-        return {"text/plain": self._plain(), "text/html": html + self.made_html()}
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        return self.bundle()
-
-    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
-        # IPython prefers this: the text as it reads, in a list with its quotes.
-        printer.text(self._plain() if len(printer.stack) <= 1 else repr(self))
-
-
 logger = logging.getLogger("bgmagic")
+
+# The answers that somebody holds, of jobs that have let them go: one object for all who ask.
+_HELD: weakref.WeakValueDictionary[Job, Answer] = weakref.WeakValueDictionary()
+
+# The newest of them: an answer is mostly looked at several times, and soon.
+_NEWEST: deque[Answer] = deque(maxlen=16)
 
 
 @public
@@ -212,7 +77,6 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
         self.record: JobRecord = record
         self._control = control
         self._variables = variables
-        self._answer: Answer | None = None
         self._detached = False
         self._listeners: tuple[Listener, ...] = ()
         self._card: Any = None
@@ -248,17 +112,20 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
     @property
     def text(self) -> str:
         """The output text so far: partial of a job that streams or ended early, else mostly ""."""
-        return self.record.text if self._answer is None else str(self._answer)
+        answer = self._answer
+        return self.record.text if answer is None else str(answer)
 
     @property
     def commentary(self) -> str:
         """What the model said on its way to the answer so far, or ""."""
-        return self.record.commentary if self._answer is None else self._answer.commentary
+        answer = self._answer
+        return self.record.commentary if answer is None else answer.commentary
 
     @property
     def summary(self) -> str:
         """What the model says of its reasoning so far, where ``--summary`` asked for it, or ""."""
-        return self.record.summary
+        answer = self._answer
+        return self.record.summary if answer is None else answer.summary
 
     @property
     def error(self) -> BgmagicError | None:
@@ -355,7 +222,8 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
             TimeoutError: it has not ended within ``timeout``; it goes on.
             BgmagicError: called on the thread that polls, which would wait for itself.
         """
-        return super().result(timeout)
+        found: Answer | None = super().result(timeout)
+        return self._read_again() if found is None else found
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error the job ended with, or None, waiting as ``result`` does."""
@@ -364,6 +232,47 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
     def add_done_callback(self, fn: Callable[[Future[Answer]], object]) -> None:
         """Call ``fn(job)`` once the job is done, on a thread of its own for all callbacks."""
         super().add_done_callback(lambda _: self._control.run_callback(fn, self))
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        yield from super().__await__()
+        return self.result(0)
+
+    @property
+    def _answer(self) -> Answer | None:
+        return self.result(0) if self.done() and self._exception is None else None
+
+    @property
+    def _is_let_go(self) -> bool:
+        """Whether it has an answer that it does not hold: the journal has it."""
+        return self.done() and self._exception is None and self._result is None
+
+    def _read_again(self, text: str | None = None) -> Answer:
+        """The answer that it let go; ``text`` is its response as JSON, where that is read already.
+
+        Raises:
+            AnswerGone: the journal has it no more, or can't be read.
+        """
+        from bgmagic.jobs.outcome import outcome_of  # which makes answers of jobs
+
+        answer = _HELD.get(self)
+        if answer is None:
+            response = decompressed(self.record.response) if text is None else json.loads(text)
+            made = outcome_of(self, self.record.with_changes(response=response))
+            if not isinstance(made, Answer):
+                raise made
+            answer = _HELD.setdefault(self, made)
+        _NEWEST.append(answer)
+        return answer
+
+    def hold_again(self, text: str) -> None:
+        """Hold the response, ``text`` as JSON, and the answer: the journal is about to lose it."""
+        with self._condition:
+            answer = self._read_again(text) if self._is_let_go else self._answer
+            self._result = answer
+            packed = CompressedResponse(
+                json.loads(text), (self.record.request.shared_text, answer or "")
+            )
+            self.record = self.record.with_changes(response=packed)
 
     def _check_may_wait(self) -> None:
         if self._control.on_loop_thread():
@@ -380,27 +289,47 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
         self.record = self.record.with_changes(**changes)
         self._notify()
 
-    def settle(self, record: JobRecord, ending: Answer | BgmagicError) -> None:
+    def settle(
+        self, record: JobRecord, ending: Answer | BgmagicError, *, stored: bool = False
+    ) -> None:
         """Keep the last ``record``, which is terminal, and deliver its ``ending``.
 
         The order is promised: variable, then waiters, then displays.
+
+        Args:
+            stored: whether the journal has the response just so.
         """
         self.record = record
-        if isinstance(ending, Answer):
-            with self._condition:
-                self._answer = ending
+        with self._condition:  # for `add_variable`
+            if isinstance(ending, Answer):
                 for variable in self._variables:
                     variable.replace(self, ending)
-            self.set_result(ending)
-        else:
-            self.set_exception(ending)
+                self.set_result(ending)
+            else:
+                self.set_exception(ending)
         response = record.response
-        if response is not None and not isinstance(response, CompressedResponse):
-            known = ending if isinstance(ending, Answer) else ""
-            packed = CompressedResponse(response, (record.request.shared_text, known))
-            self.record = record.with_changes(response=packed)
+        if response is not None and not isinstance(response, KeptResponse):
+            self._pack(response, ending, stored=stored)
         self._wake()
         self._notify()
+
+    def _pack(
+        self, response: Mapping[str, Any], ending: Answer | BgmagicError, *, stored: bool
+    ) -> None:
+        """Keep ``response`` in less room, or leave it to the journal, and the answer with it."""
+        record = self.record
+        packed: KeptResponse
+        if stored:
+            packed = StoredResponse(response, record.key, self._control.responses)
+        else:
+            known = ending if isinstance(ending, Answer) else ""
+            packed = CompressedResponse(response, (record.request.shared_text, known))
+        self.record = record.with_changes(response=packed)
+        # What was read into an object of the user's is theirs, who may have changed it.
+        if stored and isinstance(ending, Answer) and ending.data is None:
+            _HELD[self] = ending
+            _NEWEST.append(ending)
+            self._result = None
 
     def detach(self, error: BgmagicError) -> None:
         """Stop watching: waiters get ``error``; the record stays as it is."""
@@ -435,3 +364,36 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
         """Say why the job can't do ``action``, which text can, and what to do instead."""
         what = f"{self.record.label} is {self.status} and can't {action}"
         return f"{what}: {remedy_of(self.name, self.error, done=self.done())}"
+
+
+# Answers that only the journal has are read together where many are looked at.
+
+_TOGETHER = 100
+
+
+def read_ahead(jobs: Iterable[Job]) -> list[Answer]:
+    """Read the answers of these jobs that only the journal has in one go.
+
+    Returns:
+        those: as long as somebody holds them, nobody has to read them again.
+    """
+    alone = {job.record.key: job for job in jobs if job._is_let_go and job not in _HELD}
+    if not alone:
+        return []
+    found = next(iter(alone.values()))._control.responses.read_all(alone)
+    return [alone[key]._read_again(text) for key, text in found.items()]
+
+
+def ahead(jobs: Sequence[Job]) -> Iterator[Job]:
+    """These jobs, each with its answer at hand."""
+    for start in range(0, len(jobs), _TOGETHER):
+        some, held = jobs[start : start + _TOGETHER], list[Answer]()
+        with contextlib.suppress(AnswerGone):  # who asks for one is told
+            held = read_ahead(some)
+        yield from some
+        del held
+
+
+def outcomes(jobs: Sequence[Job]) -> Iterator[Job | Answer]:
+    """The answers of these jobs, and where there is none (yet) the job itself."""
+    return (job.result(0) if job.done() and not job.error else job for job in ahead(jobs))

@@ -124,10 +124,14 @@ def past_deadline(job: Job, deadline: float) -> str:
     )
 
 
-def settle(job: Job, **changes: Any) -> None:
-    """End ``job`` with its last ``changes``, which make it terminal, and deliver its ending."""
+def settle(job: Job, *, stored: bool = False, **changes: Any) -> None:
+    """End ``job`` with its last ``changes``, which make it terminal, and deliver its ending.
+
+    Args:
+        stored: whether the journal has its response just so, to be read there when it is looked at.
+    """
     record = job.record.with_changes(**changes)
-    job.settle(record, outcome_of(job, record))
+    job.settle(record, outcome_of(job, record), stored=stored)
 
 
 def detach(job: Job, reason: str) -> None:

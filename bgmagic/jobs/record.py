@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bgmagic.api.request import Request
-from bgmagic.api.response import decompressed, read_output, read_summary
+from bgmagic.api.response import ReadsResponses, decompressed, read_output, read_summary
 from bgmagic.api.server import is_openai
 from bgmagic.api.words import WINDOW_SECONDS
 from bgmagic.errors import public
@@ -62,6 +62,10 @@ class SendGate(Protocol):
 
 class JobController(Protocol):
     """Runs jobs: what a job asks of its manager."""
+
+    @property
+    def responses(self) -> ReadsResponses:
+        """Reads the responses of ended jobs that only the journal has."""
 
     def cancel(self, job: Any) -> bool:
         """Request that the job be cancelled; False if it has ended."""

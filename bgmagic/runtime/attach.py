@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from bgmagic.api.request import OutputType, Previous, Request
+from bgmagic.api.response import ReadsResponses, StoredResponse
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput, Unsendable
 from bgmagic.jobs.job import Answer, Job
@@ -72,6 +73,21 @@ def past_job(
     if entry.ended_at is not None:
         settle(job)
     return job
+
+
+_TOGETHER = 100  # responses that are read in one go
+
+
+def hold_again(jobs: Sequence[Job], keys: Collection[str], responses: ReadsResponses) -> None:
+    """Have the handles of the jobs with these keys hold what the journal is going to lose."""
+    alone = [job for job in jobs if isinstance(job.record.response, StoredResponse)]
+    alone = [job for job in alone if job.record.key in keys]
+    for start in range(0, len(alone), _TOGETHER):
+        some = alone[start : start + _TOGETHER]
+        found = responses.read_all([job.record.key for job in some])
+        for job in some:
+            if job.record.key in found:
+                job.hold_again(found[job.record.key])
 
 
 def settle_as_stored(job: Job, entry: StoredJob) -> None:

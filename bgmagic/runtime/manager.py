@@ -32,6 +32,7 @@ from bgmagic.runtime.attach import (
     VariableHandover,
     check_attachable,
     fetch_cited,
+    hold_again,
     past_job,
     record_of,
     stored_run_config,
@@ -85,6 +86,8 @@ class JobManager:
         self._make_card = make_card
         self._clock = clock or Clock()
         self.store = store or JobStore(Journal(None), OwnerLock(None))
+        self.responses = self.store.responses
+        self.responses.on_forget = lambda keys: hold_again(self.jobs(), keys, self.responses)
         self._batch_ids = BatchIds(self.store)
         self._pid = os.getpid()
         self._loop = LoopThread()
@@ -152,12 +155,7 @@ class JobManager:
             over_budget=over_budget,
         )
         self._loop.start()  # a thread that can't start is told before there is a job
-        config = RunConfig(
-            server,
-            poll_interval,
-            deadline,
-            create_timeout=create_timeout,
-        )
+        config = RunConfig(server, poll_interval, deadline, create_timeout=create_timeout)
         return self._start(record, config, variable)
 
     def submit_all(self, records: Sequence[JobRecord], config: RunConfig) -> list[Job]:
@@ -291,7 +289,7 @@ class JobManager:
             job.add_variable(variable)
         self.registry.add(job)
         # Nobody else has the handle yet, so this thread may change it.
-        settle(job)
+        settle(job, stored=self.responses.has(record.key))
         return job
 
     def _start(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bgmagic.api.pricing import Billing
+from bgmagic.api.redaction import kept_response
 from bgmagic.api.response import Usage, is_terminal
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock, TimeLimit, WakeEvent
@@ -426,15 +427,16 @@ class JobRunner:
         changes["notes"] = tuple(note for note in self.job.record.notes if note in LASTING_NOTES)
         kept = ("status", "ended_at", "started_at", "checked_at", "reason")
         written = {name: changes[name] for name in kept if name in changes}
+        whole = False
         if changes.get("response") is not None:
-            written["response"] = self._store.redacted_response(
-                changes["response"], self._config.server, text
-            )
+            told, secrets = changes["response"], self._config.server.secrets
+            written["response"], whole = kept_response(told, secrets, text)
             paid = with_all_usage(self.job.record.rounds, changes["response"])
             written["output_tokens"] = Usage.of(paid).output
             written["billing"] = Billing.of(self.job.request, paid).text
-        await self._store.update(self.job.record, **written)
-        settle(self.job, **changes)
+        stored = await self._store.update(self.job.record, **written) and whole
+        stored = stored and self._store.responses.has(self.job.record.key)
+        settle(self.job, stored=stored, **changes)
 
     def _stop_watching(self, reason: str) -> None:
         """Detach a job that can't go on here; one that was being sent ends as unknown."""

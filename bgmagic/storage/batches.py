@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from bgmagic.api.pricing import Billing
+from bgmagic.api.redaction import kept_response
 from bgmagic.api.request import Request
 from bgmagic.api.response import Usage
 from bgmagic.api.server import ServerConfig
@@ -239,30 +240,32 @@ class BatchStore:
 
         await self._store._done(self._put(Write(release, changes={"owner": None}, batch=batch.key)))
 
-    async def settle(self, changes: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    async def settle(self, changes: Iterable[tuple[str, Mapping[str, Any]]]) -> set[str]:
         """Write down how jobs have ended, by their keys, all in one go; waits until it is on disk
-        or has failed."""
-        change = self._store.journal.change
-        for writing in [change(key, **columns) for key, columns in changes]:
-            await self._store._done(writing)
+        or has failed. Gives the keys of those that are on disk."""
+        change, responses = self._store.journal.change, self._store.responses
+        writing = [(key, change(key, **columns)) for key, columns in changes]
+        written = [key for key, future in writing if await self._store._done(future)]
+        return set(filter(responses.has, written))
 
     def ending(
         self, request: Request | None, change: Mapping[str, Any], now: float, server: ServerConfig
-    ) -> dict[str, Any]:
-        """What is written down of a job that ends.
+    ) -> tuple[dict[str, Any], bool]:
+        """What is written down of a job that ends, and whether that is the whole response.
 
         Args:
             request: what it asked, where that is known.
             change: its status and reason, or response.
         """
+        whole = False
         columns = {**change, "status": str(change["status"]), "ended_at": now, "checked_at": now}
         response = change.get("response")
         if response is not None:
-            columns["response"] = self._store.redacted_response(response, server)
+            columns["response"], whole = kept_response(response, server.secrets)
             columns["output_tokens"] = Usage.of(response).output
             if request is not None:
                 columns["billing"] = Billing.of(request, response).text
-        return columns
+        return columns, whole
 
     def open_keys(self, key: str) -> list[str]:
         """The keys of the jobs of a batch that have not ended, by the journal."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -25,6 +25,7 @@ from bgmagic.storage.database import JournalError, StoredJob, WriteDeferred
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.live_rows import changed
 from bgmagic.storage.owner_lock import BEAT, OwnerLock
+from bgmagic.storage.reader import StoredResponses
 from bgmagic.storage.retention import LARGE
 from bgmagic.storage.search import JournalSearch
 
@@ -39,6 +40,7 @@ class JobStore:
     def __init__(self, journal: Journal, owner: OwnerLock) -> None:
         self.journal = journal
         self.search = JournalSearch(journal)
+        self.responses = StoredResponses(journal.given)
         self.owner = owner
         self._trouble: str | None = None
         self._unwritten: set[str] = set()
@@ -234,9 +236,9 @@ class JobStore:
             return True
         return await self._landing.wait(taking(await asyncio.to_thread(self._dead)))
 
-    async def update(self, record: JobRecord, **changes: Any) -> None:
-        """Change the job's entry, and wait until that is committed or has failed."""
-        await self._done(self.journal.change(record.key, **changes))
+    async def update(self, record: JobRecord, **changes: Any) -> bool:
+        """Change the job's entry; returns, once that is over, whether it is committed."""
+        return await self._done(self.journal.change(record.key, **changes))
 
     def update_position(self, record: JobRecord, server: ServerConfig) -> None:
         """Store a job's new position in a group soon."""
@@ -250,20 +252,6 @@ class JobStore:
             self.journal.change(record.key, **changes)
         else:
             coming.update(changes)
-
-    def redacted_response(
-        self, response: Mapping[str, Any] | None, server: ServerConfig, text: str = ""
-    ) -> str | None:
-        """A response as it may be kept: what the model wrote is not touched but for our secrets.
-        ``text`` is its JSON without these, if that is at hand."""
-        if response is None:
-            return None
-        about = {key: value for key, value in response.items() if key != "output"}
-        clean, found = redaction.without_secrets(about, server.secrets)
-        if text and not found:
-            return text
-        text = json.dumps({**clean, "output": response.get("output")}, ensure_ascii=False)
-        return redaction.hidden(text, server.secrets)
 
     def credentials(self, server: ServerConfig) -> str:
         """What tells the server's credentials from others, without giving them away."""
@@ -384,6 +372,7 @@ class JobStore:
 
     def forget(self, keys: Collection[str]) -> Future[int]:
         """Delete those of these jobs that have ended, with their texts; gives how many."""
+        self.responses.forget(keys)
         return self.search.forget_after(self.journal.forget(keys))
 
     def forget_before(self, at: float, needed: Collection[str]) -> Future[int]:
@@ -402,6 +391,7 @@ class JobStore:
     def close(self, timeout: float) -> None:
         """Commit what is queued, and let other kernels have what is open."""
         self.search.close()
+        self.responses.close()
         self.journal.close(timeout)
         self.owner.release()
 

@@ -44,6 +44,7 @@ class Journal:
         """Make a journal at ``path``, or in memory for None; opened with the first use."""
         self._path = None if path is None else filesystem.own_file(path, host_id())
         self.path = self._path  # this host's file; None in memory
+        self.given = path  # what it is one of
         self._others = OtherFiles(path, self._path) if path and self._path else None
         self._rows = LiveRows()
         self._pid = os.getpid()

@@ -1,13 +1,17 @@
-"""The journal for a process that runs no jobs: read, never written, made or brought up to date."""
+"""The journal for whoever only reads it: never written, made or brought up to date."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import sqlite3
 import threading
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from bgmagic.errors import AnswerGone
 from bgmagic.storage import database, filesystem, live_rows
 from bgmagic.storage.database import FIELDS, StoredJob
 from bgmagic.storage.filesystem import OtherFiles
@@ -65,6 +69,9 @@ OF = "(:notebook IS NULL OR notebook = :notebook) AND (:name IS NULL OR name = :
 
 SAME = f"WHERE fingerprint = :it AND {OF} AND ended_at IS NULL ORDER BY created_at, id"
 
+_RESPONSES = """SELECT key, text FROM jobs JOIN blobs ON hash = response_hash
+    WHERE key IN (SELECT value FROM json_each(?))"""
+
 
 def newest_first(*, notebook: str | None, name: str | None, open_only: bool) -> str:
     """The condition of a listing, with what is asked alone, so that an index serves it."""
@@ -106,6 +113,20 @@ class JournalReader:
             sql = f"SELECT {columns} FROM jobs {where}"  # noqa: S608 - our own constants
             others = [database.from_row(row) for row in self._others.read(sql, values)]
         return live_rows.merged(found, others, where) if others else found
+
+    def responses(self, keys: Collection[str]) -> dict[str, str]:
+        """The responses, as JSON, of those of these jobs that have one, by their keys.
+
+        Raises:
+            sqlite3.Error: the file can't be read.
+        """
+        asked = (json.dumps(list(keys)),)
+        with self._lock:
+            connection = self._connection()
+            rows = [] if connection is None else connection.execute(_RESPONSES, asked).fetchall()
+            if len(rows) < len(keys):
+                rows = [*self._others.read(_RESPONSES, asked), *rows]
+        return dict(rows)
 
     def count(self) -> int:
         """How many jobs this host's file has."""
@@ -160,6 +181,63 @@ class JournalReader:
         if known is not None:
             with contextlib.suppress(sqlite3.Error):
                 known[1].close()
+
+
+class StoredResponses:
+    """The responses that the journal has of ended jobs, so that their handles need not keep them.
+    From any thread."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Make it of the journal at ``path``; one in memory, None, has them only as handles do."""
+        self._reader = None if path is None else JournalReader(path)
+        self._pid = os.getpid()
+        self._forgotten: set[str] = set()
+        # Called with the keys of jobs before the journal forgets them.
+        self.on_forget: Callable[[Collection[str]], object] = lambda _: None
+
+    def has(self, key: str) -> bool:
+        """Whether what was written down of the job stays there, as far as this process knows."""
+        return self._reader is not None and key not in self._forgotten
+
+    def forget(self, keys: Collection[str]) -> None:
+        """The journal is about to forget these jobs."""
+        self._forgotten.update(keys)
+        self.on_forget(set(keys))
+
+    def read(self, key: str) -> str:
+        """The response of the job with this key, as JSON.
+
+        Raises:
+            AnswerGone: the journal has it no more, or can't be read.
+        """
+        found = self.read_all([key]).get(key)
+        if found is None:
+            raise self._gone("no longer has it: it was forgotten there, or the file was removed")
+        return found
+
+    def read_all(self, keys: Collection[str]) -> Mapping[str, str]:
+        """Those of several, by their keys, that are there.
+
+        Raises:
+            AnswerGone: the journal can't be read.
+        """
+        if self._reader is None or not keys:
+            return {}
+        if os.getpid() != self._pid:
+            raise self._gone("can't be read in a process that was forked; read it before that")
+        try:
+            return self._reader.responses(keys)
+        except sqlite3.Error as error:
+            raise self._gone(f"can't be read now: {error}") from None
+
+    def close(self) -> None:
+        """Let the file go; what is asked later opens it again."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def _gone(self, why: str) -> AnswerGone:
+        path = None if self._reader is None else self._reader.path
+        return AnswerGone(f"only the journal, {path}, had this answer, and {why}")
 
 
 def _columns(connection: sqlite3.Connection) -> set[str]:

@@ -73,13 +73,14 @@ class UnfollowedJobs(JobStore):
         """Whether it was accepted; its row stays as it is."""
         return not waits and record.response_id is not None
 
-    async def update(self, record: JobRecord, **changes: Any) -> None:
-        """Write its end, if its kernel is gone and no other has it."""
+    async def update(self, record: JobRecord, **changes: Any) -> bool:
+        """Write its end, if its kernel is gone and no other has it; nothing is to be read there."""
         if "ended_at" in changes:
             try:
                 await asyncio.to_thread(self._end, record.key, changes)
             except sqlite3.Error:
                 self.unwritten.add(record.key)
+        return False
 
     def update_soon(self, record: JobRecord, **changes: Any) -> None:
         """Write nothing: it has not ended."""
