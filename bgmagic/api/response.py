@@ -326,6 +326,11 @@ class KeptResponse(Mapping[str, Any]):
         """The object as it was."""
         raise NotImplementedError
 
+    @property
+    def at_hand(self) -> dict[str, Any]:
+        """The few fields."""
+        return {key: self[key] for key in _QUICK if self._quick[_AT[key]] is not _ABSENT}
+
     def __getitem__(self, key: str) -> Any:
         if key not in _AT:
             return self.decompress()[key]

@@ -13,7 +13,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bgmagic.api.request import Request
-from bgmagic.api.response import ReadsResponses, decompressed, read_output, read_summary
+from bgmagic.api.response import (
+    KeptResponse,
+    ReadsResponses,
+    decompressed,
+    read_output,
+    read_summary,
+)
 from bgmagic.api.server import is_openai
 from bgmagic.api.words import WINDOW_SECONDS
 from bgmagic.errors import public
@@ -282,7 +288,10 @@ class JobRecord:
     def paid_response(self) -> Mapping[str, Any] | None:
         """The response with the tokens of all its rounds, as they are paid for; of a job that ended
         between two rounds, those that there were."""
-        return with_all_usage(self.rounds, self.response or {}) or None
+        known = self.response or {}
+        # All that tells a price is at hand.
+        known = known.at_hand if isinstance(known, KeptResponse) else known
+        return with_all_usage(self.rounds, known) or None
 
     @property
     def label(self) -> str:
