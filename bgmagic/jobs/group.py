@@ -20,7 +20,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -68,7 +67,9 @@ class JobGroup(Collection[Any]):
         self._making = threading.RLock()
         self._items = items
         self._listeners: list[Callable[[Job], None]] = []
-        self._told = self._notify  # one for all jobs: each look makes another
+        # What each job has of its group.
+        self._tells: tuple[Callable[[Job], None], ...] = (self._notify,)
+        self._holds = (GroupPlaces(self),)
         self._displays = displays
         self._board: Any = None
         self._indices: dict[Job, int] = {}
@@ -81,8 +82,7 @@ class JobGroup(Collection[Any]):
     def _place(self, index: int, job: Job) -> None:
         self._jobs[index] = job
         self._indices[job] = index
-        job.add_listener(self._told)
-        job.add_variable(GroupSlot(self, index))
+        job.join_group(self._tells, self._holds)
 
     # What the user reads.
 
@@ -231,12 +231,13 @@ class JobGroup(Collection[Any]):
         """The index of a job that is, or was, in the group."""
         return self._indices[job]
 
-    def replace_job(self, index: int, job: Job, successor: Job) -> None:
+    def replace_job(self, job: Job, successor: Job) -> None:
         """Put ``successor`` in the place of ``job``, if that is still there."""
-        if self._jobs[index] is job:
+        index = self._indices.get(job)
+        if index is not None and self._jobs[index] is job:
             self._jobs[index] = successor
             self._indices[successor] = index
-            successor.add_listener(self._told)
+            successor.join_group(self._tells, ())
             self._notify(successor)
 
     def join(self, index: int, job: Job) -> None:
@@ -364,12 +365,13 @@ class JobDict(JobGroup, Mapping[Any, Any]):
     __eq__ = JobGroup.__eq__
 
 
-@dataclass(frozen=True, slots=True)
-class GroupSlot:
-    """A job's place in its group; the `Variable` of that job."""
+class GroupPlaces:
+    """The places of a group's jobs; a `Variable` of each of them."""
 
-    group: JobGroup
-    index: int
+    __slots__ = ("_group",)
+
+    def __init__(self, group: JobGroup) -> None:
+        self._group = group
 
     def assign(self, job: Job) -> None:
         """Nothing: the group has the job."""
@@ -377,7 +379,7 @@ class GroupSlot:
     def replace(self, job: Job, successor: Job | Answer) -> None:
         """Put a ``successor`` that is a job there; an answer is read off its job."""
         if isinstance(successor, Job):
-            self.group.replace_job(self.index, job, successor)
+            self._group.replace_job(job, successor)
 
 
 class ResentJobs(tuple[Job, ...]):

@@ -284,6 +284,12 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
         """Have ``listener(job)`` called on the loop thread after each change."""
         self._listeners += (listener,)
 
+    def join_group(self, listeners: tuple[Listener, ...], variables: tuple[Variable, ...]) -> None:
+        """Add what all jobs of a group have: one tuple of each for thousands of them."""
+        with self._condition:
+            self._listeners += listeners
+            self._variables += variables
+
     def advance(self, **changes: Any) -> None:
         """Take ``changes`` into the record, and tell the listeners."""
         self.record = self.record.with_changes(**changes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import sqlite3
+import sys
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 from bgmagic.storage import database
 from bgmagic.storage.database import Action, JournalError, MissingRow, StoredJob, WriteDeferred
+from bgmagic.text import TextSharer
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class LiveRows:
         # The jobs of which the file does not say the same, and whether it may have them at all.
         self._unsaved: dict[str, bool] = {}
         self._owner = ""
+        self._details = TextSharer()
 
     def is_unsaved(self, key: str) -> bool:
         """Whether the file does not say the same of the job."""
@@ -74,7 +77,7 @@ class LiveRows:
 
     def savings(self) -> list[Write]:
         """What writes all that is unsaved."""
-        return [self._saving(StoredJob(*self._rows[key])) for key in self._unsaved]
+        return [self._saving(_entry(self._rows[key])) for key in self._unsaved]
 
     def _saving(self, entry: StoredJob) -> Write:
         owner = self._owner
@@ -142,8 +145,17 @@ class LiveRows:
 
     def _own(self, entry: StoredJob | None) -> None:
         if entry is not None:
-            self._rows[entry.key] = _packed(entry)
+            self._rows[entry.key] = self._packed(entry)
             self._owner = entry.owner or self._owner
+
+    def _packed(self, entry: StoredJob) -> tuple[Any, ...]:
+        values = list(_VALUES(entry))
+        # Of a sweep, thousands say mostly or just the same.
+        if entry.group_details is not None:
+            values[_AT["group_details"]] = self._details.share(entry.group_details)
+        if entry.billing is not None:
+            values[_AT["billing"]] = sys.intern(entry.billing)
+        return tuple(values)
 
     def _change(self, write: Write) -> None:
         if write.changes is None:
@@ -163,7 +175,14 @@ class LiveRows:
             del self._rows[key]
 
 
-_packed = operator.attrgetter(*database.FIELDS)
+def _entry(row: tuple[Any, ...]) -> StoredJob:
+    values = list(row)
+    details = values[_AT["group_details"]]
+    values[_AT["group_details"]] = None if details is None else str(details)
+    return StoredJob(*values)
+
+
+_VALUES = operator.attrgetter(*database.FIELDS)
 _AT = {name: index for index, name in enumerate(database.FIELDS)}
 _STATUS, _BATCH, _ENDED_AT = _AT["status"], _AT["batch"], _AT["ended_at"]
 
