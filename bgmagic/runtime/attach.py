@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 from bgmagic.api.request import OutputType, Previous, Request
 from bgmagic.api.response import ReadsResponses, StoredResponse
 from bgmagic.api.server import ServerConfig
-from bgmagic.errors import BadInput, Unsendable
+from bgmagic.errors import BadInput, BgmagicError, Unsendable
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.jobs.outcome import settle
+from bgmagic.jobs.outcome import detach, settle
 from bgmagic.jobs.record import (
     GroupPosition,
     JobController,
@@ -94,6 +95,22 @@ def settle_as_stored(job: Job, entry: StoredJob) -> None:
     """End ``job`` as the journal says that it has ended; what it is called stays."""
     ended = record_of(entry, job.request.output_type)
     settle(job, **{name: getattr(ended, name) for name in _OF_THE_END})
+
+
+async def adopted(job: Job, store: JobStore, *, waits: bool) -> bool:
+    """Whether this kernel looks after the job of another one from now on; if not, it is ended as
+    the journal says, or detached."""
+    try:
+        if await store.adopt(job.record, waits=waits):
+            return True
+        entry = await asyncio.to_thread(store.find, job.record.key)
+        if entry is not None and entry.ended_at is not None:  # while this one was about to
+            settle_as_stored(job, entry)
+        else:
+            detach(job, "another kernel follows it")
+    except BgmagicError as error:
+        detach(job, str(error))
+    return False
 
 
 # What may have become of a job since it was read.

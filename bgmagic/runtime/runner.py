@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from bgmagic.api.pricing import Billing
-from bgmagic.api.redaction import kept_response
-from bgmagic.api.response import Usage, is_terminal
+from bgmagic.api.response import is_terminal
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock, TimeLimit, WakeEvent
-from bgmagic.errors import BadInput, BgmagicError, ServerError
+from bgmagic.errors import BadInput, ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
     CLAIMED_ELSEWHERE,
@@ -25,10 +24,9 @@ from bgmagic.jobs.outcome import (
     why_lost,
 )
 from bgmagic.jobs.record import LASTING_NOTES, SendGate, Status
-from bgmagic.jobs.steps import with_all_usage
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime import sending
-from bgmagic.runtime.attach import settle_as_stored
+from bgmagic.runtime.attach import adopted
 from bgmagic.runtime.calls import FindFunction, FunctionCalls
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
 from bgmagic.runtime.pacing import (
@@ -50,6 +48,8 @@ logger = logging.getLogger("bgmagic")
 START_DELAY = 0.05
 
 CLAIM_RETRY = 10.0  # seconds between tries to claim a job in a journal that fails, at most
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})  # instead of a response that is kept elsewhere
 
 _NO_IDS = ("", ".", "..")  # the last two would ask for another address
 
@@ -87,11 +87,16 @@ class JobRunner:
         self._following: ResponseWatcher | None = None
         self._limit = TimeLimit()  # on what cancelling the job cuts short
         self._closing = False
-        self._calls = FunctionCalls(job, store, config.server, self._wake, find_function)
+        # Few jobs have functions to call.
+        calls = job.record.rounds is not None
+        self._calls = (
+            FunctionCalls(job, store, config.server, self._wake, find_function) if calls else None
+        )
 
     def decide(self, call_id: str | None, *, allow: bool) -> None:
         """Let a call of a function run, or not, that waits for somebody's word; None is all."""
-        self._calls.decide(call_id, allow=allow)
+        if self._calls is not None:
+            self._calls.decide(call_id, allow=allow)
 
     async def run(self, *, attached: bool = False, intended: bool = False) -> None:
         """Run the job to its end; raises nothing but CancelledError.
@@ -101,14 +106,19 @@ class JobRunner:
             intended: whether it is stored already, with its whole group.
         """
         try:
-            if attached:
-                await self._resume()
-            elif intended:
-                self.unstored = False
-                await self._send_and_watch()
-            else:
-                await self._persist()
-                await self._send_and_watch()
+            accepted = await self._begin(attached=attached, intended=intended)
+            while accepted is not None:
+                # Here and not within another call: of thousands of jobs each waits at this place,
+                # with all the frames that there are.
+                watcher = self._following = ResponseWatcher(
+                    self.job, accepted, self._store, self._clock, self._config.poll_interval
+                )
+                try:
+                    reply = await watcher.run(accepted.at + self._config.deadline)
+                finally:
+                    self._following = None
+                    await _close(accepted)
+                accepted = await self._after(watcher, reply)
         except asyncio.CancelledError:
             self._stop_watching(SHUTDOWN)
             raise
@@ -147,6 +157,16 @@ class JobRunner:
         if self._hurry is not None:
             self._hurry.set()
 
+    async def _begin(self, *, attached: bool, intended: bool) -> AcceptedResponse | None:
+        """Send the job, or pick it up; gives the response to be watched, if there is one."""
+        if attached:
+            return await self._resume()
+        if intended:
+            self.unstored = False
+        else:
+            await self._persist()
+        return await self._send()
+
     async def _persist(self) -> None:
         config = self._config
         self._store.buffer_until_inserted(self.job.record)
@@ -156,8 +176,8 @@ class JobRunner:
         record = self.job.record
         await self._store.insert(record, config.server, config.poll_interval, config.deadline)
 
-    async def _resume(self) -> None:
-        """Continue where another kernel left the job."""
+    async def _resume(self) -> AcceptedResponse | None:
+        """Continue where another kernel left the job; gives the response to be watched."""
         record, config, self._ours = self.job.record, self._config, False
         self.unstored = False
         if record.request.is_empty:  # an id from elsewhere, of which the journal knows nothing
@@ -165,74 +185,70 @@ class JobRunner:
         waits = record.response_id is None and record.status == Status.WAITING
         calls = record.rounds is not None and bool(record.rounds.done)
         if waits and record.partial is None and not calls:
-            await self._send_and_watch()  # whoever claims it first sends it
-        elif not await self._adopted(waits):
-            return
-        elif waits:
+            return await self._send()  # whoever claims it first sends it
+        if not await adopted(self.job, self._store, waits=waits):
+            return None
+        if waits:
             self._ours = True
-            await self._send_and_watch()
-        elif record.response_id is None:
+            return await self._send()
+        if record.response_id is None:
             reason = unclear("the kernel that was sending it ended before the server answered")
             await self._settle(status=Status.UNKNOWN, reason=reason)
-        else:
-            if config.limiter is not None:
-                config.limiter.acquire_nowait(self._slot_event)
-            endpoint = self._endpoint_of(self._config.server)
-            at = record.accepted_at or self._clock.now()
-            accepted = AcceptedResponse(endpoint, record.response_id, Reply({}, 0.1), at)
-            await self._go_on(await self._follow(accepted))
+            return None
+        if config.limiter is not None:
+            config.limiter.acquire_nowait(self._slot_event)
+        endpoint = self._endpoint_of(self._config.server)
+        at = record.accepted_at or self._clock.now()
+        return AcceptedResponse(endpoint, record.response_id, Reply(NOTHING, 0.1), at)
 
-    async def _adopted(self, waits: bool) -> bool:
-        try:
-            if await self._store.adopt(self.job.record, waits=waits):
-                return True
-            entry = await asyncio.to_thread(self._store.find, self.job.record.key)
-            if entry is not None and entry.ended_at is not None:  # while this one was about to
-                settle_as_stored(self.job, entry)
-            else:
-                detach(self.job, "another kernel follows it")
-        except BgmagicError as error:
-            detach(self.job, str(error))
-        return False
-
-    async def _send_and_watch(self) -> None:
+    async def _send(self) -> AcceptedResponse | None:
+        """Send the request, once it is complete; gives the response to be watched."""
         since = self.job.record.submitted_at
         if self.job.record.partial is not None:
             if not await self._complete(PartialPrompt(self.job.record.partial)):
-                return
+                return None
             since = self._clock.now()
-        await self._go_on(await self._next(since))
+        return await self._next(since)
 
-    async def _next(self, since: float) -> Reply | None:
-        """Answer the calls of the round before, if there are any, and send and watch the request;
-        gives the terminal reply, or None if something else ended that."""
-        if not await self._calls.answer():
-            return None
-        if self.job.record.rounds is not None and self.job.record.rounds.done:
+    async def _next(self, since: float) -> AcceptedResponse | None:
+        """Answer the calls of the round before, if there are any, and send the request; gives the
+        response to be watched, or None if the job has ended, or is watched no more."""
+        while self._calls is None or await self._calls.answer():
+            if self.job.record.rounds is not None and self.job.record.rounds.done:
+                since = self._clock.now()
+            accepted = await self._create(since + self._config.deadline)
+            if accepted is None:
+                return None
+            ended = is_terminal(accepted.reply.response)
+            if not ended and not self._closing:
+                return accepted
+            await _close(accepted)
+            if not ended:
+                self._stop_watching(SHUTDOWN)
+                return None
+            if not await self._calls_more(accepted.reply):
+                return None
             since = self._clock.now()
-        accepted = await self._create(since + self._config.deadline)
-        if accepted is None:
-            return None
-        try:
-            if is_terminal(accepted.reply.response):
-                return accepted.reply
-            if not self._closing:
-                return await self._follow(accepted)
-            self._stop_watching(SHUTDOWN)
-            return None
-        finally:
-            if accepted.stream is not None:
-                await accepted.stream.close()
+        return None
 
-    async def _go_on(self, reply: Reply | None) -> None:
-        """Settle the job with the terminal ``reply``; as long as that calls functions, go on."""
-        while reply is not None:
-            if not await self._calls.take(reply):
-                changes = record_changes(self.job, reply, self._clock.now())
-                await self._settle(reply.text, **changes)
-                return
+    async def _after(
+        self, watcher: ResponseWatcher, reply: Reply | None
+    ) -> AcceptedResponse | None:
+        """Go on when ``watcher`` has seen the terminal ``reply``, or has ended without one; gives
+        the next response to be watched."""
+        if reply is None:
+            await self._unseen(watcher)
+            return None
+        return await self._next(self._clock.now()) if await self._calls_more(reply) else None
+
+    async def _calls_more(self, reply: Reply) -> bool:
+        """Whether the terminal ``reply`` calls functions; if not, the job is settled with it."""
+        if self._calls is not None and await self._calls.take(reply):
             self._ours = True  # it was followed here
-            reply = await self._next(self._clock.now())
+            return True
+        changes = record_changes(self.job, reply, self._clock.now())
+        await self._settle(reply.text, **changes)
+        return False
 
     # Submitting.
 
@@ -387,33 +403,22 @@ class JobRunner:
         )
         if not is_terminal(reply.response):
             changes["response"] = client.compress(reply.response, reply.text)
-            reply = Reply({}, reply.poll_after)  # held as long as the job runs
+            reply = Reply(NOTHING, reply.poll_after)  # held as long as the job runs
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
         return AcceptedResponse(endpoint, response_id, reply, now, stream)
 
     # Watching.
 
-    async def _follow(self, accepted: AcceptedResponse) -> Reply | None:
-        """Watch the response; gives its terminal reply, or None if the job ended otherwise."""
-        config = self._config
-        following = self._following = ResponseWatcher(
-            self.job, accepted, self._store, self._clock, config.poll_interval
-        )
-        last = await following.run(accepted.at + config.deadline)
-        self._following = None
-        if last is not None:
-            return last
-        if following.is_lost and self._config.same_key:  # another key may be in use by now
-            await self._settle(
-                status=Status.LOST,
-                reason=why_lost(self.job.record, following.refusal),
-                trouble=None,
-            )
+    async def _unseen(self, watcher: ResponseWatcher) -> None:
+        """End the watching of a job whose end was not seen."""
+        deadline = self._config.deadline
+        if watcher.is_lost and self._config.same_key:  # another key may be in use by now
+            why = why_lost(self.job.record, watcher.refusal)
+            await self._settle(status=Status.LOST, reason=why, trouble=None)
         else:
             self._store.update_soon(self.job.record, owner=None)
-            late = past_deadline(self.job, config.deadline)
-            detach(self.job, NOT_VISIBLE if following.is_lost else late)
-        return None
+            why = NOT_VISIBLE if watcher.is_lost else past_deadline(self.job, deadline)
+            detach(self.job, why)
 
     # Ending.
 
@@ -425,17 +430,7 @@ class JobRunner:
         """
         changes["ended_at"] = self._clock.now()
         changes["notes"] = tuple(note for note in self.job.record.notes if note in LASTING_NOTES)
-        kept = ("status", "ended_at", "started_at", "checked_at", "reason")
-        written = {name: changes[name] for name in kept if name in changes}
-        whole = False
-        if changes.get("response") is not None:
-            told, secrets = changes["response"], self._config.server.secrets
-            written["response"], whole = kept_response(told, secrets, text)
-            paid = with_all_usage(self.job.record.rounds, changes["response"])
-            written["output_tokens"] = Usage.of(paid).output
-            written["billing"] = Billing.of(self.job.request, paid).text
-        stored = await self._store.update(self.job.record, **written) and whole
-        stored = stored and self._store.responses.has(self.job.record.key)
+        stored = await self._store.end(self.job.record, self._config.server, text, changes)
         settle(self.job, stored=stored, **changes)
 
     def _stop_watching(self, reason: str) -> None:
@@ -448,3 +443,8 @@ class JobRunner:
             settle(self.job, status=Status.UNKNOWN, reason=reason, trouble=None, ended_at=now)
         else:
             detach(self.job, reason)
+
+
+async def _close(accepted: AcceptedResponse) -> None:
+    if accepted.stream is not None:
+        await accepted.stream.close()

@@ -186,6 +186,8 @@ class ResponseWatcher:
         self._poll_slot = accepted.endpoint.pacer.join(chosen=poll_interval is not None)
         self._delays = PollSchedule(poll_interval, slot=self._poll_slot.wait)
         self._wake = WakeEvent()
+        self._delay = 0.0  # until the next poll, in seconds
+        self._last: Reply | None = None
         self._missing = 0
         self._unreached = False
         self._listener: StreamListener | None = None
@@ -220,40 +222,42 @@ class ResponseWatcher:
             self.cancel()
         if self._job.request.streams:
             self._listening = asyncio.create_task(self._listen())
+        self._delay = self._delays.after_reply(self._accepted.reply.poll_after)
         try:
-            return await self._poll(deadline)
+            # Thousands of jobs wait here: whatever is called below is over by then.
+            while not self.is_lost:
+                left = deadline - self._clock.now()
+                await self._clock.wait(self._wake, max(0.0, min(self._delay, left)))
+                self._wake.clear()
+                late = self._clock.now() >= deadline
+                ended = await self._poll()
+                if ended is not None or late:  # one poll after the deadline is the last
+                    return ended
+            return None
         finally:
             self._end()
 
-    async def _poll(self, deadline: float) -> Reply | None:
-        """Poll until the response is terminal; one poll after the deadline is the last."""
-        delay = self._delays.after_reply(self._accepted.reply.poll_after)
-        last: Reply | None = None
-        include = self._job.request.include
-        while not self.is_lost:
-            left = deadline - self._clock.now()
-            await self._clock.wait(self._wake, max(0.0, min(delay, left)))
-            self._wake.clear()
-            late = self._clock.now() >= deadline
-            try:
-                reply = await self._client.retrieve(self._accepted.response_id, last, include)
-            except ServerError as failure:
-                if self._stream_end is not None and failure.status_code in NOT_KEPT:
-                    self._job.advance(notes=self._job.record.with_note(Note.FROM_STREAM))
-                    return self._stream_end
-                delay = self._failed(failure)
-            else:
-                if last is None or reply.response is not last.response:
-                    if is_terminal(reply.response):
-                        self._learn(reply.response, polled=last is not None)
-                        return reply
-                    packed = self._client.compress(reply.response, reply.text)
-                    reply = replace(reply, response=packed, text="")
-                self._heard(reply)
-                last = reply
-                delay = self._delays.after_reply(reply.poll_after)
-            if late:
-                break
+    async def _poll(self) -> Reply | None:
+        """Poll once; gives the terminal reply, if it is one."""
+        last = self._last
+        try:
+            include = self._job.request.include
+            reply = await self._client.retrieve(self._accepted.response_id, last, include)
+        except ServerError as failure:
+            if self._stream_end is not None and failure.status_code in NOT_KEPT:
+                self._job.advance(notes=self._job.record.with_note(Note.FROM_STREAM))
+                return self._stream_end
+            self._delay = self._failed(failure)
+            return None
+        if last is None or reply.response is not last.response:
+            if is_terminal(reply.response):
+                self._learn(reply.response, polled=last is not None)
+                return reply
+            packed = self._client.compress(reply.response, reply.text)
+            reply = replace(reply, response=packed, text="")
+        self._heard(reply)
+        self._last = reply
+        self._delay = self._delays.after_reply(reply.poll_after)
         return None
 
     def _end(self) -> None:

@@ -16,7 +16,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bgmagic.api.redaction import without_secrets
 from bgmagic.errors import BgmagicError
+from bgmagic.jobs.record import GroupPosition
 from bgmagic.storage import filesystem
 from bgmagic.values import dataclass, fields
 
@@ -338,6 +340,19 @@ DURATIONS = """SELECT ended_at - accepted_at FROM jobs
     AND batch IS NULL AND ended_at > accepted_at ORDER BY created_at DESC LIMIT 200"""
 
 OWNERS = "SELECT DISTINCT owner FROM jobs WHERE ended_at IS NULL AND owner IS NOT NULL"
+
+
+def position_columns(position: GroupPosition | None, secrets: tuple[str, ...]) -> dict[str, Any]:
+    """The columns of a job's position in its group."""
+    if position is None:
+        return {}
+    told, _ = without_secrets({"input": position.details}, secrets)
+    return {
+        "group_key": position.group,
+        "group_name": position.name,
+        "group_index": position.index,
+        "group_details": json.dumps(told["input"], ensure_ascii=False),
+    }
 
 
 def add_entry(connection: sqlite3.Connection, entry: StoredJob) -> None:

@@ -9,19 +9,26 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from bgmagic.api import redaction
 from bgmagic.api.pricing import Billing
 from bgmagic.api.request import Request
+from bgmagic.api.response import Usage
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import FutureWaiter
 from bgmagic.errors import BgmagicError
-from bgmagic.jobs.record import GroupPosition, JobRecord, Status
+from bgmagic.jobs.record import JobRecord, Status
+from bgmagic.jobs.steps import with_all_usage
 from bgmagic.storage import reader
-from bgmagic.storage.database import JournalError, StoredJob, WriteDeferred
+from bgmagic.storage.database import (
+    JournalError,
+    StoredJob,
+    WriteDeferred,
+    position_columns,
+)
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.live_rows import changed
 from bgmagic.storage.owner_lock import BEAT, OwnerLock
@@ -155,7 +162,7 @@ class JobStore:
             batch=record.batch,
             over_budget=record.over_budget,
             rounds=_rounds_text(record, server),
-            **_position_columns(record.position, server),
+            **position_columns(record.position, server.secrets),
         )
 
     async def update_request(self, record: JobRecord, server: ServerConfig) -> None:
@@ -240,10 +247,30 @@ class JobStore:
         """Change the job's entry; returns, once that is over, whether it is committed."""
         return await self._done(self.journal.change(record.key, **changes))
 
+    async def end(
+        self, record: JobRecord, server: ServerConfig, text: str, changes: Mapping[str, Any]
+    ) -> bool:
+        """Write down how a job ends; whether its response can be read here from now on, just so.
+
+        Args:
+            text: the response as JSON, if that is at hand.
+            changes: what the record becomes.
+        """
+        kept = ("status", "ended_at", "started_at", "checked_at", "reason")
+        written = {name: changes[name] for name in kept if name in changes}
+        response, whole = changes.get("response"), False
+        if response is not None:
+            secrets = server.secrets
+            written["response"], whole = redaction.kept_response(response, secrets, text)
+            paid = with_all_usage(record.rounds, response)
+            written["output_tokens"] = Usage.of(paid).output
+            written["billing"] = Billing.of(record.request, paid).text
+        return await self.update(record, **written) and whole and self.responses.has(record.key)
+
     def update_position(self, record: JobRecord, server: ServerConfig) -> None:
         """Store a job's new position in a group soon."""
         name = record.name if record.named else None
-        self.update_soon(record, name=name, **_position_columns(record.position, server))
+        self.update_soon(record, name=name, **position_columns(record.position, server.secrets))
 
     def update_soon(self, record: JobRecord, **changes: Any) -> None:
         """Change the job's entry soon."""
@@ -423,15 +450,3 @@ def _previous_text(request: Request) -> str | None:
 
 def _rounds_text(record: JobRecord, server: ServerConfig) -> str | None:
     return None if record.rounds is None else redaction.hidden(record.rounds.text, server.secrets)
-
-
-def _position_columns(position: GroupPosition | None, server: ServerConfig) -> dict[str, Any]:
-    if position is None:
-        return {}
-    told, _ = redaction.without_secrets({"input": position.details}, server.secrets)
-    return {
-        "group_key": position.group,
-        "group_name": position.name,
-        "group_index": position.index,
-        "group_details": json.dumps(told["input"], ensure_ascii=False),
-    }
