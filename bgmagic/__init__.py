@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from bgmagic.errors import BadInput, BgmagicError, NotReady, ServerError
+    from bgmagic.errors import AnswerGone, BadInput, BgmagicError, NotReady, ServerError
     from bgmagic.jobs.group import JobGroup
     from bgmagic.jobs.job import Answer, Job
     from bgmagic.jobs.outcome import (
@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "AnswerGone",
     "BadInput",
     "BgmagicError",
     "Detached",
@@ -62,7 +63,7 @@ __all__ = [
 # The modules that define these, imported when one of them is first asked for: `%load_ext` and a
 # script's `import` cost next to nothing.
 _HOMES = {
-    "errors": "BadInput BgmagicError NotReady ServerError",
+    "errors": "AnswerGone BadInput BgmagicError NotReady ServerError",
     "jobs.group": "JobGroup",
     "jobs.job": "Answer Job",
     "jobs.outcome": "Detached InvalidAnswer JobCancelled JobError JobFailed JobIncomplete JobLost "

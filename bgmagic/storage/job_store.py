@@ -22,13 +22,8 @@ from bgmagic.concurrency import FutureWaiter
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.jobs.steps import with_all_usage
-from bgmagic.storage import reader
-from bgmagic.storage.database import (
-    JournalError,
-    StoredJob,
-    WriteDeferred,
-    position_columns,
-)
+from bgmagic.storage import database, reader
+from bgmagic.storage.database import JournalError, StoredJob, WriteDeferred
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.live_rows import changed
 from bgmagic.storage.owner_lock import BEAT, OwnerLock
@@ -162,7 +157,7 @@ class JobStore:
             batch=record.batch,
             over_budget=record.over_budget,
             rounds=_rounds_text(record, server),
-            **position_columns(record.position, server.secrets),
+            **database.position_columns(record.position, server.secrets),
         )
 
     async def update_request(self, record: JobRecord, server: ServerConfig) -> None:
@@ -270,7 +265,9 @@ class JobStore:
     def update_position(self, record: JobRecord, server: ServerConfig) -> None:
         """Store a job's new position in a group soon."""
         name = record.name if record.named else None
-        self.update_soon(record, name=name, **position_columns(record.position, server.secrets))
+        self.update_soon(
+            record, name=name, **database.position_columns(record.position, server.secrets)
+        )
 
     def update_soon(self, record: JobRecord, **changes: Any) -> None:
         """Change the job's entry soon."""
