@@ -29,7 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "transport": {"api", "concurrency", "errors", "text", "values"},
     "jobs": {"api", "errors", "rendering", "text", "values"},
     "prompts": {"api", "errors", "jobs", "text", "values"},
-    "storage": {"api", "concurrency", "errors", "jobs", "values"},
+    "storage": {"api", "concurrency", "errors", "jobs", "text", "values"},
     "tools": {"api", "concurrency", "errors", "jobs", "prompts", "text", "values"},
     "runtime": {
         "api", "concurrency", "errors", "jobs", "prompts", "storage", "tools", "transport",
