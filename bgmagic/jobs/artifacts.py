@@ -36,7 +36,6 @@ from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from bgmagic.api.response import Response, ResponseUsage
-    from bgmagic.jobs.job import Job
     from bgmagic.rendering.artifacts import Run
     from bgmagic.rendering.parser import CodeBlock
 
@@ -295,7 +294,7 @@ class Answer(Artifacts, str):
 
     _asked: Mapping[str, Any]
     _response: Mapping[str, Any] | None
-    job: Job | None
+    job: Any  # the `Job`, whose file needs this one
     response_id: str | None
     model: str | None
     commentary: str
@@ -307,7 +306,7 @@ class Answer(Artifacts, str):
         cls,
         text: str,
         response: Mapping[str, Any],
-        job: Job | None = None,
+        job: Any = None,
         asked: Mapping[str, Any] | None = None,
         data: Any = None,
     ) -> Answer:

@@ -252,12 +252,10 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
         Raises:
             AnswerGone: the journal has it no more, or can't be read.
         """
-        from bgmagic.jobs.outcome import outcome_of  # which makes answers of jobs
-
         answer = _HELD.get(self)
         if answer is None:
             response = decompressed(self.record.response) if text is None else json.loads(text)
-            made = outcome_of(self, self.record.with_changes(response=response))
+            made = self._control.ending_of(self, self.record.with_changes(response=response))
             if not isinstance(made, Answer):
                 raise made
             answer = _HELD.setdefault(self, made)

@@ -73,6 +73,9 @@ class JobController(Protocol):
     def responses(self) -> ReadsResponses:
         """Reads the responses of ended jobs that only the journal has."""
 
+    def ending_of(self, job: Any, record: JobRecord) -> Any:
+        """The answer, or the error, that ``record``, the last one of ``job``, means."""
+
     def cancel(self, job: Any) -> bool:
         """Request that the job be cancelled; False if it has ended."""
 

@@ -24,7 +24,7 @@ from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import CallbackThread, Clock, LoopThread
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.outcome import settle
+from bgmagic.jobs.outcome import outcome_of, settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, Listener, SendGate, Status, Variable
 from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.prompts.template import PartialPrompt
@@ -360,6 +360,8 @@ class JobManager:
         return [(job, self._moves.get(job, job.record.position)) for job in self.jobs()]
 
     # What a job asks for: `JobController`.
+
+    ending_of = staticmethod(outcome_of)
 
     def cancel(self, job: Job) -> bool:
         """Request that the job be cancelled; False if it has ended."""
