@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import pickle
@@ -32,16 +33,23 @@ from tests.support.shell import FakeShell
 Ask = Callable[..., JobGroup]
 
 
+@contextlib.contextmanager
+def kernel_with(path: Path | None) -> Iterator[None]:
+    """Makes this process a kernel with its journal there."""
+    app._manager = app._made(path)
+    app.shell = FakeShell({}, "/home/user/study.ipynb")
+    yield
+    assert app.manager.close(10)
+    app._manager = None
+    app.shell = NoShell()
+
+
 @pytest.fixture
 def journal(pointed: ScriptedServer, tmp_path: Path) -> Iterator[Path]:
     """This process's journal, in a file."""
     path = tmp_path / "data" / "journal.sqlite3"
-    app._manager = app._made(path)
-    app.shell = FakeShell({}, "/home/user/study.ipynb")
-    yield path
-    assert app.manager.close(10)
-    app._manager = None
-    app.shell = NoShell()
+    with kernel_with(path):
+        yield path
 
 
 @pytest.fixture
@@ -176,11 +184,12 @@ def test_a_forked_child_is_told(ask: Ask) -> None:
 def test_without_a_file_the_handles_keep_all(pointed: ScriptedServer) -> None:
     """A journal in memory, or none that can be written, has nothing that could be read later."""
     pointed.ending = echo
-    group = bgmagic.map("Say {{ item }}", ["a"], poll=SOON)
-    eventually(group.done)
-    let_go()
-    assert not group.jobs[0]._is_let_go
-    assert list(group) == ["re: Say a"]
+    with kernel_with(None):
+        group = bgmagic.map("Say {{ item }}", ["a"], poll=SOON)
+        eventually(group.done)
+        let_go()
+        assert not group.jobs[0]._is_let_go
+        assert list(group) == ["re: Say a"]
 
 
 def _bytes_a_job(before: tracemalloc.Snapshot, count: int) -> float:
