@@ -122,6 +122,35 @@ def nbmake(trial: Trial) -> str:
     return "passes"
 
 
+def nbgrader(trial: Trial) -> str:
+    """nbgrader autograde: a submission that asks, and a test of the teacher's of its answer."""
+    course = trial.folder / "course"
+    solution = nbformat.v4.new_code_cell(CELLS[0] + "\n")
+    grade = nbformat.v4.new_code_cell("assert x == 'the answer'")
+    grade.metadata["nbgrader"] = {
+        "grade": True, "solution": False, "locked": True, "points": 2, "grade_id": "asked",
+        "schema_version": 3, "task": False, "cell_type": "code",
+    }  # fmt: skip
+    cells = [nbformat.v4.new_code_cell("%load_ext bgmagic"), solution]
+    cells += [nbformat.v4.new_code_cell("%bgwait x"), grade]
+    made = nbformat.v4.new_notebook(cells=cells)
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    for place in ("source", "submitted/ann"):
+        (course / place / "one").mkdir(parents=True)
+        nbformat.write(made, course / place / "one" / "in.ipynb")
+    (course / "nbgrader_config.py").write_text(
+        f"c = get_config()\nc.CourseDirectory.root = {str(course)!r}\n"
+    )
+    for words in (("generate_assignment", "one"), ("autograde", "one")):
+        trial.run("nbgrader", *words, f"--course-dir={course}")
+    graded = nbformat.read(course / "autograded" / "ann" / "one" / "in.ipynb", as_version=4)
+    outputs = [cell.get("outputs", []) for cell in graded.cells if cell.cell_type == "code"]
+    assert "the answer" in json.dumps(outputs[1]), outputs
+    assert not outputs[3], outputs[3]
+    assert WIDGET not in json.dumps(outputs), outputs
+    return "a submission that asks is graded by its answer, and keeps the finished display"
+
+
 def testbook(trial: Trial) -> str:
     """testbook: the answer is a variable of the notebook."""
     notebook(trial.folder / "in.ipynb", ["%load_ext bgmagic", *CELLS])
@@ -180,4 +209,11 @@ def without_a_notebook(trial: Trial) -> str:
         "import bgmagic\nprint(bgmagic.submit('Why?').result(60).upper())\n"
     )
     assert "THE ANSWER" in trial.run("IPython", "--no-banner", "-c", "%run script.py")
-    return "`ipython -c` and `%run`"
+    (trial.folder / "embedded.py").write_text(
+        "def asks():\n    from IPython import embed\n    embed()\nasks()\n"
+    )
+    typed = f"{load}\nget_ipython().run_cell_magic('bgresponse', {ask})\nprint(x.upper())\n"
+    assert "THE ANSWER" in trial.run("embedded", typed=typed)
+    typed = "import bgmagic\njob = bgmagic.submit('Why?')\nprint((await job).upper())\n"
+    assert "THE ANSWER" in trial.run("asyncio", typed=typed)
+    return "the answer is there"

@@ -48,6 +48,20 @@ def browsers(count: int) -> Iterator[list[Any]]:
             browser.close()
 
 
+@contextlib.contextmanager
+def running(trial: Trial, command: list[str], log: str) -> Iterator[None]:
+    """A server in the trial's folder, until the block ends; what it prints goes to ``log``."""
+    with (trial.folder / log).open("wb") as told:
+        process = subprocess.Popen(
+            command, cwd=trial.folder, env=trial.whole_environment(), stdout=told, stderr=told
+        )
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
 def texts(page: Any, index: int) -> list[str]:
     """What stands in the outputs of a cell, in order, without those that are empty."""
     found = page.locator(".jp-Notebook .jp-CodeCell").nth(index).locator(".jp-OutputArea-output")
@@ -137,6 +151,37 @@ def by_the_server(trial: Trial) -> str:
     return "a line when sent, a line in the next cell; no answer in another cell"
 
 
+def jupyverse(trial: Trial) -> str:
+    """Another server for JupyterLab's page: cards, a cancel, the ends in place."""
+    cells = ["%load_ext bgmagic", ASK, SWEEP, "%%bgresponse -o y\nWhy not?"]
+    path = notebook(trial.folder / "study.ipynb", cells)
+    port = _free_port()
+    command = [str(trial.python.parent / "jupyverse"), f"--port={port}", "--set=auth.mode=noauth"]
+    command += ["--timeout=60"]
+    with (
+        running(trial, command, ".jupyverse.log"),
+        browsers(1) as (page,),
+    ):
+        trial.hold()
+        url = f"http://127.0.0.1:{port}/lab/tree/{path.name}"
+        trial.until(lambda: _opened(page, f"http://127.0.0.1:{port}/api/kernelspecs"), "an answer")
+        lab = Lab(page, url)
+        for index in range(4):
+            lab.run(index)
+        for index, kind in {1: "card", 2: "group-board", 3: "card"}.items():
+            lab.cell(index).locator(f".bgmagic-{kind}").wait_for()
+        lab.cell(3).locator(".bgmagic-card[data-status=in_progress]").wait_for()
+        for word in ("Cancel y", "Really cancel? y"):
+            lab.cell(3).get_by_role("button", name=word).click()
+        trial.until(lambda: trial.server.count("cancel"), "a cancel")
+        trial.release()
+        wanted = {1: "x completed the answer", 2: "g 2 jobs: 2 completed", 3: "y cancelled"}
+        for index, words in wanted.items():
+            trial.until(lambda i=index, w=words: any(w in text for text in texts(page, i)), words)
+        saved(page, path, 1, "the answer")
+    return "cards, a cancel, the ends in their places, saved; the panel has no jobs (a Jupyter Server gives them)"
+
+
 def voila(trial: Trial) -> str:
     """A job, a sweep, and a job of a button's handler, all of which end after the page was made."""
     trial.hold()
@@ -147,27 +192,20 @@ def voila(trial: Trial) -> str:
         str(trial.python), "-m", "voila", str(path), "--no-browser", f"--port={port}",
         "--Voila.ip=127.0.0.1", "--show_tracebacks=True",
     ]  # fmt: skip
-    with (trial.folder / ".voila.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env=trial.whole_environment(), stdout=log, stderr=subprocess.STDOUT
-        )
-        try:
-            with browsers(1) as (page,):
-                _dashboard(trial, page, f"http://127.0.0.1:{port}/")
-        finally:
-            process.terminate()
-            process.wait(20)
+    with running(trial, command, ".voila.log"), browsers(1) as (page,):
+        _dashboard(trial, page, f"http://127.0.0.1:{port}/")
     return "cards that fill themselves with the answer, of a handler's job, too"
 
 
-def _dashboard(trial: Trial, page: Any, url: str) -> None:
-    def opened() -> bool:
-        with contextlib.suppress(Exception):
-            page.goto(url)
-            return True
-        return False
+def _opened(page: Any, url: str) -> bool:
+    with contextlib.suppress(Exception):
+        page.goto(url, wait_until="commit")
+        return True
+    return False
 
-    trial.until(opened, "a page")
+
+def _dashboard(trial: Trial, page: Any, url: str) -> None:
+    trial.until(lambda: _opened(page, url), "a page")
     page.locator(".bgmagic-card").wait_for()
     page.locator(".bgmagic-group-board").wait_for()
     page.get_by_role("button", name="Ask").click()

@@ -17,6 +17,9 @@ PROGRAMS: dict[str, Program] = {
     "nbmodel": Program(
         "jupyter-server-nbmodel", ("jupyter-server-nbmodel==0.2.9", *LAB), pages.by_the_server
     ),
+    "jupyverse": Program(
+        "jupyverse", ("jupyverse[jupyterlab,auth]==0.14.*", "ipykernel"), pages.jupyverse
+    ),
     "voila": Program("Voila", ("voila==0.5.13", "ipykernel"), pages.voila),
     "console": Program(
         "jupyter-console", ("jupyter-console==6.6.*", "ipykernel"), consoles.console
@@ -33,8 +36,13 @@ PROGRAMS: dict[str, Program] = {
         "jupytext --execute", ("jupytext", "nbconvert", "ipykernel"), kernels.jupytext
     ),
     "nbmake": Program("nbmake", ("nbmake", "pytest", "ipykernel"), kernels.nbmake),
+    "nbgrader": Program("nbgrader autograde", ("nbgrader==0.9.*", "ipykernel"), kernels.nbgrader),
     "testbook": Program("testbook", ("testbook", "ipykernel"), kernels.testbook),
     "myst-nb": Program("myst-nb", ("myst-nb", "ipykernel"), kernels.myst),
     "ipyparallel": Program("ipyparallel's engines", ("ipyparallel",), kernels.ipyparallel),
-    "ipython": Program("`ipython -c` and `%run`", ("ipython",), kernels.without_a_notebook),
+    "ipython": Program(
+        "`ipython -c`, `%run`, `IPython.embed()`, `python -m asyncio`",
+        ("ipython",),
+        kernels.without_a_notebook,
+    ),
 }

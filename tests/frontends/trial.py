@@ -63,11 +63,12 @@ class Trial:
         """Have all jobs end with their next poll."""
         self.server.polls = 0
 
-    def run(self, *words: object) -> str:
-        """Run ``python -m WORDS`` in its folder; what it printed."""
+    def run(self, *words: object, typed: str = "") -> str:
+        """Run ``python -m WORDS`` in its folder, with that typed into it; what it printed."""
         ran = subprocess.run(
             [str(self.python), "-m", *map(str, words)],
-            cwd=self.folder, env=self.whole_environment(), capture_output=True, text=True, timeout=120,
+            cwd=self.folder, env=self.whole_environment(), input=typed,
+            capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert ran.returncode == 0, ran.stderr[-2000:]
         return ran.stdout + ran.stderr
