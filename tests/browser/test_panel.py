@@ -71,6 +71,7 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
         lab.run(0)
         lab.run(1)
         opened.get_by_role("button", name="1 job runs").click()
+        assert opened.evaluate("document.activeElement.className") == "bgpanel-list"
         panel.row("mine", "in progress")
         opened.wait_for_function(
             f"() => document.querySelector('.bgpanel-row').ariaSetSize > {OLD}"

@@ -21,11 +21,8 @@ export function headerOf(doc) {
 }
 
 /**
- * What a header line is made of.
- *
- * @returns {{type: string, from: number, to: number, wrong?: string, begins?: boolean}[]}
- *   `type` is Magic, Flag, Value, Name, Number or Unknown; places count from the line's start; `wrong` says what is
- *   wrong, and `begins` that it could still become right.
+ * What a header line is made of, as {type, from, to, wrong, begins}: `type` is Magic, Flag, Value, Name, Number or
+ * Unknown; places count from the line's start; `wrong` says what is wrong, `begins` that it could still become right.
  */
 export function readHeader(text) {
   const magic = HEAD.exec(text);
@@ -55,8 +52,10 @@ function flag(found, known, word, from) {
     found.push({ type: "Flag", from, to: from + 2 });
     return value(found, short, word.slice(2), from + 2);
   }
-  const begins = word.startsWith("-") && [...known.keys()].some((other) => other.startsWith(name));
-  const wrong = word.startsWith("-") ? `no option ${name}${near(name, [...known.keys()])}` : "no flag before it";
+  const names = [...known.keys()];
+  const dashed = word.startsWith("-");
+  const begins = dashed && names.some((other) => other.startsWith(name));
+  const wrong = dashed ? `no option ${name}${near(name, names)}` : "no flag before it";
   found.push({ type: "Unknown", from, to: from + word.length, wrong, begins });
   return "";
 }

@@ -1,10 +1,10 @@
 // The panel "Background jobs": all jobs of this server's notebooks, the running ones first, and one of them in full.
 
-import { isHeader } from "./header.js";
+import { isHeader, readHeader } from "./header.js";
 import { Jobs, SIGNS, groupOf, priceOf, statusOf, timeOf } from "./jobs.js";
 
 const HEIGHT = 46; // pixels of a row: of thousands only those in sight are drawn
-const CONFIRM = 5000; // milliseconds that a click waits for the second; JupyterLab itself may take the focus meanwhile
+const CONFIRM = 5000; // milliseconds that a click waits for the second, wherever the focus goes
 const ICON = `<svg xmlns="http://www.w3.org/2000/svg" width="16" viewBox="0 0 24 24"><path class="jp-icon3" fill="#616161"
  d="M4 5h10v2H4zm0 6h7v2H4zm0 6h6v2H4zm13-7a6 6 0 1 0 0 12 6 6 0 0 0 0-12zm-1 2h1.5v4l2.8 1.7-.8 1.2-3.5-2.1z"/></svg>`;
 
@@ -67,7 +67,7 @@ function activate(lab, parts) {
   }
   jobs.onEnd.push((ended) => notify(lab, app, notebooks, jobs, ended, show));
   notebooks.widgetAdded.connect((_, { sessionContext }) => {
-    // A kernel that is gone changes nothing in the journal, and its jobs are detached: from then on until the next is idle.
+    // A kernel that is gone changes nothing in the journal; its jobs are detached: until the next is idle.
     let gone = false;
     sessionContext.statusChanged.connect((_, status) => {
       gone ||= /start|dead|terminating/.test(status);
@@ -81,11 +81,11 @@ function activate(lab, parts) {
 /** Say that jobs have ended whose notebook is not what is looked at; of a sweep once, at its end. */
 function notify(lab, app, notebooks, jobs, ended, show) {
   const here = notebooks.currentWidget;
-  const looked = here && here === app.shell.currentWidget && !document.hidden ? here.context.path : undefined;
+  const looked = here && here === app.shell.currentWidget && !document.hidden ? here.context.path : null;
   const open = new Set(jobs.open.map((row) => row.group));
   const told = new Map();
   for (const row of ended) {
-    if (row.path !== undefined && row.path === looked) continue;
+    if (row.path === looked) continue;
     if (!row.group) told.set(row.key, [row.name || row.id || "job", row]);
     else if (!open.has(row.group)) told.set(row.group, [`${row.group_name || "a sweep"}: all jobs have ended`, row]);
   }
@@ -146,8 +146,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
     }
     for (const [key, place] of drawn) if (!now.has(key)) place.remove();
     drawn = now;
-    if (chosen && now.has(chosen)) list.setAttribute("aria-activedescendant", `bgpanel-${chosen}`);
-    else list.removeAttribute("aria-activedescendant");
+    list.setAttribute("aria-activedescendant", now.has(chosen) ? `bgpanel-${chosen}` : "");
   }
 
   /** Show a job in full, and its cell, if its notebook is open. */
@@ -177,6 +176,10 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
   class JobsPanel extends lab.Widget {
     #timer = null;
     #answer = null;
+
+    onActivateRequest() {
+      list.focus();
+    }
 
     onAfterShow() {
       jobs.fill();
@@ -304,10 +307,11 @@ async function goTo(lab, app, notebooks, row, { open }) {
   return true;
 }
 
+/** Whether a cell sends a job of that name, or the sweep that has it. */
 function sends(source, name) {
   const line = source.trimStart().split("\n", 1)[0];
-  const word = name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-  return isHeader(line) && new RegExp(`(^|\\s)(-o|--out)[\\s=]*${word}(\\s|$)`).test(line);
+  const names = (word) => word.type === "Name" && line.slice(word.from, word.to) === name.split("[")[0];
+  return isHeader(line) && readHeader(line).some(names);
 }
 
 /** Have the kernel of the job's notebook cancel it or send it again; gives what it says. */
