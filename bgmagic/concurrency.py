@@ -401,6 +401,8 @@ LATE_GRACE = 5.0
 class TimeLimit:
     """Limits one wait at a time, and can be shortened while it lasts. Belongs to one event loop."""
 
+    __slots__ = ("_timeout",)
+
     def __init__(self) -> None:
         self._timeout: asyncio.Timeout | None = None
 

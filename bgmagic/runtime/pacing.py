@@ -44,6 +44,8 @@ SPREAD = 0.1  # a tenth more or less, so that jobs submitted together don't poll
 class PollSchedule:
     """Computes the delay (s) before a job's next poll: always above 0 and below 90."""
 
+    __slots__ = ("_early", "_failures", "_interval", "_jitter", "_polls", "_slot")
+
     def __init__(
         self,
         interval: float | None = None,
@@ -194,6 +196,8 @@ class PollSlot:
         step = min(STEP, interval / 100)
         wait = math.ceil((now + ahead) / step) * step - now
         return wait if wait > 0 else step
+
+    __call__ = wait
 
     def leave(self) -> None:
         """Remove the job."""

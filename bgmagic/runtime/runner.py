@@ -57,6 +57,12 @@ _NO_IDS = ("", ".", "..")  # the last two would ask for another address
 class JobRunner:
     """Runs one job to its end. All methods run on the loop thread."""
 
+    __slots__ = (
+        "_calls", "_clock", "_closing", "_config", "_endpoint_of", "_find", "_following", "_gate",
+        "_had_slot", "_hurry", "_limit", "_ours", "_slot_event", "_store", "_wake", "job",
+        "sending", "unstored",
+    )  # fmt: skip
+
     def __init__(
         self,
         job: Job,
@@ -87,11 +93,9 @@ class JobRunner:
         self._following: ResponseWatcher | None = None
         self._limit = TimeLimit()  # on what cancelling the job cuts short
         self._closing = False
-        # Few jobs have functions to call.
-        calls = job.record.rounds is not None
-        self._calls = (
-            FunctionCalls(job, store, config.server, self._wake, find_function) if calls else None
-        )
+        self._calls: FunctionCalls | None = None
+        if job.record.rounds is not None:  # few have functions to call
+            self._calls = FunctionCalls(job, store, config.server, self._wake, find_function)
 
     def decide(self, call_id: str | None, *, allow: bool) -> None:
         """Let a call of a function run, or not, that waits for somebody's word; None is all."""
@@ -211,8 +215,8 @@ class JobRunner:
         return await self._next(since)
 
     async def _next(self, since: float) -> AcceptedResponse | None:
-        """Answer the calls of the round before, if there are any, and send the request; gives the
-        response to be watched, or None if the job has ended, or is watched no more."""
+        """Answer the calls of the round before, and send the request; gives the response to be
+        watched, or None if the job has ended, or is watched no more."""
         while self._calls is None or await self._calls.answer():
             if self.job.record.rounds is not None and self.job.record.rounds.done:
                 since = self._clock.now()
@@ -234,8 +238,7 @@ class JobRunner:
     async def _after(
         self, watcher: ResponseWatcher, reply: Reply | None
     ) -> AcceptedResponse | None:
-        """Go on when ``watcher`` has seen the terminal ``reply``, or has ended without one; gives
-        the next response to be watched."""
+        """Go on with the terminal ``reply``, if ``watcher`` saw one; gives the next response."""
         if reply is None:
             await self._unseen(watcher)
             return None
@@ -256,9 +259,8 @@ class JobRunner:
         """Complete the request with the awaited answers; False if that ended the job."""
         self.unstored = False  # it is stored, and may wait for long
         try:
-            answer_of = await DependencyWaiter(self.job, self._find, self._clock, self._wake).run(
-                partial
-            )
+            waiter = DependencyWaiter(self.job, self._find, self._clock, self._wake)
+            answer_of = await waiter.run(partial)
             if answer_of is not None:
                 request = partial.complete(self.job.request, answer_of, self._config.server)
                 self.job.advance(request=request, partial=None, waits_for=())
@@ -397,10 +399,8 @@ class JobRunner:
             self._config.limiter.on_accepted()
         now = self._clock.now()
         changes = record_changes(self.job, reply, now)
-        status = changes["status"]
-        await self._store.update(
-            self.job.record, response_id=response_id, accepted_at=now, status=status
-        )
+        known = {"response_id": response_id, "accepted_at": now, "status": changes["status"]}
+        await self._store.update(self.job.record, **known)
         if not is_terminal(reply.response):
             changes["response"] = client.compress(reply.response, reply.text)
             reply = Reply(NOTHING, reply.poll_after)  # held as long as the job runs

@@ -216,10 +216,10 @@ class JobScheduler:
         self._make_batches = make_batches
         self._runs: Batches | None = None
         self._gate = gate
-        self._find_function = find_function
         self._store = store
         self._clock = clock
-        self._find = find
+        # What all runners share, once for all: each look at a method makes another.
+        self._parts = self._endpoint_of, store, clock, find, gate, find_function
         self._endpoints: dict[ServerConfig, ServerEndpoint] = {}
         self._runners: dict[Job, tuple[JobRunner, asyncio.Task[None]]] = {}
         self._batches: list[BatchStart] = []
@@ -237,16 +237,7 @@ class JobScheduler:
         if job.record.batch is not None:
             await self._batch_runs().attach(job, config)
             return
-        runner = JobRunner(
-            job,
-            config,
-            self._endpoint_of,
-            self._store,
-            self._clock,
-            self._find,
-            self._gate,
-            self._find_function,
-        )
+        runner = JobRunner(job, config, *self._parts)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in one
         self._runners[job] = runner, task

@@ -7,6 +7,7 @@ never the truth about a job: the answer is what a poll says.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -170,6 +171,12 @@ class AcceptedResponse:
 class ResponseWatcher:
     """Polls one response until it is terminal. All methods run on the loop thread."""
 
+    __slots__ = (
+        "_accepted", "_cancelling", "_client", "_clock", "_delay", "_delays", "_job", "_last",
+        "_listener", "_listening", "_missing", "_poll_slot", "_store", "_stream_end", "_unreached",
+        "_wake", "refusal",
+    )  # fmt: skip
+
     def __init__(
         self,
         job: Job,
@@ -184,7 +191,7 @@ class ResponseWatcher:
         self._clock = clock
         self._client = accepted.endpoint.client
         self._poll_slot = accepted.endpoint.pacer.join(chosen=poll_interval is not None)
-        self._delays = PollSchedule(poll_interval, slot=self._poll_slot.wait)
+        self._delays = PollSchedule(poll_interval, slot=self._poll_slot)
         self._wake = WakeEvent()
         self._delay = 0.0  # until the next poll, in seconds
         self._last: Reply | None = None
@@ -394,7 +401,7 @@ def record_changes(job: Job, reply: Reply, now: float) -> dict[str, Any]:
     """Work out the changes that a reply makes to the record."""
     word = reply.response.get("status")
     # Lean servers leave the status out: the last one stays.
-    status = word if isinstance(word, str) and word else job.record.status
+    status = sys.intern(word) if isinstance(word, str) and word else job.record.status
     started = job.record.started_at
     if started is None and status not in (Status.QUEUED, Status.SUBMITTING, Status.ATTACHED):
         started = now

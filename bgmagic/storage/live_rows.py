@@ -50,8 +50,8 @@ class LiveRows:
     """
 
     def __init__(self) -> None:
-        # As tuples, each a quarter of what the object takes.
-        self._rows: dict[str, tuple[Any, ...]] = {}
+        self._rows: dict[str, _Row] = {}
+        self._base: tuple[Any, ...] = (None,) * len(database.FIELDS)
         # The jobs of which the file does not say the same, and whether it may have them at all.
         self._unsaved: dict[str, bool] = {}
         self._owner = ""
@@ -131,7 +131,7 @@ class LiveRows:
         if row is None or write.changes is None:
             return error
         if write.claims:
-            if self._unsaved.get(write.key, True) or row[_STATUS] != "waiting":
+            if self._unsaved.get(write.key, True) or _value(row, "status") != "waiting":
                 return error
             self._change(write)
             return True
@@ -148,35 +148,70 @@ class LiveRows:
             self._rows[entry.key] = self._packed(entry)
             self._owner = entry.owner or self._owner
 
-    def _packed(self, entry: StoredJob) -> tuple[Any, ...]:
+    def _packed(self, entry: StoredJob) -> _Row:
         values = list(_VALUES(entry))
         # Of a sweep, thousands say mostly or just the same.
         if entry.group_details is not None:
             values[_AT["group_details"]] = self._details.share(entry.group_details)
         if entry.billing is not None:
             values[_AT["billing"]] = sys.intern(entry.billing)
-        return tuple(values)
+        row = _row_like(self._base, values)
+        if len(row) > _MOST_OWN:
+            self._base = tuple(values)
+            row = (self._base,)
+        return row
 
     def _change(self, write: Write) -> None:
         if write.changes is None:
             return
         keys = [write.key] if write.key in self._rows else []
         if write.batch:
-            keys += [key for key, row in self._rows.items() if row[_BATCH] == write.batch]
+            keys += [key for key, row in self._rows.items() if _value(row, "batch") == write.batch]
         for key in keys:
-            values = list(self._rows[key])
+            row = self._rows[key]
+            values = _values(row)
             for name, value in write.changes.items():
                 values[_AT[name]] = value
-            self._rows[key] = tuple(values)
+            self._rows[key] = _row_like(row[0], values)
 
     def _drop_ended(self, key: str) -> None:
         row = self._rows.get(key)
-        if row is not None and row[_ENDED_AT] is not None:
+        if row is not None and _value(row, "ended_at") is not None:
             del self._rows[key]
 
 
-def _entry(row: tuple[Any, ...]) -> StoredJob:
-    values = list(row)
+# A row as it is remembered: the values of another one, and what it has instead of these, as place
+# and value in turn. That takes a tenth of an object of its own.
+_Row = tuple[Any, ...]
+
+_MOST_OWN = 30  # parts of a row that is still worth it
+
+
+def _row_like(base: tuple[Any, ...], values: list[Any]) -> _Row:
+    own = (
+        part
+        for place, (value, known) in enumerate(zip(values, base, strict=True))
+        if value is not known and value != known
+        for part in (place, value)
+    )
+    return (base, *own)
+
+
+def _values(row: _Row) -> list[Any]:
+    values = list(row[0])
+    for at in range(1, len(row), 2):
+        values[row[at]] = row[at + 1]
+    return values
+
+
+def _value(row: _Row, name: str) -> Any:
+    place = _AT[name]
+    own = (row[at + 1] for at in range(1, len(row), 2) if row[at] == place)
+    return next(own, row[0][place])
+
+
+def _entry(row: _Row) -> StoredJob:
+    values = _values(row)
     details = values[_AT["group_details"]]
     values[_AT["group_details"]] = None if details is None else str(details)
     return StoredJob(*values)
@@ -184,7 +219,6 @@ def _entry(row: tuple[Any, ...]) -> StoredJob:
 
 _VALUES = operator.attrgetter(*database.FIELDS)
 _AT = {name: index for index, name in enumerate(database.FIELDS)}
-_STATUS, _BATCH, _ENDED_AT = _AT["status"], _AT["batch"], _AT["ended_at"]
 
 
 def merged(own: list[StoredJob], others: list[StoredJob], where: str) -> list[StoredJob]:
