@@ -119,6 +119,11 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
         told.get_by_role("button", name="Show answer").click()
         panel.detail.get_by_text("the answer").wait_for()
         opened.keyboard.press("Escape")
+        panel.press("Attach here")  # in the other notebook, from the journal
+        opened.locator(".jp-NotebookPanel:visible .jp-OutputArea").get_by_text(
+            "the answer"
+        ).wait_for()
+        assert server.count("create") == 3
 
         for _ in range(10):  # what the last end has set off may come late
             quiet = len(asked)

@@ -257,7 +257,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
     const kernel = (action) => () => patient(said, inKernel(app, row, action));
     if (row.path) add("Go to cell", async () => ((await goTo(lab, app, notebooks, row, { open: true })) ? "" : "No cell of this notebook shows it."));
     if (row.open && row.followed) add("Cancel", kernel("cancel"), "Really cancel?");
-    if (row.open && !row.followed) add("Attach here", () => patient(said, attachHere(lab, notebooks, row)));
+    if (row.open ? !row.followed : row.status === "completed") add("Attach here", () => patient(said, attachHere(lab, notebooks, row)));
     if (!row.open && row.status !== "completed") add("Send again", kernel("resend"), "Really send again?");
     return made;
   }
