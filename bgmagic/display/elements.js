@@ -123,5 +123,8 @@ const offerCopy = ({ target }) => {
 };
 if (!globalThis.bgmagicOffersCopy) {
   globalThis.bgmagicOffersCopy = true;
+  // Where the button is, nobody needs a field to select code in.
+  document.head.append(Object.assign(document.createElement("style"),
+    { textContent: "details.bgmagic-select:not([open]) { display: none }" }));
   for (const kind of ["pointerover", "focusin"]) document.addEventListener(kind, offerCopy);
 }

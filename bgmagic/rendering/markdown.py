@@ -38,6 +38,16 @@ _WIDE = 'tabindex="0" style="overflow-x: auto; max-width: 100%"'
 _FORMULA = 'tabindex="0" style="overflow-x: auto; max-width: 100%; margin: 0.8em 0"'  # MathML
 # Jupyter's own style for code would break its lines, and put a background of its own behind them.
 _CODE = 'style="white-space: pre; padding: 0; background: none"'
+# Code once more, in what lets it be selected alone without a script: "select all" is of it then.
+# JupyterLab keeps it in a notebook that is not trusted, where it drops "user-select". It is not
+# "readonly": then the keys would be the notebook's there, and select all cells.
+_SELECT = f"{_MUTED}; margin: -0.4em 0 0.7em"
+_FIELD = (
+    'spellcheck="false" title="Click into it: Ctrl+A then selects this code alone" '
+    f'style="box-sizing: border-box; width: 100%; border: 1px solid {_LINE}; padding: 0.6em 0.8em; '
+    'background: transparent; color: inherit; font-family: monospace; white-space: pre"'
+)
+_FIELD_LINES = 12  # more scroll
 # Words of a narrow table stay whole.
 _CELL = f"border: 1px solid {_LINE}; padding: 0.3em 0.7em; overflow-wrap: break-word; text-align: "
 
@@ -76,6 +86,18 @@ _CLOSED = {
     "footnote_reference": "</div>\n",
     "link": "</a>",
 }
+
+
+def _selectable(code: str) -> str:
+    """A block of several lines as a folded field; of one line a triple click selects it all."""
+    text = code.removesuffix("\n")
+    lines = text.count("\n") + 1
+    if lines == 1:
+        return ""
+    # The first line end in it is none of its text.
+    field = f'<textarea rows="{min(lines, _FIELD_LINES)}" {_FIELD}>\n{code_text(text)}</textarea>'
+    opens = f'<details class="bgmagic-select" style="{_SELECT}"><summary>Code to select</summary>'
+    return f"{opens}{field}</details>\n"
 
 
 def to_html(
@@ -245,7 +267,7 @@ class _Page:
         if highlight.readable_size(code):
             self._colour_left -= len(code)
         inside = highlighted(code, language if self._colour_left >= 0 else "")
-        return f'<pre dir="ltr" {_PRE}><code {_CODE}>{inside}</code></pre>\n'
+        return f'<pre dir="ltr" {_PRE}><code {_CODE}>{inside}</code></pre>\n{_selectable(code)}'
 
     def _inline(self, tokens: Iterable[Token], *, linked: bool = False) -> str:
         parts, depth = [], 0

@@ -34,7 +34,12 @@ def test_blocks(text: str, expected: list[tuple[str, str]]) -> None:
 
 @given(st.text("`~\n py>-#$|\\[]1", max_size=60))
 def test_as_many_as_are_drawn(text: str) -> None:
-    """Whatever Markdown: what is drawn as code is what is given, in the same order."""
-    drawn = re.findall(r'<pre dir="ltr".*?</pre>', to_html(text, fold=False), re.DOTALL)
+    """Whatever Markdown: what is drawn as code is what is given, in the same order; of several lines it
+    stands in a field too, in which all of it can be selected alone without a script."""
+    made = to_html(text, fold=False)
+    drawn = re.findall(r'<pre dir="ltr".*?</pre>', made, re.DOTALL)
     shown = [html.unescape(re.sub(r"<[^>]*>", "", one)).removesuffix("\n") for one in drawn]
     assert [block.text.replace("\t", " ") for block in code_blocks(text)] == shown
+    fields = re.findall(r"<textarea [^>]*>\n(.*?)</textarea>", made, re.DOTALL)
+    several = [block.text for block in code_blocks(text) if "\n" in block.text]
+    assert [html.unescape(field) for field in fields] == several

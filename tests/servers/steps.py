@@ -1,4 +1,4 @@
-"""The twenty steps that every server is put through, each in real kernels and by public names alone."""
+"""The steps that every server is put through, each in real kernels and by public names alone."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ SCHEMA = {
 TURNS = [
     {"role": "user", "content": [{"type": "input_text", "text": "My name is Ada."}]},
     {"role": "assistant", "content": [{"type": "output_text", "text": "Hello Ada."}]},
+]
+
+# What a round of calls adds to a conversation.
+CALL = {
+    "type": "function_call",
+    "call_id": "call_1",
+    "name": "add",
+    "arguments": '{"a": 2, "b": 3}',
+}
+ROUND = [
+    {"role": "user", "content": "Add 2 and 3."},
+    CALL,
+    {"type": "function_call_output", "call_id": "call_1", "output": "5"},
 ]
 
 
@@ -236,12 +249,41 @@ def cancel_stream(trial: Trial) -> str:
 
 
 def continued(trial: Trial) -> str:
+    """Three turns: how each went out, and whether a refusal is remembered."""
     with trial.kernel() as notebook:
-        notebook.ok("%%bgresponse -o talk\nMy name is Ada. Say hello to me in one sentence.")
+        notebook.ok(
+            "%%bgresponse -o talk --param temperature=0\nMy name is Ada. Say hello to me in one sentence."
+        )
         completed(notebook, "talk")
-        notebook.ok("%%bgresponse -c talk -o more\nWhat is my name?")
-        completed(notebook, "more")
-        return ""
+        ways = []
+        for number, question in enumerate(("What is my name?", "And once more, what is it?")):
+            before = len(trial.running.proxy.creates())
+            notebook.ok(
+                f"%%bgresponse --param temperature=0 -c {('talk', 'turn0')[number]} -o turn{number}\n{question}"
+            )
+            completed(notebook, f"turn{number}")
+            posts = [json.loads(one.body) for one in trial.running.proxy.creates()[before:]]
+            by_id = ["by its id" if post.get("previous_response_id") else "whole" for post in posts]
+            ways.append(", then ".join(by_id))
+        return f"second turn sent {ways[0]}; third {ways[1]}"
+
+
+def function(trial: Trial) -> str:
+    """Asks for a call, which so small a model may not make; then the turns of a round are sent."""
+    with trial.kernel() as notebook:
+        notebook.ok("def add(a: int, b: int) -> int:\n    'Add two numbers.'\n    return a + b")
+        notebook.ok(
+            "job = bgmagic.submit('Add 2 and 3.', tool=add, max_rounds=1, "
+            "param={'tool_choice': 'required', 'temperature': 0, 'max_output_tokens': 200})"
+        )
+        newest = ended(notebook, "job")
+        if newest.status not in ("completed", "incomplete"):
+            raise Fails(newest.line)
+        called = "'done'" in notebook.value("str([step.status for step in job.steps])")
+        notebook.ok(f"turns = {ROUND!r}")
+        notebook.ok("after = bgmagic.submit('So?', messages=turns, tool=add)")
+        completed(notebook, "after")
+        return "" if called else "tool_choice required made no call; a round's turns are taken"
 
 
 def messages(trial: Trial) -> str:
@@ -385,6 +427,7 @@ STEPS: dict[str, Callable[[Trial], str]] = {
     "--stream": stream,
     "cancel of a stream": cancel_stream,
     "-c": continued,
+    "--tool $function": function,
     "--messages, turns of parts": messages,
     "--schema": schema,
     "-e low": effort,
