@@ -26,6 +26,7 @@ from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobLost, Job
 from bgmagic.jobs.record import Note
 from bgmagic.runtime.manager import JobManager
 from bgmagic.runtime.pacing import Courtesy
+from bgmagic.storage.job_store import AT_ONCE
 from bgmagic.submission.app import group_displays
 from bgmagic.transport import batches
 from tests.batches.study import attached, config_of, entries_of, manager_of, records_of, sent
@@ -464,6 +465,21 @@ def test_courtesy(monkeypatch: pytest.MonkeyPatch, computes: bool) -> None:
     for thread in others:
         thread.join()
     assert (asked[-1] > 0.5) == computes
+
+
+def test_a_batch_is_written_down_at_its_pace(
+    kernel: JobManager, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done before a batch is sent gives way to a cell as its results do: as its jobs are written
+    into the journal, and as its file is."""
+    uploads = list[int]()
+
+    async def pause(_: Courtesy) -> None:
+        uploads.append(server.count("upload"))
+
+    monkeypatch.setattr(Courtesy, "pause", pause)
+    assert answers(sent(kernel, server, 60)) == echoes(60)
+    assert uploads.count(0) == 60 // AT_ONCE + 1
 
 
 def test_no_room_for_the_file(
