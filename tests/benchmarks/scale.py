@@ -156,9 +156,10 @@ def _rows(found: dict[str, dict[str, float]], size: Size) -> Iterator[Row]:
 
 STARTS = (
     ("import", "import bgmagic in a script", "at most 0.5x"),
-    ("post", "from there to its first POST, the SDK's import apart", "at most 0.5x"),
+    ("post", "that and what follows to its first POST, the SDK's import apart", "at most 0.5x"),
     ("load", "%load_ext bgmagic, ipywidgets imported", "at most 0.5x"),
-    ("cell", "first cell of a kernel", "at most 0.5x"),
+    ("typed", "first cell of a kernel, a second after that", "at most 0.5x"),
+    ("cell", "first cell of a kernel, at once after that", "at most 0.5x"),
     ("open", "%load_ext with 1,000 open jobs of 100,000", "at most 100 ms"),
     ("listed", "%bgjobs of 100,000", "at most 100 ms"),
     ("reused", "--reuse of a sweep of 1,000 of 100,000", "at most 0.3 s"),
