@@ -49,7 +49,9 @@ def describe_request(
     if hidden:
         lines.append('Where "[secret]" stands, the request holds a secret.')
     for inserted in prepared.substitutions:
-        lines.append(f"{inserted.expression.place}: {len(inserted.text):,} characters put in")
+        count = len(inserted.text)
+        characters = "1 character" if count == 1 else f"{count:,} characters"
+        lines.append(f"{inserted.expression.place}: {characters} put in")
     if prepared.needs:
         names = ", ".join(prepared.waits_for)
         lines.append(f"It would wait for {names}, and be sent with what comes of that.")
