@@ -247,10 +247,13 @@ class Warming:
         if self._left and self._thread is None:
             self._stopped = threading.Event()
             # No daemon: a thread that is in an import as Python ends can make it crash.
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._run, args=(self._stopped,), name="bgmagic-imports"
             )
-            self._thread.start()
+            # Python may have no threads, or start none any more: the cells import what they need.
+            with contextlib.suppress(RuntimeError):
+                thread.start()
+                self._thread = thread
 
     def pause(self) -> None:
         """Import no more until `go_on`; before a cell."""
