@@ -254,13 +254,21 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
         """
         answer = _HELD.get(self)
         if answer is None:
-            response = decompressed(self.record.response) if text is None else json.loads(text)
+            response = self._stored_response() if text is None else json.loads(text)
             made = self._control.ending_of(self, self.record.with_changes(response=response))
             if not isinstance(made, Answer):
                 raise made
             answer = _HELD.setdefault(self, made)
         _NEWEST.append(answer)
         return answer
+
+    def _stored_response(self) -> Mapping[str, Any] | None:
+        try:
+            return decompressed(self.record.response)
+        except AnswerGone as gone:
+            at_server = self.response_id if self.record.batch is None else None
+            hint = f"; %bgattach {at_server} asks the server for it" if at_server else ""
+            raise AnswerGone(f"{self.record.label}: {gone}{hint}") from None
 
     def hold_again(self, text: str) -> None:
         """Hold the response, ``text`` as JSON, and the answer: the journal is about to lose it."""
@@ -313,7 +321,8 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
                 self.set_exception(ending)
         response = record.response
         if response is not None and not isinstance(response, KeptResponse):
-            self._pack(response, ending, stored=stored)
+            # Why others have no answer is told again and again: they are few, and keep it.
+            self._pack(response, ending, stored=stored and isinstance(ending, Answer))
         self._wake()
         self._notify()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from bgmagic.display.listing import TableRow, table_rows
+from bgmagic.errors import AnswerGone
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.matching import Match, asked_text, given_text, match, search_words
 from bgmagic.submission.app import app
@@ -85,7 +87,10 @@ def _of_entry(words: Sequence[str], entry: StoredJob) -> Match | None:
 
 
 def _of_job(words: Sequence[str], job: Job) -> Match | None:
-    return match(words, asked_text(job.request.body), f"{job.commentary}\n{job.text}")
+    given = ""
+    with contextlib.suppress(AnswerGone):  # found by what it asked, if that has the words
+        given = f"{job.commentary}\n{job.text}"
+    return match(words, asked_text(job.request.body), given)
 
 
 def found_rows(found: Sequence[FoundJob], alive: set[str]) -> list[TableRow]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.measures import KEY, Row, _received
+from tests.benchmarks.memory import memory
 from tests.benchmarks.scale import against
 from tests.benchmarks.swarm import Swarm, swarming
 from tests.benchmarks.ways import WAYS, Way, blocking
@@ -330,6 +331,7 @@ def parts(size: Size) -> dict[str, Callable[[], Iterator[Row]]]:
     quick = Size(jobs=min(size.jobs, 500), poll=min(size.poll, 1.0), polls=size.polls, tls=size.tls)
     return {
         "load": lambda: load(size),
+        "memory": lambda: memory(size),
         "growth": lambda: growth(size),
         "endurance": lambda: endurance(quick),
         "hour": lambda: hour(size),

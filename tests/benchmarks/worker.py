@@ -30,6 +30,17 @@ def scale(way: str, swarm: dict[str, Any], size: dict[str, Any]) -> dict[str, fl
     return measure(WAYS[way](), server, Size(**size))
 
 
+def memory(swarm: dict[str, Any], size: dict[str, Any]) -> dict[str, float]:
+    """The memory of a sweep."""
+    from tests.benchmarks.load import Size
+    from tests.benchmarks.measures import KEY
+    from tests.benchmarks.memory import measure
+    from tests.benchmarks.swarm import Swarm
+
+    os.environ.update(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=swarm["url"])
+    return measure(Swarm(swarm["url"], swarm["control"], None), Size(**size))
+
+
 def start() -> dict[str, float]:
     """What begins."""
     from tests.benchmarks.starting import figures
@@ -42,7 +53,7 @@ def main() -> None:
     part, given = sys.argv[1], json.loads(sys.argv[2])
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BGMAGIC_JOURNAL"] = str(Path(folder) / "journal.sqlite3")
-        found = {"scale": scale, "start": start}[part](**given)
+        found = {"scale": scale, "memory": memory, "start": start}[part](**given)
         print(json.dumps(found), flush=True)
         if "bgmagic" in sys.modules:
             manager_of_process().close(10)

@@ -25,6 +25,7 @@ from bgmagic.jobs.export import export_line, to_frame
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.submission.app import NoShell, app
+from bgmagic.submission.search import find_jobs
 from tests.jobs.test_group import echo
 from tests.jobs.test_job import LIMIT, SOON, eventually
 from tests.support.scripted import ScriptedServer, response
@@ -148,7 +149,8 @@ def test_an_answer_that_the_journal_lost_is_said_to_be(ask: Ask, journal: Path, 
         journal.unlink()
     else:
         _forgotten_by_another(journal)
-    with pytest.raises(AnswerGone, match=r"only the journal.*journal\.sqlite3.*no longer has it"):
+    lost = r"job .*\[0\].*journal\.sqlite3.*no longer has it.*%bgattach resp_1"
+    with pytest.raises(AnswerGone, match=lost):
         group[0]
     with pytest.raises(AnswerGone):
         group.result()
@@ -161,6 +163,7 @@ def test_an_answer_that_the_journal_lost_is_said_to_be(ask: Ask, journal: Path, 
     assert row["tokens_out"] == 5
     assert "no longer has it" in row["error"]
     assert "no longer has it" in export_line(group.jobs[0])["error"]
+    assert group.jobs[0] in [found.handle() for found in find_jobs("Say a", "--search")]
     shown = final_bundles(group.jobs[0])["answer"]
     assert "no longer has it" in shown["text/html"]
     assert "no longer has it" in shown["text/plain"]
