@@ -48,6 +48,10 @@ def browsers(count: int) -> Iterator[list[Any]]:
             browser.close()
 
 
+END = """() => fetch('/api/kernels').then(found => found.json()).then(kernels =>
+  Promise.all(kernels.map(({id}) => fetch(`/api/kernels/${id}`, {method: 'DELETE'}))))"""
+
+
 @contextlib.contextmanager
 def running(trial: Trial, command: list[str], log: str) -> Iterator[None]:
     """A server in the trial's folder, until the block ends; what it prints goes to ``log``."""
@@ -179,6 +183,7 @@ def jupyverse(trial: Trial) -> str:
         for index, words in wanted.items():
             trial.until(lambda i=index, w=words: any(w in text for text in texts(page, i)), words)
         saved(page, path, 1, "the answer")
+        page.evaluate(END)  # it leaves its kernels as it ends
     return "cards, a cancel, the ends in their places, saved; the panel has no jobs (a Jupyter Server gives them)"
 
 
