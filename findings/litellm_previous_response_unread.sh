@@ -11,7 +11,7 @@ python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet "litellm[proxy]==1.108.7" redis==8.1.0 "fakeredis[lua]==2.41.0"
 cd "$folder"
 cat > try.py <<'PY'
-import http.server, importlib.metadata, json, os, subprocess, sys, threading, time, urllib.request
+import http.server, importlib.metadata, json, os, socket, subprocess, sys, threading, time, urllib.request
 import fakeredis
 
 asked = []  # the messages that the model was sent, for each of its answers
@@ -45,7 +45,9 @@ model = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Model)
 redis = fakeredis.TcpFakeServer(("127.0.0.1", 0), server_type="redis")
 for server in (model, redis):
     threading.Thread(target=server.serve_forever, daemon=True).start()
-port = model.server_address[1] + 1 if model.server_address[1] < 60000 else 28765
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
 config = {
     "model_list": [{"model_name": "m", "litellm_params": {
         "model": "openai/m", "api_base": f"http://127.0.0.1:{model.server_address[1]}/v1",
