@@ -25,7 +25,11 @@ def test_what_its_user_reads(in_kernel: Kernel, server: ScriptedServer) -> None:
     kernel.ok("table = {'one': 'a', 'two': 'b', 'three': 'c'}; item = 'mine'")
     sent = kernel.ok("%%bgresponse -o x --each table --sweep effort=low,high\nSay {{ item }}")
     assert [sorted(display) for display in sent.displays] == [
-        ["application/vnd.jupyter.widget-view+json", "text/plain"],
+        [
+            "application/vnd.bgmagic.live+json",
+            "application/vnd.jupyter.widget-view+json",
+            "text/plain",
+        ],
         ["text/html", "text/plain"],
     ]
     assert sent.displays[0]["text/plain"] == "x: 6 jobs sent"  # as it is saved: true for ever
