@@ -227,7 +227,7 @@ class ConnectionPool:
             httpx2.ConnectError, httpx2.ConnectTimeout: no byte of it was sent.
             httpx2.TransportError: there was no answer, or none that can be read.
         """
-        connection = self._take_fresh(fresh) or await self._connect_within(connect)
+        connection = self._take(fresh) or await self._connect_within(connect)
         if not connection.open:
             raise httpx2.ConnectError("the connection was closed before anything was sent")
         try:
@@ -244,20 +244,6 @@ class ConnectionPool:
             raise httpx2.ConnectTimeout("it took too long to connect") from None
         except httpx2.ConnectError as error:
             raise httpx2.ConnectError(str(error)) from None
-
-    def _take_fresh(self, seconds: float) -> HTTP11Connection | None:
-        """The connection that was used last, if that was just now and it is still good."""
-        since = asyncio.get_running_loop().time() - seconds
-        aside: list[HTTP11Connection] = []
-        found = None
-        while self._idle and found is None and self._idle[-1].idle_since >= since:
-            connection = self._idle.pop()
-            if connection.is_quiet():
-                found = connection
-            elif connection.open:
-                aside.append(connection)  # what has come there will tell
-        self._idle += reversed(aside)
-        return found
 
     async def close(self) -> None:
         """Close all connections; GETs that are under way fail."""
@@ -295,12 +281,23 @@ class ConnectionPool:
                 connection.give_up()
         self._looking = loop.call_later(LOOK, self._look) if waits else None
 
-    def _take(self) -> HTTP11Connection | None:
-        while self._idle:
+    def _take(self, seconds: float = math.inf) -> HTTP11Connection | None:
+        """The connection that was used last, if that was within ``seconds`` and it is good.
+
+        What has come over it unasked is no answer to what is asked next; the loop, which may be
+        late, has mostly not read it yet.
+        """
+        since = asyncio.get_running_loop().time() - seconds
+        aside: list[HTTP11Connection] = []
+        found = None
+        while self._idle and found is None and self._idle[-1].idle_since >= since:
             connection = self._idle.pop()
-            if connection.open:
-                return connection
-        return None
+            if connection.is_quiet():
+                found = connection
+            elif connection.open:
+                aside.append(connection)  # what has come there will tell
+        self._idle += reversed(aside)
+        return found
 
     def _keep(self, connection: HTTP11Connection) -> None:
         connection.idle_since = asyncio.get_running_loop().time()

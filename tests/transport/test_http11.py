@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import select
 import socket
 import ssl
 import struct
@@ -419,17 +420,24 @@ def test_cancelled_get_takes_its_connection_along() -> None:
 
 @pytest.mark.parametrize("unasked", [whole(b"unasked"), b"\r\n"])
 def test_what_nobody_asked_for_ends_the_connection(unasked: bytes) -> None:
-    """Bytes on an idle connection are not the answer to what is asked next."""
+    """Bytes on an idle connection are not the answer to what is asked next, not even where the loop
+    was too busy to read them before that."""
 
     async def main() -> None:
         async with talking() as (peer, wire):
-            peer.say(whole())
-            await content(wire)
-            peer.writers[0].write(unasked)
-            await until(lambda: peer.gone == 1)
-            peer.say(whole(b"asked"))
-            assert await content(wire) == b"asked"
-            assert peer.connections == 2
+            for late in (False, True):
+                peer.say(whole())
+                await content(wire)
+                peer.writers[-1].write(unasked)
+                if late:
+                    kept = wire._idle[-1]._transport.get_extra_info("socket")
+                    select.select([kept], [], [], 10)  # what comes is there, and nothing has run
+                else:
+                    await until(lambda: peer.gone == 1)
+                peer.say(whole(b"asked"))
+                assert await content(wire) == b"asked"
+            await until(lambda: peer.gone == 2)
+            assert peer.connections == 3
 
     asyncio.run(main())
 
