@@ -164,16 +164,18 @@ class BatchRunner:
 
     async def _is_double(self, found: Mapping[str, Any]) -> bool:
         """Whether a batch of our name or group does what ours does: a second of the name, or one of
-        jobs that were unknown and have been sent again in ours."""
-        if found.get("id") == self.work.batch.batch_id:
+        jobs that were unknown and have all been sent again. Another of the group, of which nobody
+        heard, may be the only one that does its work."""
+        work, key = self.work, key_of(found)
+        if found.get("id") == work.batch.batch_id:
             return False
-        if is_batch_of(found, self.work.batch.key):
+        if is_batch_of(found, work.batch.key):
             return True
-        earlier = await asyncio.to_thread(self.work.store.find, key_of(found))
+        earlier = await asyncio.to_thread(work.store.find, key)
         return (
             earlier is not None
             and (earlier.state, earlier.batch_id) == (BatchState.ENDED, None)
-            and earlier.created_at < self.work.batch.created_at
+            and await asyncio.to_thread(work.store.is_sent_again, key, work.group)
         )
 
     # Watching.

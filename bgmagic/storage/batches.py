@@ -90,6 +90,13 @@ _SENT_LATER = """SELECT DISTINCT fingerprint FROM jobs WHERE notebook IS :notebo
     AND fingerprint IN (SELECT value FROM json_each(:prints)) AND created_at > :at
     AND (response_id IS NOT NULL OR ended_at IS NULL)"""
 
+# Whether each job of an earlier batch has a later one in its place, as sending it again makes.
+_SENT_AGAIN = """SELECT count(*) > 0 AND NOT EXISTS (
+        SELECT group_index FROM jobs WHERE batch = :earlier EXCEPT
+        SELECT group_index FROM jobs WHERE group_key = :group AND created_at >
+            (SELECT max(created_at) FROM jobs WHERE batch = :earlier))
+    FROM jobs WHERE batch = :earlier"""
+
 TOGETHER = 500  # jobs of another host's file that are copied in one go
 
 
@@ -270,6 +277,11 @@ class BatchStore:
     def open_keys(self, key: str) -> list[str]:
         """The keys of the jobs of a batch that have not ended, by the journal."""
         return [row[0] for row in self._store.journal._read(_OPEN_KEYS, {"batch": key})]
+
+    def is_sent_again(self, key: str, group: str) -> bool:
+        """Whether all jobs of the batch with this key, one of ``group``, have been sent again."""
+        asked = {"earlier": key, "group": group}
+        return bool(self._store.journal._read(_SENT_AGAIN, asked)[0][0])
 
     def whole(self, keys: Collection[str]) -> list[StoredJob]:
         """The jobs with these keys, with their requests."""

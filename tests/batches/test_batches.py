@@ -283,7 +283,8 @@ def test_a_batch_that_is_made_too_late_is_not_made_again(
     kernel: JobManager, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A create that the server carries out after it was looked for at last is in one batch: its jobs
-    are unknown, say what to look for, and are sent again by the user's word alone."""
+    are unknown, say what to look for, and are sent again by the user's word alone. It is cancelled
+    once all have been, and not for a part of them: of the others it is the only one."""
     monkeypatch.setattr(batches, "CREATE_BATCH_TIMEOUT", 0.2)
     hold = threading.Event()
     server.enqueue("batch", Script(hold=hold))
@@ -297,10 +298,13 @@ def test_a_batch_that_is_made_too_late_is_not_made_again(
     eventually(lambda: server.batching.batches)
     assert server.batching.batches["batch_1"]["metadata"]["bgmagic"] == jobs[0].record.batch
     assert server.count("batch") == 1
-    again = kernel.resend_all(jobs)
-    assert answers(again) == echoes(3)
-    assert server.count("batch") == 2
-    # As soon as it is seen, the first is cancelled.
+    (first,) = kernel.resend_all(jobs[:1])
+    assert answers([first]) == echoes(1)
+    assert first.record.note_text == ""
+    assert server.batching.batches["batch_1"]["status"] == "validating"
+    again = kernel.resend_all(jobs[1:])
+    assert answers([first, *again]) == echoes(3)
+    assert server.count("batch") == 3
     assert server.batching.batches["batch_1"]["status"] == "cancelling"
     assert {job.record.note_text for job in again} == {Note.BATCH_TWICE}
 
