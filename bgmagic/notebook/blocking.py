@@ -89,12 +89,15 @@ def _wait_plainly(
     jobs: Sequence[Job], timeout: float | None, meanwhile: Callable[[], object] | None
 ) -> None:
     end = None if timeout is None else time.monotonic() + timeout
-    pending = {job for job in jobs if not job.done()}
+    pending = [job for job in jobs if not job.done()]
     while pending and (end is None or time.monotonic() < end):
         if meanwhile is not None:
             meanwhile()
         left = _SLICE if end is None else max(0.0, min(_SLICE, end - time.monotonic()))
-        pending = concurrent.futures.wait(pending, left).not_done  # type: ignore[assignment]  # jobs are futures to it
+        # For one after another: to wait for all of thousands is work, and looks like a cell's.
+        concurrent.futures.wait(pending[-1:], left)
+        while pending and pending[-1].done():
+            pending.pop()
 
 
 def _nested_loop() -> asyncio.AbstractEventLoop:

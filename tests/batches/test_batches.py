@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from bgmagic.jobs.group import JobList
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import Detached, JobCancelled, JobFailed, JobLost, JobUnknown
 from bgmagic.jobs.record import Note
+from bgmagic.runtime import pacing
 from bgmagic.runtime.manager import JobManager
 from bgmagic.runtime.pacing import Courtesy
 from bgmagic.storage.job_store import AT_ONCE
@@ -469,6 +471,12 @@ def test_courtesy(monkeypatch: pytest.MonkeyPatch, computes: bool) -> None:
     for thread in others:
         thread.join()
     assert (asked[-1] > 0.5) == computes
+    if not computes:
+        # A cell that waits for the batch computes for an instant as some of its jobs end.
+        used = itertools.chain([0.0], itertools.repeat(1000.0))
+        monkeypatch.setattr(pacing, "cells_time", lambda: next(used))
+        asyncio.run(work())
+        assert (len(asked), asked[-1]) == (2, 0.0)
 
 
 def test_a_batch_is_written_down_at_its_pace(
