@@ -205,6 +205,10 @@ class BatchSender:
     async def _create(self, file_id: str) -> BatchReport | None:
         """Have the server make a batch of the file, once."""
         work = self._work
+        # Before it is written down as asked: beside a computing cell this takes its time.
+        await work.tell(status=Status.SUBMITTING, trouble=None)
+        if work.closing or work.all_cancelling:
+            return None
         tried = work.clock.now()
         submitting, waiting = ({"status": str(one)} for one in (Status.SUBMITTING, Status.WAITING))
         work.sending = True  # from here on: what is written down as asked is asked
@@ -216,7 +220,6 @@ class BatchSender:
 
     async def _create_once(self, file_id: str, waiting: dict[str, str]) -> BatchReport | None:
         work = self._work
-        await work.tell(status=Status.SUBMITTING, trouble=None)
         try:
             made = BatchReport.of(await work.client.create(file_id, work.batch.key, work.group))
         except ServerError as failure:

@@ -483,15 +483,20 @@ def test_a_batch_is_written_down_at_its_pace(
     kernel: JobManager, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is done before a batch is sent gives way to a cell as its results do: as its jobs are written
-    into the journal, and as its file is."""
-    uploads = list[int]()
+    into the journal, and as its file is; not between the note that it is asked for and its create: a
+    kernel that ended there would leave it unclear."""
+    uploads, unclear = list[int](), list[str]()
 
     async def pause(_: Courtesy) -> None:
         uploads.append(server.count("upload"))
+        if not server.count("batch"):
+            noted = kernel.store.journal.rows("SELECT state FROM batches")
+            unclear.extend(state for (state,) in noted if state == "creating")
 
     monkeypatch.setattr(Courtesy, "pause", pause)
     assert answers(sent(kernel, server, 60)) == echoes(60)
     assert uploads.count(0) == 60 // AT_ONCE + 1
+    assert not unclear
 
 
 def test_no_room_for_the_file(
