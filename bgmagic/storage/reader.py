@@ -228,6 +228,7 @@ class StoredResponses:
         try:
             return self._reader.responses(keys)
         except sqlite3.Error as error:
+            self._reader.close()  # the file may be mended, and what was read of it is damaged
             raise self._gone(f"can't be read now: {error}") from None
 
     def close(self) -> None:
