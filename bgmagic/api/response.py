@@ -359,6 +359,9 @@ def _lean(value: Any, key: str) -> Any:
 class ReadsResponses(Protocol):
     """Reads the responses of ended jobs that only the journal has. From any thread."""
 
+    def has(self, key: str) -> bool:
+        """Whether that of the job with this key stays there, as far as is known."""
+
     def read(self, key: str) -> str:
         """That of the job with this key, as JSON; an `AnswerGone` says why there is none."""
 

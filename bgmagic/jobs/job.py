@@ -322,7 +322,7 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
         response = record.response
         if response is not None and not isinstance(response, KeptResponse):
             # Why others have no answer is told again and again: they are few, and keep it.
-            self._pack(response, ending, stored=stored and isinstance(ending, Answer))
+            self._pack(response, ending, stored=stored)
         self._wake()
         self._notify()
 
@@ -330,19 +330,27 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
         self, response: Mapping[str, Any], ending: Answer | BgmagicError, *, stored: bool
     ) -> None:
         """Keep ``response`` in less room, or leave it to the journal, and the answer with it."""
-        record = self.record
-        packed: KeptResponse
-        if stored:
-            packed = StoredResponse(response, record.key, self._control.responses)
-        else:
-            known = ending if isinstance(ending, Answer) else ""
-            packed = CompressedResponse(response, (record.request.shared_text, known))
-        self.record = record.with_changes(response=packed)
-        # What was read into an object of the user's is theirs, who may have changed it.
-        if stored and isinstance(ending, Answer) and ending.data is None:
-            _HELD[self] = ending
-            _NEWEST.append(ending)
-            self._result = None
+        if stored and isinstance(ending, Answer) and self._leave(response, ending):
+            return
+        known = ending if isinstance(ending, Answer) else ""
+        packed = CompressedResponse(response, (self.record.request.shared_text, known))
+        self.record = self.record.with_changes(response=packed)
+
+    def _leave(self, response: Mapping[str, Any], answer: Answer) -> bool:
+        """Leave both to the journal; False if it is about to forget them."""
+        key, journal = self.record.key, self._control.responses
+        with self._condition:  # for `hold_again`
+            left = StoredResponse(response, key, journal)
+            self.record = self.record.with_changes(response=left)
+            # Who forgets says so first, and then has those held again that were left by then.
+            if not journal.has(key):
+                return False
+            # What was read into an object of the user's is theirs, who may have changed it.
+            if answer.data is None:
+                _HELD[self] = answer
+                _NEWEST.append(answer)
+                self._result = None
+        return True
 
     def detach(self, error: BgmagicError) -> None:
         """Stop watching: waiters get ``error``; the record stays as it is."""

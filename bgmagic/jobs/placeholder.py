@@ -6,6 +6,7 @@ what to wait for, and never give a wrong result. `LeanFuture` is how one waits f
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import concurrent.futures
 import contextlib
@@ -183,13 +184,20 @@ class _MadeWhenAsked:
         return made
 
 
+class _OneLock(_thread.RLock):  # type: ignore[misc]  # final in typeshed alone
+    """A lock that no interrupt leaves locked: ``with`` a Python object, as a Condition is, an
+    interrupt may come when that has the lock and ``with`` does not know yet."""
+
+    def notify_all(self) -> None:
+        """Nothing: nobody waits on it, but with a waiter of the future's own."""
+
+
 class LeanFuture(Future[T]):
     """A ``concurrent.futures.Future`` that can be awaited in any loop, and is light while nobody
     waits: locks and lists of its own would take three times what the rest of a job does."""
 
-    # One lock for all of them: each holds it for an instant. Nobody waits on it, but with a waiter
-    # of the future's own.
-    _condition = threading.Condition()
+    # One lock for all of them: each holds it for an instant.
+    _condition: threading.Condition = _OneLock()  # type: ignore[assignment]
     _waiters: list[Any] = _MadeWhenAsked()  # type: ignore[assignment]
     _done_callbacks: list[Any] = _MadeWhenAsked()  # type: ignore[assignment]
 
@@ -208,18 +216,22 @@ class LeanFuture(Future[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """The result, waiting up to ``timeout`` seconds for it."""
-        self._wait(timeout)
-        return super().result(0)
+        error = self.exception(timeout)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, self  # its traceback would hold them
+        return self._result  # type: ignore[return-value]  # it has one
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error, or None, waiting as ``result`` does."""
-        self._wait(timeout)
-        return super().exception(0)
-
-    def _wait(self, timeout: float | None) -> None:
         if not self.done():
             self._check_may_wait()
             concurrent.futures.wait([self], timeout)
+        if not self.done():
+            raise TimeoutError
+        return self._exception  # what has ended changes no more: without the lock
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self.done():
@@ -239,7 +251,7 @@ class LeanFuture(Future[T]):
 
 
 def _after_fork() -> None:
-    LeanFuture._condition = threading.Condition()  # another thread may have held it
+    LeanFuture._condition = _OneLock()  # type: ignore[assignment]  # another thread may have held it
 
 
 if hasattr(os, "register_at_fork"):

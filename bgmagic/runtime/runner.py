@@ -11,7 +11,7 @@ from typing import Any
 from bgmagic.api.response import is_terminal
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock, TimeLimit, WakeEvent
-from bgmagic.errors import BadInput, ServerError
+from bgmagic.errors import AnswerGone, BadInput, ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
     CLAIMED_ELSEWHERE,
@@ -265,7 +265,7 @@ class JobRunner:
                 request = partial.complete(self.job.request, answer_of, self._config.server)
                 self.job.advance(request=request, partial=None, waits_for=())
                 await self._store.update_request(self.job.record, self._config.server)
-        except (UnmetDependency, BadInput) as unmet:
+        except (UnmetDependency, BadInput, AnswerGone) as unmet:
             if isinstance(unmet, UnmetDependency) and not unmet.ended:
                 self._store.update_soon(self.job.record, owner=None)
                 detach(self.job, str(unmet))

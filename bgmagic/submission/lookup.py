@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
-from bgmagic.errors import BadInput
+from bgmagic.errors import AnswerGone, BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import JobRecord, Status
@@ -92,12 +92,12 @@ def _fingerprint_when_complete(job: Job, find: Callable[[str], Job | None]) -> s
         return None
     partial = PartialPrompt(record.partial)
     needed = {key: find(key) for key in partial.needs}
-    answers = {key: found.result(0) for key, found in needed.items() if found and _answered(found)}
-    if answers.keys() != needed.keys():
-        return None
     try:
+        answers = {key: job.result(0) for key, job in needed.items() if job and _answered(job)}
+        if answers.keys() != needed.keys():
+            return None
         request = partial.complete(record.request, answers.__getitem__)
-    except BadInput:
+    except (BadInput, AnswerGone):
         return None
     return request.fingerprint(record.server)
 

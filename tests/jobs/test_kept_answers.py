@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import pickle
+import signal
 import sqlite3
 import tracemalloc
 import weakref
@@ -18,12 +19,14 @@ import pandas
 import pytest
 
 import bgmagic
+from bgmagic.concurrency import on_own_thread
 from bgmagic.display.static_html import final_bundles
 from bgmagic.errors import AnswerGone
 from bgmagic.jobs import job as job_module
 from bgmagic.jobs.export import export_line, to_frame
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
+from bgmagic.runtime import runner
 from bgmagic.submission.app import NoShell, app
 from bgmagic.submission.search import find_jobs
 from tests.jobs.test_group import echo
@@ -134,9 +137,54 @@ def test_what_is_forgotten_stays_with_its_handle(ask: Ask) -> None:
     assert group[0].response.to_dict()["id"] == "resp_1"
 
 
-def _forgotten_by_another(path: Path) -> None:
+def test_what_is_forgotten_as_it_ends_stays_with_its_handle(
+    journal: Path, pointed: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is forgotten when the journal has its end, and its handle not yet, keeps its answer."""
+    pointed.ending = echo
+    given = runner.settle
+
+    def settle(job: Job, **told: Any) -> None:
+        assert app.manager.store.forget([job.record.key]).result(LIMIT) == 1
+        given(job, **told)
+
+    monkeypatch.setattr(runner, "settle", settle)
+    group = bgmagic.map("Say {{ item }}", ["a"], poll=SOON)
+    eventually(group.done)
+    let_go()
+    assert list(group) == ["re: Say a"]
+    assert group[0].response.to_dict()["id"] == "resp_1"
+
+
+def test_a_job_that_needs_a_lost_answer_says_so(journal: Path, pointed: ScriptedServer) -> None:
+    """It ends, not sent, with the reason; and cells that are sent meanwhile do not mind."""
+    ended = set[str]()
+
+    def ending(rid: str, _: Any) -> dict[str, Any]:
+        return response(rid, "completed" if rid in ended else "in_progress", "text")
+
+    pointed.polls, pointed.ending = 10**6, ending
+    first, other = (bgmagic.submit(f"Say {name}", poll=SOON) for name in "ab")
+    eventually(lambda: first.response_id and other.response_id)
+    fill = {"first": first, "other": other}
+    needing = bgmagic.submit("{{ first }} {{ other }}", out="c", fill=fill, poll=SOON)
+    ended.add(str(first.response_id))
+    pointed.polls = 1
+    eventually(first.done)
+    let_go()
+    _forgotten_by_another(journal, f"key = '{first.record.key}'")
+    ended.add(str(other.response_id))
+    apart = bgmagic.submit("{{ other }} {{ first }}", out="c", fill={"first": "1", "other": "2"})
+    assert apart.record.status != "failed"
+    eventually(needing.done)
+    assert needing.status == "failed"
+    assert "not sent" in str(needing.error)
+    assert "no longer has it" in str(needing.error)
+
+
+def _forgotten_by_another(path: Path, which: str = "group_index = 0") -> None:
     with sqlite3.connect(path) as connection:
-        connection.execute("DELETE FROM jobs WHERE group_index = 0")
+        connection.execute(f"DELETE FROM jobs WHERE {which}")
     connection.close()
 
 
@@ -169,6 +217,22 @@ def test_an_answer_that_the_journal_lost_is_said_to_be(ask: Ask, journal: Path, 
     assert "no longer has it" in shown["text/plain"]
 
 
+def test_an_answer_is_back_with_the_file(ask: Ask, journal: Path) -> None:
+    """What could not be read of a damaged file is read once that is whole again."""
+    group = ask(["a"])
+    with contextlib.closing(sqlite3.connect(journal)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = journal.read_bytes()
+    app.manager.responses.close()
+    with journal.open("r+b") as file:
+        file.write(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with pytest.raises(AnswerGone, match="can't be read now"):
+        group[0]
+    with journal.open("r+b") as file:
+        file.write(whole)
+    assert group[0] == "re: Say a"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 def test_a_forked_child_is_told(ask: Ask) -> None:
     """In a forked child nothing hangs: what was not read before the fork is said to be the parent's."""
@@ -193,6 +257,41 @@ def test_without_a_file_the_handles_keep_all(pointed: ScriptedServer) -> None:
         let_go()
         assert not group.jobs[0]._is_let_go
         assert list(group) == ["re: Say a"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="nothing interrupts here")
+def test_an_interrupt_leaves_no_lock(ask: Ask) -> None:
+    """Whoever is interrupted while answers are read holds up no other job: all share one lock."""
+    job = ask(["a"]).jobs[0]
+    answer, armed, interrupts = job.result(), False, 0
+
+    def interrupt(*_: object) -> None:
+        if armed:
+            raise KeyboardInterrupt
+
+    given = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        while interrupts < 300:
+            try:
+                armed = True
+                while job.error is None and job.result() is answer:
+                    with job._condition:
+                        pass
+            except KeyboardInterrupt:
+                armed = False
+                interrupts += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, given)
+
+    def take() -> bool:
+        taken = job._condition.acquire(timeout=LIMIT)
+        if taken:
+            job._condition.release()
+        return taken
+
+    assert on_own_thread(take, "take").result(2 * LIMIT)
 
 
 def _bytes_a_job(before: tracemalloc.Snapshot, count: int) -> float:
