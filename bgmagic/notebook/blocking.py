@@ -93,11 +93,12 @@ def _wait_plainly(
     while pending and (end is None or time.monotonic() < end):
         if meanwhile is not None:
             meanwhile()
-        left = _SLICE if end is None else max(0.0, min(_SLICE, end - time.monotonic()))
+        until = time.monotonic() + _SLICE if end is None else min(time.monotonic() + _SLICE, end)
         # For one after another: to wait for all of thousands is work, and looks like a cell's.
-        concurrent.futures.wait(pending[-1:], left)
-        while pending and pending[-1].done():
-            pending.pop()
+        while pending and (left := until - time.monotonic()) > 0:
+            concurrent.futures.wait(pending[-1:], left)
+            while pending and pending[-1].done():
+                pending.pop()
 
 
 def _nested_loop() -> asyncio.AbstractEventLoop:

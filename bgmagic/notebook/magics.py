@@ -257,10 +257,13 @@ class Warming:
 
     def pause(self) -> None:
         """Import no more until `go_on`; before a cell."""
-        thread, self._thread = self._thread, None
+        thread = self._thread
         if thread is not None:
             self._stopped.set()
-            thread.join()
+            # IPython would show the traceback of an interrupt, and run the cell all the same.
+            with contextlib.suppress(KeyboardInterrupt):
+                thread.join()
+                self._thread = None
 
     def _run(self, stopped: threading.Event) -> None:
         # The reply to the cell goes first, and between two imports whatever else the kernel does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import sys
 import threading
@@ -66,6 +67,32 @@ def test_no_import_while_a_cell_runs(gate: types.ModuleType) -> None:
     eventually(lambda: "warmed_three" in sys.modules)
     warming.pause()
     assert "warmed_bad" not in sys.modules
+
+
+def test_an_interrupt_ends_the_wait(gate: types.ModuleType) -> None:
+    """Whoever interrupts a cell that waits for an import sees no traceback, and two never go on at a time."""
+    warming, main = Warming(["warmed_two", "warmed_three"]), threading.main_thread().ident
+    assert main is not None
+    warming.go_on()
+    assert gate.entered.wait(LIMIT)
+
+    def interrupt() -> None:
+        inside = {"join", "_wait_for_tstate_lock"}
+        eventually(lambda: sys._current_frames()[main].f_code.co_name in inside)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    user = threading.Thread(target=interrupt)
+    user.start()
+    warming.pause()
+    user.join()
+    assert "warmed_two" in sys.modules
+    warming.go_on()
+    gate.opened.set()
+    warming.pause()
+    assert "warmed_three" not in sys.modules
+    warming.go_on()
+    eventually(lambda: "warmed_three" in sys.modules)
+    warming.pause()
 
 
 def test_a_cell_is_alone(in_kernel: Kernel) -> None:
