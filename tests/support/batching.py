@@ -49,6 +49,7 @@ class Files:
         missing: names of requests that have no line at all.
         late: polls in which a batch that has ended is without its files.
         ranges: whether files can be read from a byte on.
+        now: the server's clock, seconds since the epoch.
     """
 
     polls: int = 1
@@ -59,6 +60,7 @@ class Files:
     missing: set[str] = field(default_factory=set)
     ranges: bool = True
     late: int = 0
+    now: Callable[[], float] = time.time
     files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
     _polled: Counter[str] = field(default_factory=Counter)
@@ -98,7 +100,7 @@ class Files:
         name, content = self.files[file_id]
         return {
             "id": file_id, "object": "file", "bytes": len(content), "filename": name,
-            "created_at": int(time.time()), "purpose": "batch", "status": "processed",
+            "created_at": int(self.now()), "purpose": "batch", "status": "processed",
         }  # fmt: skip
 
     def create(self, body: Any) -> tuple[int, dict[str, Any]]:
@@ -108,7 +110,7 @@ class Files:
         self.batches[batch_id] = {
             "id": batch_id, "object": "batch", "endpoint": body["endpoint"], "status": "validating",
             "input_file_id": body["input_file_id"], "completion_window": body["completion_window"],
-            "created_at": int(time.time()), "metadata": body.get("metadata"),
+            "created_at": int(self.now()), "metadata": body.get("metadata"),
             "output_file_id": None, "error_file_id": None,
             "request_counts": {"total": 0, "completed": 0, "failed": 0},
         }  # fmt: skip
