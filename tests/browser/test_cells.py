@@ -109,10 +109,9 @@ def test_end_is_saved_as_plain_html(server: ScriptedServer, lab_with: Open) -> N
     lab, path = lab_with("%%bgresponse -o critique -e high\nWhy?")
     lab.run(1)
     lab.cell(1).get_by_text("It is so.").wait_for(timeout=20_000)
-    html = saved(lab.page, path, 1, "<strong>so</strong>")
+    html = saved(lab.page, path, 1, "<strong>so</strong>", gone="%bgattach")
     for part in ("critique", "completed", "gpt-5.2-true", "effort high", "1,200 out", "resp_1"):
         assert part in html
-    assert "%bgattach" not in html
 
 
 def test_reload_keeps_the_card_alive_and_the_end_is_html(

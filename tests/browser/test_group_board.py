@@ -165,7 +165,7 @@ def test_board_in_a_notebook(server: ScriptedServer, lab_with: Open) -> None:
     lab.cell(2).get_by_text(title).wait_for(timeout=30_000)
     assert server.count("cancel") == 8
     assert board.count() == 0
-    assert "%bgattach" not in saved(lab.page, path, 2, "All 24 jobs")
+    saved(lab.page, path, 2, "All 24 jobs", gone="%bgattach")
     assert lab.page.evaluate("window.fired") is None
     # Looked at by its variable alone.
     lab.run(4)
@@ -194,4 +194,4 @@ def test_reload_keeps_the_board_alive(server: ScriptedServer, lab_with: Open) ->
     server.polls = 0
     lab.cell(1).get_by_text("study 3 jobs: 3 completed").wait_for(timeout=30_000)
     assert board.count() == 0
-    assert "%bgattach study" not in saved(lab.page, path, 1, "All 3 jobs")
+    saved(lab.page, path, 1, "All 3 jobs", gone="%bgattach study")

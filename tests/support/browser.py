@@ -382,14 +382,16 @@ def outputs(path: Path, index: int) -> list[dict[str, Any]]:
     return [output.get("data", {}) for output in cells[index]["outputs"]]
 
 
-def saved(opened: Any, path: Path, index: int, wanted: str) -> str:
-    """The HTML under a cell of the saved notebook, once it has ``wanted`` and no widget."""
+def saved(opened: Any, path: Path, index: int, wanted: str, gone: str = "\0") -> str:
+    """The HTML under a cell of the saved notebook, once it has ``wanted``, no widget, and not ``gone``:
+    an answer and its footer take their places one after the other."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         opened.keyboard.press("Control+s")
         opened.wait_for_timeout(300)
         data = outputs(path, index)
         html = "".join("".join(part.get("text/html", "")) for part in data)
-        if wanted in html and not any("widget-view" in kind for part in data for kind in part):
+        drawn = any("widget-view" in kind for part in data for kind in part)
+        if wanted in html and gone not in html and not drawn:
             return html
     raise AssertionError(f"never saved as plain HTML: {outputs(path, index)}")
