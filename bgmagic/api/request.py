@@ -126,6 +126,10 @@ class Request:
     def __repr__(self) -> str:
         return f"Request(text={self.text!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without what it shares with others, and what was read off it.
+        return Request, (self.text, self.output_type, self.previous, dict(self.functions))
+
     @property
     def text(self) -> str:
         """The body as JSON text, exactly as it is sent; put together anew."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,16 @@ def test_request_is_frozen() -> None:
     request = build_request([user_message("Why?")], model="gpt-5.2")
     request.body["input"].clear()
     assert request.body["input"]
+
+
+def test_a_request_is_copied_and_pickled() -> None:
+    """`job.request` can be taken elsewhere."""
+    functions = {"look": {"type": "function", "name": "look"}}
+    for request in (Request('{"model": "a"}'), Request('{"model": "a"}', functions=functions)):
+        for copied in (copy.deepcopy(request), pickle.loads(pickle.dumps(request))):
+            assert copied == request
+            assert copied.fingerprint("server") == request.fingerprint("server")
+            assert dict(copied.functions) == dict(request.functions)
 
 
 def test_earlier_turns_come_first_and_unchanged() -> None:
