@@ -266,6 +266,9 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
         try:
             return decompressed(self.record.response)
         except AnswerGone as gone:
+            held = self.record.response
+            if not isinstance(held, StoredResponse):  # it was forgotten, and held again, meanwhile
+                return decompressed(held)
             at_server = self.response_id if self.record.batch is None else None
             hint = f"; %bgattach {at_server} asks the server for it" if at_server else ""
             raise AnswerGone(f"{self.record.label}: {gone}{hint}") from None

@@ -156,6 +156,19 @@ def test_what_is_forgotten_as_it_ends_stays_with_its_handle(
     assert group[0].response.to_dict()["id"] == "resp_1"
 
 
+def test_what_is_forgotten_as_it_is_read_is_read(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks at an answer while another thread forgets its job gets it."""
+    job = ask(["a"]).jobs[0]
+    responses, given = app.manager.responses, app.manager.responses.read
+
+    def read(key: str) -> str:
+        assert app.manager.store.forget([key]).result(LIMIT) == 1
+        return given(key)
+
+    monkeypatch.setattr(responses, "read", read)
+    assert job.result() == "re: Say a"
+
+
 def test_a_job_that_needs_a_lost_answer_says_so(journal: Path, pointed: ScriptedServer) -> None:
     """It ends, not sent, with the reason; and cells that are sent meanwhile do not mind."""
     ended = set[str]()
