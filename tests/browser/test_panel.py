@@ -51,7 +51,7 @@ class Panel:
 def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
     """Jobs of all notebooks are listed, the running ones first and ten thousand without drawing them;
     one is found, read, cancelled, sent again, attached where its kernel was shut down, and cancelled
-    after its notebook was renamed; the end of one is told elsewhere, and nothing is asked for while
+    and gone to after its notebook was renamed; the end of one is told elsewhere, and nothing is asked for while
     nothing happens."""
     _fill(tmp_path)
     server.polls = 10**6
@@ -151,8 +151,13 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
         panel.row("renamed.ipynb", "in progress").click()
         panel.press("Cancel", "Really cancel?")
         panel.row("renamed.ipynb", "cancelled")
+        lab.shut_down()
+        panel.detail.get_by_text("study.ipynb").wait_for()  # the name that it was sent under
+        opened.locator(".lm-DockPanel-tabBar .lm-TabBar-tab", has_text="other.ipynb").click()
+        panel.press("Go to cell")
+        opened.locator(".jp-NotebookPanel:visible .jp-mod-active", has_text="mine").wait_for()
         opened.reload()
-        panel.row("renamed.ipynb", "cancelled")  # the panel is open again
+        panel.row("study.ipynb", "cancelled")  # the panel is open again
         assert opened.evaluate("window.fired") is None
         assert looks.errors == []
 

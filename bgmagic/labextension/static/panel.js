@@ -255,7 +255,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
       made.append(button);
     };
     const kernel = (action) => () => patient(said, inKernel(app, row, action));
-    if (row.path) add("Go to cell", async () => ((await goTo(lab, app, notebooks, row, { open: true })) ? "" : "No cell of this notebook shows it."));
+    if (row.path) add("Go to cell", async () => ((await goTo(lab, app, notebooks, row, { open: true })) ? "" : "No notebook here shows it."));
     if (row.open && row.followed) add("Cancel", kernel("cancel"), "Really cancel?");
     if (row.open ? !row.followed : row.status === "completed") add("Attach here", () => patient(said, attachHere(lab, notebooks, row)));
     if (!row.open && row.status !== "completed") add("Send again", kernel("resend"), "Really send again?");
@@ -285,22 +285,24 @@ function fillRow(place, row) {
   place.replaceChildren(first, second);
 }
 
-/** Show the cell of a job in its notebook; whether there is one. */
+/** Show a job's cell in its notebook; whether there is one. */
 async function goTo(lab, app, notebooks, row, { open }) {
-  if (!row.path) return false;
-  let panel = notebooks.find((one) => one.context.path === row.path);
-  if (!panel && open) panel = await app.commands.execute("docmanager:open", { path: row.path });
-  if (!panel) return false;
-  await panel.context.ready;
-  const cells = [...panel.content.model.cells];
   const known = [row.key, row.id].filter(Boolean);
   const shows = (cell) => {
-    const outputs = cell.outputs ? JSON.stringify(cell.outputs.toJSON()) : "";
+    const outputs = JSON.stringify(cell.outputs?.toJSON()) ?? "";
     return known.some((word) => outputs.includes(word));
   };
+  let panel = notebooks.find((one) => one.context.path === row.path);
+  if (open) {
+    panel ??= await app.commands.execute("docmanager:open", { path: row.path }).catch(() => null);
+    panel ??= notebooks.find((one) => [...(one.model?.cells ?? [])].some(shows)); // renamed
+  }
+  if (!panel) return;
+  await panel.context.ready;
+  const cells = [...panel.model.cells];
   let index = cells.findIndex(shows);
   if (index < 0 && row.name) index = cells.findLastIndex((cell) => sends(cell.sharedModel.getSource(), row.name));
-  if (index < 0) return false;
+  if (index < 0) return;
   if (open) app.shell.activateById(panel.id);
   panel.content.activeCellIndex = index;
   await panel.content.scrollToItem?.(index, "smart");
@@ -314,7 +316,7 @@ function sends(source, name) {
   return isHeader(line) && readHeader(line).some(names);
 }
 
-/** Have the kernel of the job's notebook cancel it or send it again; gives what it says. */
+/** Have the kernel of the job's notebook cancel or resend it; gives what it says. */
 async function inKernel(app, row, action) {
   const sessions = app.serviceManager.sessions;
   const model = [...sessions.running()].find((one) => one.path === row.path);
@@ -328,7 +330,7 @@ async function inKernel(app, row, action) {
   }
 }
 
-/** Wait for what a kernel is asked, and say so if it does not come to it soon: a cell runs. */
+/** Wait for what a kernel is asked, and say so if a cell runs. */
 async function patient(said, asked) {
   const late = setTimeout(() => (said.textContent = "The kernel is busy: it does this once its cell has ended."), 1000);
   try {
