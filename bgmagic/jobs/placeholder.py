@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _thread
 import asyncio
-import concurrent.futures
 import contextlib
 import os
 import threading
@@ -192,6 +191,18 @@ class _OneLock(_thread.RLock):  # type: ignore[misc]  # final in typeshed alone
         """Nothing: nobody waits on it, but with a waiter of the future's own."""
 
 
+class _Waiter:
+    """Is told of the end of a future, as the waiters of `concurrent.futures` are."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def add_result(self, _: object) -> None:
+        self.ended.set()
+
+    add_exception = add_cancelled = add_result
+
+
 class LeanFuture(Future[T]):
     """A ``concurrent.futures.Future`` that can be awaited in any loop, and is light while nobody
     waits: locks and lists of its own would take three times what the rest of a job does."""
@@ -228,10 +239,23 @@ class LeanFuture(Future[T]):
         """The error, or None, waiting as ``result`` does."""
         if not self.done():
             self._check_may_wait()
-            concurrent.futures.wait([self], timeout)
+            self._wait(timeout)
         if not self.done():
             raise TimeoutError
         return self._exception  # what has ended changes no more: without the lock
+
+    def _wait(self, timeout: float | None) -> None:
+        """As `concurrent.futures.wait`, in which an interrupt may leave the one lock locked."""
+        waiter = _Waiter()
+        with self._condition:
+            if self.done():
+                return
+            self._waiters.append(waiter)
+        try:
+            waiter.ended.wait(timeout)
+        finally:
+            with self._condition:
+                self._waiters.remove(waiter)
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self.done():

@@ -9,7 +9,6 @@ archived nest_asyncio was applied first, too: that one loses what arrives during
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import functools
 import signal
@@ -96,7 +95,8 @@ def _wait_plainly(
         until = time.monotonic() + _SLICE if end is None else min(time.monotonic() + _SLICE, end)
         # For one after another: to wait for all of thousands is work, and looks like a cell's.
         while pending and (left := until - time.monotonic()) > 0:
-            concurrent.futures.wait(pending[-1:], left)
+            with contextlib.suppress(TimeoutError):
+                pending[-1].exception(left)
             while pending and pending[-1].done():
                 pending.pop()
 
