@@ -17,7 +17,7 @@ from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Note, Preview, Status
-from bgmagic.runtime.pacing import PollSchedule, ServerEndpoint
+from bgmagic.runtime.pacing import LIMIT, PollSchedule, ServerEndpoint
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.reply import Reply, without_half_characters
 from bgmagic.transport.streaming import EventStream, PartialOutput, ServerSentEvent
@@ -172,9 +172,9 @@ class ResponseWatcher:
     """Polls one response until it is terminal. All methods run on the loop thread."""
 
     __slots__ = (
-        "_accepted", "_cancelling", "_client", "_clock", "_delay", "_delays", "_job", "_last",
-        "_listener", "_listening", "_missing", "_poll_slot", "_store", "_stream_end", "_unreached",
-        "_wake", "refusal",
+        "_accepted", "_asked_at", "_cancelling", "_client", "_clock", "_delay", "_delays", "_job",
+        "_last", "_listener", "_listening", "_missing", "_poll_slot", "_store", "_stream_end",
+        "_unreached", "_wake", "refusal",
     )  # fmt: skip
 
     def __init__(
@@ -194,6 +194,7 @@ class ResponseWatcher:
         self._delays = PollSchedule(poll_interval, slot=self._poll_slot)
         self._wake = WakeEvent()
         self._delay = 0.0  # until the next poll, in seconds
+        self._asked_at = clock.now()
         self._last: Reply | None = None
         self._missing = 0
         self._unreached = False
@@ -233,8 +234,10 @@ class ResponseWatcher:
         try:
             # Thousands of jobs wait here: whatever is called below is over by then.
             while not self.is_lost:
-                left = deadline - self._clock.now()
-                await self._clock.wait(self._wake, max(0.0, min(self._delay, left)))
+                now = self._clock.now()
+                # A poll may be answered late: the limit holds from one to the next.
+                most = min(deadline - now, self._asked_at + LIMIT - now)
+                await self._clock.wait(self._wake, max(0.0, min(self._delay, most)))
                 self._wake.clear()
                 late = self._clock.now() >= deadline
                 ended = await self._poll()
@@ -246,7 +249,7 @@ class ResponseWatcher:
 
     async def _poll(self) -> Reply | None:
         """Poll once; gives the terminal reply, if it is one."""
-        last = self._last
+        last, self._asked_at = self._last, self._clock.now()
         try:
             include = self._job.request.include
             reply = await self._client.retrieve(self._accepted.response_id, last, include)
