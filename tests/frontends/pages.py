@@ -98,7 +98,7 @@ def collaboration(trial: Trial) -> str:
             page.locator(".bgmagic-card[data-status=in_progress]").nth(1).wait_for()
         cards = [page.locator(".jp-CodeCell").nth(3).locator(".bgmagic-card") for page in pages]
         for word in ("Cancel y", "Really cancel? y"):  # all pages, before the others' are heard
-            buttons = [card.get_by_role("button", name=word) for card in cards]
+            buttons = [card.get_by_role("button", name=word).element_handle() for card in cards]
             for button in buttons:
                 button.evaluate("button => button.click()")
         trial.until(lambda: trial.server.count("cancel"), "a cancel")
