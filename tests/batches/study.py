@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,9 @@ def attached(manager: JobManager, server: ScriptedServer) -> list[Job]:
     """The jobs of the study that the journal has, followed by this kernel."""
     config = config_of(server)
     return [manager.attach(entry, server=config.server) for entry in entries_of(manager)]
+
+
+def attached_at_once(kernels: Sequence[JobManager], server: ScriptedServer) -> list[list[Job]]:
+    """The same by several kernels at the same time; the jobs of each."""
+    with ThreadPoolExecutor(len(kernels)) as threads:
+        return list(threads.map(lambda kernel: attached(kernel, server), kernels))

@@ -31,7 +31,15 @@ from bgmagic.runtime.pacing import Courtesy
 from bgmagic.storage.job_store import AT_ONCE
 from bgmagic.submission.app import group_displays
 from bgmagic.transport import batches
-from tests.batches.study import attached, config_of, entries_of, manager_of, records_of, sent
+from tests.batches.study import (
+    attached,
+    attached_at_once,
+    config_of,
+    entries_of,
+    manager_of,
+    records_of,
+    sent,
+)
 from tests.jobs.test_job import LIMIT, eventually
 from tests.support.batching import answer_of, failure_of
 from tests.support.scripted import Script, ScriptedServer
@@ -526,15 +534,7 @@ def test_two_kernels_attach_at_once(server: ScriptedServer, tmp_path: Path) -> N
     first.close()
     kernels = [manager_of(path), manager_of(path)]
     try:
-        found: list[list[Job]] = [[], []]
-        threads = [
-            threading.Thread(target=lambda n=n: found[n].extend(attached(kernels[n], server)))
-            for n in (0, 1)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        found = attached_at_once(kernels, server)
         server.batching.polls = 0
         eventually(lambda: all(job.done() for job in [*found[0], *found[1]]))
         ended = [all(isinstance(job.error, Detached) for job in jobs) for jobs in found]

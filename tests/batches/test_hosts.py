@@ -15,7 +15,7 @@ from bgmagic.runtime import manager
 from bgmagic.runtime.manager import JobManager
 from bgmagic.storage import filesystem, owner_lock
 from bgmagic.storage.batches import BatchStore
-from tests.batches.study import attached, config_of, entries_of, manager_of, sent
+from tests.batches.study import attached, attached_at_once, config_of, entries_of, manager_of, sent
 from tests.jobs.test_job import LIMIT, eventually
 from tests.support.scripted import Script, ScriptedServer
 
@@ -73,15 +73,7 @@ def test_two_kernels_of_another_host_at_once(on: On, server: ScriptedServer) -> 
     host leaves it to that."""
     left_running(on("alpha"), server)
     kernels = [on("beta"), on("beta")]
-    found: list[list[Job]] = [[], []]
-    threads = [
-        threading.Thread(target=lambda n=n: found[n].extend(attached(kernels[n], server)))
-        for n in (0, 1)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = attached_at_once(kernels, server)
     eventually(lambda: any(all(job.done() for job in jobs) for jobs in found))
     (follows,) = (jobs for jobs in found if not jobs[0].done())
     eventually(lambda: follows[0].status == "in_progress")
