@@ -29,12 +29,7 @@ from bgmagic.runtime import sending
 from bgmagic.runtime.attach import adopted
 from bgmagic.runtime.calls import FindFunction, FunctionCalls
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
-from bgmagic.runtime.pacing import (
-    BUDGET_RETRY,
-    PollSchedule,
-    RunConfig,
-    ServerEndpoint,
-)
+from bgmagic.runtime.pacing import BUDGET_RETRY, PollSchedule, RunConfig, ServerEndpoint
 from bgmagic.runtime.sending import ending_of, post_in_time, why_not_yet
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, record_changes
 from bgmagic.storage.database import JournalError
@@ -112,17 +107,19 @@ class JobRunner:
         try:
             accepted = await self._begin(attached=attached, intended=intended)
             while accepted is not None:
-                # Here and not within another call: of thousands of jobs each waits at this place,
-                # with all the frames that there are.
+                # Not within another call: thousands of jobs wait here, each with all its frames.
                 watcher = self._following = ResponseWatcher(
                     self.job, accepted, self._store, self._clock, self._config.poll_interval
                 )
                 try:
                     reply = await watcher.run(accepted.at + self._config.deadline)
+                    self._following = None
+                    goes_on = await self._goes_on(watcher, reply)
                 finally:
                     self._following = None
+                    watcher.leave_turn()
                     await _close(accepted)
-                accepted = await self._after(watcher, reply)
+                accepted = await self._next(self._clock.now()) if goes_on else None
         except asyncio.CancelledError:
             self._stop_watching(SHUTDOWN)
             raise
@@ -235,14 +232,12 @@ class JobRunner:
             since = self._clock.now()
         return None
 
-    async def _after(
-        self, watcher: ResponseWatcher, reply: Reply | None
-    ) -> AcceptedResponse | None:
-        """Go on with the terminal ``reply``, if ``watcher`` saw one; gives the next response."""
+    async def _goes_on(self, watcher: ResponseWatcher, reply: Reply | None) -> bool:
+        """Whether the last ``reply`` calls functions. If not, or without one, the job ends."""
         if reply is None:
             await self._unseen(watcher)
-            return None
-        return await self._next(self._clock.now()) if await self._calls_more(reply) else None
+            return False
+        return await self._calls_more(reply)
 
     async def _calls_more(self, reply: Reply) -> bool:
         """Whether the terminal ``reply`` calls functions; if not, the job is settled with it."""

@@ -174,7 +174,7 @@ class ResponseWatcher:
     __slots__ = (
         "_accepted", "_asked_at", "_cancelling", "_client", "_clock", "_delay", "_delays", "_job",
         "_last", "_listener", "_listening", "_missing", "_poll_slot", "_store", "_stream_end",
-        "_unreached", "_wake", "refusal",
+        "_turns", "_unreached", "_wake", "refusal",
     )  # fmt: skip
 
     def __init__(
@@ -190,6 +190,7 @@ class ResponseWatcher:
         self._store = store
         self._clock = clock
         self._client = accepted.endpoint.client
+        self._turns = accepted.endpoint.turns
         self._poll_slot = accepted.endpoint.pacer.join(chosen=poll_interval is not None)
         self._delays = PollSchedule(poll_interval, slot=self._poll_slot)
         self._wake = WakeEvent()
@@ -224,7 +225,8 @@ class ResponseWatcher:
             deadline: when to stop following, seconds since the epoch.
 
         Returns:
-            the terminal reply; None if the deadline came first or the response `is_lost`.
+            the terminal reply; None if the deadline came first or the response `is_lost`. Until
+            `leave_turn` it has others wait.
         """
         if self._job.record.cancelling:
             self.cancel()
@@ -239,10 +241,12 @@ class ResponseWatcher:
                 most = min(deadline - now, self._asked_at + LIMIT - now)
                 await self._clock.wait(self._wake, max(0.0, min(self._delay, most)))
                 self._wake.clear()
+                await self._turns.take(self._wake, self._patience(), self._clock.wait)
                 late = self._clock.now() >= deadline
                 ended = await self._poll()
                 if ended is not None or late:  # one poll after the deadline is the last
                     return ended
+                self.leave_turn()
             return None
         finally:
             self._end()
@@ -269,6 +273,16 @@ class ResponseWatcher:
         self._last = reply
         self._delay = self._delays.after_reply(reply.poll_after)
         return None
+
+    def _patience(self) -> float:
+        """Seconds for which the poll may be put off."""
+        if self._store.trouble is not None:
+            return 0.0  # what can't be written down is waited for in vain
+        return max(0.0, self._asked_at + LIMIT - self._clock.now())
+
+    def leave_turn(self) -> None:
+        """Let others poll: the reply is written down, or was none of the last."""
+        self._turns.leave(self._wake)
 
     def _end(self) -> None:
         self._poll_slot.leave()

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -765,3 +766,30 @@ def test_what_is_claimed_is_sent(
     assert manager.close(10)
     assert pointed.count("create") == 1
     assert job.response_id == "resp_1"
+
+
+def test_jobs_that_end_together_are_written_down_few_at_a_time(
+    pointed: ScriptedServer, tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many jobs that end at once no more have their responses in memory than the journal takes at a
+    time, and all of them get their answers."""
+    monkeypatch.setattr("bgmagic.runtime.pacing.TURNS", 2)
+    now, most = set[str](), 0
+    usual = JobStore.end
+
+    async def end(store: JobStore, record: JobRecord, *others: Any) -> bool:
+        nonlocal most
+        now.add(record.key)
+        most = max(most, len(now))
+        stored = await usual(store, record, *others)
+        now.remove(record.key)
+        return stored
+
+    monkeypatch.setattr(JobStore, "end", end)
+    store = JobStore(Journal(tmp_path / "journal.sqlite3"), OwnerLock(tmp_path / "owners"))
+    manager = JobManager(store=store)
+    pointed.polls = 0
+    jobs = [manager.submit(ask(), poll_interval=SOON) for _ in range(12)]
+    assert [job.result(LIMIT) for job in jobs] == ["the answer"] * 12
+    assert most <= 2
+    assert manager.close(10)

@@ -18,7 +18,7 @@ from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord
-from bgmagic.runtime.pacing import PollPacer, PollSchedule, ServerEndpoint
+from bgmagic.runtime.pacing import LIMIT, PollPacer, PollSchedule, PollTurns, ServerEndpoint
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
@@ -123,17 +123,21 @@ def run(
     deadline: float,
     hint: float | None = None,
     seconds: float = 0.0,
+    turns: PollTurns | None = None,
+    trouble: str | None = None,
 ) -> tuple[Reply | None, Time, list[object]]:
     """Watch a response through ``replies``; what came of it, the waits, and each change of the job.
 
-    Each reply takes so many ``seconds``.
+    Each reply takes so many ``seconds``; the journal has that ``trouble``.
     """
     time, heard = Time(), list[object]()
     record = JobRecord(Request("{}"), "https://host/v1", 0.0, status="queued")
     job = Job(record, Unheard())
     job.add_listener(lambda job: heard.append(job.record))
     store = JobStore(Journal(None), OwnerLock(None))
-    endpoint: Any = ServerEndpoint(Server(replies, time, seconds), PollPacer())  # type: ignore[arg-type]
+    store._trouble = trouble
+    server: Any = Server(replies, time, seconds)
+    endpoint = ServerEndpoint(server, PollPacer(), turns=turns or PollTurns(1))
     accepted = AcceptedResponse(endpoint, "resp_1", Reply({}, hint), 1000.0)
 
     async def main() -> Reply | None:
@@ -259,3 +263,42 @@ def test_a_limit_is_set_while_jobs_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for slot in slots[100:]:
         slot.leave()
     assert pacer.spread(10.0, chosen=False) == 10.0
+
+
+def test_turns_are_given_in_order_as_others_leave() -> None:
+    """As long as so many jobs poll, or their ends are being written down, others wait: each goes as
+    one leaves, in the order in which they asked, and who gives up is passed over."""
+
+    async def main() -> list[int]:
+        turns, went = PollTurns(2), list[int]()
+        wakes = [WakeEvent() for _ in range(6)]
+
+        async def go(number: int) -> None:
+            await turns.take(wakes[number], LIMIT, WakeEvent.wait)
+            went.append(number)
+
+        tasks = [asyncio.create_task(go(number)) for number in range(6)]
+        await asyncio.sleep(0)
+        assert went == [0, 1]
+        tasks[2].cancel()
+        await asyncio.wait([tasks[2]])
+        turns.leave(wakes[2])
+        for number in (1, 0, 3):
+            turns.leave(wakes[number])
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0)
+        await asyncio.wait(tasks)
+        return went
+
+    assert asyncio.run(main()) == [0, 1, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("broken", "after"), [(False, LIMIT), (True, 10.0)])
+def test_no_poll_waits_for_ever_for_the_ends_of_others(broken: bool, after: float) -> None:
+    """However long the journal takes over the ends of others, a poll goes out within the limit; and at
+    once where the journal can't be written, since that would be waited for in vain."""
+    end = Reply({"status": "completed"})
+    turns = PollTurns(0)
+    last, time, _ = run([end], 1e6, turns=turns, trouble="broken" if broken else None)
+    assert last is end
+    assert time.at == 1000 + after
