@@ -144,6 +144,17 @@ def _call_item(step: Step) -> dict[str, Any]:
     return {"type": "function_call", **told}
 
 
+def _unforced(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The `tool_choice` of a follow-up: one that forces a call would force one in each round, and
+    no model could ever say what it made of the outputs."""
+    choice = body.get("tool_choice")
+    if choice in (None, "auto", "none"):
+        return {}
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        return {"tool_choice": choice | {"mode": "auto"}}
+    return {"tool_choice": "auto"}
+
+
 @dataclass(frozen=True)
 class FunctionRounds:
     """The functions that a job's model may call, and the rounds of calls so far.
@@ -207,7 +218,7 @@ class FunctionRounds:
         # The calls are answered by what comes after it.
         bare = {**last.response, "output": []}
         previous = None if self.whole else previous_of(bare, known)
-        return asked.with_body(body | {"input": items}, previous)
+        return asked.with_body(body | _unforced(body) | {"input": items}, previous)
 
     @property
     def text(self) -> str:

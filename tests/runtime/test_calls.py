@@ -144,17 +144,21 @@ def test_rounds_lead_to_an_answer(
 def test_servers_without_ids_get_all_of_it(
     rounds: Callable[..., None], pointed: ScriptedServer
 ) -> None:
-    """A server that does not go on by ids, and one that forgot, gets calls and outputs with all turns;
-    reasoning that only the server could look up stays out."""
+    """A server that does not go on by ids, one that forgot, and one whose ids lead nowhere get calls and
+    outputs with all turns; reasoning that only the server could look up stays out."""
     rounds([("add", {"a": 1, "b": 2})], by_id=False)
     submit("Add.", poll=0.02, tool=add).result(LIMIT)
     rounds([("add", {"a": 1, "b": 2})])
     refused = {"error": {"message": "Previous response with id 'resp_3' not found."}}
     pointed.enqueue("create", Script(), Script(status=400, json=refused))
     submit("Add.", poll=0.02, tool=add).result(LIMIT)
+    rounds([("add", {"a": 1, "b": 2})])
+    pointed.new_id = lambda number: f"litellm_poll_{number}"  # says null, takes ids, reads none
+    submit("Add.", poll=0.02, tool=add).result(LIMIT)
     sent = bodies(pointed)
-    assert [body.get("previous_response_id") for body in sent] == [None, None, None, "resp_3", None]
-    for body in (sent[1], sent[4]):
+    previous = [None, None, None, "resp_3", None, None, None]
+    assert [body.get("previous_response_id") for body in sent] == previous
+    for body in (sent[1], sent[4], sent[6]):
         assert [item.get("type") for item in body["input"]] == [
             None,
             "function_call",
@@ -321,6 +325,31 @@ def test_arguments_that_are_an_object(rounds: Callable[..., None], pointed: Scri
     pointed.ending = ending
     answer = submit("Go.", poll=0.02, tool=spread).result(LIMIT)
     assert [s.output for s in answer.steps] == ["78"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "then"),
+    [
+        ("required", "auto"),
+        ({"type": "function", "name": "add"}, "auto"),
+        (
+            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "add"}]},
+            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "add"}]},
+        ),
+        ("none", "none"),
+    ],
+)  # fmt: skip
+def test_a_forced_call_is_forced_once(
+    rounds: Callable[..., None], pointed: ScriptedServer, choice: Any, then: Any
+) -> None:
+    """A `tool_choice` that forces a call does so in the first request alone: in each it would never let
+    the model say what it made of the outputs."""
+    rounds([("add", {"a": 1, "b": 2})])
+    job = submit("Add.", poll=0.02, tool=add, param={"tool_choice": choice})
+    assert job.result(LIMIT) == "done"
+    first, second = bodies(pointed)
+    assert (first["tool_choice"], second["tool_choice"]) == (choice, then)
+    CREATE.validate(second)
 
 
 def test_rounds_are_bounded(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
