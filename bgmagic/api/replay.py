@@ -29,6 +29,10 @@ _CLIENT_CALLS = frozenset(
     }
 )  # fmt: skip
 
+# How ids of LiteLLM's polling begin: by one a response can be read, and no more. A turn sent by it
+# is taken, and the model never sees what came before.
+_POLLING_IDS = "litellm_poll_"
+
 
 def assistant_turn(text: str, phase: str = "") -> dict[str, Any]:
     """The turn of the assistant that said ``text``, as the input of a request has it.
@@ -104,12 +108,13 @@ def previous_of(response: Mapping[str, Any], items: int) -> Previous | None:
     """How a request goes on from ``response``, where that can be done by its id; else None.
 
     A server that knows the way says in each response what that goes on from, or null: one that does
-    not might leave the earlier turns out in silence.
+    not might leave the earlier turns out in silence. LiteLLM's polling says null and does so too.
 
     Args:
         items: how many input items the conversation has up to this response.
     """
     response_id = text_in(response.get("id"))
     told = "previous_response_id" in response and response.get("store") is not False
-    usable = told and bool(response_id) and response.get("status") == "completed"
+    usable = told and bool(response_id) and not response_id.startswith(_POLLING_IDS)
+    usable = usable and response.get("status") == "completed"
     return Previous(response_id, items) if usable and not leaves_calls(response) else None

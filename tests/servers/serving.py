@@ -18,6 +18,9 @@ from bgmagic.local import weights
 from tests.matrix import interpreter
 from tests.servers.counting import CountingProxy
 
+# How conversations are put before the small model, whose own way knows no functions.
+TEMPLATE = Path(__file__).with_name("tools.jinja")
+
 PATIENCE = (
     600.0  # seconds that a server may take to start; vLLM took more than 180 on two busy cores
 )

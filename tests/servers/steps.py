@@ -34,22 +34,17 @@ SCHEMA = {
     "additionalProperties": False,
 }
 # Turns as the API's documentation has them: parts, without ids.
-TURNS = [
+TURNS: list[dict[str, object]] = [
     {"role": "user", "content": [{"type": "input_text", "text": "My name is Ada."}]},
     {"role": "assistant", "content": [{"type": "output_text", "text": "Hello Ada."}]},
 ]
 
 # What a round of calls adds to a conversation.
-CALL = {
-    "type": "function_call",
-    "call_id": "call_1",
-    "name": "add",
-    "arguments": '{"a": 2, "b": 3}',
-}
-ROUND = [
+CALL = {"type": "function_call", "call_id": "1", "name": "add", "arguments": '{"a": 2, "b": 3}'}
+ROUND: list[dict[str, object]] = [
     {"role": "user", "content": "Add 2 and 3."},
     CALL,
-    {"type": "function_call_output", "call_id": "call_1", "output": "5"},
+    {"type": "function_call_output", "call_id": "1", "output": "5"},
 ]
 
 
@@ -269,27 +264,36 @@ def continued(trial: Trial) -> str:
 
 
 def function(trial: Trial) -> str:
-    """Asks for a call, which so small a model may not make; then the turns of a round are sent."""
+    """A function is called, and its output read; so small a model only calls if it is made to."""
     with trial.kernel() as notebook:
         notebook.ok("def add(a: int, b: int) -> int:\n    'Add two numbers.'\n    return a + b")
+        before = len(trial.running.proxy.creates())
         notebook.ok(
-            "job = bgmagic.submit('Add 2 and 3.', tool=add, max_rounds=1, "
-            "param={'tool_choice': 'required', 'temperature': 0, 'max_output_tokens': 200})"
+            "%%bgresponse -o sum --tool $add --max-rounds 3 --param tool_choice=required "
+            "--param temperature=0 --max-output-tokens 200\nAdd 2 and 3. Begin with <tool_call>."
         )
-        newest = ended(notebook, "job")
-        if newest.status not in ("completed", "incomplete"):
-            raise Fails(newest.line)
-        called = "'done'" in notebook.value("str([step.status for step in job.steps])")
-        notebook.ok(f"turns = {ROUND!r}")
-        notebook.ok("after = bgmagic.submit('So?', messages=turns, tool=add)")
-        completed(notebook, "after")
-        return "" if called else "tool_choice required made no call; a round's turns are taken"
+        completed(notebook, "sum")
+        outputs = notebook.value("[step.output for step in sum.steps]")
+        if "5" not in outputs:
+            raise Fails(f"the outputs of its calls are {outputs}")
+        posts = [json.loads(one.body) for one in trial.running.proxy.creates()[before:]]
+        by_id = "by its id" if posts[-1].get("previous_response_id") else "whole"
+        rounds = notebook.value("sum.steps[-1].round")
+        return f"{outputs.count(',') + 1} call(s), {rounds} round(s), the outputs sent {by_id}"
 
 
-def messages(trial: Trial) -> str:
+def turns_of_parts(trial: Trial) -> str:
+    return _turns_taken(trial, TURNS)
+
+
+def turns_of_calls(trial: Trial) -> str:
+    return _turns_taken(trial, ROUND)
+
+
+def _turns_taken(trial: Trial, turns: list[dict[str, object]]) -> str:
     with trial.kernel() as notebook:
-        notebook.ok(f"turns = {TURNS!r}")
-        notebook.ok("%%bgresponse --messages turns -o more\nAnd what is my name?")
+        notebook.ok(f"turns = {turns!r}")
+        notebook.ok("%%bgresponse --messages turns -o more\nAnd what is it now?")
         completed(notebook, "more")
         return ""
 
@@ -428,7 +432,8 @@ STEPS: dict[str, Callable[[Trial], str]] = {
     "cancel of a stream": cancel_stream,
     "-c": continued,
     "--tool $function": function,
-    "--messages, turns of parts": messages,
+    "--messages, turns of calls": turns_of_calls,
+    "--messages, turns of parts": turns_of_parts,
     "--schema": schema,
     "-e low": effort,
     "-i": instructions,

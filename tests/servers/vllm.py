@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.servers.serving import Part, Recipe, environment, gguf, pip
+from tests.servers.serving import TEMPLATE, Part, Recipe, environment, gguf, pip
 
 VERSION = "0.32.0"
 
@@ -54,6 +54,7 @@ def parts(folder: Path, port: int) -> list[Part]:
     command = [
         folder / "bin/vllm", "serve", folder / "smollm2", "--served-model-name", "smollm2",
         "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "4096", "--enforce-eager",
+        "--chat-template", TEMPLATE, "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
     ]  # fmt: skip
     apart = {
         "VLLM_ENABLE_RESPONSES_API_STORE": "1",
