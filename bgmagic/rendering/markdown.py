@@ -173,7 +173,8 @@ def _titled(title: str, address: str) -> str:
     words = inline_text(title.strip() or address)
     if linkable(address) and address.lower().startswith("http"):
         return f"{_anchor(address)}{words}</a>"
-    return words if not title.strip() else f"{words} ({inline_text(address)})"
+    shown = title.strip() and address.strip()  # of a file there is no address
+    return f"{words} ({inline_text(address)})" if shown else words
 
 
 def _rendered(text: str, fold: bool, mathml: bool) -> str:
