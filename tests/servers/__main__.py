@@ -1,4 +1,4 @@
-"""`python -m tests.servers NAME…`: 21 steps with each real server named; prints one table.
+"""`python -m tests.servers NAME…`: 23 steps with each real server named; prints one table.
 
 Installs what is not installed yet, each in a folder of its own (some 600 MB for litellm, 100 for ogx and
 llamacpp, 3,500 for vllm). A step that fails says what was seen instead. Ends with 1 if any failed.

@@ -39,6 +39,12 @@ TURNS: list[dict[str, object]] = [
     {"role": "assistant", "content": [{"type": "output_text", "text": "Hello Ada."}]},
 ]
 
+# With it the small model calls `add`: left to itself it would rather talk.
+FORCED = (
+    "%%bgresponse -o sum --tool $add --max-rounds 3 --param tool_choice=required "
+    "--param temperature=0 --max-output-tokens 200\nAdd 2 and 3. Begin with <tool_call>."
+)
+
 # What a round of calls adds to a conversation.
 CALL = {"type": "function_call", "call_id": "1", "name": "add", "arguments": '{"a": 2, "b": 3}'}
 ROUND: list[dict[str, object]] = [
@@ -268,10 +274,7 @@ def function(trial: Trial) -> str:
     with trial.kernel() as notebook:
         notebook.ok("def add(a: int, b: int) -> int:\n    'Add two numbers.'\n    return a + b")
         before = len(trial.running.proxy.creates())
-        notebook.ok(
-            "%%bgresponse -o sum --tool $add --max-rounds 3 --param tool_choice=required "
-            "--param temperature=0 --max-output-tokens 200\nAdd 2 and 3. Begin with <tool_call>."
-        )
+        notebook.ok(FORCED)
         completed(notebook, "sum")
         outputs = notebook.value("[step.output for step in sum.steps]")
         if "5" not in outputs:
@@ -280,6 +283,41 @@ def function(trial: Trial) -> str:
         by_id = "by its id" if posts[-1].get("previous_response_id") else "whole"
         rounds = notebook.value("sum.steps[-1].round")
         return f"{outputs.count(',') + 1} call(s), {rounds} round(s), the outputs sent {by_id}"
+
+
+SLOW_ADD = """
+import time
+def add(a: int, b: int) -> int:
+    'Add two numbers.'
+    time.sleep({seconds})
+    return a + b
+"""
+
+
+def killed_in_a_round(trial: Trial) -> str:
+    """The kernel is killed as the function runs: the next one asks before it runs that again."""
+    journal = trial.journal()
+    with trial.kernel(journal) as first:
+        first.ok(SLOW_ADD.format(seconds=600))
+        first.ok(FORCED.replace("sum", "total"))
+        _until(first, "total", "running")
+        first.manager.signal_kernel(9)
+    with trial.kernel(journal) as second:
+        second.ok(SLOW_ADD.format(seconds=0))
+        second.ok("%bgattach total")
+        _until(second, "total", "unknown")
+        second.ok("total.allow()")
+        completed(second, "total")
+        return f"asked, then {second.value('total.steps[0].output')}"
+
+
+def _until(notebook: Kernel, job: str, status: str) -> None:
+    """Waits until the first call of a job has a status."""
+    end, step = time.monotonic() + LIMIT, f"({job}.steps or [None])[0]"
+    while (newest := notebook.value(f"getattr({step}, 'status', None)")) != repr(status):
+        if time.monotonic() > end:
+            raise Fails(f"its call is {newest}, not {status}, after {LIMIT:.0f} s")
+        time.sleep(0.3)
 
 
 def turns_of_parts(trial: Trial) -> str:
@@ -432,6 +470,7 @@ STEPS: dict[str, Callable[[Trial], str]] = {
     "cancel of a stream": cancel_stream,
     "-c": continued,
     "--tool $function": function,
+    "kernel killed in a round": killed_in_a_round,
     "--messages, turns of calls": turns_of_calls,
     "--messages, turns of parts": turns_of_parts,
     "--schema": schema,

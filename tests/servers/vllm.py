@@ -70,7 +70,7 @@ def parts(folder: Path, port: int) -> list[Part]:
 RECIPE = Recipe(
     title="vLLM",
     version=f"{VERSION} on the CPU",
-    settings="VLLM_ENABLE_RESPONSES_API_STORE=1",
+    settings="VLLM_ENABLE_RESPONSES_API_STORE=1, hermes tool parser",
     python="3.11",
     install=install,
     parts=parts,
