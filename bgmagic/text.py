@@ -108,18 +108,27 @@ class SharedText:
         return len(self._start) + len(self._own) + len(self._end)
 
 
+_LOOKS = frozenset({0, 2, 4, 8, 16, 32, 64, 128})
+
+
 class TextSharer:
     """Makes texts share what they have in common with the one before. From any thread."""
 
     def __init__(self) -> None:
         self._newest = ""
         self._ends = "", ""
+        self._count = 0
 
     def share(self, text: str) -> SharedText:
         """``text``, which is kept once where it is the same as others at its ends."""
         start, end = self._ends
-        if not self._fits(text, start, end):
-            start, end = self._ends = _common_ends(self._newest, text)
+        self._count += 1
+        fits = self._fits(text, start, end)
+        # Those that come now may have more in common than the first two: looked at now and then.
+        if not fits or self._count % 256 in _LOOKS:
+            found = _common_ends(self._newest, text)
+            if not fits or sum(map(len, found)) > len(start) + len(end) + 16:
+                start, end = self._ends = found
         self._newest = text
         return SharedText(text[len(start) : len(text) - len(end)], start, end)
 

@@ -113,7 +113,7 @@ class Request:
         self.previous = previous
         self.functions = functions or _NO_FUNCTIONS
         self._head: RequestHead | None = None
-        self._print = ""
+        self._print = b""
         self._printed_for: tuple[str, str] | None = None
         self._searched: tuple[tuple[str, ...], bool] | None = None
 
@@ -179,7 +179,7 @@ class Request:
         self._head = head = _shared_head(_header(body))
         if server is not None:
             self._printed_for = _same((server.name, partial))
-            self._print = _fingerprint(body, server.name, partial)
+            self._print = bytes.fromhex(_fingerprint(body, server.name, partial))
             self._searched = _same((server.secrets, self._search(body, server.secrets)))
         self._text = head.sharer.share(self.text)
 
@@ -211,9 +211,9 @@ class Request:
             partial: JSON text of what is still to go into the request, or "".
         """
         if self._printed_for != (server, partial):
-            self._print = _fingerprint(self.body, server, partial)
+            self._print = bytes.fromhex(_fingerprint(self.body, server, partial))
             self._printed_for = _same((server, partial))
-        return self._print
+        return self._print.hex()
 
     def unstreamed(self) -> Request:
         """The same request, but the response is not sent as it is written."""

@@ -305,7 +305,7 @@ _CODE = ("utf-8", "surrogatepass")  # a server's JSON may have lone surrogates
 
 _QUICK = ("id", "model", "service_tier", "status", "usage")  # of every job's row: at hand
 
-_AT = {key: index for index, key in enumerate(_QUICK)}
+_SLOTS = {key: f"_{key}" for key in _QUICK}
 
 _ABSENT: Any = object()
 
@@ -323,10 +323,11 @@ def _packer(dictionary: bytes, reach: int) -> Any:
 class KeptResponse(Mapping[str, Any]):
     """A JSON object, of which a few fields are at hand; all others are had anew by each access."""
 
-    __slots__ = ("_quick",)
+    __slots__ = tuple(_SLOTS.values())
 
     def __init__(self, value: Mapping[str, Any]) -> None:
-        self._quick = tuple(_lean(value.get(key, _ABSENT), key) for key in _QUICK)
+        for key, slot in _SLOTS.items():
+            setattr(self, slot, _lean(value.get(key, _ABSENT), key))
 
     def decompress(self) -> dict[str, Any]:
         """The object as it was."""
@@ -335,12 +336,12 @@ class KeptResponse(Mapping[str, Any]):
     @property
     def at_hand(self) -> dict[str, Any]:
         """The few fields."""
-        return {key: self[key] for key in _QUICK if self._quick[_AT[key]] is not _ABSENT}
+        return {key: self[key] for key in _QUICK if getattr(self, _SLOTS[key]) is not _ABSENT}
 
     def __getitem__(self, key: str) -> Any:
-        if key not in _AT:
+        if key not in _SLOTS:
             return self.decompress()[key]
-        found = self._quick[_AT[key]]
+        found = getattr(self, _SLOTS[key])
         if found is _ABSENT:
             raise KeyError(key)
         return json.loads(found) if isinstance(found, bytes) else found

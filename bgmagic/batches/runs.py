@@ -48,12 +48,14 @@ class BatchRuns:
         """Run the batches of new jobs, which are stored, to their ends."""
         by_batch: dict[str, list[Job]] = {}
         for job in jobs:
-            by_batch.setdefault(str(job.record.batch), []).append(job)
-        await asyncio.gather(*(self._run(key, part, config) for key, part in by_batch.items()))
+            by_batch.setdefault(str(job.outline.batch), []).append(job)
+        runs = [self._run(key, part, config) for key, part in by_batch.items()]
+        del jobs, by_batch, job  # lists of tens of thousands, for a day
+        await asyncio.gather(*runs)
 
     async def attach(self, job: Job, config: RunConfig) -> None:
         """Go on with a job of the journal, and with the batch that it is in."""
-        key = str(job.record.batch)
+        key = str(job.outline.batch)
         if key in self._runners and not self._runners[key][1].done():
             self._runners[key][0].join(job)
             return
@@ -80,6 +82,7 @@ class BatchRuns:
         work = BatchWork(key, jobs, config, self._client_of, self._store, self._clock)
         if not self._written.pop(key, True):
             work.unwritten()
+        del jobs
         runner = BatchRunner(work, self._gate)
         task = asyncio.create_task(runner.run(attached=attached))
         self._runners[key] = runner, task
@@ -95,7 +98,7 @@ class BatchRuns:
 
     def request_cancel(self, job: Job) -> None:
         """Cancel a job: with its whole batch, or before that is sent."""
-        key = str(job.record.batch)
+        key = str(job.outline.batch)
         if key in self._runners:
             self._runners[key][0].request_cancel(job)
         elif not job.done():
@@ -103,7 +106,7 @@ class BatchRuns:
 
     def reconfigure(self, job: Job, config: RunConfig) -> None:
         """Go on with the batch of ``job`` at the same server with other credentials."""
-        key = str(job.record.batch)
+        key = str(job.outline.batch)
         if key in self._runners:
             self._runners[key][0].reconfigure(config)
 

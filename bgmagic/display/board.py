@@ -240,7 +240,7 @@ class GroupBoard(LiveWidget):
 def group_snapshot(group: JobGroup, tally: GroupSummary, bill_text: str) -> dict[str, Any]:
     """What a board shows of a group, as JSON; times are seconds since the epoch."""
     price, unpriced = tally.price
-    submitted = [job.record.submitted_at for job in group.made]
+    submitted = [job.outline.submitted_at for job in group.made]
     return {
         "key": group.key,
         "name": group.name,
@@ -252,7 +252,7 @@ def group_snapshot(group: JobGroup, tally: GroupSummary, bill_text: str) -> dict
         # For the notification of the desktop.
         "status": f"all {tally.size} jobs have ended",
         "message": ", ".join(f"{count} {status}" for status, count in tally.counts.items()),
-        "cancelling": any(job.record.cancelling and not job.done() for job in group.made),
+        "cancelling": any(job.outline.cancelling and not job.done() for job in group.made),
         "pace": tally.pace(),
         "tokens_in": tally.total("tokens_in"),
         "tokens_out": tally.total("tokens_out"),
@@ -288,9 +288,13 @@ def group_snapshot(group: JobGroup, tally: GroupSummary, bill_text: str) -> dict
 def _trouble(group: JobGroup) -> str:
     """What holds the group up just now: the newest trouble of a job that is not sent yet; else what
     it has cost that its user does not expect."""
-    twice = False
+    dear = ""
     for job in reversed(group.made):
-        if job.record.trouble and not job.done():
-            return one_line(job.record.trouble, 200)
-        twice = twice or Note.BATCH_TWICE in job.record.notes
-    return Note.BATCH_TWICE if twice else ""
+        told = job.outline
+        if told.trouble and not job.done():
+            return one_line(told.trouble, 200)
+        dear = dear or next((note for note in _DEAR if note in told.notes), "")
+    return dear
+
+
+_DEAR = (Note.BATCH_TWICE, Note.BATCH_ELSEWHERE)

@@ -323,7 +323,7 @@ class FailureReason:
 
 def batch_progress(jobs: Iterable[Job]) -> str:
     """How far the batches of these jobs are at the server, as it counts, or ""."""
-    counts = [job.record.batch_counts for job in jobs if not job.done()]
+    counts = [job.outline.batch_counts for job in jobs if not job.done()]
     told = [one for one in counts if one is not None]
     if not told:
         return ""
@@ -342,14 +342,14 @@ class GroupSummary:
         self._figures = {index: figures_of(job) for index, job in self._made.items()}
         # Jobs that tell how far their batches are: few, of thousands.
         self._telling = {
-            index: job for index, job in self._made.items() if job.record.batch_counts is not None
+            index: job for index, job in self._made.items() if job.outline.batch_counts is not None
         }
 
     def take(self, index: int, job: Job) -> None:
         """Count the job at ``index`` as it is now."""
         self._made[index] = job
         self._figures[index] = figures_of(job)
-        if job.record.batch_counts is not None:
+        if job.outline.batch_counts is not None:
             self._telling[index] = job
 
     @property
@@ -396,7 +396,7 @@ class GroupSummary:
         now = time.time() if now is None else now
         ended = (one.ended_at for one in self._sums)
         recent = [at for at in ended if at is not None and at > now - PACE]
-        begun = min((job.record.submitted_at for job in self._jobs), default=now)
+        begun = min((job.outline.submitted_at for job in self._jobs), default=now)
         span = min(PACE, now - begun)
         return len(recent) / span * 60 if recent and span > 0 else None
 
@@ -404,7 +404,7 @@ class GroupSummary:
         """Those of the jobs at the server that have taken longest, the slowest first; when all have
         ended, those that took longest."""
         running = [job for job in self._jobs if job.running()]
-        chosen = running or [job for job in self._jobs if job.record.accepted_at is not None]
+        chosen = running or [job for job in self._jobs if job.outline.accepted_at is not None]
         return heapq.nlargest(SLOWEST, chosen, key=server_seconds)
 
     @property
@@ -424,7 +424,7 @@ class GroupSummary:
 
 def server_seconds(job: Job) -> float:
     """Seconds since the server accepted the job, or that it took from then on."""
-    record = job.record
+    record = job.outline
     begun = record.accepted_at or record.submitted_at
     return max(0.0, (record.ended_at or time.time()) - begun)  # the clock may be set back
 

@@ -72,7 +72,7 @@ class JobGroup(Collection[Any]):
         self._holds = (GroupPlaces(self),)
         self._displays = displays
         self._board: Any = None
-        self._indices: dict[Job, int] = {}
+        self._indices: dict[Job, int] = {}  # of jobs whose records do not tell
         # Whether all requests are known; those of a large sweep are rendered as it is sent.
         self.is_rendered = make is None
         for index, job in enumerate(jobs):
@@ -81,7 +81,8 @@ class JobGroup(Collection[Any]):
 
     def _place(self, index: int, job: Job) -> None:
         self._jobs[index] = job
-        self._indices[job] = index
+        if self._indices:
+            self._indices[job] = index
         job.join_group(self._tells, self._holds)
 
     # What the user reads.
@@ -116,13 +117,14 @@ class JobGroup(Collection[Any]):
     @property
     def size(self) -> int:
         """Number of jobs that the sweep asked for; an attached group may have fewer."""
-        positions = [job.record.position for job in self.made if job.record.position is not None]
-        return max((position.size for position in positions), default=len(self._jobs))
+        positions = (job.outline.position for job in self.made)
+        return max((at.size for at in positions if at is not None), default=len(self._jobs))
 
     @property
     def failed(self) -> tuple[Job, ...]:
         """The jobs that ended without an answer, in order: failed, cancelled, incomplete, …"""
-        return tuple(job for job in self.made if _without_answer(job))
+        ended = ((job, job.error) for job in self.made)
+        return tuple(job for job, why in ended if why and not isinstance(why, Detached))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -229,14 +231,20 @@ class JobGroup(Collection[Any]):
 
     def index_of(self, job: Job) -> int:
         """The index of a job that is, or was, in the group."""
+        jobs, at = self._jobs, job.record.position
+        if at is not None and at.index < len(jobs) and jobs[at.index] is job:
+            return at.index
+        if job not in self._indices:
+            # All at once: where one has moved, mostly all have.
+            self._indices |= {one: index for index, one in enumerate(jobs) if one is not None}
         return self._indices[job]
 
     def replace_job(self, job: Job, successor: Job) -> None:
         """Put ``successor`` in the place of ``job``, if that is still there."""
-        index = self._indices.get(job)
-        if index is not None and self._jobs[index] is job:
+        index = self.index_of(job)
+        if self._jobs[index] is job:
             self._jobs[index] = successor
-            self._indices[successor] = index
+            self._indices[job] = index
             successor.join_group(self._tells, ())
             self._notify(successor)
 
@@ -265,7 +273,7 @@ class JobGroup(Collection[Any]):
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {one_line(status, 40)}" for status, n in self.counts.items())
-        telling = [job for job in self.made if job.record.batch_counts and not job.done()]
+        telling = [job for job in self.made if job.outline.batch_counts and not job.done()]
         if telling:
             from bgmagic.jobs.export import batch_progress
 
@@ -434,10 +442,6 @@ def _result(job: Job) -> Answer | BgmagicError:
         return job.error or job.result(0)
     except AnswerGone as gone:
         return gone
-
-
-def _without_answer(job: Job) -> bool:
-    return job.error is not None and not isinstance(job.error, Detached)
 
 
 def _with_the_others(error: BgmagicError, failed: int, size: int) -> BgmagicError:

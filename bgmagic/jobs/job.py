@@ -28,6 +28,7 @@ from bgmagic.api.response import (
 )
 from bgmagic.errors import AnswerGone, BgmagicError, public
 from bgmagic.jobs.artifacts import Answer as Answer
+from bgmagic.jobs.packed import PackedRecord
 from bgmagic.jobs.placeholder import (
     LeanFuture,
     TextPlaceholder,
@@ -58,8 +59,10 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
     Only the manager's loop thread changes a job; reading is allowed from everywhere.
 
     Attributes:
-        record: all that is known now, a frozen value that is replaced as a whole.
+        run_config: how its manager runs it; None if it only reads it.
     """
+
+    _kept: JobRecord | PackedRecord
 
     def __init__(
         self,
@@ -74,12 +77,35 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
             variables: get the answer, before any waiter is woken.
         """
         super().__init__()
-        self.record: JobRecord = record
+        self.record = record
         self._control = control
         self._variables = variables
         self._detached = False
         self._listeners: tuple[Listener, ...] = ()
         self._card: Any = None
+        self.run_config: Any = None
+
+    @property
+    def record(self) -> JobRecord:
+        """All that is known now, a frozen value that is replaced as a whole."""
+        kept = self._kept
+        return kept.record if isinstance(kept, PackedRecord) else kept
+
+    @record.setter
+    def record(self, record: JobRecord) -> None:
+        self._kept = record if record.batch is None else PackedRecord(record)
+
+    @property
+    def key(self) -> str:
+        """Our own name of it, unique; without putting its record together."""
+        return self._kept.key
+
+    @property
+    def outline(self) -> JobRecord:
+        """The record, of a job in a batch without what is only its own; that takes a tenth of the
+        time, where many are looked through."""
+        kept = self._kept
+        return kept.alike if isinstance(kept, PackedRecord) else kept
 
     # What the user reads.
 
@@ -91,12 +117,12 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
     @property
     def status(self) -> str:
         """The server's word verbatim, or ours before the server has said one."""
-        return str(Status.DETACHED if self._detached else self.record.status)
+        return str(Status.DETACHED if self._detached else self.outline.status)
 
     @property
     def response_id(self) -> str | None:
         """The server's id, or None before the server has accepted the job."""
-        return self.record.response_id
+        return self._kept.response_id
 
     @property
     def response(self) -> Response | None:
@@ -107,7 +133,7 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
     @property
     def request(self) -> Request:
         """What was, or will be, sent."""
-        return self.record.request
+        return self._kept.request
 
     @property
     def text(self) -> str:
@@ -160,7 +186,7 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
     @property
     def elapsed(self) -> float:
         """Seconds from submission to the end, or to now; 0 if the clock was set back meanwhile."""
-        return max(0.0, (self.record.ended_at or time.time()) - self.record.submitted_at)
+        return max(0.0, (self.outline.ended_at or time.time()) - self.outline.submitted_at)
 
     @property
     def card(self) -> Any:
@@ -208,11 +234,11 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
 
     def cancelled(self) -> bool:
         """Whether the job ended as cancelled."""
-        return self.done() and self.record.status == Status.CANCELLED
+        return self.done() and self.outline.status == Status.CANCELLED
 
     def running(self) -> bool:
         """Whether the server has the job and has not ended it."""
-        return not self.done() and self.record.accepted_at is not None
+        return not self.done() and self.outline.accepted_at is not None
 
     def result(self, timeout: float | None = None) -> Answer:
         """The answer, waiting up to ``timeout`` seconds for it.

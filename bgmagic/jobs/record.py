@@ -142,6 +142,10 @@ class Note(StrEnum):
         "the server has made a second batch of it, which costs too: that was asked to be cancelled "
         "unless it had ended"
     )
+    BATCH_ELSEWHERE = (
+        "a kernel with a copy of this journal has had the server make the same batch: the first "
+        "counts, and only the kernel that had the other made cancels that, which costs until then"
+    )
     FROM_STREAM = (
         "taken from the end of its stream, since the server does not keep the response to be "
         "asked for"
@@ -157,6 +161,7 @@ LASTING_NOTES = frozenset(
         Note.NOT_BY_PREVIOUS,
         Note.UNREAD,
         Note.BATCH_TWICE,
+        Note.BATCH_ELSEWHERE,
     }
 )
 
@@ -384,6 +389,13 @@ class GroupPosition:
     settings: tuple[tuple[str, Any], ...] = ()
     sample: int = 0
     samples: int = 1
+
+    def moved(self, index: int, sample: int, item: Any, key: Any) -> GroupPosition:
+        """Another position of the same group and settings."""
+        return GroupPosition(
+            self.group, self.name, index, self.size, self.in_flight, self.kind, key, item,
+            self.settings, sample, self.samples,
+        )  # fmt: skip
 
     @property
     def details(self) -> dict[str, Any]:

@@ -374,7 +374,7 @@ class Questions:
     def start(self, app: App) -> None:
         """Follow the jobs that call functions from now on, and those there are."""
         if self._jobs is None:
-            known = [job for job in app.manager.jobs() if job.record.rounds is not None]
+            known = [job for job in app.manager.jobs() if job.outline.rounds is not None]
             self._jobs = {job.record.key: job for job in known}
             app.manager.watch(self._follow)
 

@@ -29,8 +29,8 @@ def cancelling(jobs: Sequence[Job], asked: Collection[Job]) -> str:
     Args:
         asked: all jobs that were to be cancelled with them.
     """
-    batches = {job.record.batch for job in jobs if job.record.accepted_at is not None} - {None}
-    others = (job for job in app.manager.jobs() if batches and job.record.batch in batches)
+    batches = {job.outline.batch for job in jobs if job.outline.accepted_at is not None} - {None}
+    others = (job for job in app.manager.jobs() if batches and job.outline.batch in batches)
     if any(not job.done() and job not in asked for job in others):
         return Note.ONE_OF_BATCH
     if len(jobs) > 1:

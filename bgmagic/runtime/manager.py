@@ -93,7 +93,6 @@ class JobManager:
         self._loop = LoopThread()
         self._callbacks = CallbackThread()
         self.registry = JobRegistry()
-        self._configs: dict[Job, RunConfig] = {}
         self._moves: dict[Job, GroupPosition] = {}
         self.feeds = JobFeeds()
         parts = self.store, self._clock, self._needed, gate, make_batches, find_function
@@ -186,7 +185,6 @@ class JobManager:
     def drop(self, job: Job) -> None:
         """Forget a handle that `make_job` made: another job stands in its place."""
         self.registry.drop(job)
-        self._configs.pop(job, None)
 
     def attach(
         self,
@@ -225,12 +223,13 @@ class JobManager:
 
     def follow_with_key_of_today(self, job: Job) -> None:
         """Have ``job``, which is followed here, polled with the key that is configured now."""
-        if (config := self._configs.get(job)) is None or not (job.response_id or job.record.batch):
+        config: RunConfig | None = job.run_config
+        if config is None or not (job.response_id or job.record.batch):
             return
         new = self._with_key_of_today(config)
         if new.server != config.server:
             new = replace(new, same_key=self._have_same_key(new.server, config))
-            self._configs[job] = new
+            job.run_config = new
             self._loop.call(lambda: self._scheduler.reconfigure(job, new))
 
     def _have_same_key(self, server: ServerConfig, config: RunConfig) -> bool:
@@ -309,7 +308,7 @@ class JobManager:
 
     def _new(self, record: JobRecord, config: RunConfig) -> Job:
         job = Job(record, self)
-        self._configs[job] = config
+        job.run_config = config
         self.registry.add(job)
         for watcher in self._watchers:
             self._loop.call(functools.partial(watcher, job))
@@ -384,25 +383,25 @@ class JobManager:
         """
         if job.record.batch is not None:
             return self.resend_all([job])[0]
-        new, config = self._successor(job)
+        new, config = self._successor(job, self._clock.now())
         self._loop.begin(self._scheduler.spawn(new, config))
         return new
 
     def resend_all(self, jobs: Sequence[Job]) -> list[Job]:
         """Send jobs again, as `resend` does; those of batches together in a new one."""
         batched = [job for job in jobs if job.record.batch is not None]
-        assigner = BatchAssigner()
+        assigner, now = BatchAssigner(), self._clock.now()  # one time, as it is one sweep
         made: dict[Job, Job] = {}
         config = None
         try:
             for job in batched:
-                made[job], config = self._successor(job, assigner.name(job.request))
+                made[job], config = self._successor(job, now, assigner.name(job.request))
         finally:
             if config is not None:
                 self._loop.begin(self._scheduler.spawn_jobs(list(made.values()), config))
         return [made[job] if job in made else self.resend(job) for job in jobs]
 
-    def _successor(self, job: Job, batch: str | None = None) -> tuple[Job, RunConfig]:
+    def _successor(self, job: Job, now: float, batch: str | None = None) -> tuple[Job, RunConfig]:
         """A new job that asks the same and takes the variables, and how it is run."""
         if not job.done():
             raise BadInput(f"{job!r} has not ended; cancel it first to send it again")
@@ -410,9 +409,9 @@ class JobManager:
             raise BadInput(
                 f"{job!r}: it never became a request; mend its item and run the cell again"
             )
-        known = self._configs.get(job) or stored_run_config(job, self.store, self.destination())
+        known = job.run_config or stored_run_config(job, self.store, self.destination())
         config = self._with_key_of_today(known)
-        record = job.record.for_resend(config.server.name, self._clock.now())
+        record = job.record.for_resend(config.server.name, now)
         if record.partial is not None:
             partial = PartialPrompt(record.partial).with_resent_jobs(self.registry.latest_key)
             record = replace(record, partial=partial.text)

@@ -20,12 +20,12 @@ class JobRegistry:
     def add(self, job: Job) -> None:
         """Add a new job."""
         self._jobs.append(job)
-        self._by_key[job.record.key] = job
+        self._by_key[job.key] = job
 
     def drop(self, job: Job) -> None:
         """Remove a job."""
         self._jobs.remove(job)
-        self._by_key.pop(job.record.key, None)
+        self._by_key.pop(job.key, None)
 
     def jobs(self) -> list[Job]:
         """All jobs, oldest first."""

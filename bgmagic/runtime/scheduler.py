@@ -105,7 +105,7 @@ class BatchStart:
             if self._hurry.is_set():
                 self._feed.abandon(SHUTDOWN)
             elif self._runs is not None:
-                await self._runs.run(self._together, self._config)
+                await self._runs.run(self._taken(), self._config)
             while self._begun:
                 self._all_ended.clear()
                 await self._all_ended.wait()
@@ -141,6 +141,11 @@ class BatchStart:
                 await self._start(open_ones, spawn)
             else:
                 self._together += open_ones
+
+    def _taken(self) -> list[Job]:
+        """The jobs that go together, which are the batches' from now on."""
+        taken, self._together = self._together, []
+        return taken
 
     async def _start(
         self, jobs: Sequence[Job], spawn: Callable[[Job], Coroutine[Any, Any, None]]

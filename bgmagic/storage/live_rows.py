@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import operator
 import sqlite3
@@ -153,12 +154,13 @@ class LiveRows:
         # Of a sweep, thousands say mostly or just the same.
         if entry.group_details is not None:
             values[_AT["group_details"]] = self._details.share(entry.group_details)
+        values[_AT["fingerprint"]] = _packed_hex(entry.fingerprint)
         if entry.billing is not None:
             values[_AT["billing"]] = sys.intern(entry.billing)
         row = _row_like(self._base, values)
         if len(row) > _MOST_OWN:
             self._base = tuple(values)
-            row = (self._base,)
+            row = _row_like(self._base, values)
         return row
 
     def _change(self, write: Write) -> None:
@@ -178,40 +180,57 @@ class LiveRows:
         row = self._rows.get(key)
         if row is not None and _value(row, "ended_at") is not None:
             del self._rows[key]
+            self._rows = self._rows or {}  # of tens of thousands it would keep all its room
 
 
-# A row as it is remembered: the values of another one, and what it has instead of these, as place
-# and value in turn. That takes a tenth of an object of its own.
+# A row as it is remembered: the values of another one, where it has others, and these.
+# That takes a tenth of an object of its own.
 _Row = tuple[Any, ...]
 
-_MOST_OWN = 30  # parts of a row that is still worth it
+_MOST_OWN = 15  # values of its own of a row that is still worth it
 
 
 def _row_like(base: tuple[Any, ...], values: list[Any]) -> _Row:
-    own = (
-        part
+    places = tuple(
+        place
         for place, (value, known) in enumerate(zip(values, base, strict=True))
         if value is not known and value != known
-        for part in (place, value)
     )
-    return (base, *own)
+    return (base, _same(places), *(values[place] for place in places))
+
+
+@functools.lru_cache(64)
+def _same(places: tuple[int, ...]) -> tuple[int, ...]:
+    """One object for all that are equal."""
+    return places
 
 
 def _values(row: _Row) -> list[Any]:
-    values = list(row[0])
-    for at in range(1, len(row), 2):
-        values[row[at]] = row[at + 1]
+    base, places, *own = row
+    values = list(base)
+    for place, value in zip(places, own, strict=True):
+        values[place] = value
     return values
 
 
 def _value(row: _Row, name: str) -> Any:
     place = _AT[name]
-    own = (row[at + 1] for at in range(1, len(row), 2) if row[at] == place)
-    return next(own, row[0][place])
+    return row[2 + row[1].index(place)] if place in row[1] else row[0][place]
+
+
+def _packed_hex(text: str) -> str | bytes:
+    """Hex digits in half of their room."""
+    try:
+        packed = bytes.fromhex(text)
+    except ValueError:
+        return text
+    return packed if packed.hex() == text else text
 
 
 def _entry(row: _Row) -> StoredJob:
     values = _values(row)
+    printed = values[_AT["fingerprint"]]
+    values[_AT["fingerprint"]] = printed.hex() if isinstance(printed, bytes) else printed
     details = values[_AT["group_details"]]
     values[_AT["group_details"]] = None if details is None else str(details)
     return StoredJob(*values)

@@ -72,7 +72,7 @@ def find_running_duplicate(
         BadInput: it ended as unknown, so it may have been accepted already.
     """
     for job in reversed(jobs):
-        if not wanted.is_for_variable_of(job.record):
+        if not wanted.is_for_variable_of(job.outline):  # a job of a batch is of a group
             continue
         prints = job.record.fingerprint, _fingerprint_when_complete(job, find)
         if wanted.fingerprint in prints:
@@ -340,12 +340,12 @@ class JobLookup:
         ones were detached and attached again, the newest counts.
         """
         positioned = self._manager.jobs_with_position()
-        newest = {job.record.key: (job, position) for job, position in positioned}
+        newest = {job.key: (job, position) for job, position in positioned}
         ours = [
             (position.group, job)
             for job, position in newest.values()
             if position is not None
-            and (position.name, job.record.notebook, job.record.server)
+            and (position.name, job.outline.notebook, job.outline.server)
             == (name, self._notebook, server)
         ]
         running = {group for group, job in ours if not job.done() or job.status == Status.DETACHED}

@@ -245,6 +245,9 @@ def _with(settings: SubmitSettings, swept: Sequence[tuple[str, Any]]) -> SubmitS
 
 def json_copy(value: Any) -> Any:
     """An item, or its key, as far as it is worth keeping in JSON; a missing value is None."""
+    short = type(value) is str and len(value) < KEPT_ITEM / 6  # each character may become six
+    if short or (type(value) is int and abs(value) < 2**63):
+        return value  # as JSON gives it back
     if _missing(value):
         return None
     try:

@@ -1,8 +1,11 @@
-"""How far a batch is, as the server counts it: on the board, in the group's line, and nowhere else."""
+"""How far a batch is, as the server counts it: on the board, in the group's line, and nowhere else;
+how its many jobs are kept."""
 
 # ruff: noqa: F811 - fixtures of another file are used by their names
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgmagic.api.batch import BatchReport, RequestCounts, progress_text, read_result
+from bgmagic.api.request import Request
 from bgmagic.display.listing import describe_jobs
+from bgmagic.jobs.packed import PackedRecord
+from bgmagic.jobs.record import GroupPosition, JobRecord
+from tests.batches.study import records_of
 from tests.jobs.test_group import Ask, ask, kernel_of  # noqa: F401
 from tests.jobs.test_job import LIMIT, eventually
 from tests.support.scripted import ScriptedServer
@@ -98,3 +105,48 @@ def test_a_report_is_read_of_any_errors(errors: Any) -> None:
     result = read_result(line)
     assert result is not None
     assert result.reason.isprintable()
+
+
+POSITIONS = st.builds(
+    GroupPosition,
+    group=st.sampled_from(["g", "h"]),
+    name=st.sampled_from(["study", None]),
+    index=st.integers(0, 3),
+    size=st.integers(1, 4),
+    in_flight=st.just(64),
+    kind=st.sampled_from(["list", "dict", ""]),
+    key=st.none() | st.text(max_size=3),
+    item=st.none() | st.integers(),
+    settings=st.sampled_from([(), (("effort", "low"),)]),
+    sample=st.integers(0, 2),
+)
+RECORDS = st.builds(
+    JobRecord,
+    request=st.sampled_from([Request("{}"), Request('{"model": "m"}')]),
+    server=st.just("s"),
+    submitted_at=st.sampled_from([1.0, 2.0]),
+    name=st.none() | st.sampled_from(["study[1]", "study['a']", "[2]", ""]) | st.text(max_size=4),
+    status=st.sampled_from(["waiting", "in_progress"]),
+    response_id=st.none() | st.just("resp_1"),
+    reason=st.none() | st.text(max_size=3),
+    position=st.none() | POSITIONS,
+    batch=st.just("b"),
+)
+
+
+@given(st.lists(RECORDS, max_size=12))
+def test_a_packed_record_is_what_it_was(records: list[JobRecord]) -> None:
+    """Whatever the jobs of a batch share, each record is given back as it was."""
+    assert [one.record for one in [PackedRecord(record) for record in records]] == records
+
+
+def test_jobs_of_a_batch_take_little_room(server: ScriptedServer) -> None:
+    """Of tens of thousands of jobs, what they have in common is kept once."""
+    records = [replace(one, submitted_at=1.0) for one in records_of(server, 2000)]
+    tracemalloc.start()
+    try:
+        packed = [PackedRecord(record) for record in records]
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 200 * len(packed)  # by themselves 620 each
