@@ -28,11 +28,14 @@ ENDPOINT = "/v1/responses"
 
 WINDOW = "24h"
 
-# The metadata of a batch that have our own name of it, and of the group that its jobs belong to.
-KEY, _GROUP = "bgmagic", "bgmagic_group"
+# The metadata of a batch that have our own name of it, of the group that its jobs belong to, and of
+# the create that made it.
+KEY, _GROUP, _MADE_BY = "bgmagic", "bgmagic_group", "bgmagic_create"
 
 # Statuses after which a batch changes no more.
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+
+_WITHOUT_ANSWERS = frozenset({"failed", "cancelled", "cancelling", "expired"})
 
 # JSON allows these within a text, and what reads a file by lines may take them for their ends.
 _LINE_ENDS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
@@ -194,15 +197,30 @@ class BatchReport:
         """Whether it changes no more."""
         return self.status in ENDED
 
+    @property
+    def may_answer(self) -> bool:
+        """Whether each of its requests has an answer, or may get one."""
+        return self.status not in _WITHOUT_ANSWERS
 
-def metadata_of(key: str, group: str) -> dict[str, str]:
-    """What a batch carries of ours: our own name of it and, if there is one, of its group."""
-    return {KEY: key} | ({_GROUP: group} if group else {})
+
+def metadata_of(key: str, group: str, create: str) -> dict[str, str]:
+    """What a batch carries of ours: our own names of it, of the create that makes it and, if there
+    is one, of its group."""
+    return {KEY: key, _MADE_BY: create} | ({_GROUP: group} if group else {})
 
 
 def key_of(batch: Mapping[str, Any]) -> str:
     """Our own name of a batch object, by its metadata, or ""."""
     return _told(batch, KEY)
+
+
+def create_of(batch: Mapping[str, Any]) -> str:
+    """Our own name of the create that made a batch object, by its metadata, or "".
+
+    A create that is sent twice on its way makes two batches; so do two kernels, as of a machine and
+    its copy, but by two creates.
+    """
+    return _told(batch, _MADE_BY)
 
 
 def is_batch_of(batch: Mapping[str, Any], key: str, group: str = "") -> bool:

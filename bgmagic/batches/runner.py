@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bgmagic.api.batch import BatchReport, is_batch_of, key_of
+from bgmagic.api.batch import BatchReport, create_of, is_batch_of, key_of
+from bgmagic.api.response import text_in
 from bgmagic.batches.sender import BEFORE, BatchSender
 from bgmagic.batches.work import BatchWork
 from bgmagic.errors import ServerError
@@ -112,7 +113,7 @@ class BatchRunner:
 
     def request_cancel(self, job: Job) -> None:
         """Cancel a job; in a batch that the server has, with all the others only."""
-        if job.done() or job.record.cancelling:
+        if job.done() or job.outline.cancelling:
             return
         job.advance(cancelling=True, notes=job.record.with_note(Note.ONE_OF_BATCH, there=False))
         if not self._considering:
@@ -124,7 +125,7 @@ class BatchRunner:
         self._considering = False
         if self.work.batch.state == BatchState.CREATED and not self.work.all_cancelling:
             for job in self.work.jobs:
-                if job.record.cancelling and not self._cancel_sent:
+                if job.outline.cancelling and not self._cancel_sent:
                     job.advance(cancelling=False, notes=job.record.with_note(Note.ONE_OF_BATCH))
         self.work.wake.set()
 
@@ -141,40 +142,67 @@ class BatchRunner:
         self._cancel_sent = True
         await work.store.try_to_save(work.batch, cancelling=True)
 
-    async def _cancel_others(self) -> None:
-        """Cancel what the server has made beside the batch, and say so."""
+    async def _look_for_others(self) -> None:
+        """Cancel what our create has had made beside the batch, and say so; of two that kernels had
+        made, as those of a machine and its copy, follow the first."""
         work, age = self.work, self.work.clock.now() - (self.work.accepted_at or 0.0)
         due = [after for after in self._looks if age >= after]
         if not due:
             return
         self._looks = self._looks[len(due) :]
-        try:
-            found = await work.client.find(
-                work.batch.key, work.batch.created_at - BEFORE, work.group
-            )
-        except ServerError:
-            return  # there may be no list
-        others = [one for one in found if await self._is_double(one)]
-        for report in map(BatchReport.of, others):
-            if not report.ended:
-                with contextlib.suppress(ServerError):
-                    await work.client.cancel(report.batch_id)
-        for job in work.jobs if others else ():
-            job.advance(notes=job.record.with_note(Note.BATCH_TWICE))
+        since = work.batch.created_at - BEFORE
+        with contextlib.suppress(ServerError):  # there may be no list
+            found = await work.client.find(work.batch.key, since, work.group)
+            for one in found:
+                if await self._is_double(one):
+                    if not BatchReport.of(one).ended:
+                        with contextlib.suppress(ServerError):
+                            await work.client.cancel(text_in(one.get("id")))
+                    self._note(Note.BATCH_TWICE)
+            await self._give_way([one for one in found if is_batch_of(one, work.batch.key)])
+
+    def _note(self, note: Note) -> None:
+        for job in self.work.jobs:
+            job.advance(notes=job.outline.with_note(note))
+
+    async def _give_way(self, found: Sequence[Mapping[str, Any]]) -> None:
+        """Go on with the first of our batches that are of several creates; if that is another's,
+        cancel ours. Nobody cancels what another kernel follows.
+
+        Raises:
+            ServerError: ours could not be cancelled, and is followed.
+        """
+        work = self.work
+        ours = next((one for one in found if one.get("id") == work.batch.batch_id), None)
+        others = [one for one in found if create_of(one) != work.batch.create]
+        others = [one for one in others if BatchReport.of(one).may_answer and one is not ours]
+        if ours is None or not others or not work.batch.create:
+            return
+        self._note(Note.BATCH_ELSEWHERE)
+        first, is_ours = min(others, key=_made), create_of(ours) == work.batch.create
+        if not is_ours or BatchReport.of(ours).ended or _made(ours) < _made(first):
+            return
+        await work.client.cancel(text_in(ours.get("id")))
+        self._report = None
+        work.batch = replace(work.batch, batch_id=text_in(first.get("id")))
+        await work.store.try_to_save(work.batch)
+        await work.tell(batch_id=work.batch.batch_id)
 
     async def _is_double(self, found: Mapping[str, Any]) -> bool:
-        """Whether a batch of our name or group does what ours does: a second of the name, or one of
-        jobs that were unknown and have all been sent again. Another of the group, of which nobody
-        heard, may be the only one that does its work."""
+        """Whether a batch of our name or group does what ours does, and a create of this journal
+        made it: a second of one create, or one of jobs that were unknown and have all been sent
+        again. Another of the group, of which nobody heard, may be the only one that does its work.
+        """
         work, key = self.work, key_of(found)
-        if found.get("id") == work.batch.batch_id:
+        if found.get("id") == work.batch.batch_id or not create_of(found):
             return False
         if is_batch_of(found, work.batch.key):
-            return True
+            return create_of(found) == work.batch.create
         earlier = await asyncio.to_thread(work.store.find, key)
         return (
             earlier is not None
             and (earlier.state, earlier.batch_id) == (BatchState.ENDED, None)
+            and earlier.create == create_of(found)
             and await asyncio.to_thread(work.store.is_sent_again, key, work.group)
         )
 
@@ -225,15 +253,15 @@ class BatchRunner:
         Raises:
             ServerError: it did not say.
         """
-        work, before = self.work, self._report
-        batch_id = work.batch.batch_id or ""
+        work = self.work
+        await self._look_for_others()
+        batch_id, before = work.batch.batch_id or "", self._report
         await self._cancel(batch_id)
         report = BatchReport.of(await work.client.retrieve(batch_id))
         if not report.status:  # of a lean server
             report = replace(report, status=before.status if before else Status.IN_PROGRESS)
         self._report = report
         self._tell_counts(report)
-        await self._cancel_others()
         if report.ended:
             return report  # each of its jobs has a status of its own then
         changed = before is None or report.status != before.status
@@ -253,7 +281,7 @@ class BatchRunner:
         """Say how far the batch is, by one of its jobs: with all, a poll would be thousands of
         changes."""
         job = next((one for one in self.work.results.jobs.values() if not one.done()), None)
-        if job is not None and job.record.batch_counts != report.counts:
+        if job is not None and job.outline.batch_counts != report.counts:
             job.advance(batch_counts=report.counts)
 
     def _delay(self, *, soon: bool) -> float:
@@ -295,3 +323,9 @@ class BatchRunner:
             "cancelled": (Status.CANCELLED, "with its batch"),
         }
         await self.work.end_all(*why.get(report.status, (Status.LOST, missing)))
+
+
+def _made(batch: Mapping[str, Any]) -> tuple[float, str]:
+    """By what several batches are in the order in which they were made, for all who look."""
+    at = batch.get("created_at")
+    return (float(at) if isinstance(at, int | float) else 0.0, text_in(batch.get("id")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -114,7 +115,7 @@ class BatchSender:
                 await work.save(state=BatchState.INTENDED, file_id=None)
             elif work.batch.file_id is None:
                 await self._upload()
-            elif any(job.record.cancelling for job in work.jobs):
+            elif any(job.outline.cancelling for job in work.jobs):
                 # The file still has them: what is cancelled before it is sent is not sent.
                 await work.save(state=BatchState.INTENDED, file_id=None)
             else:
@@ -186,11 +187,11 @@ class BatchSender:
     async def _write(self, file: IO[bytes]) -> int:
         """Write the lines of all open requests that are not cancelled; gives the bytes."""
         work, size = self._work, 0
-        cancelled = [job.record.key for job in work.jobs if job.record.cancelling]
+        cancelled = [job.key for job in work.jobs if job.outline.cancelling]
         await work.end(cancelled, Status.CANCELLED, "before it was sent")
         async for some in work.results.courtesy.slices(work.jobs, LINES):
             for job in some:
-                size += file.write(request_line(job.record.key, job.request.text))
+                size += file.write(request_line(job.key, job.request.text))
         absent = list(work.results.absent)
         for start in range(0, len(absent), LINES):
             entries = await asyncio.to_thread(work.store.whole, absent[start : start + LINES])
@@ -209,7 +210,8 @@ class BatchSender:
         await work.tell(status=Status.SUBMITTING, trouble=None)
         if work.closing or work.all_cancelling:
             return None
-        tried = work.clock.now()
+        # Also of two kernels of one machine and its copy, whose clocks may be coarse.
+        tried = work.clock.now() + random.random() / 10  # noqa: S311 - no secret
         submitting, waiting = ({"status": str(one)} for one in (Status.SUBMITTING, Status.WAITING))
         work.sending = True  # from here on: what is written down as asked is asked
         try:
@@ -221,7 +223,8 @@ class BatchSender:
     async def _create_once(self, file_id: str, waiting: dict[str, str]) -> BatchReport | None:
         work = self._work
         try:
-            made = BatchReport.of(await work.client.create(file_id, work.batch.key, work.group))
+            batch = work.batch
+            made = await work.client.create(file_id, batch.key, work.group, batch.create)
         except ServerError as failure:
             if failure.maybe_accepted:
                 raise  # the next step is to look it up
@@ -235,7 +238,7 @@ class BatchSender:
                 return None
             await self._note({"state": BatchState.UPLOADED, "tried_at": None}, waiting)
             raise
-        return await self._accepted(made)
+        return await self._accepted(BatchReport.of(made))
 
     async def _look_up(self) -> BatchReport | None:
         """Find the batch that the server may have made; without one, its jobs end as unknown."""
@@ -265,7 +268,6 @@ class BatchSender:
         known: dict[str, Any] = {
             "state": BatchState.CREATED,
             "batch_id": made.batch_id,
-            "tried_at": None,
         }
         # Of one that has ended each job has a status of its own, which its files tell.
         made = made if made.status else replace(made, status=Status.IN_PROGRESS)  # of a lean server
@@ -299,10 +301,7 @@ class BatchSender:
 def _chosen(found: Sequence[Mapping[str, Any]]) -> BatchReport:
     """Of several batches of one key, newest first, the first one made that may give answers."""
     reports = [BatchReport.of(one) for one in reversed(found)]
-    return next((one for one in reports if one.status not in _WITHOUT_ANSWERS), reports[0])
-
-
-_WITHOUT_ANSWERS = frozenset({"failed", "cancelled", "cancelling", "expired"})
+    return next((one for one in reports if one.may_answer), reports[0])
 
 
 def _not_found(key: str) -> str:

@@ -55,7 +55,7 @@ class StoredBatch:
         owner: the kernel that follows it.
         file_id: the server's id of the file with its requests.
         batch_id: the server's id of the batch.
-        tried_at: when the server was last asked to make it.
+        tried_at: when the server was last asked to make it; no other create has the same.
         over_budget: whether it is sent whatever the budget says.
     """
 
@@ -67,6 +67,11 @@ class StoredBatch:
     batch_id: str | None = None
     tried_at: float | None = None
     over_budget: bool = False
+
+    @property
+    def create(self) -> str:
+        """Our own name of the newest create of it, or ""."""
+        return "" if self.tried_at is None else f"{self.tried_at:.6f}"
 
 
 _FIELDS = tuple(field.name for field in fields(StoredBatch))

@@ -119,23 +119,24 @@ class BatchesClient:
                 return _id(file)
         return None
 
-    async def create(self, file_id: str, key: str, group: str) -> dict[str, Any]:
+    async def create(self, file_id: str, key: str, group: str, create: str = "") -> dict[str, Any]:
         """Have the server work on a file, once; gives the batch object.
 
         Args:
             key: our own name of the batch, by which `find` knows it.
             group: our own name of the group that its jobs belong to, or "".
+            create: our own name of this create.
 
         Raises:
             ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
         """
-        create: Any = self._sdk.batches.with_raw_response.create
+        send: Any = self._sdk.batches.with_raw_response.create
         made = await self._json(
-            lambda: create(
+            lambda: send(
                 input_file_id=file_id,
                 endpoint=batch.ENDPOINT,
                 completion_window=batch.WINDOW,
-                metadata=batch.metadata_of(key, group),
+                metadata=batch.metadata_of(key, group, create),
                 timeout=sdk_limits(CREATE_BATCH_TIMEOUT),
             ),
             CREATE_BATCH_TIMEOUT,

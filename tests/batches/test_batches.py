@@ -354,6 +354,44 @@ def test_a_journal_that_is_behind(server: ScriptedServer, tmp_path: Path) -> Non
     assert len(server.batching.batches) == 1
 
 
+def test_two_copies_of_a_journal_at_once(server: ScriptedServer, tmp_path: Path) -> None:
+    """Two kernels with one journal, as of a machine and its copy, that have the server make their batch at
+    the same time: the first one counts for both, and who had the other made cancels that and says so.
+    Neither cancels what the other made."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    server.always["batch"] = Script(status=429, json=NO)
+    first = manager_of(folders[0] / "journal.sqlite3")
+    jobs = sent(first, server, 3)
+    eventually(lambda: "not sent yet" in str(jobs[0].record.trouble))
+    first.close()
+    shutil.copytree(*folders, ignore=lambda *_: ["owners"])
+    del server.always["batch"]
+    hold, before = threading.Event(), server.count("batch")
+    server.enqueue("batch", Script(hold=hold), Script(hold=hold))
+    server.batching.polls = 10_000
+    kernels = [manager_of(folder / "journal.sqlite3") for folder in folders]
+    try:
+        found = [attached(kernel, server) for kernel in kernels]
+        eventually(lambda: server.count("batch") == before + 2)
+        hold.set()
+        both = [*found[0], *found[1]]
+        eventually(lambda: {job.record.batch_id for job in both} == {"batch_1"})
+        # The other one has seen the second too, or looked when that was cancelled.
+        told = next(some for some in found if some[0].record.notes)
+        assert {job.record.note_text for job in told} == {Note.BATCH_ELSEWHERE}
+        server.batching.polls = 0
+        server.batching.end("batch_1")
+        assert [answers(some) for some in found] == [echoes(3)] * 2
+        cancelled = [seen.path for seen in server.seen if seen.kind == "batch_cancel"]
+        assert len(cancelled) == 1
+        assert "batch_2" in cancelled[0]
+        group = JobList("group-1", "study", told, displays=group_displays)
+        assert group.board.view["trouble"] == Note.BATCH_ELSEWHERE
+    finally:
+        for one in kernels:
+            one.close(10)
+
+
 def test_a_file_that_the_server_forgot_is_sent_again(
     kernel: JobManager, server: ScriptedServer
 ) -> None:
