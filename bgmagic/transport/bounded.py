@@ -125,6 +125,26 @@ def unpacked(body: bytes, told: str) -> bytes | None:
     return body
 
 
+def gunzipped(body: bytes) -> bytes | None:
+    """A whole body of gzip, unpacked; None if more comes after it.
+
+    Raises:
+        httpx2.RemoteProtocolError: it is damaged, not complete or too large.
+    """
+    unpack = zlib.decompressobj(_WBITS["gzip"])
+    try:
+        plain = unpack.decompress(body, BODY)
+    except zlib.error as error:
+        raise httpx2.RemoteProtocolError(f"the answer is damaged: {error}") from None
+    if unpack.unused_data:
+        return None
+    if unpack.unconsumed_tail:
+        raise body_too_large()
+    if not unpack.eof:
+        raise httpx2.RemoteProtocolError("the answer is not complete")
+    return plain
+
+
 def _whole(body: bytes, name: str) -> bytes:
     plain, unpack = bytearray(), None
     try:

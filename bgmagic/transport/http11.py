@@ -8,17 +8,16 @@ framing) are left to the SDK.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import math
-import select
-import socket
+import operator
 import ssl
-import zlib
 from typing import cast
 
 import httptools
 import httpx2
 
-from bgmagic.transport import bounded
+from bgmagic.transport import bounded, sockets
 from bgmagic.transport.reply import HTTPResponse
 
 
@@ -99,7 +98,10 @@ class HTTPResponseParser:
             raise UnsupportedResponse("more than chunks")
         body = bytes(self._body)
         if encoding == "gzip" and body:
-            body = _unpacked(body)
+            plain = bounded.gunzipped(body)
+            if plain is None:
+                raise UnsupportedResponse("gzip with more behind it")
+            body = plain
         return HTTPResponse(self._status, self._headers, body)
 
     # What the parser calls
@@ -132,29 +134,11 @@ class HTTPResponseParser:
         self.reusable = self._parser.should_keep_alive()
 
 
-def _unpacked(body: bytes) -> bytes:
-    unpack = zlib.decompressobj(wbits=31)  # gzip
-    try:
-        plain = unpack.decompress(body, bounded.BODY)
-    except zlib.error as error:
-        raise httpx2.RemoteProtocolError(f"the answer is damaged: {error}") from None
-    if unpack.unused_data:
-        raise UnsupportedResponse("gzip with more behind it")
-    if unpack.unconsumed_tail:
-        raise bounded.body_too_large()
-    if not unpack.eof:
-        raise httpx2.RemoteProtocolError("the answer is not complete")
-    return plain
+_IDLE_SINCE = operator.attrgetter("idle_since")
 
+FEW = 4  # connections; more are many polls, which are to leave the interpreter to a cell
 
-def is_readable(connection: socket.socket) -> bool:
-    """Whether something has come over a socket, or its other end has closed it."""
-    if not hasattr(select, "poll"):  # on Windows, where numbers of sockets have no bound
-        return bool(select.select([connection], [], [], 0)[0])
-    asked = select.poll()
-    asked.register(connection, select.POLLIN)
-    return bool(asked.poll(0))
-
+MOST = 100  # open at once, as long as idle ones can be closed; systems allow 256 files and more
 
 LOOK = 0.5  # seconds between looks at what has waited for too long
 
@@ -186,6 +170,7 @@ class ConnectionPool:
         self._all: set[HTTP11Connection] = set()
         # The newest last, and used first: connections that are needed no more grow old.
         self._idle: list[HTTP11Connection] = []
+        self._posted_at, self._fresh = -math.inf, 0.0  # when, and by what bound, was the last POST
         self._sweeping: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._buffer = memoryview(bytearray(BUFFER))  # each takes what it reads out at once
@@ -282,22 +267,35 @@ class ConnectionPool:
         self._looking = loop.call_later(LOOK, self._look) if waits else None
 
     def _take(self, seconds: float = math.inf) -> HTTP11Connection | None:
-        """The connection that was used last, if that was within ``seconds`` and it is good.
+        """A good connection that was last used within ``seconds``; None if there is none.
 
         What has come over it unasked is no answer to what is asked next; the loop, which may be
         late, has mostly not read it yet.
         """
-        since = asyncio.get_running_loop().time() - seconds
-        aside: list[HTTP11Connection] = []
-        found = None
-        while self._idle and found is None and self._idle[-1].idle_since >= since:
-            connection = self._idle.pop()
+        for connection in self._in_turn(seconds):
             if connection.is_quiet():
-                found = connection
-            elif connection.open:
-                aside.append(connection)  # what has come there will tell
-        self._idle += reversed(aside)
-        return found
+                self._idle.remove(connection)
+                return connection
+            if not connection.open:
+                self._idle.remove(connection)
+            # What has come over one that is open will tell.
+        return None
+
+    def _in_turn(self, seconds: float) -> list[HTTP11Connection]:
+        """Idle connections that were used within ``seconds``, the one to be taken first at first.
+
+        A POST takes the one that is soon too old for it, and a GET meanwhile one that is: many of
+        both need few then. Otherwise the newest goes first: what is needed no more grows old.
+        """
+        now = asyncio.get_running_loop().time()
+        if seconds < math.inf:
+            self._posted_at, self._fresh = now, seconds
+        elif now - self._posted_at > self._fresh:
+            return self._idle[::-1]
+        fresh = bisect.bisect_left(self._idle, now - self._fresh, key=_IDLE_SINCE)
+        if seconds < math.inf:
+            return self._idle[fresh:]
+        return [*reversed(self._idle[:fresh]), *self._idle[fresh:]]
 
     def _keep(self, connection: HTTP11Connection) -> None:
         connection.idle_since = asyncio.get_running_loop().time()
@@ -317,6 +315,8 @@ class ConnectionPool:
 
     async def _connect(self) -> HTTP11Connection:
         loop = asyncio.get_running_loop()
+        if len(self._all) >= MOST and self._idle:
+            self._idle.pop(0).close()
         try:
             _, made = await loop.create_connection(
                 lambda: HTTP11Connection(self._all, self._buffer),
@@ -331,6 +331,8 @@ class ConnectionPool:
             raise httpx2.ConnectError(str(error)) from error
         if self._closed:
             made.close()
+        elif len(self._all) > FEW:
+            made.hold()
         return made
 
 
@@ -353,6 +355,7 @@ class HTTP11Connection(asyncio.BufferedProtocol):
         self._buffer = buffer
         self._incoming: HTTPResponseParser | None = HTTPResponseParser()
         self._answer: asyncio.Future[HTTPResponse] | None = None
+        self._held = False
 
     async def ask(
         self, head: bytes, *, whole: bool = False, until: float = math.inf
@@ -384,12 +387,16 @@ class HTTP11Connection(asyncio.BufferedProtocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(TimeoutError())
 
+    def hold(self) -> None:
+        """Keep the interpreter while it sends and receives, where that can be done."""
+        self._held = sockets.hold(self._transport.get_extra_info("socket"))
+
     def is_quiet(self) -> bool:
         """Whether it is open, and nothing has come that was not read."""
         if not self.open or self._transport.is_closing():
             return False
         connection = self._transport.get_extra_info("socket")
-        return connection is not None and not is_readable(connection)
+        return connection is not None and not sockets.is_readable(connection, held=self._held)
 
     def close(self) -> None:
         """Close it at once."""

@@ -9,8 +9,10 @@ import select
 import socket
 import ssl
 import struct
+import sys
+import types
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgmagic.api.server import ServerConfig
-from bgmagic.transport import bounded
+from bgmagic.transport import bounded, http11, sockets
 from bgmagic.transport.bounded import HEAD
 from bgmagic.transport.client import ResponsesClient, from_sdk_request
 from bgmagic.transport.http11 import ConnectionPool, HTTPResponseParser, UnsupportedResponse
@@ -232,6 +234,78 @@ def test_hostile_bytes_are_an_answer_or_a_failure(pieces: list[bytes]) -> None:
 # On sockets
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _held() -> Iterator[None]:
+    """All connections here keep the interpreter while they send and receive; those of the other
+    files, which are few, do not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http11, "FEW", 0)
+        yield
+
+
+def life_of_a_socket(*, held: bool) -> list[Any]:
+    """What comes of all that may happen to a socket, in order."""
+    got: list[Any] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+    near, far = socket.create_connection(listener.getsockname()), listener.accept()[0]
+    buffer = memoryview(bytearray(100))
+    near.setblocking(False)
+    # As asyncio wraps it.
+    assert sockets.hold(types.SimpleNamespace(_sock=near) if held else near) is held
+    assert isinstance(near, sockets.HeldSocket) is held
+
+    def do(call: Callable[..., object], *given: Any) -> None:
+        try:
+            got.append(call(*given))
+        except OSError as error:
+            got.append((type(error), error.errno))
+        got.append((sockets.is_readable(near, held=held), bytes(buffer[:5])))
+
+    do(near.recv_into, buffer)
+    for sent in (b"hello", b"x" * 90):
+        far.sendall(sent)
+        select.select([near], [], [], 10)
+        do(near.recv_into, buffer, 2)
+        do(near.recv_into, buffer)
+    do(near.send, b"hi")
+    do(near.send, memoryview(b"you"))
+    got.append(far.recv(5, socket.MSG_WAITALL))
+    with contextlib.suppress(BlockingIOError):
+        while near.send(b"x" * 100_000):
+            pass
+    do(near.send, b"x")
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()  # a reset
+    select.select([near], [], [], 10)
+    for _ in range(2):
+        do(near.recv_into, buffer)
+        do(near.send, b"x")
+    near.close()
+    for call in (near.recv_into, near.send):
+        with pytest.raises(OSError, match="Bad file descriptor") as closed:
+            call(bytearray(1))
+        got.append(closed.value.errno)
+    listener.close()
+    return got
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such calls")
+def test_sockets_that_keep_the_interpreter_are_sockets() -> None:
+    """They give and raise what others do, and asyncio's connections are such."""
+    assert life_of_a_socket(held=True) == life_of_a_socket(held=False)
+
+    async def main() -> None:
+        async with talking() as (peer, wire):
+            peer.say(whole())
+            await content(wire)
+            (connection,) = wire._all
+            wrapped = connection._transport.get_extra_info("socket")
+            assert connection._held
+            assert isinstance(wrapped._sock, sockets.HeldSocket)
+
+    asyncio.run(main())
+
+
 class Peer:
     """A server that says the next of ``replies`` to each head it gets, in pieces; None ends the
     connection, and a peer without words waits.
@@ -322,6 +396,44 @@ def test_connections_are_kept() -> None:
                     await asyncio.sleep(0.001)
             assert peer.connections == 4
             await until(lambda: peer.gone == 4)
+
+    asyncio.run(main())
+
+
+def test_connections_are_taken_in_turn_while_creates_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A POST takes the one that would soon be too old for it, and a GET meanwhile one that is too old,
+    so that both need no new ones; where there are very many, an idle one makes room."""
+
+    async def main() -> None:
+        async with talking() as (peer, wire):
+
+            async def post() -> int:
+                peer.say(whole())
+                await wire.post(GET, fresh=60.0, connect=10.0)
+                return next(n for n, one in enumerate(order) if one is wire._idle[-1])
+
+            order: list[Any] = []
+            together = [asyncio.create_task(content(wire)) for _ in range(3)]
+            await until(lambda: len(peer.heads) == 3)
+            for writer in peer.writers:
+                writer.write(whole())
+            await asyncio.gather(*together)
+            order = list(wire._idle)
+            assert [await post() for _ in range(4)] == [0, 1, 2, 0]
+            order[1].idle_since -= 100.0
+            assert await post() == 2
+            peer.say(whole())
+            await content(wire)
+            assert wire._idle[-1] is order[1]
+            assert peer.connections == 3
+
+            monkeypatch.setattr(http11, "MOST", 3)
+            for connection in order:
+                connection.idle_since -= 100.0
+            peer.say(whole())
+            await wire.post(GET, fresh=60.0, connect=10.0)
+            assert peer.connections == 4
+            await until(lambda: peer.gone == 1)
 
     asyncio.run(main())
 
