@@ -76,6 +76,7 @@ class ResponsesClient:
         self._polling = asyncio.Semaphore(AT_ONCE)
         self._pool: ConnectionPool | None = None  # of both of these
         self._direct: DirectGet | None = None  # polls use this, if it is there
+        self._same_ids = True  # whether responses have the ids that they are asked for by
         self._post: DirectPost | None = None  # and creates this
         self._not_included: set[tuple[str, ...]] = set()  # what the server refuses to include
         # The user's own clients and Azure's may give another key each time.
@@ -240,7 +241,30 @@ class ResponsesClient:
         if last is not None and content_hash == last.content_hash:
             after = poll_after(got.headers)
             return last if after == last.poll_after else replace(last, poll_after=after)
-        return replace(self._parser.read(got), content_hash=content_hash)
+        reply = self._parser.read(got)
+        if self._is_anothers(reply, response_id):
+            reply, content_hash = await self._asked_again(response_id, include), 0
+        return replace(reply, content_hash=content_hash)
+
+    def _is_anothers(self, reply: Reply, response_id: str) -> bool:
+        """Whether this may be the answer to some other poll, as where something on the way has
+        answered one twice, late."""
+        told = reply.response.get("id")
+        kept = self._direct is not None and self._same_ids
+        return kept and isinstance(told, str) and told != response_id
+
+    async def _asked_again(self, response_id: str, include: tuple[str, ...]) -> Reply:
+        """The response, by the SDK, which tells whether the ids of this server differ."""
+        asked = () if include in self._not_included else include
+        try:
+            async with self._polling:
+                reply = self._parser.read(await self._got_by_sdk(response_id, asked))
+        except Exception as error:
+            raise self._parser.failure(error) from None
+        self._same_ids = reply.response.get("id") == response_id
+        if self._same_ids and self._pool is not None:
+            self._pool.drop_idle()  # what is asked there next would get this one's answer
+        return reply
 
     async def _including(self, response_id: str, include: tuple[str, ...]) -> HTTPResponse:
         """The answer with what ``include`` names; without, where the server refuses that."""
@@ -265,6 +289,9 @@ class ResponsesClient:
             # This answer needs the SDK (redirect, odd encoding). Use the SDK for all further polls;
             # polls already in flight may still finish directly.
             self._direct = None
+        return await self._got_by_sdk(response_id, include)
+
+    async def _got_by_sdk(self, response_id: str, include: tuple[str, ...]) -> HTTPResponse:
         asked: Any = {"include": list(include)} if include else {}
         retrieve = self._sdk_polls.responses.with_raw_response.retrieve
         async with asyncio.timeout(POLL_TIMEOUT):

@@ -135,13 +135,9 @@ class HTTPResponseParser:
 
 
 _IDLE_SINCE = operator.attrgetter("idle_since")
-
 FEW = 4  # connections; more are many polls, which are to leave the interpreter to a cell
-
 MOST = 100  # open at once, as long as idle ones can be closed; systems allow 256 files and more
-
 LOOK = 0.5  # seconds between looks at what has waited for too long
-
 BUFFER = 1 << 16  # bytes that are read at once
 
 # Seconds after which the next address of a host is tried, too (RFC 8305).
@@ -239,6 +235,11 @@ class ConnectionPool:
         for connection in list(self._all):
             connection.close()
         self._idle.clear()
+
+    def drop_idle(self) -> None:
+        """Close what is idle: something may still come there that is no answer."""
+        while self._idle:
+            self._idle.pop().close()
 
     async def _ask(
         self,

@@ -175,7 +175,7 @@ def test_hints_and_odd_answers(
 ) -> None:
     """The server's hint is passed on, half a character is replaced and a key blanked out."""
     hint = {"openai-poll-after-ms": "2500"}
-    odd = f'{{"id": "r", "output": "half \\ud83d of it, \\uD83D\\uDE00, {KEY}"}}'
+    odd = f'{{"id": "resp_0", "output": "half \\ud83d of it, \\uD83D\\uDE00, {KEY}"}}'
     polled.enqueue("retrieve", Script(), Script(body=odd.encode(), headers=hint))
     server = server_by(way, polled, monkeypatch)
     reply: Reply = with_client(server, lambda client: client.retrieve("resp_0"))
@@ -197,6 +197,25 @@ def test_unchanged_response_is_the_same_object(polled: ScriptedServer) -> None:
         assert (await client.retrieve("resp_0", hinted)).response["status"] == "completed"
 
     with_client(ServerConfig(polled.base_url, KEY), twice)
+
+
+def test_the_answer_to_another_poll_is_none(polled: ScriptedServer) -> None:
+    """What a kept connection brings of another response, since some proxy has answered a poll twice, is
+    not taken: it is asked again. Where a server's ids always differ, once is enough."""
+
+    async def use(client: ResponsesClient) -> list[Any]:
+        got = []
+        for names in (("other", "r2"), ("r2",), ("other", "other"), ("other",)):
+            begun = polled.count("retrieve")
+            polled.enqueue("retrieve", *(Script(json=response(name, "queued")) for name in names))
+            reply = await client.retrieve("r2")
+            assert client._pool is not None
+            kept = len(client._pool._idle)  # more may come where one was answered twice
+            got.append((reply.response["id"], polled.count("retrieve") - begun, kept))
+        return got
+
+    told = with_client(ServerConfig(polled.base_url, KEY), use)
+    assert told == [("r2", 2, 0), ("r2", 1, 1), ("other", 2, 1), ("other", 1, 1)]
 
 
 def test_redirects_and_odd_ids_are_the_sdks(polled: ScriptedServer, ask: Ask) -> None:
