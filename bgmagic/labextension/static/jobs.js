@@ -2,12 +2,9 @@
 
 const EVENT = "https://bgmagic.invalid/events/journal/v1";
 
-/**
- * @param ask gives the JSON at a path below /bgmagic/jobs.
- * @param manager JupyterLab's service manager: its stream of the server's events.
- */
 export class Jobs {
-  constructor(ask, manager) {
+  /** @param ask gives the JSON at a path below /bgmagic/jobs. */
+  constructor(ask) {
     this.rows = new Map();
     this.ask = ask;
     this.trouble = "";
@@ -17,8 +14,13 @@ export class Jobs {
     this.at = Date.now() / 1000;
     this.asking = null;
     this.due = false;
-    manager.events.stream.connect((_, event) => void (event.schema_id === EVENT && this.refresh()));
-    manager.sessions.runningChanged.connect(() => void (this.open.length && this.refresh())); // a kernel may be gone
+  }
+
+  /** Follow them from now on; @param manager JupyterLab's service manager: its stream of the server's events. */
+  listen({ events, sessions }) {
+    events.stream.connect((_, event) => void (event.schema_id === EVENT && this.refresh()));
+    sessions.runningChanged.connect(() => void (this.open.length && this.refresh())); // a kernel may be gone
+    this.refresh();
   }
 
   get open() {
@@ -73,15 +75,14 @@ export function statusOf({ status, open, followed, watched }) {
 
 export const groupOf = (row) => (row.open ? "running" : row.status === "completed" ? "completed" : "without an answer");
 
-/** "1:05", "2 h 5 min". */
-export function duration(seconds) {
-  const whole = Math.max(0, Math.round(seconds));
-  if (whole < 3600) return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
-  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
-  return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
+/** How long a job has taken: "1:05", "2 h 5 min". */
+export function timeOf({ ended, submitted }) {
+  const seconds = Math.max(0, Math.round((ended ?? Date.now() / 1000) - submitted));
+  const count = (size, of = Infinity) => Math.floor((seconds % of) / size);
+  if (seconds < 3600) return `${count(60)}:${String(count(1, 60)).padStart(2, "0")}`;
+  if (seconds < 86400) return `${count(3600)} h ${count(60, 3600)} min`;
+  return `${count(86400)} d ${count(3600, 86400)} h`;
 }
-
-export const timeOf = (row) => duration((row.ended ?? Date.now() / 1000) - row.submitted);
 
 export function priceOf({ price }) {
   if (price === undefined) return "";

@@ -8,8 +8,10 @@ const CONFIRM = 5000; // milliseconds that a click waits for the second, whereve
 const ICON = `<svg xmlns="http://www.w3.org/2000/svg" width="16" viewBox="0 0 24 24"><path class="jp-icon3" fill="#616161"
  d="M4 5h10v2H4zm0 6h7v2H4zm0 6h6v2H4zm13-7a6 6 0 1 0 0 12 6 6 0 0 0 0-12zm-1 2h1.5v4l2.8 1.7-.8 1.2-3.5-2.1z"/></svg>`;
 
-const element = (tag, properties = {}, ...children) => {
-  const made = Object.assign(document.createElement(tag), properties);
+/** @param what a tag, with a class after a dot or without. */
+const element = (what, properties, ...children) => {
+  const [tag, className = ""] = what.split(".");
+  const made = Object.assign(document.createElement(tag), { className }, properties);
   made.append(...children);
   return made;
 };
@@ -18,13 +20,13 @@ const element = (tag, properties = {}, ...children) => {
 export async function panelPlugin(exported) {
   const names = ["application", "apputils", "coreutils", "notebook", "rendermime", "services", "ui-components"];
   const lab = await exported("@lumino/widgets", ...names.map((name) => `@jupyterlab/${name}`));
-  Object.assign(lab, await exported("@jupyterlab/statusbar").catch(() => ({})));
+  const { IStatusBar } = await exported("@jupyterlab/statusbar").catch(() => ({}));
   return {
     id: "bgmagic:panel",
     description: "Shows the jobs of %%bgresponse, of all notebooks.",
     autoStart: true,
     requires: [lab.INotebookTracker, lab.IRenderMimeRegistry],
-    optional: [lab.ICommandPalette, lab.ILayoutRestorer, lab.IStatusBar].filter(Boolean),
+    optional: [lab.ICommandPalette, lab.ILayoutRestorer, IStatusBar].filter(Boolean),
     activate: (app, notebooks, rendermime, palette, restorer, bar) => {
       const settings = app.serviceManager.serverSettings;
       const ask = async (path) => {
@@ -34,17 +36,19 @@ export async function panelPlugin(exported) {
         const missing = "Jupyter Server has not loaded bgmagic's extension: start it again, or install bgmagic where it runs";
         throw new Error(reply.status === 404 ? missing : reply.statusText);
       };
-      activate(lab, { app, notebooks, rendermime, palette, restorer, bar, jobs: new Jobs(ask, app.serviceManager) });
+      const parts = { app, notebooks, rendermime, palette, bar, jobs: new Jobs(ask) };
+      const panel = makePanel(lab, parts);
+      app.shell.add(panel, "right", { rank: 900 });
+      restorer?.add(panel, panel.id);
+      // All else once the page is there and has nothing to do; Safari has no word for that.
+      const idle = globalThis.requestIdleCallback ?? setTimeout;
+      app.restored.then(() => idle(() => connect(lab, parts, panel)));
     },
   };
 }
 
-function activate(lab, parts) {
-  const { app, jobs, palette, restorer, bar, notebooks } = parts;
-  document.head.append(element("link", { rel: "stylesheet", href: new URL("./panel.css", import.meta.url).href }));
-  const panel = makePanel(lab, parts);
-  app.shell.add(panel, "right", { rank: 900 });
-  restorer?.add(panel, panel.id);
+/** Have the jobs followed: in the status bar, by notifications, by the panel. */
+function connect(lab, { app, jobs, palette, bar, notebooks }, panel) {
   const show = (key) => {
     app.shell.activateById(panel.id);
     if (key) panel.select(key);
@@ -53,7 +57,7 @@ function activate(lab, parts) {
   app.commands.addCommand(command, { label: "Show Background Jobs", execute: ({ key }) => show(key) });
   palette?.addItem({ command, category: "Background jobs" });
   if (bar) {
-    const button = element("button", { className: "bgpanel-count", title: "Background jobs that run", onclick: () => show() });
+    const button = element("button.bgpanel-count", { title: "Background jobs that run", onclick: () => show() });
     const item = new lab.Widget({ node: element("div", {}, button) });
     bar.registerStatusItem("bgmagic:jobs", { item, align: "left", rank: 90 });
     jobs.onChange.push(() => {
@@ -66,7 +70,7 @@ function activate(lab, parts) {
     item.hide();
   }
   jobs.onEnd.push((ended) => notify(lab, app, notebooks, jobs, ended, show));
-  notebooks.widgetAdded.connect((_, { sessionContext }) => {
+  const follow = ({ sessionContext }) => {
     // A kernel that is gone changes nothing in the journal; its jobs are detached: until the next is idle.
     let gone = false;
     sessionContext.statusChanged.connect((_, status) => {
@@ -74,8 +78,10 @@ function activate(lab, parts) {
       if (gone) jobs.refresh();
       gone &&= status !== "idle";
     });
-  });
-  app.started.then(() => jobs.refresh());
+  };
+  notebooks.forEach(follow);
+  notebooks.widgetAdded.connect((_, opened) => follow(opened));
+  jobs.listen(app.serviceManager);
 }
 
 /** Say that jobs have ended whose notebook is not what is looked at; of a sweep once, at its end. */
@@ -101,11 +107,11 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
   const search = element("input", { type: "search", placeholder: "Search name, notebook …", ariaLabel: "Search jobs" });
   const filter = element("select", { ariaLabel: "Which jobs" });
   for (const name of ["all jobs", "this notebook", "running", "completed", "without an answer"]) filter.append(element("option", {}, name));
-  const list = element("div", { className: "bgpanel-list", tabIndex: 0, role: "listbox", ariaLabel: "Jobs" });
-  const detail = element("div", { className: "bgpanel-detail", hidden: true, tabIndex: 0, role: "region", ariaLabel: "The chosen job" });
+  const list = element("div.bgpanel-list", { tabIndex: 0, role: "listbox", ariaLabel: "Jobs" });
+  const detail = element("div.bgpanel-detail", { hidden: true, tabIndex: 0, role: "region", ariaLabel: "The chosen job" });
   const trouble = element("p", { role: "status", className: "bgpanel-trouble" });
-  const header = element("div", { className: "bgpanel-head" }, element("h2", {}, "Background jobs"), search, filter);
-  const node = element("div", { className: "bgpanel-panel" }, header, trouble, list, detail);
+  const header = element("div.bgpanel-head", {}, element("h2", {}, "Background jobs"), search, filter);
+  const node = element("div.bgpanel-panel", {}, header, trouble, list, detail);
   const height = element("div", { role: "presentation" });
   list.append(height);
   let shown = [];
@@ -113,7 +119,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
   let drawn = new Map(); // by key: a row is kept, so that a click and the focus find it
 
   function look() {
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = search.value.toLowerCase().split(/\s+/);
     const path = notebooks.currentWidget?.context.path;
     const wanted = (row) => {
       if (filter.selectedIndex === 1 && row.path !== path) return false;
@@ -134,7 +140,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
     const last = first + Math.ceil((list.clientHeight || 800) / HEIGHT) + 10;
     const now = new Map();
     for (const [index, row] of shown.slice(first, last).entries()) {
-      const place = drawn.get(row.key) ?? element("div", { className: "bgpanel-row", role: "option", id: `bgpanel-${row.key}` });
+      const place = drawn.get(row.key) ?? element("div.bgpanel-row", { role: "option", id: `bgpanel-${row.key}` });
       fillRow(place, row);
       place.onclick = () => void choose(row.key);
       place.style.top = `${(first + index) * HEIGHT}px`;
@@ -154,7 +160,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
     await panel.select(key);
     const row = jobs.rows.get(key);
     const held = document.activeElement;
-    if (row) await goTo(lab, app, notebooks, row, { open: false });
+    if (row) await goTo(app, notebooks, row);
     held?.focus({ preventScroll: true }); // which a notebook takes: keys would go into its cell
   }
 
@@ -168,8 +174,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
     event.preventDefault();
     const next = Math.min(shown.length - 1, Math.max(0, at + step));
     const top = next * HEIGHT;
-    if (top < list.scrollTop) list.scrollTop = top;
-    if (top + HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = top + HEIGHT - list.clientHeight;
+    list.scrollTop = Math.max(Math.min(list.scrollTop, top), top + HEIGHT - list.clientHeight);
     panel.select(shown[next].key);
   };
 
@@ -204,13 +209,17 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
       const row = jobs.rows.get(key);
       this.#answer?.dispose();
       const place = element("div");
-      const title = element("h2", {}, row?.name || row?.id || "job");
       const said = element("p", { role: "status" }, [told.message && `${told.message}.`, told.remedy].filter(Boolean).join(" "));
-      const prompt = element("details", {}, element("summary", {}, "Prompt"), element("pre", {}, told.prompt ?? ""));
-      const footer = element("p", { className: "bgpanel-quiet" }, told.footer);
       const how = row ? [statusOf(row), row.ended && timeOf(row), priceOf(row), row.notebook].filter(Boolean).join(" · ") : "";
-      const about = element("p", { className: "bgpanel-quiet" }, how);
-      detail.replaceChildren(title, about, row ? buttons(row, said) : "", said, place, prompt, footer);
+      detail.replaceChildren(
+        element("h2", {}, row?.name || row?.id || "job"),
+        element("p.bgpanel-quiet", {}, how),
+        row ? buttons(row, said) : "",
+        said,
+        place,
+        element("details", {}, element("summary", {}, "Prompt"), element("pre", {}, told.prompt ?? "")),
+        element("p.bgpanel-quiet", {}, told.footer),
+      );
       detail.hidden = false;
       detail.dataset.state = state;
       draw();
@@ -229,7 +238,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
   };
 
   function buttons(row, said) {
-    const made = element("div", { className: "bgpanel-buttons" });
+    const made = element("div.bgpanel-buttons", {});
     const add = (label, act, sure) => {
       const button = element("button", { type: "button" }, label);
       let timer = 0;
@@ -255,7 +264,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
       made.append(button);
     };
     const kernel = (action) => () => patient(said, inKernel(app, row, action));
-    if (row.path) add("Go to cell", async () => ((await goTo(lab, app, notebooks, row, { open: true })) ? "" : "No notebook here shows it."));
+    if (row.path) add("Go to cell", async () => ((await goTo(app, notebooks, row, true)) ? "" : "No notebook here shows it."));
     if (row.open && row.followed) add("Cancel", kernel("cancel"), "Really cancel?");
     if (row.open ? !row.followed : row.status === "completed") add("Attach here", () => patient(said, attachHere(lab, notebooks, row)));
     if (!row.open && row.status !== "completed") add("Send again", kernel("resend"), "Really send again?");
@@ -273,10 +282,10 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
 
 function fillRow(place, row) {
   const status = statusOf(row).split(" (")[0];
-  const sign = element("span", { className: "bgpanel-sign", ariaHidden: "true" }, row.open ? (row.followed ? "●" : "○") : SIGNS[row.status] ?? "·");
+  const sign = element("span.bgpanel-sign", { ariaHidden: "true" }, row.open ? (row.followed ? "●" : "○") : SIGNS[row.status] ?? "·");
   const where = [row.notebook, [row.model, row.effort].filter(Boolean).join(" ")].filter(Boolean).join(" · ");
   const first = element("div", {}, sign, element("b", {}, row.name || row.id || "job"), element("span", {}, status), element("span", {}, timeOf(row)));
-  const second = element("div", { className: "bgpanel-quiet" }, element("span", { className: "bgpanel-where" }, where), element("span", {}, priceOf(row)));
+  const second = element("div.bgpanel-quiet", {}, element("span.bgpanel-where", {}, where), element("span", {}, priceOf(row)));
   const told = `${first.textContent} ${second.textContent}`;
   if (place.dataset.told === told) return;
   place.dataset.told = told;
@@ -285,8 +294,8 @@ function fillRow(place, row) {
   place.replaceChildren(first, second);
 }
 
-/** Show a job's cell in its notebook; whether there is one. */
-async function goTo(lab, app, notebooks, row, { open }) {
+/** Show a job's cell in its notebook, which is opened if that is asked; whether there is one. */
+async function goTo(app, notebooks, row, open = false) {
   const known = [row.key, row.id].filter(Boolean);
   const shows = (cell) => {
     const outputs = JSON.stringify(cell.outputs?.toJSON()) ?? "";

@@ -3,13 +3,13 @@
 
 import { headerOf, isHeader, readHeader } from "./header.js";
 
-const STYLES = {
-  Magic: (t) => t.keyword,
-  Flag: (t) => t.attributeName,
-  Value: (t) => t.string,
-  Name: (t) => t.special(t.variableName),
-  Number: (t) => t.number,
-};
+const stylesOf = (tags) => ({
+  Magic: tags.keyword,
+  Flag: tags.attributeName,
+  Value: tags.string,
+  Name: tags.special(tags.variableName),
+  Number: tags.number,
+});
 // What an expression's end is looked for in, as `_TOKEN` of prompts/template.py.
 const TOKEN = /'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[[\](){}]/gs;
 const RAW = /(^|\s)--raw(\s|$)/;
@@ -17,19 +17,19 @@ const RAW = /(^|\s)--raw(\s|$)/;
 /** The plugin; @param exported gives what modules of JupyterLab export, by their names. */
 export async function promptPlugin(exported) {
   const names = ["@codemirror/state", "@codemirror/view", "@codemirror/language", "@lezer/common", "@lezer/highlight"];
-  const [parts, lab] = await Promise.all([exported(...names), exported("@jupyterlab/codemirror")]);
+  const parts = await exported(...names, "@jupyterlab/codemirror");
   return {
     id: "bgmagic:prompt",
     description: "Colours the cells of %%bgresponse.",
     autoStart: true,
-    requires: [lab.IEditorExtensionRegistry, lab.IEditorLanguageRegistry],
+    requires: [parts.IEditorExtensionRegistry, parts.IEditorLanguageRegistry],
     activate: (_, extensions, languages) => {
       const colours = promptColours(parts, () => parsers(languages));
       extensions.addExtension({
         name: "bgmagic:prompt",
         factory: ({ inline, model }) => {
           const other = !inline || ["markdown", "raw"].includes(model.type);
-          return other ? null : lab.EditorExtensionRegistry.createImmutableExtension(colours(model));
+          return other ? null : parts.EditorExtensionRegistry.createImmutableExtension(colours(model));
         },
       });
     },
@@ -44,30 +44,29 @@ async function parsers(languages) {
 
 /** @returns a function that gives an editor's extension, by its model. */
 function promptColours(parts, load) {
-  const { Compartment, EditorState, Prec, StateField, ViewPlugin } = parts;
+  const { Compartment, EditorState, Prec, ViewPlugin } = parts;
   const compartment = new Compartment();
   const OFF = [];
-  const marks = unknownWords(parts);
-  const plain = promptLanguage(parts);
-  let loading = null;
+  let first = null; // with the first prompt of the page
   let full = null;
 
-  const on = () => full ?? first;
+  const on = () => full ?? (first ??= begin());
   // Until the parsers are there, the options alone are coloured.
-  const first = [
-    Prec.highest(plain),
-    marks,
-    ViewPlugin.define((editor) => {
+  function begin() {
+    const marks = unknownWords(parts);
+    const language = promptLanguage(parts);
+    const loading = load().then(([markdown, python]) => {
+      full = [Prec.highest(language(markdown)), expressionColours(parts, python), marks];
+    });
+    const follow = ViewPlugin.define((editor) => {
       let open = true;
-      loading ??= load().then(([markdown, python]) => {
-        full = [Prec.highest(promptLanguage(parts, markdown)), expressionColours(parts, python), marks];
-      });
       loading.then(() => {
         if (open && compartment.get(editor.state) === first) editor.dispatch({ effects: compartment.reconfigure(full) });
       }, console.warn);
       return { destroy: () => (open = false) };
-    }),
-  ];
+    });
+    return [Prec.highest(language()), marks, follow];
+  }
 
   const toggle = EditorState.transactionExtender.of((change) => {
     if (!change.docChanged) return null;
@@ -76,20 +75,18 @@ function promptColours(parts, load) {
     return was === is ? null : { effects: compartment.reconfigure(is ? on() : OFF) };
   });
   return (model) => {
-    const text = model.sharedModel.getSource();
-    const begins = headerOf(parts.Text.of(text.slice(0, 10_000).split("\n")));
-    return [compartment.of(begins ? on() : OFF), toggle];
+    return [compartment.of(isHeader(model.sharedModel.getSource()) ? on() : OFF), toggle];
   };
 }
 
-/** The language of a prompt; without a parser of Markdown its text is plain. */
-function promptLanguage(parts, markdown) {
+/** Gives the language of a prompt by a parser of Markdown; without one its text is plain. */
+function promptLanguage(parts) {
   const { Language, NodeSet, NodeType, Parser, Tree, defineLanguageFacet, languageDataProp, parseMixed } = parts;
   const data = defineLanguageFacet({ closeBrackets: { brackets: ["(", "[", "{", '"'] } });
-  const names = ["Prompt", "Header", "Body", "Unknown", ...Object.keys(STYLES)];
+  const styles = stylesOf(parts.tags);
+  const names = ["Prompt", "Header", "Body", "Unknown", ...Object.keys(styles)];
   const types = names.map((name, id) => NodeType.define({ id, name, top: id === 0 }));
-  const styles = Object.fromEntries(Object.entries(STYLES).map(([name, tag]) => [name, tag(parts.tags)]));
-  const ofLanguage = languageDataProp.add((type) => (type.isTop ? data : undefined));
+  const ofLanguage = languageDataProp.add({ Prompt: data });
   const { types: made } = new NodeSet(types).extend(parts.styleTags(styles), ofLanguage);
   const [prompt, header, body] = made;
   const leaf = ({ type, from, to }) => new Tree(made[names.indexOf(type)], [], [], to - from);
@@ -104,27 +101,18 @@ function promptLanguage(parts, markdown) {
 
   // Markdown sees letters for expressions. An overlay that leaves them out did not do: with a heading and a fenced
   // block in it highlightTree gave spans out of order, at which JupyterLab's highlighter stops.
-  class Masking extends Parser {
-    createParse(input, fragments, ranges) {
-      return markdown.createParse(masked(input), fragments, ranges);
-    }
-  }
-  const text = new Masking();
-  const isText = (node) => node.type === body && node.to > node.from;
-  const wrap = markdown && parseMixed((node) => (isText(node) ? { parser: text } : null));
-
-  class PromptParser extends Parser {
-    createParse(input, fragments, ranges) {
-      const whole = {
-        parsedPos: 0,
-        stoppedAt: null,
-        stopAt() {},
-        advance: () => parse(input.read(0, input.length)),
-      };
-      return wrap ? wrap(whole, input, fragments, ranges) : whole;
-    }
-  }
-  return new Language(data, new PromptParser(), [], "bgresponse");
+  const parser = (createParse) => Object.assign(new Parser(), { createParse });
+  return (markdown) => {
+    const text = parser((input, ...more) => markdown.createParse(masked(input), ...more));
+    const isText = (node) => node.type === body && node.to > node.from;
+    const wrap = markdown && parseMixed((node) => (isText(node) ? { parser: text } : null));
+    const whole = parser((input, ...more) => {
+      const advance = () => parse(input.read(0, input.length));
+      const parsing = { parsedPos: 0, stoppedAt: null, stopAt() {}, advance };
+      return wrap ? wrap(parsing, input, ...more) : parsing;
+    });
+    return new Language(data, whole, [], "bgresponse");
+  };
 }
 
 /** Where a prompt's first line begins and ends. */
@@ -137,64 +125,57 @@ function headerPlace(text) {
 /** An input with letters in place of its expressions. */
 function masked(input) {
   let text = input.read(0, input.length);
-  for (const [from, to] of promptExpressions(text)) {
+  for (const [from, to] of expressions(text)) {
     text = text.slice(0, from) + text.slice(from, to).replace(/[^\n]/g, "x") + text.slice(to);
   }
   const read = (from, to) => text.slice(from, to);
   return { length: text.length, lineChunks: false, chunk: (from) => text.slice(from), read };
 }
 
-/** The expressions of a prompt, as [from, to]. */
-function promptExpressions(text) {
-  const [begin, end] = headerPlace(text);
-  return RAW.test(text.slice(begin, end)) ? [] : expressions(text, end);
-}
-
 /** Colours {{ expressions }} wherever they stand, in code and headings too: all of them are filled in. */
 function expressionColours(parts, python) {
-  const { Decoration, EditorView, Prec, ViewPlugin, highlightTree, highlightingFor, tags } = parts;
-  const whole = Decoration.mark({ class: "bgmagic-expression" });
-
-  function look({ state, visibleRanges }) {
+  const { Decoration, Prec, ViewPlugin, highlightTree, highlightingFor, tags } = parts;
+  /** The marks, and what they were made of: an expression that has not changed is not parsed again. */
+  function look({ state, visibleRanges }, before) {
     const text = state.doc.toString();
     const style = (found) => highlightingFor(state, found);
     const brace = style([tags.operator]);
     const marks = [];
+    const parsed = new Map();
     const add = (from, to, name) => marks.push(Decoration.mark({ class: name }).range(from, to));
-    for (const [from, to] of promptExpressions(text)) {
+    for (const [from, to] of expressions(text)) {
       if (!visibleRanges.some((seen) => seen.from < to && seen.to > from)) continue;
-      marks.push(whole.range(from, to));
+      add(from, to, "bgmagic-expression");
       add(from, from + 2, brace);
       const code = text.slice(from + 2, to - 2);
-      highlightTree(python.parse(code), { style }, (a, b, name) => add(from + 2 + a, from + 2 + b, name));
+      const id = brace + code; // the class of a brace tells the editor's theme
+      const found = parsed.get(id) ?? before?.get(id) ?? [];
+      if (!found.length) highlightTree(python.parse(code), { style }, (...span) => found.push(span));
+      parsed.set(id, found);
+      for (const [a, b, name] of found) add(from + 2 + a, from + 2 + b, name);
       add(to - 2, to, brace);
     }
-    return Decoration.set(marks, true);
+    return { marks: Decoration.set(marks, true), parsed };
   }
 
   const plugin = ViewPlugin.define((view) => ({
-    marks: look(view),
+    ...look(view),
     update(change) {
-      if (change.docChanged || change.viewportChanged) this.marks = look(change.view);
+      if (change.docChanged || change.viewportChanged) Object.assign(this, look(change.view, this.parsed));
     },
   }), { decorations: ({ marks }) => marks });
-  const theme = EditorView.baseTheme({
-    ".bgmagic-expression": {
-      color: "var(--jp-content-font-color1)",
-      fontStyle: "normal",
-      fontWeight: "normal",
-    },
-  });
-  return [Prec.highest(plugin), theme]; // inside of what Markdown makes of the place
+  return Prec.highest(plugin); // inside of what Markdown makes of the place
 }
 
-/** Where the {{ expressions }} of a text are, from there on, each as [from, to]. */
-function expressions(text, at) {
+/** Where the {{ expressions }} of a prompt are, each as [from, to]. */
+function expressions(text) {
+  const [begin, end] = headerPlace(text);
   const found = [];
-  for (let from = text.indexOf("{{", at); from >= 0; from = text.indexOf("{{", at)) {
+  let at = RAW.test(text.slice(begin, end)) ? text.length : end;
+  for (let from; (from = text.indexOf("{{", at)) >= 0; found.push([from, at])) {
     const to = closing(text, from + 2);
     if (to === null) break;
-    found.push([from, (at = to + 2)]);
+    at = to + 2;
   }
   return found;
 }
@@ -202,7 +183,7 @@ function expressions(text, at) {
 function closing(text, begin) {
   let depth = 0;
   TOKEN.lastIndex = begin;
-  for (let found = TOKEN.exec(text); found; found = TOKEN.exec(text)) {
+  for (let found; (found = TOKEN.exec(text)); ) {
     const token = found[0];
     if ("([{".includes(token)) depth++;
     else if (token === "}" && depth === 0) return text.startsWith("}}", found.index) ? found.index : null;
@@ -226,13 +207,9 @@ function unknownWords({ Decoration, EditorView, StateField }) {
     }
     return Decoration.set(found);
   };
-  const theme = EditorView.baseTheme({
-    ".bgmagic-unknown": { textDecoration: "underline wavy var(--jp-error-color1, #d32f2f)", textUnderlineOffset: "3px" },
-  });
-  const field = StateField.define({
+  return StateField.define({
     create: look,
     update: (value, change) => (change.docChanged || change.selection ? look(change.state) : value),
     provide: (it) => EditorView.decorations.from(it),
   });
-  return [field, theme];
 }
