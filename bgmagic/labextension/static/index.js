@@ -4,8 +4,6 @@ import { livePlugin } from "./live.js";
 import { panelPlugin } from "./panel.js";
 import { promptPlugin } from "./prompt.js";
 
-const MAKERS = [promptPlugin, panelPlugin, livePlugin];
-
 /**
  * @param shared gives a module of JupyterLab by its name.
  * @returns the plugins that this JupyterLab has the modules for.
@@ -18,7 +16,8 @@ export async function plugins(shared) {
   };
   const style = { rel: "stylesheet", href: new URL("./style.css", import.meta.url).href };
   document.head.append(Object.assign(document.createElement("link"), style));
-  const made = await Promise.allSettled(MAKERS.map((make) => make(exported)));
+  const makers = [promptPlugin, panelPlugin, livePlugin];
+  const made = await Promise.allSettled(makers.map((make) => make(exported)));
   for (const { reason } of made) if (reason) console.warn("bgmagic:", reason);
   return made.filter(({ status }) => status === "fulfilled").map(({ value }) => value);
 }

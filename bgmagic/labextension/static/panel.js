@@ -106,7 +106,7 @@ function notify(lab, app, notebooks, jobs, ended, show) {
 function makePanel(lab, { app, jobs, notebooks, rendermime }) {
   const search = element("input", { type: "search", placeholder: "Search name, notebook …", ariaLabel: "Search jobs" });
   const filter = element("select", { ariaLabel: "Which jobs" });
-  for (const name of ["all jobs", "this notebook", "running", "completed", "without an answer"]) filter.append(element("option", {}, name));
+  for (const name of ["all jobs", "this notebook", "running", "completed", "without an answer"]) filter.add(new Option(name));
   const list = element("div.bgpanel-list", { tabIndex: 0, role: "listbox", ariaLabel: "Jobs" });
   const detail = element("div.bgpanel-detail", { hidden: true, tabIndex: 0, role: "region", ariaLabel: "The chosen job" });
   const trouble = element("p", { role: "status", className: "bgpanel-trouble" });
@@ -332,8 +332,7 @@ async function inKernel(app, row, action) {
   if (!model) throw new Error("No kernel runs for its notebook: open it, then Attach here.");
   const kernel = app.serviceManager.kernels.connectTo({ model: model.kernel });
   try {
-    const told = `__import__("bgmagic.notebook.panel", fromlist=["act"]).act(${JSON.stringify(action)}, ${JSON.stringify(row.key)})`;
-    return await evaluated(kernel, told);
+    return await evaluated(kernel, `__import__("bgmagic.notebook.panel", fromlist=["act"]).act("${action}", ${JSON.stringify(row.key)})`);
   } finally {
     kernel.dispose();
   }

@@ -17,14 +17,16 @@ const RAW = /(^|\s)--raw(\s|$)/;
 /** The plugin; @param exported gives what modules of JupyterLab export, by their names. */
 export async function promptPlugin(exported) {
   const names = ["@codemirror/state", "@codemirror/view", "@codemirror/language", "@lezer/common", "@lezer/highlight"];
-  const parts = await exported(...names, "@jupyterlab/codemirror");
+  const parts = await exported(...names, "@jupyterlab/codemirror", "@jupyterlab/notebook");
   return {
     id: "bgmagic:prompt",
     description: "Colours the cells of %%bgresponse.",
     autoStart: true,
     requires: [parts.IEditorExtensionRegistry, parts.IEditorLanguageRegistry],
-    activate: (_, extensions, languages) => {
-      const colours = promptColours(parts, () => parsers(languages));
+    optional: [parts.INotebookTracker],
+    activate: (_, extensions, languages, notebooks) => {
+      const { ready, colours } = promptColours(parts, () => parsers(languages));
+      notebooks?.widgetAdded.connect(ready); // its cells come later
       extensions.addExtension({
         name: "bgmagic:prompt",
         factory: ({ inline, model }) => {
@@ -36,33 +38,34 @@ export async function promptPlugin(exported) {
   };
 }
 
-/** JupyterLab's own parsers of Markdown, with code and formulas, and of Python; loaded with the first prompt. */
+/** JupyterLab's own parsers of Markdown, with code and formulas, and of Python; loaded with the first notebook. */
 async function parsers(languages) {
   const found = await Promise.all(["ipythongfm", "python"].map((name) => languages.getLanguage(name)));
   return found.map(({ support }) => support.language.parser);
 }
 
-/** @returns a function that gives an editor's extension, by its model. */
+/** @returns what gives an editor's extension, by its model, and what makes that ready. */
 function promptColours(parts, load) {
   const { Compartment, EditorState, Prec, ViewPlugin } = parts;
   const compartment = new Compartment();
   const OFF = [];
-  let first = null; // with the first prompt of the page
+  let first = null;
   let full = null;
 
-  const on = () => full ?? (first ??= begin());
+  const ready = () => full ?? (first ??= begin());
   // Until the parsers are there, the options alone are coloured.
   function begin() {
     const marks = unknownWords(parts);
     const language = promptLanguage(parts);
     const loading = load().then(([markdown, python]) => {
       full = [Prec.highest(language(markdown)), expressionColours(parts, python), marks];
-    });
+    }).catch(console.warn);
     const follow = ViewPlugin.define((editor) => {
       let open = true;
       loading.then(() => {
-        if (open && compartment.get(editor.state) === first) editor.dispatch({ effects: compartment.reconfigure(full) });
-      }, console.warn);
+        const due = open && full && compartment.get(editor.state) === first;
+        if (due) editor.dispatch({ effects: compartment.reconfigure(full) });
+      });
       return { destroy: () => (open = false) };
     });
     return [Prec.highest(language()), marks, follow];
@@ -72,11 +75,10 @@ function promptColours(parts, load) {
     if (!change.docChanged) return null;
     const was = compartment.get(change.startState) !== OFF;
     const is = headerOf(change.newDoc) !== null;
-    return was === is ? null : { effects: compartment.reconfigure(is ? on() : OFF) };
+    return was === is ? null : { effects: compartment.reconfigure(is ? ready() : OFF) };
   });
-  return (model) => {
-    return [compartment.of(isHeader(model.sharedModel.getSource()) ? on() : OFF), toggle];
-  };
+  const colours = (model) => [compartment.of(isHeader(model.sharedModel.getSource()) ? ready() : OFF), toggle];
+  return { ready, colours };
 }
 
 /** Gives the language of a prompt by a parser of Markdown; without one its text is plain. */
@@ -103,7 +105,7 @@ function promptLanguage(parts) {
   // block in it highlightTree gave spans out of order, at which JupyterLab's highlighter stops.
   const parser = (createParse) => Object.assign(new Parser(), { createParse });
   return (markdown) => {
-    const text = parser((input, ...more) => markdown.createParse(masked(input), ...more));
+    const text = parser((input, ...more) => markdown.startParse(masked(input.read(0, input.length)), ...more));
     const isText = (node) => node.type === body && node.to > node.from;
     const wrap = markdown && parseMixed((node) => (isText(node) ? { parser: text } : null));
     const whole = parser((input, ...more) => {
@@ -122,14 +124,12 @@ function headerPlace(text) {
   return [text.lastIndexOf("\n", start) + 1, end < 0 ? text.length : end];
 }
 
-/** An input with letters in place of its expressions. */
-function masked(input) {
-  let text = input.read(0, input.length);
+/** A prompt with letters in place of its expressions. */
+function masked(text) {
   for (const [from, to] of expressions(text)) {
     text = text.slice(0, from) + text.slice(from, to).replace(/[^\n]/g, "x") + text.slice(to);
   }
-  const read = (from, to) => text.slice(from, to);
-  return { length: text.length, lineChunks: false, chunk: (from) => text.slice(from), read };
+  return text;
 }
 
 /** Colours {{ expressions }} wherever they stand, in code and headings too: all of them are filled in. */
