@@ -17,10 +17,11 @@ import socket
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -297,6 +298,13 @@ TICK = 0.05  # seconds; waits that end within the same ones share a timer
 EXACT = 1.0  # seconds; shorter waits have timers of their own
 
 
+class Sleeper(Protocol):
+    """What is called after a time."""
+
+    def ring(self, token: object) -> None:
+        """The time is over for which `Clock.ring` gave this token, or it has a turn of `Turns`."""
+
+
 class _Timers(threading.local):
     """The timers of one thread. Thousands of waits need few, and each timer would cost a place in
     asyncio's heap, a handle and a context.
@@ -307,26 +315,33 @@ class _Timers(threading.local):
     def __init__(self) -> None:
         self.context = contextvars.Context()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ticks: dict[int, list[asyncio.Future[None]]] = {}
+        self._ticks: dict[int, tuple[int, list[Sleeper]]] = {}
 
-    def end_at(
-        self, loop: asyncio.AbstractEventLoop, at: float, waiter: asyncio.Future[None]
-    ) -> None:
-        """Resolve ``waiter`` within `TICK` seconds after the loop's time ``at``."""
+    def ring(self, sleeper: Sleeper, seconds: float) -> object:
+        """Call ``sleeper.ring`` on the running loop after ``seconds``, and of long times up to
+        `TICK` more, with the token that this gives."""
+        loop = asyncio.get_running_loop()
+        if seconds < EXACT:
+            token = object()
+            loop.call_later(seconds, sleeper.ring, token, context=self.context)
+            return token
         if loop is not self._loop:
             self._loop, self._ticks = loop, {}
-        tick = math.ceil(at / TICK)
-        waiters = self._ticks.get(tick)
-        if waiters is None:
-            waiters = self._ticks[tick] = []
+        tick = math.ceil((loop.time() + seconds) / TICK)
+        if tick not in self._ticks:
+            self._ticks[tick] = tick, []
             loop.call_at(tick * TICK, self._end, self._ticks, tick, context=self.context)
-        waiters.append(waiter)
+        token, sleepers = self._ticks[tick]  # one number for all of them
+        sleepers.append(sleeper)
+        return token
 
     @staticmethod
-    def _end(ticks: dict[int, list[asyncio.Future[None]]], tick: int) -> None:
-        for waiter in ticks.pop(tick):
-            if not waiter.done():
-                waiter.set_result(None)
+    def _end(ticks: dict[int, tuple[int, list[Sleeper]]], tick: int) -> None:
+        for sleeper in ticks.pop(tick)[1]:
+            try:
+                sleeper.ring(tick)
+            except Exception:  # must not keep others asleep
+                logger.exception("%r did not wake", sleeper)
 
 
 _TIMERS = _Timers()
@@ -335,16 +350,17 @@ _TIMERS = _Timers()
 class WakeEvent:
     """Ends one job's wait early, or at its timeout. Lighter than an `asyncio.Event` with one."""
 
-    __slots__ = ("_set", "_waiter")
+    __slots__ = ("_set", "_token", "_waiter")
 
     def __init__(self) -> None:
         self._set = False
         self._waiter: asyncio.Future[None] | None = None
+        self._token: object = None
 
     def set(self) -> None:
         """End the current wait, or else the next one."""
         self._set = True
-        self._end(self._waiter)
+        self._end()
 
     def clear(self) -> None:
         """Reset the event."""
@@ -354,24 +370,64 @@ class WakeEvent:
         """Wait until it is set, at most ``seconds``, and of long ones up to `TICK` more."""
         if self._set:
             return
-        loop = asyncio.get_running_loop()
-        self._waiter = waiter = loop.create_future()
-        timer = None
-        if seconds is not None and seconds >= EXACT:
-            _TIMERS.end_at(loop, loop.time() + seconds, waiter)
-        elif seconds is not None:
-            timer = loop.call_later(seconds, self._end, waiter, context=_TIMERS.context)
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        self._token = None if seconds is None else _TIMERS.ring(self, seconds)
         try:
             await waiter
         finally:
-            if timer is not None:
-                timer.cancel()
             self._waiter = None
 
-    @staticmethod
-    def _end(waiter: asyncio.Future[None] | None) -> None:
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+    def ring(self, token: object) -> None:
+        """End the wait that has this token."""
+        if token == self._token:
+            self._end()
+
+    def _end(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+LOOK = 1.0  # seconds between looks at who has waited too long for a turn
+
+
+class Turns:
+    """Bounds what is under way at once. Belongs to one event loop."""
+
+    def __init__(self, most: int) -> None:
+        """Make it for ``most`` at once."""
+        self._most = most
+        self._inside: set[Sleeper] = set()
+        self._queue: OrderedDict[Sleeper, float] = OrderedDict()  # with the loop's time to go
+        self._looking: asyncio.TimerHandle | None = None
+
+    def ask(self, sleeper: Sleeper, seconds: float) -> None:
+        """Ring ``sleeper``, with this as the token, once it has a turn: the first who asks first,
+        and after ``seconds``, or one more, in any case."""
+        if len(self._inside) < self._most or seconds <= 0:
+            self.take(sleeper)
+            return
+        loop = asyncio.get_running_loop()
+        self._queue[sleeper] = loop.time() + seconds
+        self._looking = self._looking or loop.call_later(LOOK, self._look)
+
+    def take(self, sleeper: Sleeper) -> None:
+        """Give it a turn now."""
+        self._queue.pop(sleeper, None)
+        self._inside.add(sleeper)
+        sleeper.ring(self)
+
+    def leave(self, sleeper: Sleeper) -> None:
+        """Take the turn back, if it has one, or waits for one."""
+        self._inside.discard(sleeper)
+        self._queue.pop(sleeper, None)
+        while self._queue and len(self._inside) < self._most:
+            self.take(next(iter(self._queue)))
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sleeper in [one for one, at in self._queue.items() if at <= loop.time()]:
+            self.take(sleeper)
+        self._looking = loop.call_later(LOOK, self._look) if self._queue else None
 
 
 @dataclass(frozen=True)
@@ -381,68 +437,14 @@ class Clock:
     Attributes:
         now: seconds since the epoch, by the wall clock, so that a suspended laptop counts.
         wait: wait to be woken at most so many seconds.
+        ring: call a sleeper after so many seconds; gives the token that it is called with.
     """
 
     now: Callable[[], float] = time.time
     wait: Callable[[WakeEvent, float], Awaitable[None]] = WakeEvent.wait
+    ring: Callable[[Sleeper, float], object] = _TIMERS.ring
 
     async def pause(self, wake: WakeEvent, seconds: float) -> None:
         """Wait ``seconds``, or until ``wake`` is set, and clear it."""
         await self.wait(wake, seconds)
         wake.clear()
-
-
-# Seconds by which a limit may be noticed too late before it is taken for the process's own fault,
-# and those that the wait goes on for then.
-LATE = 1.0
-LATE_GRACE = 5.0
-
-
-class TimeLimit:
-    """Limits one wait at a time, and can be shortened while it lasts. Belongs to one event loop."""
-
-    __slots__ = ("_timeout",)
-
-    def __init__(self) -> None:
-        self._timeout: asyncio.Timeout | None = None
-
-    @property
-    def waiting(self) -> bool:
-        """Whether something is waited for now."""
-        return self._timeout is not None
-
-    async def wait(self, seconds: float | None, awaitable: Awaitable[T]) -> T:
-        """Wait for ``awaitable``, at most ``seconds`` if that is no None.
-
-        Raises:
-            TimeoutError: the time was over, or `shorten` ended it.
-        """
-        loop, timer = asyncio.get_running_loop(), None
-        try:
-            async with asyncio.timeout(None) as self._timeout:
-                if seconds is not None:
-                    due = loop.time() + seconds
-                    timer = loop.call_later(seconds, self._expire, self._timeout, due)
-                return await awaitable
-        finally:
-            self._timeout = None
-            if timer is not None:
-                timer.cancel()
-
-    def shorten(self, seconds: float) -> None:
-        """End the wait after ``seconds`` from now, unless it ends sooner."""
-        timeout = self._timeout
-        if timeout is not None and not timeout.expired():
-            soon = asyncio.get_running_loop().time() + seconds
-            timeout.reschedule(min(soon, timeout.when() or soon))
-
-    def _expire(self, timeout: asyncio.Timeout, due: float) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        if timeout is not self._timeout or timeout.expired():
-            return
-        if now - due > LATE:
-            # The process was stopped, or a cell kept the interpreter: the result may be there.
-            loop.call_later(LATE_GRACE, self._expire, timeout, now + LATE_GRACE)
-        else:
-            timeout.reschedule(now)

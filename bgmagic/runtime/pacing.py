@@ -16,13 +16,12 @@ import math
 import random
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import field
 from typing import TypeVar
 
 from bgmagic.api.server import ServerConfig
-from bgmagic.concurrency import WakeEvent
+from bgmagic.concurrency import Turns, WakeEvent
 from bgmagic.runtime.sending import ServerBehavior
 from bgmagic.transport.client import CREATE_TIMEOUT, ResponsesClient
 from bgmagic.values import dataclass
@@ -206,44 +205,9 @@ class PollSlot:
         self._pacer._leave()
 
 
-# Jobs that have a turn at once: four polls wait behind each that is in flight, and what a hundred
-# responses of 8 kB take until they are written down is 5 MB.
+# Jobs that are polled at once, or whose ends are being written down: so long each has its whole
+# response in memory, as 5 MB for 200 of 8 kB. Four polls wait behind each that is in flight.
 TURNS = 200
-
-
-class PollTurns:
-    """Bounds the jobs of one server that are polled now, or whose ends are being written down: so
-    long each has its whole response in memory. On the loop thread only.
-
-    A job is identified by its `WakeEvent`, as in `ConcurrencyLimiter`.
-    """
-
-    def __init__(self, most: int) -> None:
-        """Make it for ``most`` jobs at once."""
-        self._most = most
-        self._inside: set[WakeEvent] = set()
-        self._queue: OrderedDict[WakeEvent, None] = OrderedDict()
-
-    async def take(
-        self, wake: WakeEvent, seconds: float, wait: Callable[[WakeEvent, float], Awaitable[None]]
-    ) -> None:
-        """Wait for a turn, the first who asks first, and take one after ``seconds`` or once
-        ``wake`` is set in any case: no poll may come too late, whatever holds up the journal."""
-        if len(self._inside) >= self._most:
-            self._queue[wake] = None
-            await wait(wake, seconds)
-            wake.clear()
-            self._queue.pop(wake, None)
-        self._inside.add(wake)
-
-    def leave(self, wake: WakeEvent) -> None:
-        """Give the turn back, if it has one, or is about to get one."""
-        self._inside.discard(wake)
-        self._queue.pop(wake, None)
-        while self._queue and len(self._inside) < self._most:
-            first, _ = self._queue.popitem(last=False)
-            self._inside.add(first)
-            first.set()
 
 
 class ConcurrencyLimiter:
@@ -417,13 +381,13 @@ class ServerEndpoint:
         client: makes the calls.
         pacer: spreads the polls of many jobs evenly.
         behavior: what was seen of the server.
-        turns: bounds what is in memory of its responses.
+        turns: bounds the jobs that are polled at once.
     """
 
     client: ResponsesClient
     pacer: PollPacer
     behavior: ServerBehavior = field(default_factory=ServerBehavior)
-    turns: PollTurns = field(default_factory=lambda: PollTurns(TURNS))
+    turns: Turns = field(default_factory=lambda: Turns(TURNS))
 
 
 @dataclass(frozen=True)

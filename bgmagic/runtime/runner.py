@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from bgmagic.api.response import is_terminal
 from bgmagic.api.server import ServerConfig
-from bgmagic.concurrency import Clock, TimeLimit, WakeEvent
+from bgmagic.concurrency import Clock, WakeEvent
 from bgmagic.errors import AnswerGone, BadInput, ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
@@ -30,13 +29,10 @@ from bgmagic.runtime.attach import adopted
 from bgmagic.runtime.calls import FindFunction, FunctionCalls
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
 from bgmagic.runtime.pacing import BUDGET_RETRY, PollSchedule, RunConfig, ServerEndpoint
-from bgmagic.runtime.sending import ending_of, post_in_time, why_not_yet
-from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher, record_changes
+from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
 from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.reply import Reply
-
-logger = logging.getLogger("bgmagic")
 
 # Delay (s) before the loop thread starts on a new job: importing the SDK would compete with the end
 # of the cell for the GIL.
@@ -45,17 +41,20 @@ START_DELAY = 0.05
 CLAIM_RETRY = 10.0  # seconds between tries to claim a job in a journal that fails, at most
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})  # instead of a response that is kept elsewhere
-
 _NO_IDS = ("", ".", "..")  # the last two would ask for another address
 
 
 class JobRunner:
-    """Runs one job to its end. All methods run on the loop thread."""
+    """Runs one job to its end; between polls it takes no task. On the loop thread only.
+
+    Attributes:
+        task: what runs it now, if anything does.
+    """
 
     __slots__ = (
-        "_calls", "_clock", "_closing", "_config", "_endpoint_of", "_find", "_following", "_gate",
-        "_had_slot", "_hurry", "_limit", "_ours", "_slot_event", "_store", "_wake", "job",
-        "sending", "unstored",
+        "_begin_poll", "_calls", "_clock", "_closing", "_config", "_endpoint_of", "_find",
+        "_following", "_gate", "_had_slot", "_hurry", "_limit", "_ours", "_slot_event", "_store",
+        "_wake", "job", "sending", "task", "unstored",
     )  # fmt: skip
 
     def __init__(
@@ -66,10 +65,13 @@ class JobRunner:
         store: JobStore,
         clock: Clock,
         find: FindJob,
-        gate: SendGate | None = None,
-        find_function: FindFunction = lambda _: None,
+        gate: SendGate | None,
+        find_function: FindFunction,
+        begin_poll: Callable[[JobRunner], None],
     ) -> None:
         self.job = job
+        self.task: asyncio.Task[None] | None = None
+        self._begin_poll = begin_poll
         self._gate = gate
         self._had_slot = False
         self._find = find
@@ -86,7 +88,7 @@ class JobRunner:
         self._wake = WakeEvent()
         self._slot_event = WakeEvent() if config.limiter is not None else self._wake
         self._following: ResponseWatcher | None = None
-        self._limit = TimeLimit()  # on what cancelling the job cuts short
+        self._limit = sending.TimeLimit()  # on what cancelling the job cuts short
         self._closing = False
         self._calls: FunctionCalls | None = None
         if job.record.rounds is not None:  # few have functions to call
@@ -98,39 +100,48 @@ class JobRunner:
             self._calls.decide(call_id, allow=allow)
 
     async def run(self, *, attached: bool = False, intended: bool = False) -> None:
-        """Run the job to its end; raises nothing but CancelledError.
+        """Run the job until it has ended, or `is_watched`.
 
         Args:
             attached: whether the journal has the job already, from another kernel.
             intended: whether it is stored already, with its whole group.
         """
+        self._watch(await self._begin(attached=attached, intended=intended))
+
+    async def poll(self) -> None:
+        """Poll the response that is watched; after its end, go on as `run` does."""
+        watcher = self._following
+        reply = None if watcher is None else await watcher.poll()
+        if watcher is None or not watcher.is_over:
+            return
+        self._following = None
+        watcher.close()
         try:
-            accepted = await self._begin(attached=attached, intended=intended)
-            while accepted is not None:
-                # Not within another call: thousands of jobs wait here, each with all its frames.
-                watcher = self._following = ResponseWatcher(
-                    self.job, accepted, self._store, self._clock, self._config.poll_interval
-                )
-                try:
-                    reply = await watcher.run(accepted.at + self._config.deadline)
-                    self._following = None
-                    goes_on = await self._goes_on(watcher, reply)
-                finally:
-                    self._following = None
-                    watcher.leave_turn()
-                    await _close(accepted)
-                accepted = await self._next(self._clock.now()) if goes_on else None
-        except asyncio.CancelledError:
-            self._stop_watching(SHUTDOWN)
-            raise
-        except Exception as error:
-            # In Python 3.12.0 and 3.12.1 no thread can be started as a process ends.
-            level = logging.DEBUG if self._closing else logging.ERROR
-            logger.log(level, "%r broke off", self.job, exc_info=True)
-            self._stop_watching(f"bgmagic itself failed with {type(error).__name__}: {error}")
+            goes_on = await (self._unseen(watcher) if reply is None else self._calls_more(reply))
         finally:
-            if self._config.limiter is not None:
-                self._config.limiter.release(self._slot_event)
+            watcher.leave_turn()
+            await _close(watcher.accepted)
+        self._watch(await self._next(self._clock.now()) if goes_on else None)
+
+    def _watch(self, accepted: AcceptedResponse | None) -> None:
+        if accepted is not None:
+            parts = self.job, accepted, self._store, self._clock, self._config.poll_interval
+            self._following = ResponseWatcher(*parts, self)
+            self._following.watch(accepted.at + self._config.deadline)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether its response is waited for: `begin_poll` is called when `poll` is to be."""
+        return self._following is not None
+
+    def begin_poll(self) -> None:
+        """Have a task `poll`."""
+        self._begin_poll(self)
+
+    def release(self) -> None:
+        """Let others of its group be sent: it has ended, or is watched no more."""
+        if self._config.limiter is not None:
+            self._config.limiter.release(self._slot_event)
 
     def request_cancel(self) -> None:
         """Cancel the job: at the server, or here if it was not sent."""
@@ -225,26 +236,19 @@ class JobRunner:
                 return accepted
             await _close(accepted)
             if not ended:
-                self._stop_watching(SHUTDOWN)
+                self.detach(SHUTDOWN)
                 return None
             if not await self._calls_more(accepted.reply):
                 return None
             since = self._clock.now()
         return None
 
-    async def _goes_on(self, watcher: ResponseWatcher, reply: Reply | None) -> bool:
-        """Whether the last ``reply`` calls functions. If not, or without one, the job ends."""
-        if reply is None:
-            await self._unseen(watcher)
-            return False
-        return await self._calls_more(reply)
-
     async def _calls_more(self, reply: Reply) -> bool:
         """Whether the terminal ``reply`` calls functions; if not, the job is settled with it."""
         if self._calls is not None and await self._calls.take(reply):
             self._ours = True  # it was followed here
             return True
-        changes = record_changes(self.job, reply, self._clock.now())
+        changes = sending.record_changes(self.job, reply, self._clock.now())
         await self._settle(reply.text, **changes)
         return False
 
@@ -276,10 +280,11 @@ class JobRunner:
             if not await self._acquire_slot():
                 continue
             if self._closing and not self.unstored:
-                self._stop_watching(SHUTDOWN)
+                self.detach(SHUTDOWN)
                 return None
-            # A group's job may wait long for its slot: the deadline counts from there.
-            give_up_at = self._first_turn(give_up_at)
+            if self._config.limiter is not None and not self._had_slot:
+                # It may have waited long for its slot: the deadline counts from there.
+                self._had_slot, give_up_at = True, self._clock.now() + self._config.deadline
             if await self._held_back():
                 continue
             try:
@@ -296,11 +301,13 @@ class JobRunner:
                 await self._clock.pause(self._wake, wait)
             except ServerError as failure:
                 left = give_up_at - self._clock.now()
-                ending = ending_of(failure, left, closing=self._closing)
+                ending = sending.ending_of(failure, left, closing=self._closing)
                 if ending is not None:
                     await self._settle(**ending, trouble=None)
                     return None
-                self.job.advance(status=Status.WAITING, trouble=why_not_yet(failure, self.job))
+                self.job.advance(
+                    status=Status.WAITING, trouble=sending.why_not_yet(failure, self.job)
+                )
                 await self._store.update(self.job.record, status=Status.WAITING)
                 if self._config.limiter is not None:
                     self._config.limiter.on_throttled(self._slot_event, failure.retry_after)
@@ -340,15 +347,8 @@ class JobRunner:
 
     async def _acquire_slot(self) -> bool:
         """Wait until the group lets this job be sent; False if something else woke it."""
-        limiter, position = self._config.limiter, self.job.record.position
-        index = position.index if position else 0
-        return limiter is None or await limiter.acquire(index, self._slot_event)
-
-    def _first_turn(self, give_up_at: float) -> float:
-        if self._config.limiter is None or self._had_slot:
-            return give_up_at
-        self._had_slot = True
-        return self._clock.now() + self._config.deadline
+        limiter, at = self._config.limiter, self.job.record.position
+        return limiter is None or await limiter.acquire(at.index if at else 0, self._slot_event)
 
     async def _send_once(self) -> AcceptedResponse | None:
         endpoint = self._endpoint_of(self._config.server)
@@ -366,7 +366,7 @@ class JobRunner:
             if self.job.record.cancelling:
                 return None
             if self._closing and not self.unstored:
-                self._stop_watching(SHUTDOWN)
+                self.detach(SHUTDOWN)
                 return None
             # From here on shutdown waits: a job that is claimed and not sent is unclear.
             self.sending = True
@@ -374,7 +374,7 @@ class JobRunner:
                 detach(self.job, CLAIMED_ELSEWHERE)
                 return None
             self.job.advance(status=Status.SUBMITTING, trouble=None)
-            reply, stream = await post_in_time(
+            reply, stream = await sending.post_in_time(
                 self.job,
                 endpoint.client,
                 endpoint.behavior,
@@ -393,7 +393,7 @@ class JobRunner:
         if self._config.limiter is not None:
             self._config.limiter.on_accepted()
         now = self._clock.now()
-        changes = record_changes(self.job, reply, now)
+        changes = sending.record_changes(self.job, reply, now)
         known = {"response_id": response_id, "accepted_at": now, "status": changes["status"]}
         await self._store.update(self.job.record, **known)
         if not is_terminal(reply.response):
@@ -404,8 +404,8 @@ class JobRunner:
 
     # Watching.
 
-    async def _unseen(self, watcher: ResponseWatcher) -> None:
-        """End the watching of a job whose end was not seen."""
+    async def _unseen(self, watcher: ResponseWatcher) -> bool:
+        """End the watching of a job whose end was not seen; False: it does not go on."""
         deadline = self._config.deadline
         if watcher.is_lost and self._config.same_key:  # another key may be in use by now
             why = why_lost(self.job.record, watcher.refusal)
@@ -414,6 +414,7 @@ class JobRunner:
             self._store.update_soon(self.job.record, owner=None)
             why = NOT_VISIBLE if watcher.is_lost else past_deadline(self.job, deadline)
             detach(self.job, why)
+        return False
 
     # Ending.
 
@@ -428,8 +429,12 @@ class JobRunner:
         stored = await self._store.end(self.job.record, self._config.server, text, changes)
         settle(self.job, stored=stored, **changes)
 
-    def _stop_watching(self, reason: str) -> None:
+    def detach(self, reason: str) -> None:
         """Detach a job that can't go on here; one that was being sent ends as unknown."""
+        watcher, self._following = self._following, None
+        if watcher is not None:
+            watcher.close()
+            watcher.leave_turn()
         if self.job.done():
             return
         if self.job.record.status == Status.SUBMITTING and self.job.response_id is None:

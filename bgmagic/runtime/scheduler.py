@@ -78,7 +78,7 @@ class BatchStart:
         self._hurry = self._courtesy.hurry
         self._written = asyncio.Event()
         self._begun: set[asyncio.Task[None]] = set()
-        self._all_ended = asyncio.Event()
+        self._all_sent = asyncio.Event()
         self._context = contextvars.Context()  # asyncio would copy one for each task
 
     @property
@@ -95,7 +95,7 @@ class BatchStart:
         await self._written.wait()
 
     async def run(self, spawn: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
-        """Store the group and run its jobs to their ends."""
+        """Store the group and send its jobs."""
         try:
             for batch in self._earlier:
                 await batch.written()
@@ -107,8 +107,8 @@ class BatchStart:
             elif self._runs is not None:
                 await self._runs.run(self._taken(), self._config)
             while self._begun:
-                self._all_ended.clear()
-                await self._all_ended.wait()
+                self._all_sent.clear()
+                await self._all_sent.wait()
         except asyncio.CancelledError:
             # Runners that have started have ended their jobs already.
             self._feed.abandon(SHUTDOWN)
@@ -155,14 +155,14 @@ class BatchStart:
                 return
             task = asyncio.create_task(spawn(job))
             self._begun.add(task)  # the loop itself keeps only weak references
-            task.add_done_callback(self._ended, context=self._context)
+            task.add_done_callback(self._sent, context=self._context)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)  # the polls of others go on
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _sent(self, task: asyncio.Task[None]) -> None:
         self._begun.discard(task)
         if not self._begun:
-            self._all_ended.set()
+            self._all_sent.set()
 
 
 def _ended(job: Job) -> bool:
@@ -224,16 +224,17 @@ class JobScheduler:
         self._store = store
         self._clock = clock
         # What all runners share, once for all: each look at a method makes another.
-        self._parts = self._endpoint_of, store, clock, find, gate, find_function
+        self._parts = self._endpoint_of, store, clock, find, gate, find_function, self._poll
         self._endpoints: dict[ServerConfig, ServerEndpoint] = {}
-        self._runners: dict[Job, tuple[JobRunner, asyncio.Task[None]]] = {}
+        self._runners: dict[Job, JobRunner] = {}
+        self._followed: dict[Job, asyncio.Future[None]] = {}
         self._batches: list[BatchStart] = []
         self._closing = False
 
     async def spawn(
         self, job: Job, config: RunConfig, *, attached: bool = False, intended: bool = False
     ) -> None:
-        """Run a job to its end.
+        """Run a job; returns once it has ended, or is followed.
 
         Args:
             attached: whether the journal has it already, from another kernel.
@@ -242,16 +243,59 @@ class JobScheduler:
         if job.record.batch is not None:
             await self._batch_runs().attach(job, config)
             return
-        runner = JobRunner(job, config, *self._parts)
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine always runs in one
-        self._runners[job] = runner, task
+        runner = self._runners[job] = JobRunner(job, config, *self._parts)
         if self._closing:
             runner.close()
+        await self._carry(runner, lambda: runner.run(attached=attached, intended=intended))
+
+    def _poll(self, runner: JobRunner) -> None:
+        runner.task = asyncio.create_task(self._carry(runner, runner.poll))
+
+    async def _carry(self, runner: JobRunner, step: Callable[[], Awaitable[None]]) -> None:
+        """Take a step of a runner: a poll, or what comes before. Raises only CancelledError."""
+        runner.task = asyncio.current_task()
         try:
-            await runner.run(attached=attached, intended=intended)
+            await step()
+        except asyncio.CancelledError:
+            runner.detach(SHUTDOWN)
+            raise
+        except Exception as error:
+            # In Python 3.12.0 and 3.12.1 no thread can be started as a process ends.
+            level = logging.DEBUG if self._closing else logging.ERROR
+            logger.log(level, "%r broke off", runner.job, exc_info=True)
+            runner.detach(f"bgmagic itself failed with {type(error).__name__}: {error}")
         finally:
-            del self._runners[job]
+            runner.task = None
+            if not runner.is_watched:
+                self._ended(runner)
+
+    async def follow(self, job: Job, config: RunConfig) -> None:
+        """Run a job of the journal to its end; cancelled, it follows it no more."""
+        await self.spawn(job, config, attached=True)
+        if job in self._runners:
+            ended = self._followed[job] = asyncio.get_running_loop().create_future()
+            try:
+                await ended
+            finally:
+                if job in self._runners:
+                    await self._stop([self._runners[job]])
+
+    def _ended(self, runner: JobRunner) -> None:
+        runner.release()
+        self._runners.pop(runner.job, None)
+        ended = self._followed.pop(runner.job, None)
+        if ended is not None and not ended.done():
+            ended.set_result(None)
+
+    async def _stop(self, runners: Sequence[JobRunner]) -> None:
+        """Detach jobs at once."""
+        tasks = [runner.task for runner in runners if runner.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for runner in runners:  # those that had no task, or one that had not begun
+            runner.detach(SHUTDOWN)
+            self._ended(runner)
 
     async def spawn_jobs(self, jobs: Sequence[Job], config: RunConfig) -> None:
         """Run jobs that are there already, and are written down together, to their ends."""
@@ -290,21 +334,21 @@ class JobScheduler:
         if job.record.batch is not None:
             self._batch_runs().request_cancel(job)
         elif job in self._runners:
-            self._runners[job][0].request_cancel()
+            self._runners[job].request_cancel()
         elif not job.done():
             job.advance(cancelling=True)  # its runner, which is about to start, will see that
 
     def decide(self, job: Job, call_id: str | None, *, allow: bool) -> None:
         """Let a call of a function run, or not, that waits for somebody's word; None is all."""
         if job in self._runners:
-            self._runners[job][0].decide(call_id, allow=allow)
+            self._runners[job].decide(call_id, allow=allow)
 
     def reconfigure(self, job: Job, config: RunConfig) -> None:
         """Go on with ``job``, which was accepted, at the same server with other credentials."""
         if job.record.batch is not None:
             self._batch_runs().reconfigure(job, config)
         elif job in self._runners:
-            self._runners[job][0].reconfigure(config)
+            self._runners[job].reconfigure(config)
 
     async def shutdown(self, grace: float) -> None:
         """End all runners.
@@ -315,19 +359,18 @@ class JobScheduler:
         """
         self._closing = True
         ending = None if self._runs is None else asyncio.create_task(self._runs.shutdown(grace))
-        runners = list(self._runners.values())
-        for runner, _ in runners:
+        for runner in list(self._runners.values()):
             runner.close()
         for batch in self._batches:
             batch.close()
-        under_way = [task for runner, task in runners if runner.unstored or runner.sending]
+        awaited = [one for one in self._runners.values() if one.unstored or one.sending]
+        under_way = [runner.task for runner in awaited if runner.task is not None]
         under_way += [asyncio.create_task(batch.written()) for batch in self._batches]
-        if under_way:
-            await asyncio.wait(under_way, timeout=grace)
-        tasks = [task for _, task in self._runners.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            if under_way:
+                await asyncio.wait(under_way, timeout=grace)
+        finally:
+            await self._stop(list(self._runners.values()))
         if ending is not None:
             await ending
         for endpoint in self._endpoints.values():

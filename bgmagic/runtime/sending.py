@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from bgmagic.api.request import Request
-from bgmagic.concurrency import TimeLimit
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import unclear
@@ -83,6 +83,62 @@ class ServerBehavior:
         if any(never in words for never in _NEVER):
             self.takes_previous = False
         return True
+
+
+# Seconds by which a limit may be noticed too late before it is taken for the process's own fault,
+# and those that the wait goes on for then.
+LATE = 1.0
+LATE_GRACE = 5.0
+
+
+class TimeLimit:
+    """Limits one wait at a time, and can be shortened while it lasts. Belongs to one event loop."""
+
+    __slots__ = ("_timeout",)
+
+    def __init__(self) -> None:
+        self._timeout: asyncio.Timeout | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is waited for now."""
+        return self._timeout is not None
+
+    async def wait(self, seconds: float | None, awaitable: Awaitable[T]) -> T:
+        """Wait for ``awaitable``, at most ``seconds`` if that is no None.
+
+        Raises:
+            TimeoutError: the time was over, or `shorten` ended it.
+        """
+        loop, timer = asyncio.get_running_loop(), None
+        try:
+            async with asyncio.timeout(None) as self._timeout:
+                if seconds is not None:
+                    due = loop.time() + seconds
+                    timer = loop.call_later(seconds, self._expire, self._timeout, due)
+                return await awaitable
+        finally:
+            self._timeout = None
+            if timer is not None:
+                timer.cancel()
+
+    def shorten(self, seconds: float) -> None:
+        """End the wait after ``seconds`` from now, unless it ends sooner."""
+        timeout = self._timeout
+        if timeout is not None and not timeout.expired():
+            soon = asyncio.get_running_loop().time() + seconds
+            timeout.reschedule(min(soon, timeout.when() or soon))
+
+    def _expire(self, timeout: asyncio.Timeout, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if timeout is not self._timeout or timeout.expired():
+            return
+        if now - due > LATE:
+            # The process was stopped, or a cell kept the interpreter: the result may be there.
+            loop.call_later(LATE_GRACE, self._expire, timeout, now + LATE_GRACE)
+        else:
+            timeout.reschedule(now)
 
 
 @contextlib.contextmanager
@@ -214,3 +270,21 @@ def why_not_yet(failure: ServerError, job: Job) -> str:
     if failure.status_code == 429 and job.request.tier == "flex":
         return f"the flex tier has no room now; it waits and is sent again: {failure}"
     return f"not sent yet: {failure}"
+
+
+def record_changes(job: Job, reply: Reply, now: float) -> dict[str, Any]:
+    """Work out the changes that a reply makes to the record."""
+    word = reply.response.get("status")
+    # Lean servers leave the status out: the last one stays.
+    status = sys.intern(word) if isinstance(word, str) and word else job.record.status
+    started = job.record.started_at
+    if started is None and status not in (Status.QUEUED, Status.SUBMITTING, Status.ATTACHED):
+        started = now
+    return {
+        "response": reply.response,
+        "status": status,
+        "started_at": started,
+        "checked_at": now,
+        "trouble": None,
+        "offline": False,
+    }

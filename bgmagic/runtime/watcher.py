@@ -7,17 +7,17 @@ never the truth about a job: the answer is what a poll says.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from bgmagic.api.response import SERVER_TERMINAL, is_terminal
-from bgmagic.concurrency import Clock, WakeEvent
+from bgmagic.concurrency import Clock
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Note, Preview, Status
 from bgmagic.runtime.pacing import LIMIT, PollSchedule, ServerEndpoint
+from bgmagic.runtime.sending import record_changes
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.reply import Reply, without_half_characters
 from bgmagic.transport.streaming import EventStream, PartialOutput, ServerSentEvent
@@ -168,13 +168,25 @@ class AcceptedResponse:
     stream: EventStream | None = None
 
 
+class PollTask(Protocol):
+    """Polls, in a task of its own."""
+
+    def begin_poll(self) -> None:
+        """Have one call `ResponseWatcher.poll`."""
+
+
 class ResponseWatcher:
-    """Polls one response until it is terminal. All methods run on the loop thread."""
+    """Says when one response is to be polled, and polls it until it is terminal. Between polls it
+    takes no task. All methods run on the loop thread.
+
+    Attributes:
+        is_over: whether the response is terminal, or is polled no more: `is_lost`, or the deadline.
+    """
 
     __slots__ = (
-        "_accepted", "_asked_at", "_cancelling", "_client", "_clock", "_delay", "_delays", "_job",
-        "_last", "_listener", "_listening", "_missing", "_poll_slot", "_store", "_stream_end",
-        "_turns", "_unreached", "_wake", "refusal",
+        "_asked_at", "_cancelling", "_client", "_clock", "_deadline", "_delay", "_delays", "_job",
+        "_last", "_listener", "_listening", "_missing", "_poll_slot", "_polls", "_store",
+        "_stream_end", "_token", "_turns", "_unreached", "_woken", "accepted", "is_over", "refusal",
     )  # fmt: skip
 
     def __init__(
@@ -184,23 +196,28 @@ class ResponseWatcher:
         store: JobStore,
         clock: Clock,
         poll_interval: float | None,
+        polls: PollTask,
     ) -> None:
         self._job = job
-        self._accepted = accepted
+        self.accepted = accepted
         self._store = store
         self._clock = clock
+        self._polls = polls
         self._client = accepted.endpoint.client
         self._turns = accepted.endpoint.turns
         self._poll_slot = accepted.endpoint.pacer.join(chosen=poll_interval is not None)
         self._delays = PollSchedule(poll_interval, slot=self._poll_slot)
-        self._wake = WakeEvent()
+        self._token: object = None  # what is waited for; None while it is polled
+        self._woken = False
         self._delay = 0.0  # until the next poll, in seconds
+        self._deadline = 0.0
         self._asked_at = clock.now()
         self._last: Reply | None = None
         self._missing = 0
         self._unreached = False
         self._listener: StreamListener | None = None
         self._stream_end: Reply | None = None  # the response with which the stream ended
+        self.is_over = False
         # What the server said of the response last that it does not know, in words.
         self.refusal = ""
         self._cancelling: asyncio.Task[None] | None = None
@@ -215,48 +232,85 @@ class ResponseWatcher:
         """Call the server by ``endpoint`` from now on, at once for the first time."""
         self._client = endpoint.client
         self._missing = 0
-        self._delays.soon()
-        self._wake.set()
+        self._wake()
 
-    async def run(self, deadline: float) -> Reply | None:
-        """Follow the response to its end.
-
-        Args:
-            deadline: when to stop following, seconds since the epoch.
-
-        Returns:
-            the terminal reply; None if the deadline came first or the response `is_lost`. Until
-            `leave_turn` it has others wait.
-        """
+    def watch(self, deadline: float) -> None:
+        """Begin; ``deadline``: when to stop following, seconds since the epoch."""
+        self._deadline = deadline
         if self._job.record.cancelling:
             self.cancel()
         if self._job.request.streams:
             self._listening = asyncio.create_task(self._listen())
-        self._delay = self._delays.after_reply(self._accepted.reply.poll_after)
-        try:
-            # Thousands of jobs wait here: whatever is called below is over by then.
-            while not self.is_lost:
-                now = self._clock.now()
-                # A poll may be answered late: the limit holds from one to the next.
-                most = min(deadline - now, self._asked_at + LIMIT - now)
-                await self._clock.wait(self._wake, max(0.0, min(self._delay, most)))
-                self._wake.clear()
-                await self._turns.take(self._wake, self._patience(), self._clock.wait)
-                late = self._clock.now() >= deadline
-                ended = await self._poll()
-                if ended is not None or late:  # one poll after the deadline is the last
-                    return ended
-                self.leave_turn()
-            return None
-        finally:
-            self._end()
+        self._delay = self._delays.after_reply(self.accepted.reply.poll_after)
+        self._wait()
+
+    def ring(self, token: object) -> None:
+        """It is its turn to be polled, or the time to ask for one."""
+        if token is self._turns:
+            self._token, self._woken = None, False
+            self._polls.begin_poll()
+        elif token == self._token:
+            self._due()
+
+    async def poll(self) -> Reply | None:
+        """Poll once; gives the terminal reply, if there is one.
+
+        If it `is_over`, others wait until `leave_turn`.
+        """
+        late = self._clock.now() >= self._deadline
+        ended = await self._poll()
+        # One poll after the deadline is the last.
+        self.is_over = ended is not None or late or self.is_lost
+        if not self.is_over:
+            self.leave_turn()
+            self._wait()
+        return ended
+
+    def leave_turn(self) -> None:
+        """Let others poll: the reply is written down, or was none of the last."""
+        self._turns.leave(self)
+
+    def close(self) -> None:
+        """Stop waiting and listening."""
+        self._token, self.is_over = None, True
+        self._poll_slot.leave()
+        for task in (self._cancelling, self._listening):
+            if task is not None:
+                task.cancel()
+
+    def _wait(self) -> None:
+        """Wait until the next poll is due."""
+        now = self._clock.now()
+        # A poll may be answered late: the limit holds from one to the next.
+        most = min(self._deadline - now, self._asked_at + LIMIT - now)
+        seconds = 0.0 if self._woken else max(0.0, min(self._delay, most))
+        self._token = self._clock.ring(self, seconds)
+
+    def _wake(self) -> None:
+        """Poll soon, and begin with the early delays again."""
+        self._delays.soon()
+        if self._token is None:
+            self._woken = True  # a poll is under way, and the next one follows it
+        elif self._token is self._turns:
+            self._turns.take(self)
+        else:
+            self._due()
+
+    def _due(self) -> None:
+        self._token = self._turns
+        self._turns.ask(self, self._patience())
+
+    def _patience(self) -> float:
+        """Seconds for which the poll may be put off."""
+        if self._store.trouble is not None:
+            return 0.0  # what can't be written down is waited for in vain
+        return max(0.0, self._asked_at + LIMIT - self._clock.now())
 
     async def _poll(self) -> Reply | None:
-        """Poll once; gives the terminal reply, if it is one."""
         last, self._asked_at = self._last, self._clock.now()
         try:
             include = self._job.request.include
-            reply = await self._client.retrieve(self._accepted.response_id, last, include)
+            reply = await self._client.retrieve(self.accepted.response_id, last, include)
         except ServerError as failure:
             if self._stream_end is not None and failure.status_code in NOT_KEPT:
                 self._job.advance(notes=self._job.record.with_note(Note.FROM_STREAM))
@@ -273,22 +327,6 @@ class ResponseWatcher:
         self._last = reply
         self._delay = self._delays.after_reply(reply.poll_after)
         return None
-
-    def _patience(self) -> float:
-        """Seconds for which the poll may be put off."""
-        if self._store.trouble is not None:
-            return 0.0  # what can't be written down is waited for in vain
-        return max(0.0, self._asked_at + LIMIT - self._clock.now())
-
-    def leave_turn(self) -> None:
-        """Let others poll: the reply is written down, or was none of the last."""
-        self._turns.leave(self._wake)
-
-    def _end(self) -> None:
-        self._poll_slot.leave()
-        for task in (self._cancelling, self._listening):
-            if task is not None:
-                task.cancel()
 
     def _heard(self, reply: Reply) -> None:
         self._missing, self._unreached = 0, False
@@ -312,10 +350,10 @@ class ResponseWatcher:
         """Note whether the server called the job queued until it completed."""
         queued = polled and self._job.record.status == Status.QUEUED
         if queued and response.get("status") == Status.COMPLETED:
-            self._accepted.endpoint.behavior.says_queued = True
+            self.accepted.endpoint.behavior.says_queued = True
 
     def _notes(self, status: str) -> tuple[Note, ...]:
-        there = status == Status.QUEUED and self._accepted.endpoint.behavior.says_queued
+        there = status == Status.QUEUED and self.accepted.endpoint.behavior.says_queued
         record = self._job.record
         known = there or record.notes
         return record.with_note(Note.SAYS_QUEUED, there=there) if known else record.notes
@@ -357,7 +395,7 @@ class ResponseWatcher:
     # Listening.
 
     async def _listen(self) -> None:
-        accepted = self._accepted
+        accepted = self.accepted
         self._listener = StreamListener(
             lambda after: self._client.follow(accepted.response_id, after),
             self._preview,
@@ -378,8 +416,7 @@ class ResponseWatcher:
         if isinstance(status, str) and status in SERVER_TERMINAL:
             if isinstance(response.get("output"), list):
                 self._stream_end = Reply(without_half_characters(response))
-            self._delays.soon()
-            self._wake.set()
+            self._wake()
         elif status == Status.IN_PROGRESS and self._job.record.status == Status.QUEUED:
             # Only forwards: a stream that is read again repeats earlier states.
             self._heard(Reply(response))
@@ -396,7 +433,7 @@ class ResponseWatcher:
         The answer does not settle the job: a server may complete it after all, and refuses to
         cancel a response that has ended. The poll that follows decides.
         """
-        delays, missed, accepted = PollSchedule(1.0), 0, self._accepted
+        delays, missed, accepted = PollSchedule(1.0), 0, self.accepted
         while True:
             try:
                 await self._client.cancel(accepted.response_id)
@@ -410,23 +447,4 @@ class ResponseWatcher:
                     self._store.update_soon(self._job.record, cancelling=False)
                     break
                 await asyncio.sleep(delays.after_failure(failure.retry_after))
-        self._delays.soon()
-        self._wake.set()
-
-
-def record_changes(job: Job, reply: Reply, now: float) -> dict[str, Any]:
-    """Work out the changes that a reply makes to the record."""
-    word = reply.response.get("status")
-    # Lean servers leave the status out: the last one stays.
-    status = sys.intern(word) if isinstance(word, str) and word else job.record.status
-    started = job.record.started_at
-    if started is None and status not in (Status.QUEUED, Status.SUBMITTING, Status.ATTACHED):
-        started = now
-    return {
-        "response": reply.response,
-        "status": status,
-        "started_at": started,
-        "checked_at": now,
-        "trouble": None,
-        "offline": False,
-    }
+        self._wake()

@@ -135,7 +135,7 @@ class KeepWatching:
         same_key = known == entry.credentials
         config = RunConfig(self._server, entry.poll_interval, entry.deadline, same_key)
         job = Job(record_of(entry), NoController())
-        task = asyncio.create_task(self._scheduler.spawn(job, config, attached=True))
+        task = asyncio.create_task(self._scheduler.follow(job, config))
         self._tasks[which] = task
         task.add_done_callback(lambda _: self._over(which))
 

@@ -55,7 +55,7 @@ def test_an_answer_that_came_while_the_process_was_stopped(
 ) -> None:
     """Where the limit passes while nothing runs here, as in a suspended process, the answer that has
     come meanwhile counts."""
-    monkeypatch.setattr("bgmagic.concurrency.LATE", 0.1)
+    monkeypatch.setattr("bgmagic.runtime.sending.LATE", 0.1)
     submitted(manager, ask()).result(LIMIT)
     pointed.enqueue("create", Script(hold=gate))
     job = submitted(manager, ask("stopped"), create_timeout=2.0)

@@ -450,7 +450,7 @@ def test_waits_for_another_kernel(chain: ScriptedServer, monkeypatch: pytest.Mon
 
 
 async def _give_up(manager: Any, job: Job) -> None:
-    manager._scheduler._runners[job][1].cancel()
+    await manager._scheduler._stop([manager._scheduler._runners[job]])
     await manager.store.update(job.record, owner=None)
 
 

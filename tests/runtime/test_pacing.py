@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import ResponseCompressor
-from bgmagic.concurrency import Clock, WakeEvent
+from bgmagic.concurrency import Clock, Sleeper, Turns
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord
-from bgmagic.runtime.pacing import LIMIT, PollPacer, PollSchedule, PollTurns, ServerEndpoint
+from bgmagic.runtime.pacing import LIMIT, PollPacer, PollSchedule, ServerEndpoint
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
@@ -85,12 +85,15 @@ class Time:
         self.at = 1000.0
         self.waits: list[float] = []
 
-    async def wait(self, _wake: WakeEvent, seconds: float) -> None:
+    def ring(self, sleeper: Sleeper, seconds: float) -> object:
         self.waits.append(seconds)
         self.at += seconds
+        token = object()
+        asyncio.get_running_loop().call_soon(sleeper.ring, token)
+        return token
 
     def clock(self) -> Clock:
-        return Clock(now=lambda: self.at, wait=self.wait)
+        return Clock(now=lambda: self.at, ring=self.ring)
 
 
 class Server:
@@ -111,6 +114,16 @@ class Server:
         return reply
 
 
+class Polls:
+    """What polls a job: tells that it is to."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+
+    def begin_poll(self) -> None:
+        self.begun.set()
+
+
 class Unheard:
     """Whoever runs the job; nothing is asked of it here."""
 
@@ -123,7 +136,7 @@ def run(
     deadline: float,
     hint: float | None = None,
     seconds: float = 0.0,
-    turns: PollTurns | None = None,
+    turns: Turns | None = None,
     trouble: str | None = None,
 ) -> tuple[Reply | None, Time, list[object]]:
     """Watch a response through ``replies``; what came of it, the waits, and each change of the job.
@@ -137,12 +150,19 @@ def run(
     store = JobStore(Journal(None), OwnerLock(None))
     store._trouble = trouble
     server: Any = Server(replies, time, seconds)
-    endpoint = ServerEndpoint(server, PollPacer(), turns=turns or PollTurns(1))
+    endpoint = ServerEndpoint(server, PollPacer(), turns=turns or Turns(1))
     accepted = AcceptedResponse(endpoint, "resp_1", Reply({}, hint), 1000.0)
 
     async def main() -> Reply | None:
-        watcher = ResponseWatcher(job, accepted, store, time.clock(), 10)
-        return await watcher.run(1000 + deadline)
+        polls = Polls()
+        watcher = ResponseWatcher(job, accepted, store, time.clock(), 10, polls)
+        watcher.watch(1000 + deadline)
+        while True:
+            await polls.begun.wait()
+            polls.begun.clear()
+            reply = await watcher.poll()
+            if watcher.is_over:
+                return reply
 
     with pytest.MonkeyPatch.context() as patch:
         evenly = functools.partial(PollSchedule, jitter=lambda: 0.5)
@@ -265,40 +285,61 @@ def test_a_limit_is_set_while_jobs_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pacer.spread(10.0, chosen=False) == 10.0
 
 
+class Sleepers:
+    """Those who ask for turns, by numbers: who has got one."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.went: list[str] = []
+        self.all = [Sleeping(self, str(number)) for number in range(6)]
+
+    def ask(self, seconds: float) -> None:
+        for one in self.all:
+            self.turns.ask(one, seconds)
+
+
+class Sleeping:
+    def __init__(self, others: Sleepers, name: str) -> None:
+        self.others, self.name = others, name
+
+    def ring(self, token: object) -> None:
+        assert token is self.others.turns
+        self.others.went.append(self.name)
+
+
 def test_turns_are_given_in_order_as_others_leave() -> None:
     """As long as so many jobs poll, or their ends are being written down, others wait: each goes as
     one leaves, in the order in which they asked, and who gives up is passed over."""
 
-    async def main() -> list[int]:
-        turns, went = PollTurns(2), list[int]()
-        wakes = [WakeEvent() for _ in range(6)]
+    async def main() -> None:
+        some = Sleepers(Turns(2))
+        some.ask(LIMIT)
+        assert some.went == ["0", "1"]
+        some.turns.leave(some.all[2])
+        assert some.went == ["0", "1"]
+        for number, went in (1, "013"), (3, "0134"), (0, "01345"):
+            some.turns.leave(some.all[number])
+            assert "".join(some.went) == went
 
-        async def go(number: int) -> None:
-            await turns.take(wakes[number], LIMIT, WakeEvent.wait)
-            went.append(number)
-
-        tasks = [asyncio.create_task(go(number)) for number in range(6)]
-        await asyncio.sleep(0)
-        assert went == [0, 1]
-        tasks[2].cancel()
-        await asyncio.wait([tasks[2]])
-        turns.leave(wakes[2])
-        for number in (1, 0, 3):
-            turns.leave(wakes[number])
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.sleep(0)
-        await asyncio.wait(tasks)
-        return went
-
-    assert asyncio.run(main()) == [0, 1, 3, 4, 5]
+    asyncio.run(main())
 
 
-@pytest.mark.parametrize(("broken", "after"), [(False, LIMIT), (True, 10.0)])
-def test_no_poll_waits_for_ever_for_the_ends_of_others(broken: bool, after: float) -> None:
-    """However long the journal takes over the ends of others, a poll goes out within the limit; and at
-    once where the journal can't be written, since that would be waited for in vain."""
+def test_no_turn_is_waited_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever holds up those who have the turns, the others go once their time is over."""
+    monkeypatch.setattr("bgmagic.concurrency.LOOK", 0.02)
+
+    async def main() -> None:
+        some = Sleepers(Turns(1))
+        some.ask(0.02)
+        assert some.went == ["0"]
+        while len(some.went) < 6:
+            await asyncio.sleep(0.02)
+        assert some.went == list("012345")
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_broken_journal_holds_no_poll_up() -> None:
+    """Where the journal can't be written a poll goes out at once: a turn would be waited for in vain."""
     end = Reply({"status": "completed"})
-    turns = PollTurns(0)
-    last, time, _ = run([end], 1e6, turns=turns, trouble="broken" if broken else None)
-    assert last is end
-    assert time.at == 1000 + after
+    assert run([end], 1e6, turns=Turns(0), trouble="broken")[0] is end
