@@ -302,7 +302,7 @@ class Sleeper(Protocol):
     """What is called after a time."""
 
     def ring(self, token: object) -> None:
-        """The time is over for which `Clock.ring` gave this token, or it has a turn of `Turns`."""
+        """The time is over for which `Clock.ring` gave this token, or a `TurnQueue` gives one."""
 
 
 class _Timers(threading.local):
@@ -390,7 +390,7 @@ class WakeEvent:
 LOOK = 1.0  # seconds between looks at who has waited too long for a turn
 
 
-class Turns:
+class TurnQueue:
     """Bounds what is under way at once. Belongs to one event loop."""
 
     def __init__(self, most: int) -> None:

@@ -21,7 +21,7 @@ from dataclasses import field
 from typing import TypeVar
 
 from bgmagic.api.server import ServerConfig
-from bgmagic.concurrency import Turns, WakeEvent
+from bgmagic.concurrency import TurnQueue, WakeEvent
 from bgmagic.runtime.sending import ServerBehavior
 from bgmagic.transport.client import CREATE_TIMEOUT, ResponsesClient
 from bgmagic.values import dataclass
@@ -387,7 +387,7 @@ class ServerEndpoint:
     client: ResponsesClient
     pacer: PollPacer
     behavior: ServerBehavior = field(default_factory=ServerBehavior)
-    turns: Turns = field(default_factory=lambda: Turns(TURNS))
+    turns: TurnQueue = field(default_factory=lambda: TurnQueue(TURNS))
 
 
 @dataclass(frozen=True)

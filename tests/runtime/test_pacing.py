@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import ResponseCompressor
-from bgmagic.concurrency import Clock, Sleeper, Turns
+from bgmagic.concurrency import Clock, Sleeper, TurnQueue
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord
@@ -136,7 +136,7 @@ def run(
     deadline: float,
     hint: float | None = None,
     seconds: float = 0.0,
-    turns: Turns | None = None,
+    turns: TurnQueue | None = None,
     trouble: str | None = None,
 ) -> tuple[Reply | None, Time, list[object]]:
     """Watch a response through ``replies``; what came of it, the waits, and each change of the job.
@@ -150,7 +150,7 @@ def run(
     store = JobStore(Journal(None), OwnerLock(None))
     store._trouble = trouble
     server: Any = Server(replies, time, seconds)
-    endpoint = ServerEndpoint(server, PollPacer(), turns=turns or Turns(1))
+    endpoint = ServerEndpoint(server, PollPacer(), turns=turns or TurnQueue(1))
     accepted = AcceptedResponse(endpoint, "resp_1", Reply({}, hint), 1000.0)
 
     async def main() -> Reply | None:
@@ -288,7 +288,7 @@ def test_a_limit_is_set_while_jobs_run(monkeypatch: pytest.MonkeyPatch) -> None:
 class Sleepers:
     """Those who ask for turns, by numbers: who has got one."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: TurnQueue) -> None:
         self.turns = turns
         self.went: list[str] = []
         self.all = [Sleeping(self, str(number)) for number in range(6)]
@@ -312,7 +312,7 @@ def test_turns_are_given_in_order_as_others_leave() -> None:
     one leaves, in the order in which they asked, and who gives up is passed over."""
 
     async def main() -> None:
-        some = Sleepers(Turns(2))
+        some = Sleepers(TurnQueue(2))
         some.ask(LIMIT)
         assert some.went == ["0", "1"]
         some.turns.leave(some.all[2])
@@ -329,7 +329,7 @@ def test_no_turn_is_waited_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("bgmagic.concurrency.LOOK", 0.02)
 
     async def main() -> None:
-        some = Sleepers(Turns(1))
+        some = Sleepers(TurnQueue(1))
         some.ask(0.02)
         assert some.went == ["0"]
         while len(some.went) < 6:
@@ -342,4 +342,4 @@ def test_no_turn_is_waited_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_broken_journal_holds_no_poll_up() -> None:
     """Where the journal can't be written a poll goes out at once: a turn would be waited for in vain."""
     end = Reply({"status": "completed"})
-    assert run([end], 1e6, turns=Turns(0), trouble="broken")[0] is end
+    assert run([end], 1e6, turns=TurnQueue(0), trouble="broken")[0] is end
