@@ -179,9 +179,23 @@ class Request:
         self._head = head = _shared_head(_header(body))
         if server is not None:
             self._printed_for = _same((server.name, partial))
-            self._print = bytes.fromhex(_fingerprint(body, server.name, partial))
+            self._print = _hash(fingerprinted(body, server.name, partial))
             self._searched = _same((server.secrets, self._search(body, server.secrets)))
         self._text = head.sharer.share(self.text)
+
+    def learn_as(
+        self, like: Request, printed: bytes, searched: tuple[tuple[str, ...], bool] | None
+    ) -> None:
+        """Take what is asked of it from a request that differs in the text of its prompt alone.
+
+        Args:
+            printed: its own fingerprint, for where that one goes.
+            searched: whether these secrets are in it, if known.
+        """
+        self._head, self._printed_for = like._asked, like._printed_for
+        self._print = printed
+        self._searched = None if searched is None else _same(searched)
+        self._text = like._asked.sharer.share(self.text)
 
     def _search(self, body: Mapping[str, Any], secrets: tuple[str, ...]) -> bool:
         """Whether something has to be taken out of the body, which is that of the text."""
@@ -211,7 +225,7 @@ class Request:
             partial: JSON text of what is still to go into the request, or "".
         """
         if self._printed_for != (server, partial):
-            self._print = bytes.fromhex(_fingerprint(self.body, server, partial))
+            self._print = _hash(fingerprinted(self.body, server, partial))
             self._printed_for = _same((server, partial))
         return self._print.hex()
 
@@ -394,14 +408,22 @@ def inner_field(body: Mapping[str, Any], outer: str, inner: str) -> Any:
 
 def hash_of(value: object) -> str:
     """Hash of a JSON value (32 hex digits), the same in whichever order its keys are."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return _hash(_sorted(value)).hex()
 
 
-def _fingerprint(body: Mapping[str, Any], server: str, partial: str) -> str:
+def fingerprinted(body: Mapping[str, Any], server: str, partial: str = "") -> str:
+    """What the fingerprint of a body is the hash of."""
     # In a batch, too, the same is asked.
     asked = {key: value for key, value in body.items() if key != "stream"} | {"background": True}
-    return hash_of([server, asked, partial] if partial else [server, asked])
+    return _sorted([server, asked, partial] if partial else [server, asked])
+
+
+def _sorted(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def check_text(text: str) -> None:

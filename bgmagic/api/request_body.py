@@ -7,14 +7,18 @@ whether a job streams is not the user's field.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bgmagic.api.redaction import secrets_of
 from bgmagic.api.request import (
     OutputType,
     Previous,
     Request,
+    check_text,
+    fingerprinted,
     hash_of,
     inner_field,
 )
@@ -152,6 +156,48 @@ def build_request(
         server=server,
         partial=partial,
     )
+
+
+_PLAIN = json.JSONEncoder(ensure_ascii=False)
+
+
+class RequestTemplate:
+    """A request body with a place for the prompt's text: its requests are those that `Request.of`
+    makes of whole bodies, at a tenth of the time."""
+
+    def __init__(self, made: Request, mark: str, server: ServerConfig) -> None:
+        """Make it of a request to ``server`` whose prompt is ``mark``.
+
+        Raises:
+            ValueError: the prompt does not stand in one place.
+        """
+        quoted = json.dumps(mark)
+        body = made.body
+        if inner_field(body, "background_options", "completion_window"):
+            raise ValueError("the place in the window's queue is made of the prompt")
+        self._like, self._server = made, server
+        self._start, self._end = made.text.split(quoted)
+        start, self._print_end = fingerprinted(body, server.name).encode().split(quoted.encode())
+        self._print_start = hashlib.blake2b(start, digest_size=16)
+        self._secrets = secrets_of(server.secrets)
+        self._rest_is_clean = not (
+            self._secrets.within_json(made.text) or made.holds_secret(server.secrets)
+        )
+
+    def filled(self, text: str) -> Request:
+        """The request that asks ``text``.
+
+        Raises:
+            BadInput: it can't be sent.
+        """
+        check_text(text)
+        own, like, secrets = _PLAIN.encode(text), self._like, self._server.secrets
+        made = Request(f"{self._start}{own}{self._end}", like.output_type, None, like.functions)
+        printed = self._print_start.copy()
+        printed.update(json.dumps(text).encode() + self._print_end)
+        clean = self._rest_is_clean and not self._secrets.within_json(own)
+        made.learn_as(like, printed.digest(), (secrets, False) if clean else None)
+        return made
 
 
 def check_no_turns(params: Iterable[tuple[str, Any]]) -> None:

@@ -92,6 +92,8 @@ def split_phases(messages: Sequence[tuple[str, _T]]) -> tuple[list[_T], list[_T]
 
     Where some are called the final answer, the others are commentary, also those without a phase.
     """
+    if not any(phase for phase, _ in messages):  # few servers tell any
+        return [told for _, told in messages], []
     final = any(phase == FINAL_ANSWER for phase, _ in messages)
     of_answer = [phase == FINAL_ANSWER if final else phase != COMMENTARY for phase, _ in messages]
     pairs = list(zip(of_answer, messages, strict=True))

@@ -309,12 +309,14 @@ class Answer(Artifacts, str):
         job: Any = None,
         asked: Mapping[str, Any] | None = None,
         data: Any = None,
+        commentary: str | None = None,
     ) -> Answer:
         """Make the answer of ``response``, whose output text is ``text``.
 
         Args:
             asked: of the request body, ``input`` and ``instructions``, where there is no job.
             data: what the text says, if it is structured.
+            commentary: that of the response, if it is read already.
         """
         answer = super().__new__(cls, text)
         answer.job = job
@@ -323,7 +325,9 @@ class Answer(Artifacts, str):
         answer._asked = asked or {}
         answer._response = CompressedResponse(response) if job is None else None  # a job keeps it
         answer.data = data
-        answer.commentary = read_output(response).commentary
+        if commentary is None:
+            commentary = read_output(response).commentary
+        answer.commentary = commentary
         answer.summary = read_summary(response)
         answer.citations = read_citations(response)
         answer._made = has_made(response)

@@ -193,7 +193,7 @@ def _completed(job: Job, record: JobRecord, response: Mapping[str, Any]) -> Answ
         return NoAnswer(f"completed, but {_without_text(record, response)}", job)
     form = record.request.text_format
     if form is None:
-        return Answer(output.text, response, job)
+        return Answer(output.text, response, job, commentary=output.commentary)
     from bgmagic.api.structured_output import parse_output  # most answers are plain text
 
     try:
@@ -201,7 +201,7 @@ def _completed(job: Job, record: JobRecord, response: Mapping[str, Any]) -> Answ
     except ValueError as error:
         told = f"completed, but the text does not fit the schema: {error}; it is in .text"
         return InvalidAnswer(told, job)
-    return Answer(output.text, response, job, data=data)
+    return Answer(output.text, response, job, data=data, commentary=output.commentary)
 
 
 def _without_text(record: JobRecord, response: Mapping[str, Any]) -> str:

@@ -173,6 +173,13 @@ class FunctionRounds:
     done: tuple[Round, ...] = ()
     whole: bool = False
 
+    @classmethod
+    def of(cls, request: Request, limit: int) -> FunctionRounds | None:
+        """Those of a request, before any call, for ``limit`` rounds; None without functions."""
+        functions = request.functions
+        asks = tuple(name for name, tool in functions.items() if tool.asks)
+        return cls(tuple(functions), asks, limit) if functions else None
+
     @property
     def steps(self) -> tuple[Step, ...]:
         """All calls, in order."""
@@ -228,8 +235,10 @@ class FunctionRounds:
     @classmethod
     def read(cls, text: str | None) -> FunctionRounds | None:
         """What the journal has as JSON; None of anything else."""
+        if text is None:  # nearly always
+            return None
         try:
-            found = json.loads(text or "null")
+            found = json.loads(text)
             done = tuple(
                 Round(one["response"], tuple(Step(**step) for step in one["steps"]))
                 for one in found["done"]

@@ -37,9 +37,10 @@ def record_of(
         output_type: the class of its answer.
         batch_id: the server's id of the batch that it was in.
     """
+    previous = None if entry.previous is None else Previous.read(entry.previous)
     return JobRecord(
         key=entry.key,
-        request=Request(entry.request, output_type, Previous.read(entry.previous)),
+        request=Request(entry.request, output_type, previous),
         server=entry.server,
         submitted_at=entry.created_at,
         name=entry.name,

@@ -134,7 +134,7 @@ def _prepared(
         server=server,
         partial=partial or "",
     )
-    rounds = _rounds(request, settings)
+    rounds = FunctionRounds.of(request, settings.max_rounds)
     return PreparedRequest(request, partial, tuple(needs), filled.inserted, earlier.note, rounds)
 
 
@@ -176,7 +176,7 @@ def prepare_shared(
     request = _built(
         filled.text, settings, parts, messages, instructions=instructions, server=server
     )
-    return PreparedRequest(request, rounds=_rounds(request, settings))
+    return PreparedRequest(request, rounds=FunctionRounds.of(request, settings.max_rounds))
 
 
 def _built(
@@ -211,12 +211,6 @@ def _built(
         **parts.structured,
         **rest,
     )
-
-
-def _rounds(request: Request, settings: SubmitSettings) -> FunctionRounds | None:
-    functions = request.functions
-    asks = tuple(name for name, tool in functions.items() if tool.asks)
-    return FunctionRounds(tuple(functions), asks, settings.max_rounds) if functions else None
 
 
 # What most submissions don't have is imported when it is given.

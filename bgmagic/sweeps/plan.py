@@ -10,11 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from bgmagic.api.pricing import STANDARD_TIERS, CostEstimate, Terms, estimate_cost
+from bgmagic.api.request_body import RequestTemplate
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.record import GroupPosition
+from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.prompts.expressions import Expression
-from bgmagic.prompts.template import Template, compile_template
+from bgmagic.prompts.template import RenderedPrompt, Template, compile_template
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import to_count
 from bgmagic.submission.settings import SubmitSettings
@@ -196,6 +198,37 @@ def _check_batch(prepared: PreparedRequest) -> None:
         raise BadInput(f"a batch can't wait for {names}: send it when that has ended")
 
 
+class PromptFiller:
+    """Makes the requests of prompts that differ in their text alone, from one thread at a time."""
+
+    def __init__(self, parts: RequestParts, server: ServerConfig) -> None:
+        self._parts, self._server = parts, server
+        self._templates: dict[int, tuple[SubmitSettings, RequestTemplate | None]] = {}
+
+    def prepare(self, filled: RenderedPrompt, settings: SubmitSettings) -> PreparedRequest:
+        """The same as `prepare_shared` makes, which does so where prompts differ in more.
+
+        Raises:
+            BadInput: as that does.
+        """
+        if id(settings) not in self._templates:
+            self._templates[id(settings)] = settings, self._template(settings)
+        _, template = self._templates[id(settings)]
+        text = filled.text
+        if template is None or not text.strip():
+            return prepare_shared(filled, settings, self._parts, self._server)
+        request = template.filled(text)
+        return PreparedRequest(request, rounds=FunctionRounds.of(request, settings.max_rounds))
+
+    def _template(self, settings: SubmitSettings) -> RequestTemplate | None:
+        mark = uuid.uuid4().hex
+        try:
+            asked = prepare_shared(RenderedPrompt((mark,)), settings, self._parts, self._server)
+            return RequestTemplate(asked.request, mark, self._server)
+        except ValueError:  # also a BadInput, which each prompt has by itself
+            return None
+
+
 class LaterRequests(Sequence[PreparedRequest]):
     """The requests of a large sweep, each rendered when it is looked at. From one thread at a time.
 
@@ -215,7 +248,7 @@ class LaterRequests(Sequence[PreparedRequest]):
         self._ends = {0: ends[0], len(points) - 1: ends[-1]}
         self._asked = asked
         self._template = template
-        self._parts = parts
+        self._filler = PromptFiller(parts, asked.server)
         self._newest: tuple[int, int] | None = None
         self._made: PreparedRequest | BadInput | None = None
         self._room = LARGEST
@@ -246,7 +279,7 @@ class LaterRequests(Sequence[PreparedRequest]):
             asked.scope["item"] = asked.items.values[point.item]
         try:
             filled = self._template.render(asked.scope)
-            made = prepare_shared(filled, point.settings, self._parts, asked.server)
+            made = self._filler.prepare(filled, point.settings)
             if point.settings.batch:
                 _check_batch(made)
         except BadInput as error:

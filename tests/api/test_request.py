@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgmagic.api.request import Request
-from bgmagic.api.request_body import FORBIDDEN, build_request
+from bgmagic.api.request_body import FORBIDDEN, RequestTemplate, build_request
 from bgmagic.api.server import ServerConfig
 from bgmagic.api.words import EFFORTS, VERBOSITIES
 from bgmagic.errors import BadInput
@@ -273,6 +273,24 @@ def test_a_request_is_the_same_made_or_read_back(body: dict[str, Any], partial: 
     ]  # fmt: skip
     assert heads[0] == heads[1]
     assert made == read
+
+
+@given(texts | st.just(f"my {SECRET}"), st.sampled_from([{}, {"user": SECRET}]))
+def test_a_request_of_a_template_is_the_one_of_its_body(text: str, others: dict[str, Any]) -> None:
+    """Requests of a sweep, of which only the prompt's text is put in, are those that each would be
+    by itself: the same text, fingerprint, head, and whether a secret has to be taken out."""
+
+    def asked(prompt: str) -> Request:
+        settings = {"model": "m", "effort": "low", "params": tuple(others.items())}
+        messages = [user_message("Before."), user_message(prompt, [{"type": "input_file"}])]
+        return build_request(messages, **settings, stream=True, server=SERVER)
+
+    filled, whole = RequestTemplate(asked("@here@"), "@here@", SERVER).filled(text), asked(text)
+    assert filled.text == whole.text
+    assert filled.fingerprint(SERVER.name) == whole.fingerprint(SERVER.name)
+    assert filled.fingerprint(SERVER.name) == Request(whole.text).fingerprint(SERVER.name)
+    assert filled.holds_secret(SERVER.secrets) == whole.holds_secret(SERVER.secrets)
+    assert (filled.model, filled.effort, filled.streams) == ("m", "low", True)
 
 
 def test_fingerprints_stay_what_they_were() -> None:
