@@ -21,6 +21,12 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "len": len, "str": str, "round": round, "sorted": sorted, "min": min, "max": max, "sum": sum,
 }  # fmt: skip
 
+# What stands for something else than a variable of that name, in Jinja or within its templates.
+_TAKEN = frozenset(
+    {"true", "false", "none", "True", "False", "None", "not", "and", "or", "in", "is", "if", "else"}
+    | {"elif", "self", "super", "loop", "caller", "varargs", "kwargs"}
+)
+
 # Characters; the API takes about 10 million in a prompt.
 MOST_TEXT = 50_000_000
 RAW = "a literal {{ needs --raw"
@@ -39,9 +45,19 @@ class Expression:
     line: int
 
     @property
+    def variable(self) -> str | None:
+        """The one variable that it is, as most are; Jinja has nothing to do with it then."""
+        return _variable(self.source)
+
+    @property
     def place(self) -> str:
         """How a message names it."""
         return f"line {self.line}, {{{{ {one_line(self.source, 60)} }}}}"
+
+
+def _variable(source: str) -> str | None:
+    name = source.strip()
+    return name if name.isidentifier() and name not in _TAKEN else None
 
 
 @functools.cache
@@ -89,6 +105,8 @@ def _compile(source: str) -> Callable[..., Any]:
 @functools.lru_cache(maxsize=256)
 def names_in(source: str) -> tuple[str, ...]:
     """The names that an expression uses, functions included, each once and in order."""
+    if (alone := _variable(source)) is not None:
+        return (alone,)
     import jinja2
     from jinja2.parser import Parser
 
@@ -125,23 +143,37 @@ def evaluate(expression: Expression, values: Mapping[str, Any]) -> str:
     Raises:
         BadInput: it fails, or gives something that is no text.
     """
-    import jinja2.exceptions
-
     filling = rendering_prompt.set(True)
     try:
-        value = compiled(expression)(**values)
-        if isinstance(value, jinja2.Undefined):
-            value = str(value)  # raises, and says what is undefined
-        return _checked(to_text(value))
+        return _checked(to_text(_value(expression, values)))
     except NoText as error:
         where = f"{one_line(expression.source, 60)}{error.place}: " if error.place else ""
         raise BadInput(f"{expression.place}: {where}{one_line(error.why, 300)}") from None
-    except (BgmagicError, jinja2.UndefinedError, jinja2.exceptions.SecurityError) as error:
-        raise BadInput(f"{expression.place}: {one_line(str(error), 300)}") from None
     except Exception as error:
-        raise BadInput(f"{expression.place}: {_why(error)}") from None
+        told = one_line(str(error), 300) if _is_plain(error) else _why(error)
+        raise BadInput(f"{expression.place}: {told}") from None
     finally:
         rendering_prompt.reset(filling)
+
+
+def _value(expression: Expression, values: Mapping[str, Any]) -> Any:
+    alone = expression.variable
+    if alone is not None and alone in values:
+        return values[alone]
+    import jinja2
+
+    value = compiled(expression)(**values)
+    # Its text raises, and says what is undefined.
+    return str(value) if isinstance(value, jinja2.Undefined) else value
+
+
+def _is_plain(error: Exception) -> bool:
+    """Whether its message says all, without the name of its class."""
+    if isinstance(error, BgmagicError):
+        return True
+    import jinja2.exceptions
+
+    return isinstance(error, jinja2.UndefinedError | jinja2.exceptions.SecurityError)
 
 
 def _checked(text: Any) -> str:

@@ -186,7 +186,8 @@ def _pieces(text: str) -> Iterator[str | Expression]:
             quoted = one_line(text[begin : begin + 60])
             raise BadInput(f"line {line}, {quoted}: this {{{{ has no }}}}; {RAW}")
         expression = Expression(text[begin + 2 : end], line)
-        compiled(expression)
+        if expression.variable is None:
+            compiled(expression)
         yield expression
         at = end + 2
     if at < len(text):
