@@ -29,14 +29,13 @@ from bgmagic.runtime.attach import adopted
 from bgmagic.runtime.calls import FindFunction, FunctionCalls
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
 from bgmagic.runtime.pacing import BUDGET_RETRY, PollSchedule, RunConfig, ServerEndpoint
+from bgmagic.runtime.registry import rush
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
 from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.reply import Reply
 
-# Delay (s) before the loop thread starts on a new job: importing the SDK would compete with the end
-# of the cell for the GIL.
-START_DELAY = 0.05
+START_DELAY = 0.05  # seconds before a new job is begun: the SDK's import would slow the cell's end
 
 CLAIM_RETRY = 10.0  # seconds between tries to claim a job in a journal that fails, at most
 
@@ -426,8 +425,9 @@ class JobRunner:
         """
         changes["ended_at"] = self._clock.now()
         changes["notes"] = tuple(note for note in self.job.record.notes if note in LASTING_NOTES)
-        stored = await self._store.end(self.job.record, self._config.server, text, changes)
-        settle(self.job, stored=stored, **changes)
+        with rush:
+            stored = await self._store.end(self.job.record, self._config.server, text, changes)
+            settle(self.job, stored=stored, **changes)
 
     def detach(self, reason: str) -> None:
         """Detach a job that can't go on here; one that was being sent ends as unknown."""

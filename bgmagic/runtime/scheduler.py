@@ -19,7 +19,7 @@ from bgmagic.jobs.record import GroupPosition, JobRecord, SendGate
 from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.dependencies import FindJob
 from bgmagic.runtime.pacing import Courtesy, PollPacer, RunConfig, ServerEndpoint
-from bgmagic.runtime.registry import JobFeed
+from bgmagic.runtime.registry import MANY, JobFeed, rush
 from bgmagic.runtime.runner import START_DELAY, JobRunner
 from bgmagic.storage.job_store import AT_ONCE, LET_OTHERS, JobStore
 from bgmagic.transport.client import ResponsesClient
@@ -100,7 +100,12 @@ class BatchStart:
             for batch in self._earlier:
                 await batch.written()
             self._earlier = ()
-            await self._feed_all(spawn)
+            weight = MANY if self._feed.left >= MANY else 0
+            rush.begin(weight)
+            try:
+                await self._feed_all(spawn)
+            finally:
+                rush.end(weight)
             self._written.set()
             if self._hurry.is_set():
                 self._feed.abandon(SHUTDOWN)
@@ -125,7 +130,7 @@ class BatchStart:
         async for jobs in self._feed.chunks(pause):
             for job in jobs:
                 self._store.buffer_until_inserted(job.record)
-            if not waited:
+            if jobs and not waited:  # what is there already does not import the SDK
                 waited = True
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._hurry.wait(), START_DELAY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import itertools
 from collections import Counter
 from typing import Any
@@ -19,6 +20,7 @@ from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord
 from bgmagic.runtime.pacing import LIMIT, PollPacer, PollSchedule, ServerEndpoint
+from bgmagic.runtime.registry import MANY, Rush
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
@@ -343,3 +345,20 @@ def test_a_broken_journal_holds_no_poll_up() -> None:
     """Where the journal can't be written a poll goes out at once: a turn would be waited for in vain."""
     end = Reply({"status": "completed"})
     assert run([end], 1e6, turns=TurnQueue(0), trouble="broken")[0] is end
+
+
+def test_the_collector_rests_while_many_jobs_come_and_go() -> None:
+    """Garbage is looked for less often only while many jobs begin or end at once, and then as
+    before, or as the user has set it meanwhile."""
+    before, rush = gc.get_threshold(), Rush()
+    rush.begin(MANY - 1)
+    assert gc.get_threshold() == before
+    try:
+        with rush:
+            assert gc.get_threshold()[0] > before[0]
+        assert gc.get_threshold() == before
+        with rush:
+            gc.set_threshold(900)
+        assert gc.get_threshold()[0] == 900
+    finally:
+        gc.set_threshold(*before)
