@@ -92,12 +92,12 @@ def split_phases(messages: Sequence[tuple[str, _T]]) -> tuple[list[_T], list[_T]
 
     Where some are called the final answer, the others are commentary, also those without a phase.
     """
-    if not any(phase for phase, _ in messages):  # few servers tell any
+    phases = [phase for phase, _ in messages]
+    if not any(phases):  # few servers tell any
         return [told for _, told in messages], []
-    final = any(phase == FINAL_ANSWER for phase, _ in messages)
-    of_answer = [phase == FINAL_ANSWER if final else phase != COMMENTARY for phase, _ in messages]
-    pairs = list(zip(of_answer, messages, strict=True))
-    return [told for yes, (_, told) in pairs if yes], [told for yes, (_, told) in pairs if not yes]
+    final = FINAL_ANSWER in phases
+    pairs = [(p == FINAL_ANSWER if final else p != COMMENTARY, told) for p, told in messages]
+    return [told for yes, told in pairs if yes], [told for yes, told in pairs if not yes]
 
 
 def output_messages(response: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -429,9 +429,8 @@ class CompressedResponse(KeptResponse):
     def _dictionary(self) -> bytes:
         if isinstance(self._like, bytes):
             return self._like
-        return "".join(map(str, self._like)).encode(*_CODE)[
-            -_WINDOW:
-        ]  # of more it would use the end alone
+        # Of more it would use the end alone.
+        return "".join(map(str, self._like)).encode(*_CODE)[-_WINDOW:]
 
 
 def decompressed(response: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
