@@ -1,4 +1,7 @@
-"""`/bgmagic/jobs` and `/bgmagic/jobs/KEY`: they only read, for whom the server lets in."""
+"""`/bgmagic/jobs` and `/bgmagic/jobs/KEY`: they only read, for whom the server lets in.
+
+What is written is where a notebook is now that was renamed here.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ import atexit
 import contextlib
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection
+import time
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +35,13 @@ if TYPE_CHECKING:
     from bgmagic.server.rows import JobRows
 
 
+# What Jupyter Server tells of files and of kernels.
+CONTENTS = "https://events.jupyter.org/jupyter_server/contents_service/v1"
+KERNELS = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
+
+SHUTDOWN = 1.0  # seconds from its end until a kernel is gone from the server's list
+
+
 class Jobs:
     """What the handlers share: the journal's rows, read on one thread, and its news."""
 
@@ -39,7 +51,7 @@ class Jobs:
         root: Path | None,
         emit: Any,
         watched: Callable[[], Collection[str]] = tuple,
-        homes: Callable[[], Awaitable[dict[str, str]]] | None = None,
+        renames: Renames | None = None,
     ) -> None:
         """Open nothing yet.
 
@@ -48,10 +60,10 @@ class Jobs:
             root: the folder that the server's paths count from.
             emit: tells the pages that the journal has changed.
             watched: gives the keys of the jobs that this server follows.
-            homes: gives the notebooks of its kernels, see `JobRows.listed`.
+            renames: gives the notebooks of its kernels, see `JobRows.listed`.
         """
         self._watched = watched
-        self._homes = homes
+        self._renames = renames
         self._path = path
         self._root = root
         self._thread = ThreadPoolExecutor(1, "bgmagic-reader")
@@ -63,7 +75,11 @@ class Jobs:
         if self._watch is None:
             return {"jobs": [], "count": 0, "at": 0.0}
         self._watch.start()
-        homes = {} if self._homes is None else await self._homes()
+        homes: dict[str, str] = {}
+        if self._renames is not None:
+            homes = await self._renames.homes()
+            if since is not None and since <= self._renames.last:
+                since = None  # jobs that ended long ago are news, too: of another notebook
         found: dict[str, Any] = await self._run(lambda rows: rows.listed(since, homes))
         watched = set(self._watched())
         for row in found["jobs"] if watched else ():
@@ -91,6 +107,88 @@ class Jobs:
             assert self._path is not None  # noqa: S101 - for the type checker
             self._rows = JobRows(JournalReader(self._path), self._root)
         return self._rows
+
+
+@dataclass(frozen=True)
+class _Rename:
+    """What is due when a kernel is gone: it knows its notebook's old name alone."""
+
+    old: str
+    new: str
+    at: float
+    kernel: str
+    processes: set[str]  # that it was since, as it is restarted
+
+
+class Renames:
+    """Has the jobs of a notebook that is renamed, or moved, here follow it: at once those that have
+    no kernel, the others once their kernel is gone.
+
+    Attributes:
+        last: when jobs last did, in seconds since the epoch.
+    """
+
+    def __init__(self, server: Any, path: Path, root: Path) -> None:
+        """Listen; the journal and the folder are as for `Jobs`."""
+        self._server = server
+        self._path = path
+        self._root = root
+        self._due: list[_Rename] = []
+        self._lock = asyncio.Lock()  # what is asked after a rename comes after what that does
+        self.last = 0.0
+        for schema in (CONTENTS, KERNELS):
+            server.event_logger.add_listener(schema_id=schema, listener=self._heard)
+        atexit.register(self._finish)
+
+    async def homes(self) -> dict[str, str]:
+        """The notebooks of the server's kernels as they are called now, by host and process.
+
+        A kernel is told the name that its notebook had as it began, and no other.
+        """
+        kernels = await _kernels(self._server)
+        async with self._lock:
+            for due in self._due:
+                due.processes.update(name for kernel, name, _ in kernels if kernel == due.kernel)
+            gone = [due for due in self._due if due.kernel not in self._server.kernel_manager]
+            if gone:
+                self._due = [due for due in self._due if due not in gone]
+                await asyncio.to_thread(self._move, gone)
+        return {process: path for _, process, path in kernels}
+
+    async def _heard(self, logger: Any, schema_id: str, data: dict[str, Any]) -> None:
+        if data["action"] == "shutdown":  # which may be for a restart
+            await asyncio.sleep(SHUTDOWN)
+            await self.homes()
+        if data["action"] != "rename":
+            return
+        async with self._lock:
+            old, new = (data[name].strip("/") for name in ("source_path", "path"))
+            now, stay = time.time(), []
+            for kernel, process, path in await _kernels(self._server):
+                if path == old or path.startswith(f"{old}/"):
+                    stay.append(self._full(path))
+                    now_at = self._full(new + path[len(old) :])
+                    self._due.append(_Rename(stay[-1], now_at, now, kernel, {process}))
+            moved = _Rename(self._full(old), self._full(new), now, "", set())
+            await asyncio.to_thread(self._move, [moved], stay)
+
+    def _full(self, path: str) -> str:
+        return str(self._root / path)
+
+    def _move(self, renames: Collection[_Rename], but: Collection[str] = ()) -> None:
+        # Imported with the first: Jupyter Server starts without it.
+        from bgmagic.storage.unfollowed import move_jobs
+
+        for each in renames:
+            try:
+                about = {"processes": each.processes, "but": but}
+                if move_jobs(self._path, each.old, each.new, each.at, **about):
+                    self.last = time.time()
+            except (sqlite3.Error, OSError):  # they keep the name that they were sent under
+                self._server.log.debug("bgmagic's journal can't be written", exc_info=True)
+
+    def _finish(self) -> None:
+        self._move(self._due)
 
 
 class _Handler(APIHandler):
@@ -166,7 +264,9 @@ def add_handlers(server: Any) -> None:
 
     keeper = _keeper(server, path, tell)
     watched: Callable[[], Collection[str]] = tuple if keeper is None else lambda: keeper.keys
-    jobs = Jobs(path, Path(root) if root else None, emit, watched, lambda: _homes(server))
+    folder = Path(root) if root else None
+    renames = Renames(server, path, folder) if path and folder else None
+    jobs = Jobs(path, folder, emit, watched, renames)
     base = url_path_join(server.web_app.settings["base_url"], "bgmagic", "jobs")
     about = {"jobs": jobs}
     server.web_app.add_handlers(
@@ -174,17 +274,15 @@ def add_handlers(server: Any) -> None:
     )
 
 
-async def _homes(server: Any) -> dict[str, str]:
-    """The notebooks of the server's kernels as they are called now, by host and process.
-
-    A kernel is told the name that its notebook had as it began, and no other.
-    """
-    found = {}
-    with contextlib.suppress(Exception):  # kernels elsewhere, as behind a gateway, have none
+async def _kernels(server: Any) -> list[tuple[str, str, str]]:
+    """The kernels of notebooks: their ids, hosts and processes as `home_of` has them, notebooks."""
+    found = []
+    with contextlib.suppress(Exception):  # kernels elsewhere, as behind a gateway, have no process
         for session in await server.session_manager.list_sessions():
             kernel = server.kernel_manager.get_kernel(session["kernel"]["id"])
             if session["type"] == "notebook":
-                found[f"{host_id()}-{kernel.provisioner.pid}"] = session["path"]
+                process = f"{host_id()}-{kernel.provisioner.pid}"
+                found.append((session["kernel"]["id"], process, session["path"]))
     return found
 
 

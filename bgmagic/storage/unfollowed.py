@@ -1,13 +1,16 @@
 """Jobs whose kernels are gone, for a process that only asks after them: it takes none of them.
 
 In the journal such a job stays detached, so that a kernel may attach it at any moment. Its end is
-written down only if nobody has done either by then.
+written down only if nobody has done either by then; so is the new name of its notebook.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import sqlite3
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,56 @@ from bgmagic.storage.reader import ONE, JournalReader
 # results for a month: both are a kernel's.
 ACCEPTED = """WHERE ended_at IS NULL AND response_id IS NOT NULL AND owner IS NOT NULL
     AND batch IS NULL AND rounds IS NULL ORDER BY created_at, id"""
+
+
+# Of a notebook, or of the notebooks of a folder; what has come since alone of those processes.
+_SENT_FROM = """SELECT key, owner, notebook FROM jobs
+    WHERE (notebook = :old OR instr(notebook, :old || :separator) = 1)
+    AND notebook NOT IN (SELECT value FROM json_each(:but)) AND (created_at <= :before
+    OR EXISTS (SELECT 1 FROM json_each(:processes) WHERE instr(owner, value || '-') = 1))"""
+
+
+def move_jobs(
+    path: Path,
+    old: str,
+    new: str,
+    before: float,
+    *,
+    processes: Collection[str] = (),
+    but: Collection[str] = (),
+) -> int:
+    """Have the jobs of a notebook, or of the notebooks of a folder, that is called ``new`` now
+    follow it, where no kernel follows them: one that lives knows the old name alone.
+
+    Args:
+        path: the journal; if it is not there, or of another bgmagic, nothing is done.
+        before: seconds since the epoch; of jobs sent later only those of ``processes``, which are
+            host and process as owners begin, since another notebook may have the old name by then.
+        but: notebooks of the folder whose jobs stay where they are.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        sqlite3.Error: the journal can't be written now.
+    """
+    reader = JournalReader(path)
+    asked = {"old": old, "separator": os.sep, "before": before}
+    asked |= {"but": json.dumps(list(but)), "processes": json.dumps(list(processes))}
+    moved = 0
+
+    def move(connection: sqlite3.Connection) -> None:
+        nonlocal moved
+        rows = connection.execute(_SENT_FROM, asked).fetchall()
+        gone = reader.gone({owner for _, owner, _ in rows if owner})
+        follow = [row for row in rows if row[1] is None or row[1] in gone]
+        changes = [(new + was[len(old) :], key) for key, _, was in follow]
+        connection.executemany("UPDATE jobs SET notebook = ? WHERE key = ?", changes)
+        moved = len(changes)
+
+    if reader.path.exists():
+        _write(reader.path, move)
+    return moved
 
 
 class UnfollowedJobs(JobStore):
@@ -91,17 +144,21 @@ class UnfollowedJobs(JobStore):
             if connection.execute(asked, (key, self._owners.get(key))).fetchone():
                 database.change_entry(connection, key, changes)
 
-        connection = database.connect(self._reader.path, database.BUSY_TIMEOUT)
-        try:
-            # Brought up to date by kernels alone.
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == len(database.MIGRATIONS):
-                connection.execute("PRAGMA synchronous = EXTRA")
-                database.transact(connection, [end])
-        finally:
-            connection.close()
+        _write(self._reader.path, end)
 
     def close(self, timeout: float = 0.0) -> None:
         """Let the file go."""
         super().close(timeout)
         self._reader.close()
+
+
+def _write(path: Path, action: Callable[[sqlite3.Connection], object]) -> None:
+    connection = database.connect(path, database.BUSY_TIMEOUT)
+    try:
+        # Brought up to date by kernels alone.
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == len(database.MIGRATIONS):
+            connection.execute("PRAGMA synchronous = EXTRA")
+            database.transact(connection, [action])
+    finally:
+        connection.close()

@@ -51,7 +51,7 @@ class Panel:
 def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
     """Jobs of all notebooks are listed, the running ones first and ten thousand without drawing them;
     one is found, read, cancelled, sent again, attached where its kernel was shut down, and cancelled
-    and gone to after its notebook was renamed; the end of one is told elsewhere, and nothing is asked for while
+    and gone to after its notebook was renamed, once with its kernel and once without; the end of one is told elsewhere, and nothing is asked for while
     nothing happens."""
     _fill(tmp_path)
     server.polls = 10**6
@@ -144,22 +144,27 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
         opened.locator(".bgmagic-card[data-status=in_progress]").last.wait_for(timeout=30_000)
         panel.row("mine", "in progress")
 
-        opened.locator(".jp-DirListing-item", has_text="study.ipynb").click()
-        opened.keyboard.press("F2")
-        opened.keyboard.type("renamed")
-        opened.keyboard.press("Enter")
+        _rename(opened, "study.ipynb", "renamed")
         panel.row("renamed.ipynb", "in progress").click()
         panel.press("Cancel", "Really cancel?")
         panel.row("renamed.ipynb", "cancelled")
         lab.shut_down()
-        panel.detail.get_by_text("study.ipynb").wait_for()  # the name that it was sent under
+        _rename(opened, "renamed.ipynb", "again")
+        panel.row("again.ipynb", "cancelled").click()
         opened.locator(".lm-DockPanel-tabBar .lm-TabBar-tab", has_text="other.ipynb").click()
         panel.press("Go to cell")
         opened.locator(".jp-NotebookPanel:visible .jp-mod-active", has_text="mine").wait_for()
         opened.reload()
-        panel.row("study.ipynb", "cancelled")  # the panel is open again
+        panel.row("again.ipynb", "cancelled")  # the panel is open again
         assert opened.evaluate("window.fired") is None
         assert looks.errors == []
+
+
+def _rename(opened: Any, old: str, new: str) -> None:
+    opened.locator(".jp-DirListing-item", has_text=old).click()
+    opened.keyboard.press("F2")
+    opened.keyboard.type(new)
+    opened.keyboard.press("Enter")
 
 
 def _fill(folder: Path) -> None:

@@ -21,7 +21,9 @@ from bgmagic.api.request import Request
 from bgmagic.server.rows import JobRows
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.journal import Journal
+from bgmagic.storage.owner_lock import OwnerLock, host_id
 from bgmagic.storage.reader import LISTED, NEWS, JournalReader
+from bgmagic.storage.unfollowed import move_jobs
 
 pytest.importorskip("jupyter_server")
 
@@ -152,6 +154,42 @@ def test_a_row_that_is_none_hides_no_other(journal: Journal, tmp_path: Path) -> 
             json.dumps([listed, rows.one(key), rows.one("good")], allow_nan=False)
             with file:
                 file.execute("DELETE FROM jobs WHERE key NOT IN ('good')")
+
+
+def test_jobs_follow_their_notebook(journal: Journal, tmp_path: Path) -> None:
+    """Jobs take the new name of their notebook or folder: not those of a living kernel, of a neighbour
+    whose name begins alike, nor, sent later, of another notebook that has the old name by then."""
+    kernel, process = OwnerLock(tmp_path / "owners"), f"{host_id()}-7"
+    kernel.acquire()
+    sent = {
+        "gone": ("/n/a/one.ipynb", None, 10.0),
+        "restarted": ("/n/a/one.ipynb", f"{process}-00", 30.0),
+        "namesake": ("/n/a/one.ipynb", f"{host_id()}-77-00", 30.0),
+        "alive": ("/n/a/one.ipynb", kernel.id, 10.0),
+        "spared": ("/n/a/two.ipynb", None, 10.0),
+        "near": ("/n/a/one.ipynb2", None, 10.0),
+        "above": ("/n/ab/one.ipynb", None, 10.0),
+    }
+    rows = [job(key, notebook=n, owner=o, created_at=at) for key, (n, o, at) in sent.items()]
+    journal.add(*rows).result(10)
+    journal.close()
+    path = tmp_path / ".journal.sqlite3"
+
+    def moved(old: str, new: str, **about: Any) -> dict[str, str]:
+        move_jobs(path, old, new, 20.0, **about)
+        found = {row.key: row.notebook for row in JournalReader(path).select(LISTED, limit=-1)}
+        return {key: name for key, name in found.items() if name != sent[key][0]}
+
+    first = moved("/n/a/one.ipynb", "/n/a/1.ipynb", processes=[process])
+    assert first == dict.fromkeys(("gone", "restarted"), "/n/a/1.ipynb")
+    assert moved("/n/a", "/m", processes=[process], but=["/n/a/two.ipynb"]) == {
+        **dict.fromkeys(("gone", "restarted"), "/m/1.ipynb"),
+        "near": "/m/one.ipynb2",
+    }
+    kernel.release()
+    assert moved("/n/a", "/m")["alive"] == "/m/one.ipynb"
+    assert move_jobs(tmp_path / "none.sqlite3", "/n", "/m", 20.0) == 0
+    assert not (tmp_path / "none.sqlite3").exists()
 
 
 def test_reader_makes_nothing(tmp_path: Path) -> None:
