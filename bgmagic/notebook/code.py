@@ -12,7 +12,11 @@ from bgmagic.submission.lookup import JobLookup
 from bgmagic.text import one_line
 
 # Languages for which IPython has a cell magic of its own; a cell without one is Python.
-_CELL_MAGICS = {"bash": "bash", "sh": "sh", "shell": "sh", "zsh": "sh", "perl": "perl"}
+_CELL_MAGICS = {
+    "bash": "bash", "sh": "sh", "shell": "sh", "zsh": "sh", "perl": "perl", "ruby": "ruby",
+    "html": "html", "svg": "svg", "javascript": "javascript", "js": "javascript",
+    "latex": "latex", "tex": "latex", "markdown": "markdown", "md": "markdown",
+}  # fmt: skip
 
 _LISTED = 12  # blocks that are named in one line
 

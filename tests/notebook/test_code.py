@@ -28,6 +28,9 @@ def test_code_goes_into_the_next_cell(in_kernel: Kernel, server: ScriptedServer)
     assert in_kernel.ok("%bgcode one").next_input == "x = 1"
     assert in_kernel.ok("%bgcode two 1").next_input == "print('one')"
     assert in_kernel.ok("%bgcode study[1] 2").next_input == "%%bash\nls -l\necho 2"
+    in_kernel.ok("shown = '~~~HTML\\n<b>hi</b>\\n~~~\\n\\n~~~sql\\nselect 1\\n~~~'")
+    assert in_kernel.ok("%bgcode shown 1").next_input == "%%html\n<b>hi</b>"
+    assert in_kernel.ok("%bgcode shown 2").next_input == "select 1"
     in_kernel.ok("text = str(one); del two")
     assert in_kernel.ok("%bgcode text").next_input == "x = 1"
     assert in_kernel.ok("%bgcode two 1").next_input == "print('one')"  # from the journal
