@@ -235,8 +235,10 @@ function render({ model, el }) {
     id.title = view.response_id;
     copy.hidden = !view.response_id;
     copy.setAttribute("aria-label", `Copy the response id ${view.response_id}`);
-    const left = "This kernel has ended; the job goes on at the server. "
-      + `%bgattach ${view.name || view.response_id} follows it in the next one.`;
+    const which = `%bgattach ${view.name || view.response_id}`;
+    const left = "This kernel has ended; " + (view.called
+      ? `the model waits for its calls. Define the functions again, then ${which} goes on.`
+      : `the job goes on at the server. ${which} follows it in the next one.`);
     tell(message, over(view) ? left : view.refused || view.message);
     tell(beforeText, view.earlier ?? "");
     before.hidden = !view.earlier;

@@ -345,6 +345,7 @@ def snapshot(job: Job) -> dict[str, Any]:
             str(error) if error else record.trouble or _waits(job) or record.note_text
         ),
         "calls": [] if job.done() else [_call(step) for step in shown_steps(job.steps)],
+        "called": record.rounds is not None and not record.rounds.is_answered,
         "offline": record.offline and not job.done(),
         "window": record.request.window if record.window_ends_at else "",
         "window_ends_at": record.window_ends_at,

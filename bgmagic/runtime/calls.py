@@ -41,6 +41,12 @@ AT_ONCE = 64  # calls of one response that run; a server may send any number, ea
 
 _DENIED = failure("the user did not allow this call")
 
+# What a call waits for, by its status.
+_WORDS = {
+    CallStatus.ASKING.value: "Allow or Deny for {}()",
+    CallStatus.UNKNOWN.value: "your word on running {}() once more",
+}
+
 _NOT_AGAIN = failure(
     "it is not known whether this call was carried out, and it was not run again: the program "
     "ended meanwhile"
@@ -215,7 +221,7 @@ class FunctionCalls:
         """Say what it waits for."""
         open_steps = [step for step in self._steps() if step.output is None]
         asked = [step for step in open_steps if step.status in OPEN_QUESTIONS]
-        waits = [f"Allow or Deny for {step.name}()" for step in asked]
+        waits = [_WORDS[step.status].format(step.name) for step in asked]
         waits += [f"{step.name}()" for step in open_steps if step not in asked]
         if tuple(waits) != self._job.record.waits_for:
             self._job.advance(waits_for=tuple(waits))

@@ -43,7 +43,8 @@ def test_a_card_asks(
     theme: str, server: ScriptedServer, lab_with: Callable[..., tuple[Lab, Path]]
 ) -> None:
     """Each call is shown on the card as text, whatever the model wrote; those that ask have Allow and
-    Deny, which a keyboard reaches too; what came of them stays, folded, in the finished HTML."""
+    Deny, which a keyboard reaches too; what came of them stays, folded, in the finished HTML, and a card
+    whose kernel has ended says what to do."""
     server.polls, server.ending = 0, ending
     cell = "%%bgresponse -o mail --tool $look_up --tool $send_mail --ask\nTell Ada the weather."
     lab, _ = lab_with(FUNCTIONS, cell, theme=theme)
@@ -61,6 +62,10 @@ def test_a_card_asks(
     allow.focus()
     lab.page.keyboard.press("Enter")
     rows.nth(0).get_by_text("<b>12 degrees").wait_for()
+    if theme == "dark":  # what the kernel leaves behind looks alike in both
+        lab.shut_down()
+        card.get_by_text("the model waits for its calls. Define the functions again").wait_for()
+        return
     rows.nth(1).get_by_role("button", name="Allow").click()
     rows.nth(2).get_by_role("button", name="Deny").click()
     lab.cell(2).get_by_text("3 calls of functions of the notebook").wait_for(timeout=20_000)

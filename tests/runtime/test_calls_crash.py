@@ -134,6 +134,7 @@ def test_killed_while_the_function_runs(pointed: ScriptedServer, seat: Path) -> 
     job = attached(seat)
     eventually(lambda: [step.status for step in job.steps] == ["unknown"])
     assert seat.read_text() == "4a\n"
+    eventually(lambda: job.record.waits_for == ("your word on running book() once more",))
     job.deny()
     assert job.result(LIMIT) == "Booked."
     assert seat.read_text() == "4a\n"
