@@ -130,7 +130,7 @@ def statuses() -> list[str]:
 
 def test_killed_while_the_function_runs(pointed: ScriptedServer, seat: Path) -> None:
     """A function that was running is not run again by itself: somebody has to say so."""
-    killed(seat, "slow", lambda: seat.exists())
+    killed(seat, "slow", lambda: seat.exists() and seat.read_text())
     job = attached(seat)
     eventually(lambda: [step.status for step in job.steps] == ["unknown"])
     assert seat.read_text() == "4a\n"
