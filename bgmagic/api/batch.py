@@ -7,6 +7,7 @@ hours. Its results come in two files, one line a request, in any order.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -36,6 +37,8 @@ KEY, _GROUP, _MADE_BY = "bgmagic", "bgmagic_group", "bgmagic_create"
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 
 _WITHOUT_ANSWERS = frozenset({"failed", "cancelled", "cancelling", "expired"})
+
+_OURS = re.compile("[0-9a-f]{32}")
 
 # JSON allows these within a text, and what reads a file by lines may take them for their ends.
 _LINE_ENDS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
@@ -212,6 +215,12 @@ def metadata_of(key: str, group: str, create: str) -> dict[str, str]:
 def key_of(batch: Mapping[str, Any]) -> str:
     """Our own name of a batch object, by its metadata, or ""."""
     return _told(batch, KEY)
+
+
+def key_of_request(batch_id: str, custom_id: str) -> str:
+    """Our own name of a request of a batch that was made elsewhere: the one that bgmagic gave it
+    there, or what somebody else called it, which others may call theirs too."""
+    return custom_id if _OURS.fullmatch(custom_id) else f"{batch_id}/{custom_id}"
 
 
 def create_of(batch: Mapping[str, Any]) -> str:

@@ -1,20 +1,29 @@
-"""The batches of this process: starts and ends the runner of each."""
+"""The batches of this process: starts and ends the runner of each, and takes those in that only the
+server knows."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+from bgmagic.api import batch as api
+from bgmagic.api.request import Request
+from bgmagic.api.response import text_in
 from bgmagic.api.server import ServerConfig
 from bgmagic.batches.runner import BatchRunner
 from bgmagic.batches.work import BatchWork
-from bgmagic.concurrency import Clock
+from bgmagic.concurrency import Clock, LoopThread
+from bgmagic.errors import BadInput, ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import SHUTDOWN, detach
-from bgmagic.jobs.record import JobRecord, SendGate
+from bgmagic.jobs.record import GroupPosition, JobRecord, SendGate, Status
 from bgmagic.runtime.pacing import RunConfig
-from bgmagic.storage.batches import BatchStore, StoredBatch
+from bgmagic.storage.batches import BatchState, BatchStore, StoredBatch, add_found, first_job
+from bgmagic.storage.database import JournalError, StoredJob
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.batches import BatchesClient
 
@@ -56,9 +65,12 @@ class BatchRuns:
     async def attach(self, job: Job, config: RunConfig) -> None:
         """Go on with a job of the journal, and with the batch that it is in."""
         key = str(job.outline.batch)
-        if key in self._runners and not self._runners[key][1].done():
-            self._runners[key][0].join(job)
-            return
+        while key in self._runners and not self._runners[key][1].done():
+            runner, task = self._runners[key]
+            if not runner.work.ending:
+                runner.join(job)
+                return
+            await asyncio.wait([task])  # it takes no more, and whoever saw an end may be quick
         first = key not in self._joining
         self._joining.setdefault(key, []).append(job)
         if first:
@@ -141,3 +153,156 @@ def _detach(jobs: Sequence[Job]) -> None:
     for job in jobs:
         if not job.done():
             detach(job, SHUTDOWN)
+
+
+# Batches that only the server knows: of another machine, whose journal is lost, or of a colleague.
+
+TOGETHER = 500  # requests that are written down with one commit
+
+IN_FLIGHT = 64  # of their jobs at the server, where they are sent again by themselves
+
+_GONE = (404, 410)  # by which a server says that it does not have something, or no more
+
+
+class FoundBatch:
+    """A batch that the journal does not have; writes it down as if it had been sent from here."""
+
+    def __init__(self, batch_id: str, server: ServerConfig, store: JobStore) -> None:
+        """Make it of the server's id; nothing is asked yet."""
+        self._id = batch_id
+        self._server = server
+        self._store = store
+
+    def take_in(self, name: str, notebook: str, *, named: bool) -> StoredJob:
+        """Write it down with its requests, and give one of its jobs. Waits for it, on a loop of its
+        own; nothing is sent.
+
+        Args:
+            name: what its group is called.
+            notebook: where it is taken in.
+            named: whether the user chose the name.
+
+        Raises:
+            BadInput: the server has no such batch, it can't be read, or not be written down.
+        """
+        loop = LoopThread("bgmagic-batch")
+        try:
+            return loop.run(self._taken_in(name, notebook, named=named)).result()
+        except ServerError as failure:
+            told = f"{self._id} can't be read at {self._server.address}: {failure}"
+            raise BadInput(told) from None
+        except JournalError as failure:
+            raise BadInput(f"{self._id} can't be written down: {failure}") from None
+        finally:
+            loop.stop(1.0)
+
+    async def _taken_in(self, name: str, notebook: str, *, named: bool) -> StoredJob:
+        client = BatchesClient(self._server)
+        try:
+            found = await self._retrieved(client)
+            # Ours after all, where nobody knew whether the server had made it.
+            key = api.key_of(found)
+            job = first_job(self._store, key) if key else None
+            if job is None:
+                group = GroupPosition(self._id, name if named else None, 0, 0, IN_FLIGHT)
+                await self._write(client, found, group, name, notebook)
+                job = self._store.of_batch(self._id)
+        finally:
+            await client.close()
+        if job is None:
+            raise BadInput(
+                f"{self._id}: its file of requests has expired, and it has no results that tell "
+                "what they were"
+            )
+        return job
+
+    async def _retrieved(self, client: BatchesClient) -> dict[str, Any]:
+        try:
+            found = await client.retrieve(self._id)
+        except ServerError as failure:
+            if failure.status_code not in _GONE:
+                raise
+            raise BadInput(
+                f"the journal has no job or batch {self._id!r}, and {self._server.address} no such "
+                f"batch for this key: {failure}"
+            ) from None
+        endpoint = text_in(found.get("endpoint"))
+        if endpoint not in ("", api.ENDPOINT):
+            raise BadInput(
+                f"{self._id} is a batch of {endpoint}, made by another program: only those of "
+                f"{api.ENDPOINT} can be read here"
+            )
+        return found
+
+    async def _write(
+        self,
+        client: BatchesClient,
+        found: Mapping[str, Any],
+        group: GroupPosition,
+        name: str,
+        notebook: str,
+    ) -> None:
+        made, counts = found.get("created_at"), api.RequestCounts.of(found)
+        at = float(made) if isinstance(made, int | float) else time.time()
+        like = JobRecord(
+            request=Request("{}"),
+            server=self._server.name,
+            submitted_at=at,
+            accepted_at=at,
+            named=group.name is not None,
+            notebook=notebook,
+            status=Status.IN_PROGRESS,
+            batch=self._id,
+        )
+        size, seen, some = counts.total if counts else 0, set[str](), list[JobRecord]()
+        batch = StoredBatch(
+            self._id,
+            at,
+            BatchState.CREATED,
+            file_id=text_in(found.get("input_file_id")) or None,
+            batch_id=self._id,
+        )
+        async for custom_id, body in self._requests(client, found):
+            key = api.key_of_request(self._id, custom_id)
+            if key in seen or len(seen) == api.MOST_REQUESTS:
+                continue
+            index = len(seen)
+            seen.add(key)
+            position = replace(group, index=index, size=size)
+            request = self._request(body)
+            changes = {"key": key, "request": request, "name": f"{name}[{index}]"}
+            some.append(like.with_changes(**changes, position=position))
+            if len(some) == TOGETHER:
+                await add_found(self._store, some, self._server)
+                some = []
+        # The batch at last: without it, what broke off is taken in anew.
+        await add_found(self._store, some, self._server, batch if seen else None)
+
+    def _request(self, body: Mapping[str, Any]) -> Request:
+        try:
+            return Request.of(body, server=self._server)
+        except BadInput:  # half a character, or too deep: what is left tells its price
+            return Request.of({"model": text_in(body.get("model"))}, server=self._server)
+
+    async def _requests(
+        self, client: BatchesClient, found: Mapping[str, Any]
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """The requests, each as its name and its body; of a file that has expired, which is after
+        30 days, what the results tell."""
+        try:
+            async for line in client.lines(text_in(found.get("input_file_id")) or "none"):
+                told = api.read_json_line(line) or {}
+                custom_id, body = text_in(told.get("custom_id")), told.get("body")
+                if custom_id:
+                    yield custom_id, body if isinstance(body, dict) else {"model": ""}
+        except ServerError as failure:
+            if failure.status_code not in _GONE:
+                raise
+        else:
+            return
+        for file_id in api.BatchReport.of(found).files:
+            async for line in client.lines(file_id):
+                result = api.read_result(client.parse(line))
+                if result is not None:
+                    model = text_in((result.response or {}).get("model"))
+                    yield result.custom_id, {"model": model}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bgmagic.api.batch import BatchResult, read_result
+from bgmagic.api.batch import BatchResult, key_of_request, read_result
 from bgmagic.api.request import Request
 from bgmagic.api.response import text_in
 from bgmagic.api.server import ServerConfig
@@ -41,7 +41,10 @@ class ResultCollector:
         settled: of these, those that have ended since.
     """
 
-    def __init__(self, jobs: Iterable[Job], store: BatchStore, now: Callable[[], float]) -> None:
+    def __init__(
+        self, key: str, jobs: Iterable[Job], store: BatchStore, now: Callable[[], float]
+    ) -> None:
+        self._batch = key
         self.jobs = {job.key: job for job in jobs}
         self.absent: set[str] = set()
         self.settled: set[str] = set()
@@ -60,26 +63,27 @@ class ResultCollector:
         Raises:
             ServerError: the file can't be read to its end; what was read is taken in.
         """
-        size, found = 0, list[BatchResult]()
+        size, found = 0, list[tuple[str, BatchResult]]()
         try:
             async for line in client.lines(file_id):
                 size += len(line)
                 result = read_result(client.parse(line))
-                if result is not None and self._awaits(result.custom_id):
-                    found.append(result)
+                if result is not None and (key := self._key(result.custom_id)):
+                    found.append((key, result))
                 if len(found) >= TOGETHER or size > BYTES_TOGETHER:
                     taken, size, found = found, 0, []
                     await self._take(taken, server)
         finally:
             await self._take(found, server)
 
-    def _awaits(self, custom_id: str) -> bool:
-        return custom_id in self.jobs or custom_id in self.absent
+    def _key(self, custom_id: str) -> str:
+        """Our name of the job of a request that has no result yet, or ""."""
+        names = custom_id, key_of_request(self._batch, custom_id)
+        return next((name for name in names if name in self.jobs or name in self.absent), "")
 
-    async def _take(self, results: Sequence[BatchResult], server: ServerConfig) -> None:
+    async def _take(self, results: Sequence[tuple[str, BatchResult]], server: ServerConfig) -> None:
         # The last one counts, as a dict has it; a file has one line a request.
-        newest = {result.custom_id: result for result in results}
-        changes = {key: self._changes(result) for key, result in newest.items()}
+        changes = {key: self._changes(result) for key, result in results}
         await self.end(changes, server)
 
     def _changes(self, result: BatchResult) -> dict[str, Any]:
@@ -143,6 +147,7 @@ class BatchWork:
         wake: ends a pause.
         closing: whether the process is about to end.
         adopted: whether it is of an earlier kernel, and may be known to the server.
+        ending: whether all its jobs are about to end.
         sending: whether a call is under way that shutdown waits for.
         accepted_at: when the server took it, seconds since the epoch.
     """
@@ -162,12 +167,12 @@ class BatchWork:
             owner=store.owner_id,
             over_budget=any(job.outline.over_budget for job in jobs[:1]),
         )
-        self.results = ResultCollector(jobs, store, clock.now)
+        self.results = ResultCollector(key, jobs, store, clock.now)
         self.config = config
         self.store = store
         self.clock = clock
         self.wake = WakeEvent()
-        self.closing = self.sending = self.adopted = False
+        self.closing = self.sending = self.adopted = self.ending = False
         self.accepted_at: float | None = None
         self._client_of = client_of
         self._written = True
@@ -257,6 +262,7 @@ class BatchWork:
 
     async def end_all(self, status: str, reason: str) -> None:
         """End all jobs that are open, and the batch with them."""
+        self.ending = True
         await self.end([*self.results.jobs, *self.results.absent], status, reason)
         self.batch = replace(self.batch, state=BatchState.ENDED)
         await self.store.try_to_save(self.batch)

@@ -17,7 +17,7 @@ from bgmagic.display.listing import TableRow, sentence, table_row, table_text
 from bgmagic.display.static_html import final_group_bundles, text_html
 from bgmagic.jobs.export import GroupSummary, server_seconds
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.record import Note
+from bgmagic.jobs.record import Note, Status
 from bgmagic.text import one_line
 
 if TYPE_CHECKING:
@@ -293,8 +293,20 @@ def _trouble(group: JobGroup) -> str:
         told = job.outline
         if told.trouble and not job.done():
             return one_line(told.trouble, 200)
-        dear = dear or next((note for note in _DEAR if note in told.notes), "")
+        dear = (
+            dear or next((note for note in _DEAR if note in told.notes), "") or _unclear(group, job)
+        )
     return dear
+
+
+def _unclear(group: JobGroup, job: Job) -> str:
+    """What finds the batch of a job of which nobody knows whether the server made it, or ""."""
+    told = job.outline
+    if told.status != Status.UNKNOWN or told.batch is None:
+        return ""
+    at = told.position
+    name = group.name if at is not None and at.name == group.name else job.key
+    return f"%bgattach {name} asks the server's list for its batch again, and costs nothing"
 
 
 _DEAR = (Note.BATCH_TWICE, Note.BATCH_ELSEWHERE)

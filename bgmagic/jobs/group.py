@@ -118,7 +118,7 @@ class JobGroup(Collection[Any]):
     def size(self) -> int:
         """Number of jobs that the sweep asked for; an attached group may have fewer."""
         positions = (job.outline.position for job in self.made)
-        return max((at.size for at in positions if at is not None), default=len(self._jobs))
+        return max((at.size for at in positions if at is not None), default=0) or len(self._jobs)
 
     @property
     def failed(self) -> tuple[Job, ...]:

@@ -304,10 +304,8 @@ class BgLineMagics(Magics):
         if entry is not None:
             self._take(entry, name)
         elif which.startswith("batch_"):
-            raise BadInput(
-                f"the journal has no job or batch {which!r}: %bgattach takes the variable of a "
-                "batch's sweep, where the journal is that it was sent with"
-            )
+            first = app.take_in(to_response_id(which, "%bgattach"), name, named=out is not None)
+            groups.attach_named_group(self._notebook, first, name)
         elif is_like_response_id(which):
             response_id = to_response_id(which, "%bgattach")
             variable = NamespaceVariables(self._namespace, [name])

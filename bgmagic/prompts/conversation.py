@@ -135,7 +135,7 @@ def history(held: object, name: str, find: Callable[[str], Job | None]) -> Histo
             f"--continue {name}: it holds {kind_of(held)}, no answer of a job; earlier turns of "
             "your own go in with --messages"
         )
-    if job.request.is_empty:
+    if job.request.is_empty or job.record.is_unrendered:
         raise BadInput(
             f"--continue {name}: it was attached by its id, so what was asked is not known here; "
             "give the turns with --messages"

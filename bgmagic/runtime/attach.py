@@ -23,6 +23,7 @@ from bgmagic.jobs.record import (
 )
 from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.runtime.pacing import RunConfig
+from bgmagic.storage.batches import made_row
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
 from bgmagic.values import dataclass
@@ -119,6 +120,16 @@ _OF_THE_END = (
     "status", "request", "partial", "rounds", "response_id", "accepted_at", "started_at",
     "checked_at", "ended_at", "response", "reason",
 )  # fmt: skip
+
+
+def row_now(key: str, find: Callable[[str], Job | None], store: JobStore) -> StoredJob | None:
+    """The job of this process with this key as the journal is to have it now; None if it has ended,
+    or is not run here. On the journal's thread."""
+    job = find(key)
+    config: RunConfig | None = None if job is None else job.run_config
+    if job is None or config is None or job.outline.ended_at is not None:
+        return None
+    return made_row(store, job.record, config.server, config.poll_interval, config.deadline)
 
 
 class NoController:

@@ -35,13 +35,14 @@ from bgmagic.runtime.attach import (
     hold_again,
     past_job,
     record_of,
+    row_now,
     stored_run_config,
 )
 from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
 from bgmagic.runtime.registry import JobFeed, JobFeeds, JobRegistry
 from bgmagic.runtime.scheduler import JobScheduler, MakeBatches
-from bgmagic.storage.batches import BatchIds
+from bgmagic.storage.batches import BatchIds, remake_by
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
@@ -93,6 +94,7 @@ class JobManager:
         self._loop = LoopThread()
         self._callbacks = CallbackThread()
         self.registry = JobRegistry()
+        remake_by(self.store, functools.partial(row_now, find=self.registry.find, store=self.store))
         self._moves: dict[Job, GroupPosition] = {}
         self.feeds = JobFeeds()
         parts = self.store, self._clock, self._needed, gate, make_batches, find_function

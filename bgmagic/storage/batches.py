@@ -21,8 +21,8 @@ from bgmagic.api.request import Request
 from bgmagic.api.response import Usage
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
-from bgmagic.jobs.record import JobRecord
-from bgmagic.storage.database import JournalError, StoredJob
+from bgmagic.jobs.record import JobRecord, Status
+from bgmagic.storage.database import JournalError, StoredJob, add_entries
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.live_rows import Write, changed
 from bgmagic.values import dataclass
@@ -101,6 +101,14 @@ _SENT_AGAIN = """SELECT count(*) > 0 AND NOT EXISTS (
         SELECT group_index FROM jobs WHERE group_key = :group AND created_at >
             (SELECT max(created_at) FROM jobs WHERE batch = :earlier))
     FROM jobs WHERE batch = :earlier"""
+
+_REOPEN = """UPDATE jobs SET ended_at = NULL, status = 'submitting', reason = NULL, owner = NULL
+    WHERE status = 'unknown' AND ended_at IS NOT NULL
+    AND key IN (SELECT value FROM json_each(:keys))"""
+
+_KNOWN = "SELECT key FROM jobs WHERE key IN (SELECT value FROM json_each(?))"
+
+FOUND_DEADLINE = 25 * 3600.0  # seconds: a batch has 24 hours, and its results come after that
 
 TOGETHER = 500  # jobs of another host's file that are copied in one go
 
@@ -296,6 +304,69 @@ class BatchStore:
         """The batch with this key, or None."""
         rows = self._store.journal._read(_FIND, (key,))
         return _from_row(rows[0]) if rows else None
+
+
+def reopen(store: JobStore, entries: Iterable[StoredJob]) -> bool:
+    """Have those of these jobs that ended since nobody knew whether the server had made their batch
+    be open again, so that whoever attaches them looks for it once more; whether there are any."""
+    keys = [one.key for one in entries if one.batch is not None and one.status == Status.UNKNOWN]
+    if keys:
+        values = {"keys": json.dumps(keys)}
+        store.journal._put(Write(lambda db: db.execute(_REOPEN, values).rowcount)).result()
+    return bool(keys)
+
+
+def first_job(store: JobStore, key: str) -> StoredJob | None:
+    """The first job of the batch with this key, or None."""
+    found = store.journal.select("WHERE batch = :it ORDER BY id LIMIT 1", it=key)
+    return found[0] if found else None
+
+
+async def add_found(
+    store: JobStore,
+    records: Iterable[JobRecord],
+    server: ServerConfig,
+    batch: StoredBatch | None = None,
+) -> None:
+    """Write down jobs that the server has, and at last their batch; those that are there stay as
+    they are.
+
+    Raises:
+        JournalError: it can't be written.
+    """
+    credentials = await asyncio.to_thread(store.credentials, server)
+    entries = [
+        store._entry(record, server, None, FOUND_DEADLINE, credentials) for record in records
+    ]
+    keys = json.dumps([entry.key for entry in entries])
+    known = {row[0] for row in store.journal.rows(_KNOWN, (keys,))}
+    new = [changed(entry, {"owner": None}) for entry in entries if entry.key not in known]
+
+    def add(connection: sqlite3.Connection) -> None:
+        add_entries(connection, new)
+        if batch is not None:
+            connection.execute(_SAVE, vars(batch))
+
+    await asyncio.wrap_future(store.journal._put(Write(add)))
+
+
+def remake_by(store: JobStore, remake: Callable[[str], StoredJob | None]) -> None:
+    """Have the rows of jobs in batches, which are not kept, made anew where they are needed again:
+    where the file does not have them any more, or does not take what became of them."""
+    store.journal._rows.remake = remake
+
+
+def made_row(
+    store: JobStore,
+    record: JobRecord,
+    server: ServerConfig,
+    interval: float | None,
+    deadline: float,
+) -> StoredJob:
+    """What the journal has, or is to have, of an open job; reads nothing."""
+    prints = (made for (_, known), made in tuple(store._prints.items()) if known == server)
+    credentials = server.name if server.is_local else next(prints, "")
+    return store._entry(record, server, interval, deadline, credentials)
 
 
 class BatchIds:

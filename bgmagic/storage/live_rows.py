@@ -7,7 +7,7 @@ import json
 import operator
 import sqlite3
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,10 +48,15 @@ class LiveRows:
     """What this process has told the journal of its open jobs, so that it can be told again.
 
     On the journal's thread only, but for `is_unsaved`.
+
+    Attributes:
+        remake: gives the row of a job of this process that is in a batch, as it is now; None where
+            it can't. Of tens of thousands none is kept that is in the file.
     """
 
     def __init__(self) -> None:
-        self._rows: dict[str, _Row] = {}
+        self.remake: Callable[[str], StoredJob | None] | None = None
+        self._rows: dict[str, _Row | None] = {}
         self._base: tuple[Any, ...] = (None,) * len(database.FIELDS)
         # The jobs of which the file does not say the same, and whether it may have them at all.
         self._unsaved: dict[str, bool] = {}
@@ -78,7 +83,20 @@ class LiveRows:
 
     def savings(self) -> list[Write]:
         """What writes all that is unsaved."""
-        return [self._saving(_entry(self._rows[key])) for key in self._unsaved]
+        rows = [self._row(key) for key in tuple(self._unsaved)]
+        return [self._saving(_entry(row)) for row in rows if row is not None]
+
+    def _row(self, key: str) -> _Row | None:
+        """The row of a job; one that was not kept is made anew, and kept from now on."""
+        row = self._rows.get(key)
+        if row is None and key in self._rows and self.remake is not None:
+            made = self.remake(key)
+            if made is None:
+                del self._rows[key]
+                self._unsaved.pop(key, None)
+            else:
+                row = self._rows[key] = self._packed(made)
+        return row
 
     def _saving(self, entry: StoredJob) -> Write:
         owner = self._owner
@@ -86,7 +104,7 @@ class LiveRows:
 
     def committed(self, write: Write, outcome: Any) -> Any:
         """Take in that a write was committed, or refused for what it is; gives its result."""
-        if isinstance(outcome, MissingRow) and write.key in self._rows and write.changes:
+        if isinstance(outcome, MissingRow) and self._row(write.key) and write.changes:
             self._change(write)
             self._unsaved[write.key] = True
         elif isinstance(outcome, JournalError):
@@ -99,11 +117,17 @@ class LiveRows:
             return outcome is not None
         elif write.added:
             for entry in write.added:
-                if entry.ended_at is None:
+                if entry.ended_at is not None:
+                    continue
+                if entry.batch is None or self.remake is None:
                     self._own(entry)
+                else:
+                    self._rows[entry.key], self._owner = None, entry.owner or self._owner
         elif write.changes is not None:
-            self._change(write)
-            self._drop_ended(write.key)
+            if write.changes.get("ended_at") is not None:
+                self._drop(write.key)
+            else:
+                self._change(write)
         return outcome
 
     def saved(self, write: Write, outcome: Any) -> None:
@@ -128,7 +152,7 @@ class LiveRows:
             self._unsaved[entry.key] = maybe
         if write.added:
             return WriteDeferred(str(error))
-        row = self._rows.get(write.key)
+        row = self._row(write.key)
         if row is None or write.changes is None:
             return error
         if write.claims:
@@ -168,9 +192,12 @@ class LiveRows:
             return
         keys = [write.key] if write.key in self._rows else []
         if write.batch:
-            keys += [key for key, row in self._rows.items() if _value(row, "batch") == write.batch]
+            rows = self._rows.items()
+            keys += [key for key, row in rows if row and _value(row, "batch") == write.batch]
         for key in keys:
             row = self._rows[key]
+            if row is None:
+                continue
             values = _values(row)
             for name, value in write.changes.items():
                 values[_AT[name]] = value
@@ -179,8 +206,11 @@ class LiveRows:
     def _drop_ended(self, key: str) -> None:
         row = self._rows.get(key)
         if row is not None and _value(row, "ended_at") is not None:
-            del self._rows[key]
-            self._rows = self._rows or {}  # of tens of thousands it would keep all its room
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        self._rows.pop(key, None)
+        self._rows = self._rows or {}  # of tens of thousands it would keep all its room
 
 
 # A row as it is remembered: the values of another one, where it has others, and these.

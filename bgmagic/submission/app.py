@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bgmagic.jobs.job import Job
     from bgmagic.jobs.record import SendGate, Variable
     from bgmagic.runtime.manager import JobManager
+    from bgmagic.storage.database import StoredJob
     from bgmagic.storage.job_store import JobStore
     from bgmagic.submission.costs import Budget, BudgetGate
     from bgmagic.tools.functions import FunctionTool
@@ -284,6 +285,13 @@ class App:
             model: what jobs that name no model ask for there.
         """
         self._local, self.local_model = server, model
+
+    def take_in(self, batch_id: str, name: str, *, named: bool) -> StoredJob:
+        """Write down a batch that only the server knows; see `FoundBatch.take_in`."""
+        from bgmagic.batches.runs import FoundBatch
+
+        found = FoundBatch(batch_id, self.destination(), self.manager.store)
+        return found.take_in(name, self.shell.notebook_path(), named=named)
 
     # As the process ends.
 

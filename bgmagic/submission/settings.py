@@ -296,7 +296,7 @@ class AttachSettings:
 
     names: tuple[str, ...] = option(
         metavar="ID|NAME", read=to_anything, default=(), repeatable=True,
-        help="a response id from anywhere, or the variable or batch id of jobs in the journal",
+        help="a response or batch id from anywhere, or the variable of jobs in the journal",
     )  # fmt: skip
     all: bool = option(
         "--all", default=False,

@@ -160,7 +160,7 @@ def attach_group(
     key: str, name: str, output_type_of: Callable[[StoredJob], OutputType] = lambda _: None
 ) -> JobGroup:
     """Attach a group of the journal: jobs that have ended are settled, open ones followed, unsent
-    ones sent.
+    ones sent. A batch of which nobody knew whether the server had made it is looked for again.
 
     Args:
         key: the group's.
@@ -171,6 +171,11 @@ def attach_group(
         BadInput: none of its jobs can be attached; says why.
     """
     entries = JobLookup().group(key)
+    if any(entry.batch is not None for entry in entries):
+        from bgmagic.storage.batches import reopen  # most groups are no batches
+
+        if reopen(app.manager.store, entries):
+            entries = JobLookup().group(key)
     free = app.manager.store.available_owners()
     limiter = make_limiter(_position_of(entries[0]).in_flight)
     troubles: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from bgmagic.jobs.record import Note
 from bgmagic.runtime import pacing
 from bgmagic.runtime.manager import JobManager
 from bgmagic.runtime.pacing import Courtesy
+from bgmagic.storage import database
 from bgmagic.storage.job_store import AT_ONCE
 from bgmagic.submission.app import group_displays
 from bgmagic.transport import batches
@@ -303,7 +305,8 @@ def test_a_batch_that_is_made_too_late_is_not_made_again(
     assert jobs[0].status == "submitting"
     eventually(lambda: all(job.done() for job in jobs))
     assert {type(job.error) for job in jobs} == {JobUnknown}
-    assert f"bgmagic={jobs[0].record.batch}; retry_failed(unknown=True)" in str(jobs[0].error)
+    assert f"bgmagic={jobs[0].record.batch}; %bgattach" in str(jobs[0].error)
+    assert "retry_failed(unknown=True)" in str(jobs[0].error)
     hold.set()
     eventually(lambda: server.batching.batches)
     assert server.batching.batches["batch_1"]["metadata"]["bgmagic"] == jobs[0].record.batch
@@ -352,6 +355,41 @@ def test_a_journal_that_is_behind(server: ScriptedServer, tmp_path: Path) -> Non
         assert answers(attached(one, server)) == echoes(3)
         one.close()
     assert len(server.batching.batches) == 1
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_journal_that_loses_a_batch(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """Where the file is gone while the server has a batch, or does not take its results at first, it has
+    all of its jobs in the end: their rows are made anew of their handles."""
+    path = tmp_path / "journal.sqlite3"
+    server.batching.polls = 10_000
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.1)
+    kernel, lock = manager_of(path), None
+    jobs = sent(kernel, server, 4)
+    eventually(lambda: {entry.status for entry in entries_of(kernel)} == {"in_progress"})
+    own = kernel.store.journal.path
+    assert own is not None
+    if full:
+        lock = sqlite3.connect(own)
+        lock.execute("BEGIN IMMEDIATE")  # nobody else writes
+    else:
+        for found in own.parent.glob(f"{own.name}*"):
+            found.unlink()
+    server.batching.end("batch_1")
+    assert answers(jobs) == echoes(4)
+    if lock is not None:
+        lock.rollback()
+        lock.close()
+    eventually(lambda: {entry.status for entry in entries_of(kernel)} == {"completed"})
+    kernel.close(10)
+    after = manager_of(path)
+    try:
+        assert answers(attached(after, server)) == echoes(4)
+        assert server.count("batch") == 1
+    finally:
+        after.close(10)
 
 
 def test_two_copies_of_a_journal_at_once(server: ScriptedServer, tmp_path: Path) -> None:

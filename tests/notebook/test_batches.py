@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from tests.jobs.test_job import eventually
 from tests.support.kernels import Kernel, kernel
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted import Script, ScriptedServer
 
 SWEEP = "%%bgresponse -o study --each questions --batch\nSay {{ item }}"
 PRICES = '%config BgMagics.prices = {"gpt-5.2": {"input": 1.25, "output": 10}}'
@@ -145,3 +147,80 @@ def test_a_large_batch_is_rendered_after_the_cell(
     assert server.count("upload") == 1
     assert set(server.batching.asked.values()) == {1}
     assert len(server.batching.asked) == 700
+
+
+def made_elsewhere(server: ScriptedServer, names: list[str], **fields: Any) -> str:
+    """A batch that somebody else has had the server make of requests with these names; its id."""
+    batching = server.batching
+    asked = [{"role": "user", "content": f"Ask {name}"} for name in names]
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/responses"}
+        | {"body": {"model": "gpt-5.2", "input": [one]}}
+        for name, one in zip(names, asked, strict=True)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    file = batching._file("requests.jsonl", text.encode())
+    body = {"input_file_id": file["id"], "endpoint": "/v1/responses", "completion_window": "24h"}
+    made = batching.create(body | fields)[1]
+    return str(made["id"])
+
+
+def test_a_batch_from_elsewhere(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """%bgattach of a batch that no journal here has takes its requests from its file, or from its results
+    where that has expired, and its answers; what is none of the Responses API is one line. Nothing is
+    sent, no batch is cancelled, and what failed can be sent again where it is known what was asked."""
+    in_kernel.ok(PRICES.replace("}}", '}, "gpt-5.2-true": {"input": 1.25, "output": 10}}'))
+    other = made_elsewhere(server, ["x"], endpoint="/v1/chat/completions")
+    said = in_kernel.run(f"%bgattach {other}").said
+    assert f"{other} is a batch of /v1/chat/completions, made by another program" in said
+    assert "Traceback" not in said
+    server.batching.polls = 0
+    server.batching.ending, server.batching.done = "expired", 0.5
+    ours = made_elsewhere(server, [f"{n:032x}" for n in range(4)], metadata={"bgmagic": "k"})
+    in_kernel.ok(f"%bgattach {ours} -o study")
+    in_kernel.run("%bgwait study")
+    assert in_kernel.value("[a.strip() for a in study[:2]]") == str(
+        [f"echo: Ask {n:032x}" for n in range(2)]
+    )
+    assert in_kernel.value("(len(study.failed), study.size)") == "(2, 4)"
+    server.batching.ending, server.batching.done = "completed", 1.0
+    assert "2 jobs sent again" in in_kernel.ok("study.retry_failed()").said
+    eventually(lambda: server.count("batch"))
+    asked = server.batching.requests(list(server.batching.batches)[-1])
+    assert [one["body"]["input"][0]["content"] for one in asked] == [
+        f"Ask {n:032x}" for n in (2, 3)
+    ]
+    # Names of another program, which others may have given too; its file has expired.
+    theirs = [made_elsewhere(server, ["a", "b", "a"]) for _ in range(2)]
+    for batch_id in theirs:
+        server.batching.end(batch_id)
+        server.batching.batches[batch_id]["input_file_id"] = "file-gone"
+        in_kernel.ok(f"%bgattach {batch_id} -o {batch_id}")
+        in_kernel.ok(f"%bgwait {batch_id}")
+    assert in_kernel.value(f"sorted(a.strip() for a in {theirs[0]})") == str(
+        ["echo: Ask a", "echo: Ask b"]
+    )
+    assert in_kernel.value(f"sorted({theirs[0]}) == sorted({theirs[1]})") == "True"
+    assert server.count("create") == server.count("batch_cancel") == 0
+    assert server.count("batch") == 1
+    assert in_kernel.value("study.to_frame().price.round(6).tolist()[:2]") == str([0.001125] * 2)
+    assert in_kernel.value(f"{theirs[0]}.to_frame().price.round(6).tolist()") == str([0.001125] * 2)
+
+
+def test_a_batch_that_turns_up(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """A batch of which nobody knew whether the server had made it is found by %bgattach of its variable,
+    as its board says, and made no second time; one that is still not found leaves its jobs unknown."""
+    server.enqueue("batch", Script(reset="after"))
+    server.always["batches"] = Script(status=404, json={"error": {"message": "no", "type": "x"}})
+    in_kernel.ok("questions = ['a', 'b']")
+    in_kernel.ok(SWEEP)
+    in_kernel.until("study.counts == {'unknown': 2}")
+    in_kernel.until("study.board.view['trouble'].startswith('%bgattach study asks the server')")
+    in_kernel.ok("%bgattach study")
+    in_kernel.until("study.counts == {'unknown': 2}")
+    del server.always["batches"]
+    in_kernel.ok("%bgattach study")
+    in_kernel.ok("%bgwait study")
+    assert in_kernel.value("[a.strip() for a in study]") == str(["echo: Say a", "echo: Say b"])
+    assert in_kernel.value("study.board.view['trouble']") == repr("")
+    assert server.count("batch") == server.count("upload") == 1
