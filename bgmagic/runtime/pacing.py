@@ -117,7 +117,7 @@ class PollSchedule:
 FEW = 20
 
 # Seconds. The polls of one step wake the thread once: a quarter less CPU than one by one.
-STEP = 0.05
+STEP = 0.1
 
 # The fractional parts of its multiples are spread evenly over 0 to 1, however many there are.
 _GOLDEN = 0.6180339887498949

@@ -19,6 +19,7 @@ from bgmagic.jobs.record import GroupPosition, JobRecord, SendGate
 from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.dependencies import FindJob
 from bgmagic.runtime.pacing import Courtesy, PollPacer, RunConfig, ServerEndpoint
+from bgmagic.runtime.poll_gate import PollGate
 from bgmagic.runtime.registry import MANY, JobFeed, rush
 from bgmagic.runtime.runner import START_DELAY, JobRunner
 from bgmagic.storage.job_store import AT_ONCE, LET_OTHERS, JobStore
@@ -385,5 +386,6 @@ class JobScheduler:
         known = self._endpoints.get(server)
         if known is None:
             pacer = PollPacer(self._polls_per_second)
-            known = self._endpoints[server] = ServerEndpoint(ResponsesClient(server), pacer)
+            client = ResponsesClient(server, PollGate(self._polls_per_second).passed)
+            known = self._endpoints[server] = ServerEndpoint(client, pacer)
         return known

@@ -63,13 +63,19 @@ class ResponsesClient:
         create_slots: bounds the creates in flight; the caller enters it before `create`.
     """
 
-    def __init__(self, server: ServerConfig) -> None:
+    def __init__(
+        self, server: ServerConfig, may_poll: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """Make the client of ``server``. Imports the SDK.
+
+        Args:
+            may_poll: is awaited before each poll.
 
         Raises:
             ServerError: the SDK can't make a client of these settings.
         """
         self._server = server
+        self._may_poll = may_poll
         self._parser = ReplyParser(server)
         self.compress = ResponseCompressor()
         self.create_slots = asyncio.Semaphore(AT_ONCE)
@@ -229,6 +235,8 @@ class ResponsesClient:
             ServerError: the server gave no response object within 30 s.
         """
         # Waiting for others' polls is not the server's fault, and no part of the 30 s.
+        if self._may_poll is not None:
+            await self._may_poll()
         async with self._polling:
             try:
                 if include:

@@ -121,7 +121,7 @@ IPYTHON = ("notebook", "display", "")
 
 LONGEST = 450  # lines of a file
 MOST_IN_PACKAGE = 12  # files, besides __init__
-MOST = 129  # Python files in all, besides the packages' own docstrings; 90 before issues 16 to 19
+MOST = 130  # Python files in all, besides the packages' own docstrings; 90 before issues 16 to 19
 
 
 @functools.cache

@@ -19,7 +19,9 @@ from bgmagic.concurrency import Clock, Sleeper, TurnQueue
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord
+from bgmagic.runtime import pacing
 from bgmagic.runtime.pacing import LIMIT, PollPacer, PollSchedule, ServerEndpoint
+from bgmagic.runtime.poll_gate import BURST, PollGate
 from bgmagic.runtime.registry import MANY, Rush
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
 from bgmagic.storage.job_store import JobStore
@@ -285,6 +287,48 @@ def test_a_limit_is_set_while_jobs_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for slot in slots[100:]:
         slot.leave()
     assert pacer.spread(10.0, chosen=False) == 10.0
+
+
+@pytest.mark.parametrize(
+    ("computes", "limit", "gone"),
+    [
+        (False, None, [100, 100]),
+        (True, None, [50, 99, 99]),
+        (True, 100.0, [20, 40, 60, 80, 99]),  # the user's own
+        (True, 0.001, [1] * 10 + [99, 99]),  # after 2 s they go on in any case
+    ],
+)
+def test_few_polls_a_second_beside_a_cell_that_computes(
+    monkeypatch: pytest.MonkeyPatch, computes: bool, limit: float | None, gone: list[int]
+) -> None:
+    """While the cells' thread computes, polls go on at a rate that it hardly feels, in the order in
+    which they asked, and none waits for long; without that, all at once."""
+    used = itertools.count(0.0, float(computes))
+    monkeypatch.setattr(pacing, "cells_time", lambda: next(used))
+    gate, went, now = PollGate(lambda: limit), list[int](), [1000.05]
+
+    async def poll(number: int) -> None:
+        await gate.passed()
+        went.append(number)
+
+    async def main() -> list[int]:
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
+        await gate.passed()  # finds out what the cells' thread has used so far
+        now[0] += BURST
+        tasks = [asyncio.create_task(poll(number)) for number in range(100)]
+        told = []
+        for step in range(len(gone)):
+            for _ in range(4):  # the timer, those that it lets go, their end
+                await asyncio.sleep(0)
+            told.append(len(went))
+            if not step and computes:
+                tasks[-1].cancel()
+            now[0] += BURST
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return told
+
+    assert asyncio.run(main()) == gone
+    assert went == sorted(went)
 
 
 class Sleepers:

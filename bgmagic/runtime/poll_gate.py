@@ -1,0 +1,76 @@
+"""Lets few polls a second go on beside a cell that computes: all polls take the interpreter."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+
+from bgmagic.runtime import pacing
+
+# Polls a second of one server beside a cell that computes, unless the user has set a limit: at 0.1
+# ms each 2.5 % of its time (tests/benchmarks/README.md).
+BESIDE_CELL = 250.0
+
+# Seconds. The polls that were held back go on together, fifty: two hand-overs of the interpreter
+# for all of them, and 5 ms of it, the time that Python's threads have in turn.
+BURST = 0.2
+
+# Seconds for which a poll is held back. None is 90 s after the one before: see `pacing.LIMIT`.
+PATIENCE = 2.0
+
+COMPUTES = 0.25  # of the time that passes; on a busy machine a cell has not all of it
+
+
+class PollGate:
+    """Bounds the polls of one server beside a cell that computes. On the loop thread only."""
+
+    def __init__(self, limit: Callable[[], float | None] = lambda: None) -> None:
+        """Make it; ``limit`` tells the most polls a second, or None if the user has set none."""
+        self._limit = limit
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._looked_at = -math.inf
+        self._cell = 0.0  # CPU seconds of cells by then
+        self._left = 0.0  # polls that may go on now
+
+    async def passed(self) -> None:
+        """Wait until a poll may be made, at most `PATIENCE` seconds."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._look(now)
+        if self._left >= 1 and not self._waiting:
+            self._left -= 1
+            return
+        waiter = loop.create_future()
+        self._waiting.append((now + PATIENCE, waiter))
+        if self._timer is None:
+            self._timer = loop.call_at((now // BURST + 1) * BURST, self._let)
+        await waiter
+
+    def _let(self) -> None:
+        """Let those go on that may, the first first."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._look(now)
+        while self._waiting and (self._left >= 1 or self._waiting[0][0] <= now):
+            _, waiter = self._waiting.popleft()
+            if not waiter.done():
+                self._left = max(self._left - 1, 0.0)
+                waiter.set_result(None)
+        again = (now // BURST + 1) * BURST
+        self._timer = loop.call_at(again, self._let) if self._waiting else None
+
+    def _look(self, now: float) -> None:
+        """Find out how many may go on, twice in that time."""
+        passed = now - self._looked_at
+        if passed < BURST / 2:
+            return
+        cell = pacing.cells_time()
+        if cell - self._cell > passed * COMPUTES:
+            rate = self._limit() or BESIDE_CELL
+            self._left = min(self._left + passed * rate, max(1.0, rate * BURST))
+        else:
+            self._left = math.inf
+        self._looked_at, self._cell = now, cell
