@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 CONTENTS = "https://events.jupyter.org/jupyter_server/contents_service/v1"
 KERNELS = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
 
-SHUTDOWN = 1.0  # seconds from its end until a kernel is gone from the server's list
+SHUTDOWN = 1.0  # seconds from a kernel's end until it is gone from the server's list, or started
 
 
 class Jobs:
@@ -111,18 +111,17 @@ class Jobs:
 
 @dataclass(frozen=True)
 class _Rename:
-    """What is due when a kernel is gone: it knows its notebook's old name alone."""
+    """What is due when a kernel's process is gone: that knows its notebook's old name alone."""
 
     old: str
     new: str
     at: float
-    kernel: str
-    processes: set[str]  # that it was since, as it is restarted
+    process: str  # as `home_of` has it
 
 
 class Renames:
     """Has the jobs of a notebook that is renamed, or moved, here follow it: at once those that have
-    no kernel, the others once their kernel is gone.
+    no kernel, the others once theirs is gone, or restarted: it is told the new name then.
 
     Attributes:
         last: when jobs last did, in seconds since the epoch.
@@ -145,18 +144,16 @@ class Renames:
 
         A kernel is told the name that its notebook had as it began, and no other.
         """
-        kernels = await _kernels(self._server)
+        homes = await _homes(self._server)
         async with self._lock:
-            for due in self._due:
-                due.processes.update(name for kernel, name, _ in kernels if kernel == due.kernel)
-            gone = [due for due in self._due if due.kernel not in self._server.kernel_manager]
+            gone = [due for due in self._due if due.process not in homes]
             if gone:
-                self._due = [due for due in self._due if due not in gone]
+                self._due = [due for due in self._due if due.process in homes]
                 await asyncio.to_thread(self._move, gone)
-        return {process: path for _, process, path in kernels}
+        return homes
 
     async def _heard(self, logger: Any, schema_id: str, data: dict[str, Any]) -> None:
-        if data["action"] == "shutdown":  # which may be for a restart
+        if data["action"] == "shutdown":  # for a restart, too
             await asyncio.sleep(SHUTDOWN)
             await self.homes()
         if data["action"] != "rename":
@@ -164,12 +161,12 @@ class Renames:
         async with self._lock:
             old, new = (data[name].strip("/") for name in ("source_path", "path"))
             now, stay = time.time(), []
-            for kernel, process, path in await _kernels(self._server):
+            for process, path in (await _homes(self._server)).items():
                 if path == old or path.startswith(f"{old}/"):
                     stay.append(self._full(path))
-                    now_at = self._full(new + path[len(old) :])
-                    self._due.append(_Rename(stay[-1], now_at, now, kernel, {process}))
-            moved = _Rename(self._full(old), self._full(new), now, "", set())
+                    is_now = self._full(new + path[len(old) :])
+                    self._due.append(_Rename(stay[-1], is_now, now, process))
+            moved = _Rename(self._full(old), self._full(new), now, "")
             await asyncio.to_thread(self._move, [moved], stay)
 
     def _full(self, path: str) -> str:
@@ -181,8 +178,8 @@ class Renames:
 
         for each in renames:
             try:
-                about = {"processes": each.processes, "but": but}
-                if move_jobs(self._path, each.old, each.new, each.at, **about):
+                names = each.old, each.new
+                if move_jobs(self._path, *names, each.at, process=each.process, but=but):
                     self.last = time.time()
             except (sqlite3.Error, OSError):  # they keep the name that they were sent under
                 self._server.log.debug("bgmagic's journal can't be written", exc_info=True)
@@ -274,15 +271,17 @@ def add_handlers(server: Any) -> None:
     )
 
 
-async def _kernels(server: Any) -> list[tuple[str, str, str]]:
-    """The kernels of notebooks: their ids, hosts and processes as `home_of` has them, notebooks."""
-    found = []
-    with contextlib.suppress(Exception):  # kernels elsewhere, as behind a gateway, have no process
-        for session in await server.session_manager.list_sessions():
+async def _homes(server: Any) -> dict[str, str]:
+    """The notebooks of the server's kernels, by host and process as `home_of` has them."""
+    found: dict[str, str] = {}
+    sessions = []
+    with contextlib.suppress(Exception):  # of another manager than Jupyter Server's own
+        sessions = await server.session_manager.list_sessions()
+    for session in sessions:
+        with contextlib.suppress(Exception):  # a kernel elsewhere, behind a gateway, has no process
             kernel = server.kernel_manager.get_kernel(session["kernel"]["id"])
             if session["type"] == "notebook":
-                process = f"{host_id()}-{kernel.provisioner.pid}"
-                found.append((session["kernel"]["id"], process, session["path"]))
+                found[f"{host_id()}-{kernel.provisioner.pid}"] = session["path"]
     return found
 
 

@@ -29,11 +29,11 @@ ACCEPTED = """WHERE ended_at IS NULL AND response_id IS NOT NULL AND owner IS NO
     AND batch IS NULL AND rounds IS NULL ORDER BY created_at, id"""
 
 
-# Of a notebook, or of the notebooks of a folder; what has come since alone of those processes.
+# Of a notebook, or of the notebooks of a folder; what has come since of one process alone.
 _SENT_FROM = """SELECT key, owner, notebook FROM jobs
     WHERE (notebook = :old OR instr(notebook, :old || :separator) = 1)
-    AND notebook NOT IN (SELECT value FROM json_each(:but)) AND (created_at <= :before
-    OR EXISTS (SELECT 1 FROM json_each(:processes) WHERE instr(owner, value || '-') = 1))"""
+    AND notebook NOT IN (SELECT value FROM json_each(:but))
+    AND (created_at <= :before OR instr(owner, :process || '-') = 1)"""
 
 
 def move_jobs(
@@ -42,7 +42,7 @@ def move_jobs(
     new: str,
     before: float,
     *,
-    processes: Collection[str] = (),
+    process: str = "",
     but: Collection[str] = (),
 ) -> int:
     """Have the jobs of a notebook, or of the notebooks of a folder, that is called ``new`` now
@@ -50,8 +50,8 @@ def move_jobs(
 
     Args:
         path: the journal; if it is not there, or of another bgmagic, nothing is done.
-        before: seconds since the epoch; of jobs sent later only those of ``processes``, which are
-            host and process as owners begin, since another notebook may have the old name by then.
+        before: seconds since the epoch; of jobs sent later only those of ``process``, which is the
+            host and process that an owner begins with: another notebook may have the old name.
         but: notebooks of the folder whose jobs stay where they are.
 
     Returns:
@@ -62,7 +62,7 @@ def move_jobs(
     """
     reader = JournalReader(path)
     asked = {"old": old, "separator": os.sep, "before": before}
-    asked |= {"but": json.dumps(list(but)), "processes": json.dumps(list(processes))}
+    asked |= {"but": json.dumps(list(but)), "process": process}
     moved = 0
 
     def move(connection: sqlite3.Connection) -> None:

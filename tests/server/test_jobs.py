@@ -180,9 +180,9 @@ def test_jobs_follow_their_notebook(journal: Journal, tmp_path: Path) -> None:
         found = {row.key: row.notebook for row in JournalReader(path).select(LISTED, limit=-1)}
         return {key: name for key, name in found.items() if name != sent[key][0]}
 
-    first = moved("/n/a/one.ipynb", "/n/a/1.ipynb", processes=[process])
+    first = moved("/n/a/one.ipynb", "/n/a/1.ipynb", process=process)
     assert first == dict.fromkeys(("gone", "restarted"), "/n/a/1.ipynb")
-    assert moved("/n/a", "/m", processes=[process], but=["/n/a/two.ipynb"]) == {
+    assert moved("/n/a", "/m", process=process, but=["/n/a/two.ipynb"]) == {
         **dict.fromkeys(("gone", "restarted"), "/m/1.ipynb"),
         "near": "/m/one.ipynb2",
     }
