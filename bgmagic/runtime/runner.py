@@ -35,8 +35,6 @@ from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.reply import Reply
 
-START_DELAY = 0.05  # seconds before a new job is begun: the SDK's import would slow the cell's end
-
 CLAIM_RETRY = 10.0  # seconds between tries to claim a job in a journal that fails, at most
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})  # instead of a response that is kept elsewhere
@@ -183,7 +181,7 @@ class JobRunner:
         self._store.buffer_until_inserted(self.job.record)
         self._hurry = WakeEvent()
         if not self._closing:
-            await self._hurry.wait(START_DELAY)
+            await self._hurry.wait(sending.START_DELAY)
         record = self.job.record
         await self._store.insert(record, config.server, config.poll_interval, config.deadline)
 

@@ -16,12 +16,13 @@ from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import SHUTDOWN, detach, settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, SendGate
+from bgmagic.runtime import sending
 from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.dependencies import FindJob
 from bgmagic.runtime.pacing import Courtesy, PollPacer, RunConfig, ServerEndpoint
 from bgmagic.runtime.poll_gate import PollGate
 from bgmagic.runtime.registry import MANY, JobFeed, rush
-from bgmagic.runtime.runner import START_DELAY, JobRunner
+from bgmagic.runtime.runner import JobRunner
 from bgmagic.storage.job_store import AT_ONCE, LET_OTHERS, JobStore
 from bgmagic.transport.client import ResponsesClient
 
@@ -134,7 +135,7 @@ class BatchStart:
             if jobs and not waited:  # what is there already does not import the SDK
                 waited = True
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), START_DELAY)
+                    await asyncio.wait_for(self._hurry.wait(), sending.START_DELAY)
             records = [job.record for job in jobs]
             if self._runs is not None:
                 await self._runs.intend(records)

@@ -25,6 +25,10 @@ from bgmagic.transport.streaming import EventStream
 
 T = TypeVar("T")
 
+# Seconds before a new job is begun, in a notebook: importing the SDK would compete with the end of
+# the cell for the interpreter.
+START_DELAY = 0.05 if "IPython" in sys.modules else 0.0
+
 # Seconds without an answer to a create after which the user is told: background mode answers within
 # one or two, and a server that does not know it only when the response is there.
 NO_ANSWER_AFTER = 10.0

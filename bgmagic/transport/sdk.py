@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import ssl
 import urllib.parse
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Self
 
 from bgmagic.api.redaction import secrets_of
 from bgmagic.api.server import ServerConfig
@@ -37,7 +38,36 @@ def tls_of(server: ServerConfig) -> ssl.SSLContext:
     """Make the TLS context of the SDK's own transport; SSL_CERT_FILE and SSL_CERT_DIR count."""
     import httpx2
 
-    return httpx2.create_ssl_context(trust_env=not server.is_local)
+    make = functools.partial(httpx2.create_ssl_context, trust_env=not server.is_local)
+    return LazyTLS(make) if server.base_url.lower().startswith("http://") else make()
+
+
+class LazyTLS(ssl.SSLContext):
+    """The TLS context of a server that is reached by plain HTTP: the authorities' certificates take
+    20 ms to load, and are needed only where it redirects to https."""
+
+    _make: Callable[[], ssl.SSLContext]
+
+    def __new__(cls, make: Callable[[], ssl.SSLContext]) -> Self:
+        made = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        made._make = make
+        return made
+
+    @functools.cached_property
+    def _made(self) -> ssl.SSLContext:
+        return self._make()
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        """As of the one that is made later; a transport does so as it begins TLS."""
+        self._made.set_alpn_protocols(alpn_protocols)
+
+    def wrap_socket(self, *given: Any, **named: Any) -> ssl.SSLSocket:
+        """Begin TLS over a socket."""
+        return self._made.wrap_socket(*given, **named)
+
+    def wrap_bio(self, *given: Any, **named: Any) -> ssl.SSLObject:
+        """Begin TLS within buffers, as event loops do."""
+        return self._made.wrap_bio(*given, **named)
 
 
 def sdk_client(server: ServerConfig, tls: ssl.SSLContext, kept: float = CREATE_KEPT) -> AsyncOpenAI:

@@ -29,7 +29,7 @@ from bgmagic.errors import BadInput, ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import GroupPosition, JobRecord
 from bgmagic.prompts.conversation import user_message
-from bgmagic.runtime import runner, scheduler
+from bgmagic.runtime import scheduler, sending
 from bgmagic.runtime.manager import JobManager
 from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
 from bgmagic.storage import database, filesystem, owner_lock
@@ -322,8 +322,7 @@ def in_place(world: World, seed: int) -> Iterator[None]:
     """Put the simulation's parts in the places of the package's that need the real world."""
     put: list[tuple[Any, str, Any]] = [
         (scheduler, "ResponsesClient", lambda _: _Client(world.calls)),
-        (runner, "START_DELAY", 0.0),
-        (scheduler, "START_DELAY", 0.0),
+        (sending, "START_DELAY", 0.0),
         (owner_lock, "_lock", world.locks.lock),
         (owner_lock, "ANOTHER_LOOK", 0.0),
         (filesystem, "is_shared", lambda _: world.two_hosts),

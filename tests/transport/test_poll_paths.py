@@ -377,6 +377,15 @@ def test_tls(
         asyncio.run(closing(server, accepted))
         assert ("x-stainless-lang" not in polled.seen[-1].headers) == (way == "straight")
 
+        async def moved(client: ResponsesClient) -> None:
+            assert (await client.retrieve("resp_0")).response["id"] == "resp_0"
+
+        with ScriptedServer() as plain:  # by HTTP, where certificates are loaded for that alone
+            there = f"{polled.base_url}/responses/resp_0"
+            plain.by_id["resp_0"] = Script(status=307, headers={"location": there})
+            asyncio.run(closing(server_by(way, plain, monkeypatch), moved))
+        assert polled.seen[-1].path == "/v1/responses/resp_0"
+
 
 async def closing(server: ServerConfig, use: Callable[[ResponsesClient], Awaitable[None]]) -> None:
     client = ResponsesClient(server)
