@@ -6,7 +6,6 @@ A `JobGroup` reads its jobs and passes calls on to them; it makes and sends none
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import threading
 import time
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bgmagic.errors import AnswerGone, BadInput, BgmagicError, public
 from bgmagic.jobs.job import Answer, Job, outcomes
 from bgmagic.jobs.outcome import Detached, JobError, mirror
+from bgmagic.jobs.placeholder import as_completed
 from bgmagic.jobs.record import GroupDisplays, Status
 from bgmagic.text import count_jobs, one_line
 
@@ -405,7 +405,7 @@ class AsCompleted:
         self._timeout = timeout
 
     def __iter__(self) -> Iterator[Job]:
-        yield from concurrent.futures.as_completed(self._jobs, self._timeout)  # type: ignore[misc]  # jobs are futures to it
+        yield from as_completed(self._jobs, self._timeout)
 
     async def __aiter__(self) -> AsyncIterator[Job]:
         async def ended(job: Job) -> Job:

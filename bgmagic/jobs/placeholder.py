@@ -10,8 +10,10 @@ import _thread
 import asyncio
 import contextlib
 import os
+import queue
 import threading
-from collections.abc import Callable, Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -195,10 +197,10 @@ class _Waiter:
     """Is told of the end of a future, as the waiters of `concurrent.futures` are."""
 
     def __init__(self) -> None:
-        self.ended = threading.Event()
+        self.ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def add_result(self, _: object) -> None:
-        self.ended.set()
+    def add_result(self, future: object) -> None:
+        self.ended.put(future)
 
     add_exception = add_cancelled = add_result
 
@@ -252,7 +254,8 @@ class LeanFuture(Future[T]):
                 return
             self._waiters.append(waiter)
         try:
-            waiter.ended.wait(timeout)
+            with contextlib.suppress(queue.Empty):
+                waiter.ended.get(timeout=None if timeout is None else max(timeout, 0))
         finally:
             with self._condition:
                 self._waiters.remove(waiter)
@@ -272,6 +275,41 @@ class LeanFuture(Future[T]):
                 del self._waiters
         if self._awaiting is not None:
             self._awaiting.wake()
+
+
+F = TypeVar("F", bound="LeanFuture[Any]")
+
+
+def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator[F]:
+    """As `concurrent.futures.as_completed`, in which an interrupt may leave the one lock locked.
+
+    Raises:
+        TimeoutError: some have not ended ``timeout`` seconds after the first was asked for.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    every, waiter = dict.fromkeys(futures), _Waiter()
+    pending: dict[F, None] = {}
+    try:
+        for future in every:
+            with future._condition:
+                if not future.done():
+                    pending[future] = None
+                    future._waiters.append(waiter)
+        yield from (future for future in every if future not in pending)
+        while pending:
+            next(iter(pending))._check_may_wait()
+            left = None if end is None else max(end - time.monotonic(), 0)
+            try:
+                ended = waiter.ended.get(timeout=left)
+            except queue.Empty:
+                about = f"{len(pending)} (of {len(every)}) futures unfinished"
+                raise TimeoutError(about) from None
+            del pending[ended]
+            yield ended
+    finally:
+        for future in pending:
+            with future._condition, contextlib.suppress(ValueError):
+                future._waiters.remove(waiter)
 
 
 def _after_fork() -> None:

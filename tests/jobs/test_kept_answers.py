@@ -26,6 +26,7 @@ from bgmagic.jobs import job as job_module
 from bgmagic.jobs.export import export_line, to_frame
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
+from bgmagic.jobs.placeholder import LeanFuture, as_completed
 from bgmagic.runtime import runner
 from bgmagic.submission.app import NoShell, app
 from bgmagic.submission.search import find_jobs
@@ -274,9 +275,15 @@ def test_without_a_file_the_handles_keep_all(pointed: ScriptedServer) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="nothing interrupts here")
 def test_an_interrupt_leaves_no_lock(ask: Ask) -> None:
-    """Whoever is interrupted while answers are read holds up no other job: all share one lock."""
+    """Whoever is interrupted while answers are read, or jobs are waited for as they end, holds up no
+    other job: all share one lock."""
     job = ask(["a"]).jobs[0]
     answer, armed, interrupts = job.result(), False, 0
+
+    class Endless(LeanFuture[Any]):
+        def _check_may_wait(self) -> None: ...
+
+    waited = [Endless() for _ in range(20)]
 
     def interrupt(*_: object) -> None:
         if armed:
@@ -289,8 +296,8 @@ def test_an_interrupt_leaves_no_lock(ask: Ask) -> None:
             try:
                 armed = True
                 while job.error is None and job.result() is answer:
-                    with job._condition:
-                        pass
+                    with job._condition, contextlib.suppress(TimeoutError):
+                        list(as_completed(waited, 0))
             except KeyboardInterrupt:
                 armed = False
                 interrupts += 1
