@@ -127,7 +127,7 @@ class ResultCollector:
 
 def _settle(job: Job, change: Mapping[str, Any], now: float, *, stored: bool) -> None:
     try:
-        notes = tuple(note for note in job.record.notes if note in LASTING_NOTES)
+        notes = tuple(note for note in job.outline.notes if note in LASTING_NOTES)
         told = {"ended_at": now, "checked_at": now, "trouble": None, "notes": notes}
         settle(job, stored=stored, **change, **told)
     except Exception as error:

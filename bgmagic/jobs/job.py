@@ -367,10 +367,10 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
 
     def _leave(self, response: Mapping[str, Any], answer: Answer) -> bool:
         """Leave both to the journal; False if it is about to forget them."""
-        key, journal = self.record.key, self._control.responses
+        key, journal = self.key, self._control.responses
         with self._condition:  # for `hold_again`
             left = StoredResponse(response, key, journal)
-            self.record = self.record.with_changes(response=left)
+            self._kept = self._kept.with_changes(response=left)
             # Who forgets says so first, and then has those held again that were left by then.
             if not journal.has(key):
                 return False

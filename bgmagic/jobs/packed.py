@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 from bgmagic.api.request import Request
 from bgmagic.jobs.record import GroupPosition, JobRecord
@@ -46,6 +48,14 @@ class PackedRecord:
                 response=None,
             )
         )
+
+    def with_changes(self, *, response: Mapping[str, Any] | None) -> PackedRecord:
+        """Copy with another response, as a record has it."""
+        changed = object.__new__(PackedRecord)
+        for name in PackedRecord.__slots__:
+            setattr(changed, name, getattr(self, name))
+        changed.response = response
+        return changed
 
     @property
     def record(self) -> JobRecord:

@@ -80,7 +80,8 @@ def attach_named_group(shell: NotebookShell, entry: StoredJob, out: str | None) 
     held = namespace.get(name)
     same = isinstance(held, JobGroup) and held.key == entry.group_key
     if name in namespace and not same:
-        raise BadInput(f"{name} holds something else; %bgattach {name} -o OTHER")
+        which = entry.group_name if entry.group_name not in (None, out) else entry.group_key
+        raise BadInput(f"{name} holds something else; %bgattach {which or name} -o OTHER")
     group = attach_group(entry.group_key, name, lambda found: output_type_of(found, namespace))
     namespace[name] = group
     missing = group.size - len(group.jobs)

@@ -174,7 +174,7 @@ class BatchStart:
 
 def _ended(job: Job) -> bool:
     """Whether the job had ended before it could be sent; if so, it is told now."""
-    if job.record.ended_at is None:
+    if job.outline.ended_at is None:
         return False
     settle(job)
     return True

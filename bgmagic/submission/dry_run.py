@@ -16,14 +16,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bgmagic.api.pricing import BATCH, CHARACTERS, Billing, prices_installed
+from bgmagic.api.pricing import (
+    BATCH,
+    CHARACTERS,
+    Billing,
+    price_of_tokens,
+    prices_installed,
+)
 from bgmagic.api.redaction import without_secrets
 from bgmagic.api.request import Request
+from bgmagic.api.response import TokenCounts
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.submission.submit import PreparedRequest
 from bgmagic.text import dollars
 
 _UNBOUNDED = "what comes out is bounded by the model's context only (--max-output-tokens)"
+
+_NO_BOUND = "what comes out has no bound without --max-output-tokens, and so no price"
 
 SHOWN = 200  # characters of an attached file; nobody reads more of it
 
@@ -84,6 +93,10 @@ def quote(request: Request, server: str) -> str:
     known = [f"{dollars(most)} {way}" for way, most in told.items() if most is not None]
     about = f"About {billing.characters // CHARACTERS + 1:,} tokens go in"
     if not known:
+        inside = TokenCounts(billing.characters // CHARACTERS + 1, 0)
+        price = price_of_tokens(asked, server, inside)
+        if price is not None:
+            return f"{about}, for {dollars(price)}; {_NO_BOUND}."
         how = "" if prices_installed() else ": pip install 'bgmagic[prices]'"
         return f"{about}; no price known for {asked.model} at this server{how}."
     most = billing.most_output

@@ -376,7 +376,7 @@ def approve(request: Request, server: str, settings: SubmitSettings) -> str:
 
 def most_words(most: float | None) -> str:
     """What a job or several can cost at most, as a verb: "can cost $5.60"."""
-    return "has no known price" if most is None else f"can cost {dollars(most)}"
+    return "has no known price or bound" if most is None else f"can cost {dollars(most)}"
 
 
 def confirm_above_dollars() -> float | None:

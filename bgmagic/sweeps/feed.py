@@ -330,7 +330,7 @@ class SweepFeed:
             asked = {} if one.prepared is None else asked_by(one.prepared, assigner)
         except BadInput as failure:
             error = f"not sent: {failure}"
-        if error or (job is not None and job.record.cancelling):
+        if error or (job is not None and job.outline.cancelling):
             ended = {"status": Status.FAILED, "reason": error, "ended_at": time.time()}
             if not error:
                 ended |= {"status": Status.CANCELLED, "reason": "before it was sent"}
@@ -344,7 +344,7 @@ class SweepFeed:
             job = self.group.job(one.index)
             del self._ready[one.index]
         # Also if somebody needed the handle just before.
-        if not job.record.ended_at and job.record.request is not asked["request"]:
+        if not job.outline.ended_at and job.request is not asked["request"]:
             job.advance(**asked)
         return job
 

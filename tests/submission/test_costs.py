@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import bgmagic
-from bgmagic.api.pricing import Terms, price_of_tokens, read_prices, set_own_prices
+from bgmagic.api.pricing import Rates, Terms, price_of_tokens, read_prices, set_own_prices
 from bgmagic.api.request import Request
 from bgmagic.api.response import TokenCounts
 from bgmagic.errors import BadInput
@@ -312,6 +312,11 @@ def test_a_quote_names_every_way(ask: Ask) -> None:
     assert f"${0.6 * most:.3g} in 8h, ${0.5 * most:.3g} in a batch." in told
     assert "bounded by the model's context only" in quote(ask(), server)
     assert "no price known for dream-9 at this server." in quote(ask(model="dream-9"), server)
+    set_own_prices({"mine": Rates(4e-6, 4e-6, 4e-6, 1e-5)})
+    unbounded = quote(ask(model="mine"), "http://own/v1")
+    assert "what comes out has no bound without --max-output-tokens, and so no price" in unbounded
+    assert "no price known" not in unbounded
+    set_own_prices({})
     pro = quote(ask(model="gpt-5.2-pro", tier="flex", max_output_tokens=16), server)
     assert "no price known as it is" in pro
 
