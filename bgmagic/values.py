@@ -2,7 +2,7 @@
 
 `dataclasses` compiles six methods of each class as it is defined. That takes 0.5 ms a class (Python
 3.11 and 3.13): of the 91 ms that the imports of a kernel's first cell took, 42 for 80 classes. Here
-they are shared but for ``__init__``, which is compiled with the first instance. All else is as
+they are shared but for ``__init__``, which is compiled when it is first looked at. All else is as
 `dataclasses` has it, and what is not just frozen is left to it.
 """
 
@@ -35,10 +35,6 @@ def _frozen(cls: type[Any]) -> type[Any]:
     hashed = _values([f.name for f in every if (f.compare if f.hash is None else f.hash)])
     names = {f.name for f in every}
 
-    def __init__(self: Any, *given: Any, **named: Any) -> None:
-        made.__init__ = _compiled_init(made)  # it takes the place of this one
-        made.__init__(self, *given, **named)
-
     @recursive_repr()
     def __repr__(self: Any) -> str:
         told = (f"{f.name}={getattr(self, f.name)!r}" for f in every if f.repr)
@@ -61,12 +57,27 @@ def _frozen(cls: type[Any]) -> type[Any]:
             raise FrozenInstanceError(f"cannot delete field {name!r}")
         super(made, self).__delattr__(name)
 
-    for method in (__init__, __repr__, __eq__, __hash__, __setattr__, __delattr__):
+    if made.__dict__.get("__init__") is None:
+        made.__init__ = _LaterInit(made)
+    for method in (__repr__, __eq__, __hash__, __setattr__, __delattr__):
         # A class that defines __eq__ has None for a hash.
         if made.__dict__.get(method.__name__) is None:
             method.__qualname__ = f"{made.__qualname__}.{method.__name__}"
             setattr(made, method.__name__, method)
     return made
+
+
+class _LaterInit:
+    """The ``__init__`` of a class, compiled as it is first looked at: as an instance is made, or as
+    `help` and `inspect.signature` ask for the fields."""
+
+    def __init__(self, cls: type[Any]) -> None:
+        self._cls = cls
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        compiled: Any = _compiled_init(self._cls)
+        self._cls.__init__ = compiled  # it takes the place of this one
+        return compiled if instance is None else compiled.__get__(instance, owner)
 
 
 def _values(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
@@ -76,10 +87,20 @@ def _values(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
     return lambda it: tuple(getattr(it, name) for name in names)
 
 
+class _Factory:
+    """Stands for what a field's factory makes; in signatures too, as `dataclasses` has it."""
+
+    def __repr__(self) -> str:
+        return "<factory>"
+
+
+_FACTORY = _Factory()
+
+
 def _compiled_init(cls: type[Any]) -> Callable[..., None]:
     """The ``__init__`` that `dataclasses` would make of a frozen class."""
     every = [f for f in fields(cls) if f.init or f.default_factory is not MISSING]
-    names: dict[str, Any] = {"_set": object.__setattr__, "_missing": MISSING}
+    names: dict[str, Any] = {"_set": object.__setattr__, "_missing": _FACTORY}
     for f in every:
         names |= {f"_default_{f.name}": f.default, f"_make_{f.name}": f.default_factory}
     sure = [f for f in every if f.init and not f.kw_only]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
+import pydoc
 from collections.abc import Callable
 from dataclasses import KW_ONLY, field
 from typing import Any, ClassVar
@@ -110,6 +112,14 @@ class Kept:
 
     a: int
     b: tuple[int, ...] = ()
+
+
+def test_help_shows_the_fields_of_a_class_that_was_never_made() -> None:
+    """What `help` and the editor's hints say of a class is there before its first instance."""
+    for ours, theirs in zip(_made(values.dataclass), _made(dataclasses.dataclass), strict=True):
+        told = str(inspect.signature(ours))
+        assert told == str(inspect.signature(theirs))
+        assert told.removesuffix(" -> None") in pydoc.render_doc(ours, renderer=pydoc.plaintext)
 
 
 def test_pickles() -> None:
