@@ -23,13 +23,32 @@ else:
 
     def dataclass(cls: type | None = None, /, **asked: Any) -> Any:
         """As `dataclasses.dataclass`."""
-        if asked != {"frozen": True}:
-            return dataclasses.dataclass(cls, **asked)
-        return _frozen
+        if asked == {"frozen": True}:
+            return _frozen
+        if asked == {"frozen": True, "slots": True}:
+            return _frozen_with_slots
+        return dataclasses.dataclass(cls, **asked)
 
 
-def _frozen(cls: type[Any]) -> type[Any]:
-    made = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
+def _frozen_with_slots(cls: type[Any]) -> type[Any]:
+    made = _frozen(cls, slots=True)
+    names = [f.name for f in fields(made)]
+
+    def __getstate__(self: Any) -> list[Any]:
+        return [getattr(self, name) for name in names]
+
+    def __setstate__(self: Any, state: list[Any]) -> None:
+        for name, value in zip(names, state, strict=True):
+            object.__setattr__(self, name, value)
+
+    for method in (__getstate__, __setstate__):
+        if method.__name__ not in made.__dict__:
+            setattr(made, method.__name__, method)
+    return made
+
+
+def _frozen(cls: type[Any], *, slots: bool = False) -> type[Any]:
+    made = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots)(cls)
     every = fields(made)
     compared = _values([f.name for f in every if f.compare])
     hashed = _values([f.name for f in every if (f.compare if f.hash is None else f.hash)])

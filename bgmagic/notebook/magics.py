@@ -194,7 +194,9 @@ class LazyMagic:
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]  # a docstring that is made later
-        return self._real().__doc__
+        from bgmagic.notebook.parser import help_of
+
+        return help_of(self._real())
 
     @property
     def __wrapped__(self) -> Callable[..., Any]:

@@ -239,12 +239,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def with_options_help(settings: type[Any]) -> Callable[[F], F]:
-    """Append the options to a magic's help, which Shift+Tab and ``?`` show."""
+    """Have `help_of` append the options to a magic's help, which Shift+Tab and ``?`` show."""
 
     def document(function: F) -> F:
-        # Before Python 3.13 a docstring has the indentation of the code.
-        text = inspect.cleandoc(function.__doc__ or "")
-        function.__doc__ = f"{text}\n\nOptions:\n{options_help(settings)}\n"
+        function.__dict__["settings"] = settings
         return function
 
     return document
+
+
+def help_of(magic: Callable[..., Any]) -> str:
+    """The help of a magic with its options, put together as somebody asks for it."""
+    # Before Python 3.13 a docstring has the indentation of the code.
+    text = inspect.cleandoc(magic.__doc__ or "")
+    settings = getattr(magic, "settings", None)
+    return text if settings is None else f"{text}\n\nOptions:\n{options_help(settings)}\n"

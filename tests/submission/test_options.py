@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bgmagic.errors import BadInput
 from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.magics import BgMagics
-from bgmagic.notebook.parser import options_help, parse_line, split_words
+from bgmagic.notebook.parser import help_of, options_help, parse_line, split_words
 from bgmagic.prompts.inputs import file_parts
 from bgmagic.submission.options import options, resolve_settings
 from bgmagic.submission.settings import SubmitSettings, WaitSettings, deadline_of
@@ -244,7 +244,7 @@ def test_help_fits_a_page() -> None:
     magics = {**BgMagics.magics["cell"], **BgLineMagics.magics["line"]}
     for kind in (BgMagics, BgLineMagics):
         for name in set(magics) & set(vars(kind)):
-            first, _, rest = vars(kind)[name].__doc__.partition("\n\n")
+            first, _, rest = help_of(vars(kind)[name]).partition("\n\n")
             assert first == first.strip(), name
             assert not rest.startswith(" "), name
             assert max(map(len, rest.splitlines())) <= 100, name
