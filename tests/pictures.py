@@ -1,7 +1,7 @@
 """Screenshots of every state in a real JupyterLab: ``python -m tests.pictures FOLDER [STATE…]``.
 
 In light and dark, wide and narrow, and what is left as nbconvert shows it and without any styles.
-``streaming-light-1200.png``, ``panel-light-1200.png`` and ``batch`` in both are the README's pictures. With states named, these
+``streaming-light-1200.png``, the four of ``panel`` and two of ``batch`` are the README's pictures. With states named, these
 alone, wide, in light or with ``--dark`` in dark, which takes a single JupyterLab.
 """
 
