@@ -22,7 +22,14 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import SHUTDOWN, detach
 from bgmagic.jobs.record import GroupPosition, JobRecord, SendGate, Status
 from bgmagic.runtime.pacing import RunConfig
-from bgmagic.storage.batches import BatchState, BatchStore, StoredBatch, add_found, first_job
+from bgmagic.storage.batches import (
+    BatchState,
+    BatchStore,
+    StoredBatch,
+    add_found,
+    drop_found,
+    first_job,
+)
 from bgmagic.storage.database import JournalError, StoredJob
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.batches import BatchesClient
@@ -205,7 +212,11 @@ class FoundBatch:
             job = first_job(self._store, key) if key else None
             if job is None:
                 group = GroupPosition(self._id, name if named else None, 0, 0, IN_FLIGHT)
-                await self._write(client, found, group, name, notebook)
+                try:
+                    await self._write(client, found, group, name, notebook)
+                except BaseException:  # also an interrupt
+                    drop_found(self._store, self._id)
+                    raise
                 job = self._store.of_batch(self._id)
         finally:
             await client.close()

@@ -429,22 +429,18 @@ def server_seconds(job: Job) -> float:
     return max(0.0, (record.ended_at or time.time()) - begun)  # the clock may be set back
 
 
+_OPEN: dict[str, JobFigures] = {}  # of thousands that have not ended one object a status
+
+
 def figures_of(job: Job) -> JobFigures:
     """Read the figures of ``job`` as it is now."""
-    record = job.record
-    response = record.paid_response or {}
     status = one_line(job.status, 40)
     if not job.done():
-        return JobFigures(status)
+        return _OPEN.setdefault(status, JobFigures(status))
+    record = job.record
+    response = record.paid_response or {}
     reason = one_line(str(job.error), LENGTH) if job.error is not None else ""
     usage = Usage.of(response)
     price = price_of(response, record.server, Terms.of(record.request))
-    return JobFigures(
-        status,
-        record.ended_at,
-        tokens_in=usage.input,
-        tokens_out=usage.output,
-        tokens_reasoning=usage.reasoning,
-        price=price,
-        reason=reason,
-    )
+    counts = usage.input, usage.output, usage.reasoning
+    return JobFigures(status, record.ended_at, *counts, price, reason)

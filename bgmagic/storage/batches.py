@@ -339,15 +339,23 @@ async def add_found(
         store._entry(record, server, None, FOUND_DEADLINE, credentials) for record in records
     ]
     keys = json.dumps([entry.key for entry in entries])
-    known = {row[0] for row in store.journal.rows(_KNOWN, (keys,))}
-    new = [changed(entry, {"owner": None}) for entry in entries if entry.key not in known]
+    elsewhere = {row[0] for row in store.journal._read_others(_KNOWN, (keys,))}
 
     def add(connection: sqlite3.Connection) -> None:
+        # Another kernel may be taking it in as well.
+        known = elsewhere.union(row[0] for row in connection.execute(_KNOWN, (keys,)))
+        new = (changed(entry, {"owner": None}) for entry in entries if entry.key not in known)
         add_entries(connection, new)
         if batch is not None:
             connection.execute(_SAVE, vars(batch))
 
     await asyncio.wrap_future(store.journal._put(Write(add)))
+
+
+def drop_found(store: JobStore, key: str) -> None:
+    """Have the jobs go that `add_found` wrote down without their batch: that broke off."""
+    sql = "DELETE FROM jobs WHERE batch = :it AND :it NOT IN (SELECT key FROM batches)"
+    store.journal._put(Write(lambda db: db.execute(sql, {"it": key}).rowcount))
 
 
 def remake_by(store: JobStore, remake: Callable[[str], StoredJob | None]) -> None:
