@@ -367,7 +367,7 @@ class Answer(Artifacts, str):
         return text_in(self._body().get("instructions")) or None
 
     def _body(self) -> Mapping[str, Any]:
-        return self._asked if self.job is None else self.job.record.outgoing.body
+        return self._asked if self.job is None else self.job.record.whole_body
 
     def _whole(self) -> Mapping[str, Any]:
         """The response as plain JSON."""

@@ -286,6 +286,11 @@ class JobRecord:
         return self.request if self.rounds is None else self.rounds.request(self.request)
 
     @property
+    def whole_body(self) -> dict[str, Any]:
+        """The body of that request, with all of its input."""
+        return self.request.body if self.rounds is None else self.rounds.body(self.request)
+
+    @property
     def sent_whole(self) -> dict[str, Any]:
         """The changes by which the server gets all of the input."""
         if self.rounds is None or not self.rounds.done:

@@ -216,16 +216,21 @@ class FunctionRounds:
         """The request of the round that comes now, with the outputs of the one before."""
         if not self.done:
             return asked
-        body = asked.body
-        items = list(body["input"])
-        for one in self.done:
-            items += [*one.items, *one.outputs]
-        last = self.done[-1]
-        known = len(items) - len(last.outputs)
+        body, last = self.body(asked), self.done[-1]
+        if body.get("conversation"):  # it has the calls, and goes with no response's id
+            return asked.with_body(body | {"input": last.outputs})
         # The calls are answered by what comes after it.
         bare = {**last.response, "output": []}
-        previous = None if self.whole else previous_of(bare, known)
-        return asked.with_body(body | _unforced(body) | {"input": items}, previous)
+        known = len(body["input"]) - len(last.outputs)
+        return asked.with_body(body, None if self.whole else previous_of(bare, known))
+
+    def body(self, asked: Request) -> dict[str, Any]:
+        """The body of that request, with all of its input."""
+        body = asked.body
+        if not self.done:
+            return body
+        rounds = [item for one in self.done for item in (*one.items, *one.outputs)]
+        return body | _unforced(body) | {"input": [*body["input"], *rounds]}
 
     @property
     def text(self) -> str:

@@ -167,6 +167,20 @@ def test_servers_without_ids_get_all_of_it(
         CREATE.validate(body)
 
 
+def test_a_conversation_that_the_server_keeps(
+    rounds: Callable[..., None], pointed: ScriptedServer
+) -> None:
+    """With the API's `conversation` outputs go alone: it has the calls already, and takes no response's id
+    beside it."""
+    rounds([("add", {"a": 1, "b": 2})], [("add", {"a": 3, "b": 4})])
+    answer = submit("Add.", poll=0.02, tool=add, param={"conversation": "conv_1"}).result(LIMIT)
+    _, *follow_ups = bodies(pointed)
+    for body, output in zip(follow_ups, ["3", "7"], strict=True):
+        assert (body["conversation"], "previous_response_id" in body) == ("conv_1", False)
+        assert (outputs(body), len(body["input"])) == ([output], 1)
+    assert len(answer.conversation) == 6
+
+
 def test_all_kinds_of_functions_run_at_once(
     rounds: Callable[..., None], pointed: ScriptedServer
 ) -> None:

@@ -117,6 +117,7 @@ def attached(ran: Path) -> Job:
         return f"booked {seat}"
 
     app.shell = FakeShell({"book": book})
+    eventually(entry)  # a file that is opened on a busy machine may take longer than one look waits
     return app.manager.attach(entry())
 
 
