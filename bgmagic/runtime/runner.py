@@ -117,7 +117,7 @@ class JobRunner:
             goes_on = await (self._unseen(watcher) if reply is None else self._calls_more(reply))
         finally:
             watcher.leave_turn()
-            await _close(watcher.accepted)
+            await _close(watcher)
         self._watch(await self._next(self._clock.now()) if goes_on else None)
 
     def _watch(self, accepted: AcceptedResponse | None) -> None:
@@ -395,7 +395,7 @@ class JobRunner:
         await self._store.update(self.job.record, **known)
         if not is_terminal(reply.response):
             changes["response"] = client.compress(reply.response, reply.text)
-            reply = Reply(NOTHING, reply.poll_after)  # held as long as the job runs
+            reply = Reply(NOTHING, reply.poll_after)
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
         return AcceptedResponse(endpoint, response_id, reply, now, stream)
 
@@ -443,6 +443,6 @@ class JobRunner:
             detach(self.job, reason)
 
 
-async def _close(accepted: AcceptedResponse) -> None:
+async def _close(accepted: AcceptedResponse | ResponseWatcher) -> None:
     if accepted.stream is not None:
         await accepted.stream.close()

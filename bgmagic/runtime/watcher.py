@@ -181,12 +181,14 @@ class ResponseWatcher:
 
     Attributes:
         is_over: whether the response is terminal, or is polled no more: `is_lost`, or the deadline.
+        stream: the connection on which it was created, where its events still come.
     """
 
     __slots__ = (
-        "_asked_at", "_cancelling", "_client", "_clock", "_deadline", "_delay", "_delays", "_job",
-        "_last", "_listener", "_listening", "_missing", "_poll_slot", "_polls", "_store",
-        "_stream_end", "_token", "_turns", "_unreached", "_woken", "accepted", "is_over", "refusal",
+        "_asked_at", "_cancelling", "_client", "_clock", "_deadline", "_delay", "_delays",
+        "_endpoint", "_job", "_last", "_listener", "_listening", "_missing", "_poll_slot", "_polls",
+        "_response_id", "_store", "_stream_end", "_token", "_turns", "_unreached", "_woken",
+        "is_over", "refusal", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -199,22 +201,22 @@ class ResponseWatcher:
         polls: PollTask,
     ) -> None:
         self._job = job
-        self.accepted = accepted
+        self._endpoint, self.stream = accepted.endpoint, accepted.stream
+        self._response_id = accepted.response_id
         self._store = store
         self._clock = clock
         self._polls = polls
-        self._client = accepted.endpoint.client
-        self._turns = accepted.endpoint.turns
+        self._client, self._turns = accepted.endpoint.client, accepted.endpoint.turns
         self._poll_slot = accepted.endpoint.pacer.join(chosen=poll_interval is not None)
         self._delays = PollSchedule(poll_interval, slot=self._poll_slot)
         self._token: object = None  # what is waited for; None while it is polled
         self._woken = False
-        self._delay = 0.0  # until the next poll, in seconds
+        # Seconds until the next poll.
+        self._delay = self._delays.after_reply(accepted.reply.poll_after)
         self._deadline = 0.0
         self._asked_at = clock.now()
         self._last: Reply | None = None
-        self._missing = 0
-        self._unreached = False
+        self._missing, self._unreached = 0, False
         self._listener: StreamListener | None = None
         self._stream_end: Reply | None = None  # the response with which the stream ended
         self.is_over = False
@@ -241,7 +243,6 @@ class ResponseWatcher:
             self.cancel()
         if self._job.request.streams:
             self._listening = asyncio.create_task(self._listen())
-        self._delay = self._delays.after_reply(self.accepted.reply.poll_after)
         self._wait()
 
     def ring(self, token: object) -> None:
@@ -310,7 +311,7 @@ class ResponseWatcher:
         last, self._asked_at = self._last, self._clock.now()
         try:
             include = self._job.request.include
-            reply = await self._client.retrieve(self.accepted.response_id, last, include)
+            reply = await self._client.retrieve(self._response_id, last, include)
         except ServerError as failure:
             if self._stream_end is not None and failure.status_code in NOT_KEPT:
                 self._job.advance(notes=self._job.record.with_note(Note.FROM_STREAM))
@@ -350,10 +351,10 @@ class ResponseWatcher:
         """Note whether the server called the job queued until it completed."""
         queued = polled and self._job.record.status == Status.QUEUED
         if queued and response.get("status") == Status.COMPLETED:
-            self.accepted.endpoint.behavior.says_queued = True
+            self._endpoint.behavior.says_queued = True
 
     def _notes(self, status: str) -> tuple[Note, ...]:
-        there = status == Status.QUEUED and self.accepted.endpoint.behavior.says_queued
+        there = status == Status.QUEUED and self._endpoint.behavior.says_queued
         record = self._job.record
         known = there or record.notes
         return record.with_note(Note.SAYS_QUEUED, there=there) if known else record.notes
@@ -395,13 +396,12 @@ class ResponseWatcher:
     # Listening.
 
     async def _listen(self) -> None:
-        accepted = self.accepted
         self._listener = StreamListener(
-            lambda after: self._client.follow(accepted.response_id, after),
+            lambda after: self._client.follow(self._response_id, after),
             self._preview,
             self._hinted,
         )
-        await self._listener.run(accepted.stream)
+        await self._listener.run(self.stream)
 
     def _preview(self, preview: Preview) -> None:
         if not self._job.done():
@@ -433,10 +433,10 @@ class ResponseWatcher:
         The answer does not settle the job: a server may complete it after all, and refuses to
         cancel a response that has ended. The poll that follows decides.
         """
-        delays, missed, accepted = PollSchedule(1.0), 0, self.accepted
+        delays, missed = PollSchedule(1.0), 0
         while True:
             try:
-                await self._client.cancel(accepted.response_id)
+                await self._client.cancel(self._response_id)
                 break
             except ServerError as failure:
                 self._job.advance(trouble=f"the cancel failed: {failure}")
