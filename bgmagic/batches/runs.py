@@ -12,7 +12,7 @@ from typing import Any
 
 from bgmagic.api import batch as api
 from bgmagic.api.request import Request
-from bgmagic.api.response import text_in
+from bgmagic.api.response import objects_in, text_in
 from bgmagic.api.server import ServerConfig
 from bgmagic.batches.runner import BatchRunner
 from bgmagic.batches.work import BatchWork
@@ -168,6 +168,8 @@ TOGETHER = 500  # requests that are written down with one commit
 
 IN_FLIGHT = 64  # of their jobs at the server, where they are sent again by themselves
 
+_NOT_OURS = frozenset({"background", "store", "stream"})  # fields that no request of a batch needs
+
 _GONE = (404, 410)  # by which a server says that it does not have something, or no more
 
 
@@ -290,10 +292,20 @@ class FoundBatch:
         await add_found(self._store, some, self._server, batch if seen else None)
 
     def _request(self, body: Mapping[str, Any]) -> Request:
+        """A request as bgmagic would have written it; of one that it can't read its model, which
+        tells its price."""
+        told = {key: value for key, value in body.items() if key not in _NOT_OURS}
+        given = told.get("input")
+        if isinstance(given, str):
+            part = {"type": "input_text", "text": given}
+            told["input"] = [{"role": "user", "content": [part]}]
+        turns = objects_in(told.get("input"))
+        unknown = {"model": text_in(body.get("model"))}
+        readable = bool(turns) and turns == told["input"]
         try:
-            return Request.of(body, server=self._server)
-        except BadInput:  # half a character, or too deep: what is left tells its price
-            return Request.of({"model": text_in(body.get("model"))}, server=self._server)
+            return Request.of(told if readable else unknown, server=self._server)
+        except BadInput:  # half a character, or nested too deep
+            return Request.of(unknown, server=self._server)
 
     async def _requests(
         self, client: BatchesClient, found: Mapping[str, Any]

@@ -152,11 +152,11 @@ def test_a_large_batch_is_rendered_after_the_cell(
 def made_elsewhere(server: ScriptedServer, names: list[str], **fields: Any) -> str:
     """A batch that somebody else has had the server make of requests with these names; its id."""
     batching = server.batching
-    asked = [{"role": "user", "content": f"Ask {name}"} for name in names]
+    turns = [[{"role": "user", "content": f"Ask {name}"}] for name in names]
     lines = [
         {"custom_id": name, "method": "POST", "url": "/v1/responses"}
-        | {"body": {"model": "gpt-5.2", "input": [one]}}
-        for name, one in zip(names, asked, strict=True)
+        | {"body": {"model": "gpt-5.2", "store": True, "input": asked}}
+        for name, asked in zip(names, turns, strict=True)
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     file = batching._file("requests.jsonl", text.encode())
