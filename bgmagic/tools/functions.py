@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import field
 from typing import Any
@@ -101,7 +101,9 @@ class FunctionTool:
         try:
             run = functools.partial(self.function, *positional, **named)
             given = run() if self.on_main is None else self.on_main(run).result()
-            if inspect.isawaitable(given):
+            if inspect.isasyncgen(given):
+                given = _LOOP.run(_listed(given)).result()
+            elif inspect.isawaitable(given):
                 given = _LOOP.run(_awaited(given)).result()
         except BaseException as error:  # whatever it raises is the model's to read
             return failure(_told(error))
@@ -110,6 +112,10 @@ class FunctionTool:
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
+
+
+async def _listed(generator: AsyncIterable[Any]) -> list[Any]:
+    return [item async for item in generator]
 
 
 def _told(error: BaseException) -> str:
@@ -202,6 +208,7 @@ def read_arguments(function: Callable[..., Any], text: str) -> tuple[list[Any], 
 
     try:
         given = json.loads(text or "{}")
+        given = {} if given is None else given  # as some servers write that there are none
     except (ValueError, RecursionError) as error:
         raise ValueError(f"they are not JSON: {error}") from None
     if not isinstance(given, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -318,6 +318,23 @@ def test_a_call_is_run_once(rounds: Callable[..., None], pointed: ScriptedServer
     answer = submit("Go.", poll=0.02, tool=once).result(LIMIT)
     assert sorted(ran) == [1, 3]
     assert ([s.output for s in answer.steps], outputs(bodies(pointed)[1])) == (["1", "3"],) * 2
+
+
+def test_generators_and_no_arguments_at_all(
+    rounds: Callable[..., None], pointed: ScriptedServer
+) -> None:
+    """What a generator gives, async or not, is a list for the model; `null` is no arguments, as nothing is."""
+
+    def sync() -> Iterator[int]:
+        yield from (1, 2)
+
+    async def later() -> AsyncIterator[int]:
+        for n in (1, 2):
+            yield n
+
+    rounds([("sync", "null"), ("later", "null"), ("sync", "")])
+    answer = submit("Go.", poll=0.02, tool=[sync, later]).result(LIMIT)
+    assert [step.output for step in answer.steps] == ["- 1\n- 2"] * 3
 
 
 def test_arguments_that_are_an_object(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
