@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bgmagic.display import frontend
-from bgmagic.display.board import GroupBoard, JobsBoard
 from bgmagic.display.card import Card, LiveWidget
 from bgmagic.display.frontend import Formulas, publish
 from bgmagic.display.listing import TableRow, is_final, table_html, table_text
@@ -29,6 +28,7 @@ from bgmagic.jobs.record import Listener
 from bgmagic.text import count_jobs
 
 if TYPE_CHECKING:
+    from bgmagic.display.board import GroupBoard, JobsBoard
     from bgmagic.jobs.group import JobGroup
 
 logger = logging.getLogger("bgmagic")
@@ -338,6 +338,8 @@ def show_board(
         return
     board = _BOARDS.get(which)
     if board is None:
+        from bgmagic.display.board import JobsBoard  # a job by itself needs none
+
         board = JobsBoard(find)
         if which:
             _BOARDS[which] = board

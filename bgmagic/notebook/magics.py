@@ -210,6 +210,7 @@ WARMED = (
     "bgmagic.api.request_body",
     "bgmagic.jobs.group",
     "bgmagic.prompts.template",
+    "bgmagic.prompts.to_text",
     "bgmagic.display.listing",
     "bgmagic.submission.submit",
     "bgmagic.notebook.cell_magic",
@@ -222,8 +223,9 @@ WARMED = (
     "anywidget",
     "bgmagic.rendering.markdown",
     "bgmagic.display.outputs",
+    "bgmagic.display.board",
 )
-WIDGETS = 5  # at the end of them
+WIDGETS = 6  # at the end of them
 
 
 class Warming:

@@ -9,7 +9,6 @@ from typing import Any
 
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.jobs.placeholder import rendering_prompt
-from bgmagic.prompts.to_text import NoText, to_text
 from bgmagic.text import did_you_mean, kind_of, one_line
 from bgmagic.values import dataclass
 
@@ -143,6 +142,8 @@ def evaluate(expression: Expression, values: Mapping[str, Any]) -> str:
     Raises:
         BadInput: it fails, or gives something that is no text.
     """
+    from bgmagic.prompts.to_text import NoText, to_text  # many a prompt has no values
+
     filling = rendering_prompt.set(True)
     try:
         return _checked(to_text(_value(expression, values)))

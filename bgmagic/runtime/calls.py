@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -28,12 +27,10 @@ from bgmagic.jobs.steps import (
     Step,
     with_all_usage,
 )
+from bgmagic.runtime.registry import FindFunction
 from bgmagic.storage.job_store import JobStore
 from bgmagic.tools.functions import CallOutput, FunctionTool, failure, same_signature
 from bgmagic.transport.reply import Reply
-
-# Finds the tool of a function that is defined now, by its name: for a job of an earlier kernel.
-FindFunction = Callable[[str], FunctionTool | None]
 
 WRITE_RETRY = 1.0  # seconds between looks at a journal that can't be written
 

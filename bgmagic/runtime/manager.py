@@ -38,9 +38,8 @@ from bgmagic.runtime.attach import (
     row_now,
     stored_run_config,
 )
-from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
-from bgmagic.runtime.registry import JobFeed, JobFeeds, JobRegistry
+from bgmagic.runtime.registry import FindFunction, JobFeed, JobFeeds, JobRegistry
 from bgmagic.runtime.scheduler import JobScheduler, MakeBatches
 from bgmagic.storage.batches import BatchIds, remake_by
 from bgmagic.storage.database import StoredJob

@@ -6,9 +6,15 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from bgmagic.jobs.job import Job
+
+if TYPE_CHECKING:
+    from bgmagic.tools.functions import FunctionTool
+
+# Finds the tool of a function that is defined now, by its name: for a job of an earlier kernel.
+FindFunction: TypeAlias = "Callable[[str], FunctionTool | None]"
 
 
 class JobRegistry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.response import is_terminal
 from bgmagic.api.server import ServerConfig
@@ -26,17 +26,18 @@ from bgmagic.jobs.record import LASTING_NOTES, SendGate, Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime import sending
 from bgmagic.runtime.attach import adopted
-from bgmagic.runtime.calls import FindFunction, FunctionCalls
 from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
 from bgmagic.runtime.pacing import BUDGET_RETRY, PollSchedule, RunConfig, ServerEndpoint
-from bgmagic.runtime.registry import rush
+from bgmagic.runtime.registry import FindFunction, rush
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
 from bgmagic.storage.database import JournalError
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.reply import Reply
 
-CLAIM_RETRY = 10.0  # seconds between tries to claim a job in a journal that fails, at most
+if TYPE_CHECKING:
+    from bgmagic.runtime.calls import FunctionCalls
 
+CLAIM_RETRY = 10.0  # seconds between tries to claim a job in a journal that fails, at most
 NOTHING: Mapping[str, Any] = MappingProxyType({})  # instead of a response that is kept elsewhere
 _NO_IDS = ("", ".", "..")  # the last two would ask for another address
 
@@ -88,7 +89,9 @@ class JobRunner:
         self._limit = sending.TimeLimit()  # on what cancelling the job cuts short
         self._closing = False
         self._calls: FunctionCalls | None = None
-        if job.record.rounds is not None:  # few have functions to call
+        if job.record.rounds is not None:
+            from bgmagic.runtime.calls import FunctionCalls  # few have functions to call
+
             self._calls = FunctionCalls(job, store, config.server, self._wake, find_function)
 
     def decide(self, call_id: str | None, *, allow: bool) -> None:
@@ -403,13 +406,12 @@ class JobRunner:
 
     async def _unseen(self, watcher: ResponseWatcher) -> bool:
         """End the watching of a job whose end was not seen; False: it does not go on."""
-        deadline = self._config.deadline
         if watcher.is_lost and self._config.same_key:  # another key may be in use by now
             why = why_lost(self.job.record, watcher.refusal)
             await self._settle(status=Status.LOST, reason=why, trouble=None)
         else:
             self._store.update_soon(self.job.record, owner=None)
-            why = NOT_VISIBLE if watcher.is_lost else past_deadline(self.job, deadline)
+            why = NOT_VISIBLE if watcher.is_lost else past_deadline(self.job, self._config.deadline)
             detach(self.job, why)
         return False
 

@@ -17,11 +17,10 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import SHUTDOWN, detach, settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, SendGate
 from bgmagic.runtime import sending
-from bgmagic.runtime.calls import FindFunction
 from bgmagic.runtime.dependencies import FindJob
 from bgmagic.runtime.pacing import Courtesy, PollPacer, RunConfig, ServerEndpoint
 from bgmagic.runtime.poll_gate import PollGate
-from bgmagic.runtime.registry import MANY, JobFeed, rush
+from bgmagic.runtime.registry import MANY, FindFunction, JobFeed, rush
 from bgmagic.runtime.runner import JobRunner
 from bgmagic.storage.job_store import AT_ONCE, LET_OTHERS, JobStore
 from bgmagic.transport.client import ResponsesClient

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from bgmagic.errors import BgmagicError
-from bgmagic.jobs.matching import asked_text, fold, given_text
 from bgmagic.storage import database, filesystem
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.journal import Journal
@@ -223,6 +222,8 @@ class JournalSearch:
 
     def _catch_up(self, tell: Callable[[int], object]) -> None:
         """Read what is new in the journal, and forget what is gone."""
+        from bgmagic.jobs.matching import fold  # few sessions search
+
         known = self._known()
         there = {row[0] for row in self._journal.rows("SELECT hash FROM blobs")}
         new = list(there - known)
@@ -353,6 +354,8 @@ class JournalSearch:
 
 def _said(text: str, responds: bool, alone: bool, place: int | None) -> str:
     """What people read of a text of the journal."""
+    from bgmagic.jobs.matching import asked_text, given_text
+
     try:
         if responds:
             return given_text(json.loads(text))
