@@ -235,7 +235,7 @@ class JobScheduler:
         self._runners: dict[Job, JobRunner] = {}
         self._followed: dict[Job, asyncio.Future[None]] = {}
         self._batches: list[BatchStart] = []
-        self._closing = False
+        self._closing = self._stopped = False
 
     async def spawn(
         self, job: Job, config: RunConfig, *, attached: bool = False, intended: bool = False
@@ -255,6 +255,8 @@ class JobScheduler:
         await self._carry(runner, lambda: runner.run(attached=attached, intended=intended))
 
     def _poll(self, runner: JobRunner) -> None:
+        if self._stopped:  # one that was stopped has given its turn to this one
+            return
         runner.task = asyncio.create_task(self._carry(runner, runner.poll))
 
     async def _carry(self, runner: JobRunner, step: Callable[[], Awaitable[None]]) -> None:
@@ -376,6 +378,7 @@ class JobScheduler:
             if under_way:
                 await asyncio.wait(under_way, timeout=grace)
         finally:
+            self._stopped = True
             await self._stop(list(self._runners.values()))
         if ending is not None:
             await ending

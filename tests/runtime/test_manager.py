@@ -793,3 +793,19 @@ def test_jobs_that_end_together_are_written_down_few_at_a_time(
     assert [job.result(LIMIT) for job in jobs] == ["the answer"] * 12
     assert most <= 2
     assert manager.close(10)
+
+
+def test_who_waits_for_a_turn_is_not_polled_as_the_process_ends(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing ends the poll that has the only turn, and gives it to nobody: all jobs are detached."""
+    monkeypatch.setattr("bgmagic.runtime.pacing.TURNS", 1)
+    hold = threading.Event()
+    pointed.always["retrieve"] = Script(hold=hold)
+    jobs = [manager.submit(ask(), poll_interval=SOON) for _ in range(4)]
+    eventually(lambda: all(job.response_id for job in jobs) and pointed.count("retrieve") == 1)
+    assert manager.close(10)
+    hold.set()
+    assert [job.status for job in jobs] == ["detached"] * 4
+    assert pointed.count("retrieve") == 1
+    assert all(job.record.trouble is None for job in jobs)
