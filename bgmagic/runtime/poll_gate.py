@@ -20,7 +20,7 @@ BURST = 0.2
 # Seconds for which a poll is held back. None is 90 s after the one before: see `pacing.LIMIT`.
 PATIENCE = 2.0
 
-COMPUTES = 0.25  # of the time that passes; on a busy machine a cell has not all of it
+COMPUTES = 0.1  # of the time that passes; on a busy machine a cell has not much of it
 
 
 class PollGate:
