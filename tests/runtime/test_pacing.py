@@ -385,10 +385,25 @@ def test_no_turn_is_waited_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
-def test_a_broken_journal_holds_no_poll_up() -> None:
-    """Where the journal can't be written a poll goes out at once: a turn would be waited for in vain."""
-    end = Reply({"status": "completed"})
-    assert run([end], 1e6, turns=TurnQueue(0), trouble="broken")[0] is end
+class PutOff(TurnQueue):
+    """Remembers how long a poll may be put off, and gives turns at once."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.seconds: list[float] = []
+
+    def ask(self, sleeper: Sleeper, seconds: float) -> None:
+        self.seconds.append(seconds)
+        super().ask(sleeper, 0)
+
+
+@pytest.mark.parametrize(("trouble", "seconds"), [(None, LIMIT - 10), ("broken", 0.0)])
+def test_no_poll_is_put_off_beyond_the_limit(trouble: str | None, seconds: float) -> None:
+    """Ten seconds after the poll before, one may wait for a turn as long as the limit leaves; and not at
+    all where the journal can't be written, since that would be waited for in vain."""
+    end, turns = Reply({"status": "completed"}), PutOff()
+    assert run([Reply({}), end], 1e6, turns=turns, trouble=trouble)[0] is end
+    assert turns.seconds == [seconds, seconds]
 
 
 def test_the_collector_rests_while_many_jobs_come_and_go() -> None:
