@@ -321,7 +321,7 @@ def _host_named(name: str) -> Iterator[None]:
 def in_place(world: World, seed: int) -> Iterator[None]:
     """Put the simulation's parts in the places of the package's that need the real world."""
     put: list[tuple[Any, str, Any]] = [
-        (scheduler, "ResponsesClient", lambda _: _Client(world.calls)),
+        (scheduler, "ResponsesClient", lambda *_: _Client(world.calls)),
         (sending, "START_DELAY", 0.0),
         (owner_lock, "_lock", world.locks.lock),
         (owner_lock, "ANOTHER_LOOK", 0.0),
