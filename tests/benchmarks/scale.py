@@ -156,7 +156,7 @@ def _rows(found: dict[str, dict[str, float]], size: Size) -> Iterator[Row]:
 
 STARTS = (
     ("import", "import bgmagic in a script", "at most 0.5x"),
-    ("post", "that and what follows to its first POST, the SDK's import apart", "at most 0.5x"),
+    ("post", "that and what follows to its first POST, the SDK's imports apart", "at most 0.5x"),
     ("load", "%load_ext bgmagic, ipywidgets imported", "at most 0.5x"),
     ("typed", "first cell of a kernel, a second after that", "at most 0.5x"),
     ("cell", "first cell of a kernel, at once after that", "at most 0.5x"),
