@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,16 +158,33 @@ class Renames:
             await self.homes()
         if data["action"] != "rename":
             return
+        # Asked for now: while others are written, its kernels' sessions take the new name, too.
+        homes = asyncio.ensure_future(_homes(self._server))
         async with self._lock:
             old, new = (data[name].strip("/") for name in ("source_path", "path"))
-            now, stay = time.time(), []
-            for process, path in (await _homes(self._server)).items():
+            now, stay, moved = time.time(), [], []
+            for process, path in (await homes).items():
                 if path == old or path.startswith(f"{old}/"):
                     stay.append(self._full(path))
                     is_now = self._full(new + path[len(old) :])
-                    self._due.append(_Rename(stay[-1], is_now, now, process))
-            moved = _Rename(self._full(old), self._full(new), now, "")
-            await asyncio.to_thread(self._move, [moved], stay)
+                    moved.append(_Rename(stay[-1], is_now, now, process))
+            named = _Rename(self._full(old), self._full(new), now, "")
+            before = self._taken(named, {due.process for due in moved})
+            self._due += moved
+            await asyncio.to_thread(self._move, [*before, named], stay)
+
+    def _taken(self, named: _Rename, but: Collection[str]) -> list[_Rename]:
+        """What goes first as another notebook takes the name that living kernels know for theirs:
+        the jobs there that have no kernel. Later that name means those of these kernels alone."""
+        within = f"{named.new}{os.sep}"
+        kernels = {
+            due.process
+            for due in self._due
+            if due.process not in but and (due.old == named.new or due.old.startswith(within))
+        }
+        taken = [due for due in self._due if due.process in kernels]
+        self._due = [replace(due, at=0.0) if due in taken else due for due in self._due]
+        return [replace(due, process="") for due in taken]
 
     def _full(self, path: str) -> str:
         return str(self._root / path)

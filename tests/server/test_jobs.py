@@ -63,9 +63,47 @@ def billing(model: str) -> str:
     return Billing.of(asked, {"model": model, "usage": tokens}).text
 
 
+def renames(running: Any, journal: Journal, folder: Path) -> dict[str, str]:
+    """Where the jobs of two notebooks are in the end. One is renamed with its kernel alive, while the
+    journal is busy; the other takes the name that is free then, and that this kernel goes on using."""
+    import psutil
+
+    from tests.support.browser import notebook
+
+    def ask(path: str, method: str = "GET", about: object = None) -> Any:
+        headers = {"Authorization": f"token {running.token}"}
+        data = None if about is None else json.dumps(about).encode()
+        asked = urllib.request.Request(running.base + path, data, headers, method=method)
+        with urllib.request.urlopen(asked) as reply:
+            return json.loads(reply.read() or "null")
+
+    def rename(old: str, new: str) -> None:
+        ask(f"/api/contents/{old}.ipynb", "PATCH", {"path": f"{new}.ipynb"})
+
+    for name in "abc":
+        notebook(folder / f"{name}.ipynb", [])
+    about = {"path": "a.ipynb", "name": "a.ipynb", "type": "notebook"}
+    opened = ask("/api/sessions", "POST", about | {"kernel": {"name": "python3"}})
+    (kernel,) = psutil.Process(running.process.pid).children()
+    a, b, ended = str(folder / "a.ipynb"), str(folder / "b.ipynb"), {"ended_at": 2.0}
+    own = {"owner": f"{host_id()}-{kernel.pid}-00", "created_at": time.time() + 60}
+    rows = [job("a", notebook=a, created_at=1.0, **ended), job("own", notebook=a, **own)]
+    journal.add(*rows, job("b", notebook=b, created_at=1.0, **ended)).result(10)
+    with contextlib.closing(sqlite3.connect(folder / ".journal.sqlite3")) as busy:
+        busy.execute("BEGIN IMMEDIATE")
+        rename("c", "d")
+        rename("a", "its")
+        ask(f"/api/sessions/{opened['id']}", "PATCH", {"path": "its.ipynb"})
+        busy.rollback()
+    rename("b", "a")
+    ask(f"/api/sessions/{opened['id']}", "DELETE")
+    return {row["key"]: row.get("path") for row in ask("/bgmagic/jobs")["jobs"]}
+
+
 def test_what_the_server_says(journal: Journal, tmp_path: Path) -> None:
     """Jobs of all notebooks, their news and their answers come as JSON to whom the server lets in, to
-    nobody else; what a model wrote is no markup, and nothing can be changed."""
+    nobody else; what a model wrote is no markup, and nothing can be changed. Each notebook has its own
+    jobs, also where one takes another's name."""
     from tests.support.browser import jupyter_server
 
     (tmp_path / "sub").mkdir()
@@ -107,6 +145,8 @@ def test_what_the_server_says(journal: Journal, tmp_path: Path) -> None:
         assert "<script" not in one["html"]
         assert one["prompt"] == "Why <b>so</b>?"
         assert [ask(path, **mine)[0] for path in ("/none", "?since=x")] == [404, 400]
+        moved = renames(running, journal, tmp_path)
+        assert (moved["a"], moved["own"], moved["b"]) == ("its.ipynb", "its.ipynb", "a.ipynb")
         # The journal is watched by now, on a thread: the server ends all the same.
         running.process.terminate()
         assert running.process.wait(60) is not None
