@@ -40,9 +40,10 @@ export async function panelPlugin(exported) {
       const panel = makePanel(lab, parts);
       app.shell.add(panel, "right", { rank: 900 });
       restorer?.add(panel, panel.id);
-      // All else once the page is there and has nothing to do; Safari has no word for that.
+      // All else once the page is there and has nothing to do, which one with an animation may always have; Safari has
+      // no word for that, and takes the object for no time at all.
       const idle = globalThis.requestIdleCallback ?? setTimeout;
-      app.restored.then(() => idle(() => connect(lab, parts, panel)));
+      app.restored.then(() => idle(() => connect(lab, parts, panel), { timeout: 3000 }));
     },
   };
 }
