@@ -238,6 +238,8 @@ function render({ model, el }) {
     const which = `%bgattach ${view.name || view.response_id}`;
     const left = "This kernel has ended; " + (view.called
       ? `the model waits for its calls. Define the functions again, then ${which} goes on.`
+      : view.status === "waiting" ? `the server does not have the job yet. ${which} sends it in the next one.`
+      : view.status === "submitting" ? `nobody knows whether the server has the job. ${which} says what is known.`
       : `the job goes on at the server. ${which} follows it in the next one.`);
     tell(message, over(view) ? left : view.refused || view.message);
     tell(beforeText, view.earlier ?? "");

@@ -290,11 +290,13 @@ def test_saved_and_opened_without_its_kernel(
 
 
 def test_restarted_kernel(server: ScriptedServer, lab_with: Open) -> None:
-    """When the kernel is restarted a live card says that the job goes on and how to follow it, and has
-    no button that nobody would hear."""
+    """When the kernel is restarted a live card says whether the job goes on and how to follow it, and has
+    no button that nobody would hear; one that waited says that the server does not have it."""
     server.polls = 10**6
-    lab, _ = lab_with("%%bgresponse -o critique\nWhy?")
+    cells = "%%bgresponse -o critique\nWhy?", "%%bgresponse -o more\nAfter {{ critique }}"
+    lab, _ = lab_with(*cells)
     lab.run(1)
+    lab.run(2)
     status(lab, 1, "in_progress")
     lab.restart()
     lab.cell(1).get_by_text("%bgattach critique follows it in the next one").wait_for(
@@ -302,6 +304,8 @@ def test_restarted_kernel(server: ScriptedServer, lab_with: Open) -> None:
     )
     status(lab, 1, "detached")
     assert lab.cell(1).locator(".bgmagic-buttons button:visible").count() == 0
+    told = "the server does not have the job yet. %bgattach more sends it in the next one"
+    lab.cell(2).get_by_text(told).wait_for()
 
 
 def test_detached_card_checks_again(server: ScriptedServer, lab_with: Open) -> None:
