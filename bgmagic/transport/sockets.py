@@ -17,6 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+_AGAIN = (errno.EAGAIN, errno.EWOULDBLOCK)
+
+# A number: to put flags together takes as long as the call. Windows has no second one.
+_PEEK = int(socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0))
+
 
 class _SystemCalls:
     """C's recv and send, called with the interpreter held. Imports ctypes, which takes 5 ms."""
@@ -38,6 +43,7 @@ class _SystemCalls:
             function.restype = ctypes.c_ssize_t
         self._errno, self._reference = ctypes.get_errno, ctypes.byref
         self._of = ctypes.c_char.from_buffer
+        self._byte = ctypes.byref(ctypes.create_string_buffer(1))
 
     def recv(self, number: int, buffer: WriteableBuffer, size: int, flags: int) -> int:
         """Receive over the socket of that file number."""
@@ -51,6 +57,15 @@ class _SystemCalls:
         while (sent := self._send(number, data, len(data), flags)) < 0:
             self._raise()
         return int(sent)
+
+    def peek(self, number: int) -> int:
+        """Bytes that can be received, one at most, and 0 at the end; less if there is nothing."""
+        return int(self._recv(number, self._byte, 1, _PEEK))
+
+    @property
+    def waits(self) -> bool:
+        """Whether the last call has failed for want of anything to receive."""
+        return self._errno() in _AGAIN
 
     def _raise(self) -> None:
         """Raise what `socket` would; return where the call is to be repeated."""
@@ -98,9 +113,6 @@ def hold(connection: Any) -> bool:
     return True
 
 
-_looked_at = bytearray(1)
-
-
 def is_readable(connection: socket.socket, *, held: bool = False) -> bool:
     """Whether something has come over a socket, or its other end has closed it.
 
@@ -108,14 +120,8 @@ def is_readable(connection: socket.socket, *, held: bool = False) -> bool:
         held: find out with the interpreter held; only what `hold` was true for.
     """
     if held:
-        try:
-            look = socket.MSG_PEEK | socket.MSG_DONTWAIT
-            _system().recv(connection.fileno(), _looked_at, 1, look)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True
+        system = _system()  # raises nothing: each poll looks once
+        return system.peek(connection.fileno()) >= 0 or not system.waits
     if not hasattr(select, "poll"):  # on Windows, where numbers of sockets have no bound
         return bool(select.select([connection], [], [], 0)[0])
     asked = select.poll()
