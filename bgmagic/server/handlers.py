@@ -202,7 +202,8 @@ class Renames:
                 self._server.log.debug("bgmagic's journal can't be written", exc_info=True)
 
     def _finish(self) -> None:
-        self._move(self._due)
+        if self._due:  # nothing is imported as the server ends
+            self._move(self._due)
 
 
 class _Handler(APIHandler):
