@@ -82,7 +82,8 @@ class ResponsesClient:
         self._polling = asyncio.Semaphore(AT_ONCE)
         self._pool: ConnectionPool | None = None  # of both of these
         self._direct: DirectGet | None = None  # polls use this, if it is there
-        self._same_ids = True  # whether responses have the ids that they are asked for by
+        # Whether responses have the ids that they are asked for by; None while one did not tell.
+        self._same_ids: bool | None = None
         self._post: DirectPost | None = None  # and creates this
         self._not_included: set[tuple[str, ...]] = set()  # what the server refuses to include
         # The user's own clients and Azure's may give another key each time.
@@ -251,27 +252,38 @@ class ResponsesClient:
             return last if after == last.poll_after else replace(last, poll_after=after)
         reply = self._parser.read(got)
         if self._is_anothers(reply, response_id):
-            reply, content_hash = await self._asked_again(response_id, include), 0
+            reply, content_hash = await self._asked_again(response_id, include, reply), 0
         return replace(reply, content_hash=content_hash)
 
     def _is_anothers(self, reply: Reply, response_id: str) -> bool:
         """Whether this may be the answer to some other poll, as where something on the way has
         answered one twice, late."""
         told = reply.response.get("id")
-        kept = self._direct is not None and self._same_ids
+        if told == response_id:
+            self._same_ids = True
+        kept = self._direct is not None and self._same_ids is not False
         return kept and isinstance(told, str) and told != response_id
 
-    async def _asked_again(self, response_id: str, include: tuple[str, ...]) -> Reply:
-        """The response, by the SDK, which tells whether the ids of this server differ."""
+    async def _asked_again(self, response_id: str, include: tuple[str, ...], first: Reply) -> Reply:
+        """The response, by the SDK, which tells whether the ids of this server differ.
+
+        Raises:
+            ServerError: it can't be had, or was a third one, of a server whose ids are the same.
+        """
         asked = () if include in self._not_included else include
+        if self._pool is not None:
+            self._pool.drop_idle()  # what is asked there next would get this one's answer
         try:
             async with self._polling:
                 reply = self._parser.read(await self._got_by_sdk(response_id, asked))
         except Exception as error:
             raise self._parser.failure(error) from None
-        self._same_ids = reply.response.get("id") == response_id
-        if self._same_ids and self._pool is not None:
-            self._pool.drop_idle()  # what is asked there next would get this one's answer
+        told = reply.response.get("id")
+        known = response_id, first.response["id"]
+        if self._same_ids and isinstance(told, str) and told not in known:
+            about = f"{self.address} answered with other responses than the one asked for"
+            raise ServerError(about, maybe_accepted=True, status_code=200)
+        self._same_ids = self._same_ids or told == response_id
         return reply
 
     async def _including(self, response_id: str, include: tuple[str, ...]) -> HTTPResponse:
