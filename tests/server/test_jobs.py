@@ -68,8 +68,6 @@ def renames(running: Any, journal: Journal, folder: Path) -> dict[str, str]:
     journal is busy; the other takes the name that is free then, and that this kernel goes on using."""
     import psutil
 
-    from tests.support.browser import notebook
-
     def ask(path: str, method: str = "GET", about: object = None) -> Any:
         headers = {"Authorization": f"token {running.token}"}
         data = None if about is None else json.dumps(about).encode()
@@ -81,7 +79,7 @@ def renames(running: Any, journal: Journal, folder: Path) -> dict[str, str]:
         ask(f"/api/contents/{old}.ipynb", "PATCH", {"path": f"{new}.ipynb"})
 
     for name in "abc":
-        notebook(folder / f"{name}.ipynb", [])
+        (folder / f"{name}.ipynb").touch()  # that nobody reads
     about = {"path": "a.ipynb", "name": "a.ipynb", "type": "notebook"}
     opened = ask("/api/sessions", "POST", about | {"kernel": {"name": "python3"}})
     (kernel,) = psutil.Process(running.process.pid).children()
