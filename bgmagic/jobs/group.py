@@ -230,19 +230,19 @@ class JobGroup(Collection[Any]):
         self._listeners.append(listener)
 
     def index_of(self, job: Job) -> int:
-        """The index of a job that is, or was, in the group."""
+        """The index of a job that is, or was, in the group; -1 of another."""
         jobs, at = self._jobs, job.record.position
         if at is not None and at.index < len(jobs) and jobs[at.index] is job:
             return at.index
         if job not in self._indices:
             # All at once: where one has moved, mostly all have.
             self._indices |= {one: index for index, one in enumerate(jobs) if one is not None}
-        return self._indices[job]
+        return self._indices.get(job, -1)
 
     def replace_job(self, job: Job, successor: Job) -> None:
         """Put ``successor`` in the place of ``job``, if that is still there."""
         index = self.index_of(job)
-        if self._jobs[index] is job:
+        if index >= 0 and self._jobs[index] is job:
             self._jobs[index] = successor
             self._indices[job] = index
             successor.join_group(self._tells, ())

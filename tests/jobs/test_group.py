@@ -26,7 +26,7 @@ from bgmagic.errors import BadInput, BgmagicError, NotReady
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import JobCancelled, JobFailed
-from bgmagic.runtime import pacing
+from bgmagic.runtime import pacing, sending
 from bgmagic.submission.app import NoShell, app
 from bgmagic.sweeps.submit import attach_group
 from bgmagic.text import dollars
@@ -241,6 +241,9 @@ def test_jobs_stand_in_the_places_of_answers(ask: Ask, pointed: ScriptedServer) 
     assert group.retry_failed() == ()  # pressed twice, sent once
     assert group.result(LIMIT) == ["re: Say a", "re: Say b", "re: Say c"]
     assert pointed.count("create") == before + 1
+    beside = failed.resend()  # its place is another's by now
+    assert beside.result(LIMIT) == beside.resend().result(LIMIT) == "re: Say b"
+    assert group.jobs[1] is again
 
 
 def test_what_may_have_been_accepted_is_not_retried(ask: Ask, pointed: ScriptedServer) -> None:
@@ -665,6 +668,7 @@ def test_changed_before_it_was_written_down(
     changes: list[concurrent.futures.Future[Any]] = []
     change = journal.change
     monkeypatch.setattr(journal, "change", lambda *a, **k: changes.append(change(*a, **k)) or changes[-1])  # fmt: skip
+    monkeypatch.setattr(sending, "START_DELAY", 0.5)  # else the cancel may come too late
     first.retry_failed()
     second = ask(items=[3, 2, 1], out="x")
     second[0].cancel()
