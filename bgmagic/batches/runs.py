@@ -62,6 +62,8 @@ class BatchRuns:
 
     async def run(self, jobs: Sequence[Job], config: RunConfig) -> None:
         """Run the batches of new jobs, which are stored, to their ends."""
+        if not jobs:  # all were there already
+            return
         by_batch: dict[str, list[Job]] = {}
         for job in jobs:
             by_batch.setdefault(str(job.outline.batch), []).append(job)

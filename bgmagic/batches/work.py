@@ -209,10 +209,6 @@ class BatchWork:
         if found is None:
             self.stop(CLAIMED_ELSEWHERE)
             return False
-        if found.state == BatchState.ENDED:
-            # Its jobs have not, since that could not be written down.
-            state = BatchState.CREATED if found.batch_id else BatchState.CREATING
-            found = replace(found, state=state, tried_at=found.tried_at or self.clock.now())
         self.batch, self.adopted = found, True
         accepted = [job.outline.accepted_at for job in self.jobs if job.outline.accepted_at]
         self.accepted_at = min(accepted, default=None)

@@ -158,14 +158,14 @@ class BatchStore:
                 "it; once that host is gone for good, its cell with --again --reuse does so here"
             )
         seen = own.owner if own is not None else None
-        taking = self._taking(replace(furthest, owner=None), {None, self.owner_id, seen})
+        taking = self._taking(replace(furthest, owner=None), {None, self.owner_id, seen}, now)
         taken: StoredBatch | None = await self._store._landing.wait(self._put(Write(taking)))
         if taken is not None and there:
             await self._copy(key)
         return taken
 
     def _taking(
-        self, new: StoredBatch, free: Collection[str | None]
+        self, new: StoredBatch, free: Collection[str | None], now: float
     ) -> Callable[[sqlite3.Connection], StoredBatch | None]:
         """Takes a batch from one of ``free``; ``new`` is it where our file does not have it."""
         key, owner = new.key, self.owner_id
@@ -175,7 +175,7 @@ class BatchStore:
             found = new if row is None else _from_row(row)
             if found.owner not in free:
                 return None
-            taken = replace(found, owner=owner)
+            taken = replace(_before_end(found, now), owner=owner)
             connection.execute(_SAVE, vars(taken))
             sql = f"UPDATE jobs SET owner = :owner WHERE {_OPEN}"  # noqa: S608
             connection.execute(sql, {"owner": owner, "batch": key})
@@ -188,7 +188,9 @@ class BatchStore:
         return [_from_row(row) for row in self._store.journal._read_others(_FIND, (key,))]
 
     def _are_free(self, batches: Sequence[StoredBatch]) -> bool:
-        return all(self._store.is_nobody(one.owner) for one in batches)
+        """Whether nobody follows them; of one that has ended its kernel may live on."""
+        followed = (one for one in batches if one.state != BatchState.ENDED)
+        return all(self._store.is_nobody(one.owner) for one in followed)
 
     async def _copy(self, key: str) -> None:
         """Have the open jobs of another host's batch in our own file, the one that we write."""
@@ -393,6 +395,15 @@ class BatchIds:
             self._known |= dict(self._journal.rows(sql))
             self._known.setdefault(entry.batch, None)  # it was never made
         return self._known[entry.batch]
+
+
+def _before_end(batch: StoredBatch, now: float) -> StoredBatch:
+    """The batch, if it has ended as it was before: its jobs have not, since that could not be
+    written down, or are looked for again."""
+    if batch.state != BatchState.ENDED:
+        return batch
+    state = BatchState.CREATED if batch.batch_id else BatchState.CREATING
+    return replace(batch, state=state, tried_at=batch.tried_at or now)
 
 
 def _from_row(row: Sequence[Any]) -> StoredBatch:

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bgmagic.api.server import ServerConfig
+from bgmagic.batches.runs import BatchRuns
 from bgmagic.jobs.export import export_line
 from bgmagic.jobs.group import JobList
 from bgmagic.jobs.job import Job
@@ -30,6 +31,7 @@ from bgmagic.runtime import pacing
 from bgmagic.runtime.manager import JobManager
 from bgmagic.runtime.pacing import Courtesy
 from bgmagic.storage import database
+from bgmagic.storage.batches import reopen
 from bgmagic.storage.job_store import AT_ONCE
 from bgmagic.submission.app import group_displays
 from bgmagic.transport import batches
@@ -38,6 +40,7 @@ from tests.batches.study import (
     attached_at_once,
     config_of,
     entries_of,
+    fast_clock,
     manager_of,
     records_of,
     sent,
@@ -247,6 +250,12 @@ def test_files_may_be_late(kernel: JobManager, server: ScriptedServer) -> None:
     assert (False, "completed") not in said
 
 
+def test_a_batch_of_nothing(kernel: JobManager, server: ScriptedServer) -> None:
+    """Where all jobs of a sweep are there already, as with --reuse, none is left for a batch."""
+    asyncio.run(BatchRuns(kernel.store, fast_clock()).run([], config_of(server)))
+    assert not server.seen
+
+
 def test_a_server_without_batches(kernel: JobManager, server: ScriptedServer) -> None:
     """A server that knows no files ends the jobs with one line that says what to do."""
     server.always["upload"] = Script(status=404, json={"error": {"message": "Not Found"}})
@@ -257,15 +266,22 @@ def test_a_server_without_batches(kernel: JobManager, server: ScriptedServer) ->
 
 
 def test_a_create_that_can_not_be_looked_up_is_unknown(
-    kernel: JobManager, server: ScriptedServer
+    kernel: JobManager, server: ScriptedServer, tmp_path: Path
 ) -> None:
     """Where a create is unclear and the server has no list, the jobs are unknown, and not sent
-    again."""
+    again; another kernel may look for them later, though the first one lives on."""
     server.enqueue("batch", Script(reset="after"))
     server.always["batches"] = Script(status=404, json=NO)
     jobs = sent(kernel, server, 3)
     eventually(lambda: all(job.done() for job in jobs))
     assert {type(job.error) for job in jobs} == {JobUnknown}
+    del server.always["batches"]
+    other = manager_of(tmp_path / "journal.sqlite3")
+    try:
+        assert reopen(other.store, entries_of(other))
+        assert answers(attached(other, server)) == echoes(3)
+    finally:
+        other.close(10)
     assert server.count("batch") == 1
 
 
