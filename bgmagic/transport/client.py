@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,7 @@ class ResponsesClient:
         self._direct: DirectGet | None = None  # polls use this, if it is there
         # Whether responses have the ids that they are asked for by; None while one did not tell.
         self._same_ids: bool | None = None
+        self._polled: deque[int] = deque(maxlen=AT_ONCE)  # hashes of the newest answers to polls
         self._post: DirectPost | None = None  # and creates this
         self._not_included: set[tuple[str, ...]] = set()  # what the server refuses to include
         # The user's own clients and Azure's may give another key each time.
@@ -112,6 +114,11 @@ class ResponsesClient:
             got = await self._posted(request.sent_text.encode(), total)
         except Exception as error:
             raise self._parser.failure(error) from None
+        # A new response has an id of its own: something on the way has answered a poll twice.
+        if hash(got.content) in self._polled:
+            self._drop_idle()
+            about = f"{self.address} answered with the response of another job"
+            raise ServerError(about, maybe_accepted=True, status_code=got.status)
         return self._parser.read(got)
 
     async def _posted(self, body: bytes, total: float) -> HTTPResponse:
@@ -247,6 +254,7 @@ class ResponsesClient:
             except Exception as error:
                 raise self._parser.failure(error) from None
         content_hash = hash(got.content)
+        self._polled.append(content_hash)
         if last is not None and content_hash == last.content_hash:
             after = poll_after(got.headers)
             return last if after == last.poll_after else replace(last, poll_after=after)
@@ -271,8 +279,7 @@ class ResponsesClient:
             ServerError: it can't be had, or was a third one, of a server whose ids are the same.
         """
         asked = () if include in self._not_included else include
-        if self._pool is not None:
-            self._pool.drop_idle()  # what is asked there next would get this one's answer
+        self._drop_idle()
         try:
             async with self._polling:
                 reply = self._parser.read(await self._got_by_sdk(response_id, asked))
@@ -285,6 +292,11 @@ class ResponsesClient:
             raise ServerError(about, maybe_accepted=True, status_code=200)
         self._same_ids = self._same_ids or told == response_id
         return reply
+
+    def _drop_idle(self) -> None:
+        """Close what is idle: what is asked there next would get this one's answer."""
+        if self._pool is not None:
+            self._pool.drop_idle()
 
     async def _including(self, response_id: str, include: tuple[str, ...]) -> HTTPResponse:
         """The answer with what ``include`` names; without, where the server refuses that."""
