@@ -291,7 +291,7 @@ class FoundBatch:
                 await add_found(self._store, some, self._server)
                 some = []
         # The batch at last: without it, what broke off is taken in anew.
-        await add_found(self._store, some, self._server, batch if seen else None)
+        await add_found(self._store, some, self._server, batch if seen else None, seen)
 
     def _request(self, body: Mapping[str, Any]) -> Request:
         """A request as bgmagic would have written it; of one that it can't read its model, which

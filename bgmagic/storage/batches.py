@@ -329,19 +329,26 @@ async def add_found(
     records: Iterable[JobRecord],
     server: ServerConfig,
     batch: StoredBatch | None = None,
+    every: Collection[str] = (),
 ) -> None:
     """Write down jobs that the server has, and at last their batch; those that are there stay as
     they are.
 
+    Args:
+        every: with the batch, the keys of all its jobs.
+
     Raises:
-        JournalError: it can't be written.
+        JournalError: it can't be written, or jobs of it are not there any more.
     """
     credentials = await asyncio.to_thread(store.credentials, server)
     entries = [
         store._entry(record, server, None, FOUND_DEADLINE, credentials) for record in records
     ]
     keys = json.dumps([entry.key for entry in entries])
-    elsewhere = {row[0] for row in store.journal._read_others(_KNOWN, (keys,))}
+    whole = json.dumps(list(every))
+    elsewhere = {
+        row[0] for some in (keys, whole) for row in store.journal._read_others(_KNOWN, (some,))
+    }
 
     def add(connection: sqlite3.Connection) -> None:
         # Another kernel may be taking it in as well.
@@ -349,6 +356,9 @@ async def add_found(
         new = (changed(entry, {"owner": None}) for entry in entries if entry.key not in known)
         add_entries(connection, new)
         if batch is not None:
+            there = elsewhere.union(row[0] for row in connection.execute(_KNOWN, (whole,)))
+            if not there.issuperset(every):
+                raise JournalError("another kernel broke off taking it in; attach it again")
             connection.execute(_SAVE, vars(batch))
 
     await asyncio.wrap_future(store.journal._put(Write(add)))

@@ -21,7 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bgmagic.api.server import ServerConfig
-from bgmagic.batches.runs import BatchRuns
+from bgmagic.batches import runs
+from bgmagic.batches.runs import BatchRuns, FoundBatch
+from bgmagic.errors import BadInput
 from bgmagic.jobs.export import export_line
 from bgmagic.jobs.group import JobList
 from bgmagic.jobs.job import Job
@@ -31,8 +33,8 @@ from bgmagic.runtime import pacing
 from bgmagic.runtime.manager import JobManager
 from bgmagic.runtime.pacing import Courtesy
 from bgmagic.storage import database
-from bgmagic.storage.batches import reopen
-from bgmagic.storage.job_store import AT_ONCE
+from bgmagic.storage.batches import drop_found, reopen
+from bgmagic.storage.job_store import AT_ONCE, JobStore
 from bgmagic.submission.app import group_displays
 from bgmagic.transport import batches
 from tests.batches.study import (
@@ -46,6 +48,7 @@ from tests.batches.study import (
     sent,
 )
 from tests.jobs.test_job import LIMIT, eventually
+from tests.notebook.test_batches import made_elsewhere
 from tests.support.batching import answer_of, failure_of
 from tests.support.scripted import Script, ScriptedServer
 
@@ -254,6 +257,27 @@ def test_a_batch_of_nothing(kernel: JobManager, server: ScriptedServer) -> None:
     """Where all jobs of a sweep are there already, as with --reuse, none is left for a batch."""
     asyncio.run(BatchRuns(kernel.store, fast_clock()).run([], config_of(server)))
     assert not server.seen
+
+
+def test_two_kernels_take_in_one_batch(
+    kernel: JobManager, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kernel has written down of a batch from elsewhere may go with what another one breaks off:
+    it says so, and takes the whole batch in when asked again."""
+    found = FoundBatch(made_elsewhere(server, list("abc")), config_of(server).server, kernel.store)
+    add = runs.add_found
+
+    async def broken_off(store: JobStore, *given: Any) -> None:
+        await add(store, *given)
+        drop_found(store, "batch_1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "TOGETHER", 2)
+        patch.setattr(runs, "add_found", broken_off)
+        with pytest.raises(BadInput, match="another kernel broke off taking it in; attach it"):
+            found.take_in("x", "nb", named=True)
+    first = found.take_in("x", "nb", named=True)
+    assert len(kernel.store.group(str(first.group_key))) == 3
 
 
 def test_a_server_without_batches(kernel: JobManager, server: ScriptedServer) -> None:
