@@ -243,9 +243,9 @@ def _told(batch: Mapping[str, Any], name: str) -> str:
 
 
 def read_json_line(raw: bytes) -> dict[str, Any] | None:
-    """The JSON object of a line of results; None if it is none, as one that was cut off."""
+    """The JSON object of a line; None if it is none, as one cut off, or is nested too deep."""
     try:
         found = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -263,8 +263,12 @@ def test_two_kernels_take_in_one_batch(
     kernel: JobManager, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a kernel has written down of a batch from elsewhere may go with what another one breaks off:
-    it says so, and takes the whole batch in when asked again."""
+    it says so, and takes the whole batch in when asked again, but for a line that nobody can read."""
     found = FoundBatch(made_elsewhere(server, list("abc")), config_of(server).server, kernel.store)
+    name, content = server.batching.files["file-1"]
+    deep = b'{"custom_id": "d", "body": ' + b"[" * 10**5 + b"]" * 10**5 + b"}\n"
+    server.batching.files["file-1"] = name, content + deep
+    server.batching.polls = 10  # it does not read them either
     add = runs.add_found
 
     async def broken_off(store: JobStore, *given: Any) -> None:
