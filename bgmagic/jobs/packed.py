@@ -74,8 +74,9 @@ class PackedRecord:
 
 def _shared(record: JobRecord) -> JobRecord:
     """The same as others have it, if they do."""
+    settings = repr(record.position and record.position.settings)  # 1 is equal to True
     for known in tuple(_ALIKE):
-        if known == record:
+        if known == record and repr(known.position and known.position.settings) == settings:
             return known
     _ALIKE.appendleft(record)
     return record

@@ -27,6 +27,10 @@ from bgmagic.transport.client import ResponsesClient
 
 logger = logging.getLogger("bgmagic")
 
+# Jobs of one group that are on their way to the server: each has a task, 2.6 kB, whose room Python
+# doesn't give back. A hundred connections serve them (`transport.http11.MOST`).
+MOST_BEGUN = 1000
+
 
 class GivenJobs:
     """Jobs that are there already as a `JobFeed`: all are written down together."""
@@ -78,6 +82,7 @@ class BatchStart:
         self._courtesy = Courtesy()
         self._hurry = self._courtesy.hurry
         self._written = asyncio.Event()
+        self._unsent: dict[Job, None] = {}  # in order
         self._begun: set[asyncio.Task[None]] = set()
         self._all_sent = asyncio.Event()
         self._context = contextvars.Context()  # asyncio would copy one for each task
@@ -97,6 +102,7 @@ class BatchStart:
 
     async def run(self, spawn: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
         """Store the group and send its jobs."""
+        self._spawn = spawn
         try:
             for batch in self._earlier:
                 await batch.written()
@@ -104,7 +110,7 @@ class BatchStart:
             weight = MANY if self._feed.left >= MANY else 0
             rush.begin(weight)
             try:
-                await self._feed_all(spawn)
+                await self._feed_all()
             finally:
                 rush.end(weight)
             self._written.set()
@@ -115,9 +121,11 @@ class BatchStart:
             while self._begun:
                 self._all_sent.clear()
                 await self._all_sent.wait()
+            _detach(list(self._unsent), SHUTDOWN)
         except asyncio.CancelledError:
             # Runners that have started have ended their jobs already.
             self._feed.abandon(SHUTDOWN)
+            _detach(list(self._unsent), SHUTDOWN)
             raise
         except Exception as error:
             logger.exception("the group %s broke off", self._feed.name)
@@ -125,7 +133,7 @@ class BatchStart:
         finally:
             self._written.set()
 
-    async def _feed_all(self, spawn: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
+    async def _feed_all(self) -> None:
         config, waited = self._config, False
         pause = LET_OTHERS if self._runs is None else self._courtesy.pause
         async for jobs in self._feed.chunks(pause):
@@ -144,7 +152,8 @@ class BatchStart:
                 )
             open_ones = [job for job in jobs if not _ended(job)]
             if self._runs is None:
-                await self._start(open_ones, spawn)
+                self._unsent |= dict.fromkeys(open_ones)
+                await self._start()
             else:
                 self._together += open_ones
 
@@ -153,20 +162,34 @@ class BatchStart:
         taken, self._together = self._together, []
         return taken
 
-    async def _start(
-        self, jobs: Sequence[Job], spawn: Callable[[Job], Coroutine[Any, Any, None]]
-    ) -> None:
-        for number, job in enumerate(jobs, 1):
-            if self._hurry.is_set():
-                return
-            task = asyncio.create_task(spawn(job))
-            self._begun.add(task)  # the loop itself keeps only weak references
-            task.add_done_callback(self._sent, context=self._context)
+    def hasten(self, job: Job) -> None:
+        """Start this one now, if it is one that waits for that: it is to be cancelled."""
+        if job in self._unsent:
+            self._begin(job)
+
+    async def _start(self) -> None:
+        """Start as many as may be: the others follow as these are accepted."""
+        number = 0
+        while self._begin_next():
+            number += 1
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)  # the polls of others go on
 
+    def _begin_next(self) -> bool:
+        if not self._unsent or len(self._begun) >= MOST_BEGUN or self._hurry.is_set():
+            return False
+        self._begin(next(iter(self._unsent)))
+        return True
+
+    def _begin(self, job: Job) -> None:
+        del self._unsent[job]
+        task = asyncio.create_task(self._spawn(job))
+        self._begun.add(task)  # the loop itself keeps only weak references
+        task.add_done_callback(self._sent, context=self._context)
+
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._begun.discard(task)
+        self._begin_next()
         if not self._begun:
             self._all_sent.set()
 
@@ -345,6 +368,8 @@ class JobScheduler:
             self._runners[job].request_cancel()
         elif not job.done():
             job.advance(cancelling=True)  # its runner, which is about to start, will see that
+            for batch in self._batches:
+                batch.hasten(job)
 
     def decide(self, job: Job, call_id: str | None, *, allow: bool) -> None:
         """Let a call of a function run, or not, that waits for somebody's word; None is all."""

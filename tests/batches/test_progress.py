@@ -117,7 +117,7 @@ POSITIONS = st.builds(
     kind=st.sampled_from(["list", "dict", ""]),
     key=st.none() | st.text(max_size=3),
     item=st.none() | st.integers(),
-    settings=st.sampled_from([(), (("effort", "low"),)]),
+    settings=st.sampled_from([(), (("effort", "low"),), (("store", True),), (("store", 1),)]),
     sample=st.integers(0, 2),
 )
 RECORDS = st.builds(
@@ -137,7 +137,9 @@ RECORDS = st.builds(
 @given(st.lists(RECORDS, max_size=12))
 def test_a_packed_record_is_what_it_was(records: list[JobRecord]) -> None:
     """Whatever the jobs of a batch share, each record is given back as it was."""
-    assert [one.record for one in [PackedRecord(record) for record in records]] == records
+    unpacked = [one.record for one in [PackedRecord(record) for record in records]]
+    assert unpacked == records
+    assert repr([one.position for one in unpacked]) == repr([one.position for one in records])
 
 
 def test_jobs_of_a_batch_take_little_room(server: ScriptedServer) -> None:

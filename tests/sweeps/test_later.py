@@ -18,6 +18,7 @@ from bgmagic.display.static_html import group_note_beside
 from bgmagic.errors import BadInput
 from bgmagic.jobs.outcome import JobFailed
 from bgmagic.prompts.template import Template
+from bgmagic.runtime import scheduler
 from bgmagic.runtime.manager import JobManager
 from bgmagic.submission.app import app
 from bgmagic.submission.submit import submit_settings
@@ -282,6 +283,35 @@ def test_cancelled_while_the_first_run_is_sent(
     assert second.counts == {"cancelled": 268, "completed": 32}
     assert first.job(300).result(LIMIT) == "re: Say more"
     assert pointed.count("create") == 33
+
+
+@pytest.mark.parametrize("whole", [0, 10**6], ids=["later", "in the cell"])
+def test_few_are_begun_at_once(
+    ask: Ask,
+    kernel_of: Callable[[], dict[str, Any]],
+    pointed: ScriptedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: int,
+) -> None:
+    """Of jobs that wait for room at the server few have tasks; all are written down, one that has none
+    is cancelled at once, and the next kernel goes on with those that were never begun."""
+    monkeypatch.setattr(plan, "AT_ONCE", whole)
+    monkeypatch.setattr(scheduler, "MOST_BEGUN", 3)
+    pointed.polls, pointed.ending = 10**6, echo
+    group = ask(items=list("abcdefghi"), out="x", max_in_flight=2)
+    eventually(lambda: pointed.count("retrieve") > 2)
+    batch = app.manager._scheduler._batches[0]
+    assert [job.name for job in batch._unsent] == ["x[5]", "x[6]", "x[7]", "x[8]"]
+    assert group.job(7).cancel()
+    eventually(group.job(7).done)
+    assert group.counts == {"in_progress": 2, "waiting": 6, "cancelled": 1}
+    kernel_of()
+    assert all(group.job(index).done() for index in range(9))
+    pointed.polls = 1
+    again = attach_group(group.key, "x")
+    eventually(again.done)
+    assert again.counts == {"completed": 8, "cancelled": 1}
+    assert sorted(prompts(pointed)) == [f"Say {one}" for one in "abcdefgi"]
 
 
 def test_one_that_another_kernel_has(
