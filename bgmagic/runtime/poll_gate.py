@@ -10,10 +10,10 @@ from collections.abc import Callable
 from bgmagic.runtime import pacing
 
 # Polls a second of one server beside a cell that computes, unless the user has set a limit: at 0.1
-# ms each 2.5 % of its time (tests/benchmarks/README.md).
-BESIDE_CELL = 250.0
+# ms each 2 % of its time (tests/benchmarks/README.md). As many as there are by default anyway.
+BESIDE_CELL = float(pacing.POLLS_PER_SECOND)
 
-# Seconds. The polls that were held back go on together, fifty: two hand-overs of the interpreter
+# Seconds. The polls that were held back go on together, forty: two hand-overs of the interpreter
 # for all of them, and 5 ms of it, the time that Python's threads have in turn.
 BURST = 0.2
 
