@@ -293,7 +293,7 @@ def test_a_limit_is_set_while_jobs_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ("computes", "limit", "gone"),
     [
         (False, None, [100, 100]),
-        (True, None, [50, 99, 99]),
+        (True, None, [40, 80, 99]),
         (True, 100.0, [20, 40, 60, 80, 99]),  # the user's own
         (True, 0.001, [1] * 10 + [99, 99]),  # after 2 s they go on in any case
     ],
