@@ -40,8 +40,7 @@ export async function panelPlugin(exported) {
       const panel = makePanel(lab, parts);
       app.shell.add(panel, "right", { rank: 900 });
       restorer?.add(panel, panel.id);
-      // All else once the page is there and has nothing to do, which one with an animation may always have; Safari has
-      // no word for that, and takes the object for no time at all.
+      // All else once the page is idle, in 3 s at most; in Safari at once.
       const idle = globalThis.requestIdleCallback ?? setTimeout;
       app.restored.then(() => idle(() => connect(lab, parts, panel), { timeout: 3000 }));
     },
