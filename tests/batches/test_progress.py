@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bgmagic.api.batch import BatchReport, RequestCounts, progress_text, read_result
@@ -134,6 +134,19 @@ RECORDS = st.builds(
 )
 
 
+# Settings that are equal, of records that are alike otherwise.
+ALIKE = [
+    JobRecord(
+        Request("{}"),
+        "s",
+        1.0,
+        position=GroupPosition("g", "x", 0, 2, 2, settings=(("store", given),)),
+    )
+    for given in (True, 1)
+]
+
+
+@example(ALIKE)
 @given(st.lists(RECORDS, max_size=12))
 def test_a_packed_record_is_what_it_was(records: list[JobRecord]) -> None:
     """Whatever the jobs of a batch share, each record is given back as it was."""
