@@ -121,11 +121,11 @@ class BatchStart:
             while self._begun:
                 self._all_sent.clear()
                 await self._all_sent.wait()
-            _detach(list(self._unsent), SHUTDOWN)
+            if self._unsent:  # the process is about to end
+                self._feed.abandon(SHUTDOWN)
         except asyncio.CancelledError:
             # Runners that have started have ended their jobs already.
             self._feed.abandon(SHUTDOWN)
-            _detach(list(self._unsent), SHUTDOWN)
             raise
         except Exception as error:
             logger.exception("the group %s broke off", self._feed.name)
