@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sqlite3
 from pathlib import Path
 
@@ -61,10 +62,10 @@ def test_a_crash_while_the_disk_fails(fault: Fault, tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Path:
-    """A folder on a file system of 1 MB."""
+    """A folder on a file system of 8 MB: the write-ahead log alone takes up to 4 before it is moved."""
     require()
     with contextlib.ExitStack() as stack:
-        yield stack.enter_context(tmpfs(tmp_path / "disk", "1m"))
+        yield stack.enter_context(tmpfs(tmp_path / "disk", "8m"))
 
 
 def test_room_again(server: ScriptedServer, small_disk: Path) -> None:
@@ -104,19 +105,11 @@ def test_trouble_stays_until_all_is_written(server: ScriptedServer, small_disk: 
         assert until(lambda: len(server.accepted) == 2)
         assert until(lambda: kernel.value("trouble()"))
         # Room for something small, none for what is missing.
-        filler.unlink()
-        (small_disk / "filler").write_bytes(bytes(_room(small_disk) - 250_000))
+        os.truncate(filler, filler.stat().st_size - 250_000)
         for number in (2, 3):  # what comes of the first is known once the second is written
             kernel.run(f"small = bgmagic.submit('item {number}.')")
             assert until(lambda: f"item {number}." in str(_rows(journal)))  # noqa: B023 - at once
         assert kernel.value("trouble()"), "a job is not written down, and nothing says so"
-
-
-def _room(folder: Path) -> int:
-    import os
-
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
 
 
 def _rows(journal: Path) -> list[tuple[str, ...]]:
