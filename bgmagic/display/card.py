@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib.metadata
 import math
+import re
 import threading
 import time
 import uuid
@@ -17,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import anywidget
+import ipywidgets
 import traitlets
 
 from bgmagic.display import frontend
@@ -33,38 +35,63 @@ from bgmagic.text import one_line
 _HERE = Path(__file__).parent
 
 
-def script(*names: str) -> str:
-    """The files of these names, and what all displays share, as one ES module.
+def script(*names: str) -> traitlets.Unicode[Any, Any]:
+    """The files of these names, and what all displays share, as one ES module in a trait.
 
     The last of them has the exports.
     """
     return _joined("elements.js", *names)
 
 
-def style(name: str) -> str:
-    """The style sheet of that name, with what all displays share before it."""
+def style(name: str) -> traitlets.Unicode[Any, Any]:
+    """The style sheet of that name, with what all displays share before it, in a trait."""
     return _joined("theme.css", name)
 
 
-def _joined(*names: str) -> str:
-    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+def _joined(*names: str) -> traitlets.Unicode[Any, Any]:
+    text = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+    return _sent(text)
+
+
+def _sent(value: str) -> traitlets.Unicode[Any, Any]:
+    return traitlets.Unicode(value).tag(sync=True)
 
 
 # What bgmagic's extension draws where a page trusts no output of a cell that another page has run.
 UNTRUSTED = "application/vnd.bgmagic.live+json"
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 REPLACING = 10.0  # seconds that a page has for replacing outputs before another one may
 
 
-class LiveWidget(anywidget.AnyWidget):
+def _frontend_version() -> str:
+    """The versions of anywidget's frontend that can draw a widget, as its own widgets ask for."""
+    # By `importlib.metadata.version`, which has the whole file parsed, 1 ms more.
+    told = importlib.metadata.distribution("anywidget").read_text("METADATA") or ""
+    found = re.search(r"^Version: *((\d+)\.(\d+)\.(\S+))", told, re.MULTILINE)
+    if found is None:
+        return "*"
+    exactly, major, minor, rest = found.groups()
+    return exactly if re.search("[ab]", rest) else f"~{major}.{minor}.*"
+
+
+class LiveWidget(ipywidgets.DOMWidget):  # type: ignore[misc]  # ipywidgets has no types
     """A widget with a line of text for where there are none, and with clicks that come as messages.
 
+    Pages draw it by anywidget's frontend. Of anywidget's Python it would need the names below, and
+    importing that, with psygnal for files that are edited, takes 10 of a first cell's milliseconds.
     A subclass sets ``_esm`` and ``_css`` with `script` and `style`.
 
     Attributes:
         shown: the names of the traits that the browser draws.
         live_id: by which a page finds the widget's script without its view, see `UNTRUSTED`.
     """
+
+    _model_name, _view_name = _sent("AnyModel"), _sent("AnyView")
+    _model_module, _view_module = _sent("anywidget"), _sent("anywidget")
+    _model_module_version, _view_module_version = (_sent(_frontend_version()) for _ in range(2))
+    _anywidget_id = traitlets.Unicode(read_only=True).tag(sync=True)
 
     shown: ClassVar[Sequence[str]] = ("view",)
     live_id = traitlets.Unicode().tag(sync=True)
@@ -80,6 +107,7 @@ class LiveWidget(anywidget.AnyWidget):
         self.on_drawn: list[Callable[[], None]] = []
         self.drawn = False
         self._replacing = "", -math.inf  # the page that replaces the outputs, and since when
+        frontend.colab_manager()
         super().__init__(live_id=uuid.uuid4().hex, **traits)
         allow_subshell_messages(self)
         self.on_msg(_heard)
@@ -129,16 +157,22 @@ class LiveWidget(anywidget.AnyWidget):
 
     def bundle(self) -> dict[str, Any]:
         """The MIME bundle of displaying it: the widget and its plain text."""
-        found = super()._repr_mimebundle_()
-        data: dict[str, Any] = found[0] if isinstance(found, tuple) else {}
+        data: dict[str, Any] = super()._repr_mimebundle_() or {}
         if frontend.current().shares:
             data |= {UNTRUSTED: {"live_id": self.live_id}}
         return data | {"text/plain": self.plain_text()}
 
     def metadata(self) -> dict[str, Any]:
         """The metadata of its MIME bundle: Colab is told there who draws such widgets."""
-        found = super()._repr_mimebundle_()
-        return dict(found[1]) if isinstance(found, tuple) else {}
+        url = frontend.colab_manager()
+        return {WIDGET: {"colab": {"custom_widget_manager": {"url": url}}}} if url else {}
+
+    def __repr__(self) -> str:
+        return object.__repr__(self)  # without the texts of all traits
+
+    @traitlets.default("_anywidget_id")
+    def _id_of_class(self) -> str:
+        return f"{type(self).__module__}.{type(self).__qualname__}"
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.bundle(), self.metadata()

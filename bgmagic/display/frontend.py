@@ -6,6 +6,7 @@ extension can ask after each cell whether anything is to be shown again.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import weakref
@@ -128,6 +129,22 @@ def current() -> Frontend:
     """The frontend of the cell that runs now."""
     message = _message()
     return next(found for found in FRONTENDS if found.is_here(message))
+
+
+def colab_manager() -> str | None:
+    """The address of Colab's manager for widgets that are not its own, which is switched on once;
+    None elsewhere."""
+    output: Any = sys.modules.get("google.colab.output")
+    if output is None:
+        return None
+    _enable_manager(output)
+    url: str | None = output._widgets._installed_url
+    return url
+
+
+@functools.cache
+def _enable_manager(output: Any) -> None:
+    output.enable_custom_widget_manager()
 
 
 def takes_input() -> bool:

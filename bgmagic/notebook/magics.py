@@ -219,13 +219,11 @@ WARMED = (
     "bgmagic.runtime.manager",
     "bgmagic.notebook.line_magics",
     "ipywidgets",
-    "psygnal",
-    "anywidget",
     "bgmagic.rendering.markdown",
     "bgmagic.display.outputs",
     "bgmagic.display.board",
 )
-WIDGETS = 6  # at the end of them
+WIDGETS = 4  # at the end of them
 
 
 class Warming:

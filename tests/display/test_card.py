@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import anywidget
 import ipywidgets
 import pytest
 
@@ -62,9 +63,15 @@ def test_card_follows_the_job(shown: JobManager, pointed: ScriptedServer, ask: A
 
 
 def test_card_is_an_ordinary_widget(shown: JobManager, ask: Ask) -> None:
-    """job.card can stand in a box like any widget."""
+    """job.card can stand in a box like any widget, and is drawn by what draws anywidget's own."""
     box = ipywidgets.VBox([shown.submit(ask(), poll_interval=SOON).card])
     assert isinstance(box.children[0], ipywidgets.DOMWidget)
+    theirs, ours = anywidget.AnyWidget().get_state(), box.children[0].get_state()
+    assert theirs.keys() <= ours.keys()
+    names = [name for name in theirs if name.startswith(("_model", "_view"))]
+    assert len(names) == 7
+    assert {name: ours[name] for name in names} == {name: theirs[name] for name in names}
+    assert ours["_anywidget_id"] == "bgmagic.display.card.Card"
 
 
 def test_card_tells_failures(shown: JobManager, pointed: ScriptedServer, ask: Ask) -> None:
@@ -246,7 +253,7 @@ def test_terminal_tells_the_end_at_the_next_prompt(pointed: ScriptedServer) -> N
 def test_colours_are_the_frontends() -> None:
     """Each display takes its ink and paper from Jupyter or VS Code, and no colour that its style sheet does not define."""
     for widget in (Card, JobsBoard, GroupBoard):
-        sheet = widget._css
+        sheet = widget._css.default_value
         used, defined = (
             re.findall(r"var\((--bgmagic-\w+)", sheet),
             re.findall(r"(--bgmagic-\w+):", sheet),

@@ -106,7 +106,7 @@ HOMES = {
     "jinja2": {"prompts.expressions", "prompts.sandbox"},
     "narwhals": {"prompts.tables"},
     "pandas": {"jobs.export", "jobs.group", "public"},
-    "anywidget": {"display.card"},
+    "ipywidgets": {"display.card"},
     "markdown_it": {"rendering.markdown", "rendering.math", "rendering.parser"},
     "mdit_py_plugins": {"rendering.parser"},
     "latex2mathml": {"rendering.mathml"},
