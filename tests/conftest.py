@@ -55,8 +55,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for file in turns if file for item in files[file]]
 
 
-# Deadlines measure the machine, not the code.
-hypothesis.settings.register_profile("bgmagic", deadline=None, max_examples=100)
+# Deadlines, and how long examples take to make, measure the machine, not the code.
+slow = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile(
+    "bgmagic", deadline=None, max_examples=100, suppress_health_check=slow
+)
 hypothesis.settings.load_profile("bgmagic")
 
 
@@ -93,7 +96,7 @@ def manager(pointed: ScriptedServer) -> Iterator[JobManager]:
     """A manager whose jobs go to the scripted server."""
     made = JobManager()
     yield made
-    assert made.close(10), "the loop thread did not end"
+    assert made.close(60), "the loop thread did not end"
 
 
 @pytest.fixture

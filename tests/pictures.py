@@ -182,10 +182,10 @@ def remember(path: Path, server: ScriptedServer) -> None:
             fingerprint=f"f{number}", request="{}", sendable=True, model="gpt-5.2", effort="xhigh",
             poll_interval=None, deadline=86_400.0, status="submitting", owner=None,
         )  # fmt: skip
-        journal.add(entry).result(10)
+        journal.add(entry).result(60)
         ended = {"status": "completed", "ended_at": sent + 60 * minutes, "accepted_at": sent}
-        journal.change(entry.key, response_id=f"resp_old{number}", **ended).result(10)
-    journal.close(10)
+        journal.change(entry.key, response_id=f"resp_old{number}", **ended).result(60)
+    journal.close(60)
 
 
 @contextlib.contextmanager
@@ -272,8 +272,8 @@ def take_panel(folder: Path, theme: str, width: int) -> None:
         ):
             about = {"key": key, "name": name, "notebook": str(Path(work) / "review.ipynb")}
             began = {"created_at": now - 5000, "ended_at": now - 4000}
-            journal.add(replace(past, **about, **began, **change)).result(10)
-        journal.close(10)
+            journal.add(replace(past, **about, **began, **change)).result(60)
+        journal.close(60)
         code = "claims = {'lemma 2': 'f is bounded', 'in': 1}"
         asked = "%%bgresponse -o outline -e xhigh --quiet\nOutline it."
         path = notebook(Path(work) / "proof.ipynb", ["%load_ext bgmagic", code, PROMPT, asked])

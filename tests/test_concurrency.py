@@ -66,7 +66,7 @@ def test_loop_that_has_ended_harms_no_other() -> None:
 
     asyncio.run(leave())
     late.set_result("too late")
-    assert asyncio.run(asyncio.wait_for(stay(), 10)) == "here"
+    assert asyncio.run(asyncio.wait_for(stay(), 60)) == "here"
 
 
 class SlowNames:
@@ -81,7 +81,7 @@ class SlowNames:
         self.asked.append(host)
         self.begun.set()
         if host.endswith(".slow"):
-            assert self.go_on.wait(20)
+            assert self.go_on.wait(60)
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
         return self._usual("127.0.0.1", port, *rest, **hints)
 
@@ -109,16 +109,16 @@ def test_a_slow_name_holds_up_no_other(names: SlowNames, loop: LoopThread) -> No
     """While some names are looked up in vain, another one is found, and other blocking calls are made;
     a name that many ask for at once is looked up once."""
     slow = [loop.run(look_up(f"{name}.slow")) for name in "aaab"]
-    assert loop.run(look_up("fast")).result(10)[0][4] == ("127.0.0.1", 80)
-    assert loop.run(asyncio.to_thread(lambda: "done")).result(10) == "done"
+    assert loop.run(look_up("fast")).result(60)[0][4] == ("127.0.0.1", 80)
+    assert loop.run(asyncio.to_thread(lambda: "done")).result(60) == "done"
     assert not any(future.done() for future in slow)
     names.go_on.set()
     for future in slow:
         with pytest.raises(socket.gaierror, match="no such name"):
-            future.result(10)
+            future.result(60)
     assert sorted(names.asked) == ["a.slow", "b.slow", "fast"]
     with pytest.raises(socket.gaierror):
-        loop.run(look_up("a.slow")).result(10)
+        loop.run(look_up("a.slow")).result(60)
     assert names.asked.count("a.slow") == 2
 
 
@@ -128,16 +128,16 @@ def test_looking_up_has_a_limit(
     """A name that takes too long is an error that names it; asking again starts no second thread for
     it, and who stops waiting ends nobody else's wait."""
     patient = loop.run(look_up("a.slow"))
-    assert names.begun.wait(10)
+    assert names.begun.wait(60)
     loop.run(look_up("a.slow")).cancel()
-    loop.run(asyncio.sleep(0)).result(10)  # by now the first one has read its limit
+    loop.run(asyncio.sleep(0)).result(60)  # by now the first one has read its limit
     monkeypatch.setattr("bgmagic.concurrency.LOOKUP", 0.05)
     for _ in range(3):
         with pytest.raises(OSError, match=r"looking up a\.slow took more than"):
-            loop.run(look_up("a.slow")).result(10)
+            loop.run(look_up("a.slow")).result(60)
     names.go_on.set()
     with pytest.raises(socket.gaierror):
-        patient.result(10)
+        patient.result(60)
     assert names.asked == ["a.slow"]
 
 
@@ -154,6 +154,6 @@ def test_a_process_ends_while_a_name_is_looked_up() -> None:
         async def look_up():
             await asyncio.get_running_loop().getaddrinfo("a", 80)
         LoopThread().run(look_up())
-        assert begun.wait(20)
+        assert begun.wait(60)
     """
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)

@@ -84,7 +84,7 @@ def kept(pointed: ScriptedServer, tmp_path: Path) -> Iterator[Callable[[], JobMa
 
     yield make
     for manager in made:
-        assert manager.close(10)
+        assert manager.close(60)
 
 
 @pytest.mark.parametrize("long", [False, True], ids=["short id", "id of 300 characters"])
@@ -121,7 +121,7 @@ def test_whole_jobs(
 
     left = submit("left")
     eventually(lambda: left.status == working)
-    first.close(10)
+    first.close(60)
     pointed.polls = 0
     second = kept()
     (entry,) = second.store.journal.entries(open_only=True)
@@ -197,7 +197,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An app without jobs of other tests, and without the client that this one gives to `use()`."""
     monkeypatch.setattr(app, "_manager", None)
     yield
-    app.manager.close(10)
+    app.manager.close(60)
     bgmagic.use(None)
 
 

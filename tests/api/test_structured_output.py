@@ -353,7 +353,7 @@ def submitted(manager: JobManager, schema: Any) -> Any:
 def test_the_way_of_a_model(manager: JobManager, pointed: ScriptedServer) -> None:
     """The format is sent beside the verbosity, and the answer's data is an object of the class."""
     pointed.ending = structured(GOOD, Point)
-    answer = submitted(manager, Point).result(20)
+    answer = submitted(manager, Point).result(60)
     assert answer == GOOD
     assert answer.data == Point(1.0, 2.5)
     sent = pointed.seen[0].body["text"]
@@ -388,7 +388,7 @@ def test_a_validator_that_breaks_takes_nothing_along(
     job = submitted(manager, Exits)
     assert told in str(job.exception(20))
     pointed.ending = structured(GOOD, Point)
-    assert submitted(manager, Point).result(20).data == Point(1.0, 2.5)
+    assert submitted(manager, Point).result(60).data == Point(1.0, 2.5)
 
 
 def test_a_resent_job_keeps_its_class(manager: JobManager, pointed: ScriptedServer) -> None:
@@ -397,7 +397,7 @@ def test_a_resent_job_keeps_its_class(manager: JobManager, pointed: ScriptedServ
     first = submitted(manager, Point)
     first.exception(20)
     pointed.ending = structured(GOOD, Point)
-    assert first.resend().result(20).data == Point(1.0, 2.5)
+    assert first.resend().result(60).data == Point(1.0, 2.5)
 
 
 def test_params_point_at_schema() -> None:

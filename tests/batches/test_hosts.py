@@ -37,7 +37,7 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[On]:
 
     yield start
     for kernel in kernels:
-        kernel.close(10)
+        kernel.close(60)
 
 
 def answers(jobs: list[Job]) -> list[str]:

@@ -36,6 +36,7 @@ def test_a_group_tells_how_far_its_batch_is(ask: Ask, pointed: ScriptedServer) -
     (batch,) = pointed.batching.batches.values()
     batch["request_counts"] = {"total": 5, "completed": 2, "failed": 1}
     eventually(lambda: board.view["batch"] == "3 of 5 done, 1 failed")
+    eventually(lambda: changes)
     assert len(changes) == 1
     assert repr(group).endswith("5 jobs: 5 in_progress; at the server 3 of 5 done, 1 failed>")
     assert "5 in_progress (at the server 3 of 5 done, 1 failed), after" in describe_jobs(group.jobs)

@@ -100,4 +100,4 @@ def test_hostile_prompts_are_answered_in_their_places(
         (content,) = [text for name, text in server.batching.files.values() if "bgmagic" in name]
         assert len(content.decode().splitlines()) == len(prompts)
     finally:
-        kernel.close(10)
+        kernel.close(60)

@@ -53,7 +53,7 @@ def test_a_card_asks(
     lab.run(2)
     card = lab.cell(2).locator(".bgmagic-card")
     rows = card.locator(".bgmagic-call")
-    card.get_by_role("button", name="Allow").nth(2).wait_for(timeout=20_000)
+    card.get_by_role("button", name="Allow").nth(2).wait_for()
     assert rows.count() == 3
     assert "<img src=x onerror=alert(1)>" in rows.nth(0).inner_text()
     assert rows.locator("img").count() == 0
@@ -68,7 +68,7 @@ def test_a_card_asks(
         return
     rows.nth(1).get_by_role("button", name="Allow").click()
     rows.nth(2).get_by_role("button", name="Deny").click()
-    lab.cell(2).get_by_text("3 calls of functions of the notebook").wait_for(timeout=20_000)
+    lab.cell(2).get_by_text("3 calls of functions of the notebook").wait_for()
     assert [text.partition(":")[0][:5] for text in outputs(bodies(server)[-1])] == [
         "<b>12",
         "sent",

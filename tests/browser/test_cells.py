@@ -26,8 +26,6 @@ from tests.support.browser import (
 )
 from tests.support.scripted import Script, ScriptedServer, response, written
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture(autouse=True)
 def _browser() -> None:
@@ -43,10 +41,10 @@ def test_quickstart(embedded: dict[str, str], tmp_path: Path) -> None:
         lab = Lab(opened, url.format("01_quickstart.ipynb"))
         lab.run(0)
         lab.run(1)
-        opened.wait_for_selector("text=Jobs now go to SmolLM2-135M-Instruct", timeout=60_000)
+        opened.wait_for_selector("text=Jobs now go to SmolLM2-135M-Instruct")
         lab.run(2)
         finished = lab.cell(2).get_by_text("✓ fact completed")
-        finished.wait_for(timeout=60_000)
+        finished.wait_for()
         assert lab.cell(2).locator(".bgmagic-card").count() == 0
         lab.run(5)
         lab.run(6)
@@ -84,11 +82,11 @@ def test_card_lives(server: ScriptedServer, tmp_path: Path) -> None:
         sure.wait_for()
         assert server.count("cancel") == 0
         sure.click()
-        lab.cell(1).get_by_text("⊘ critique cancelled").wait_for(timeout=20_000)
+        lab.cell(1).get_by_text("⊘ critique cancelled").wait_for()
         assert server.count("cancel") == 1
         server.polls = 0
         lab.run(2)
-        lab.cell(2).get_by_text("✕ other failed").wait_for(timeout=20_000)
+        lab.cell(2).get_by_text("✕ other failed").wait_for()
         assert hostile in lab.cell(2).locator(".jp-OutputArea").inner_text()
         assert opened.evaluate("window.fired") is None
         server.enqueue("create", Script(reset="after"))
@@ -96,7 +94,7 @@ def test_card_lives(server: ScriptedServer, tmp_path: Path) -> None:
         status(lab, 3, "unknown")
         server.ending = lambda rid, _: response(rid, "completed", "after all")
         lab.cell(3).get_by_role("button", name="Send again").click()
-        lab.cell(3).get_by_text("after all").wait_for(timeout=20_000)
+        lab.cell(3).get_by_text("after all").wait_for()
         assert lab.cell(3).locator(".bgmagic-card").count() == 0
         assert server.count("create") == 4
 
@@ -108,7 +106,7 @@ def test_end_is_saved_as_plain_html(server: ScriptedServer, lab_with: Open) -> N
     )
     lab, path = lab_with("%%bgresponse -o critique -e high\nWhy?")
     lab.run(1)
-    lab.cell(1).get_by_text("It is so.").wait_for(timeout=20_000)
+    lab.cell(1).get_by_text("It is so.").wait_for()
     html = saved(lab.page, path, 1, "<strong>so</strong>", gone="%bgattach")
     for part in ("critique", "completed", "gpt-5.2-true", "effort high", "1,200 out", "resp_1"):
         assert part in html
@@ -130,7 +128,7 @@ def test_reload_keeps_the_card_alive_and_the_end_is_html(
     status(lab, 1, "in_progress")
     assert "Later %bgjobs critique shows it" in lab.cell(1).locator(".jp-OutputArea").inner_text()
     server.polls = 0
-    lab.cell(1).get_by_text("the answer").first.wait_for(timeout=30_000)
+    lab.cell(1).get_by_text("the answer").first.wait_for()
     saved(lab.page, path, 1, "the answer")
 
 
@@ -149,7 +147,7 @@ def test_card_by_keyboard_alone(server: ScriptedServer, lab_with: Open) -> None:
     lab.page.keyboard.press("Enter")
     lab.cell(1).get_by_text("Really cancel?").wait_for()
     lab.page.keyboard.press("Enter")
-    lab.cell(1).get_by_text("⊘ critique cancelled").wait_for(timeout=20_000)
+    lab.cell(1).get_by_text("⊘ critique cancelled").wait_for()
     assert server.count("cancel") == 1
 
 
@@ -169,8 +167,8 @@ def test_board_lives(server: ScriptedServer, lab_with: Open) -> None:
     for index in (1, 2, 3):
         lab.run(index)
     board = lab.cell(2).locator(".bgmagic-board")
-    board.locator("tr[data-status=completed]").wait_for(timeout=20_000)
-    board.locator("tr[data-status=in_progress]").wait_for(timeout=20_000)
+    board.locator("tr[data-status=completed]").wait_for()
+    board.locator("tr[data-status=in_progress]").wait_for()
     names = board.locator("tbody .bgmagic-open")
     assert names.all_inner_texts() == ["beta", "alpha"]
     board.get_by_role("button", name="variable").click()
@@ -183,7 +181,7 @@ def test_board_lives(server: ScriptedServer, lab_with: Open) -> None:
     for _ in range(2):
         board.locator("tr[data-status=in_progress] .bgmagic-cancel").click()
     lab.page.wait_for_timeout(1)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while server.count("cancel") == 0 and time.monotonic() < end:
         lab.page.wait_for_timeout(100)
     assert server.count("cancel") == 1
@@ -200,7 +198,7 @@ def test_preview_grows(server: ScriptedServer, lab_with: Open) -> None:
     lab.run(1)
     lab.cell(1).locator(".bgmagic-preview").get_by_text("Firstly <b>this</b>").wait_for()
     go.set()
-    lab.cell(1).get_by_text("✓ critique completed").wait_for(timeout=20_000)
+    lab.cell(1).get_by_text("✓ critique completed").wait_for()
     assert "and that." in lab.cell(1).locator(".jp-OutputArea").inner_text()
 
 
@@ -219,7 +217,7 @@ print("all shown")"""
     lab.page.on("request", lambda request: asked.append(request.url))
     lab.run(1)
     lab.cell(1).get_by_text("all shown", exact=True).wait_for()
-    lab.page.locator("mjx-container").first.wait_for(timeout=20_000)
+    lab.page.locator("mjx-container").first.wait_for()
     assert lab.page.evaluate("window.fired") is None
     links = lab.cell(1).locator(".jp-OutputArea a").evaluate_all("all => all.map(a => a.href)")
     assert all(link.startswith(("http://", "https://", "mailto:")) for link in links)

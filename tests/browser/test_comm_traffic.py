@@ -6,25 +6,41 @@ import itertools
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tests.conftest import KEY
 from tests.support.kernels import Kernel, kernel
 from tests.support.scripted import Script, ScriptedServer, event, response, written
 
+Messages = list[dict[str, Any]]
 
-def heard(running: Kernel, quiet: float = 1.5, limit: float = 30.0) -> list[dict[str, Any]]:
-    """What the kernel sends of comms, until it has been quiet for so many seconds."""
-    found: list[dict[str, Any]] = []
+
+def heard(
+    running: Kernel,
+    until: Callable[[Messages], bool] = lambda found: True,
+    quiet: float = 1.5,
+    limit: float = 60.0,
+) -> Messages:
+    """What the kernel sends of comms, until they tell what is waited for and it has been quiet for so
+    many seconds."""
+    found: Messages = []
     end = time.monotonic() + limit
     while time.monotonic() < end:
         try:
             message = running.client.get_iopub_msg(timeout=quiet)
         except queue.Empty:
-            break
+            if until(found):
+                break
+            continue
         if message["msg_type"].startswith("comm_"):
             found.append(message)
     return found
+
+
+def runs(messages: Messages) -> bool:
+    """Whether the job is known to run, and what earlier ones took: then there is no more news."""
+    return any(v["status"] == "in_progress" and v["history"] for v in of(messages, "view"))
 
 
 def of(messages: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
@@ -41,7 +57,7 @@ def test_two_comms_and_news_only(server: ScriptedServer) -> None:
         running.ok("%load_ext bgmagic")
         server.polls = 5
         running.start("%%bgresponse -o x\nWhy?")
-        messages = heard(running)
+        messages = heard(running, lambda found: "completed" in str(of(found, "view")[-1:]))
         assert [m["msg_type"] for m in messages].count("comm_open") == 2
         views = of([m for m in messages if m["msg_type"] == "comm_msg"], "view")
         assert [view["status"] for view in views][-1] == "completed"
@@ -52,7 +68,7 @@ def test_two_comms_and_news_only(server: ScriptedServer) -> None:
         assert len(views) <= polls + 5, [view["status"] for view in views]
         server.polls = 10**6
         running.start("%%bgresponse -o y --poll 80\nWhy?")
-        heard(running)
+        heard(running, runs)
         assert heard(running, quiet=2.5) == []
 
 
@@ -71,16 +87,13 @@ def test_preview_ten_times_a_second(server: ScriptedServer) -> None:
     with kernel(**environment) as running:
         running.ok("%load_ext bgmagic")
         running.start("%%bgresponse -o x --stream --poll 80\nWhy?")
-        views: list[Any] = []
-        # A busy machine takes its time until the stream runs and the history is known.
-        while not any(view["status"] == "in_progress" and view["history"] for view in views):
-            views += of(heard(running), "view")
+        heard(running, runs)
         begun = time.monotonic()
         for beat in beats:
             beat.set()
             time.sleep(0.01)  # the server's pace: a hundred words a second
-        took = time.monotonic() - begun
-        messages = heard(running)
+        messages = heard(running, lambda found: "w299 " in str(of(found, "preview")[-1:]))
+        took = time.monotonic() - begun - 1.5  # it was quiet for so long
         told = of(messages, "preview")
         assert of(messages, "view") == []  # all else stands still
         assert told[-1]["text"].endswith("w299 ")

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from nbconvert import HTMLExporter
 
-from tests.support.browser import Lab, Open, barriers, outputs, saved, status
+from tests.support.browser import LIMIT, Lab, Open, barriers, outputs, saved, status
 from tests.support.scripted import Script, ScriptedServer, event, response, written
-
-pytestmark = pytest.mark.timeout(240)
 
 ANSWER = "| a | b |\n|---|---|\n| 1 | $x^2$ |\n\n```python\nx = 'a long line of code' * 1000 + 'and so on, further and further to the right, over the edge'\n```"
 
 
-def wait_until(lab: Lab, condition: Callable[[], bool], limit: float = 20.0) -> None:
+def wait_until(lab: Lab, condition: Callable[[], bool], limit: float = LIMIT) -> None:
     """Wait for something outside the page."""
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, "never so"
         lab.page.wait_for_timeout(50)
+
+
+def press_until(press: Callable[[], None], shown: Any) -> None:
+    """Press something until what it shows was seen: it may come too early, or be seen too late on a busy machine."""
+    for _ in range(10):
+        with contextlib.suppress(Exception):
+            press()
+        with contextlib.suppress(Exception):
+            return shown.wait_for(timeout=5000)
+    raise AssertionError(f"never shown: {shown}")
 
 
 def by_prompt(rid: str, body: Any) -> dict[str, Any]:
@@ -64,7 +75,7 @@ def test_no_barriers(theme: str, app: str, server: ScriptedServer, lab_with: Ope
         if word in ("queued", "in_progress"):
             status(lab, index, "unknown" if index == len(words) else word)
         else:
-            lab.cell(index).locator("b", has_text=f"a{index - 1}").wait_for(timeout=20_000)
+            lab.cell(index).locator("b", has_text=f"a{index - 1}").wait_for()
     lab.cell(2).get_by_text("Let me see.").wait_for()
     lab.run(7)
     lab.cell(7).locator(".bgmagic-board tr[data-status=unknown]").wait_for()
@@ -94,8 +105,7 @@ def test_no_barriers(theme: str, app: str, server: ScriptedServer, lab_with: Ope
     )
     assert (sum(paper) < 200) == (theme == "dark"), paper
     lab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    lab.page.keyboard.press("Enter")
-    copy.get_by_text("Copied").wait_for()
+    press_until(lambda: lab.page.keyboard.press("Enter"), copy.get_by_text("Copied"))
     assert lab.page.evaluate("navigator.clipboard.readText()").startswith("x = 'a long line")
     lab.cell(1).locator(".cm-content").click()
     copy.wait_for(state="detached")
@@ -109,18 +119,21 @@ def test_no_barriers(theme: str, app: str, server: ScriptedServer, lab_with: Ope
 
 
 @pytest.mark.parametrize("app", ["jupyterlab", "notebook"])
-def test_click_while_a_cell_computes(app: str, server: ScriptedServer, lab_with: Open) -> None:
+def test_click_while_a_cell_computes(
+    app: str, server: ScriptedServer, lab_with: Open, tmp_path: Path
+) -> None:
     """Cancel reaches the server while a cell computes; where the kernel makes the click wait, the card
     says so at once, and it counts when the cell has ended."""
     server.polls = 10**6
-    busy = "import time\nend = time.time() + 60\nwhile time.time() < end and not done: pass"
+    go = tmp_path / "go"
+    busy = f"while not go({str(go)!r}): sum(range(10_000))"
     lab, _ = lab_with(
-        "done = False\nimport threading",
+        "from os.path import exists as go",
         "%%bgresponse -o a\nWhy?",
         busy,
         "%%bgresponse -o b\nWhy?",
         "b.card.comm._reply_subshell_for = lambda *_: None  # as frontends without subshells do",
-        "threading.Timer(6, lambda: globals().update(done=True)).start()\n" + busy,
+        busy,
         app=app,
     )
     lab.run(1)
@@ -129,7 +142,7 @@ def test_click_while_a_cell_computes(app: str, server: ScriptedServer, lab_with:
     lab.run(3, finish=False)
     for name in ("Cancel a", "Really cancel? a"):
         lab.cell(2).get_by_role("button", name=name).click()
-    lab.cell(2).get_by_text("⊘ a cancelled").wait_for(timeout=20_000)
+    lab.cell(2).get_by_text("⊘ a cancelled").wait_for()
     assert server.count("cancel") == 1
     assert lab.cell(3).locator(".jp-InputPrompt").inner_text() == "[*]:"
     lab.interrupt(3)
@@ -142,7 +155,8 @@ def test_click_while_a_cell_computes(app: str, server: ScriptedServer, lab_with:
     lab.cell(4).get_by_role("button", name="Waiting for the kernel… b").wait_for()
     lab.cell(4).get_by_text("No answer from the kernel yet.").wait_for()
     assert server.count("cancel") == 1
-    lab.cell(4).get_by_text("⊘ b cancelled").wait_for(timeout=30_000)
+    go.touch()
+    lab.cell(4).get_by_text("⊘ b cancelled").wait_for()
     assert server.count("cancel") == 2
 
 
@@ -174,7 +188,7 @@ def test_notice_copy_and_offline(server: ScriptedServer, lab_with: Open) -> None
     lab.page.wait_for_function("async () => await navigator.clipboard.readText() === 'resp_2'")
     server.always["retrieve"] = Script(reset="before")
     told = lab.cell(1).locator(".bgmagic-message")
-    told.get_by_text("Offline, the job goes on at the server: no answer").wait_for(timeout=20_000)
+    told.get_by_text("Offline, the job goes on at the server: no answer").wait_for()
     assert animation(lab, 1) == "none"
     del server.always["retrieve"]
     told.wait_for(state="hidden", timeout=20_000)
@@ -182,10 +196,10 @@ def test_notice_copy_and_offline(server: ScriptedServer, lab_with: Open) -> None
     for rid, away in (("resp_1", False), ("resp_3", True), ("resp_2", True)):
         lab.page.evaluate("away => window.away(away)", away)
         server.responses[rid] = response(rid, "completed", f"the answer of {rid}")
-        lab.page.get_by_text(f"the answer of {rid}").first.wait_for(timeout=20_000)
+        lab.page.get_by_text(f"the answer of {rid}").first.wait_for()
     ((title, body),) = lab.page.evaluate("window.asked")
     assert title == "hidden: completed"
-    assert body.startswith("after 0:")
+    assert re.match(r"after \d+:\d\d", body)
 
 
 MANY = """from ipywidgets import VBox
@@ -209,7 +223,6 @@ def test_many_cards_and_rows(server: ScriptedServer, lab_with: Open) -> None:
     lab.run(1)
     lab.page.wait_for_function(
         "() => document.querySelectorAll('.bgmagic-card[data-status=in_progress]').length === 200",
-        timeout=60_000,
     )
     lab.cell(3).locator(".cm-content").click()
     lab.page.keyboard.press("End")
@@ -222,7 +235,7 @@ def test_many_cards_and_rows(server: ScriptedServer, lab_with: Open) -> None:
     )
     lab.run(2)
     board = lab.cell(2).locator(".bgmagic-board")
-    board.get_by_role("button", name="all 1200").wait_for(timeout=20_000)
+    board.get_by_role("button", name="all 1200").wait_for()
     board.get_by_role("button", name="variable").click()
     first = board.locator("tbody tr:visible .bgmagic-open").first
     board.get_by_role("button", name="variable").click()
@@ -235,7 +248,7 @@ def test_many_cards_and_rows(server: ScriptedServer, lab_with: Open) -> None:
     ended = lab.cell(4).locator(".bgmagic-card[data-status=cancelled]")
     wait_until(lab, lambda: ended.count() == 2)
     server.polls = 0
-    board.get_by_role("button", name="completed 199").wait_for(timeout=60_000)
+    board.get_by_role("button", name="completed 199").wait_for()
     assert server.count("cancel") == 1
 
 
@@ -256,13 +269,13 @@ def test_saved_and_opened_without_its_kernel(
         status(lab, index, "in_progress")
     for name in ("Cancel stopped", "Really cancel? stopped"):
         lab.cell(2).get_by_role("button", name=name).click()
-    lab.cell(2).get_by_text("⊘ stopped cancelled").wait_for(timeout=20_000)
+    lab.cell(2).get_by_text("⊘ stopped cancelled").wait_for()
     assert server.count("cancel") == 1
     saved(lab.page, path, 2, "stopped")
     lab = Lab(lab.page, lab.page.url.partition("?")[0])
     status(lab, 1, "in_progress")
     server.responses["resp_1"] = response("resp_1", "completed", "It is **so**.")
-    lab.cell(1).get_by_text("It is so.").wait_for(timeout=20_000)
+    lab.cell(1).get_by_text("It is so.").wait_for()
     saved(lab.page, path, 1, "<strong>so</strong>")
     converted, _ = HTMLExporter().from_filename(str(path))
     for part in ("<strong>so</strong>", "gpt-5.2-true", "stopped", "Later %bgjobs going shows it"):
@@ -279,13 +292,13 @@ def test_saved_and_opened_without_its_kernel(
     )
     before = len(server.seen)
     lab = Lab(lab.page, lab.page.url.partition("?")[0])
-    for index in (1, 2, 3):
-        text = lab.cell(index).locator(".jp-OutputArea").inner_text()
-        assert index == 3 or "widget" not in text, text
+    for index in (1, 2):
+        shown = lab.cell(index).locator(".jp-OutputArea")
+        wait_until(lab, lambda: "widget" not in shown.inner_text())  # noqa: B023 - at once
     assert lab.cell(1).locator("strong").inner_text() == "so"
     assert "gpt-5.2-true" in lab.cell(1).locator(".jp-OutputArea").inner_text()
-    line = lab.cell(3).locator(".jp-OutputArea").inner_text()
-    assert "Later %bgjobs going shows it, and %bgattach going follows it in another kernel" in line
+    line = "Later %bgjobs going shows it, and %bgattach going follows it in another kernel"
+    lab.cell(3).locator(".jp-OutputArea").get_by_text(line).wait_for()
     assert len(server.seen) == before
 
 
@@ -299,9 +312,7 @@ def test_restarted_kernel(server: ScriptedServer, lab_with: Open) -> None:
     lab.run(2)
     status(lab, 1, "in_progress")
     lab.restart()
-    lab.cell(1).get_by_text("%bgattach critique follows it in the next one").wait_for(
-        timeout=30_000
-    )
+    lab.cell(1).get_by_text("%bgattach critique follows it in the next one").wait_for()
     status(lab, 1, "detached")
     assert lab.cell(1).locator(".bgmagic-buttons button:visible").count() == 0
     told = "the server does not have the job yet. %bgattach more sends it in the next one"
@@ -320,7 +331,7 @@ def test_detached_card_checks_again(server: ScriptedServer, lab_with: Open) -> N
     wait_until(lab, lambda: server.count("retrieve") > asked)
     status(lab, 1, "detached")
     server.responses["resp_1"] = response("resp_1", "completed", "after all")
-    again.click()
-    lab.cell(1).get_by_text("after all").wait_for(timeout=20_000)
+    # Until the first check has ended a second one is none.
+    press_until(lambda: again.click(timeout=5000), lab.cell(1).get_by_text("after all"))
     lab.run(2)
     lab.cell(2).get_by_text("AFTER ALL").wait_for()

@@ -128,7 +128,6 @@ def test_prices_of_some() -> None:
     assert (unpriced, unknown.price) == (1, None)
 
 
-@pytest.mark.timeout(240)
 def test_board_in_a_notebook(server: ScriptedServer, lab_with: Open) -> None:
     """One board for a sweep: it counts live, Cancel all asks once more and Escape takes that back; at the
     end plain HTML is saved in its place. Nothing that a server wrote is ever markup."""
@@ -145,7 +144,7 @@ def test_board_in_a_notebook(server: ScriptedServer, lab_with: Open) -> None:
     lab.run(1)
     lab.run(2)
     board = lab.cell(2).locator(".bgmagic-group-board")
-    board.get_by_text("16 of 24 jobs").wait_for(timeout=30_000)
+    board.get_by_text("16 of 24 jobs").wait_for()
     assert lab.cell(2).locator(".bgmagic-card").count() == 0
     assert board.locator(".bgmagic-group-count").all_inner_texts() == [
         "8 completed", "8 failed", "8 in progress",
@@ -162,7 +161,7 @@ def test_board_in_a_notebook(server: ScriptedServer, lab_with: Open) -> None:
     cancel.click()
     board.get_by_text("Really cancel 8 jobs?").click()
     title = "study 24 jobs: 8 completed, 8 failed, 8 cancelled"
-    lab.cell(2).get_by_text(title).wait_for(timeout=30_000)
+    lab.cell(2).get_by_text(title).wait_for()
     assert server.count("cancel") == 8
     assert board.count() == 0
     saved(lab.page, path, 2, "All 24 jobs", gone="%bgattach")
@@ -172,26 +171,23 @@ def test_board_in_a_notebook(server: ScriptedServer, lab_with: Open) -> None:
     lab.run(5)
     lab.cell(5).locator(".bgmagic-group-board").get_by_text("2 in progress").wait_for()
     lab.run(6)
-    lab.cell(5).get_by_text("unseen 2 jobs: 2 cancelled").wait_for(timeout=30_000)
+    lab.cell(5).get_by_text("unseen 2 jobs: 2 cancelled").wait_for()
     assert "All 2 jobs" in saved(lab.page, path, 5, "unseen")
 
 
-@pytest.mark.timeout(240)
 def test_reload_keeps_the_board_alive(server: ScriptedServer, lab_with: Open) -> None:
     """After a reload of the page the board is live, and what ends then is saved as plain HTML too."""
     server.polls = 10**6
     lab, path = lab_with("%%bgresponse -o study --n 3\nSay a")
     lab.run(1)
-    lab.cell(1).locator(".bgmagic-group-board").get_by_text("3 in progress").wait_for(
-        timeout=30_000
-    )
+    lab.cell(1).locator(".bgmagic-group-board").get_by_text("3 in progress").wait_for()
     while not outputs(path, 1):
         lab.page.keyboard.press("Control+s")
         lab.page.wait_for_timeout(300)
     lab = Lab(lab.page, lab.page.url.partition("?")[0])
     board = lab.cell(1).locator(".bgmagic-group-board")
-    board.get_by_text("3 in progress").wait_for(timeout=30_000)
+    board.get_by_text("3 in progress").wait_for()
     server.polls = 0
-    lab.cell(1).get_by_text("study 3 jobs: 3 completed").wait_for(timeout=30_000)
+    lab.cell(1).get_by_text("study 3 jobs: 3 completed").wait_for()
     assert board.count() == 0
     saved(lab.page, path, 1, "All 3 jobs", gone="%bgattach study")

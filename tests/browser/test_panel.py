@@ -17,8 +17,6 @@ from tests.server.test_jobs import billing, job, response_text
 from tests.support.browser import barriers, jupyterlab, need_browser, notebook, page
 from tests.support.scripted import ScriptedServer
 
-pytestmark = pytest.mark.timeout(240)
-
 OLD = 10_000
 HOSTILE = "It is **so**. <img src=x onerror='window.fired=1'>"
 
@@ -43,7 +41,7 @@ class Panel:
     def row(self, name: str, status: str) -> Any:
         """The row of a job, once it has that status."""
         found = self.rows.filter(has_text=name).filter(has_text=status).first
-        found.wait_for(timeout=30_000)
+        found.wait_for()
         return found
 
     def press(self, label: str, sure: str = "") -> None:
@@ -76,7 +74,7 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
         lab.run(0)
         lab.run(1)
         opened.get_by_role("button", name="1 job runs").click()
-        assert opened.evaluate("document.activeElement.className") == "bgpanel-list"
+        opened.wait_for_function("() => document.activeElement.className === 'bgpanel-list'")
         panel.row("mine", "in progress")
         opened.wait_for_function(
             f"() => document.querySelector('.bgpanel-row').ariaSetSize > {OLD}"
@@ -146,7 +144,7 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
         lab.shut_down()
         panel.row("mine", "detached").click()
         panel.press("Attach here")  # which starts a kernel
-        opened.locator(".bgmagic-card[data-status=in_progress]").last.wait_for(timeout=30_000)
+        opened.locator(".bgmagic-card[data-status=in_progress]").last.wait_for()
         panel.row("mine", "in progress")
 
         _rename(opened, "study.ipynb", "renamed")
@@ -168,6 +166,7 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
 def _rename(opened: Any, old: str, new: str) -> None:
     opened.locator(".jp-DirListing-item", has_text=old).click()
     opened.keyboard.press("F2")
+    opened.wait_for_function("() => document.activeElement.matches('.jp-DirListing-editor')")
     opened.keyboard.type(new)
     opened.keyboard.press("Enter")
 
@@ -185,4 +184,4 @@ def _fill(folder: Path) -> None:
     paid = {"billing": billing("gpt-5.2"), "response_id": "resp_1"}
     read = job("critique", notebook=other, response=response_text(HOSTILE), **paid, **ended)
     journal.add(*old, read).result(60)
-    journal.close(10)
+    journal.close(60)

@@ -10,7 +10,6 @@ from tests.pictures import main
 from tests.support.browser import need_browser
 
 
-@pytest.mark.timeout(240)
 def test_a_picture_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`python -m tests.pictures FOLDER STATE…` leaves a picture of each state, ended or live, and says how many."""
     need_browser()

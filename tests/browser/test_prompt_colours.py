@@ -22,8 +22,6 @@ from tests.support.browser import (
     page,
 )
 
-pytestmark = pytest.mark.timeout(240)
-
 PROMPT = """%%bgresponse -o critique -e hgih --verbosty=low -i "Don't be long" --n 3
 # Don't answer in one word
 

@@ -77,9 +77,11 @@ def test_consoles_get_lines(console: Kernel, server: ScriptedServer) -> None:
     assert updates(console) == []
 
 
-def test_wait_tells_the_end_once(console: Kernel) -> None:
+def test_wait_tells_the_end_once(console: Kernel, server: ScriptedServer) -> None:
     """What %bgwait has told of an end is not told again by the next cell, nor displayed anywhere."""
+    server.polls = 10**6
     console.ok("%%bgresponse -o x\nWhy?")
+    server.polls = 0
     ran = console.ok("%bgwait x")
     assert ran.stdout.startswith("x: completed after ")
     assert ran.stdout.count("\n") == 1
@@ -181,7 +183,9 @@ def test_servers_that_run_cells(server: ScriptedServer, tmp_path: Path) -> None:
     with kernel(**environment) as running:
         running.names_cells, running.takes_input = False, False
         running.ok("%load_ext bgmagic")
+        server.polls = 10**6
         assert running.ok("%%bgresponse -o x\nWhy?").said == SENT.format("x")
+        server.polls = 0
         ran = running.ok(UNTIL.format("x"))
         assert ran.displays == []
         assert ran.stdout.startswith("x: completed after ")
@@ -196,13 +200,15 @@ def test_servers_that_run_cells(server: ScriptedServer, tmp_path: Path) -> None:
         assert "the answer" in running.ok(inner).stdout
 
 
-def test_euporie_gets_text_alone(in_kernel: Kernel) -> None:
+def test_euporie_gets_text_alone(in_kernel: Kernel, server: ScriptedServer) -> None:
     """euporie, which says "not implemented" of the widget and shows no later output once a display is updated, gets
     text alone, also where its preview runs the cells as a program does."""
     in_kernel.names_cells, in_kernel.takes_input = False, False
     in_kernel.client.session.username = "euporie-1"
+    server.polls = 10**6
     (shown,) = in_kernel.ok("%%bgresponse -o x\nWhy?").displays
     assert shown == {"text/plain": SENT.format("x")}
+    server.polls = 0
     ran = in_kernel.ok(UNTIL.format("x"))
     assert ran.stdout.startswith("x: completed after ")
     assert updates(in_kernel) == []

@@ -24,7 +24,7 @@ from tests.faults.nursery import NURSERY
 from tests.support.scripted import ScriptedServer
 
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE = 30.0  # seconds, for what must come true
+PATIENCE = 60.0  # seconds, for what must come true
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
@@ -250,9 +250,10 @@ def exported(kernel: Kernel) -> list[dict[str, Any]]:
 
 
 def attach_all(base_url: str, journal: Path, seconds: float = PATIENCE, **more: Any) -> Kernel:
-    """A new kernel of the notebook that has attached all there is, and whose jobs have ended."""
+    """A new kernel of the notebook that has attached all there is, and whose jobs have ended, if they do
+    within ``seconds``."""
     kernel = Kernel(base_url, journal, **more)
-    kernel.run("%bgattach --all", seconds)
+    kernel.run("%bgattach --all")
     kernel.settled(seconds)
     return kernel
 

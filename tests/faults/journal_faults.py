@@ -88,7 +88,7 @@ def plain(folder: Path) -> Iterator[Path]:
 
 def small_tmpfs(folder: Path) -> AbstractContextManager[Path]:
     """A file system in memory with room for the journal of a sweep."""
-    return tmpfs(folder, "4m")
+    return tmpfs(folder, "8m")
 
 
 def crash_of_a_sweep(

@@ -68,7 +68,7 @@ class Link:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(10)
+        self._thread.join(60)
         self._stack.close()
 
     def move(self, address: str | None) -> None:

@@ -60,7 +60,7 @@ class Nursery:
         assert self._process is not None
         assert self._socket is not None
         self._socket.close()
-        self._process.wait(10)
+        self._process.wait(60)
 
 
 NURSERY = Nursery()

@@ -18,13 +18,13 @@ from tests.support.scripted import ScriptedServer, response
 MEGABYTE = 1 << 20
 BOUND = 1 * MEGABYTE  # of an answer, in these tests; users' is far more
 PLENTY = 64 * MEGABYTE  # what the servers here are willing to send
-LIMIT = "2"  # seconds that a create may take in all, in these tests
-LONG = {"BGMAGIC_CREATE_TIMEOUT": "600"}
+LIMIT = "2"  # seconds that a create may take in all, where its answer does not come to its end
+SHORT = {"BGMAGIC_CREATE_TIMEOUT": LIMIT}
 
 
 def running(base_url: str, journal: Path, **more: str) -> Kernel:
-    """A kernel that takes answers of at most ``BOUND``, and creates of at most ``LIMIT``."""
-    kernel = Kernel(base_url, journal, **{"BGMAGIC_CREATE_TIMEOUT": LIMIT} | more)
+    """A kernel that takes answers of at most ``BOUND``."""
+    kernel = Kernel(base_url, journal, **more)
     kernel.run(f"from tests.simulation import adapter; adapter.bound_answers({BOUND})")
     return kernel
 
@@ -110,9 +110,10 @@ HOPELESS = {"trickling": trickling, "silent": silent, "1xx without end": early_h
 def test_a_create_has_a_limit_in_all(odd: Handler, journal: Path) -> None:
     """A create whose answer does not come to its end is over after its limit: the job is unknown, it
     says why, and it is not sent again."""
-    with RawServer(first(odd, "POST")) as server, running(server.base_url, journal) as kernel:
+    odd = first(odd, "POST")
+    with RawServer(odd) as server, running(server.base_url, journal, **SHORT) as kernel:
         kernel.run("job = bgmagic.submit('item 1.')")
-        assert until(lambda: kernel.value("job.done()"), 10)
+        assert until(lambda: kernel.value("job.done()"))
         assert kernel.value("str(job.status)") == "unknown"
         why = kernel.value("str(job.error)")  # 1xx answers reach the bound on headers or the time
         assert f"{LIMIT} s" in why or (odd is early_hints and "64 kB of headers" in why)
@@ -131,11 +132,12 @@ def test_creates_that_trickle_hold_up_no_others(journal: Path) -> None:
             await trickling(call)
         await call.reply(200, usual(call))
 
-    with RawServer(handler) as server, running(server.base_url, journal) as kernel:
+    with RawServer(handler) as server, running(server.base_url, journal, **SHORT) as kernel:
         kernel.sweep(50)
         assert until(lambda: len(posts) == 50)
+        kernel.run("import os; os.environ['BGMAGIC_CREATE_TIMEOUT'] = '600'")
         kernel.run("job = bgmagic.submit('item 50.')")
-        assert until(lambda: kernel.value("job.done()"), 10)
+        assert until(lambda: kernel.value("job.done()"))
         assert kernel.value("str(job.status)") == "completed"
         assert kernel.statuses() == {"unknown": 50, "completed": 1}
 
@@ -144,13 +146,13 @@ def test_a_cancelled_create_gives_its_slot_up(journal: Path) -> None:
     """Cancelling a job while its create trickles ends the wait at once: it is unknown, since the
     server may have it."""
     odd = first(trickling, "POST")
-    with RawServer(odd) as server, running(server.base_url, journal, **LONG) as kernel:
+    with RawServer(odd) as server, running(server.base_url, journal) as kernel:
         kernel.run("job = bgmagic.submit('item 1.')")
         assert until(lambda: server.count("POST"))
         kernel.run("job.cancel()")
-        assert until(lambda: kernel.value("job.done()"), 10)
+        assert until(lambda: kernel.value("job.done()"))
         assert kernel.value("str(job.status)") == "unknown"
-        assert until(lambda: server.hung_up, 10), "the connection is still held"
+        assert until(lambda: server.hung_up), "the connection is still held"
 
 
 @pytest.mark.parametrize("odd", [*ENDLESS.values(), bomb], ids=[*ENDLESS.keys(), "a gzip bomb"])
@@ -159,11 +161,11 @@ def test_a_create_is_answered_without_end(odd: Handler, journal: Path) -> None:
     that the answer was too large."""
     with (
         RawServer(first(odd, "POST")) as server,
-        running(server.base_url, journal, **LONG) as kernel,
+        running(server.base_url, journal) as kernel,
     ):
         before = kernel.memory()
         kernel.run("job = bgmagic.submit('item 1.')")
-        assert until(lambda: kernel.value("job.done()"), 10)
+        assert until(lambda: kernel.value("job.done()"))
         assert kernel.value("str(job.status)") == "unknown"
         assert "too large" in kernel.value("str(job.error)")
         assert kernel.memory() - before < PLENTY // 2
@@ -176,7 +178,7 @@ def test_a_poll_is_answered_without_end(odd: Handler, journal: Path) -> None:
     with RawServer(first(odd, "GET")) as server, running(server.base_url, journal) as kernel:
         before = kernel.memory()
         kernel.run("job = bgmagic.submit('item 1.')")
-        assert until(lambda: kernel.value("job.done()"), 10)
+        assert until(lambda: kernel.value("job.done()"))
         assert kernel.value("job.text") == "the answer"
         assert server.count("POST") == 1
         assert kernel.memory() - before < PLENTY // 2
@@ -208,7 +210,7 @@ def test_a_stream_without_end(piece: bytes, journal: Path) -> None:
     with RawServer(first(odd, "POST")) as server, running(server.base_url, journal) as kernel:
         before = kernel.memory()
         kernel.run("job = bgmagic.submit('item 1.', stream=True)")
-        assert until(lambda: kernel.value("job.done()"), 15)
+        assert until(lambda: kernel.value("job.done()"))
         assert kernel.value("job.text") == "the answer"
         assert kernel.memory() - before < PLENTY // 2
 
@@ -233,7 +235,7 @@ def test_a_create_sent_on_to_another_origin(
 
     with RawServer(redirect) as server, running(server.base_url, journal) as kernel:
         kernel.run("job = bgmagic.submit('a secret prompt')")
-        assert until(lambda: kernel.value("job.done()"), 10)
+        assert until(lambda: kernel.value("job.done()"))
         assert elsewhere.seen == []
         assert kernel.value("str(job.status)") == ("unknown" if status == 303 else "failed")
         assert elsewhere.base_url.removeprefix("http://").removesuffix("/v1") in kernel.value(
@@ -284,7 +286,7 @@ def test_the_key_is_quoted(form: str, where: str, journal: Path) -> None:
     with RawServer(handler) as server:
         with running(server.base_url, journal, OPENAI_API_KEY=ODD_KEY) as kernel:
             kernel.run("job = bgmagic.submit('item 1.')")
-            assert until(lambda: kernel.value("job.done()"), 10)
+            assert until(lambda: kernel.value("job.done()"))
             shown = kernel.value("[str(job.error), job.text, str(job.response), repr(job)]")
             told = json.dumps([shown, exported(kernel)])
         for path in journal.parent.glob("journal*"):
@@ -306,7 +308,7 @@ def test_a_captive_portal_answers_the_create(journal: Path) -> None:
     it is not sent again."""
     with RawServer(captive_portal) as server, running(server.base_url, journal) as kernel:
         kernel.run("job = bgmagic.submit('item 1.')")
-        assert until(lambda: kernel.value("job.done()"), 10)
+        assert until(lambda: kernel.value("job.done()"))
         assert kernel.value("str(job.status)") == "unknown"
         assert "text/html" in kernel.value("str(job.error)")
         assert server.count("POST") == 1

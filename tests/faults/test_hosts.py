@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,11 +80,15 @@ def test_what_a_lost_host_had_not_sent(server: ScriptedServer, homes: Homes) -> 
     """What a kernel had not sent when its host went down is sent from another by the user's word, which
     one line asks for; answers are not paid again, and when the host is back, nothing is sent twice."""
     server.polls = 0
-    server.choose = lambda kind: Script(delay=0.3 if kind == "create" else 0.0)
+    gone = threading.Event()  # what comes after the first three is answered when the host is down
+    server.choose = lambda kind: Script(
+        hold=gone if kind == "create" and server.count(kind) > 3 else None
+    )
     with on("alpha", server, homes.one) as one:
         one.sweep(12, max_in_flight=3)
         assert until(lambda: one.statuses()["completed"] == 3)
         one.kill()
+    gone.set()
     assert until(lambda: len(server.accepted) == server.count("create"))
     begun = set(prompts_accepted(server))
     for lock in (homes.one / "owners").glob("*.lock"):

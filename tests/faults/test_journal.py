@@ -113,7 +113,7 @@ def test_trouble_stays_until_all_is_written(server: ScriptedServer, small_disk: 
 
 
 def _rows(journal: Path) -> list[tuple[str, ...]]:
-    with contextlib.closing(sqlite3.connect(journal, timeout=5)) as connection:
+    with contextlib.closing(sqlite3.connect(journal, timeout=60)) as connection:
         return connection.execute("SELECT text FROM blobs").fetchall()
 
 
@@ -131,7 +131,7 @@ def test_the_journal_goes_while_jobs_run(how: str, server: ScriptedServer, tmp_p
         _harm(journal, how)
         kernel.run("one = bgmagic.submit('item 40.')")
         assert until(lambda: len(server.accepted) == 41)
-        assert until(lambda: len(_open_ids(journal)) == 41, 5), len(_open_ids(journal))
+        assert until(lambda: len(_open_ids(journal)) == 41), len(_open_ids(journal))
         kernel.kill()
     server.polls = 0
     with attach_all(server.base_url, journal) as second:
@@ -151,7 +151,7 @@ def _harm(journal: Path, how: str) -> None:
 
 def _open_ids(journal: Path) -> list[str]:
     try:
-        with contextlib.closing(sqlite3.connect(journal, timeout=5)) as connection:
+        with contextlib.closing(sqlite3.connect(journal, timeout=60)) as connection:
             sql = "SELECT response_id FROM jobs WHERE response_id IS NOT NULL"
             return [row[0] for row in connection.execute(sql)]
     except sqlite3.Error:

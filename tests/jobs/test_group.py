@@ -26,7 +26,7 @@ from bgmagic.errors import BadInput, BgmagicError, NotReady
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import JobCancelled, JobFailed
-from bgmagic.runtime import pacing, sending
+from bgmagic.runtime import pacing
 from bgmagic.submission.app import NoShell, app
 from bgmagic.sweeps.submit import attach_group
 from bgmagic.text import dollars
@@ -54,7 +54,7 @@ def kernel_of(pointed: ScriptedServer, tmp_path: Path) -> Iterator[Callable[[], 
 
     def end() -> None:
         if made:
-            assert made.pop().close(10)
+            assert made.pop().close(60)
         app._manager = None
 
     yield begin
@@ -354,15 +354,21 @@ def test_so_many_at_once_and_the_others_wait(ask: Ask, pointed: ScriptedServer) 
     eventually(lambda: sum(job.running() for job in group.jobs) == 4)
     assert group.counts == {"waiting": 8, "queued": 4} or group.counts["waiting"] == 8
     assert sorted(prompts(pointed)) == [f"Say {n}" for n in range(4)]
-    running = [len(prompts(pointed))]
+    running, watch = [len(prompts(pointed))], list[int]()
+
+    def choose(kind: str) -> Script:
+        """Count, as one is sent, those that the server has not said to have ended."""
+        if kind == "create":
+            had = list(pointed.responses.values())
+            watch.append(1 + sum(one["status"] != "completed" for one in had))
+        return Script()
+
+    pointed.choose = choose
     pointed.ending = echo
     pointed.polls = 1
-    watch = [sum(job.running() for job in group.jobs)]
-    while not group.done():
-        watch.append(sum(job.running() or job.status == "submitting" for job in group.jobs))
-        time.sleep(0.001)
-    assert max(watch) <= 4
     assert len(group.result(LIMIT)) == 12
+    assert len(watch) == 8
+    assert max(watch) <= 4
     asked = [int(text.removeprefix("Say ")) for text in prompts(pointed)]
     assert sorted(asked) == list(range(12))
     # Those that are let go together may overtake each other, nobody else.
@@ -387,8 +393,11 @@ def test_cancel_all(ask: Ask, pointed: ScriptedServer) -> None:
 
 def test_cancelled_before_it_was_written_down(ask: Ask, pointed: ScriptedServer) -> None:
     """A group that is cancelled in the same breath sends nothing."""
+    busy = threading.Event()
+    app.manager._loop.call(lambda: busy.wait(60))
     group = ask(items=range(50))
     group.cancel()
+    busy.set()
     eventually(group.done)
     assert group.counts == {"cancelled": 50}
     assert pointed.count("create") == 0
@@ -623,7 +632,7 @@ def test_a_sweep_run_again_and_again_while_the_loop_is_busy(
     eventually(first.jobs[0].done)
     eventually(lambda: pointed.count("create") == 3)
     busy = threading.Event()
-    app.manager._loop.call(lambda: busy.wait(10))
+    app.manager._loop.call(lambda: busy.wait(60))
     ask(items=[1, 2, 3, 4], out="study")
     third = ask(items=[1, 2, 3, 4, 5], out="study")
     busy.set()
@@ -668,10 +677,12 @@ def test_changed_before_it_was_written_down(
     changes: list[concurrent.futures.Future[Any]] = []
     change = journal.change
     monkeypatch.setattr(journal, "change", lambda *a, **k: changes.append(change(*a, **k)) or changes[-1])  # fmt: skip
-    monkeypatch.setattr(sending, "START_DELAY", 0.5)  # else the cancel may come too late
+    busy = threading.Event()  # else the cancel may come too late
+    app.manager._loop.call(lambda: busy.wait(60))
     first.retry_failed()
     second = ask(items=[3, 2, 1], out="x")
     second[0].cancel()
+    busy.set()
     eventually(lambda: pointed.count("create") == 5)
     eventually(second[0].done)
     assert second[0].status == "cancelled"
@@ -687,7 +698,7 @@ def test_what_is_watched_no_more_is_joined(ask: Ask, pointed: ScriptedServer) ->
     """A sweep whose deadline has passed may still run at the server: run again, that is asked for its
     jobs, and none is sent twice; run again when all have ended, it is sent anew."""
     pointed.polls = 10**6
-    pointed.by_id["resp_1"] = Script(json=response("resp_1", "completed", "early"))
+    pointed.enqueue("create", Script(json=response("resp_0", "completed", "early")))
     first = ask(items=[1, 2, 3], out="x", deadline=0.2)
     eventually(first.done)
     assert first.counts == {"detached": 2, "completed": 1}

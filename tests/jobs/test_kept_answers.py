@@ -44,7 +44,7 @@ def kernel_with(path: Path | None) -> Iterator[None]:
     app._manager = app._made(path)
     app.shell = FakeShell({}, "/home/user/study.ipynb")
     yield
-    assert app.manager.close(10)
+    assert app.manager.close(60)
     app._manager = None
     app.shell = NoShell()
 

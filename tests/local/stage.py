@@ -21,7 +21,7 @@ from bgmagic.local.responses import ResponseStore
 from bgmagic.local.server import ServerState
 
 # Seconds a test waits for what must come.
-LIMIT = 20.0
+LIMIT = 60.0
 
 DELTA = "response.output_text.delta"
 

@@ -36,7 +36,7 @@ def run(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 def last_line(process: subprocess.Popen[str]) -> str:
     """The one line a process that failed has left, and nothing but that line."""
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
     assert output == ""
     [line] = errors.strip().splitlines()
@@ -134,7 +134,7 @@ def test_it_outlives_the_kernel_that_started_it(cache: Path) -> None:
     assert kernel.stdout is not None
     pid = int(kernel.stdout.readline())
     os.killpg(kernel.pid, signal.SIGKILL)
-    kernel.communicate(timeout=10)
+    kernel.communicate(timeout=60)
     found = discovery.find()
     assert found is not None
     assert found.pid == pid
@@ -155,7 +155,7 @@ def test_a_dead_servers_token_is_not_sent_to_its_ports_new_owner(cache: Path) ->
     """An endpoint whose process is gone is not even connected to."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         gone = run("-c", "")
-        gone.communicate(timeout=30)
+        gone.communicate(timeout=60)
         port = other.getsockname()[1]
         discovery.write_endpoint(
             discovery.Endpoint(f"http://127.0.0.1:{port}/v1", "t", gone.pid, "m")
@@ -195,15 +195,20 @@ def test_another_model_has_another_server(
 
 def test_it_ends_when_idle_but_not_while_a_job_runs(cache: Path) -> None:
     """A job nobody asks about keeps it alive beyond the idle time; then it ends by itself."""
-    process = run("-m", "bgmagic.local", "--idle", "0.4")
-    client = Client(until(discovery.find))
-    running = client.create(input=LONG)["id"]
+    for idle in (0.4, 2.0, 10.0):
+        process = run("-m", "bgmagic.local", "--idle", str(idle))
+        try:
+            client = Client(until(discovery.find, 20 * idle))
+            running = client.create(input=LONG)["id"]
+            break
+        except (AssertionError, OSError):  # on a busy machine it may have ended before the job came
+            process.communicate(timeout=60)
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=1.2)
+        process.wait(timeout=3 * idle)
     assert client.get(running)["status"] == "in_progress"
     client.cancel(running)
     made = discovery.endpoint_file()
-    assert process.communicate(timeout=10) == ("", "")
+    assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 0
     assert not made.exists()
 
@@ -215,7 +220,7 @@ def test_a_signal_ends_it_cleanly_in_the_middle_of_a_job(cache: Path, number: in
     client = Client(until(discovery.find))
     client.wait(client.create(input=LONG)["id"], "in_progress")
     process.send_signal(number)
-    output, errors = process.communicate(timeout=5)
+    output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (0, "", "")
     assert not discovery.endpoint_file().exists()
 
@@ -226,14 +231,14 @@ def test_a_signal_ends_it_cleanly_in_the_middle_of_a_stream(cache: Path) -> None
     client = Client(until(discovery.find))
     slow = {"x-bgmagic-tokens-per-second": "0.0001"}
     running = client.create(headers=slow, input=LONG, stream=True)["id"]
-    watcher = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
+    watcher = http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)
     token = {"Authorization": f"Bearer {client.endpoint.token}"}
     watcher.request("GET", f"/v1/responses/{running}?stream=true", headers=token)
     reply = watcher.getresponse()
     while reply.readline() != b"event: response.output_text.delta\n":
         pass
     process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=5)
+    output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (0, "", "")
     watcher.close()
 
@@ -245,7 +250,7 @@ def test_an_old_server_leaves_a_newer_ones_file_alone(cache: Path) -> None:
     newer = discovery.Endpoint("http://127.0.0.1:9/v1", "other", os.getpid(), "m")
     discovery.write_endpoint(newer)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert discovery.read_endpoint() == newer
 
 
@@ -346,5 +351,5 @@ def test_importing_the_launcher_loads_neither_server_nor_engine() -> None:
         "sys.exit(str({'tornado', 'xllamacpp'} & (set(sys.modules) - before) or ''))"
     )
     process = run("-c", code)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert errors.strip() == ""

@@ -311,7 +311,7 @@ def test_bare_id_of_another_server(start: Start, server: ScriptedServer, respons
         assert first.value("x.status") == "'attached'"
         assert "attached" in first.ok("print(x.card._repr_mimebundle_()[0]['text/plain'])").stdout
         gate.set()
-        eventually(lambda: first.value("x.status") == "'in_progress'", 20)
+        eventually(lambda: first.value("x.status") == "'in_progress'")
         kill(first)
     server.polls = 0
     with start() as second:

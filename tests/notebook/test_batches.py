@@ -100,7 +100,7 @@ def test_a_batch_over_a_restart(
         assert server.count("create") == 0
         two.ok("import bgmagic")
         two.ok("more = bgmagic.map('Say {{ item }}', ['e', 'f'], batch=True)")
-        assert two.value("[a.strip() for a in more.result(20)]") == str(
+        assert two.value("[a.strip() for a in more.result(60)]") == str(
             ["echo: Say e", "echo: Say f"]
         )
         assert two.value("more.to_frame().price.round(6).tolist()") == str([0.001125] * 2)

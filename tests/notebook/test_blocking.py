@@ -107,7 +107,7 @@ threading.Thread(target=tell, daemon=True).start()
 """
 
 
-def _await_output(kernel: Kernel, text: str, limit: float = 20.0) -> None:
+def _await_output(kernel: Kernel, text: str, limit: float = 60.0) -> None:
     end = time.monotonic() + limit
     while time.monotonic() < end:
         message = kernel.client.get_iopub_msg(timeout=limit)
@@ -171,7 +171,7 @@ def test_the_loop_keeps_tasks_of_its_own(in_kernel: Kernel) -> None:
     in_kernel.ok("%%bgresponse -o x --wait\nWhy?")
     in_kernel.ok("import nest_asyncio; nest_asyncio.apply()")
     in_kernel.ok(kinds)
-    assert in_kernel.value("loop.run(kind()).result(10)") == "True"
+    assert in_kernel.value("loop.run(kind()).result(60)") == "True"
 
 
 def test_nest_asyncio2_is_applied_only_for_a_wait(in_kernel: Kernel) -> None:

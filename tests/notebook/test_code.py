@@ -61,6 +61,6 @@ def test_answers_are_offered(in_kernel: Kernel, line: str) -> None:
     """The Tab key offers the answers that there are."""
     in_kernel.ok("%%bgresponse -o two --wait\nWhy?")
     in_kernel.client.complete(line.replace("|", ""), line.index("|"))
-    while (reply := in_kernel.client.get_shell_msg(timeout=30))["msg_type"] != "complete_reply":
+    while (reply := in_kernel.client.get_shell_msg(timeout=60))["msg_type"] != "complete_reply":
         pass
     assert "two" in reply["content"]["matches"]

@@ -113,7 +113,7 @@ def test_any_line_gives_what_it_replaces(text: str, cursor: int) -> None:
 def complete(kernel: Kernel, marked: str) -> tuple[list[str], str]:
     """What a frontend gets from a kernel, and the text it replaces."""
     before, _, after = marked.partition("|")
-    reply = kernel.client.complete(before + after, len(before), reply=True, timeout=30)
+    reply = kernel.client.complete(before + after, len(before), reply=True, timeout=60)
     content = reply["content"]
     replaced = (before + after)[content["cursor_start"] : content["cursor_end"]]
     return content["matches"], replaced

@@ -22,7 +22,7 @@ from tests.jobs.test_job import eventually
 from tests.storage.test_journal import entry
 from tests.support.kernels import Kernel
 
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 def test_names_are_those_of_the_classes() -> None:
@@ -39,7 +39,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.Modu
     monkeypatch.setitem(sys.modules, "warmed_gate", held)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "warmed_one.py").touch()
-    waits = "import warmed_gate as g; g.entered.set(); g.opened.wait(20)"
+    waits = "import warmed_gate as g; g.entered.set(); g.opened.wait(60)"
     (tmp_path / "warmed_two.py").write_text(waits)
     (tmp_path / "warmed_bad.py").write_text("1 / 0")
     (tmp_path / "warmed_three.py").touch()

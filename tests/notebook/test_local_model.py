@@ -17,12 +17,11 @@ from tests.support.scripted import Script, ScriptedServer, response
 WATCH = """
 import bgmagic
 seen = []
-job = bgmagic.submit("Write about the sea.", max_output_tokens=16, poll=0.1)
+job = bgmagic.submit("Write about the sea.", max_output_tokens=40, poll=0.1)
 job.add_listener(lambda job: seen.append(str(job.status)))
 """
 
 
-@pytest.mark.timeout(200)
 def test_pace(embedded: dict[str, str]) -> None:
     """With a pace each status can be seen, for as long as was asked; %bglocal alone takes it back, %bglocal status tells it, and a wrong pace is one line."""
     with kernel(**embedded) as started:
@@ -58,7 +57,6 @@ def test_pace(embedded: dict[str, str]) -> None:
         assert started.value("quick.status") == "'incomplete'"
 
 
-@pytest.mark.timeout(200)
 def test_a_server_that_was_killed(embedded: dict[str, str]) -> None:
     """The embedded server is killed while it has a job and a batch: they say so, and are lost once
     another one runs, which can be asked again."""
@@ -119,7 +117,7 @@ def test_a_server_somebody_runs(elsewhere: Kernel, server: ScriptedServer) -> No
     ran = elsewhere.ok(f"%bglocal {server.base_url}/")
     (line,) = ran.stdout.splitlines()
     assert line.startswith(f"Jobs now go to {server.base_url}, which has qwen3-8b, other; ")
-    assert re.search(r"background mode works \(a short job: \d s\)", line)
+    assert re.search(r"background mode works \(a short job: \d+ s\)", line)
     assert "Cells without -m ask for qwen3-8b" in line
     elsewhere.ok("%%bgresponse -o x --wait\nWhy?")
     assert elsewhere.value("str(x)") == "'the answer'"
@@ -178,7 +176,6 @@ def test_what_a_server_can_not_do(elsewhere: Kernel, server: ScriptedServer) -> 
     assert elsewhere.value("bgmagic.submission.app.app.destination().address") == repr(USUAL)
 
 
-@pytest.mark.timeout(200)
 def test_windows_and_a_full_flex_tier(embedded: dict[str, str]) -> None:
     """The embedded server keeps a job in a window queued for a little; with --flex-refusals the flex
     tier is full at first: the job waits, says so, and is sent again."""

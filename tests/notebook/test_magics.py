@@ -97,7 +97,7 @@ def test_config(in_kernel: Kernel, server: ScriptedServer) -> None:
     assert "BgMagics.effort = 'hgh' is not one of" in said
     assert "Traceback" not in said
     in_kernel.ok("%%bgresponse -o a --wait\nWhy?")
-    in_kernel.ok("import bgmagic; bgmagic.submit('Why?', effort='high').result(20)")
+    in_kernel.ok("import bgmagic; bgmagic.submit('Why?', effort='high').result(60)")
     bodies = [seen.body for seen in server.seen if seen.kind == "create"]
     assert [(b["model"], b["reasoning"]["effort"]) for b in bodies] == [
         ("gpt-mine", "low"),
@@ -119,9 +119,10 @@ def test_errors_are_one_line(in_kernel: Kernel, server: ScriptedServer) -> None:
 
 def test_later_assignment_wins(in_kernel: Kernel, server: ScriptedServer) -> None:
     """A name the user has given to something else is left alone when the job ends."""
-    server.polls = 5
+    server.polls = 10**6
     in_kernel.ok("%%bgresponse -o x\nWhy?")
     in_kernel.ok("job, x = x, 'mine'")
+    server.polls = 0
     in_kernel.until("job.done()")
     assert in_kernel.value("x") == "'mine'"
 
@@ -224,10 +225,11 @@ def test_unnamed_cell_again_joins(in_kernel: Kernel, server: ScriptedServer) -> 
 
 def test_submit_without_a_name_never_joins(in_kernel: Kernel, server: ScriptedServer) -> None:
     """bgmagic.submit() without out sends each time; with out it joins as the cell does."""
-    server.polls = 3
+    server.polls = 10**6
     in_kernel.ok("import bgmagic; a, b = bgmagic.submit('Why?'), bgmagic.submit('Why?')")
     in_kernel.ok("c, d = bgmagic.submit('Why?', out='e'), bgmagic.submit('Why?', out='e')")
     assert in_kernel.value("(a is b, c is d, c is e)") == "(False, True, True)"
+    server.polls = 0
     in_kernel.ok("%bgwait")
     assert server.count("create") == 3
 
@@ -271,7 +273,7 @@ def test_load_ext_imports_neither_openai_nor_the_widgets(in_kernel: Kernel) -> N
 
 def test_help_is_complete(in_kernel: Kernel) -> None:
     """%%bgresponse? shows every option and an example."""
-    reply = in_kernel.client.inspect("%%bgresponse", reply=True, timeout=20)
+    reply = in_kernel.client.inspect("%%bgresponse", reply=True, timeout=60)
     text = reply["content"]["data"]["text/plain"]
     for word in (
         "-o, --out",
@@ -311,10 +313,12 @@ def test_key_is_nowhere(in_kernel: Kernel, server: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("option", ["--quiet", ""])
-def test_quiet_shows_no_card(in_kernel: Kernel, option: str) -> None:
+def test_quiet_shows_no_card(in_kernel: Kernel, server: ScriptedServer, option: str) -> None:
     """--quiet shows nothing, and the job runs all the same."""
+    server.polls = 10**6
     ran = in_kernel.ok(f"%%bgresponse -o x {option}\nWhy?")
     assert len(ran.displays) == (0 if option else 2)
+    server.polls = 0
     in_kernel.until("x == 'the answer' if isinstance(x, str) else False")
 
 

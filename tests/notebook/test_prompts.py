@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -266,10 +267,14 @@ def test_chain_of_ten_on_the_embedded_model(embedded: dict[str, str], tmp_path: 
         for n in range(1, 10):
             cell = f"%%bgresponse -o a{n}\nRepeat this sentence in other words: {{{{ a{n - 1} }}}}"
             running.ok(cell.replace(f"-o a{n}", f"-o a{n} --max-output-tokens 60"))
-        assert running.value("a9.status") == "'waiting'"
-        running.ok("%bgwait", limit=100)
+        running.ok("%bgwait", limit=200)
         said = running.value("[type(globals()[f'a{n}']).__name__ for n in range(10)]")
         assert set(json.loads(said.replace("'", '"'))) <= {"Answer", "Job"}
         jobs = running.value("[job.status for job in __import__('bgmagic').jobs()]")
         assert "waiting" not in jobs
         assert "in_progress" not in jobs
+        running.ok("records = [job.record for job in __import__('bgmagic').jobs()]")
+        times = "[(r.accepted_at, r.ended_at) for r in records if r.accepted_at is not None]"
+        pairs = json.loads(running.value(times).replace("(", "[").replace(")", "]"))
+        assert len(pairs) > 1
+        assert all(then >= ended for (_, ended), (then, _) in itertools.pairwise(pairs))

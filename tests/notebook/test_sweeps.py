@@ -23,6 +23,7 @@ def test_what_its_user_reads(in_kernel: Kernel, server: ScriptedServer) -> None:
         else echo(rid, body)
     )
     kernel.ok("table = {'one': 'a', 'two': 'b', 'three': 'c'}; item = 'mine'")
+    server.polls = 10**6
     sent = kernel.ok("%%bgresponse -o x --each table --sweep effort=low,high\nSay {{ item }}")
     assert [sorted(display) for display in sent.displays] == [
         [
@@ -34,6 +35,7 @@ def test_what_its_user_reads(in_kernel: Kernel, server: ScriptedServer) -> None:
     ]
     assert sent.displays[0]["text/plain"] == "x: 6 jobs sent"  # as it is saved: true for ever
     assert "x: 6 jobs, begun" in sent.displays[1]["text/plain"]
+    server.polls = 0
     waited = kernel.ok("%bgwait x")
     assert "x: 6 jobs, 4 completed, 2 failed" in waited.stdout
     assert "x['three'][0]: no luck" in waited.stdout
@@ -82,7 +84,7 @@ def test_what_its_user_reads(in_kernel: Kernel, server: ScriptedServer) -> None:
     assert "--yes 3 agrees" in kernel.run("%%bgresponse --n 3\nSay b").said
     assert server.count("create") == before
     # From Python, in the same notebook.
-    kernel.ok("import bgmagic; bgmagic.map('{{ item }}', ['b'], out='z'); z.result(20)")
+    kernel.ok("import bgmagic; bgmagic.map('{{ item }}', ['b'], out='z'); z.result(60)")
     assert kernel.value("_bg is z") == "True"
 
 

@@ -29,7 +29,6 @@ def said(cell: nbformat.NotebookNode) -> str:
     )
 
 
-@pytest.mark.timeout(300)
 def test_quickstart(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cell of the quickstart runs without a key, and what it promises is in its outputs."""
     shown = run("01", embedded, monkeypatch)
@@ -46,7 +45,6 @@ def test_quickstart(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
     assert essay.partition("text:")[2].strip()
 
 
-@pytest.mark.timeout(300)
 def test_research_workflow(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The study runs from the sweep to the plot and the chain; the same sweep again is paid for by nobody, and
     as a batch by half."""
@@ -63,7 +61,6 @@ def test_research_workflow(embedded: dict[str, str], monkeypatch: pytest.MonkeyP
     assert paid == saved, "half is paid, half is saved"
 
 
-@pytest.mark.timeout(300)
 def test_teaching_demo(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo shows each status as it comes, by hand and by the magic, every kind of end, and a job that outlives its kernel."""
     shown = run("03", embedded, monkeypatch)

@@ -62,7 +62,7 @@ def said_in(turn: dict[str, Any]) -> str:
 def restart() -> None:
     """End this process's manager, as the end of a kernel does; the next use makes a new one."""
     if app._manager is not None:
-        app._manager.close(10)
+        app._manager.close(60)
         app._manager = None
 
 
@@ -464,7 +464,7 @@ def two_kernels() -> Iterator[tuple[JobManager, JobManager]]:
     yield made[0], made[1]
     app._manager = None
     for manager in made:
-        assert manager.close(10)
+        assert manager.close(60)
 
 
 def keys_of(jobs: list[Job]) -> list[str]:

@@ -38,7 +38,7 @@ def kept(pointed: ScriptedServer, tmp_path: Path) -> Iterator[JobManager]:
     store = JobStore(Journal(tmp_path / "journal.sqlite3"), OwnerLock(tmp_path / "owners"))
     made = JobManager(store=store)
     yield made
-    made.close(10)
+    made.close(60)
 
 
 # Streams.

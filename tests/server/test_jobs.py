@@ -86,7 +86,7 @@ def renames(running: Any, journal: Journal, folder: Path) -> dict[str, str]:
     a, b, ended = str(folder / "a.ipynb"), str(folder / "b.ipynb"), {"ended_at": 2.0}
     own = {"owner": f"{host_id()}-{kernel.pid}-00", "created_at": time.time() + 60}
     rows = [job("a", notebook=a, created_at=1.0, **ended), job("own", notebook=a, **own)]
-    journal.add(*rows, job("b", notebook=b, created_at=1.0, **ended)).result(10)
+    journal.add(*rows, job("b", notebook=b, created_at=1.0, **ended)).result(60)
     with contextlib.closing(sqlite3.connect(folder / ".journal.sqlite3")) as busy:
         busy.execute("BEGIN IMMEDIATE")
         rename("c", "d")
@@ -111,7 +111,7 @@ def test_what_the_server_says(journal: Journal, tmp_path: Path) -> None:
         "status": "completed",
         "response": response_text("*It* <script>x</script>"),
     }
-    journal.add(job("first", notebook=inside), job("second", notebook=outside, **ended)).result(10)
+    journal.add(job("first", notebook=inside), job("second", notebook=outside, **ended)).result(60)
     with jupyter_server(tmp_path) as running:
 
         def ask(path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
@@ -135,7 +135,7 @@ def test_what_the_server_says(journal: Journal, tmp_path: Path) -> None:
         assert "path" not in rows["second"]
         assert rows["second"]["notebook"] == "b.ipynb"
         assert not any("Why" in str(row) for row in told["jobs"])
-        journal.change("first", status="in_progress").result(10)
+        journal.change("first", status="in_progress").result(60)
         news = ask(f"?since={told['at'] + 3600}", **mine)[1]["jobs"]
         assert [(row["key"], row["status"]) for row in news] == [("first", "in_progress")]
         one = ask("/second", **mine)[1]
@@ -160,7 +160,7 @@ def test_rows_have_prices(journal: Journal, tmp_path: Path) -> None:
         job("paid", billing=paid, **ended),
         job("strange", billing=billing("our-own"), **ended),
         job("open", billing=Billing.of(asked).text, response_id="resp_2"),
-    ).result(10)
+    ).result(60)
     reader = JournalReader(tmp_path / ".journal.sqlite3")
     rows = {row["key"]: row.get("price") for row in JobRows(reader, None).listed(None)["jobs"]}
     price = rows.pop("paid")  # by a table of others, whose numbers change
@@ -176,7 +176,7 @@ def test_a_row_that_is_none_hides_no_other(journal: Journal, tmp_path: Path) -> 
     """A row whose columns hold what they are not for is left out or told as it can be: the others are
     listed all the same, as JSON, and no key that could be more than a name becomes a part of a cell."""
     good = job("good", ended_at=2.0, status="completed", response=response_text("Yes."))
-    journal.add(good, job("x\n!echo", ended_at=2.0)).result(10)
+    journal.add(good, job("x\n!echo", ended_at=2.0)).result(60)
     rows = JobRows(JournalReader(tmp_path / ".journal.sqlite3"), tmp_path)
     assert [row["key"] for row in rows.listed(None)["jobs"]] == ["good"]
     with contextlib.closing(sqlite3.connect(tmp_path / ".journal.sqlite3")) as file:
@@ -184,7 +184,7 @@ def test_a_row_that_is_none_hides_no_other(journal: Journal, tmp_path: Path) -> 
         names = [row[1] for row in file.execute("PRAGMA table_info(jobs)") if row[1] != "id"]
         for name, value in itertools.product(names, ODD):
             key = uuid.uuid4().hex
-            journal.add(job(key, ended_at=2.0, status="completed")).result(10)
+            journal.add(job(key, ended_at=2.0, status="completed")).result(60)
             with contextlib.suppress(sqlite3.IntegrityError), file:
                 file.execute(f"UPDATE jobs SET {name} = ? WHERE key = ?", (value, key))
             listed = [rows.listed(since)["jobs"] for since in (None, 0.0)]
@@ -209,7 +209,7 @@ def test_jobs_follow_their_notebook(journal: Journal, tmp_path: Path) -> None:
         "above": ("/n/ab/one.ipynb", None, 10.0),
     }
     rows = [job(key, notebook=n, owner=o, created_at=at) for key, (n, o, at) in sent.items()]
-    journal.add(*rows).result(10)
+    journal.add(*rows).result(60)
     journal.close()
     path = tmp_path / ".journal.sqlite3"
 
@@ -245,7 +245,7 @@ def test_reader_of_a_file_that_is_being_made(tmp_path: Path) -> None:
     reader = JournalReader(path)
     assert reader.select(LISTED, limit=5) == []
     made = Journal(path)
-    made.add(job("first")).result(10)
+    made.add(job("first")).result(60)
     assert [entry.key for entry in reader.select(LISTED, limit=5)] == ["first"]
     made.close()
     reader.close()
@@ -255,7 +255,7 @@ def test_reader_of_an_older_file(journal: Journal, tmp_path: Path) -> None:
     """A file that lacks the newest columns is read without them, and stays as it is."""
     import sqlite3
 
-    journal.add(job("first", billing="{}")).result(10)
+    journal.add(job("first", billing="{}")).result(60)
     journal.close()
     with sqlite3.connect(tmp_path / ".journal.sqlite3") as connection:
         connection.execute("ALTER TABLE jobs DROP COLUMN billing")

@@ -110,7 +110,7 @@ def _heard(path: Path, condition: Callable[[], object]) -> None:
     nothing, and nobody says when the watching has begun."""
     journal = Journal(path)
     for _ in range(60):
-        journal.add(job(f"other-{time.monotonic_ns()}")).result(10)
+        journal.add(job(f"other-{time.monotonic_ns()}")).result(60)
         with contextlib.suppress(AssertionError):
             eventually(condition, 1.0)
             break
@@ -135,7 +135,7 @@ def test_what_is_left_alone(server: ScriptedServer, journal: Journal, keeper: Op
         accepted(server, "batched", batch="b"),
         accepted(server, "late", owner=None),
         accepted(server, "alive", owner=lock.id),
-    ).result(10)
+    ).result(60)
     keep = keeper(Path(str(journal.path)))
     eventually(lambda: ended(journal, "mine"))
     assert {key for key, _ in keep._seen} == {"mine"}
@@ -153,12 +153,12 @@ def test_what_is_left_alone(server: ScriptedServer, journal: Journal, keeper: Op
 def test_one_at_a_time(server: ScriptedServer, journal: Journal, keeper: Opened) -> None:
     """Of two servers one follows the jobs; the other does once that has ended."""
     server.polls = 10**6
-    journal.add(accepted(server, "first")).result(10)
+    journal.add(accepted(server, "first")).result(60)
     path = Path(str(journal.path))
     one = keeper(path)
     eventually(lambda: one.keys == {"first"})
     two = keeper(path)
-    journal.add(accepted(server, "second")).result(10)
+    journal.add(accepted(server, "second")).result(60)
     _heard(path, lambda: one.keys == {"first", "second"})
     assert two.keys == set()
     one.stop()
@@ -170,11 +170,11 @@ def test_an_end_that_came_too_late(server: ScriptedServer, journal: Journal) -> 
     its end is written down has the answer from there."""
     path = Path(str(journal.path))
     first = accepted(server, "first")
-    journal.add(first).result(10)
+    journal.add(first).result(60)
     watching = UnfollowedJobs(path)
     assert [entry.key for entry in watching.found()] == ["first"]
     assert watching.whole(first) is not None
-    assert journal.adopt("first", "kernel-2-new", [GONE], False).result(10)
+    assert journal.adopt("first", "kernel-2-new", [GONE], False).result(60)
     over = {
         "status": "completed",
         "ended_at": 5.0,
@@ -183,7 +183,7 @@ def test_an_end_that_came_too_late(server: ScriptedServer, journal: Journal) -> 
     asyncio.run(watching.update(record_of(first), **over))
     assert not ended(journal, "first")
     second = accepted(server, "second")
-    journal.add(second).result(10)
+    journal.add(second).result(60)
     assert watching.whole(second) is not None
     asyncio.run(watching.update(record_of(second), **over))
     assert ended(journal, "second")
@@ -206,7 +206,7 @@ def test_in_jupyter_server(
     monkeypatch.setenv("BGMAGIC_KEEP_WATCHING", "1")
     assert BgmagicServer().keep_watching
     server.polls = 10**6
-    journal.add(accepted(server, "first")).result(10)
+    journal.add(accepted(server, "first")).result(60)
     key = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url}
     wanted = ("--BgmagicServer.keep_watching=True",)
     with jupyter_server(tmp_path, arguments=wanted, **key) as running:
@@ -221,7 +221,7 @@ def test_in_jupyter_server(
         assert "followed" not in row()
         server.polls = 0
         eventually(lambda: ended(journal, "first"))
-        journal.add(accepted(server, "second")).result(10)
+        journal.add(accepted(server, "second")).result(60)
         running.process.terminate()
         assert running.process.wait(60) is not None
     assert KEY not in (tmp_path / ".lab.log").read_text()

@@ -25,7 +25,7 @@ def test_a_change_is_told(library: bool, tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setitem(sys.modules, "watchfiles", None)
         monkeypatch.setattr(watch, "PAUSE", 0.05)
     journal = Journal(tmp_path / "journal.sqlite3")
-    journal.add(job("before")).result(10)
+    journal.add(job("before")).result(60)
 
     async def told() -> None:
         heard = asyncio.Event()
@@ -37,7 +37,7 @@ def test_a_change_is_told(library: bool, tmp_path: Path, monkeypatch: pytest.Mon
                 heard.clear()
                 # Written again until it is heard: nobody says when the watching has begun.
                 for again in range(300):
-                    journal.add(job(f"job-{number}-{again}")).result(10)
+                    journal.add(job(f"job-{number}-{again}")).result(60)
                     try:
                         await asyncio.wait_for(heard.wait(), 0.2)
                         break

@@ -28,7 +28,7 @@ from bgmagic.storage.reader import COMPLETED
 from bgmagic.submission.app import default_path
 from tests.support.processes import begun, line
 
-TIMEOUT = 30  # seconds until a test gives up on what should come
+TIMEOUT = 60  # seconds until a test gives up on what should come
 
 
 def kept_texts(journal: Journal, key: str) -> tuple[str, str | None] | None:
@@ -432,7 +432,7 @@ if child == 0:
     sys.exit()
 os.waitpid(child, 0)
 journal.add(entry("after")).result()
-say("parent", *sorted(one.key for one in journal.entries()), journal.trouble, journal.close(10))
+say("parent", *sorted(one.key for one in journal.entries()), journal.trouble, journal.close(60))
 """
     process = start(code, path)
     said = process.communicate(timeout=TIMEOUT)[0].splitlines()

@@ -14,7 +14,7 @@ import pytest
 from bgmagic.storage.owner_lock import OwnerError, OwnerLock
 from tests.support.processes import begun, line
 
-TIMEOUT = 30  # seconds
+TIMEOUT = 60  # seconds
 
 HOLD = """
 import os, sys

@@ -82,7 +82,7 @@ def test_a_receipt_by_model_and_window(priced: ScriptedServer, ask: Ask) -> None
         eventually(lambda: len(costs_since(manager.store, 0)) == 5)
         *lines, total = receipt(costs_since(manager.store, 0))
     finally:
-        manager.close(10)
+        manager.close(60)
     found = {(line.notebook, line.model, line.window): line for line in lines}
     assert {key: (round(one.paid, 9), round(one.saved, 9)) for key, one in found.items()} == {
         ("a.ipynb", "gpt-5.2", ""): (1.0, 0.0),
@@ -108,7 +108,7 @@ def test_a_job_of_an_older_journal_has_its_price(priced: ScriptedServer, ask: As
         manager.store.journal.change(job.record.key, billing=None).result(LIMIT)
         (cost,) = costs_since(manager.store, 0)
     finally:
-        manager.close(10)
+        manager.close(60)
     assert cost.charge.price == pytest.approx(0.7)
     assert cost.window == "2h"
 
@@ -170,8 +170,8 @@ def test_a_budget_counts_what_other_kernels_pay(
         assert "--over-budget" in told
         assert "\n" not in told
     finally:
-        one.close(10)
-        two.close(10)
+        one.close(60)
+        two.close(60)
 
 
 def test_what_has_no_price_is_counted_and_said(priced: ScriptedServer, ask: Ask) -> None:
@@ -189,7 +189,7 @@ def test_what_has_no_price_is_counted_and_said(priced: ScriptedServer, ask: Ask)
         with pytest.raises(BadInput, match="without 1 job of no known price"):
             gate.check([bounded(ask)], server)
     finally:
-        manager.close(10)
+        manager.close(60)
 
 
 def test_the_embedded_model_costs_what_its_user_says(priced: ScriptedServer, ask: Ask) -> None:
@@ -211,7 +211,7 @@ def test_the_embedded_model_costs_what_its_user_says(priced: ScriptedServer, ask
         assert gate.check([ask(model="dream-9")], local) == ""
         assert gate.refusal(JobRecord(ask(model="dream-9"), local, time.time())) is None
     finally:
-        manager.close(10)
+        manager.close(60)
 
 
 def test_a_sweep_stops_at_the_line(
@@ -245,7 +245,7 @@ def test_a_sweep_stops_at_the_line(
         assert [job.result(LIMIT) for job in jobs] == ["x"] * 6
         assert priced.count("create") == 7
     finally:
-        manager.close(10)
+        manager.close(60)
 
 
 def test_over_budget_is_kept_over_a_restart(
@@ -264,7 +264,7 @@ def test_over_budget_is_kept_over_a_restart(
     first = life()
     job = first.submit(bounded(ask), poll_interval=SOON, over_budget=True)
     eventually(lambda: priced.count("create") == 1 and job.status == Status.WAITING)
-    first.close(10)
+    first.close(60)
     del priced.always["create"]
     second = life()
     try:
@@ -272,7 +272,7 @@ def test_over_budget_is_kept_over_a_restart(
         assert entry is not None
         assert second.attach(entry).result(LIMIT) == "x"
     finally:
-        second.close(10)
+        second.close(60)
 
 
 def test_a_budget_that_cannot_be_read_holds_jobs_back(
@@ -294,7 +294,7 @@ def test_a_budget_that_cannot_be_read_holds_jobs_back(
         given[0] = "20/day"
         assert job.result(LIMIT) == "x"
     finally:
-        manager.close(10)
+        manager.close(60)
 
 
 def test_a_quote_names_every_way(ask: Ask) -> None:
@@ -327,7 +327,7 @@ def test_costs_as_a_table(priced: ScriptedServer, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(app, "_manager", None)
     bgmagic.submit("Why?", window="8h", poll=0.05).result(LIMIT)
     frame = bgmagic.costs("today")
-    assert app.manager.close(10)
+    assert app.manager.close(60)
     row = frame.iloc[-1]
     assert (row["model"], row["window"], row["tokens_out"]) == ("gpt-5.2", "8h", 90_000)
     assert (row["price"], row["saved"]) == pytest.approx((0.6, 0.4))

@@ -22,7 +22,7 @@ from tests.storage.test_journal import entry
 from tests.support.scripted import ScriptedServer
 from tests.support.shell import FakeShell
 
-LIMIT = 20.0
+LIMIT = 60.0
 HERE, THERE = "/home/user/here.ipynb", "/home/user/there.ipynb"
 
 
@@ -32,12 +32,12 @@ def _own_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr(app, "_manager", None)
     monkeypatch.setattr(app, "shell", FakeShell(notebook=HERE))
     yield
-    app.manager.close(10)
+    app.manager.close(60)
 
 
 def restart() -> None:
     """What a new kernel has: no job, and the journal."""
-    app.manager.close(10)
+    app.manager.close(60)
     app._manager = None
 
 

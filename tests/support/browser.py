@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -212,6 +213,20 @@ def _await_http(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
 
 
+# On a busy machine the seconds that a first click on Cancel waits for the second may be over before it comes.
+_PATIENT = """{
+  const set = setTimeout;
+  window.setTimeout = (run, after, ...more) => set(run, after === %s ? 60000 : after, ...more);
+}"""
+
+
+def _confirm() -> str:
+    """The milliseconds that a first click waits for the second, as the displays say it."""
+    told = re.search(r"CONFIRM = (\d+)", (PACKAGE / "display" / "elements.js").read_text())
+    assert told is not None
+    return told[1]
+
+
 @contextlib.contextmanager
 def page(**context: Any) -> Iterator[Any]:
     """A page of a fresh browser; `Lab` opens a notebook in it."""
@@ -220,7 +235,10 @@ def page(**context: Any) -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(CHROMIUM_FLAGS))
         try:
-            yield browser.new_context(**context).new_page()
+            opened = browser.new_context(**context)
+            opened.set_default_timeout(LIMIT * 1000)
+            opened.add_init_script(_PATIENT % _confirm())
+            yield opened.new_page()
         finally:
             browser.close()
 
@@ -247,7 +265,7 @@ class Lab:
             self.cell(index).locator(".cm-content").click()
             self.page.keyboard.press("Control+Enter")
             with contextlib.suppress(Exception):
-                self.page.wait_for_function(_PROMPT, arg=[index, before, "[0-9*]"], timeout=5000)
+                self.page.wait_for_function(_PROMPT, arg=[index, before, "[0-9*]"], timeout=10_000)
                 break
         else:
             raise TimeoutError(f"cell {index} never ran")
@@ -365,12 +383,12 @@ def lab_with(server: ScriptedServer, tmp_path: Path) -> Iterator[Open]:
 
 def status(lab: Lab, index: int, word: str) -> None:
     """Wait until the card below a cell shows a status."""
-    lab.cell(index).locator(f".bgmagic-card[data-status={word}]").wait_for(timeout=20_000)
+    lab.cell(index).locator(f".bgmagic-card[data-status={word}]").wait_for()
 
 
 def outputs(path: Path, index: int) -> list[dict[str, Any]]:
     """The MIME bundles that the saved notebook holds under a cell."""
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 60
     while True:
         try:
             cells = json.loads(path.read_text())["cells"]
@@ -385,7 +403,7 @@ def outputs(path: Path, index: int) -> list[dict[str, Any]]:
 def saved(opened: Any, path: Path, index: int, wanted: str, gone: str = "\0") -> str:
     """The HTML under a cell of the saved notebook, once it has ``wanted``, no widget, and not ``gone``:
     an answer and its footer take their places one after the other."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         opened.keyboard.press("Control+s")
         opened.wait_for_timeout(300)

@@ -353,7 +353,7 @@ async def talking(
     peer = Peer()
     server = await asyncio.start_server(peer.serve, "127.0.0.1", 0, ssl=tls)
     wire = ConnectionPool(host, server.sockets[0].getsockname()[1], trusted, kept)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         yield peer, wire
         await wire.close()
     server.close()
@@ -362,7 +362,7 @@ async def talking(
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.001)
 
@@ -389,7 +389,7 @@ def test_connections_are_kept() -> None:
                 writer.write(whole())
             assert await asyncio.gather(*together) == [b"hello"] * 4
             assert peer.connections == 4
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while peer.gone < 3:
                     peer.say(whole())
                     await content(wire)
