@@ -210,8 +210,11 @@ def images_in(response: Mapping[str, Any]) -> tuple[AnswerImage, ...]:
 def _decoded(text: str) -> bytes | None:
     from bgmagic.rendering.artifacts import image_type  # most answers have none
 
+    # As some servers write it: a data URL, in lines, without the = at its end.
+    bare = text.partition(",")[2] if text.startswith("data:image/") else text
+    bare = "".join(bare.split()).rstrip("=")
     try:
-        data = base64.b64decode(text, validate=True)
+        data = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
     except (binascii.Error, ValueError):
         return None
     return data if image_type(data) and _is_image(data) else None

@@ -72,6 +72,13 @@ def test_images(kind: str, tmp_path: Path) -> None:
     assert source in answer.bundle()["text/html"]
     assert "1 image: .images[0]" in answer.bundle()["text/plain"]
     assert pickle.loads(pickle.dumps(answer)).images == (data,)
+    told = drawn(data)["result"]
+    for written in (
+        f"data:image/png;base64,{told}",
+        "\n".join((told[:9], told[9:])),
+        told.rstrip("="),
+    ):
+        assert images_in({"output": [drawn(data) | {"result": written}]}) == (data,)
 
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
