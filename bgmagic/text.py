@@ -107,6 +107,11 @@ class SharedText:
     def __len__(self) -> int:
         return len(self._start) + len(self._own) + len(self._end)
 
+    @property
+    def size(self) -> int:
+        """Bytes of it in UTF-8."""
+        return sum(len(part) if part.isascii() else len(part.encode()) for part in self.parts)
+
 
 _LOOKS = frozenset({0, 2, 4, 8, 16, 32, 64, 128})
 

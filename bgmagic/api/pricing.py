@@ -21,7 +21,9 @@ from bgmagic.errors import BadInput
 from bgmagic.text import dollars
 from bgmagic.values import dataclass, replace
 
-CHARACTERS = 4  # per token, roughly, without a tokenizer (OpenAI's own rule of thumb)
+# Bytes of UTF-8 per token, roughly, without a tokenizer: OpenAI's own rule of thumb is 4 characters
+# of English. Of other scripts a character has more tokens, and more bytes.
+BYTES = 4
 
 # What a response costs in a completion window, as a share of the standard price (OpenAI's guide to
 # background mode, openai 3.57: 30 % and 40 % less). "soonest" is the standard price.
@@ -112,14 +114,14 @@ class Billing:
 
     Attributes:
         terms: of the request.
-        characters: of the request.
+        size: of the request, in bytes.
         most_output: the most output tokens that the response may have, or None.
         response: the response's own ``model``, ``service_tier`` and ``usage``, and those of its
             rounds; None without one.
     """
 
     terms: Terms
-    characters: int = 0
+    size: int = 0
     most_output: int | None = None
     response: Mapping[str, Any] | None = None
 
@@ -145,7 +147,7 @@ class Billing:
     @property
     def text(self) -> str:
         """It as JSON."""
-        told = {**vars(self.terms), "characters": self.characters, "most_output": self.most_output}
+        told = {**vars(self.terms), "characters": self.size, "most_output": self.most_output}
         return json.dumps(told if self.response is None else told | {"response": self.response})
 
     def charge(self, server: str) -> Charge:
@@ -155,7 +157,7 @@ class Billing:
     def most(self, server: str) -> float | None:
         """What the response can cost at most, in US dollars: without a bound of its own its output
         is what the model's context holds. None where no price or no bound is known."""
-        most, into = self.most_output, self.characters // CHARACTERS + 1
+        most, into = self.most_output, self.size // BYTES + 1
         if most is None:
             context = context_window(self.terms.model, server)
             most = None if context is None else max(0, context - into)
@@ -411,15 +413,15 @@ def estimate_cost(asked: Iterable[tuple[Terms, str, int | None, int]]) -> CostEs
 
     Args:
         asked: for each job its terms, the server's address, the most output tokens or None, and the
-            characters of its request.
+            bytes of its request.
     """
     jobs, output, inside = 0, 0.0, 0.0
     unbounded, unknown = False, ""
-    for terms, server, most, characters in asked:
+    for terms, server, most, size in asked:
         jobs += 1
         unbounded = unbounded or most is None
         # Together, since a long input makes the output cost more.
-        into = TokenCounts(characters // CHARACTERS + 1, 0)
+        into = TokenCounts(size // BYTES + 1, 0)
         input_price = price_of_tokens(terms, server, into)
         whole = price_of_tokens(terms, server, TokenCounts(into.input, most or 0))
         if input_price is None or whole is None:

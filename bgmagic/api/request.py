@@ -142,8 +142,8 @@ class Request:
 
     @property
     def size(self) -> int:
-        """Number of characters of the text."""
-        return len(self._text)
+        """Bytes of the text as it is sent."""
+        return self._text.size
 
     @classmethod
     def of(

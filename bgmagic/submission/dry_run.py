@@ -18,7 +18,7 @@ from typing import Any
 
 from bgmagic.api.pricing import (
     BATCH,
-    CHARACTERS,
+    BYTES,
     Billing,
     price_of_tokens,
     prices_installed,
@@ -91,9 +91,9 @@ def quote(request: Request, server: str) -> str:
     }
     told = {way: replace(billing, terms=terms).most(server) for way, terms in ways.items()}
     known = [f"{dollars(most)} {way}" for way, most in told.items() if most is not None]
-    about = f"About {billing.characters // CHARACTERS + 1:,} tokens go in"
+    about = f"About {billing.size // BYTES + 1:,} tokens go in"
     if not known:
-        inside = TokenCounts(billing.characters // CHARACTERS + 1, 0)
+        inside = TokenCounts(billing.size // BYTES + 1, 0)
         price = price_of_tokens(asked, server, inside)
         if price is not None:
             return f"{about}, for {dollars(price)}; {_NO_BOUND}."

@@ -32,7 +32,7 @@ from bgmagic.sweeps.grid import Items, SweepPoint, copy_of, snapshot_of
 from bgmagic.text import count_jobs
 from bgmagic.values import dataclass
 
-LARGEST = 500_000_000  # characters of all requests of a sweep: they are kept in memory, and written
+LARGEST = 500_000_000  # bytes of all requests of a sweep: they are kept in memory, and written
 
 AT_ONCE = 256  # jobs that are rendered in the cell; of a larger sweep most are rendered after it
 

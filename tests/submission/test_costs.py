@@ -311,6 +311,8 @@ def test_a_quote_names_every_way(ask: Ask) -> None:
     )
     assert f"${0.6 * most:.3g} in 8h, ${0.5 * most:.3g} in a batch." in told
     assert "bounded by the model's context only" in quote(ask(), server)
+    # A character of other scripts than ours is about a token, not a quarter of one.
+    assert ask("漢字" * 500).size - ask("").size == 3 * 1000
     assert "no price known for dream-9 at this server." in quote(ask(model="dream-9"), server)
     set_own_prices({"mine": Rates(4e-6, 4e-6, 4e-6, 1e-5)})
     unbounded = quote(ask(model="mine"), "http://own/v1")
