@@ -6,7 +6,7 @@ keep a response has not its items either: nothing is sent by an id that only it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bgmagic.api.request import Previous
@@ -16,18 +16,21 @@ from bgmagic.api.response import objects_in, output_messages, text_in
 # client has to answer are not: without their output they are refused.
 _SERVER_CALLS = frozenset(
     {
-        "code_interpreter_call", "file_search_call", "image_generation_call", "mcp_call",
-        "mcp_list_tools", "web_search_call",
+        "code_interpreter_call", "compaction", "file_search_call", "image_generation_call",
+        "mcp_call", "mcp_list_tools", "program", "program_output", "web_search_call",
     }
 )  # fmt: skip
 
-# Calls that a response leaves to the client.
+# Calls that a response leaves to the client, but for those of which it has the output as well: the
+# shell may run at the server, and so may the search for tools.
 _CLIENT_CALLS = frozenset(
     {
         "apply_patch_call", "computer_call", "custom_tool_call", "function_call",
-        "local_shell_call", "mcp_approval_request", "shell_call",
+        "local_shell_call", "mcp_approval_request", "shell_call", "tool_search_call",
     }
 )  # fmt: skip
+
+_OUTPUT = "_output"  # ends the type of an item that answers a call
 
 # How ids of LiteLLM's polling begin: by one a response can be read, and no more. A turn sent by it
 # is taken, and the model never sees what came before.
@@ -76,6 +79,7 @@ def replayed_items(text: str, response: Mapping[str, Any]) -> list[dict[str, Any
     it is refused.
     """
     output = objects_in(response.get("output"))
+    answered = answered_calls(output)
     reasoning = [item for item in output if item.get("type") == "reasoning"]
     hidden = any(not text_in(item.get("encrypted_content")) for item in reasoning)
     said = output_messages(response)
@@ -88,8 +92,11 @@ def replayed_items(text: str, response: Mapping[str, Any]) -> list[dict[str, Any
         kind = text_in(item.get("type"))
         if kind == "message":
             found += [assistant_turn(part, phase) for phase, part in _next(turns)]
-        elif (kind == "reasoning" or kind in _SERVER_CALLS) and not hidden:
-            found.append(dict(item))
+        elif not hidden and (
+            kind == "reasoning" or kind in _SERVER_CALLS or pair_of(item) in answered
+        ):
+            # Who made it is told, and not taken.
+            found.append({key: value for key, value in item.items() if key != "created_by"})
     return found + [assistant_turn(part, phase) for phase, part in turns]
 
 
@@ -99,9 +106,24 @@ def _next(turns: Any) -> list[tuple[str, str]]:
 
 def leaves_calls(response: Mapping[str, Any]) -> bool:
     """Whether the response waits for the client to answer a call."""
-    return any(
-        text_in(item.get("type")) in _CLIENT_CALLS for item in objects_in(response.get("output"))
-    )
+    output = objects_in(response.get("output"))
+    answered = answered_calls(output)
+    calls = [item for item in output if text_in(item.get("type")) in _CLIENT_CALLS]
+    return any(pair_of(item) not in answered for item in calls)
+
+
+def pair_of(item: Mapping[str, Any]) -> tuple[str, str]:
+    """What a call and its output have in common: the kind of call, and its id; that of a search for
+    tools at the server is null."""
+    kind = text_in(item.get("type")).removesuffix(_OUTPUT).removesuffix("_call")
+    return kind, text_in(item.get("call_id"))
+
+
+def answered_calls(output: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    """The calls among these items that would be the client's, and whose outputs are there too."""
+    outputs = {pair_of(item) for item in output if text_in(item.get("type")).endswith(_OUTPUT)}
+    calls = (item for item in output if text_in(item.get("type")) in _CLIENT_CALLS)
+    return {pair_of(item) for item in calls} & outputs if outputs else outputs
 
 
 def previous_of(response: Mapping[str, Any], items: int) -> Previous | None:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from bgmagic.api.pricing import ROUNDS
-from bgmagic.api.replay import previous_of, replayed_items
+from bgmagic.api.replay import answered_calls, pair_of, previous_of, replayed_items
 from bgmagic.api.request import Request
 from bgmagic.api.response import Usage, objects_in, read_output, text_in
 from bgmagic.values import dataclass
@@ -90,17 +90,12 @@ class Round:
     def of(cls, response: Mapping[str, Any], number: int) -> Round | None:
         """Read the calls of ``response``; None if it has none."""
         tokens = Usage.of(response).output
-        # By its id a call is written down and answered: what has the id of another is a repetition.
-        calls: dict[str, Mapping[str, Any]] = {}
-        for one in objects_in(response.get("output")):
-            if is_call(one):
-                calls.setdefault(text_in(one.get("call_id")), one)
         steps = tuple(
             Step(
                 text_in(call.get("name")), _arguments(call.get("arguments")),
                 text_in(call.get("call_id")), round=number, tokens=tokens,
             )
-            for call in calls.values()
+            for call in calls_in(response).values()
         )  # fmt: skip
         kept = {name: response[name] for name in _KEPT if name in response}
         return cls(kept, steps) if steps else None
@@ -115,15 +110,43 @@ class Round:
         """What it adds to the input but for the outputs."""
         said = read_output(self.response)
         items = replayed_items(said.text, self.response)
-        return [*items, *(_call_item(step) for step in self.steps)]
+        calls = calls_in(self.response)
+        return [*items, *(_call_item(step, calls) for step in self.steps)]
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
         """The outputs, as input items."""
+        calls = calls_in(self.response)
         return [
             {"type": "function_call_output", "call_id": step.call_id, "output": step.output or ""}
+            | _besides(step, calls, "caller")
             for step in self.steps
         ]
+
+
+def calls_in(response: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The calls of a response that are to be answered, by their ids, by which they are written
+    down: what has the id of another is a repetition."""
+    output = objects_in(response.get("output"))
+    answered = answered_calls(output)
+    calls: dict[str, Mapping[str, Any]] = {}
+    for one in output:
+        if is_call(one) and pair_of(one) not in answered:
+            calls.setdefault(text_in(one.get("call_id")), one)
+    return calls
+
+
+def _call_item(step: Step, calls: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    # Without its id, with which it would need the reasoning before it.
+    told = {"call_id": step.call_id, "name": step.name, "arguments": step.arguments}
+    return {"type": "function_call", **told, **_besides(step, calls, "caller", "namespace")}
+
+
+def _besides(step: Step, calls: Mapping[str, Mapping[str, Any]], *names: str) -> dict[str, Any]:
+    """What a call says besides, as which program of the model's made it: its output has to find
+    back there."""
+    call = calls.get(step.call_id, {})
+    return {name: call[name] for name in names if call.get(name)}
 
 
 def is_call(item: Mapping[str, Any]) -> bool:
@@ -136,12 +159,6 @@ def _arguments(told: object) -> str:
     """The arguments as JSON text, also where a server sends an object: a function with defaults is
     never called without them."""
     return told if isinstance(told, str) else json.dumps(told or {}, ensure_ascii=False)
-
-
-def _call_item(step: Step) -> dict[str, Any]:
-    # Without its id, with which it would need the reasoning before it.
-    told = {"call_id": step.call_id, "name": step.name, "arguments": step.arguments}
-    return {"type": "function_call", **told}
 
 
 def _unforced(body: Mapping[str, Any]) -> dict[str, Any]:

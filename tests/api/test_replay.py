@@ -19,6 +19,17 @@ SEARCH = {
     "action": {"type": "search", "query": "x", "queries": ["x"]},
 }  # fmt: skip
 CALL = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{}"}
+SHELL = {
+    "type": "shell_call", "id": "sh_1", "call_id": "call_2", "status": "completed",
+    "action": {"commands": ["ls"], "timeout_ms": None, "max_output_length": None},
+}  # fmt: skip
+LISTED = {
+    "type": "shell_call_output", "id": "sho_1", "call_id": "call_2", "status": "completed",
+    "output": [{"stdout": "a", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}],
+}  # fmt: skip
+FOUND = {"type": "tool_search_call", "call_id": None, "execution": "server", "arguments": {}}
+TOOLS = {"type": "tool_search_output", "call_id": None, "execution": "server", "tools": []}
+COMPACT = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAA"}
 TEXT = {"type": "message", "role": "assistant", "content": "yes"}
 
 
@@ -36,6 +47,11 @@ def message(text: str, **more: Any) -> dict[str, Any]:
         ([SEARCH, message("yes")], [SEARCH, TEXT]),
         ([OPEN, HIDDEN, SEARCH, message("yes")], [TEXT]),
         ([CALL, message("yes")], [TEXT]),
+        ([COMPACT, OPEN, message("yes")], [COMPACT, OPEN, TEXT]),
+        ([SHELL, LISTED | {"created_by": "x"}, message("yes")], [SHELL, LISTED, TEXT]),
+        ([FOUND, TOOLS, message("yes")], [FOUND, TOOLS, TEXT]),
+        ([SHELL, message("yes")], [TEXT]),
+        ([SHELL, LISTED | {"call_id": "other"}, message("yes")], [TEXT]),
         ([{"type": "something_new"}, message("y"), message("es")], [TEXT]),
         (
             [message("so", phase="commentary"), SEARCH, message("yes", phase="final_answer")],
@@ -54,6 +70,16 @@ def test_what_may_be_sent_again_is(output: list[Any], expected: list[Any]) -> No
     items = replayed_items("yes", {"output": output})
     assert items == expected
     CREATE.validate(build_request(items, model="gpt-5.2").body)
+
+
+def test_calls_that_the_server_answered_leave_a_way_on() -> None:
+    """What goes on from a response by its id has no call left to the client; one that the response has
+    the output of is none, as of a shell at the server."""
+    done = {"id": "r", "status": "completed", "previous_response_id": None}
+    ways = [previous_of(done | {"output": out}, 1) for out in ([SHELL, LISTED], [FOUND, TOOLS])]
+    assert [way and way.response_id for way in ways] == ["r", "r"]
+    left = [SHELL], [CALL], [FOUND | {"execution": "client"}], [SHELL, LISTED | {"call_id": "x"}]
+    assert not any(previous_of(done | {"output": out}, 1) for out in left)
 
 
 @given(hostile)
