@@ -11,7 +11,7 @@ import typing
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import field
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 
 from bgmagic.api.request import check_text
 from bgmagic.api.strict_schema import StrictSchema
@@ -22,6 +22,9 @@ from bgmagic.jobs.steps import ASK_MARK
 from bgmagic.prompts.to_text import to_text
 from bgmagic.text import kind_of, one_line
 from bgmagic.values import dataclass
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 OnMain = Callable[[Callable[[], Any]], Future[Any]]  # calls a function on the kernel's main thread
 
@@ -137,6 +140,8 @@ def output_of(given: Any) -> CallOutput:
     """What a function gave, as the text that the model gets: as `to_text` writes it."""
     try:
         text = "null" if given is None else to_text(given)
+        # Of no text the model could not tell whether there is nothing, or nothing was said.
+        text = text or ("" if isinstance(given, str) else "[]")
         check_text(text)
     except BadInput as error:
         return failure(f"it gave {kind_of(given)}, which is no text: {one_line(str(error), 500)}")
@@ -226,15 +231,46 @@ def read_arguments(function: Callable[..., Any], text: str) -> tuple[list[Any], 
     positional: list[Any] = []
     named: dict[str, Any] = {}
     for number, (name, parameter) in enumerate(parameters.items()):
-        if name in kept and parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-            positional.append(getattr(read, f"p{number}"))
-        elif name in kept:
-            named[name] = getattr(read, f"p{number}")
+        by_place = parameter.kind is inspect.Parameter.POSITIONAL_ONLY
+        if name in kept:
+            value = getattr(read, f"p{number}")
+        elif _is_field(parameter.default):
+            value = parameter.default.get_default(call_default_factory=True)
+        elif by_place:  # what comes after it must not take its place
+            value = parameter.default
+        else:
+            continue
+        if by_place:
+            positional.append(value)
+        else:
+            named[name] = value
     return positional, named
 
 
 def _required(parameter: inspect.Parameter) -> bool:
-    return parameter.default is inspect.Parameter.empty
+    default = parameter.default
+    return default.is_required() if _is_field(default) else default is inspect.Parameter.empty
+
+
+def _is_field(default: object) -> TypeGuard[FieldInfo]:
+    """Whether it describes the parameter, as in ``city: str = Field(description="its name")``."""
+    from pydantic.fields import FieldInfo
+
+    return isinstance(default, FieldInfo)
+
+
+def _described(hint: Any, default: object) -> Any:
+    """The type of a parameter with what is said of it: by a `Field` in place of its default, or by
+    text in its `Annotated`."""
+    import pydantic
+
+    bounds = default.metadata if _is_field(default) else ()
+    told = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, str)]
+    if _is_field(default) and default.description:
+        told = [default.description]
+    about = [pydantic.Field(description=told[0])] if told else []
+    said = (hint, *bounds, *about)
+    return Annotated.__class_getitem__(said) if len(said) > 1 else hint  # type: ignore[attr-defined]
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -262,10 +298,11 @@ def _arguments_of(function: Callable[..., Any]) -> Any:
             )
         if key not in hints:
             raise BadInput(f"--tool {name}: its parameter {key} needs a type, as in {key}: str")
+        hint = _described(hints[key], parameter.default)
         if _required(parameter):
-            fields[f"p{number}"] = (hints[key], pydantic.Field(alias=key))
+            fields[f"p{number}"] = (hint, pydantic.Field(alias=key))
         else:
-            optional: Any = typing.Union.__getitem__((hints[key], None))  # any type
+            optional: Any = typing.Union.__getitem__((hint, None))  # any type
             fields[f"p{number}"] = (optional, pydantic.Field(default=None, alias=key))
     config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=False)
     return pydantic.create_model(name, __config__=config, **fields)

@@ -297,7 +297,9 @@ def test_many_calls_run_some_at_a_time(
 
 
 def test_a_call_is_run_once(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
-    """Calls of one round that have the same id are one: it runs once and has one output."""
+    """Calls of one round that have the same id are one: it runs once and has one output; what the
+    server has answered itself is not run. A call and its output say which program of the model made it.
+    """
     ran: list[int] = []
 
     def once(n: int) -> int:
@@ -310,14 +312,25 @@ def test_a_call_is_run_once(rounds: Callable[..., None], pointed: ScriptedServer
     def ending(rid: str, body: Any) -> dict[str, Any]:
         told = scripted(rid, body)
         for item in told["output"]:
+            if item["type"] == "function_call":
+                item |= {"caller": made_by, "namespace": "mine"}
             if item.get("arguments") in (json.dumps({"n": 1}), json.dumps({"n": 2})):
                 item["call_id"] = "call_same"
+        if not outputs(body):
+            done = {"type": "function_call", "call_id": "call_x", "name": "once", "arguments": "{}"}
+            out = {"type": "function_call_output", "call_id": "call_x", "output": "9"}
+            told["output"] += [done, out]
         return told
 
-    pointed.ending = ending
+    pointed.ending, made_by = ending, {"type": "program", "caller_id": "call_0"}
     answer = submit("Go.", poll=0.02, tool=once).result(LIMIT)
     assert sorted(ran) == [1, 3]
-    assert ([s.output for s in answer.steps], outputs(bodies(pointed)[1])) == (["1", "3"],) * 2
+    sent = bodies(pointed)[1]
+    assert ([s.output for s in answer.steps], outputs(sent)) == (["1", "3"],) * 2
+    assert [item["caller"] for item in sent["input"]] == [made_by] * 2
+    calls = [item for item in answer.conversation if item.get("type") == "function_call"]
+    assert [(item["caller"], item["namespace"]) for item in calls] == [(made_by, "mine")] * 2
+    CREATE.validate({**sent, "input": list(answer.conversation)})
 
 
 def test_generators_and_no_arguments_at_all(
@@ -332,9 +345,12 @@ def test_generators_and_no_arguments_at_all(
         for n in (1, 2):
             yield n
 
-    rounds([("sync", "null"), ("later", "null"), ("sync", "")])
-    answer = submit("Go.", poll=0.02, tool=[sync, later]).result(LIMIT)
-    assert [step.output for step in answer.steps] == ["- 1\n- 2"] * 3
+    def none() -> list[int]:
+        return []
+
+    rounds([("sync", "null"), ("later", "null"), ("sync", ""), ("none", "")])
+    answer = submit("Go.", poll=0.02, tool=[sync, later, none]).result(LIMIT)
+    assert [step.output for step in answer.steps] == [*["- 1\n- 2"] * 3, "[]"]
 
 
 def test_arguments_that_are_an_object(rounds: Callable[..., None], pointed: ScriptedServer) -> None:
@@ -677,6 +693,38 @@ def test_a_function_is_a_strict_tool() -> None:
     positional, named = read_arguments(many, json.dumps(given))
     assert many(*positional, **named) == "Bern [Point(x=1.0, y=2.0)] C 3 True"
     assert function_entry(lambda_with_name())["parameters"]["properties"] == {}
+
+
+NO_TAGS: list[str] = pydantic.Field(default_factory=list)
+
+
+def with_fields(
+    first: int = 1,
+    second: Annotated[int, "The second."] = 2,
+    /,
+    *,
+    size: int = pydantic.Field(3, gt=1, description="How large."),
+    name: str = pydantic.Field(description="Its name."),
+    tags: list[str] = NO_TAGS,
+) -> str:
+    return f"{first} {second} {size} {name} {tags}"
+
+
+def test_fields_say_what_parameters_are() -> None:
+    """A `Field` in place of a default, as other libraries have it, gives the parameter's description,
+    bounds and default; text in `Annotated` is a description; what is left open keeps its place."""
+    about = function_entry(with_fields)["parameters"]["properties"]
+    assert about["name"] == {"title": "Name", "type": "string", "description": "Its name."}
+    assert about["second"]["anyOf"][0] == {"type": "integer", "description": "The second."}
+    size = {"type": "integer", "description": "How large.", "exclusiveMinimum": 1}
+    assert about["size"]["anyOf"] == [size, {"type": "null"}]
+    left_open = {"first": None, "size": None, "tags": None}
+    told = json.dumps({"second": 5, "name": "x", **left_open})
+    positional, named = read_arguments(with_fields, told)
+    assert with_fields(*positional, **named) == "1 5 3 x []"
+    for wrong in ({"name": None}, {"name": "x", "size": 1}):
+        with pytest.raises(ValueError, match="Input should be"):
+            read_arguments(with_fields, json.dumps(wrong))
 
 
 def lambda_with_name() -> Any:
