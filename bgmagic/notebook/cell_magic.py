@@ -14,7 +14,7 @@ from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from bgmagic.display.listing import describe_job
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
-from bgmagic.notebook.parser import parse_line, with_options_help
+from bgmagic.notebook.parser import as_typed, parse_line, with_options_help
 from bgmagic.notebook.shell import NotebookShell, errors_as_one_line
 from bgmagic.submission.app import app, gc_paused
 from bgmagic.submission.converters import BROWSER
@@ -84,6 +84,7 @@ class BgCellMagics(Magics):
         A value that is exactly ``$name`` or ``{name}`` is that variable's value. Defaults:
         ``%config BgMagics.model = "…"`` or the environment variable BGMAGIC_MODEL, and so on.
         """
+        cell = as_typed(cell, self._last_cell())
         with errors_as_one_line():
             given = parse_line(SubmitSettings, "%%bgresponse", line, self._namespace)
             settings = submit_settings(given)
@@ -127,6 +128,12 @@ class BgCellMagics(Magics):
         notify_at_end(sent.job, settings.notify, joined=sent.joined)
         if settings.wait:
             self._notebook.wait_and_tell([sent.job], None)
+
+    def _last_cell(self) -> str:
+        """The newest cell of the history as it was typed: this one, if it is recorded."""
+        history = getattr(self.shell, "history_manager", None)
+        typed: list[str] = getattr(history, "input_hist_raw", [])
+        return typed[-1] if typed else ""
 
     def _send_group(self, cell: str, settings: SubmitSettings) -> None:
         # Imported with the first sweep of a kernel.

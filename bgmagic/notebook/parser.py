@@ -1,5 +1,7 @@
 """Parses the header line of a magic: words, flags and variables; writes the help of its options.
 
+Also finds what was typed below it.
+
 Splitting follows the shell, since that is what people type, but for the backslashes of paths and of
 LaTeX: see `split_words`.
 """
@@ -57,6 +59,32 @@ def _split(settings: type[Any], magic: str, line: str) -> tuple[dict[str, Any], 
     except argparse.ArgumentError as error:
         raise BadInput(_usage(settings, error)) from None
     return vars(found), rest
+
+
+# What IPython takes off the lines of any cell, also a magic's, in which one begins with ``>>>``.
+_PROMPT = re.compile(r"\s*(?:>>>|\.{3,}:?|(?:\[\w+\] | )?In \[\d+\]:)?[ \t]*")
+
+
+def as_typed(cell: str, raw: str) -> str:
+    """The body of a cell as it was typed, with the prompts of a session that IPython took off.
+
+    Args:
+        cell: the body as IPython gives it to a magic.
+        raw: the whole cell that ran last; line breaks at its end don't matter.
+
+    Returns:
+        ``cell`` where it is not what ``raw`` ends with, as where code calls the magic.
+    """
+    body = cell.rstrip("\n")
+    given = body.split("\n")
+    typed = textwrap.dedent(raw).rstrip("\n").split("\n")[-len(given) :]
+    if len(typed) < len(given):
+        return cell
+    for before, after in zip(typed, given, strict=True):
+        taken = before.removesuffix(after)
+        if len(taken) + len(after) != len(before) or not _PROMPT.fullmatch(taken):
+            return cell
+    return "\n".join(typed) + cell[len(body) :]
 
 
 # Outside quotes a backslash is a part of a path on Windows; elsewhere it escapes what follows.

@@ -299,6 +299,16 @@ def test_header_is_not_expanded(in_kernel: Kernel, server: ScriptedServer) -> No
     assert body["input"][0]["content"][0]["text"] == "$a {a} A \\alpha\n"
 
 
+def test_a_session_is_sent_as_it_was_typed(in_kernel: Kernel, server: ScriptedServer) -> None:
+    """The prompts of a Python session, which IPython takes off a cell, are in what is sent, and in the next cell's."""
+    session = "Why?\n\n    >>> if 7 // 2:\n    ...     'yes'\n    'yes'\n"
+    in_kernel.ok(f"%%bgresponse --wait\n{session}\n")
+    in_kernel.ok(f"%%capture\n%%bgresponse --wait\n{session}")
+    in_kernel.ok("get_ipython().run_cell_magic('bgresponse', '--wait', 'x')")
+    sent = [seen.body["input"][0]["content"][0]["text"] for seen in server.seen if seen.body]
+    assert sent == [f"{session}\n", session, "x"]
+
+
 def test_key_is_nowhere(in_kernel: Kernel, server: ScriptedServer) -> None:
     """The key is in no output, widget state, handle or error, even if the server quotes it."""
     told = {"error": {"message": f"Incorrect API key: {KEY}", "code": "invalid_api_key"}}

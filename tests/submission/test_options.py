@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+import textwrap
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from IPython.core.inputtransformer2 import TransformerManager
 
 from bgmagic.errors import BadInput
 from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.magics import BgMagics
-from bgmagic.notebook.parser import help_of, options_help, parse_line, split_words
+from bgmagic.notebook.parser import as_typed, help_of, options_help, parse_line, split_words
 from bgmagic.prompts.inputs import file_parts
 from bgmagic.submission.options import options, resolve_settings
 from bgmagic.submission.settings import SubmitSettings, WaitSettings, deadline_of
@@ -302,6 +305,22 @@ def test_words_are_split_as_the_shell_does(line: str) -> None:
             split_words(line)
     else:
         assert split_words(line) == words
+
+
+@given(st.text(">.I n[1]:a\n\t'\"", max_size=40), st.sampled_from(["", "  "]))
+@example(">>> 7 // 2\n3\n", "")
+@example("a\n\n    >>> if 1:\n    ...     b\n    c\n", "")
+@example("In [1]: a\n   ...: b\n", "  ")
+def test_a_body_is_what_was_typed(body: str, indent: str) -> None:
+    """What IPython makes of a cell is turned back into what was typed, whose prompts it takes off."""
+    raw = "".join(f"{indent}{line}\n" for line in ["%%m", *body.split("\n")])
+    call = ast.parse(TransformerManager().transform_cell(raw)).body[0]
+    assert isinstance(call, ast.Expr)
+    assert isinstance(call.value, ast.Call)
+    cell = ast.literal_eval(call.value.args[2])
+    typed = textwrap.dedent(raw).partition("\n")[2]
+    assert as_typed(cell, raw) == as_typed(cell, raw.rstrip("\n")) == typed
+    assert as_typed(cell, "another(cell)") == cell
 
 
 @pytest.mark.parametrize(
