@@ -186,7 +186,7 @@ def _fields(value: Any) -> Mapping[Any, Any] | None:
     if isinstance(value, type):
         return None
     if callable(getattr(type(value), "model_dump", None)):  # Pydantic, which knows what is left out
-        dumped: Any = value.model_dump()
+        dumped = _dumped(value)
         return dict(dumped) if isinstance(dumped, Mapping) else {"root": dumped}
     if isinstance(value, tuple):
         names = getattr(value, "_fields", None)
@@ -204,6 +204,15 @@ def _fields(value: Any) -> Mapping[Any, Any] | None:
     if type(value).__module__ == "sqlite3" and hasattr(value, "keys"):
         return dict(zip(_each_once(value.keys()), value, strict=True))
     return None
+
+
+def _dumped(model: Any) -> Any:
+    try:
+        # Else what a subclass adds to the class that a field is declared with would be left out.
+        # `serialize_as_any` leaves out serializers instead, which may hide or shorten something.
+        return model.model_dump(polymorphic_serialization=True)
+    except TypeError:  # Pydantic before 2.13, or a model_dump of one's own
+        return model.model_dump()
 
 
 def _struct_sequence(value: Any) -> dict[str, Any]:
