@@ -20,8 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -430,8 +429,7 @@ class TurnQueue:
         self._looking = loop.call_later(LOOK, self._look) if self._queue else None
 
 
-@dataclass(frozen=True)
-class Clock:
+class Clock(NamedTuple):
     """Gives the time for polls and deadlines; tests replace it.
 
     Attributes:

@@ -157,3 +157,13 @@ def _longest(room: int, holds: Callable[[int], bool]) -> int:
         middle = (least + most + 1) // 2
         least, most = (middle, most) if holds(middle) else (least, middle - 1)
     return least
+
+
+class UnescapedText(str):
+    """A word of a line that stood outside quotes and lost its backslashes there.
+
+    Attributes:
+        written: the word as it was written.
+    """
+
+    written: str

@@ -12,10 +12,10 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.text import one_line
+from bgmagic.values import dataclass
 
 # The fields that hold words, those that say most first.
 _WORDS = ("message", "error_description", "detail", "error", "errors", "msg", "title")

@@ -26,22 +26,31 @@ PROMPT = frozenset({"input", "instructions", "prompt_cache_key", "safety_identif
 # and dummy for a key, which would blank out parts of prompts and answers; six may be a password.
 SHORTEST_SECRET = 6
 
-# Without dashes and underscores. A bare "key" is none: filters of a file search have that field.
-_NAME = re.compile(
-    r"(proxy)?authorization|auth|bearer|jwt|(set)?cookies?|credentials?|passwd|pwd|token"
-    r"|.*(password|passphrase|secret"
-    r"|(api|access|account|auth|private|secret|shared|subscription)key"
-    r"|(access|api|auth|bearer|id|oauth|refresh|security|session)token)",
-    re.IGNORECASE,
-)
 
-_LOOKS = re.compile(
-    r"\bsk-[A-Za-z0-9_-]{20,}"
-    r"|^\s*(?i:bearer)\s+\S+\s*$|\b(?i:bearer)\s+[A-Za-z0-9._~+/-]{16,}"
-    # In an address: a password, or a parameter.
-    r"|://[^\s/@]+:[^\s/@]+@"
-    r"|[?&](?i:[a-z_-]*key|[a-z_-]*token|sig|signature|secret|password)=[^&\s]"
-)
+# Both are compiled with the first body that is written down: 1 ms that a cell need not wait for.
+
+
+@functools.cache
+def _names() -> re.Pattern[str]:
+    # Without dashes and underscores. A bare "key" is none: a file search's filters have that field.
+    return re.compile(
+        r"(proxy)?authorization|auth|bearer|jwt|(set)?cookies?|credentials?|passwd|pwd|token"
+        r"|.*(password|passphrase|secret"
+        r"|(api|access|account|auth|private|secret|shared|subscription)key"
+        r"|(access|api|auth|bearer|id|oauth|refresh|security|session)token)",
+        re.IGNORECASE,
+    )
+
+
+@functools.cache
+def _looks() -> re.Pattern[str]:
+    return re.compile(
+        r"\bsk-[A-Za-z0-9_-]{20,}"
+        r"|^\s*(?i:bearer)\s+\S+\s*$|\b(?i:bearer)\s+[A-Za-z0-9._~+/-]{16,}"
+        # In an address: a password, or a parameter.
+        r"|://[^\s/@]+:[^\s/@]+@"
+        r"|[?&](?i:[a-z_-]*key|[a-z_-]*token|sig|signature|secret|password)=[^&\s]"
+    )
 
 
 class Secrets:
@@ -203,7 +212,7 @@ def without_secrets(
 def _is_secret(key: str) -> bool:
     """Whether a value under this name is secret."""
     name = re.sub("[-_]", "", key)
-    return name.lower() == "headers" or _NAME.fullmatch(name) is not None
+    return name.lower() == "headers" or _names().fullmatch(name) is not None
 
 
 class _Redaction:
@@ -229,7 +238,7 @@ class _Redaction:
 
     def _walk(self, value: Any) -> Any:
         if isinstance(value, str):
-            known = self._secrets.within(value) or _LOOKS.search(value)
+            known = self._secrets.within(value) or _looks().search(value)
             return self._blank(value) if known else value
         if isinstance(value, Mapping):
             return {self._exact(key): self._field(key, part) for key, part in value.items()}

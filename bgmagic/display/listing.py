@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from bgmagic.api.response import Usage
-from bgmagic.jobs.export import batch_progress
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status
@@ -224,6 +223,8 @@ def describe_jobs(jobs: Sequence[Job]) -> str:
     """Jobs of one group, or one job, in one line."""
     if len(jobs) == 1:
         return describe_job(jobs[0])
+    from bgmagic.jobs.export import batch_progress  # a job by itself needs none
+
     counts = Counter(one_line(job.status, 40) for job in jobs)
     told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
     longest = max(job.elapsed for job in jobs)

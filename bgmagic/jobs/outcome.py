@@ -6,7 +6,6 @@ import concurrent.futures
 from collections.abc import Mapping
 from typing import Any
 
-from bgmagic.api.error_body import failure_message
 from bgmagic.api.replay import leaves_calls
 from bgmagic.api.response import objects_in, read_output, word_in
 from bgmagic.api.server import is_openai
@@ -178,6 +177,8 @@ def outcome_of(job: Job, record: JobRecord) -> Answer | JobError:
         return JobUnknown(record.reason or "the server's answer got lost", job)
     if record.status == Status.LOST:
         return JobLost(record.reason or "the server no longer knows it", job)
+    from bgmagic.api.error_body import failure_message  # most jobs don't fail
+
     code = word_in(response, "error", "code")
     message = failure_message(response) or record.reason
     told = ": ".join(word for word in (code, message) if word) or "the server gave no reason"

@@ -9,6 +9,7 @@ LaTeX: see `split_words`.
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 import os
 import re
@@ -18,10 +19,9 @@ from typing import Any, TypeVar
 
 from bgmagic.errors import BadInput
 from bgmagic.prompts.expressions import IPYTHON_NAMES
-from bgmagic.prompts.inputs import UnescapedText
 from bgmagic.submission.converters import LineText, to_metadata, to_pairs, to_swept
 from bgmagic.submission.options import Option, options
-from bgmagic.text import did_you_mean
+from bgmagic.text import UnescapedText, did_you_mean
 
 
 def parse_line(
@@ -158,6 +158,8 @@ def _new_parser(settings: type[Any], magic: str) -> argparse.ArgumentParser:
         add_help=False,
         allow_abbrev=False,
         exit_on_error=False,
+        # Each option makes one, which would else ask the terminal for its width.
+        formatter_class=functools.partial(argparse.HelpFormatter, width=80),
     )
     for option in options(settings):
         if not option.flags:

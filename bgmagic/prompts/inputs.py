@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from bgmagic.api.words import TOOLS
 from bgmagic.errors import BadInput
-from bgmagic.text import did_you_mean, one_line
+from bgmagic.text import UnescapedText, did_you_mean, one_line
 from bgmagic.values import dataclass
 
 # OpenAI's guides "File inputs" and "Images": so much in all files of one request.
@@ -49,16 +49,6 @@ _TAKEN = "it takes images (PNG, JPEG, WEBP, GIF), PDF, Office documents and text
 _KINDS = "a path, bytes, a PIL image or a matplotlib figure"
 
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
-
-
-class UnescapedText(str):
-    """A word of a line that stood outside quotes and lost its backslashes there.
-
-    Attributes:
-        written: the word as it was written.
-    """
-
-    written: str
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,21 @@ What is a formula and may be typeset is decided in math.py, what is Markdown in 
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 
-# Controls but tab and newline, lone surrogates (no UTF-8 can hold them), what is no character, and
-# what Unicode lists as Bidi_Control: with these a text reads in another order than it is written.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufff9-\ufffb\ufffe\uffff"
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
-)
+
+@functools.cache
+def _hidden() -> re.Pattern[str]:
+    # Controls but tab and newline, lone surrogates (no UTF-8 can hold them), what is no character,
+    # and what Unicode lists as Bidi_Control: with these a text reads in another order than it is
+    # written. Compiled with the first text, which takes 0.5 ms.
+    return re.compile(
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufff9-\ufffb\ufffe\uffff"
+        "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+    )
+
 
 _STARTS_MATH = re.compile(r"[\\$]")
 
@@ -24,7 +30,7 @@ def visible(text: str) -> str:
     A control character becomes its picture of Unicode's block U+2400, one that changes the
     direction its number, as in ‹U+202E›, and what is no character U+FFFD.
     """
-    return _HIDDEN.sub(_sign, text)
+    return _hidden().sub(_sign, text)
 
 
 def _sign(found: re.Match[str]) -> str:

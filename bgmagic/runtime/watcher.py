@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from bgmagic.api.response import SERVER_TERMINAL, is_terminal
@@ -21,6 +20,7 @@ from bgmagic.runtime.sending import record_changes
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.reply import Reply, without_half_characters
 from bgmagic.transport.streaming import EventStream, PartialOutput, ServerSentEvent
+from bgmagic.values import dataclass, replace
 
 # Seconds between two previews at least: people read no faster, browsers draw slower.
 PREVIEW_INTERVAL = 0.1

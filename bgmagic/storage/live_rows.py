@@ -9,7 +9,6 @@ import sqlite3
 import sys
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 from bgmagic.storage import database
@@ -17,7 +16,6 @@ from bgmagic.storage.database import Action, JournalError, MissingRow, StoredJob
 from bgmagic.text import TextSharer
 
 
-@dataclass(slots=True)
 class Write:
     """What is queued.
 
@@ -30,13 +28,21 @@ class Write:
         batch: the batch whose open jobs are given ``changes``, or "".
     """
 
-    action: Action
-    key: str = ""
-    added: tuple[StoredJob, ...] = ()
-    changes: Mapping[str, Any] | None = None
-    claims: bool = False
-    batch: str = ""
-    future: Future[Any] = field(default_factory=Future)
+    __slots__ = ("action", "added", "batch", "changes", "claims", "future", "key")
+
+    def __init__(
+        self,
+        action: Action,
+        key: str = "",
+        added: tuple[StoredJob, ...] = (),
+        changes: Mapping[str, Any] | None = None,
+        *,
+        claims: bool = False,
+        batch: str = "",
+    ) -> None:
+        self.action, self.key, self.added, self.changes = action, key, added, changes
+        self.claims, self.batch = claims, batch
+        self.future: Future[Any] = Future()
 
     @property
     def keys(self) -> list[str]:

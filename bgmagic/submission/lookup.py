@@ -10,7 +10,6 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -106,13 +105,12 @@ def _answered(job: Job) -> bool:
     return job.done() and job.error is None
 
 
-@dataclass
 class DuplicateIndex:
     """The jobs that a sweep can join, by the fingerprint of their requests; each is given once."""
 
-    jobs: dict[str, list[Job | StoredJob]] = field(default_factory=lambda: defaultdict(list))
-
-    seen: set[str] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.jobs: dict[str, list[Job | StoredJob]] = defaultdict(list)
+        self.seen: set[str] = set()
 
     def add_jobs(self, jobs: Iterable[Job]) -> None:
         """Offer jobs of this kernel."""

@@ -13,7 +13,6 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bgmagic.api.error_body import read_error
@@ -21,6 +20,7 @@ from bgmagic.api.redaction import SHORTEST_SECRET, Secrets, secrets_of
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import ServerError
 from bgmagic.text import one_line
+from bgmagic.values import dataclass
 
 POLL_TIMEOUT = 30.0  # seconds for one retrieve or cancel, from connecting to the last byte
 
