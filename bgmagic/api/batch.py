@@ -217,6 +217,11 @@ def key_of(batch: Mapping[str, Any]) -> str:
     return _told(batch, KEY)
 
 
+def group_of(batch: Mapping[str, Any]) -> str:
+    """Our own name of the group that a batch object's jobs belong to, by its metadata, or ""."""
+    return _told(batch, _GROUP)
+
+
 def key_of_request(batch_id: str, custom_id: str) -> str:
     """Our own name of a request of a batch that was made elsewhere: the one that bgmagic gave it
     there, or what somebody else called it, which others may call theirs too."""

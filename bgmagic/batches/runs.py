@@ -15,6 +15,7 @@ from bgmagic.api.request import Request
 from bgmagic.api.response import objects_in, text_in
 from bgmagic.api.server import ServerConfig
 from bgmagic.batches.runner import BatchRunner
+from bgmagic.batches.sender import BEFORE
 from bgmagic.batches.work import BatchWork
 from bgmagic.concurrency import Clock, LoopThread
 from bgmagic.errors import BadInput, ServerError
@@ -176,13 +177,19 @@ _GONE = (404, 410)  # by which a server says that it does not have something, or
 
 
 class FoundBatch:
-    """A batch that the journal does not have; writes it down as if it had been sent from here."""
+    """A batch that the journal does not have; writes it down as if it had been sent from here.
+
+    Attributes:
+        others: once it is taken in, the ids of the batches of the same sweep that the server has
+            and the journal has not, as far as the server lists them.
+    """
 
     def __init__(self, batch_id: str, server: ServerConfig, store: JobStore) -> None:
         """Make it of the server's id; nothing is asked yet."""
         self._id = batch_id
         self._server = server
         self._store = store
+        self.others: list[str] = []
 
     def take_in(self, name: str, notebook: str, *, named: bool) -> StoredJob:
         """Write it down with its requests, and give one of its jobs. Waits for it, on a loop of its
@@ -222,6 +229,7 @@ class FoundBatch:
                     drop_found(self._store, self._id)
                     raise
                 job = self._store.of_batch(self._id)
+                self.others = await self._of_same_sweep(client, found)
         finally:
             await client.close()
         if job is None:
@@ -230,6 +238,18 @@ class FoundBatch:
                 "what they were"
             )
         return job
+
+    async def _of_same_sweep(self, client: BatchesClient, found: Mapping[str, Any]) -> list[str]:
+        group, made = api.group_of(found), found.get("created_at")
+        if not group:
+            return []
+        since = float(made) - BEFORE if isinstance(made, int | float) else 0.0
+        try:
+            listed = await client.find(api.key_of(found), since, group)
+        except ServerError:  # it is told besides
+            return []
+        ids = {text_in(one.get("id")) for one in listed} - {"", self._id}
+        return sorted(one for one in ids if self._store.of_batch(one) is None)
 
     async def _retrieved(self, client: BatchesClient) -> dict[str, Any]:
         try:

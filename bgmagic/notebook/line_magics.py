@@ -304,8 +304,15 @@ class BgLineMagics(Magics):
         if entry is not None:
             self._take(entry, name)
         elif which.startswith("batch_"):
-            first = app.take_in(to_response_id(which, "%bgattach"), name, named=out is not None)
+            batch_id = to_response_id(which, "%bgattach")
+            first, others = app.take_in(batch_id, name, named=out is not None)
             groups.attach_named_group(self._notebook, first, name)
+            if others:
+                told = ", ".join(others[:5]) + ("" if len(others) <= 5 else " …")
+                print(
+                    f"{name} is one batch of its sweep, which has {len(others)} more: {told}. "
+                    "%bgattach ID -o OTHER gives each its own variable"
+                )
         elif is_like_response_id(which):
             response_id = to_response_id(which, "%bgattach")
             variable = NamespaceVariables(self._namespace, [name])

@@ -286,12 +286,13 @@ class App:
         """
         self._local, self.local_model = server, model
 
-    def take_in(self, batch_id: str, name: str, *, named: bool) -> StoredJob:
-        """Write down a batch that only the server knows; see `FoundBatch.take_in`."""
+    def take_in(self, batch_id: str, name: str, *, named: bool) -> tuple[StoredJob, list[str]]:
+        """Write down a batch that only the server knows; see `FoundBatch.take_in`. Gives one of its
+        jobs, and the ids of the other batches of its sweep."""
         from bgmagic.batches.runs import FoundBatch
 
         found = FoundBatch(batch_id, self.destination(), self.manager.store)
-        return found.take_in(name, self.shell.notebook_path(), named=named)
+        return found.take_in(name, self.shell.notebook_path(), named=named), found.others
 
     # As the process ends.
 

@@ -76,6 +76,11 @@ def describe_request(
         lines.append(f"About {tokens:,} tokens of text go in, by tiktoken.")
     if server is not None:
         lines.append(quote(prepared.request, server))
+        if prepared.rounds is not None:
+            lines.append(
+                f"That is for one request: its functions may be called in up to "
+                f"{prepared.rounds.limit} rounds (--max-rounds), each of which is one more."
+            )
     return "\n".join(lines)
 
 
@@ -89,6 +94,8 @@ def quote(request: Request, server: str) -> str:
         "in 8h": replace(asked, tier="", window="8h"),
         "in a batch": replace(asked, tier=BATCH, window=""),
     }
+    if request.functions:  # which no batch can call
+        del ways["in a batch"]
     told = {way: replace(billing, terms=terms).most(server) for way, terms in ways.items()}
     known = [f"{dollars(most)} {way}" for way, most in told.items() if most is not None]
     about = f"About {billing.size // BYTES + 1:,} tokens go in"

@@ -168,7 +168,8 @@ def made_elsewhere(server: ScriptedServer, names: list[str], **fields: Any) -> s
 def test_a_batch_from_elsewhere(in_kernel: Kernel, server: ScriptedServer) -> None:
     """%bgattach of a batch that no journal here has takes its requests from its file, or from its results
     where that has expired, and its answers; what is none of the Responses API is one line. Nothing is
-    sent, no batch is cancelled, and what failed can be sent again where it is known what was asked."""
+    sent, no batch is cancelled, and what failed can be sent again where it is known what was asked. Other
+    batches of its sweep are told, until they are here."""
     in_kernel.ok(PRICES.replace("}}", '}, "gpt-5.2-true": {"input": 1.25, "output": 10}}'))
     other = made_elsewhere(server, ["x"], endpoint="/v1/chat/completions")
     said = in_kernel.run(f"%bgattach {other}").said
@@ -190,6 +191,13 @@ def test_a_batch_from_elsewhere(in_kernel: Kernel, server: ScriptedServer) -> No
     assert [one["body"]["input"][0]["content"] for one in asked] == [
         f"Ask {n:032x}" for n in (2, 3)
     ]
+    one, two = (
+        made_elsewhere(server, [name], metadata={"bgmagic": name, "bgmagic_group": "g"})
+        for name in ("p", "q")
+    )
+    told = f"one is one batch of its sweep, which has 1 more: {two}."
+    assert told in in_kernel.ok(f"%bgattach {one} -o one").stdout
+    assert "one batch of its sweep" not in in_kernel.ok(f"%bgattach {two} -o two").stdout
     # Names of another program, which others may have given too; its file has expired.
     theirs = [made_elsewhere(server, ["a", "b", "a"]) for _ in range(2)]
     for batch_id in theirs:

@@ -90,6 +90,11 @@ def test_a_dear_cell_asks_first(in_kernel: Kernel, priced: ScriptedServer) -> No
     assert (
         "at most 100,000 come out: it can cost $1.00 as it is, $0.70 in 2h, $0.60 in 8h" in quoted
     )
+    notebook.ok("def look(word: str) -> str:\n    'Look.'\n    return word")
+    quoted = notebook.ok(f"%%bgresponse --dry-run --tool $look --max-rounds 4 {BOUND}\nWhy?").stdout
+    assert (
+        "in 8h.\nThat is for one request: its functions may be called in up to 4 rounds" in quoted
+    )
     notebook.ok("%config BgMagics.confirm_above_dollars = 0.5")
     for cell, says in {
         f"%%bgresponse {BOUND}\nWhy?": "this can cost $1.00, and BgMagics.confirm_above_dollars is 0.5",
