@@ -365,7 +365,8 @@ class BudgetGate:
     def _spent(self, budget: Budget) -> Spent:
         now = self._clock()
         start = budget.start(now)
-        if start < self._from:
+        # After the clock was set back, what has ended since would seem to be known.
+        if start < self._from or now < self._read_at:
             self._read(start, now)
             self._from = start
         elif now - self._read_at >= REREAD:

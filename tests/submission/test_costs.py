@@ -151,7 +151,8 @@ def test_a_budget_read_twice(given: str) -> None:
 def test_a_budget_counts_what_other_kernels_pay(
     priced: ScriptedServer, ask: Ask, tmp_path: Path
 ) -> None:
-    """What one kernel has paid, and what it has under way, is missing in the other's budget."""
+    """What one kernel has paid, and what it has under way, is missing in the other's budget, also after
+    the clock was set back."""
     path = tmp_path / "journal.sqlite3"
     one, _ = made(path)
     two, gate = made(path, Budget(3.2, "day"))
@@ -169,6 +170,14 @@ def test_a_budget_counts_what_other_kernels_pay(
         assert "at most $1.00 more are under way" in told
         assert "--over-budget" in told
         assert "\n" not in told
+        clock = [time.time() + 1000]
+        ahead = BudgetGate(two.store, lambda: Budget(3.2, "day"), lambda: clock[0])
+        assert ahead.check([bounded(ask)], server) == ""
+        priced.polls = 0
+        running.result(LIMIT)
+        clock[0] = time.time()
+        with pytest.raises(BadInput, match=r"has \$2.00 spent\. Nothing"):
+            ahead.check([ask(max_output_tokens=130_000)], server)
     finally:
         one.close(60)
         two.close(60)
