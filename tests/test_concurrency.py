@@ -98,7 +98,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowNames]:
 def loop() -> Iterator[LoopThread]:
     started = LoopThread()
     yield started
-    assert started.stop(10)
+    assert started.stop(60)
 
 
 async def look_up(host: str) -> Any:

@@ -69,6 +69,15 @@ def test_no_import_while_a_cell_runs(gate: types.ModuleType) -> None:
     assert "warmed_bad" not in sys.modules
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Tests that are started in the background may ignore interrupts; this one does not."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_wait(gate: types.ModuleType) -> None:
     """Whoever interrupts a cell that waits for an import sees no traceback, and two never go on at a time."""
     warming, main = Warming(["warmed_two", "warmed_three"]), threading.main_thread().ident

@@ -78,7 +78,7 @@ class Life:
 
     def crash(self) -> None:
         """End as by kill -9: nothing more is written, and the lock is free."""
-        self.manager._loop.stop(5)
+        self.manager._loop.stop(60)
         self.store.journal.close(60)
         self.store.owner.release()
 
@@ -126,7 +126,7 @@ def test_faults_and_a_crash(creates: list[str], polls: list[str], moment: str) -
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(LIMIT)
         eventually(lambda: all(job.done() for life in lives for job in life.manager.jobs()))
         for life in lives:
             check_variables(life)

@@ -77,11 +77,13 @@ def bodies(server: ScriptedServer) -> list[Any]:
 def test_a_chain_is_sent_link_by_link(chain: ScriptedServer) -> None:
     """Ten prompts that each need the one before are submitted at once, and sent one after another,
     each with the answer before it."""
+    chain.polls = 10**6
     links = [ask("0")]
     for number in range(1, 10):
         links.append(ask(f"{number} {{{{ before }}}}", before=links[-1]))
     assert [job.status for job in links[1:]] == ["waiting"] * 9
     assert repr(links[1]).startswith("<Job waiting for another job ")
+    chain.polls = 0
     assert links[-1].result(LIMIT) == "re: " + " ".join(f"{n} re:" for n in range(9, 0, -1)) + " 0"
     assert [question(body)[0] for body in bodies(chain)] == list("0123456789")
 
@@ -151,9 +153,11 @@ def test_what_it_needs_fails(chain: ScriptedServer) -> None:
     """If what a job waits for does not complete, it ends as failed, says which and why, and is never
     sent; so do those that wait for it."""
     chain.ending = lambda rid, _: response(rid, "failed", error={"code": "oops", "message": "no"})
+    chain.polls = 10**6
     first = ask("first")
     second = ask("{{ first }}", first=first)
     third = ask("{{ second }}", second=second)
+    chain.polls = 0
     with pytest.raises(JobFailed, match="oops: no") as caught:
         third.result(LIMIT)
     assert str(caught.value).startswith("not sent: it needs the answer of the other job, which is ")
@@ -173,11 +177,12 @@ def test_what_it_needs_has_no_answer(chain: ScriptedServer, ending: str) -> None
     status = ending if ending in ("cancelled", "incomplete") else "completed"
     output = [refusal] if ending == "refused" else []
     chain.ending = lambda rid, _: response(rid, status, "part") | {"output": output}
-    chain.polls = 10**6
+    chain.polls, go = 10**6, threading.Event()
     if ending == "unknown":
-        chain.enqueue("create", Script(reset="after", delay=0.2))
+        chain.enqueue("create", Script(reset="after", hold=go))
     first = ask("first")
     second = ask("{{ first }}", first=first)
+    go.set()
     eventually(lambda: first.response_id or ending == "unknown")
     if ending == "lost":
         gone = {"error": {"message": "Response not found.", "type": "invalid_request_error"}}
@@ -194,8 +199,10 @@ def test_what_it_needs_has_no_answer(chain: ScriptedServer, ending: str) -> None
 
 def test_an_expression_that_fails_with_the_answer(chain: ScriptedServer) -> None:
     """An expression that the answer makes fail ends the waiting job, which is not sent."""
+    chain.polls = 10**6
     first = ask("first")
     second = ask("{{ first.nosuch }}", first=first)
+    chain.polls = 0
     with pytest.raises(JobFailed, match="has no attribute 'nosuch'"):
         second.result(LIMIT)
     assert len(bodies(chain)) == 1
@@ -542,8 +549,10 @@ def test_what_it_needs_is_sent_again(chain: ScriptedServer) -> None:
     new answer. Without that it says once more what it lacks."""
     usual = chain.ending
     chain.ending = lambda rid, _: response(rid, "failed")
+    chain.polls = 10**6
     first = ask("first")
     second = ask("2 {{ first }}", first=first)
+    chain.polls = 0
     assert second.exception(LIMIT)
     chain.ending = usual
     with pytest.raises(JobFailed, match="it needs the answer of the other job, which is failed"):
@@ -609,7 +618,8 @@ def test_a_cancelled_wait_ends_in_one_kernel_only(
 def test_what_it_needs_is_picked_up_again(chain: ScriptedServer, path: Path) -> None:
     """A link whose need was detached by its deadline picks that up again when it is attached, and the
     need's own variable gets its answer too."""
-    chain.polls = 10**6
+    chain.polls, go = 10**6, threading.Event()
+    chain.enqueue("create", Script(hold=go))
     values: dict[str, Any] = {}
     app.shell = FakeShell(values)
     try:
@@ -617,6 +627,7 @@ def test_what_it_needs_is_picked_up_again(chain: ScriptedServer, path: Path) -> 
     finally:
         app.shell = NoShell()
     second = ask("{{ first }}", first=values["first"])
+    go.set()
     with pytest.raises(bgmagic.Detached, match="it needs first: job 'first' is no longer watched"):
         second.result(LIMIT)
     assert values["first"].status == "detached"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,11 @@ def test_a_server_that_does_not_stream(
     kept: JobManager, pointed: ScriptedServer, ask: Ask, refusal: Script
 ) -> None:
     """Where a server refuses to stream, the job is sent once without, follows by polls, says so on its card and below its answer, and is in the journal as it was sent."""
-    pointed.enqueue("create", refusal)
-    seen: list[str] = []
+    go, seen = threading.Event(), list[str]()
+    pointed.enqueue("create", replace(refusal, hold=go))
     job = kept.submit(ask(stream=True), poll_interval=SOON)
     job.add_listener(lambda changed: seen.append(snapshot(changed)["message"]))
+    go.set()
     assert job.result(LIMIT) == "the answer"
     assert streams_asked(pointed) == [True, False]
     assert not any("stream=true" in one.path for one in pointed.seen)
@@ -152,7 +154,7 @@ def test_a_stream_of_a_server_that_keeps_nothing(
     pointed.always["retrieve"] = GONE
     job = manager.submit(ask(stream=True), poll_interval=SOON)
     eventually(lambda: pointed.count("retrieve") > 7)
-    assert job.text == "The third "
+    eventually(lambda: job.text == "The third ")
     assert not job.done()
     go.set()
     assert job.result(LIMIT) == "The third step."
@@ -219,7 +221,7 @@ def test_a_server_that_answers_when_it_is_done(in_kernel: Kernel, server: Script
     server.polls = 10**6
     in_kernel.ok("import bgmagic.runtime.sending as e; e.NO_ANSWER_AFTER = 0.05")
     in_kernel.ok("%%bgresponse -o x\nWhy?")
-    eventually(lambda: "not answered yet" in in_kernel.value("x.record.note_text"), 20)
+    eventually(lambda: "not answered yet" in in_kernel.value("x.record.note_text"))
     shown = in_kernel.value("x.card.view['message']")
     assert shown == "'The server has not answered yet; it may not know background mode'"
     assert in_kernel.ok("%bgcancel x").stdout == (

@@ -149,6 +149,7 @@ def test_attach_reads_the_journal_four_times(
     ipython.run_line_magic("bgattach", "critique")
     eventually(lambda: pointed.count("retrieve") > polls)
     job = ipython.user_ns["critique"]
+    eventually(lambda: len(reads) >= 4)
     assert len(reads) == 4, reads
     pointed.polls = 0
     assert job.result(LIMIT) == "the answer"

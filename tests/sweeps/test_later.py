@@ -299,7 +299,7 @@ def test_few_are_begun_at_once(
     monkeypatch.setattr(scheduler, "MOST_BEGUN", 3)
     pointed.polls, pointed.ending = 10**6, echo
     group = ask(items=list("abcdefghi"), out="x", max_in_flight=2)
-    eventually(lambda: pointed.count("retrieve") > 2)
+    eventually(lambda: group.counts.get("in_progress") == 2)
     batch = app.manager._scheduler._batches[0]
     assert [job.name for job in batch._unsent] == ["x[5]", "x[6]", "x[7]", "x[8]"]
     assert group.job(7).cancel()

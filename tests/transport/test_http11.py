@@ -378,7 +378,7 @@ def test_connections_are_kept() -> None:
     taken first, so that the others grow old and are closed."""
 
     async def main() -> None:
-        async with talking(kept=0.4) as (peer, wire):
+        async with talking(kept=1.5) as (peer, wire):
             for n in range(3):
                 peer.say(whole(b"%d" % n))
                 assert await content(wire) == b"%d" % n

@@ -241,7 +241,7 @@ def test_cancel_of_a_stream_keeps_its_text(
 def test_embedded_server_streams(embedded: dict[str, str]) -> None:
     """On the embedded model a streamed job shows its text as it grows, and ends like a polled one."""
     with kernel(**embedded) as running:
-        running.ok("%load_ext bgmagic\n%bglocal", limit=120)
+        running.ok("%load_ext bgmagic\n%bglocal --tokens-per-second 60", limit=120)
         running.ok("%%bgresponse -o x --stream --max-output-tokens 120 --poll 80\nTell a story.")
         running.ok("seen = set()\nx_job = x\nx_job.add_listener(lambda job: seen.add(job.text))")
         running.ok("%bgwait x", limit=60)
