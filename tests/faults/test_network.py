@@ -77,6 +77,7 @@ def test_the_address_changes(link: Link, far: ScriptedServer, kernel: Kernel) ->
     """The kernel's address goes while jobs run and another comes, as from Wi-Fi to Ethernet: the jobs
     are polled on from there and end."""
     far.polls = 10**6
+    kernel.run("from tests.simulation import adapter; adapter.limit_polls(3.0)")
     kernel.sweep(10)
     assert until(lambda: far.count("retrieve") >= 10)
     link.move(None)

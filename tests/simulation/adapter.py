@@ -62,6 +62,13 @@ def bound_answers(size: int) -> None:
     bounded.BODY = watcher.PREVIEW_SIZE = size
 
 
+def limit_polls(seconds: float) -> None:
+    """Have this process wait so long for the answer to a poll."""
+    from bgmagic.transport import client
+
+    client.POLL_TIMEOUT = seconds  # type: ignore[misc]
+
+
 def stop_before_posting() -> None:
     """Suspend this process between the claim of its next job and its POST."""
     from bgmagic.transport.client import ResponsesClient

@@ -13,7 +13,7 @@ from typing import Any
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-LIMIT = 60.0  # seconds a cell may take before a test gives up on it
+LIMIT = 120.0  # seconds a cell may take before a test gives up on it
 
 
 @dataclass
