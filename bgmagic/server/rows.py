@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import time
 from collections.abc import Collection, Mapping
@@ -88,7 +89,7 @@ class JobRows:
             "status": one_line(entry.status, 40),
             "open": not ended,
             "followed": not ended and entry.owner in alive,
-            "notebook": (home or entry.notebook).rpartition("/")[2],
+            "notebook": _last(home or entry.notebook),
             "path": home or self._path(entry.notebook),
             "model": one_line(entry.model, 80),
             "effort": entry.effort or "",
@@ -103,7 +104,9 @@ class JobRows:
         return {name: value for name, value in told.items() if value not in (None, "", False)}
 
     def _path(self, notebook: str) -> str | None:
-        """The notebook's path at this server, if it lies in its folder."""
+        """The notebook's path at this server, if it lies in its folder and is a file."""
+        if notebook.endswith(_ENDS):
+            return None
         try:
             return Path(notebook).relative_to(self._root).as_posix() if self._root else None
         except ValueError:
@@ -116,6 +119,14 @@ class JobRows:
                 cost = cost_of(entry)
             self._prices[entry.key] = None if cost is None else cost.charge.price
         return self._prices[entry.key]
+
+
+_ENDS = ("/", os.sep)  # of a folder: `place` has it for a terminal, or a notebook without a page
+
+
+def _last(notebook: str) -> str:
+    """A notebook's, a script's or a folder's own name, a folder's with the separator."""
+    return notebook[max(notebook.rfind(end, 0, -1) for end in _ENDS) + 1 :]
 
 
 def home_of(owner: str | None) -> str:

@@ -54,7 +54,7 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
     """Jobs of all notebooks are listed, the running ones first and ten thousand without drawing them;
     one is found, read, cancelled, sent again, attached where its kernel was shut down, and cancelled
     and gone to after its notebook was renamed, once with its kernel and once without; the end of one is told elsewhere, and nothing is asked for while
-    nothing happens."""
+    nothing happens. A script's job is no notebook's, and says so; the palette gives the panel the focus."""
     _fill(tmp_path)
     server.polls = 10**6
     sent = "%%bgresponse -o {} --poll 0.2\nWhy {}?"
@@ -159,6 +159,16 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
         opened.locator(".jp-NotebookPanel:visible .jp-mod-active", has_text="mine").wait_for()
         opened.reload()
         panel.row("again.ipynb", "cancelled")  # the panel is open again
+        opened.get_by_label("Search jobs").fill("alone")
+        panel.row("alone", "failed").click()
+        panel.press("Go to cell")
+        panel.detail.get_by_text("No notebook here shows it").wait_for()
+        panel.press("Send again", "Really send again?")
+        panel.detail.get_by_text("run its cell or script again").wait_for()
+        opened.keyboard.press("Control+Shift+C")
+        opened.keyboard.type("Show Background")
+        opened.keyboard.press("Enter")
+        opened.wait_for_function("() => document.activeElement.className === 'bgpanel-list'")
         assert opened.evaluate("window.fired") is None
         assert looks.errors == []
 
@@ -183,5 +193,7 @@ def _fill(folder: Path) -> None:
     old = [job(f"old{n}", notebook="/far/away.ipynb", **ended) for n in range(OLD)]
     paid = {"billing": billing("gpt-5.2"), "response_id": "resp_1"}
     read = job("critique", notebook=other, response=response_text(HOSTILE), **paid, **ended)
-    journal.add(*old, read).result(60)
+    (folder / "run.py").touch()
+    alone = job("alone", notebook=str(folder / "run.py"), **{**ended, "status": "failed"})
+    journal.add(*old, read, alone).result(60)
     journal.close(60)

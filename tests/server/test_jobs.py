@@ -111,7 +111,9 @@ def test_what_the_server_says(journal: Journal, tmp_path: Path) -> None:
         "status": "completed",
         "response": response_text("*It* <script>x</script>"),
     }
-    journal.add(job("first", notebook=inside), job("second", notebook=outside, **ended)).result(60)
+    terminal = job("terminal", notebook=f"{tmp_path}/", **ended)
+    second = job("second", notebook=outside, **ended)
+    journal.add(job("first", notebook=inside), second, terminal).result(60)
     with jupyter_server(tmp_path) as running:
 
         def ask(path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
@@ -129,11 +131,13 @@ def test_what_the_server_says(journal: Journal, tmp_path: Path) -> None:
             assert ask(path)[0] == 403
             assert ask(path, "POST", **mine)[0] == 405
         status, told = ask("", **mine)
-        assert (status, told["count"]) == (200, 2)
+        assert (status, told["count"]) == (200, 3)
         rows = {row["key"]: row for row in told["jobs"]}
         assert (rows["first"]["path"], rows["first"]["open"]) == ("sub/a.ipynb", True)
         assert "path" not in rows["second"]
         assert rows["second"]["notebook"] == "b.ipynb"
+        assert "path" not in rows["terminal"]  # it is a folder, which is no notebook to open
+        assert rows["terminal"]["notebook"] == f"{tmp_path.name}/"
         assert not any("Why" in str(row) for row in told["jobs"])
         journal.change("first", status="in_progress").result(60)
         news = ask(f"?since={told['at'] + 3600}", **mine)[1]["jobs"]

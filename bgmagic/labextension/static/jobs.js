@@ -3,17 +3,18 @@
 const EVENT = "https://bgmagic.invalid/events/journal/v1";
 
 export class Jobs {
+  rows = new Map();
+  trouble = "";
+  onChange = [];
+  onEnd = [];
+  whole = false; // whether the older ones are there, too
+  at = Date.now() / 1000;
+  asking = null;
+  due = false;
+
   /** @param ask gives the JSON at a path below /bgmagic/jobs. */
   constructor(ask) {
-    this.rows = new Map();
     this.ask = ask;
-    this.trouble = "";
-    this.onChange = [];
-    this.onEnd = [];
-    this.whole = false; // whether the older ones are there, too
-    this.at = Date.now() / 1000;
-    this.asking = null;
-    this.due = false;
   }
 
   /** Follow them from now on; @param manager JupyterLab's service manager: its stream of the server's events. */

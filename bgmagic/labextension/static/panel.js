@@ -16,6 +16,8 @@ const element = (what, properties, ...children) => {
   return made;
 };
 
+const joined = (by, ...parts) => parts.filter(Boolean).join(by);
+
 /** The plugin; @param exported gives what modules of JupyterLab export, by their names. */
 export async function panelPlugin(exported) {
   const names = ["application", "apputils", "coreutils", "notebook", "rendermime", "services", "ui-components"];
@@ -54,7 +56,8 @@ function connect(lab, { app, jobs, palette, bar, notebooks }, panel) {
     if (key) panel.select(key);
   };
   const command = "bgmagic:show-jobs";
-  app.commands.addCommand(command, { label: "Show Background Jobs", execute: ({ key }) => show(key) });
+  // Later: the palette gives the focus back first.
+  app.commands.addCommand(command, { label: "Show Background Jobs", execute: ({ key }) => setTimeout(show, 0, key) });
   palette?.addItem({ command, category: "Background jobs" });
   if (bar) {
     const button = element("button.bgpanel-count", { title: "Background jobs that run", onclick: () => show() });
@@ -63,8 +66,8 @@ function connect(lab, { app, jobs, palette, bar, notebooks }, panel) {
     jobs.onChange.push(() => {
       const count = jobs.open.filter((row) => row.followed || row.watched).length;
       const left = jobs.open.length - count;
-      const said = [count && (count === 1 ? "1 job runs" : `${count} jobs run`), left && `${left} detached`];
-      button.textContent = said.filter(Boolean).join(", ");
+      const run = count && (count === 1 ? "1 job runs" : `${count} jobs run`);
+      button.textContent = joined(", ", run, left && `${left} detached`);
       item.setHidden(!button.textContent);
     });
     item.hide();
@@ -109,7 +112,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
   for (const name of ["all jobs", "this notebook", "running", "completed", "without an answer"]) filter.add(new Option(name));
   const list = element("div.bgpanel-list", { tabIndex: 0, role: "listbox", ariaLabel: "Jobs" });
   const detail = element("div.bgpanel-detail", { hidden: true, tabIndex: 0, role: "region", ariaLabel: "The chosen job" });
-  const trouble = element("p", { role: "status", className: "bgpanel-trouble" });
+  const trouble = element("p.bgpanel-trouble", { role: "status" });
   const header = element("div.bgpanel-head", {}, element("h2", {}, "Background jobs"), search, filter);
   const node = element("div.bgpanel-panel", {}, header, trouble, list, detail);
   const height = element("div", { role: "presentation" });
@@ -144,9 +147,9 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
       fillRow(place, row);
       place.onclick = () => void choose(row.key);
       place.style.top = `${(first + index) * HEIGHT}px`;
-      place.ariaSelected = String(row.key === chosen);
-      place.ariaSetSize = String(shown.length);
-      place.ariaPosInSet = String(first + index + 1);
+      place.ariaSelected = row.key === chosen;
+      place.ariaSetSize = shown.length;
+      place.ariaPosInSet = first + index + 1;
       now.set(row.key, place);
       if (!drawn.has(row.key)) height.append(place);
     }
@@ -168,7 +171,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
   search.oninput = filter.onchange = () => ((list.scrollTop = 0), look());
   list.onkeydown = (event) => {
     const at = shown.findIndex((row) => row.key === chosen);
-    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -shown.length, End: shown.length }[event.key];
+    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -1e9, End: 1e9 }[event.key];
     if (event.key === "Enter" && chosen) choose(chosen);
     if (!step || !shown.length) return;
     event.preventDefault();
@@ -209,8 +212,8 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
       const row = jobs.rows.get(key);
       this.#answer?.dispose();
       const place = element("div");
-      const said = element("p", { role: "status" }, [told.message && `${told.message}.`, told.remedy].filter(Boolean).join(" "));
-      const how = row ? [statusOf(row), row.ended && timeOf(row), priceOf(row), row.notebook].filter(Boolean).join(" · ") : "";
+      const said = element("p", { role: "status" }, joined(" ", told.message && `${told.message}.`, told.remedy));
+      const how = row ? joined(" · ", statusOf(row), row.ended && timeOf(row), priceOf(row), row.notebook) : "";
       detail.replaceChildren(
         element("h2", {}, row?.name || row?.id || "job"),
         element("p.bgpanel-quiet", {}, how),
@@ -238,7 +241,7 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
   };
 
   function buttons(row, said) {
-    const made = element("div.bgpanel-buttons", {});
+    const made = element("div.bgpanel-buttons");
     const add = (label, act, sure) => {
       const button = element("button", { type: "button" }, label);
       let timer = 0;
@@ -282,8 +285,8 @@ function makePanel(lab, { app, jobs, notebooks, rendermime }) {
 
 function fillRow(place, row) {
   const status = statusOf(row).split(" (")[0];
-  const sign = element("span.bgpanel-sign", { ariaHidden: "true" }, row.open ? (row.followed ? "●" : "○") : SIGNS[row.status] ?? "·");
-  const where = [row.notebook, [row.model, row.effort].filter(Boolean).join(" ")].filter(Boolean).join(" · ");
+  const sign = element("span.bgpanel-sign", { ariaHidden: true }, row.open ? (row.followed ? "●" : "○") : SIGNS[row.status] ?? "·");
+  const where = joined(" · ", row.notebook, joined(" ", row.model, row.effort));
   const first = element("div", {}, sign, element("b", {}, row.name || row.id || "job"), element("span", {}, status), element("span", {}, timeOf(row)));
   const second = element("div.bgpanel-quiet", {}, element("span.bgpanel-where", {}, where), element("span", {}, priceOf(row)));
   const told = `${first.textContent} ${second.textContent}`;
@@ -306,8 +309,8 @@ async function goTo(app, notebooks, row, open = false) {
     panel ??= await app.commands.execute("docmanager:open", { path: row.path }).catch(() => null);
     panel ??= notebooks.find((one) => [...(one.model?.cells ?? [])].some(shows)); // renamed
   }
-  if (!panel) return;
-  await panel.context.ready;
+  await panel?.context.ready;
+  if (!panel?.model) return; // a script
   const cells = [...panel.model.cells];
   let index = cells.findIndex(shows);
   if (index < 0 && row.name) index = cells.findLastIndex((cell) => sends(cell.sharedModel.getSource(), row.name));
@@ -327,10 +330,10 @@ function sends(source, name) {
 
 /** Have the kernel of the job's notebook cancel or resend it; gives what it says. */
 async function inKernel(app, row, action) {
-  const sessions = app.serviceManager.sessions;
+  const { sessions, kernels } = app.serviceManager;
   const model = [...sessions.running()].find((one) => one.path === row.path);
-  if (!model) throw new Error("No kernel runs for its notebook: open it, then Attach here.");
-  const kernel = app.serviceManager.kernels.connectTo({ model: model.kernel });
+  if (!model) throw new Error(`No kernel here has it: ${row.open ? "cancel it where it runs" : "run its cell or script again"}.`);
+  const kernel = kernels.connectTo({ model: model.kernel });
   try {
     return await evaluated(kernel, `__import__("bgmagic.notebook.panel", fromlist=["act"]).act("${action}", ${JSON.stringify(row.key)})`);
   } finally {
@@ -372,5 +375,4 @@ async function attachHere(lab, notebooks, row) {
   lab.NotebookActions.insertBelow(panel.content);
   panel.content.activeCell.model.sharedModel.setSource(loaded === "True" ? line : `%load_ext bgmagic\n${line}`);
   await lab.NotebookActions.run(panel.content, panel.sessionContext);
-  return "";
 }
