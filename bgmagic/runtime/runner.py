@@ -288,7 +288,8 @@ class JobRunner:
             if await self._held_back():
                 continue
             try:
-                taken = await self._send_once()
+                with rush:
+                    taken = await self._send_once()
                 if taken is not None or self.job.done():
                     return taken
             except JournalError as failure:
@@ -374,13 +375,9 @@ class JobRunner:
                 detach(self.job, CLAIMED_ELSEWHERE)
                 return None
             self.job.advance(status=Status.SUBMITTING, trouble=None)
+            what = self.job, client, endpoint.behavior, self._limit, self._config.create_timeout
             reply, stream = await sending.post_in_time(
-                self.job,
-                endpoint.client,
-                endpoint.behavior,
-                self._limit,
-                self._config.create_timeout,
-                lambda: self._store.update_request(self.job.record, self._config.server),
+                *what, lambda: self._store.update_request(self.job.record, self._config.server)
             )
         finally:
             self.sending = self.unstored = False

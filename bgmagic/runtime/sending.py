@@ -18,7 +18,6 @@ from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import unclear
 from bgmagic.jobs.record import Note, Status
-from bgmagic.runtime.registry import rush
 from bgmagic.transport.client import ResponsesClient
 from bgmagic.transport.reply import Reply
 from bgmagic.transport.streaming import EventStream
@@ -244,7 +243,7 @@ async def post_in_time(
 
     most = min(CANCEL_GRACE, total) if job.record.cancelling else total
     try:
-        with noted_when_late(job), rush:
+        with noted_when_late(job):
             return await limit.wait(most, send_as_taken(job, behavior, post, store))
     except TimeoutError:
         address = client.address
