@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from bgmagic.text import SharedText, one_line
+from bgmagic.text import SharedText, TextSharer, one_line
 from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
@@ -296,30 +296,16 @@ def _fields(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _LEVEL = 1  # the quickest; 9 kB take 0.1 ms
-
 _WINDOW = 32 * 1024  # bytes that deflate looks back (RFC 1951)
-
 _SMALL = 14, 6  # bits of the window, and of what finds matches: less of both has to be cleared
-
+_FEW = 128  # characters of its own of a text that deflate would hardly make less
 _BEHIND = 262  # bytes of its window that deflate does not look at (zlib's MIN_LOOKAHEAD)
-
 _CODE = ("utf-8", "surrogatepass")  # a server's JSON may have lone surrogates
 
 _QUICK = ("id", "model", "service_tier", "status", "usage")  # of every job's row: at hand
 
 _SLOTS = {key: f"_{key}" for key in _QUICK}
-
 _ABSENT: Any = object()
-
-
-def _packer(dictionary: bytes, reach: int) -> Any:
-    """What compresses a text like ``dictionary``; of a usual one in a quarter of the time.
-
-    Args:
-        reach: how many bytes before one of the text that may stand which is like it.
-    """
-    room = _SMALL if reach < (1 << _SMALL[0]) - _BEHIND else (15, zlib.DEF_MEM_LEVEL)
-    return zlib.compressobj(_LEVEL, zlib.DEFLATED, *room, zdict=dictionary)
 
 
 class KeptResponse(Mapping[str, Any]):
@@ -402,35 +388,44 @@ class CompressedResponse(KeptResponse):
     def __init__(
         self,
         value: Mapping[str, Any],
-        like: bytes | tuple[str | SharedText, ...] = b"",
+        like: bytes | SharedText | tuple[str | SharedText, ...] = b"",
         text: str = "",
     ) -> None:
         """Compress ``value``; what its JSON shares with ``like``, kept anyway, takes no room.
 
         Args:
+            like: other texts, or its own with next to nothing that others have not.
             text: ``value`` as JSON, if that is at hand.
         """
         super().__init__(value)
-        self._like = like
+        self._like, self._data = like, b""
+        if isinstance(like, SharedText):
+            return
         alike = isinstance(like, bytes)  # another response, with all in its place
         # Not escaped, it has the more in common with plain text.
         data = (text or json.dumps(value, ensure_ascii=alike)).encode(*_CODE)
-        dictionary = self._dictionary
-        packer = _packer(dictionary, len(dictionary) + (0 if alike else len(data)))
+        dictionary = _dictionary(like)
+        # How many bytes before one of the data that may stand which is like it.
+        reach = len(dictionary) + (0 if alike else len(data))
+        room = _SMALL if reach < (1 << _SMALL[0]) - _BEHIND else (15, zlib.DEF_MEM_LEVEL)
+        packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, *room, zdict=dictionary)
         self._data = packer.compress(data) + packer.flush()
 
     def decompress(self) -> dict[str, Any]:
         """The object as it was."""
-        text = zlib.decompressobj(zdict=self._dictionary).decompress(self._data)
-        value: dict[str, Any] = json.loads(text.decode(*_CODE))
+        like = self._like
+        if isinstance(like, SharedText):
+            text = str(like)
+        else:
+            packed = zlib.decompressobj(zdict=_dictionary(like))
+            text = packed.decompress(self._data).decode(*_CODE)
+        value: dict[str, Any] = json.loads(text)
         return value
 
-    @property
-    def _dictionary(self) -> bytes:
-        if isinstance(self._like, bytes):
-            return self._like
-        # Of more it would use the end alone.
-        return "".join(map(str, self._like)).encode(*_CODE)[-_WINDOW:]
+
+def _dictionary(like: bytes | tuple[str | SharedText, ...]) -> bytes:
+    """What deflate is given of others; of more than its window it would use the end alone."""
+    return like if isinstance(like, bytes) else "".join(map(str, like)).encode(*_CODE)[-_WINDOW:]
 
 
 def decompressed(response: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -443,8 +438,13 @@ class ResponseCompressor:
 
     def __init__(self) -> None:
         self._like = b""
+        self._sharer = TextSharer()
 
     def __call__(self, value: Mapping[str, Any], text: str = "") -> CompressedResponse:
         """Compress ``value`` (``text``: its JSON, if at hand); the first is the dictionary."""
-        self._like = self._like or (text or json.dumps(value)).encode(*_CODE)[-_WINDOW:]
+        text = text or json.dumps(value)
+        shared = self._sharer.share(text)
+        if len(shared.parts[1]) <= _FEW:
+            return CompressedResponse(value, shared)
+        self._like = self._like or text.encode(*_CODE)[-_WINDOW:]
         return CompressedResponse(value, self._like, text)
