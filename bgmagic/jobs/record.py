@@ -6,7 +6,7 @@ The protocols take a job as ``Any``: they stand below `Job`, which knows none of
 from __future__ import annotations
 
 import json
-import uuid
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 from enum import StrEnum
@@ -244,7 +244,7 @@ class JobRecord:
     batch_counts: RequestCounts | None = None
     over_budget: bool = False
     rounds: FunctionRounds | None = None
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    key: str = field(default_factory=lambda: os.urandom(16).hex())
 
     def with_changes(self, **changes: Any) -> JobRecord:
         """Copy with ``changes``. By hand: a poll mostly changes one field of 25."""
