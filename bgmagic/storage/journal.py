@@ -28,6 +28,8 @@ from bgmagic.storage.owner_lock import host_id
 from bgmagic.storage.reader import SAME, newest_first
 from bgmagic.storage.retention import Forgetting
 
+_CHANGEABLE = frozenset(database.FIELDS) - {"key"}
+
 RETRY = 0.25, 5.0  # seconds between tries to write what could not be: the first, and the longest
 
 
@@ -96,7 +98,7 @@ class Journal:
         Raises:
             TypeError: there is no such column, or it is the key; at once.
         """
-        unknown = [name for name in columns if name not in database.FIELDS or name == "key"]
+        unknown = columns.keys() - _CHANGEABLE
         if unknown or not columns:
             raise TypeError(f"{', '.join(unknown) or 'nothing'} can't be changed in the journal")
         changing = functools.partial(database.change_entry, key=key, changes=columns)

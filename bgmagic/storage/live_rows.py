@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import operator
 import sqlite3
@@ -11,9 +12,15 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from bgmagic.jobs.placeholder import LeanFuture
 from bgmagic.storage import database
 from bgmagic.storage.database import Action, JournalError, MissingRow, StoredJob, WriteDeferred
 from bgmagic.text import TextSharer
+
+
+class _Written(LeanFuture[Any]):
+    def _check_may_wait(self) -> None:
+        """Any thread may."""
 
 
 class Write:
@@ -42,7 +49,7 @@ class Write:
     ) -> None:
         self.action, self.key, self.added, self.changes = action, key, added, changes
         self.claims, self.batch = claims, batch
-        self.future: Future[Any] = Future()
+        self.future: Future[Any] = _Written()
 
     @property
     def keys(self) -> list[str]:
@@ -227,12 +234,10 @@ _MOST_OWN = 15  # values of its own of a row that is still worth it
 
 
 def _row_like(base: tuple[Any, ...], values: list[Any]) -> _Row:
-    places = tuple(
-        place
-        for place, (value, known) in enumerate(zip(values, base, strict=True))
-        if value is not known and value != known
-    )
-    return (base, _same(places), *(values[place] for place in places))
+    # By C's own functions: each job is looked at three times before it is accepted.
+    own = tuple(map(operator.ne, values, base))
+    places = tuple(itertools.compress(_PLACES, own))
+    return (base, _same(places), *itertools.compress(values, own))
 
 
 @functools.lru_cache(64)
@@ -274,6 +279,7 @@ def _entry(row: _Row) -> StoredJob:
 
 _VALUES = operator.attrgetter(*database.FIELDS)
 _AT = {name: index for index, name in enumerate(database.FIELDS)}
+_PLACES = range(len(database.FIELDS))
 
 
 def merged(own: list[StoredJob], others: list[StoredJob], where: str) -> list[StoredJob]:
@@ -316,7 +322,7 @@ def _taking(
     sql: str, key: str, owner: str, dead: Collection[str], known: Collection[str] = ()
 ) -> Action:
     """Takes the job, and gives its whole row, or True if that is known; else None."""
-    values = {"key": key, "owner": owner, "dead": json.dumps(list(dead))}
+    values = {"key": key, "owner": owner, "dead": json.dumps(list(dead)) if dead else "[]"}
 
     def take(connection: sqlite3.Connection) -> StoredJob | bool | None:
         taken = connection.execute(f"{sql} AND key = :key AND {_MAY_OWN}", values).rowcount == 1
