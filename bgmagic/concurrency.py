@@ -23,9 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
-
 logger = logging.getLogger("bgmagic")
-
 
 # Seconds for which a name is looked up. Systems mostly ask two servers twice, for 5 s each time.
 LOOKUP = 15.0
@@ -305,11 +303,8 @@ class Sleeper(Protocol):
 
 
 class _Timers(threading.local):
-    """The timers of one thread. Thousands of waits need few, and each timer would cost a place in
-    asyncio's heap, a handle and a context.
-
-    One context per thread, since two threads can't enter one at the same time.
-    """
+    """The timers of one thread, in a context of its own: two threads can't enter one at once.
+    Thousands of waits need few; each would cost a place in asyncio's heap, a handle, a context."""
 
     def __init__(self) -> None:
         self.context = contextvars.Context()
@@ -327,12 +322,12 @@ class _Timers(threading.local):
         if loop is not self._loop:
             self._loop, self._ticks = loop, {}
         tick = math.ceil((loop.time() + seconds) / TICK)
-        if tick not in self._ticks:
-            self._ticks[tick] = tick, []
+        known = self._ticks.get(tick)
+        if known is None:
+            known = self._ticks[tick] = tick, []
             loop.call_at(tick * TICK, self._end, self._ticks, tick, context=self.context)
-        token, sleepers = self._ticks[tick]  # one number for all of them
-        sleepers.append(sleeper)
-        return token
+        known[1].append(sleeper)
+        return known[0]  # one number for all of them
 
     @staticmethod
     def _end(ticks: dict[int, tuple[int, list[Sleeper]]], tick: int) -> None:
@@ -399,15 +394,20 @@ class TurnQueue:
         self._queue: OrderedDict[Sleeper, float] = OrderedDict()  # with the loop's time to go
         self._looking: asyncio.TimerHandle | None = None
 
+    @property
+    def is_full(self) -> bool:
+        """Whether others have all turns."""
+        return len(self._inside) >= self._most
+
     def ask(self, sleeper: Sleeper, seconds: float) -> None:
         """Ring ``sleeper``, with this as the token, once it has a turn: the first who asks first,
         and after ``seconds``, or one more, in any case."""
-        if len(self._inside) < self._most or seconds <= 0:
+        if not self.is_full or seconds <= 0:
             self.take(sleeper)
-            return
-        loop = asyncio.get_running_loop()
-        self._queue[sleeper] = loop.time() + seconds
-        self._looking = self._looking or loop.call_later(LOOK, self._look)
+        else:
+            loop = asyncio.get_running_loop()
+            self._queue[sleeper] = loop.time() + seconds
+            self._looking = self._looking or loop.call_later(LOOK, self._look)
 
     def take(self, sleeper: Sleeper) -> None:
         """Give it a turn now."""

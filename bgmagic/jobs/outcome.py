@@ -9,7 +9,7 @@ from typing import Any
 from bgmagic.api.replay import leaves_calls
 from bgmagic.api.response import objects_in, read_output, word_in
 from bgmagic.api.server import is_openai
-from bgmagic.errors import BgmagicError, public
+from bgmagic.errors import BgmagicError, ServerError, public
 from bgmagic.jobs.artifacts import images_in
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import JobRecord, Status
@@ -121,6 +121,18 @@ def past_deadline(job: Job, deadline: float) -> str:
         f"it was still {job.record.status} {deadline / size:g} {unit} after it was accepted, "
         f"the deadline; the server goes on with {job.response_id}"
     )
+
+
+def why_not_polled(record: JobRecord, failure: ServerError) -> str:
+    """Say why a poll failed, for a job that goes on."""
+    if failure.status_code is None:
+        return f"offline, the job goes on at the server: {failure}"
+    if failure.status_code not in (401, 403):
+        return f"the poll failed, the job goes on: {failure}"
+    # A new key does not count by itself for this job, which stays with its own.
+    which = record.name if record.named else record.response_id
+    hint = f"; once a new one is set, %bgattach {which} follows it with that" if record.name else ""
+    return f"the key is refused, the job goes on: {failure}{hint}"
 
 
 def settle(job: Job, *, stored: bool = False, **changes: Any) -> None:

@@ -248,8 +248,8 @@ class JobRecord:
 
     def with_changes(self, **changes: Any) -> JobRecord:
         """Copy with ``changes``. By hand: a poll mostly changes one field of 25."""
-        unknown = changes.keys() - self.__dict__.keys()
-        if unknown:
+        if not changes.keys() <= self.__dict__.keys():
+            unknown = changes.keys() - self.__dict__.keys()
             raise TypeError(f"a record has no {', '.join(sorted(unknown))}")
         changed = object.__new__(JobRecord)
         changed.__dict__.update(self.__dict__, **changes)

@@ -261,7 +261,7 @@ def fetch_cited(
     Raises:
         BgmagicError: the job was sent to another server, or the file can't be had.
     """
-    from bgmagic.transport.client import fetch_file  # few answers have any
+    from bgmagic.transport.sdk import fetch_file  # few answers have any
 
     if server.name != job.record.server:
         raise BadInput(f"{file_id} is at {job.record.server}, and jobs go to {server.name} now")

@@ -24,6 +24,8 @@ from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import TurnQueue, WakeEvent
 from bgmagic.runtime.sending import ServerBehavior
 from bgmagic.transport.client import CREATE_TIMEOUT, ResponsesClient
+from bgmagic.transport.reply import Reply
+from bgmagic.transport.streaming import EventStream
 from bgmagic.values import dataclass
 
 T = TypeVar("T")
@@ -388,6 +390,24 @@ class ServerEndpoint:
     pacer: PollPacer
     behavior: ServerBehavior = field(default_factory=ServerBehavior)
     turns: TurnQueue = field(default_factory=lambda: TurnQueue(TURNS))
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedResponse:
+    """A response that a server has accepted.
+
+    Attributes:
+        endpoint: that server.
+        reply: the newest reply.
+        at: when it accepted the job, seconds since the epoch.
+        stream: the connection on which it was created, where its events still come.
+    """
+
+    endpoint: ServerEndpoint
+    response_id: str
+    reply: Reply
+    at: float
+    stream: EventStream | None = None
 
 
 @dataclass(frozen=True)

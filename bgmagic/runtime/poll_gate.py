@@ -29,24 +29,29 @@ class PollGate:
     def __init__(self, limit: Callable[[], float | None] = lambda: None) -> None:
         """Make it; ``limit`` tells the most polls a second, or None if the user has set none."""
         self._limit = limit
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[float, Callable[[], object]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._looked_at = -math.inf
         self._cell = 0.0  # CPU seconds of cells by then
         self._left = 0.0  # polls that may go on now
 
-    async def passed(self) -> None:
-        """Wait until a poll may be made, at most `PATIENCE` seconds."""
+    def ask(self, go: Callable[[], object]) -> None:
+        """Call ``go`` once a poll may be made, at most `PATIENCE` seconds later."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._look(now)
         if self._left >= 1 and not self._waiting:
             self._left -= 1
+            go()
             return
-        waiter = loop.create_future()
-        self._waiting.append((now + PATIENCE, waiter))
+        self._waiting.append((now + PATIENCE, go))
         if self._timer is None:
             self._timer = loop.call_at((now // BURST + 1) * BURST, self._let)
+
+    async def passed(self) -> None:
+        """Wait until a poll may be made, at most `PATIENCE` seconds."""
+        waiter = asyncio.get_running_loop().create_future()
+        self.ask(lambda: None if waiter.done() else waiter.set_result(None))
         await waiter
 
     def _let(self) -> None:
@@ -55,10 +60,9 @@ class PollGate:
         now = loop.time()
         self._look(now)
         while self._waiting and (self._left >= 1 or self._waiting[0][0] <= now):
-            _, waiter = self._waiting.popleft()
-            if not waiter.done():
-                self._left = max(self._left - 1, 0.0)
-                waiter.set_result(None)
+            _, go = self._waiting.popleft()
+            self._left = max(self._left - 1, 0.0)
+            go()
         again = (now // BURST + 1) * BURST
         self._timer = loop.call_at(again, self._let) if self._waiting else None
 

@@ -414,6 +414,6 @@ class JobScheduler:
         known = self._endpoints.get(server)
         if known is None:
             pacer = PollPacer(self._polls_per_second)
-            client = ResponsesClient(server, PollGate(self._polls_per_second).passed)
+            client = ResponsesClient(server, PollGate(self._polls_per_second))
             known = self._endpoints[server] = ServerEndpoint(client, pacer)
         return known

@@ -14,13 +14,15 @@ from bgmagic.api.response import SERVER_TERMINAL, is_terminal
 from bgmagic.concurrency import Clock
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
+from bgmagic.jobs.outcome import why_not_polled
 from bgmagic.jobs.record import Note, Preview, Status
 from bgmagic.runtime.pacing import LIMIT, PollSchedule, ServerEndpoint
+from bgmagic.runtime.pacing import AcceptedResponse as AcceptedResponse
 from bgmagic.runtime.sending import record_changes
 from bgmagic.storage.job_store import JobStore
-from bgmagic.transport.reply import Reply, without_half_characters
+from bgmagic.transport.reply import HTTPResponse, Reply, without_half_characters
 from bgmagic.transport.streaming import EventStream, PartialOutput, ServerSentEvent
-from bgmagic.values import dataclass, replace
+from bgmagic.values import replace
 
 # Seconds between two previews at least: people read no faster, browsers draw slower.
 PREVIEW_INTERVAL = 0.1
@@ -142,30 +144,11 @@ LOST_AFTER = 5
 # Answers to a cancel that asking again will not change; the job has mostly just ended.
 CANCEL_REFUSED = frozenset({400, 401, 403, 404, 405, 409, 410, 422})
 
-
 # Answers by which a server says that it keeps no response to be asked for.
 NOT_KEPT = frozenset({404, 405, 410, 501})
 
 # No answer, or a gateway's that the server behind it gives none.
 _UNREACHED = frozenset({None, 502, 503, 504})
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptedResponse:
-    """A response that a server has accepted.
-
-    Attributes:
-        endpoint: that server.
-        reply: the newest reply.
-        at: when it accepted the job, seconds since the epoch.
-        stream: the connection on which it was created, where its events still come.
-    """
-
-    endpoint: ServerEndpoint
-    response_id: str
-    reply: Reply
-    at: float
-    stream: EventStream | None = None
 
 
 class PollTask(Protocol):
@@ -181,11 +164,12 @@ class ResponseWatcher:
 
     Attributes:
         is_over: whether the response is terminal, or is polled no more: `is_lost`, or the deadline.
+        refusal: what the server said of the response last that it does not know, in words.
         stream: the connection on which it was created, where its events still come.
     """
 
     __slots__ = (
-        "_asked_at", "_cancelling", "_client", "_clock", "_deadline", "_delay", "_delays",
+        "_asked", "_asked_at", "_cancelling", "_client", "_clock", "_deadline", "_delay", "_delays",
         "_endpoint", "_job", "_last", "_listener", "_listening", "_missing", "_poll_slot", "_polls",
         "_response_id", "_store", "_stream_end", "_token", "_turns", "_unreached", "_woken",
         "is_over", "refusal", "stream",
@@ -211,17 +195,16 @@ class ResponseWatcher:
         self._delays = PollSchedule(poll_interval, slot=self._poll_slot)
         self._token: object = None  # what is waited for; None while it is polled
         self._woken = False
-        # Seconds until the next poll.
         self._delay = self._delays.after_reply(accepted.reply.poll_after)
         self._deadline = 0.0
         self._asked_at = clock.now()
+        # What a poll without a task was told, which has to be gone on with in one.
+        self._asked: tuple[HTTPResponse | None, Exception | None] | None = None
         self._last: Reply | None = None
         self._missing, self._unreached = 0, False
         self._listener: StreamListener | None = None
         self._stream_end: Reply | None = None  # the response with which the stream ended
-        self.is_over = False
-        # What the server said of the response last that it does not know, in words.
-        self.refusal = ""
+        self.is_over, self.refusal = False, ""
         self._cancelling: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
@@ -248,17 +231,31 @@ class ResponseWatcher:
     def ring(self, token: object) -> None:
         """It is its turn to be polled, or the time to ask for one."""
         if token is self._turns:
-            self._token, self._woken = None, False
+            self._token = None
+            if self._asked is None:
+                self._asked_at, self._woken = self._clock.now(), False
             self._polls.begin_poll()
         elif token == self._token:
             self._due()
 
+    def _told(self, got: HTTPResponse | None, error: Exception | None) -> None:
+        """Take what a poll without a task was answered; one takes what is new."""
+        if self.is_over:  # it was stopped meanwhile
+            return
+        same = self._client.unchanged(got, self._last)
+        if same is None:
+            self._asked = got, error
+            self._ask_turn()
+        else:
+            self._keep(same)
+            self._wait()
+
     async def poll(self) -> Reply | None:
-        """Poll once; gives the terminal reply, if there is one.
+        """Poll once, or go on with a poll; gives the terminal reply, if there is one.
 
         If it `is_over`, others wait until `leave_turn`.
         """
-        late = self._clock.now() >= self._deadline
+        late = self._asked_at >= self._deadline
         ended = await self._poll()
         # One poll after the deadline is the last.
         self.is_over = ended is not None or late or self.is_lost
@@ -290,7 +287,7 @@ class ResponseWatcher:
     def _wake(self) -> None:
         """Poll soon, and begin with the early delays again."""
         self._delays.soon()
-        if self._token is None:
+        if self._token is None or self._asked is not None:
             self._woken = True  # a poll is under way, and the next one follows it
         elif self._token is self._turns:
             self._turns.take(self)
@@ -298,20 +295,25 @@ class ResponseWatcher:
             self._due()
 
     def _due(self) -> None:
-        self._token = self._turns
-        self._turns.ask(self, self._patience())
+        """Poll: without a task as far as that goes, or as soon as it has a turn."""
+        now = self._clock.now()
+        if now < self._deadline and not self._turns.is_full and not self._job.request.include:
+            self._token, self._woken = None, False
+            if self._client.begin_poll(self._response_id, self._told):
+                self._asked_at = now
+                return
+        self._ask_turn()
 
-    def _patience(self) -> float:
-        """Seconds for which the poll may be put off."""
-        if self._store.trouble is not None:
-            return 0.0  # what can't be written down is waited for in vain
-        return max(0.0, self._asked_at + LIMIT - self._clock.now())
+    def _ask_turn(self) -> None:
+        self._token, patience = self._turns, self._asked_at + LIMIT - self._clock.now()
+        # What can't be written down is waited for in vain.
+        self._turns.ask(self, 0.0 if self._store.trouble is not None else max(0.0, patience))
 
     async def _poll(self) -> Reply | None:
-        last, self._asked_at = self._last, self._clock.now()
+        last, asked, self._asked = self._last, self._asked, None
         try:
             include = self._job.request.include
-            reply = await self._client.retrieve(self._response_id, last, include)
+            reply = await self._client.retrieve(self._response_id, last, include, asked)
         except ServerError as failure:
             if self._stream_end is not None and failure.status_code in NOT_KEPT:
                 self._job.advance(notes=self._job.record.with_note(Note.FROM_STREAM))
@@ -324,10 +326,13 @@ class ResponseWatcher:
                 return reply
             packed = self._client.compress(reply.response, reply.text)
             reply = replace(reply, response=packed, text="")
+        self._keep(reply)
+        return None
+
+    def _keep(self, reply: Reply) -> None:
         self._heard(reply)
         self._last = reply
         self._delay = self._delays.after_reply(reply.poll_after)
-        return None
 
     def _heard(self, reply: Reply) -> None:
         self._missing, self._unreached = 0, False
@@ -372,26 +377,11 @@ class ResponseWatcher:
         if self._unreached and not unreached:
             self._delays.reached()  # what it says now is not to be waited for as it was
         self._unreached = unreached
-        refused = failure.status_code in (401, 403)
-        offline = failure.status_code is None
-        about = "the key is refused" if refused else "the poll failed"
-        goes_on = (
-            "offline, the job goes on at the server" if offline else f"{about}, the job goes on"
-        )
-        hint = self._new_key_hint() if refused else ""
-        self._job.advance(trouble=f"{goes_on}: {failure}{hint}", offline=offline)
+        trouble = why_not_polled(self._job.record, failure)
+        self._job.advance(trouble=trouble, offline=failure.status_code is None)
         delay = self._delays.after_failure(failure.retry_after)
+        refused = failure.status_code in (401, 403)
         return max(delay, self._delays.slow()) if refused else delay
-
-    def _new_key_hint(self) -> str:
-        """What makes a new key count for this job, which stays with its own; "" in a script."""
-        record = self._job.record
-        which = record.name if record.named else record.response_id
-        return (
-            f"; once a new one is set, %bgattach {which} follows it with that"
-            if record.name
-            else ""
-        )
 
     # Listening.
 

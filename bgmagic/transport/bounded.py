@@ -9,7 +9,10 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator
 
+import httptools
 import httpx2
+
+from bgmagic.transport.reply import HTTPResponse, RawHeaders
 
 # Bytes of a head with all that is said before it; OpenAI's own fit many times.
 HEAD = 65_536
@@ -166,3 +169,126 @@ def _decompressor(name: str, begin: bytes) -> zlib._Decompress:
     # "deflate" is meant to have zlib's two bytes before it (RFC 9110); some servers leave them out.
     bare = name == "deflate" and not (begin[0] & 0x0F == 8 and begin[0] >> 4 <= 7)
     return zlib.decompressobj(-15 if bare else _WBITS[name])
+
+
+class UnsupportedResponse(Exception):
+    """The answer needs the SDK: another encoding, odd framing, or no HTTP at all."""
+
+
+_NO_HEADERS = RawHeaders(())
+
+
+class HTTPResponseParser:
+    """Parses the answers that come over one connection, each as its bytes come in.
+
+    Attributes:
+        reusable: whether the connection is good for another request once this answer is over.
+    """
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self.begin()
+
+    def begin(self, *, whole: bool = False) -> None:
+        """Expect the next answer; ``whole`` unpacks all that the SDK does: a create can't be asked
+        again."""
+        self._unpacks_all = whole
+        self.reusable = False
+        self._received = 0
+        self._raw: list[bytes] = []  # names and values in turn
+        self._headers = _NO_HEADERS
+        self._headed = self._over = False
+        # One piece, mostly; a list of very short chunks would take many times as much.
+        self._body: bytes | bytearray = b""
+        self._status = 0
+
+    def feed(self, data: bytes | memoryview) -> HTTPResponse | None:
+        """Parse ``data``; returns the answer once it is complete.
+
+        Raises:
+            UnsupportedResponse: the SDK has to read it.
+            httpx2.RemoteProtocolError: it is too large or damaged.
+        """
+        self._received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            # More after a complete answer than that: the answer counts, the connection does not.
+            self.reusable = False
+            if not self._over:
+                raise UnsupportedResponse(str(error)) from None
+        if self._over:
+            return self._got()
+        if self._received > (BODY if self._headed else 0) + HEAD:
+            raise body_too_large() if self._headed else head_too_large()
+        return None
+
+    def end(self) -> HTTPResponse:
+        """Return the answer after the connection has ended.
+
+        Raises:
+            UnsupportedResponse: the SDK has to read it.
+            httpx2.RemoteProtocolError: it is not complete, too large or damaged.
+        """
+        told = self._headers.get
+        framed = told("content-length", told("transfer-encoding")) is not None
+        if not self._headed or framed:
+            raise httpx2.RemoteProtocolError("the connection was closed before the answer was over")
+        return self._got()
+
+    def forget(self) -> None:
+        """Free the parser, which holds this and is held by it."""
+        del self._parser
+
+    def _got(self) -> HTTPResponse:
+        if self._status < 200:
+            raise UnsupportedResponse(f"status {self._status}")
+        encoding = self._headers.get("content-encoding", "identity").lower()
+        if self._unpacks_all:
+            plain = unpacked(bytes(self._body), encoding)
+            if plain is None:
+                raise httpx2.RemoteProtocolError(f"the answer is packed as {encoding}")
+            return HTTPResponse(self._status, self._headers, plain)
+        if encoding not in ("identity", "gzip"):
+            raise UnsupportedResponse(f"content-encoding {encoding}")
+        if self._headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            raise UnsupportedResponse("more than chunks")
+        body = bytes(self._body)
+        if encoding == "gzip" and body:
+            plain = gunzipped(body)
+            if plain is None:
+                raise UnsupportedResponse("gzip with more behind it")
+            body = plain
+        return HTTPResponse(self._status, self._headers, body)
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if self._over:
+            raise UnsupportedResponse
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._headed:  # what follows a body in chunks is none
+            self._raw += (name, value)
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+        self._headers = RawHeaders(self._raw)
+        self._headed = True
+
+    def on_body(self, data: bytes) -> None:
+        if not self._body:
+            self._body = data
+            return
+        if type(self._body) is bytes:
+            self._body = bytearray(self._body)
+        self._body += data
+
+    def on_message_complete(self) -> None:
+        if 100 <= self._status < 200:
+            # An interim response.
+            self._raw = []
+            self._headed = False
+            return
+        self._over = True
+        self.reusable = self._parser.should_keep_alive()

@@ -9,21 +9,21 @@ SDK is imported lazily: it takes a third of a second, which the loop thread spen
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import ResponseCompressor
 from bgmagic.api.server import ServerConfig
-from bgmagic.errors import BgmagicError, ServerError
-from bgmagic.text import one_line
+from bgmagic.errors import ServerError
 from bgmagic.transport.direct import (
     KEPT,
     DirectGet,
     DirectPost,
+    PollSlots,
     from_sdk_create,
     from_sdk_request,
     is_plain_id,
@@ -47,13 +47,21 @@ from bgmagic.transport.sdk import (
 from bgmagic.transport.streaming import EventStream
 
 if TYPE_CHECKING:
-    from bgmagic.transport.http11 import ConnectionPool
+    from bgmagic.transport.http11 import ConnectionPool, OnAnswer
 
 # Seconds. Servers answer a create within a few; large attachments take their time to get there.
 CREATE_TIMEOUT = 120.0
 
 # Most creates, and most polls, in flight at one server at once: each takes a connection.
 AT_ONCE = 50
+
+
+class PollGate(Protocol):
+    """Says when a poll may be made: calls a function then, or ends a wait."""
+
+    def ask(self, go: Callable[[], object]) -> None: ...
+
+    async def passed(self) -> None: ...
 
 
 class ResponsesClient:
@@ -64,23 +72,21 @@ class ResponsesClient:
         create_slots: bounds the creates in flight; the caller enters it before `create`.
     """
 
-    def __init__(
-        self, server: ServerConfig, may_poll: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
+    def __init__(self, server: ServerConfig, gate: PollGate | None = None) -> None:
         """Make the client of ``server``. Imports the SDK.
 
         Args:
-            may_poll: is awaited before each poll.
+            gate: is asked before each poll.
 
         Raises:
             ServerError: the SDK can't make a client of these settings.
         """
         self._server = server
-        self._may_poll = may_poll
+        self._gate = gate
         self._parser = ReplyParser(server)
         self.compress = ResponseCompressor()
         self.create_slots = asyncio.Semaphore(AT_ONCE)
-        self._polling = asyncio.Semaphore(AT_ONCE)
+        self._polling = PollSlots(AT_ONCE)
         self._pool: ConnectionPool | None = None  # of both of these
         self._direct: DirectGet | None = None  # polls use this, if it is there
         # Whether responses have the ids that they are asked for by; None while one did not tell.
@@ -230,38 +236,99 @@ class ResponsesClient:
         about = f"{self._server.address} does not stream this response"
         raise ServerError(about, maybe_accepted=True, status_code=http.status_code)
 
+    def begin_poll(self, response_id: str, told: OnAnswer) -> bool:
+        """GET the response without a task; False where it takes one, by `retrieve`.
+
+        Args:
+            told: is called with the answer, or with why there is none, or with neither where it has
+                to be asked for again: if it is not `unchanged`, `retrieve` goes on with these.
+        """
+        if self._direct is None or not is_plain_id(response_id):
+            return False
+        slots, context = self._polling, contextvars.copy_context()
+
+        def send() -> None:
+            direct = self._direct
+            if direct is None or not direct.get_soon(response_id, POLL_TIMEOUT, end):
+                end(None, None)
+
+        def end(got: HTTPResponse | None, error: Exception | None) -> None:
+            slots.give()
+            context.run(told, got, error)  # not that in which the connection was made
+
+        if self._gate is None:
+            slots.ask(send)
+        else:
+            self._gate.ask(lambda: slots.ask(send))
+        return True
+
+    def unchanged(self, got: HTTPResponse | None, last: Reply | None) -> Reply | None:
+        """``last``, with the delay that ``got`` asks for, if ``got`` says the same."""
+        if got is None or last is None or not 200 <= got.status < 300:
+            return None
+        content_hash = hash(got.content)
+        if content_hash != last.content_hash:
+            return None
+        self._polled.append(content_hash)
+        after = poll_after(got.headers)
+        return last if after == last.poll_after else replace(last, poll_after=after)
+
     async def retrieve(
-        self, response_id: str, last: Reply | None = None, include: tuple[str, ...] = ()
+        self,
+        response_id: str,
+        last: Reply | None = None,
+        include: tuple[str, ...] = (),
+        asked: tuple[HTTPResponse | None, Exception | None] | None = None,
     ) -> Reply:
         """GET the response.
 
         Args:
             last: the newest reply that is known; returned again where nothing has changed.
             include: what it is to have beside what it always has, where the server lets it.
+            asked: what `begin_poll` was told.
 
         Raises:
             ServerError: the server gave no response object within 30 s.
         """
-        # Waiting for others' polls is not the server's fault, and no part of the 30 s.
-        if self._may_poll is not None:
-            await self._may_poll()
-        async with self._polling:
-            try:
-                if include:
-                    got = await self._including(response_id, include)
-                else:
-                    got = await self._got(response_id)
-            except Exception as error:
-                raise self._parser.failure(error) from None
-        content_hash = hash(got.content)
+        try:
+            got = await self._answer(response_id, include, asked)
+        except Exception as error:
+            raise self._parser.failure(error) from None
+        same = self.unchanged(got, last)
+        if same is not None:
+            return same
+        reply, content_hash = self._parser.read(got), hash(got.content)
         self._polled.append(content_hash)
-        if last is not None and content_hash == last.content_hash:
-            after = poll_after(got.headers)
-            return last if after == last.poll_after else replace(last, poll_after=after)
-        reply = self._parser.read(got)
         if self._is_anothers(reply, response_id):
             reply, content_hash = await self._asked_again(response_id, include, reply), 0
         return replace(reply, content_hash=content_hash)
+
+    async def _answer(
+        self,
+        response_id: str,
+        include: tuple[str, ...],
+        asked: tuple[HTTPResponse | None, Exception | None] | None,
+    ) -> HTTPResponse:
+        got, error = asked or (None, None)
+        if error is not None:
+            from bgmagic.transport.bounded import UnsupportedResponse
+
+            if not isinstance(error, UnsupportedResponse):
+                raise error
+            self._direct = None
+        if got is not None:
+            if got.status >= 400:
+                raise self._parser.refusal(got)
+            if got.status < 300:
+                return got
+            self._direct = None
+        # Waiting for others' polls is not the server's fault, and no part of the 30 s.
+        if asked is None and self._gate is not None:
+            await self._gate.passed()
+        async with self._polling:
+            if include:
+                return await self._including(response_id, include)
+            return await self._got(response_id)
 
     def _is_anothers(self, reply: Reply, response_id: str) -> bool:
         """Whether this may be the answer to some other poll, as where something on the way has
@@ -381,65 +448,3 @@ class ResponsesClient:
 
 def _is_stream(http: Any) -> bool:
     return str(http.headers.get("content-type", "")).startswith("text/event-stream")
-
-
-# Files that an answer cites, fetched when the user asks for one.
-
-# What the API says of a container (its guide to the code interpreter).
-EXPIRED = "a container of the code interpreter ends 20 minutes after its last use, with its files"
-
-
-def fetch_file(server: ServerConfig, file_id: str, container: str | None, limit: int) -> bytes:
-    """The content of a file; waits for it, on a loop of its own.
-
-    Args:
-        container: the id of the container that it is in, or None.
-        limit: bytes it may have at most.
-
-    Raises:
-        BgmagicError: it has expired, is larger, or can't be had.
-    """
-    # The caller may be on a thread whose loop runs, as a cell's is.
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, _fetched(server, file_id, container, limit)).result()
-
-
-async def _fetched(server: ServerConfig, file_id: str, container: str | None, limit: int) -> bytes:
-    parser = ReplyParser(server)
-    try:
-        async with sdk_client(server, tls_of(server)) as client:
-            if container is None:
-                asked = client.files.with_streaming_response.content(file_id)
-            else:
-                content = client.containers.files.content.with_streaming_response
-                asked = content.retrieve(file_id, container_id=container)
-            async with asked as reply:
-                return await _read(reply, file_id, limit)
-    except BgmagicError:
-        raise
-    except Exception as error:
-        raise BgmagicError(_why(error, parser, file_id, container)) from None
-
-
-async def _read(reply: Any, file_id: str, limit: int) -> bytes:
-    parts: list[bytes] = []
-    left = limit
-    async for part in reply.iter_bytes():
-        left -= len(part)
-        if left < 0:
-            raise BgmagicError(
-                f"{file_id} has more than {limit:,} bytes: read(limit=…) or save(path, limit=…) "
-                "takes a larger one"
-            )
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _why(error: Exception, parser: ReplyParser, file_id: str, container: str | None) -> str:
-    status = getattr(error, "status_code", None)
-    said = one_line(parser.clean(str(error)), 300)  # a key that is cut is no longer found
-    if status in (404, 410) and container is not None:
-        return f"{file_id} is no longer there: {EXPIRED}. The server says: {said}"
-    if status is None:
-        return f"{file_id} can't be fetched: {said}"
-    return f"the server does not give {file_id}: {said}"

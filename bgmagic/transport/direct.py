@@ -6,10 +6,12 @@ means is told as the SDK's transport tells it.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import ssl
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -17,7 +19,7 @@ from bgmagic.transport.reply import HTTPResponse
 from bgmagic.transport.sdk import CONNECT, CREATE_KEPT, redirect_refusal
 
 if TYPE_CHECKING:
-    from bgmagic.transport.http11 import ConnectionPool
+    from bgmagic.transport.http11 import ConnectionPool, OnAnswer
 
 # Servers and proxies mostly keep a connection for a minute or more; one that was closed meanwhile
 # is noticed, and a GET is sent once more on another.
@@ -61,6 +63,16 @@ class DirectGet:
         got = await self._pool.get(self._before + response_id.encode() + after, limit)
         return None if got is None or 300 <= got.status < 400 else got
 
+    def get_soon(self, response_id: str, limit: float, told: OnAnswer) -> bool:
+        """GET a response without waiting here; False if no connection is there for it.
+
+        Args:
+            limit: seconds that it may take.
+            told: is called with the answer, or with why there is none; with neither where it has
+                to be asked for again, by `get`.
+        """
+        return self._pool.get_soon(self._before + response_id.encode() + self._after, limit, told)
+
     def _including(self, include: Sequence[str]) -> bytes:
         # As the SDK writes a list; the query that every request has comes first.
         asked = urlencode([("include[]", word) for word in include]).encode()
@@ -71,6 +83,50 @@ class DirectGet:
     async def close(self) -> None:
         """Close the connections."""
         await self._pool.close()
+
+
+class PollSlots:
+    """Bounds the polls in flight, those with a task of their own and those without. Belongs to one
+    event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._giving = False
+
+    def ask(self, go: Callable[[], object]) -> None:
+        """Call ``go`` once there is a slot; it is taken until `give`."""
+        if self._free and not self._waiting:
+            self._free -= 1
+            go()
+        else:
+            self._waiting.append(go)
+
+    def give(self) -> None:
+        """Give a slot back."""
+        self._free += 1
+        if self._giving:
+            return  # by one of those that are just called
+        self._giving = True
+        try:
+            while self._free and self._waiting:
+                self._free -= 1
+                self._waiting.popleft()()
+        finally:
+            self._giving = False
+
+    async def __aenter__(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self.ask(lambda: self.give() if waiter.cancelled() else waiter.set_result(None))
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():
+                self.give()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.give()
 
 
 class DirectPost:

@@ -12,127 +12,17 @@ import bisect
 import math
 import operator
 import ssl
+from collections.abc import Callable
 from typing import cast
 
-import httptools
 import httpx2
 
-from bgmagic.transport import bounded, sockets
+from bgmagic.transport import sockets
+from bgmagic.transport.bounded import HTTPResponseParser, UnsupportedResponse
 from bgmagic.transport.reply import HTTPResponse
 
-
-class UnsupportedResponse(Exception):
-    """The answer needs the SDK: another encoding, odd framing, or no HTTP at all."""
-
-
-class HTTPResponseParser:
-    """Parses the answers that come over one connection, each as its bytes come in.
-
-    Attributes:
-        reusable: whether the connection is good for another request once this answer is over.
-    """
-
-    def __init__(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self.begin()
-
-    def begin(self, *, whole: bool = False) -> None:
-        """Expect the next answer; ``whole`` unpacks all that the SDK does: a create can't be asked
-        again."""
-        self._unpacks_all = whole
-        self.reusable = False
-        self._received = 0
-        self._headers: dict[str, str] = {}
-        self._headed = self._over = False
-        self._body = bytearray()  # a list of very short chunks would take many times as much
-        self._status = 0
-
-    def feed(self, data: bytes | memoryview) -> HTTPResponse | None:
-        """Parse ``data``; returns the answer once it is complete.
-
-        Raises:
-            UnsupportedResponse: the SDK has to read it.
-            httpx2.RemoteProtocolError: it is too large or damaged.
-        """
-        self._received += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            # More after a complete answer than that: the answer counts, the connection does not.
-            self.reusable = False
-            if not self._over:
-                raise UnsupportedResponse(str(error)) from None
-        if self._over:
-            return self._got()
-        if self._received > (bounded.BODY if self._headed else 0) + bounded.HEAD:
-            raise bounded.body_too_large() if self._headed else bounded.head_too_large()
-        return None
-
-    def end(self) -> HTTPResponse:
-        """Return the answer after the connection has ended.
-
-        Raises:
-            UnsupportedResponse: the SDK has to read it.
-            httpx2.RemoteProtocolError: it is not complete, too large or damaged.
-        """
-        if not self._headed or {"content-length", "transfer-encoding"} & self._headers.keys():
-            raise httpx2.RemoteProtocolError("the connection was closed before the answer was over")
-        return self._got()
-
-    def forget(self) -> None:
-        """Free the parser, which holds this and is held by it."""
-        del self._parser
-
-    def _got(self) -> HTTPResponse:
-        if self._status < 200:
-            raise UnsupportedResponse(f"status {self._status}")
-        encoding = self._headers.get("content-encoding", "identity").lower()
-        if self._unpacks_all:
-            plain = bounded.unpacked(bytes(self._body), encoding)
-            if plain is None:
-                raise httpx2.RemoteProtocolError(f"the answer is packed as {encoding}")
-            return HTTPResponse(self._status, self._headers, plain)
-        if encoding not in ("identity", "gzip"):
-            raise UnsupportedResponse(f"content-encoding {encoding}")
-        if self._headers.get("transfer-encoding", "chunked").lower() != "chunked":
-            raise UnsupportedResponse("more than chunks")
-        body = bytes(self._body)
-        if encoding == "gzip" and body:
-            plain = bounded.gunzipped(body)
-            if plain is None:
-                raise UnsupportedResponse("gzip with more behind it")
-            body = plain
-        return HTTPResponse(self._status, self._headers, body)
-
-    # What the parser calls
-
-    def on_message_begin(self) -> None:
-        if self._over:
-            raise UnsupportedResponse
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._headed:
-            return  # what follows a body in chunks
-        key, text = name.decode("latin-1").lower(), value.strip().decode("latin-1")
-        known = self._headers.get(key)
-        self._headers[key] = text if known is None else f"{known}, {text}"
-
-    def on_headers_complete(self) -> None:
-        self._status = self._parser.get_status_code()
-        self._headed = True
-
-    def on_body(self, data: bytes) -> None:
-        self._body += data
-
-    def on_message_complete(self) -> None:
-        if 100 <= self._status < 200:
-            # An interim response.
-            self._headers = {}
-            self._headed = False
-            return
-        self._over = True
-        self.reusable = self._parser.should_keep_alive()
-
+# What is called with the answer to a request, or with why there is none.
+OnAnswer = Callable[[HTTPResponse | None, Exception | None], None]
 
 _IDLE_SINCE = operator.attrgetter("idle_since")
 FEW = 4  # connections; more are many polls, which are to leave the interpreter to a cell
@@ -195,6 +85,27 @@ class ConnectionPool:
         except UnsupportedResponse:
             return None
 
+    def get_soon(self, head: bytes, limit: float, told: OnAnswer) -> bool:
+        """Send the head of a GET over a connection that is idle; False if there is none.
+
+        Args:
+            limit: seconds or so in which its answer must be there.
+            told: is called with the answer, or with what `get` raises, an `UnsupportedResponse`
+                where the SDK has to read it; with neither where the server had closed the
+                connection: a GET may be sent again.
+        """
+        kept = self._take()
+        if kept is None:
+            return False
+
+        def heard(got: HTTPResponse | None, error: Exception | None) -> None:
+            closed = isinstance(error, httpx2.ReadError) and not kept.answered
+            told(got, None if closed else error)
+
+        self._watch()
+        kept.send(head, heard, until=asyncio.get_running_loop().time() + limit)
+        return True
+
     async def post(self, request: bytes, *, fresh: float, connect: float) -> HTTPResponse:
         """Send a POST once and read the answer to its end. No time limit but for connecting.
 
@@ -249,12 +160,13 @@ class ConnectionPool:
         whole: bool = False,
         until: float = math.inf,
     ) -> HTTPResponse:
-        if self._looking is None and until < math.inf:
+        if until < math.inf:
+            self._watch()
+        return await connection.ask(head, whole=whole, until=until)
+
+    def _watch(self) -> None:
+        if self._looking is None:
             self._looking = asyncio.get_running_loop().call_later(LOOK, self._look)
-        got = await connection.ask(head, whole=whole, until=until)
-        if connection.open:
-            self._keep(connection)
-        return got
 
     def _look(self) -> None:
         """End what has waited for too long, now and as long as something waits: one timer for all
@@ -273,12 +185,13 @@ class ConnectionPool:
         What has come over it unasked is no answer to what is asked next; the loop, which may be
         late, has mostly not read it yet.
         """
+        idle = self._idle
         for connection in self._in_turn(seconds):
             if connection.is_quiet():
-                self._idle.remove(connection)
+                idle.remove(connection)
                 return connection
             if not connection.open:
-                self._idle.remove(connection)
+                idle.remove(connection)
             # What has come over one that is open will tell.
         return None
 
@@ -298,7 +211,8 @@ class ConnectionPool:
             return self._idle[fresh:]
         return [*reversed(self._idle[:fresh]), *self._idle[fresh:]]
 
-    def _keep(self, connection: HTTP11Connection) -> None:
+    def keep(self, connection: HTTP11Connection) -> None:
+        """Use it again: it has answered."""
         connection.idle_since = asyncio.get_running_loop().time()
         self._idle.append(connection)
         if self._sweeping is None:
@@ -320,7 +234,7 @@ class ConnectionPool:
             self._idle.pop(0).close()
         try:
             _, made = await loop.create_connection(
-                lambda: HTTP11Connection(self._all, self._buffer),
+                lambda: HTTP11Connection(self._all, self._buffer, self.keep),
                 self._host,
                 self._port,
                 ssl=self._tls,
@@ -347,15 +261,28 @@ class HTTP11Connection(asyncio.BufferedProtocol):
         until: the loop's time at which the answer is waited for no longer.
     """
 
-    def __init__(self, everyone: set[HTTP11Connection], buffer: memoryview) -> None:
+    def __init__(
+        self,
+        everyone: set[HTTP11Connection],
+        buffer: memoryview,
+        keep: Callable[[HTTP11Connection], None],
+    ) -> None:
+        """Make it.
+
+        Args:
+            everyone: has it as long as it is connected.
+            buffer: what all of these read into.
+            keep: is called when it can be used again.
+        """
         self.open = False
         self.answered = False
         self.idle_since = 0.0
         self.until = math.inf
         self._everyone = everyone
         self._buffer = buffer
+        self._keep = keep
         self._incoming: HTTPResponseParser | None = HTTPResponseParser()
-        self._answer: asyncio.Future[HTTPResponse] | None = None
+        self._told: OnAnswer | None = None
         self._held = False
 
     async def ask(
@@ -368,25 +295,52 @@ class HTTP11Connection(asyncio.BufferedProtocol):
             TimeoutError: `give_up` ended the wait.
             UnsupportedResponse: the SDK has to read it.
         """
-        if not self.open or self._incoming is None:
-            raise httpx2.ReadError("the connection was closed")
-        self.answered = False
-        self._incoming.begin(whole=whole)
-        self._answer = asyncio.get_running_loop().create_future()
-        self.until = until
+        answer = asyncio.get_running_loop().create_future()
+
+        def told(got: HTTPResponse | None, error: Exception | None) -> None:
+            if answer.done():
+                return
+            if error is None:
+                answer.set_result(got)
+            else:
+                answer.set_exception(error)
+
+        self.send(head, told, whole=whole, until=until)
         try:
-            self._transport.write(head)
-            return await self._answer
+            got: HTTPResponse = await answer
         except BaseException:
-            self.close()  # what still comes is nobody's answer
+            if self._told is told:
+                self._told = None
+                self.close()  # what still comes is nobody's answer
             raise
-        finally:
-            self._answer, self.until = None, math.inf
+        return got
+
+    def send(
+        self, head: bytes, told: OnAnswer, *, whole: bool = False, until: float = math.inf
+    ) -> None:
+        """Send a request; ``told`` is called with its answer, or with what `ask` raises."""
+        incoming = self._incoming
+        if not self.open or incoming is None:
+            told(None, httpx2.ReadError("the connection was closed"))
+            return
+        self.answered = False
+        incoming.begin(whole=whole)
+        self._told, self.until = told, until
+        self._transport.write(head)
 
     def give_up(self) -> None:
         """End the wait for an answer."""
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(TimeoutError())
+        self._end(None, TimeoutError())
+
+    def _end(self, got: HTTPResponse | None, error: Exception | None) -> None:
+        """Tell who has asked. Another request may be on its way over it after that."""
+        told, self._told, self.until = self._told, None, math.inf
+        if error is not None:
+            self.close()
+        elif self.open:
+            self._keep(self)
+        if told is not None:
+            told(got, error)
 
     def hold(self) -> None:
         """Keep the interpreter while it sends and receives, where that can be done."""
@@ -415,35 +369,35 @@ class HTTP11Connection(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, size: int) -> None:
-        incoming, answer = self._incoming, self._answer
-        if incoming is None or answer is None or answer.done():
+        incoming = self._incoming
+        if incoming is None or self._told is None:
             self.close()  # nobody has asked
             return
         self.answered = True
         try:
             got = incoming.feed(self._buffer[:size])
         except (httpx2.TransportError, UnsupportedResponse) as error:
-            self.close()
-            answer.set_exception(error)
+            self._end(None, error)
             return
         if got is not None:
             # An answer that comes before all is sent is mostly a refusal; the rest is in the way.
             if not incoming.reusable or self._transport.get_write_buffer_size():
                 self.close()
-            answer.set_result(got)
+            self._end(got, None)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.open = False
         self._everyone.discard(self)
-        answer, incoming = self._answer, self._incoming
-        self._incoming = None
+        incoming, self._incoming = self._incoming, None
         if incoming is None:
             return
-        if answer is not None and not answer.done():
+        if self._told is not None:
             try:
                 if error is not None or not self.answered:
                     raise httpx2.ReadError(str(error or "the connection was closed"))
-                answer.set_result(incoming.end())
+                got = incoming.end()
             except (httpx2.TransportError, UnsupportedResponse) as failure:
-                answer.set_exception(failure)
+                self._end(None, failure)
+            else:
+                self._end(got, None)
         incoming.forget()

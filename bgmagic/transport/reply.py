@@ -12,8 +12,8 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from bgmagic.api.error_body import read_error
 from bgmagic.api.redaction import SHORTEST_SECRET, Secrets, secrets_of
@@ -51,12 +51,41 @@ _PASSING = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyErr
 _OUT_OF_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
-@dataclass(frozen=True, slots=True)
-class HTTPResponse:
+class RawHeaders:
+    """Headers as they came, read when they are looked at: of most polls hardly one is."""
+
+    __slots__ = ("_names", "_raw", "_read")
+
+    def __init__(self, raw: Sequence[bytes]) -> None:
+        """Make them of names and values in turn."""
+        self._raw = raw
+        self._names = b"\n".join(raw[::2]).lower()
+        self._read: dict[str, str] | None = None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a header, by its name in small letters; of several, with commas."""
+        if name.encode() not in self._names:
+            return default
+        self._read = self._read or self.whole()
+        return self._read.get(name, default)
+
+    def whole(self) -> dict[str, str]:
+        """All of them."""
+        read: dict[str, str] = {}
+        for raw, value in zip(self._raw[::2], self._raw[1::2], strict=True):
+            key, text = raw.decode("latin-1").lower(), value.strip().decode("latin-1")
+            read[key] = f"{read[key]}, {text}" if key in read else text
+        return read
+
+
+Headers = Mapping[str, str] | RawHeaders
+
+
+class HTTPResponse(NamedTuple):
     """An answer, read to its end."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Headers
     content: bytes
 
 
@@ -193,7 +222,7 @@ class ReplyParser:
         return one_line(self.hide(text))
 
 
-def poll_after(headers: Mapping[str, str]) -> float | None:
+def poll_after(headers: Headers) -> float | None:
     """Read the delay (s) that the server asks for before the next poll, or None."""
     return _seconds(headers.get("openai-poll-after-ms"), 1000)
 
@@ -253,7 +282,7 @@ def _connection_line(error: Exception, cause: BaseException, address: str) -> st
     return f"no answer from {address}: {str(cause) or 'no reason given'} ({kind})"
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: Headers) -> float | None:
     """Seconds to wait, from `retry-after-ms` or `retry-after` (RFC 9110: seconds or a date)."""
     exact = _seconds(headers.get("retry-after-ms"), 1000)
     if exact is not None:

@@ -7,6 +7,7 @@ sent with the credentials that it was submitted with. Imported lazily, as openai
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import os
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any, Self
 from bgmagic.api.redaction import secrets_of
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import on_own_thread
-from bgmagic.errors import BadInput, ServerError
+from bgmagic.errors import BadInput, BgmagicError, ServerError
+from bgmagic.text import one_line
+from bgmagic.transport.reply import ReplyParser
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -368,3 +371,65 @@ def server_from_client(client: Any) -> ServerConfig:
 def _has_own_transport(client: Any) -> bool:
     # The SDK wraps its own default transport in a class of its own, and only that.
     return not type(client._client).__name__.endswith("HttpxClientWrapper")
+
+
+# Files that an answer cites, fetched when the user asks for one.
+
+# What the API says of a container (its guide to the code interpreter).
+EXPIRED = "a container of the code interpreter ends 20 minutes after its last use, with its files"
+
+
+def fetch_file(server: ServerConfig, file_id: str, container: str | None, limit: int) -> bytes:
+    """The content of a file; waits for it, on a loop of its own.
+
+    Args:
+        container: the id of the container that it is in, or None.
+        limit: bytes it may have at most.
+
+    Raises:
+        BgmagicError: it has expired, is larger, or can't be had.
+    """
+    # The caller may be on a thread whose loop runs, as a cell's is.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, _fetched(server, file_id, container, limit)).result()
+
+
+async def _fetched(server: ServerConfig, file_id: str, container: str | None, limit: int) -> bytes:
+    parser = ReplyParser(server)
+    try:
+        async with sdk_client(server, tls_of(server)) as client:
+            if container is None:
+                asked = client.files.with_streaming_response.content(file_id)
+            else:
+                content = client.containers.files.content.with_streaming_response
+                asked = content.retrieve(file_id, container_id=container)
+            async with asked as reply:
+                return await _read(reply, file_id, limit)
+    except BgmagicError:
+        raise
+    except Exception as error:
+        raise BgmagicError(_why(error, parser, file_id, container)) from None
+
+
+async def _read(reply: Any, file_id: str, limit: int) -> bytes:
+    parts: list[bytes] = []
+    left = limit
+    async for part in reply.iter_bytes():
+        left -= len(part)
+        if left < 0:
+            raise BgmagicError(
+                f"{file_id} has more than {limit:,} bytes: read(limit=…) or save(path, limit=…) "
+                "takes a larger one"
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _why(error: Exception, parser: ReplyParser, file_id: str, container: str | None) -> str:
+    status = getattr(error, "status_code", None)
+    said = one_line(parser.clean(str(error)), 300)  # a key that is cut is no longer found
+    if status in (404, 410) and container is not None:
+        return f"{file_id} is no longer there: {EXPIRED}. The server says: {said}"
+    if status is None:
+        return f"{file_id} can't be fetched: {said}"
+    return f"the server does not give {file_id}: {said}"

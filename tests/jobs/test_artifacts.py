@@ -26,7 +26,7 @@ from bgmagic.errors import BgmagicError
 from bgmagic.jobs.artifacts import files_in, images_in, made_html, runs_in
 from bgmagic.jobs.job import Answer
 from bgmagic.rendering import artifacts
-from bgmagic.transport.client import fetch_file
+from bgmagic.transport.sdk import fetch_file
 from tests.support.kernels import Kernel
 from tests.support.scripted import ScriptedServer, response
 

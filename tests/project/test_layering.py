@@ -81,7 +81,7 @@ HOMES = {
     # api.response: what users read is the SDK's own class, made when it is looked at.
     "openai": {"api.response", "transport.reply", "transport.sdk"},
     "aiohttp": {"transport.aiohttp_transport"},
-    "httptools": {"transport.http11"},
+    "httptools": {"transport.bounded"},
     "httpx2": {
         "transport.aiohttp_transport",
         "transport.bounded",

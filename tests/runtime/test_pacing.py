@@ -108,8 +108,11 @@ class Server:
         self._time, self._seconds = time, seconds
         self.compress = ResponseCompressor()
 
+    def begin_poll(self, _response_id: str, _told: object) -> bool:
+        return False
+
     async def retrieve(
-        self, _response_id: str, _last: Reply | None, _include: object = ()
+        self, _response_id: str, _last: Reply | None, _include: object, _asked: object
     ) -> Reply:
         self._time.at += self._seconds
         reply = next(self._replies)

@@ -125,8 +125,15 @@ class _Client:
         prompt = request.body["input"][-1]["content"][0]["text"]
         return Reply(await self._calls.create(prompt))
 
+    def begin_poll(self, _response_id: str, _told: object) -> bool:
+        return False
+
     async def retrieve(
-        self, response_id: str, _last: Reply | None = None, _include: object = ()
+        self,
+        response_id: str,
+        _last: Reply | None = None,
+        _include: object = (),
+        _asked: object = None,
     ) -> Reply:
         return Reply(self._calls.retrieve(response_id))
 

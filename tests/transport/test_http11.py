@@ -86,16 +86,16 @@ def test_answers_are_read(data: bytes, status: int, body: bytes, reusable: bool)
     for pieces in ([data], [bytes([byte]) for byte in data]):
         got, kept = read(*pieces)
         assert (got.status, got.content, kept) == (status, body, reusable)
-        assert "link" not in got.headers
+        assert got.headers.get("link") is None
 
 
 def test_headers_are_found() -> None:
     """Headers have lower-case names, a repeated one is joined, an empty one is empty; those after a
     body in chunks are none."""
     got, _ = read(whole(b"", b"X-Two: a", b"Empty:", b"x-tWO:  b ", b"Odd: \xe9"))
-    assert got.headers == {"x-two": "a, b", "empty": "", "odd": "é", "content-length": "0"}
+    assert got.headers.whole() == {"x-two": "a, b", "empty": "", "odd": "é", "content-length": "0"}
     got, _ = read(CHUNKED + b"0\r\nX-Sum: 1\r\n\r\n")
-    assert "x-sum" not in got.headers
+    assert got.headers.get("x-sum") is None
 
 
 @pytest.mark.parametrize("more", [b"x", b"\x00" * 9, whole(b"not this")])

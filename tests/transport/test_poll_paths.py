@@ -37,7 +37,7 @@ from tests.jobs.test_job import eventually
 from tests.support.scripted import Script, ScriptedServer, certificate, response
 
 Ask = Callable[..., Request]
-WAYS = ["straight", "sdk", "azure", "embedded", "proxy"]
+WAYS = ["straight", "quick", "sdk", "azure", "embedded", "proxy"]
 told = {"error": {"message": "no", "type": "x", "code": "y"}}
 
 
@@ -57,11 +57,31 @@ def server_by(way: str, scripted: ScriptedServer, patch: pytest.MonkeyPatch) -> 
     return ServerConfig(url, KEY)
 
 
-def with_client(server: ServerConfig, use: Callable[[ResponsesClient], Awaitable[Any]]) -> Any:
+class QuickClient(ResponsesClient):
+    """Polls without a task first, as jobs are, and goes on with what that brings."""
+
+    async def retrieve(
+        self,
+        response_id: str,
+        last: Reply | None = None,
+        include: tuple[str, ...] = (),
+        asked: Any = None,
+    ) -> Reply:
+        told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if not include and self.begin_poll(response_id, lambda *one: told.set_result(one)):
+            asked = await told
+        return await super().retrieve(response_id, last, include, asked)
+
+
+def with_client(
+    server: ServerConfig,
+    use: Callable[[ResponsesClient], Awaitable[Any]],
+    kind: type[ResponsesClient] = QuickClient,
+) -> Any:
     """What ``use`` gives, called with a client that has polled once."""
 
     async def main() -> Any:
-        client = ResponsesClient(server)
+        client = kind(server)
         try:
             await client.retrieve("resp_0")
             return await use(client)
@@ -89,7 +109,8 @@ def test_polls_carry_what_the_sdk_sends(
     server = server_by(way, polled, monkeypatch)
     if way == "straight":
         server = ServerConfig(polled.base_url, KEY, organization="org-1", headers="X-Team: blue")
-    with_client(server, lambda client: client.retrieve("resp_0"))
+    kind = QuickClient if way == "quick" else ResponsesClient
+    with_client(server, lambda client: client.retrieve("resp_0"), kind)
     first, second = polled.seen
     assert first.path == second.path
     assert first.path.startswith("http://models.invalid/" if way == "proxy" else "/v1/")
@@ -101,7 +122,7 @@ def test_polls_carry_what_the_sdk_sends(
             "blue",
             "org-1",
         )
-    straight = way in ("straight", "embedded")
+    straight = way in ("straight", "quick", "embedded")
     assert ("x-stainless-lang" not in second.headers) == straight
     assert polled.connections == (2 if straight else 1)
 
@@ -167,7 +188,7 @@ def test_failures_mean_the_same_on_all_ways(
             polled.scripts["retrieve"].clear()
             assert (await client.retrieve("resp_0")).response["status"] == "in_progress", name
 
-    with_client(server, all_of_them)
+    with_client(server, all_of_them, QuickClient if way == "quick" else ResponsesClient)
 
 
 @pytest.mark.parametrize("way", ["straight", "sdk"])
