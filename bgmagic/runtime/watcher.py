@@ -7,6 +7,7 @@ never the truth about a job: the answer is what a poll says.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -23,6 +24,8 @@ from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.reply import HTTPResponse, Reply, without_half_characters
 from bgmagic.transport.streaming import EventStream, PartialOutput, ServerSentEvent
 from bgmagic.values import replace
+
+logger = logging.getLogger("bgmagic")
 
 # Seconds between two previews at least: people read no faster, browsers draw slower.
 PREVIEW_INTERVAL = 0.1
@@ -242,13 +245,16 @@ class ResponseWatcher:
         """Take what a poll without a task was answered; one takes what is new."""
         if self.is_over:  # it was stopped meanwhile
             return
-        same = self._client.unchanged(got, self._last)
-        if same is None:
+        try:
+            same = self._client.unchanged(got, self._last)
+            if same is not None:
+                self._keep(same)
+                self._wait()
+                return
             self._asked = got, error
-            self._ask_turn()
-        else:
-            self._keep(same)
-            self._wait()
+        except Exception:  # ends the job if it comes again there
+            logger.exception("%r was not polled", self._job)
+        self._ask_turn()
 
     async def poll(self) -> Reply | None:
         """Poll once, or go on with a poll; gives the terminal reply, if there is one.

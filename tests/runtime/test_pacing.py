@@ -7,6 +7,7 @@ import functools
 import gc
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -101,15 +102,26 @@ class Time:
 
 
 class Server:
-    """A client whose replies are those of a script, the last one over and over."""
+    """A client whose replies are those of a script, the last one over and over.
+
+    Attributes:
+        quick: whether polls need no task as long as nothing is new, which is always so then.
+    """
+
+    quick = False
 
     def __init__(self, replies: list[Reply | ServerError], time: Time, seconds: float) -> None:
         self._replies = itertools.chain(replies, itertools.repeat(replies[-1]))
         self._time, self._seconds = time, seconds
         self.compress = ResponseCompressor()
 
-    def begin_poll(self, _response_id: str, _told: object) -> bool:
-        return False
+    def begin_poll(self, _response_id: str, told: Callable[..., None]) -> bool:
+        if self.quick:
+            asyncio.get_running_loop().call_soon(told, None, None)
+        return self.quick
+
+    def unchanged(self, _got: object, last: Reply | None) -> Reply | None:
+        return last
 
     async def retrieve(
         self, _response_id: str, _last: Reply | None, _include: object, _asked: object
@@ -206,6 +218,20 @@ def test_slow_answers_do_not_put_off_the_next_poll() -> None:
     assert last is end
     assert len(heard) == 10
     assert max(time.waits[1:]) + 60 < 90
+
+
+def test_what_breaks_in_a_poll_without_a_task_is_not_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Polls that bring nothing new take no task and are repeated; what breaks in one, as a limit that can't
+    be read, is logged, and the job is polled on in a task."""
+    delays, end = iter([10.0, 10.0, 10.0]), Reply({"status": "completed"})
+    monkeypatch.setattr(PollSchedule, "after_reply", lambda *_: next(delays))
+    monkeypatch.setattr(Server, "quick", True)
+    monkeypatch.setattr(Server, "unchanged", lambda *_: Reply({}))
+    last, time, heard = run([end], 1e6)
+    assert (last, time.waits, len(heard)) == (end, [10.0, 10.0, 10.0], 3)
+    assert "was not polled" in caplog.text
 
 
 def test_failing_polls_never_end_the_job() -> None:
