@@ -56,7 +56,7 @@ CREATE_TIMEOUT = 120.0
 AT_ONCE = 50
 
 
-class PollGate(Protocol):
+class PollLimiter(Protocol):
     """Says when a poll may be made: calls a function then, or ends a wait."""
 
     def ask(self, go: Callable[[], object]) -> None: ...
@@ -72,7 +72,7 @@ class ResponsesClient:
         create_slots: bounds the creates in flight; the caller enters it before `create`.
     """
 
-    def __init__(self, server: ServerConfig, gate: PollGate | None = None) -> None:
+    def __init__(self, server: ServerConfig, gate: PollLimiter | None = None) -> None:
         """Make the client of ``server``. Imports the SDK.
 
         Args:
