@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bgmagic.api.server import ServerConfig
-from bgmagic.batches import runs
+from bgmagic.batches import runs, sender
 from bgmagic.batches.runs import BatchRuns, FoundBatch
 from bgmagic.errors import BadInput
 from bgmagic.jobs.export import export_line
@@ -64,6 +64,9 @@ FAULTS: dict[str, Script] = {
     "cut off": Script(truncate=40),
 }
 CALLS = ("upload", "batch", "batch_poll", "content")
+
+# When a batch that may have been made is looked for: now, and after 1.5 s on this clock.
+LOOK_UPS = (0.0, 3000.0)
 
 # Those of them after which it is not known whether a create was carried out, and it was not.
 UNCLEAR = ("reset before", "500", "html")
@@ -322,10 +325,10 @@ def test_a_batch_that_is_made_late_is_found(
     """A create that the server carries out only after the call was given up, and after it was looked
     for in vain, is found in its list: it is not asked for again."""
     monkeypatch.setattr(batches, "CREATE_BATCH_TIMEOUT", 0.2)
+    monkeypatch.setattr(sender, "LOOK_UPS", LOOK_UPS)
     hold, made = threading.Event(), threading.Event()
     server.enqueue("batch", Script(hold=hold))
-    # This clock runs fast, so the last look-up may come soon: the second one finds it, however long
-    # the server takes.
+    # The last look-up finds it, however long the server takes.
     server.enqueue("batches", Script(), Script(hold=made))
     jobs = sent(kernel, server, 3)
     eventually(lambda: server.count("batches") == 2)
@@ -345,6 +348,7 @@ def test_a_batch_that_is_made_too_late_is_not_made_again(
     are unknown, say what to look for, and are sent again by the user's word alone. It is cancelled
     once all have been, and not for a part of them: of the others it is the only one."""
     monkeypatch.setattr(batches, "CREATE_BATCH_TIMEOUT", 0.2)
+    monkeypatch.setattr(sender, "LOOK_UPS", LOOK_UPS)
     hold = threading.Event()
     server.enqueue("batch", Script(hold=hold))
     jobs = sent(kernel, server, 3)
