@@ -65,8 +65,8 @@ FAULTS: dict[str, Script] = {
 }
 CALLS = ("upload", "batch", "batch_poll", "content")
 
-# When a batch that may have been made is looked for: now, and after 1.5 s on this clock.
-LOOK_UPS = (0.0, 3000.0)
+# When a batch that may have been made is looked for: now, and after a second on this clock.
+LOOK_UPS = (0.0, 2000.0)
 
 # Those of them after which it is not known whether a create was carried out, and it was not.
 UNCLEAR = ("reset before", "500", "html")
@@ -216,8 +216,11 @@ def test_odd_words_about_a_refusal(
     assert not caplog.records
 
 
-def test_lean_answers(kernel: JobManager, server: ScriptedServer) -> None:
+def test_lean_answers(
+    kernel: JobManager, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A batch is followed whose create has an id alone; a list that is none is asked for again."""
+    monkeypatch.setattr(sender, "LOOK_UPS", LOOK_UPS)
     server.enqueue("batch", Script(reset="after"))
     server.enqueue("batches", Script(json={"data": 5}), Script(json={"data": [{"id": "other"}, 5]}))
     jobs = sent(kernel, server, 2)
