@@ -38,9 +38,9 @@ def heard(
     return found
 
 
-def runs(messages: Messages) -> bool:
-    """Whether the job is known to run, and what earlier ones took: then there is no more news."""
-    return any(v["status"] == "in_progress" and v["history"] for v in of(messages, "view"))
+def stands(messages: Messages, status: str) -> bool:
+    """Whether the job stands so, and what earlier ones took is known: then there is no more news."""
+    return any(view["status"] == status and view["history"] for view in of(messages, "view"))
 
 
 def of(messages: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def test_two_comms_and_news_only(server: ScriptedServer) -> None:
         assert len(views) <= polls + 5, [view["status"] for view in views]
         server.polls = 10**6
         running.start("%%bgresponse -o y --poll 80\nWhy?")
-        heard(running, runs)
+        heard(running, lambda found: stands(found, "queued"))
         assert heard(running, quiet=2.5) == []
 
 
@@ -87,7 +87,7 @@ def test_preview_ten_times_a_second(server: ScriptedServer) -> None:
     with kernel(**environment) as running:
         running.ok("%load_ext bgmagic")
         running.start("%%bgresponse -o x --stream --poll 80\nWhy?")
-        heard(running, runs)
+        heard(running, lambda found: stands(found, "in_progress"))
         begun = time.monotonic()
         for beat in beats:
             beat.set()
