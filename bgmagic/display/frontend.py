@@ -55,6 +55,12 @@ class Frontend:
         """Whether somebody can look at a widget there while the kernel runs."""
         return self.shows in ("card", "card and line")
 
+    @property
+    def is_program(self) -> bool:
+        """Whether a program sends the cells, which tells of an error what an output of that kind
+        says: papermill's message is else empty."""
+        return self.shows == "html"
+
 
 Message = Mapping[str, Any]
 

@@ -75,16 +75,29 @@ def as_typed(cell: str, raw: str) -> str:
     Returns:
         ``cell`` where it is not what ``raw`` ends with, as where code calls the magic.
     """
-    body = cell.rstrip("\n")
-    given = body.split("\n")
-    typed = textwrap.dedent(raw).rstrip("\n").split("\n")[-len(given) :]
-    if len(typed) < len(given):
+    given, typed = _up_to_last_word(cell), _up_to_last_word(raw)
+    if not given or len(given) > len(typed):
         return cell
-    for before, after in zip(typed, given, strict=True):
+    margin = re.match(r"(?:[ \t]*\n)*([ \t]*)", raw)
+    told = []
+    for line, after in zip(typed[-len(given) :], given, strict=True):
+        before = line.removeprefix(margin[1] if margin else "")
         taken = before.removesuffix(after)
-        if len(taken) + len(after) != len(before) or not _PROMPT.fullmatch(taken):
+        if not before.strip() and not after.strip():
+            told.append(after)
+        elif before.endswith(after) and _PROMPT.fullmatch(taken):
+            told.append(before)
+        else:
             return cell
-    return "\n".join(typed) + cell[len(body) :]
+    return "\n".join(told) + cell[len("\n".join(given)) :]
+
+
+def _up_to_last_word(text: str) -> list[str]:
+    """Its lines without the blank ones at the end."""
+    lines = text.split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
 
 
 # Outside quotes a backslash is a part of a path on Windows; elsewhere it escapes what follows.

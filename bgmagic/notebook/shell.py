@@ -420,8 +420,10 @@ def _told(lines: Sequence[Sequence[str]], note: str) -> str:
 @contextlib.contextmanager
 def errors_as_one_line() -> Iterator[None]:
     """Show an error of ours as one line."""
-    # Exactly UsageError: IPython prints the traceback of a subclass.
+    # Exactly UsageError: IPython prints the traceback of a subclass. It is no output of kind error.
     try:
         yield
     except BgmagicError as error:
+        if frontend.current().is_program:
+            raise  # one line, too: see its class
         raise UsageError(str(error)) from None

@@ -62,7 +62,7 @@ BAD_HEADERS = [
 
 
 def test_bad_headers_send_nothing(in_kernel: Kernel, server: ScriptedServer) -> None:
-    """Each bad header is one UsageError line, binds no name and sends nothing."""
+    """Each bad header is one line of a UsageError, or for a program an error; it binds no name and sends nothing."""
     for header in BAD_HEADERS:
         ran = in_kernel.run(f"%%bgresponse -o kept {header}\nWhy?")
         assert ran.status == "error", header
@@ -71,6 +71,14 @@ def test_bad_headers_send_nothing(in_kernel: Kernel, server: ScriptedServer) -> 
     assert in_kernel.run("%%bgresponse -o kept\n  \n").said.startswith(
         "UsageError: the cell is empty"
     )
+    # A program, as papermill, tells of an output of kind error alone.
+    in_kernel.names_cells = in_kernel.takes_input = False
+    for bad in ("%%bgresponse -o kept -e hgh\nWhy?", "%bgwait nothing"):
+        ran = in_kernel.run(bad)
+        assert ran.stderr == ""
+        assert len(ran.errors) == 1, ran.errors
+        assert ran.errors[0].startswith("BadInput: "), ran.errors
+    in_kernel.names_cells = in_kernel.takes_input = True
     assert in_kernel.value("'kept' in globals()") == "False"
     assert server.seen == []
 
