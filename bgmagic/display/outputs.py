@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +31,10 @@ from bgmagic.text import count_jobs
 if TYPE_CHECKING:
     from bgmagic.display.board import GroupBoard, JobsBoard
     from bgmagic.jobs.group import JobGroup
+
+REFRESH = 1.0  # seconds after an end until a table is made anew, for all that ended by then
+
+MOST_WATCHED = 1000  # jobs whose ends a table waits for
 
 logger = logging.getLogger("bgmagic")
 
@@ -281,6 +286,57 @@ class GroupContent:
         """
         if self._board is not None:
             self._board.on_done.append(listener)
+
+
+class LiveTable:
+    """A table that is made anew as jobs end, until all of them have."""
+
+    def __init__(self, make: Callable[[], Bundle], jobs: Sequence[Job]) -> None:
+        """Make it, for the frontend of the cell that runs now; ``make`` gives what it shows now."""
+        self._make = make
+        self._open = set([job for job in jobs if not job.done()][:MOST_WATCHED])
+        self._id = f"bgmagic-{uuid.uuid4().hex}"
+        self._context = contextvars.copy_context()
+        self._due = False
+        self._pause = REFRESH
+
+    def show(self) -> None:
+        """Display it."""
+        publish(self._make(), self._id)
+        if frontend.current().replaces == "outputs":
+            frontend.remember(self, keep=False)
+            for job in list(self._open):
+                job.add_listener(self._changed)
+                self._changed(job)  # it may have ended before the listener was there
+
+    def republish(self) -> bool:
+        """Display it once more, from the cell that runs now; whether it will not change."""
+        begun = time.thread_time()
+        publish(self._make(), self._id, update=True)
+        # Of thousands of jobs it takes a while, which a cell that computes would feel.
+        self._pause = max(REFRESH, 50 * (time.thread_time() - begun))
+        return not self._open
+
+    def _changed(self, job: Job) -> None:
+        if job not in self._open or not job.done():
+            return
+        self._open.discard(job)
+        if self._due:  # thousands may end at once
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # no loop here, or one that is shutting down
+            self._update()
+            return
+        self._due = True
+        loop.call_later(self._pause, lambda: loop.run_in_executor(None, self._update))
+
+    def _update(self) -> None:
+        self._due = False
+        try:
+            self._context.copy().run(self.republish)
+        except Exception:
+            logger.exception("a table can't be shown as it is now")
 
 
 def show(

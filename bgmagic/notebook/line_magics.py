@@ -23,7 +23,14 @@ from bgmagic.notebook.shell import (
 )
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import is_like_response_id, to_response_id
-from bgmagic.submission.costs import PERIODS, costs_since, receipt, start_of
+from bgmagic.submission.costs import (
+    PERIODS,
+    Receipt,
+    costs_since,
+    receipt,
+    receipt_cells,
+    start_of,
+)
 from bgmagic.submission.lookup import JobLookup, needed_keys, open_jobs_line, output_type_of
 from bgmagic.submission.notify import notify_as_configured
 from bgmagic.submission.options import resolve_settings
@@ -390,13 +397,19 @@ def _show_receipt(notebook: NotebookShell, period: str) -> None:
     """
     if period not in PERIODS:
         raise BadInput(f"%bgcost {period}: allowed are {', '.join(PERIODS)}")
-    found = costs_since(app.manager.store, start_of(period, time.time()))
-    if not found:
+    store = app.manager.store
+    found = [costs_since(store, start_of(period, time.time()))]
+    if not found[0]:
         print("No job has cost anything, as far as the journal knows.")
         return
     budget = app.budget()
     note = f"The budget is {budget}." if budget is not None else ""
-    notebook.show_receipt([line.cells for line in receipt(found)], note)
+
+    def make() -> Receipt:
+        costs = found.pop() if found else costs_since(store, start_of(period, time.time()))
+        return receipt_cells(receipt(costs)), note
+
+    notebook.show_receipt(make, app.manager.jobs())
 
 
 def _use_local(settings: LocalSettings) -> None:

@@ -38,7 +38,7 @@ from bgmagic.notebook.blocking import (
     wait,
 )
 from bgmagic.submission.app import app, gc_paused, place
-from bgmagic.submission.costs import HEADS
+from bgmagic.submission.costs import HEADS, Receipt
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.text import without_controls
@@ -46,6 +46,8 @@ from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
+
+    from bgmagic.display.static_html import Bundle
 
 
 @dataclass(frozen=True)
@@ -196,8 +198,8 @@ class NotebookShell(abc.ABC):
         """
 
     @abc.abstractmethod
-    def show_receipt(self, lines: Sequence[Sequence[str]], note: str) -> None:
-        """Show what jobs cost: a table, with cells as `HEADS` says, and a sentence or ""."""
+    def show_receipt(self, make: Callable[[], Receipt], jobs: Sequence[Job]) -> None:
+        """Show what jobs cost, which changes as ``jobs`` end."""
 
     def before_cell(self, *_: object) -> None:
         """Ask what has come up since the last cell, which the next may wait for; IPython calls it
@@ -296,12 +298,17 @@ class KernelShell(NotebookShell):
         """Show a live table."""
         _outputs().show_board(which, rows, jobs, find, watch)
 
-    def show_receipt(self, lines: Sequence[Sequence[str]], note: str) -> None:
+    def show_receipt(self, make: Callable[[], Receipt], jobs: Sequence[Job]) -> None:
         """Show an HTML table."""
-        from IPython.display import display
 
-        shown = {"text/html": html_table(HEADS, lines) + note, "text/plain": _told(lines, note)}
-        display(shown, raw=True)  # type: ignore[no-untyped-call]
+        def bundle() -> Bundle:
+            lines, note = make()
+            return {
+                "text/html": html_table(HEADS, lines) + note,
+                "text/plain": _told(lines, note),
+            }
+
+        _outputs().LiveTable(bundle, jobs).show()
 
     def after_cell(self, *_: object) -> None:
         """Show again, or say, what the frontend may not have heard from another thread."""
@@ -365,9 +372,9 @@ class TerminalShell(NotebookShell):
         """Print the table."""
         print(table_text(rows))
 
-    def show_receipt(self, lines: Sequence[Sequence[str]], note: str) -> None:
+    def show_receipt(self, make: Callable[[], Receipt], jobs: Sequence[Job]) -> None:
         """Print the table."""
-        print(_told(lines, note))
+        print(_told(*make()))
 
     def after_cell(self, *_: object) -> None:
         """Say in a line before the next prompt which jobs have ended since."""

@@ -10,8 +10,10 @@ import math
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.pricing import BATCH, Billing, Charge, Terms, price_of_tokens
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 PERIODS = ("today", "7d", "all")  # of a receipt
 
 REREAD = 2.0  # seconds for which what other kernels have paid is not looked up again
+
+Receipt = tuple[list[tuple[str, ...]], str]  # lines with cells as `HEADS` says; a sentence or ""
 
 OVERLAP = 120.0  # seconds: clocks of kernels, and the order of their writes, differ by less
 
@@ -200,6 +204,15 @@ def receipt(costs: Iterable[JobCost]) -> list[CostLine]:
         lines[key] = lines.get(key, CostLine(*key)).plus(cost)
         total = total.plus(cost)
     return [*sorted(lines.values(), key=lambda line: (-line.paid, -line.jobs)), total]
+
+
+def receipt_cells(lines: Sequence[CostLine]) -> list[tuple[str, ...]]:
+    """What stands under `HEADS` in each line: of a notebook its file's name, unless another has the
+    same, since whole paths would leave the sums no room."""
+    short = {line.notebook: PurePath(line.notebook).name for line in lines}
+    counts = Counter(short.values())
+    shown = {path: name if counts[name] == 1 else path for path, name in short.items()}
+    return [(shown[line.notebook], *line.cells[1:]) for line in lines]
 
 
 def cost_row(cost: JobCost) -> dict[str, Any]:

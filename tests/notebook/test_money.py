@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.display.test_frontend import updates
 from tests.support.kernels import Kernel, kernel
 from tests.support.scripted import ScriptedServer, response
 
@@ -58,9 +59,17 @@ def test_windows_and_receipts(in_kernel: Kernel, priced: ScriptedServer) -> None
     assert "<table>" in shown["text/html"]
     assert "<td>$1.40</td>" in shown["text/html"]
     assert "allowed are today, 7d, all" in notebook.run("%bgcost yesterday").said
+    # It is shown anew once what is open has ended.
+    priced.polls = 10_000
+    notebook.ok("%%bgresponse -o d --quiet --poll 0.1\nLonger.")
+    notebook.until("d.response_id")
+    (shown,) = notebook.ok("%bgcost").displays
+    assert "<td>$1.20</td>" not in shown["text/html"]
+    priced.polls = 0
+    assert "<td>$1.20</td>" in updates(notebook, 1)[-1]["data"]["text/html"]
     assert notebook.value(
         "[round(p, 2) for p in __import__('bgmagic').costs()['price'].dropna()]"
-    ) == ("[0.7, 0.7, 0.6]")
+    ) == ("[0.7, 0.7, 0.6, 0.6]")
 
 
 def test_what_excludes_what_is_one_line(in_kernel: Kernel, server: ScriptedServer) -> None:
