@@ -27,7 +27,7 @@ PROMPT = frozenset({"input", "instructions", "prompt_cache_key", "safety_identif
 SHORTEST_SECRET = 6
 
 
-# Both are compiled with the first body that is written down: 1 ms that a cell need not wait for.
+# Both are compiled where a text has a word of theirs: most cells have none, and are 1 ms quicker.
 
 
 @functools.cache
@@ -211,8 +211,35 @@ def without_secrets(
 @functools.lru_cache(1024)  # the few names that requests have
 def _is_secret(key: str) -> bool:
     """Whether a value under this name is secret."""
-    name = re.sub("[-_]", "", key)
-    return name.lower() == "headers" or _names().fullmatch(name) is not None
+    name = key.replace("-", "").replace("_", "")
+    return name.lower() == "headers" or (
+        _may_be_secret(name) and _names().fullmatch(name) is not None
+    )
+
+
+def _may_be_secret(name: str) -> bool:
+    """Whether it is worth asking `_names`: what that finds has such a word, or is not ASCII."""
+    lowered = name.lower()
+    return not name.isascii() or any(word in lowered for word in _SECRET_WORDS)
+
+
+_SECRET_WORDS = (
+    "auth",
+    "bearer",
+    "cookie",
+    "credential",
+    "jwt",
+    "key",
+    "pass",
+    "pwd",
+    "secret",
+    "token",
+)
+
+
+def _looks_secret(text: str) -> bool:
+    may_be = "sk-" in text or "://" in text or "=" in text or "bearer" in text.lower()
+    return may_be and _looks().search(text) is not None
 
 
 class _Redaction:
@@ -238,7 +265,7 @@ class _Redaction:
 
     def _walk(self, value: Any) -> Any:
         if isinstance(value, str):
-            known = self._secrets.within(value) or _looks().search(value)
+            known = self._secrets.within(value) or _looks_secret(value)
             return self._blank(value) if known else value
         if isinstance(value, Mapping):
             return {self._exact(key): self._field(key, part) for key, part in value.items()}

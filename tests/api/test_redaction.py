@@ -11,10 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bgmagic.api.redaction import MARK, SHORTEST_SECRET, Secrets, without_secrets
+from bgmagic.api.redaction import (
+    MARK,
+    SHORTEST_SECRET,
+    Secrets,
+    _looks,
+    _names,
+    without_secrets,
+)
 from bgmagic.api.server import ServerConfig
 
 KEY = "sk-proj-0123456789abcdefghij"
@@ -270,3 +277,15 @@ def test_passwords_in_headers_are_secrets() -> None:
         told = Secrets(server.secrets).hide(f"Basic {pair}, p@ssw0rd1, sk-0123456789")
         assert pair[:-2] not in told
         assert "p@ssw0rd1" not in told
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(
+    st.from_regex(_names(), fullmatch=True), st.from_regex(_looks()), st.text("xyz /?&", max_size=9)
+)
+def test_the_quick_look_passes_nothing_over(name: str, looks: str, around: str) -> None:
+    """Whatever the patterns of secrets' names and looks find is taken out, although most texts are not searched with them."""
+    assert without_secrets({name: "x"}, ())[1]
+    spaced = f"{around} {looks} {around}"
+    if _looks().search(spaced):
+        assert without_secrets({"x": spaced}, ())[1]
