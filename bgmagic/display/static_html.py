@@ -13,7 +13,6 @@ from bgmagic.display.frontend import Formulas
 from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
 from bgmagic.errors import AnswerGone, BgmagicError
 from bgmagic.jobs.artifacts import made_html
-from bgmagic.jobs.export import GroupSummary, job_row
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
@@ -22,6 +21,7 @@ from bgmagic.rendering.escaping import inline_text
 from bgmagic.text import count_jobs, dollars, duration, one_line, without_controls
 
 if TYPE_CHECKING:
+    from bgmagic.jobs.export import GroupSummary
     from bgmagic.jobs.group import JobGroup
 
 _GREY = "--jp-ui-font-color2, var(--vscode-descriptionForeground, #757575)"
@@ -271,6 +271,8 @@ def final_group_bundles(group: JobGroup) -> FinalBundles:
 
 def final_group_bundle(group: JobGroup) -> Bundle:
     """The group as it ended, as a MIME bundle."""
+    from bgmagic.jobs.export import GroupSummary  # a job by itself needs none
+
     tally = GroupSummary(group.places)
     return {
         "text/html": group_html(group, tally),
@@ -316,8 +318,10 @@ def _remedies(tally: GroupSummary, name: str) -> str:
 
 
 def _table(group: JobGroup) -> str:
+    from bgmagic.jobs import export
+
     jobs = group.jobs[:KEPT_ROWS]
-    rows = [{"": job.name or ""} | job_row(job) for job in jobs]
+    rows = [{"": job.name or ""} | export.job_row(job) for job in jobs]
     heads = _heads(rows)
     head = "".join(f"<th>{html.escape(_title(name))}</th>" for name in heads)
     body = "".join("<tr>" + "".join(_td(told, name) for name in heads) + "</tr>" for told in rows)

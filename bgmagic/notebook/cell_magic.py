@@ -13,13 +13,13 @@ from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 
 from bgmagic.display.listing import describe_job
 from bgmagic.errors import BadInput
+from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
 from bgmagic.notebook.parser import as_typed, parse_line, with_options_help
 from bgmagic.notebook.shell import NotebookShell, errors_as_one_line
 from bgmagic.submission.app import app, gc_paused
 from bgmagic.submission.converters import BROWSER
 from bgmagic.submission.lookup import forget_old_jobs
-from bgmagic.submission.notify import notify_at_end
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import (
     PreparedRequest,
@@ -31,6 +31,13 @@ from bgmagic.text import count_jobs
 
 if TYPE_CHECKING:
     from bgmagic.sweeps.submit import SubmittedSweep
+
+
+def _notify(what: Job | JobGroup, settings: SubmitSettings, *, joined: bool) -> None:
+    if settings.notify:
+        from bgmagic.submission.notify import notify_at_end  # few have it
+
+        notify_at_end(what, settings.notify, joined=joined)
 
 
 @magics_class
@@ -125,7 +132,7 @@ class BgCellMagics(Magics):
             running = earlier if isinstance(earlier, Job) and not earlier.done() else None
             shown = BROWSER in settings.notify
             self._notebook.tell_sent(sent.job, running, notify=shown)
-        notify_at_end(sent.job, settings.notify, joined=sent.joined)
+        _notify(sent.job, settings, joined=sent.joined)
         if settings.wait:
             self._notebook.wait_and_tell([sent.job], None)
 
@@ -170,7 +177,7 @@ class BgCellMagics(Magics):
         if not settings.quiet:
             shown = BROWSER in settings.notify
             self._notebook.tell_sent_group(sent.group, sent.bill, notify=shown)
-        notify_at_end(sent.group, settings.notify, joined=bool(sent.joined))
+        _notify(sent.group, settings, joined=bool(sent.joined))
 
     @staticmethod
     def _tell_dry_run(prepared: PreparedRequest) -> None:

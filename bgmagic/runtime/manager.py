@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bgmagic.api.batch import BatchAssigner
 from bgmagic.api.request import OutputType, Request
 from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import CallbackThread, Clock, LoopThread
@@ -390,6 +389,8 @@ class JobManager:
 
     def resend_all(self, jobs: Sequence[Job]) -> list[Job]:
         """Send jobs again, as `resend` does; those of batches together in a new one."""
+        from bgmagic.api.batch import BatchAssigner  # few are in batches
+
         batched = [job for job in jobs if job.record.batch is not None]
         assigner, now = BatchAssigner(), self._clock.now()  # one time, as it is one sweep
         made: dict[Job, Job] = {}

@@ -191,17 +191,30 @@ def own_file(path: Path, host: str) -> Path:
     return mine if mine.exists() or is_shared(path.parent) else path
 
 
-def may_have_open(path: Path, notebook: str) -> bool:
+def has_no_open(path: Path | None, notebook: str, version: int) -> bool:
+    """Whether a journal that is not open yet surely has no open jobs of ``notebook``, and can be
+    written as far as can be seen; one in memory has none."""
+    if path is None:
+        return True
+    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return writable and not may_have_open(path, notebook, version)
+
+
+def may_have_open(path: Path, notebook: str, version: int | None = None) -> bool:
     """Whether the journal at ``path`` may have open jobs of ``notebook``.
 
     Asks the file alone, without all that opens a journal; True where that can't tell: where hosts
-    share the folder, or if the file can't be read now or is of another bgmagic.
+    share the folder, or if the file can't be read now or is of another bgmagic, or of another
+    ``version`` than is given.
     """
     if next(path.parent.glob(_names_of_hosts(path)), None) is not None or is_shared(path.parent):
         return True
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=_LOOK_TIMEOUT)) as connection:
             connection.execute("PRAGMA query_only = ON")
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (None, found):
+                return True
             asked = "SELECT 1 FROM jobs WHERE notebook = ? AND ended_at IS NULL LIMIT 1"
             return connection.execute(asked, (notebook,)).fetchone() is not None
     except sqlite3.Error:
@@ -323,3 +336,19 @@ def inode_of(path: Path | None) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino
+
+
+def leak(connection: sqlite3.Connection) -> None:
+    """In a forked child: have Python never close it, which would drop the parent's locks."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def _before_fork() -> None:
+    # In the child another thread's import may hold a lock for ever; 5 ms of a script without forks.
+    import ctypes  # noqa: F401
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)

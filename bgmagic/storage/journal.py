@@ -8,7 +8,6 @@ secrets are taken out before anything comes here.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import secrets
@@ -49,11 +48,10 @@ class Journal:
         self.given = path  # what it is one of
         self._others = OtherFiles(path, self._path) if path and self._path else None
         self._rows = LiveRows()
-        self._pid = os.getpid()
         self._news = threading.Condition()
         self._queue: list[Write] = []
         self._queued = self._done = 0
-        self._closing = False
+        self._closing, self._pid = False, os.getpid()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
@@ -150,6 +148,9 @@ class Journal:
         self, fingerprint: str, *, notebook: str | None = None, name: str | None = None
     ) -> list[StoredJob]:
         """The open jobs with this very request, whole, oldest first."""
+        version = len(database.MIGRATIONS)
+        if not self._queued and filesystem.has_no_open(self.given, notebook or "", version):
+            return []  # a first cell need not wait for it to be opened
         return self.select(SAME, it=fingerprint, notebook=notebook, name=name)
 
     def select(self, where: str, *, brief: bool = False, **values: Any) -> list[StoredJob]:
@@ -433,7 +434,7 @@ class Journal:
         """In a forked child: never let SQLite close what the parent uses; that could damage it."""
         for connection in (self._connection, self._reader and self._reader[1]):
             if connection is not None:
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+                filesystem.leak(connection)
 
 
 _JOURNALS: weakref.WeakSet[Journal] = weakref.WeakSet()

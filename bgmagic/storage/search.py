@@ -10,7 +10,6 @@ and words of less than three characters, are looked for in the texts themselves.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import sqlite3
@@ -398,7 +397,7 @@ def _after_fork() -> None:
     # In a forked child: never let SQLite close what the parent may be writing to.
     for search in list(_OPEN):
         if search._connection is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(search._connection))
+            filesystem.leak(search._connection)
 
 
 if hasattr(os, "register_at_fork"):

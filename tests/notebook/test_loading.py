@@ -16,7 +16,8 @@ import pytest
 from bgmagic.notebook.cell_magic import BgCellMagics
 from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.magics import NAMES, Warming
-from bgmagic.storage.filesystem import may_have_open
+from bgmagic.storage.database import MIGRATIONS
+from bgmagic.storage.filesystem import has_no_open, may_have_open
 from bgmagic.storage.journal import Journal
 from tests.jobs.test_job import eventually
 from tests.storage.test_journal import entry
@@ -120,6 +121,21 @@ def test_a_cell_is_alone(in_kernel: Kernel) -> None:
     assert in_kernel.ok(names).stdout.strip() == "[]"
 
 
+def test_a_first_cell_waits_for_no_journal(tmp_path: Path) -> None:
+    """Of a journal that can have no such job none is looked for, so that nobody waits for it to be opened; else it is asked."""
+    path = tmp_path / "journal.sqlite3"
+    earlier = Journal(path)
+    earlier.add(replace(entry("a"), notebook="a.ipynb", ended_at=None)).result(LIMIT)
+    earlier.close(LIMIT)
+    journals = Journal(None), Journal(path)
+    for journal in journals:
+        assert journal.same(entry("a").fingerprint, notebook="b.ipynb") == []
+        assert journal._thread is None
+    found = journals[1].same(entry("a").fingerprint, notebook="a.ipynb")
+    assert [each.key for each in found] == ["a"]
+    journals[1].close(LIMIT)
+
+
 def test_the_file_tells_of_open_jobs(tmp_path: Path) -> None:
     """Only an open job of this very notebook is worth reading the journal for, or a file that can't be asked."""
     path = tmp_path / "journal.sqlite3"
@@ -130,6 +146,13 @@ def test_the_file_tells_of_open_jobs(tmp_path: Path) -> None:
     journal.close(LIMIT)
     assert may_have_open(path, "a.ipynb")
     assert not may_have_open(path, "b.ipynb")
+    newest = len(MIGRATIONS)
+    assert has_no_open(path, "b.ipynb", newest)
+    assert not has_no_open(path, "a.ipynb", newest)
+    assert not has_no_open(
+        path, "b.ipynb", newest + 1
+    )  # opening it will say what is wrong, or mend it
+    assert not has_no_open(tmp_path / "none", "b.ipynb", newest)
     assert not may_have_open(path, "c.ipynb")
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TABLE jobs")
