@@ -19,6 +19,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent import futures  # its thread pool is imported with its first use, on that thread
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -52,8 +53,7 @@ def on_own_thread(function: Callable[[], T], name: str) -> Future[T]:
 class NameLookups:
     """Looks names up for one event loop: each on a thread of its own, the same name once at a time.
 
-    A name server that does not answer thus holds up nobody but who asks for its names, and takes
-    one thread for each of them.
+    A name server that does not answer holds up only who asks for its names, by a thread a name.
     """
 
     def __init__(self) -> None:
@@ -68,23 +68,26 @@ class NameLookups:
         asked = (host, port, *sorted(hints.items()))
         running = self._running.get(asked)
         if running is None:
-            look = functools.partial(socket.getaddrinfo, host, port, **hints)
+            look = functools.partial(_addresses_or_error, host, port, **hints)
             running = self._running[asked] = on_own_thread(look, "bgmagic-lookup")
             running.add_done_callback(lambda _: self._running.pop(asked, None))
-        shared = asyncio.shield(asyncio.wrap_future(running))
-        shared.add_done_callback(_take_notice)
         try:
             async with asyncio.timeout(LOOKUP):
-                return await shared
+                found = await asyncio.shield(asyncio.wrap_future(running))
         except TimeoutError:
             shown = host.decode("ascii", "replace") if isinstance(host, bytes) else host
             raise OSError(f"looking up {shown} took more than {LOOKUP:.0f} s") from None
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
-def _take_notice(future: asyncio.Future[Any]) -> None:
-    """Know what a lookup ended with that nobody waits for any more."""
-    if not future.cancelled():
-        future.exception()
+def _addresses_or_error(host: Any, port: Any, **hints: Any) -> Any:
+    # asyncio would report an error that nobody waits for any more, anywhere in the user's cells.
+    try:
+        return socket.getaddrinfo(host, port, **hints)
+    except Exception as error:
+        return error
 
 
 if sys.platform == "win32":
@@ -189,11 +192,9 @@ class LoopThread:
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    from concurrent.futures import ThreadPoolExecutor  # takes its time: on this thread
-
     asyncio.set_event_loop(loop)
     # One by one: what goes there is short; what is not has threads of its own.
-    loop.set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="bgmagic-blocking"))
+    loop.set_default_executor(futures.ThreadPoolExecutor(1, thread_name_prefix="bgmagic-blocking"))
     loop.set_exception_handler(_report)
     loop.set_task_factory(_new_task)  # type: ignore[arg-type]  # it knows fewer options
     try:
@@ -293,7 +294,6 @@ class FutureWaiter:
 
 
 TICK = 0.05  # seconds; waits that end within the same ones share a timer
-
 EXACT = 1.0  # seconds; shorter waits have timers of their own
 
 

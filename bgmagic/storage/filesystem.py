@@ -191,15 +191,6 @@ def own_file(path: Path, host: str) -> Path:
     return mine if mine.exists() or is_shared(path.parent) else path
 
 
-def has_no_open(path: Path | None, notebook: str, version: int) -> bool:
-    """Whether a journal that is not open yet surely has no open jobs of ``notebook``, and can be
-    written as far as can be seen; one in memory has none."""
-    if path is None:
-        return True
-    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-    return writable and not may_have_open(path, notebook, version)
-
-
 def may_have_open(path: Path, notebook: str, version: int | None = None) -> bool:
     """Whether the journal at ``path`` may have open jobs of ``notebook``.
 

@@ -24,7 +24,7 @@ from bgmagic.storage.database import FORKED, JournalError, StoredJob
 from bgmagic.storage.filesystem import OtherFiles
 from bgmagic.storage.live_rows import LiveRows, Write
 from bgmagic.storage.owner_lock import host_id
-from bgmagic.storage.reader import SAME, newest_first
+from bgmagic.storage.reader import SAME, has_no_open, newest_first
 from bgmagic.storage.retention import Forgetting
 
 _CHANGEABLE = frozenset(database.FIELDS) - {"key"}
@@ -148,8 +148,7 @@ class Journal:
         self, fingerprint: str, *, notebook: str | None = None, name: str | None = None
     ) -> list[StoredJob]:
         """The open jobs with this very request, whole, oldest first."""
-        version = len(database.MIGRATIONS)
-        if not self._queued and filesystem.has_no_open(self.given, notebook or "", version):
+        if not self._queued and has_no_open(self.given, notebook or ""):
             return []  # a first cell need not wait for it to be opened
         return self.select(SAME, it=fingerprint, notebook=notebook, name=name)
 

@@ -252,3 +252,12 @@ def _known(connection: sqlite3.Connection, columns: str) -> str:
         if name not in has and name not in ("request", "response"):
             columns = columns.replace(f", {name},", ", NULL,").replace(f", {name}", ", NULL")
     return columns
+
+
+def has_no_open(path: Path | None, notebook: str) -> bool:
+    """Whether a journal that is not open yet surely has no open jobs of ``notebook``, and can be
+    written as far as can be seen; one in memory has none."""
+    if path is None:
+        return True
+    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return writable and not filesystem.may_have_open(path, notebook, len(database.MIGRATIONS))

@@ -17,8 +17,9 @@ from bgmagic.notebook.cell_magic import BgCellMagics
 from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.magics import NAMES, Warming
 from bgmagic.storage.database import MIGRATIONS
-from bgmagic.storage.filesystem import has_no_open, may_have_open
+from bgmagic.storage.filesystem import may_have_open
 from bgmagic.storage.journal import Journal
+from bgmagic.storage.reader import has_no_open
 from tests.jobs.test_job import eventually
 from tests.storage.test_journal import entry
 from tests.support.kernels import Kernel
@@ -146,13 +147,10 @@ def test_the_file_tells_of_open_jobs(tmp_path: Path) -> None:
     journal.close(LIMIT)
     assert may_have_open(path, "a.ipynb")
     assert not may_have_open(path, "b.ipynb")
-    newest = len(MIGRATIONS)
-    assert has_no_open(path, "b.ipynb", newest)
-    assert not has_no_open(path, "a.ipynb", newest)
-    assert not has_no_open(
-        path, "b.ipynb", newest + 1
-    )  # opening it will say what is wrong, or mend it
-    assert not has_no_open(tmp_path / "none", "b.ipynb", newest)
+    assert has_no_open(path, "b.ipynb")
+    assert not has_no_open(path, "a.ipynb")
+    assert not has_no_open(tmp_path / "none", "b.ipynb")
+    assert may_have_open(path, "b.ipynb", len(MIGRATIONS) - 1)  # opening it says what is wrong
     assert not may_have_open(path, "c.ipynb")
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TABLE jobs")
