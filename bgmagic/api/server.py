@@ -175,13 +175,13 @@ def _no_key(base_url: str) -> str:
     if not base_url:
         return (
             "no API key: set OPENAI_API_KEY (os.environ works, also now), "
-            "or try without one: %bglocal starts the embedded model"
+            "or try without one: %bglocal, in IPython or a notebook, starts the embedded model"
         )
     shown = one_line(base_url.rpartition("@")[2].partition("?")[0], 200)
     return (
         "no API key: set OPENAI_API_KEY (os.environ works, also now) to that of "
         f"{shown}, or to any word if that asks for none, or try without: "
-        "%bglocal starts the embedded model"
+        "%bglocal, in IPython or a notebook, starts the embedded model"
     )
 
 

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 LISTED = 500  # jobs of the journal in one table; more would be no table any more
 
+NONE_LEFT = "No open job is left to attach here; %bgjobs --all lists those of all notebooks."
+
 S = TypeVar("S")
 
 
@@ -260,12 +262,12 @@ class BgLineMagics(Magics):
                 for name in settings.names:
                     self._attach(name, settings.out)
             else:
-                told = open_jobs_line("Name one, or --all.")
-                if told:
-                    print(told)
+                print(open_jobs_line("Name one, or --all.") or NONE_LEFT)
 
     def _attach_all(self) -> None:
         wanted = [*self._nameless(), *JobLookup().open_jobs()]
+        if not wanted:
+            print(NONE_LEFT)
         single = groups.attach_groups(self._notebook, wanted)
         found = sorted(single, key=lambda entry: entry.created_at)
         newest = {entry.name: entry.key for entry in found}

@@ -174,8 +174,8 @@ def test_config_and_environment_name_the_server(in_kernel: Kernel, server: Scrip
         ran = in_kernel.run("%%bgresponse\nThree?")
         assert ran.said == (
             "UsageError: no API key: set OPENAI_API_KEY (os.environ works, also now) to that of "
-            f"{third.base_url}, or to any word if that asks for none, or try without: %bglocal starts "
-            "the embedded model"
+            f"{third.base_url}, or to any word if that asks for none, or try without: %bglocal, in IPython "
+            "or a notebook, starts the embedded model"
         )
         in_kernel.ok("%config BgMagics.base_url = None")
         in_kernel.ok("%env BGMAGIC_BASE_URL=")

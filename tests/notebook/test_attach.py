@@ -56,6 +56,8 @@ def test_killed_while_the_server_works(start: Start, server: ScriptedServer) -> 
         )
         second.ok("%bgattach --all")
         assert second.value("type(x).__name__") == "'Job'"
+        for nothing in ("%bgattach --all", "%bgattach"):
+            assert second.ok(nothing).said.startswith("No open job is left to attach here;")
         server.polls = 0
         second.ok("%bgwait x")
         assert second.value("str(x)") == "'the answer'"
