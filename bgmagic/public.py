@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from bgmagic.errors import BadInput, public
 from bgmagic.jobs.group import JobGroup
@@ -371,7 +372,8 @@ def tool(function: F, /) -> F: ...
 def tool(*, ask: bool = ...) -> Callable[[F], F]: ...
 @public
 def tool(function: F | None = None, /, *, ask: bool = False) -> F | Callable[[F], F]:
-    """Mark a function for ``--tool $function``; it stays what it is.
+    """Mark a function for ``--tool $function``; it stays what it is. Of a method of an object,
+    which takes no mark, it gives a function that calls it.
 
     ::
 
@@ -381,10 +383,22 @@ def tool(function: F | None = None, /, *, ask: bool = False) -> F | Callable[[F]
 
     Args:
         ask: have each call wait for a click on Allow or Deny, as with ``--ask``.
+
+    Raises:
+        BadInput: it is no function.
     """
 
     def mark(marked: F) -> F:
-        setattr(marked, ASK_MARK, ask)
+        given: object = marked
+        if not callable(given) or isinstance(given, type):
+            raise BadInput(f"bgmagic.tool marks a function, not {kind_of(given)}")
+        try:
+            setattr(marked, ASK_MARK, ask)
+        except AttributeError:
+            called: Any = functools.partial(marked)
+            functools.update_wrapper(called, marked)
+            setattr(called, ASK_MARK, ask)
+            return cast("F", called)
         return marked
 
     return mark if function is None else mark(function)

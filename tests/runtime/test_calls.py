@@ -27,7 +27,7 @@ from bgmagic.runtime.calls import AT_ONCE
 from bgmagic.submission import costs
 from bgmagic.submission.app import NoShell, app
 from bgmagic.submission.costs import cost_of
-from bgmagic.tools.functions import function_entry, read_arguments
+from bgmagic.tools.functions import FunctionTool, function_entry, read_arguments
 from tests.api.test_request import CREATE
 from tests.conftest import KEY
 from tests.jobs.test_job import LIMIT, eventually
@@ -725,6 +725,24 @@ def test_fields_say_what_parameters_are() -> None:
     for wrong in ({"name": None}, {"name": "x", "size": 1}):
         with pytest.raises(ValueError, match="Input should be"):
             read_arguments(with_fields, json.dumps(wrong))
+
+
+class Shelf:
+    def find(self, title: str, /, count: int = 1) -> str:
+        """Find a book."""
+        return f"{title} {count}"
+
+
+def test_a_method_can_be_marked() -> None:
+    """What takes no mark, as a method of an object, is marked by a function that calls it; what is no
+    function is one line."""
+    asks = bgmagic.tool(ask=True)(Shelf().find)
+    made = FunctionTool.of(asks)
+    assert (made.asks, made.name, made.entry["description"]) == (True, "find", "Find a book.")
+    assert made.call('{"title": "Emma", "count": null}').result(LIMIT).text == "Emma 1"
+    for wrong in (5, Shelf):
+        with pytest.raises(BadInput, match=r"bgmagic\.tool marks a function, not a"):
+            bgmagic.tool(wrong)  # type: ignore[type-var]
 
 
 def lambda_with_name() -> Any:
