@@ -143,14 +143,15 @@ class PollPacer:
         self._asked_at = -math.inf
         self._most: float | None = None
 
-    def spread(self, interval: float, *, chosen: bool) -> float:
+    def spread(self, interval: float, *, chosen: bool, now: float | None = None) -> float:
         """Seconds between two polls of a job that should be polled each ``interval``: more where
         the jobs are so many that their polls were above the limit.
 
         Args:
             chosen: whether the user chose the interval, which only a limit of the user's widens.
+            now: the time by `time.monotonic`, if that is at hand.
         """
-        now = time.monotonic()
+        now = time.monotonic() if now is None else now
         if now - self._asked_at > 1.0:  # each poll asks
             self._asked_at, self._most = now, self._limit()
         most = self._most or (math.inf if chosen else POLLS_PER_SECOND)
@@ -189,8 +190,8 @@ class PollSlot:
         """
         if not self._pacer.many:
             return None
-        interval = self._pacer.spread(interval, chosen=self._chosen)
         now = time.monotonic()
+        interval = self._pacer.spread(interval, chosen=self._chosen, now=now)
         ahead = (self._position * interval - now) % interval
         # A job that was just polled is not polled again at once; a new job may be.
         if ahead < interval / 4 and not self._first:

@@ -39,7 +39,8 @@ class PollGate:
         """Call ``go`` once a poll may be made, at most `PATIENCE` seconds later."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        self._look(now)
+        if now - self._looked_at >= BURST / 2:
+            self._look(now)
         if self._left >= 1 and not self._waiting:
             self._left -= 1
             go()
@@ -58,7 +59,8 @@ class PollGate:
         """Let those go on that may, the first first."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        self._look(now)
+        if now - self._looked_at >= BURST / 2:
+            self._look(now)
         while self._waiting and (self._left >= 1 or self._waiting[0][0] <= now):
             _, go = self._waiting.popleft()
             self._left = max(self._left - 1, 0.0)
@@ -67,10 +69,8 @@ class PollGate:
         self._timer = loop.call_at(again, self._let) if self._waiting else None
 
     def _look(self, now: float) -> None:
-        """Find out how many may go on, twice in that time."""
+        """Find out how many may go on."""
         passed = now - self._looked_at
-        if passed < BURST / 2:
-            return
         cell = pacing.cells_time()
         if cell - self._cell > passed * COMPUTES:
             rate = self._limit() or BESIDE_CELL

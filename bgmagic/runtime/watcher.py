@@ -286,8 +286,8 @@ class ResponseWatcher:
         """Wait until the next poll is due."""
         now = self._clock.now()
         # A poll may be answered late: the limit holds from one to the next.
-        most = min(self._deadline - now, self._asked_at + LIMIT - now)
-        seconds = 0.0 if self._woken else max(0.0, min(self._delay, most))
+        most = min(self._delay, self._deadline - now, self._asked_at + LIMIT - now)
+        seconds = 0.0 if self._woken else max(0.0, most)
         self._token = self._clock.ring(self, seconds)
 
     def _wake(self) -> None:

@@ -243,6 +243,8 @@ class HTTPResponseParser:
     def _got(self) -> HTTPResponse:
         if self._status < 200:
             raise UnsupportedResponse(f"status {self._status}")
+        if not self._headers.has(b"-encoding"):
+            return HTTPResponse(self._status, self._headers, bytes(self._body))
         encoding = self._headers.get("content-encoding", "identity").lower()
         if self._unpacks_all:
             plain = unpacked(bytes(self._body), encoding)

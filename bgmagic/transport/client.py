@@ -9,7 +9,6 @@ SDK is imported lazily: it takes a third of a second, which the loop thread spen
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -24,6 +23,7 @@ from bgmagic.transport.direct import (
     DirectGet,
     DirectPost,
     PollSlots,
+    TasklessPoll,
     from_sdk_create,
     from_sdk_request,
     is_plain_id,
@@ -245,21 +245,11 @@ class ResponsesClient:
         """
         if self._direct is None or not is_plain_id(response_id):
             return False
-        slots, context = self._polling, contextvars.copy_context()
-
-        def send() -> None:
-            direct = self._direct
-            if direct is None or not direct.get_soon(response_id, POLL_TIMEOUT, end):
-                end(None, None)
-
-        def end(got: HTTPResponse | None, error: Exception | None) -> None:
-            slots.give()
-            context.run(told, got, error)  # not that in which the connection was made
-
+        poll = TasklessPoll(self._direct, self._polling, response_id, told)
         if self._gate is None:
-            slots.ask(send)
+            poll.ask()
         else:
-            self._gate.ask(lambda: slots.ask(send))
+            self._gate.ask(poll.ask)
         return True
 
     def unchanged(self, got: HTTPResponse | None, last: Reply | None) -> Reply | None:

@@ -7,6 +7,7 @@ means is told as the SDK's transport tells it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import re
 import ssl
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from bgmagic.transport.reply import HTTPResponse
+from bgmagic.transport.reply import POLL_TIMEOUT, HTTPResponse
 from bgmagic.transport.sdk import CONNECT, CREATE_KEPT, redirect_refusal
 
 if TYPE_CHECKING:
@@ -127,6 +128,33 @@ class PollSlots:
 
     async def __aexit__(self, *_: object) -> None:
         self.give()
+
+
+class TasklessPoll:
+    """A GET of a response without a task: as little as can be for each that is under way."""
+
+    __slots__ = ("_direct", "_response_id", "_slots", "_told")
+
+    def __init__(
+        self, direct: DirectGet, slots: PollSlots, response_id: str, told: OnAnswer
+    ) -> None:
+        self._direct = direct
+        self._slots = slots
+        self._response_id = response_id
+        self._told = told
+
+    def ask(self) -> None:
+        """Send it once there is a slot for it."""
+        self._slots.ask(self._send)
+
+    def _send(self) -> None:
+        if not self._direct.get_soon(self._response_id, POLL_TIMEOUT, self._end):
+            self._end(None, None)
+
+    def _end(self, got: HTTPResponse | None, error: Exception | None) -> None:
+        self._slots.give()
+        # Not in the context of whoever had the connection made: as after a timer.
+        contextvars.Context().run(self._told, got, error)
 
 
 class DirectPost:

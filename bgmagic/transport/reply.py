@@ -62,6 +62,10 @@ class RawHeaders:
         self._names = b"\n".join(raw[::2]).lower()
         self._read: dict[str, str] | None = None
 
+    def has(self, part: bytes) -> bool:
+        """Whether this is in one of their names, in small letters."""
+        return part in self._names
+
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a header, by its name in small letters; of several, with commas."""
         if name.encode() not in self._names:

@@ -15,6 +15,8 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 _AGAIN = (errno.EAGAIN, errno.EWOULDBLOCK)
@@ -44,10 +46,15 @@ class _SystemCalls:
         self._errno, self._reference = ctypes.get_errno, ctypes.byref
         self._of = ctypes.c_char.from_buffer
         self._byte = ctypes.byref(ctypes.create_string_buffer(1))
+        # The last buffer and where it is: mostly the same. One value, for two threads at once.
+        self._last: tuple[WriteableBuffer | None, Any] = (None, None)
 
     def recv(self, number: int, buffer: WriteableBuffer, size: int, flags: int) -> int:
         """Receive over the socket of that file number."""
-        at = self._reference(self._of(buffer))
+        known, at = self._last
+        if buffer is not known:
+            at = self._reference(self._of(buffer))
+            self._last = buffer, at
         while (got := self._recv(number, at, size, flags)) < 0:
             self._raise()
         return int(got)
@@ -58,14 +65,13 @@ class _SystemCalls:
             self._raise()
         return int(sent)
 
-    def peek(self, number: int) -> int:
-        """Bytes that can be received, one at most, and 0 at the end; less if there is nothing."""
-        return int(self._recv(number, self._byte, 1, _PEEK))
+    def send_some(self, number: int, data: bytes) -> int:
+        """Send what can be sent now; gives how many bytes, less than 0 if that fails."""
+        return self._send(number, data, len(data), 0)  # type: ignore[no-any-return]  # C's
 
-    @property
-    def waits(self) -> bool:
-        """Whether the last call has failed for want of anything to receive."""
-        return self._errno() in _AGAIN
+    def is_readable(self, number: int) -> bool:
+        """Whether something can be received, the end included."""
+        return self._recv(number, self._byte, 1, _PEEK) >= 0 or self._errno() not in _AGAIN
 
     def _raise(self) -> None:
         """Raise what `socket` would; return where the call is to be repeated."""
@@ -120,10 +126,15 @@ def is_readable(connection: socket.socket, *, held: bool = False) -> bool:
         held: find out with the interpreter held; only what `hold` was true for.
     """
     if held:
-        system = _system()  # raises nothing: each poll looks once
-        return system.peek(connection.fileno()) >= 0 or not system.waits
+        return _system().is_readable(connection.fileno())  # raises nothing: each poll looks once
     if not hasattr(select, "poll"):  # on Windows, where numbers of sockets have no bound
         return bool(select.select([connection], [], [], 0)[0])
     asked = select.poll()
     asked.register(connection, select.POLLIN)
     return bool(asked.poll(0))
+
+
+def held_calls() -> tuple[Callable[[int], bool], Callable[[int, bytes], int]]:
+    """What looks whether a held socket is readable, by its number, and what sends over it what can
+    be sent now: that gives how many bytes, less than 0 if it fails."""
+    return _system().is_readable, _system().send_some

@@ -292,7 +292,7 @@ def test_silent_poll_over_a_kept_connection_gives_up(
         for _ in range(2):
             await client.retrieve("resp_0")
         with monkeypatch.context() as patch:
-            patch.setattr("bgmagic.transport.client.POLL_TIMEOUT", 0.1)
+            patch.setattr("bgmagic.transport.direct.POLL_TIMEOUT", 0.1)
             polled.by_id["resp_0"] = Script(hold=over)
             with pytest.raises(ServerError, match=r"no answer from .* within"):
                 await client.retrieve("resp_0")
