@@ -147,6 +147,24 @@ def history(held: object, name: str, find: Callable[[str], Job | None]) -> Histo
     return _before(job, name, find)
 
 
+def check_all_turns_known(job: Job) -> None:
+    """Check that the conversation up to the answer of ``job`` can be sent whole.
+
+    Raises:
+        BadInput: its first turns are known to the server alone.
+    """
+    body, ways = job.request.body, {}
+    held = body.get("conversation")
+    ways["conversation"] = held.get("id") if isinstance(held, dict) else held
+    ways["previous_response_id"] = body.get("previous_response_id") and job.response_id
+    for field, way in ways.items():
+        if way:
+            raise BadInput(
+                f"--continue {job.name or job.response_id}: it went on from turns that only its "
+                f"server has, and all would have to be sent; --param {field}={way} goes on there"
+            )
+
+
 def _before(job: Job, name: str, find: Callable[[str], Job | None]) -> History:
     """Find the conversation before the turn of ``job``, which has no answer."""
     note = f"{name} is {job.status}; this goes on from the answer before it"

@@ -40,8 +40,8 @@ _DENIED = failure("the user did not allow this call")
 
 # What a call waits for, by its status.
 _WORDS = {
-    CallStatus.ASKING.value: "Allow or Deny for {}()",
-    CallStatus.UNKNOWN.value: "your word on running {}() once more",
+    CallStatus.ASKING.value: "Allow or Deny for {}",
+    CallStatus.UNKNOWN.value: "your word on running {} once more",
 }
 
 _NOT_AGAIN = failure(
@@ -218,7 +218,11 @@ class FunctionCalls:
         """Say what it waits for."""
         open_steps = [step for step in self._steps() if step.output is None]
         asked = [step for step in open_steps if step.status in OPEN_QUESTIONS]
-        waits = [_WORDS[step.status].format(step.name) for step in asked]
+        waits = [
+            word.format(", ".join(f"{step.name}()" for step in asked if step.status == status))
+            for status, word in _WORDS.items()
+            if any(step.status == status for step in asked)
+        ]
         waits += [f"{step.name}()" for step in open_steps if step not in asked]
         if tuple(waits) != self._job.record.waits_for:
             self._job.advance(waits_for=tuple(waits))

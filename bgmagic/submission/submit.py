@@ -20,6 +20,7 @@ from bgmagic.jobs.record import Variable
 from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.prompts.conversation import (
     History,
+    check_all_turns_known,
     continuation_id,
     history,
     history_of_running,
@@ -120,6 +121,8 @@ def _prepared(
         answer = after.result(0)
         messages, instructions = tuple(answer.conversation), answer.instructions
         previous = None if server is None else answer._previous(server.name, time.time())
+        if server is not None and (previous is None or settings.no_previous or settings.batch):
+            check_all_turns_known(after)
     by_previous = not settings.no_previous
     partial = PartialPrompt.of(filled, continues, by_previous=by_previous).text if needs else None
     known_earlier = settings.messages if earlier == History() else list(messages)

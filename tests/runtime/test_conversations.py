@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bgmagic.errors import BadInput
 from bgmagic.jobs.record import Note
 from bgmagic.public import submit
 from bgmagic.submission.app import NoShell, app
@@ -150,7 +151,8 @@ def test_nothing_else_is_sent_twice(keeping: ScriptedServer, script: Script, end
 
 def test_a_turn_without_a_way_by_id_is_sent_whole(keeping: ScriptedServer) -> None:
     """All turns are sent where that is asked for, where the response does not stay or the server does
-    not say that it goes on by ids, and after an unpickled answer."""
+    not say that it goes on by ids, and after an unpickled answer; turns that only the server has are one
+    line, and not left out in silence."""
     one = submit("one", poll=0.02).result(LIMIT)
     submit("two", poll=0.02, continue_=one, no_previous=True).result(LIMIT)
     submit("two", poll=0.02, continue_=pickle.loads(pickle.dumps(one))).result(LIMIT)
@@ -163,6 +165,13 @@ def test_a_turn_without_a_way_by_id_is_sent_whole(keeping: ScriptedServer) -> No
     keeping.shape = lambda whole: whole
     lean = submit("lean", poll=0.02).result(LIMIT)
     submit("two", poll=0.02, continue_=lean).result(LIMIT)
+    for param, way in (
+        ({"conversation": {"id": "conv_1"}}, "conversation=conv_1"),
+        ({"previous_response_id": "resp_0"}, "previous_response_id=resp_"),
+    ):
+        held = submit("held", poll=0.02, param=param).result(LIMIT)
+        with pytest.raises(BadInput, match=f"--param {way}"):
+            submit("two", continue_=held)
     asked_two = [sent for sent in bodies(keeping) if question(sent) == "two"]
     assert [len(sent["input"]) for sent in asked_two] == [3] * 5
     assert not any("previous_response_id" in sent for sent in asked_two)
