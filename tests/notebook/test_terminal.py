@@ -48,8 +48,9 @@ class Terminal:
         return "\n".join(lines[typed:]).strip()
 
     def ask(self, header: str) -> str:
-        """Type a cell for a job."""
-        return self.type(f"%%bgresponse {header}", "Why?", "", "").removeprefix("...: ").strip()
+        """Type a cell for a job; what it says, without the prompts of the cell's further lines."""
+        said = self.type(f"%%bgresponse {header}", "Why?", "", "")
+        return re.sub(r"^(\s*\.\.\.:)+", "", said).strip()
 
     def interrupt(self, expected: str) -> None:
         """Press Ctrl+C at a question until that is seen.
