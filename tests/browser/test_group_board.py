@@ -6,6 +6,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -35,13 +36,15 @@ def ending(rid: str, body: Any) -> dict[str, Any]:
 def test_a_board_adds_up_what_its_jobs_are(ask: Ask, pointed: ScriptedServer) -> None:
     """Counts by status, tokens, the slowest, and the failed by their reasons; what has no price is not
     0; many changes are few messages."""
-    pointed.ending = ending
+    pointed.ending, go = ending, threading.Event()
+    pointed.always["create"] = Script(hold=go)
     group = ask("Say {{ item }}", ["a", "b", "c"], n=20, max_in_flight=50)
     board: GroupBoard = group.board
     seen: list[Any] = []
     changes: list[Any] = []
     board.observe(lambda change: seen.append(change), "view")
     group.add_listener(changes.append)
+    go.set()
     eventually(lambda: board.view["counts"].get("failed") == 20)
     eventually(lambda: board.view["counts"] == {"completed": 20, "failed": 20, "in_progress": 20})
     view = board.view

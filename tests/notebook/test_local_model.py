@@ -184,7 +184,8 @@ def test_windows_and_a_full_flex_tier(embedded: dict[str, str]) -> None:
         assert "every other job of --tier flex refused at first" in ran.stdout
         started.ok(
             "import bgmagic\ntold = []\njob = bgmagic.submit('Why?', tier='flex')\n"
-            "job.add_listener(lambda job: told.append(job.record.trouble or ''))"
+            "job.add_listener(lambda job: told.append(job.record.trouble or ''))\n"
+            "told.append(job.record.trouble or '')"
         )
         started.ok("%bgwait")
         assert started.value("job.response.service_tier") == "'flex'"
