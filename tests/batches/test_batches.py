@@ -222,7 +222,7 @@ def test_lean_answers(
     """A batch is followed whose create has an id alone; a list that is none is asked for again."""
     monkeypatch.setattr(sender, "LOOK_UPS", LOOK_UPS)
     server.enqueue("batch", Script(reset="after"))
-    server.enqueue("batches", Script(json={"data": 5}), Script(json={"data": [{"id": "other"}, 5]}))
+    server.enqueue("batches", Script(json={"data": [{"id": "other"}, 5]}), Script(json={"data": 5}))
     jobs = sent(kernel, server, 2)
     assert answers(jobs) == echoes(2)
     server.enqueue("batch", Script(json={"id": "batch_1"}))
