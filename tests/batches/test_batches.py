@@ -220,9 +220,9 @@ def test_lean_answers(
     kernel: JobManager, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch is followed whose create has an id alone; a list that is none is asked for again."""
-    monkeypatch.setattr(sender, "LOOK_UPS", LOOK_UPS)
+    monkeypatch.setattr(sender, "LOOK_UPS", (0.0, 1000.0, 3000.0))
     server.enqueue("batch", Script(reset="after"))
-    server.enqueue("batches", Script(json={"data": [{"id": "other"}, 5]}), Script(json={"data": 5}))
+    server.enqueue("batches", Script(json={"data": 5}), Script(json={"data": [{"id": "other"}, 5]}))
     jobs = sent(kernel, server, 2)
     assert answers(jobs) == echoes(2)
     server.enqueue("batch", Script(json={"id": "batch_1"}))

@@ -45,6 +45,7 @@ def test_quickstart(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
     assert essay.partition("text:")[2].strip()
 
 
+@pytest.mark.timeout(600)
 def test_research_workflow(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The study runs from the sweep to the plot and the chain; the same sweep again is paid for by nobody, and
     as a batch by half."""
