@@ -226,10 +226,11 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 async def _cancel_all() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    for _ in range(3):  # what ends may begin another, which would be reported as it is destroyed
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 class CallbackThread:
@@ -251,9 +252,8 @@ class CallbackThread:
 
     def _serve(self) -> None:
         while True:
-            function = self._queue.get()
             try:
-                function()
+                self._queue.get()()
             except BaseException:  # a callback that exits must not end those of other jobs
                 logger.exception("a done callback failed")
 

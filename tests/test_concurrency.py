@@ -157,3 +157,21 @@ def test_a_process_ends_while_a_name_is_looked_up() -> None:
         assert begun.wait(60)
     """
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+def test_a_loop_that_ends_leaves_no_task_behind() -> None:
+    """A task that is begun by one that is cancelled with its loop is cancelled, too, and not found pending by Python later."""
+    loop, begun = LoopThread(), threading.Event()
+    later: list[asyncio.Task[None]] = []
+
+    async def first() -> None:
+        try:
+            begun.set()
+            await asyncio.sleep(600)
+        finally:
+            later.append(asyncio.create_task(asyncio.sleep(600)))
+
+    loop.begin(first())
+    assert begun.wait(60)
+    assert loop.stop(60)
+    assert later[0].cancelled()
