@@ -160,6 +160,7 @@ STARTS = (
     ("load", "%load_ext bgmagic, ipywidgets imported", "at most 0.5x"),
     ("typed", "first cell of a kernel, a second after that", "at most 0.5x"),
     ("cell", "first cell of a kernel, at once after that", "at most 0.5x"),
+    ("both", "both together, at once, with a file as journal", "at most 0.5x"),
     ("open", "%load_ext with 1,000 open jobs of 100,000", "at most 100 ms"),
     ("listed", "%bgjobs of 100,000", "at most 100 ms"),
     ("reused", "--reuse of a sweep of 1,000 of 100,000", "at most 0.3 s"),
