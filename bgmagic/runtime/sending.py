@@ -8,12 +8,12 @@ before that. What was seen of a server is remembered as long as the process live
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from bgmagic.api.request import Request
+from bgmagic.concurrency import Clock
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import unclear
@@ -94,14 +94,18 @@ class ServerBehavior:
 LATE = 1.0
 LATE_GRACE = 5.0
 
+_CLOCK = Clock()
+
 
 class TimeLimit:
     """Limits one wait at a time, and can be shortened while it lasts. Belongs to one event loop."""
 
-    __slots__ = ("_timeout",)
+    __slots__ = ("_due", "_timeout", "_token")
 
     def __init__(self) -> None:
         self._timeout: asyncio.Timeout | None = None
+        self._due = 0.0  # by the loop's time
+        self._token: object = None
 
     @property
     def waiting(self) -> bool:
@@ -114,17 +118,18 @@ class TimeLimit:
         Raises:
             TimeoutError: the time was over, or `shorten` ended it.
         """
-        loop, timer = asyncio.get_running_loop(), None
         try:
             async with asyncio.timeout(None) as self._timeout:
                 if seconds is not None:
-                    due = loop.time() + seconds
-                    timer = loop.call_later(seconds, self._expire, self._timeout, due)
+                    self._set(seconds)
                 return await awaitable
         finally:
-            self._timeout = None
-            if timer is not None:
-                timer.cancel()
+            self._timeout = self._token = None
+
+    def _set(self, seconds: float) -> None:
+        self._due = asyncio.get_running_loop().time() + seconds
+        # A timer that many share: one each would be half of what a wait takes.
+        self._token = _CLOCK.ring(self, seconds)
 
     def shorten(self, seconds: float) -> None:
         """End the wait after ``seconds`` from now, unless it ends sooner."""
@@ -133,33 +138,45 @@ class TimeLimit:
             soon = asyncio.get_running_loop().time() + seconds
             timeout.reschedule(min(soon, timeout.when() or soon))
 
-    def _expire(self, timeout: asyncio.Timeout, due: float) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        if timeout is not self._timeout or timeout.expired():
+    def ring(self, token: object) -> None:
+        """The time is over of the wait that has this token."""
+        timeout = self._timeout
+        if token != self._token or timeout is None or timeout.expired():
             return
-        if now - due > LATE:
+        now = asyncio.get_running_loop().time()
+        if now - self._due > LATE:
             # The process was stopped, or a cell kept the interpreter: the result may be there.
-            loop.call_later(LATE_GRACE, self._expire, timeout, now + LATE_GRACE)
+            self._set(LATE_GRACE)
         else:
             timeout.reschedule(now)
 
 
-@contextlib.contextmanager
-def noted_when_late(job: Job) -> Iterator[None]:
-    """Have ``job`` say so while its create waits long for an answer."""
+class NotedWhenLate:
+    """Has a job say so while its create waits long for an answer."""
 
-    def note(*, there: bool = True) -> None:
-        notes = job.record.with_note(Note.NO_ANSWER_YET, there=there)
-        if notes != job.record.notes:
-            job.advance(notes=notes)
+    __slots__ = ("_job", "_waits")
 
-    timer = asyncio.get_running_loop().call_later(NO_ANSWER_AFTER, note)
-    try:
-        yield
-    finally:
-        timer.cancel()
-        note(there=False)
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._waits = True
+
+    def __enter__(self) -> None:
+        _CLOCK.ring(self, NO_ANSWER_AFTER)
+
+    def __exit__(self, *_: object) -> None:
+        self._waits = False
+        if self._job.record.notes:
+            self._note(there=False)
+
+    def ring(self, _: object) -> None:
+        """It has waited for long, if it still waits."""
+        if self._waits:
+            self._note(there=True)
+
+    def _note(self, *, there: bool) -> None:
+        notes = self._job.record.with_note(Note.NO_ANSWER_YET, there=there)
+        if notes != self._job.record.notes:
+            self._job.advance(notes=notes)
 
 
 async def send_as_taken(
@@ -243,7 +260,7 @@ async def post_in_time(
 
     most = min(CANCEL_GRACE, total) if job.record.cancelling else total
     try:
-        with noted_when_late(job):
+        with NotedWhenLate(job):
             return await limit.wait(most, send_as_taken(job, behavior, post, store))
     except TimeoutError:
         address = client.address
