@@ -225,8 +225,6 @@ class Journal:
             raise JournalError(FORKED)
 
     def _put(self, write: Write) -> Future[Any]:
-        # So that nobody can cancel what is going to be written.
-        write.future.set_running_or_notify_cancel()
         try:
             self._check_process()
             with self._news:

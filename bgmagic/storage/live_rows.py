@@ -19,6 +19,10 @@ from bgmagic.text import TextSharer
 
 
 class _Written(LeanFuture[Any]):
+    def __init__(self) -> None:
+        super().__init__()
+        self._state = "RUNNING"  # so that nobody can cancel what is going to be written
+
     def _check_may_wait(self) -> None:
         """Any thread may."""
 
