@@ -297,7 +297,7 @@ class LiveTable:
         self._open = set([job for job in jobs if not job.done()][:MOST_WATCHED])
         self._id = f"bgmagic-{uuid.uuid4().hex}"
         self._context = contextvars.copy_context()
-        self._due = False
+        self._due = self._stale = False
         self._pause = REFRESH
 
     def show(self) -> None:
@@ -310,17 +310,24 @@ class LiveTable:
                 self._changed(job)  # it may have ended before the listener was there
 
     def republish(self) -> bool:
-        """Display it once more, from the cell that runs now; whether it will not change."""
+        """Display it once more, from the cell that runs now, if jobs have ended since that was done;
+        whether it will not change."""
+        if self._stale:
+            self._stale = False
+            self._publish()
+        return not self._open
+
+    def _publish(self) -> None:
         begun = time.thread_time()
         publish(self._make(), self._id, update=True)
         # Of thousands of jobs it takes a while, which a cell that computes would feel.
         self._pause = max(REFRESH, 50 * (time.thread_time() - begun))
-        return not self._open
 
     def _changed(self, job: Job) -> None:
         if job not in self._open or not job.done():
             return
         self._open.discard(job)
+        self._stale = True
         if self._due:  # thousands may end at once
             return
         try:
@@ -334,7 +341,7 @@ class LiveTable:
     def _update(self) -> None:
         self._due = False
         try:
-            self._context.copy().run(self.republish)
+            self._context.copy().run(self._publish)
         except Exception:
             logger.exception("a table can't be shown as it is now")
 
