@@ -310,7 +310,7 @@ class LiveTable:
                 self._changed(job)  # it may have ended before the listener was there
 
     def republish(self) -> bool:
-        """Display it once more, from the cell that runs now, if jobs have ended since that was done;
+        """Display it once more, from the cell that runs now, if jobs have ended since it last was;
         whether it will not change."""
         if self._stale:
             self._stale = False
