@@ -152,9 +152,9 @@ class TasklessPoll:
             self._end(None, None)
 
     def _end(self, got: HTTPResponse | None, error: Exception | None) -> None:
-        self._slots.give()
         # Not in the context of whoever had the connection made: as after a timer.
         contextvars.Context().run(self._told, got, error)
+        self._slots.give()
 
 
 class DirectPost:
