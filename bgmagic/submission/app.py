@@ -35,8 +35,10 @@ def register_at_exit(function: Callable[[], object]) -> None:
 
     Handlers of atexit come too late for a job that is just being sent: by then the pools that
     asyncio resolves names in are closed. They are closed by a handler that concurrent.futures has
-    registered like this one, as it was imported above; the last one registered is called first.
+    registered like this one, as it is imported here; the last one registered is called first.
     """
+    import concurrent.futures.thread  # noqa: F401 - registers its handler, which is to be the earlier one
+
     register = getattr(threading, "_register_atexit", atexit.register)
     try:
         register(function)
