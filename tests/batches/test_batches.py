@@ -578,7 +578,7 @@ def test_a_cancelled_job_is_left_out_until_the_create(
 def test_courtesy(monkeypatch: pytest.MonkeyPatch, computes: bool) -> None:
     """The work on a batch waits long for the thread of cells where that computes, and for no other
     thread of ours."""
-    asked, over = list[float](), threading.Event()
+    asked, spins, over = list[float](), threading.Event(), threading.Event()
 
     async def wait(_: Courtesy, seconds: float) -> None:
         asked.append(seconds)
@@ -586,13 +586,15 @@ def test_courtesy(monkeypatch: pytest.MonkeyPatch, computes: bool) -> None:
     monkeypatch.setattr(Courtesy, "_wait", wait)
 
     async def work() -> None:
+        assert spins.wait(LIMIT)
         courtesy = Courtesy()
         spun = time.thread_time()
-        while time.thread_time() < spun + 0.01:
+        while time.thread_time() < spun + 0.03:
             pass
         await courtesy.pause()
 
     def spin() -> None:
+        spins.set()
         while not over.is_set():
             pass
 
