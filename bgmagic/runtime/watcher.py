@@ -31,9 +31,7 @@ logger = logging.getLogger("bgmagic")
 PREVIEW_INTERVAL = 0.1
 
 REOPEN_DELAY = 5.0  # seconds between tries to open a stream again; the first ones come sooner
-
 GIVE_UP_AFTER = 5  # tries in a row that brought no event
-
 PREVIEW_SIZE = 64_000_000  # characters; no model writes so many, and the polls bring the answer
 
 # Answers by which a server says that it will not stream this response.
@@ -172,10 +170,10 @@ class ResponseWatcher:
     """
 
     __slots__ = (
-        "_asked", "_asked_at", "_cancelling", "_client", "_clock", "_deadline", "_delay", "_delays",
-        "_endpoint", "_job", "_last", "_listener", "_listening", "_missing", "_poll_slot", "_polls",
-        "_response_id", "_store", "_stream_end", "_token", "_turns", "_unreached", "_woken",
-        "is_over", "refusal", "stream",
+        "_asked", "_asked_at", "_asked_before", "_asked_of", "_cancelling", "_client", "_clock",
+        "_deadline", "_delay", "_delays", "_endpoint", "_job", "_last", "_listener", "_listening",
+        "_missing", "_poll_slot", "_polls", "_response_id", "_store", "_stream_end", "_token",
+        "_turns", "_unreached", "_woken", "is_over", "refusal", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -190,18 +188,17 @@ class ResponseWatcher:
         self._job = job
         self._endpoint, self.stream = accepted.endpoint, accepted.stream
         self._response_id = accepted.response_id
-        self._store = store
-        self._clock = clock
-        self._polls = polls
+        self._store, self._clock, self._polls = store, clock, polls
         self._client, self._turns = accepted.endpoint.client, accepted.endpoint.turns
         self._poll_slot = accepted.endpoint.pacer.join(chosen=poll_interval is not None)
         self._delays = PollSchedule(poll_interval, slot=self._poll_slot)
         self._token: object = None  # what is waited for; None while it is polled
-        self._woken = False
+        self._woken, self._deadline = False, 0.0
         self._delay = self._delays.after_reply(accepted.reply.poll_after)
-        self._deadline = 0.0
-        self._asked_at = clock.now()
-        # What a poll without a task was told, which has to be gone on with in one.
+        self._asked_at = self._asked_before = clock.now()
+        # Who was asked without a task, and what has to be gone on with in one: the answer, or why
+        # there is none; neither where nobody was asked.
+        self._asked_of = self._client
         self._asked: tuple[HTTPResponse | None, Exception | None] | None = None
         self._last: Reply | None = None
         self._missing, self._unreached = 0, False
@@ -218,8 +215,9 @@ class ResponseWatcher:
 
     def use(self, endpoint: ServerEndpoint) -> None:
         """Call the server by ``endpoint`` from now on, at once for the first time."""
-        self._client = endpoint.client
-        self._missing = 0
+        self._client, self._missing = endpoint.client, 0
+        if self._asked is not None:
+            self._asked = None, None  # this one does not know which secrets the other had sent
         self._wake()
 
     def watch(self, deadline: float) -> None:
@@ -235,7 +233,7 @@ class ResponseWatcher:
         """It is its turn to be polled, or the time to ask for one."""
         if token is self._turns:
             self._token = None
-            if self._asked is None:
+            if not any(self._asked or ()):
                 self._asked_at, self._woken = self._clock.now(), False
             self._polls.begin_poll()
         elif token == self._token:
@@ -245,6 +243,10 @@ class ResponseWatcher:
         """Take what a poll without a task was answered; one takes what is new."""
         if self.is_over:  # it was stopped meanwhile
             return
+        if self._asked_of is not self._client:  # see `use`
+            got = error = None
+        if got is None and error is None:
+            self._asked_at = self._asked_before
         try:
             same = self._client.unchanged(got, self._last)
             if same is not None:
@@ -293,7 +295,7 @@ class ResponseWatcher:
     def _wake(self) -> None:
         """Poll soon, and begin with the early delays again."""
         self._delays.soon()
-        if self._token is None or self._asked is not None:
+        if self._token is None or any(self._asked or ()):
             self._woken = True  # a poll is under way, and the next one follows it
         elif self._token is self._turns:
             self._turns.take(self)
@@ -304,10 +306,11 @@ class ResponseWatcher:
         """Poll: without a task as far as that goes, or as soon as it has a turn."""
         now = self._clock.now()
         if now < self._deadline and not self._turns.is_full and not self._job.request.include:
-            self._token, self._woken = None, False
+            self._token, self._woken, self._asked_of = None, False, self._client
+            self._asked_before, self._asked_at = self._asked_at, now
             if self._client.begin_poll(self._response_id, self._told):
-                self._asked_at = now
                 return
+            self._asked_at = self._asked_before
         self._ask_turn()
 
     def _ask_turn(self) -> None:

@@ -549,7 +549,8 @@ def test_attach_follows_with_a_new_key(
     manager: JobManager, pointed: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that this kernel still polls with its old key is polled with the new one after an attach,
-    by the same handle; not before, and not where another server is configured."""
+    by the same handle; not before, and not where another server is configured. What the server says
+    of the old key meanwhile does not show it."""
     pointed.polls = 10**6
     job = manager.submit(ask(), name="x", poll_interval=SOON)
     eventually(lambda: pointed.count("retrieve"))
@@ -562,12 +563,21 @@ def test_attach_follows_with_a_new_key(
     before = pointed.count("retrieve")
     eventually(lambda: pointed.count("retrieve") > before + 2)
     assert set(_keys(pointed, "retrieve")) == {KEY}
+    go, asked, told = threading.Event(), threading.Event(), list[str | None]()
+    monkeypatch.setattr(go, "is_set", lambda: asked.set() or threading.Event.is_set(go))
+    refusal = {"error": {"message": f"Bad key {KEY}."}}
+    pointed.enqueue("retrieve", Script(status=401, json=refusal, hold=go))
+    assert asked.wait(LIMIT)
+    job.add_listener(lambda changed: told.append(changed.record.trouble))
     assert manager.attach(entry) is job
+    manager._loop.run(asyncio.sleep(0)).result(LIMIT)
+    go.set()
     eventually(lambda: _keys(pointed, "retrieve")[-1] == NEW_KEY)
     pointed.polls = 0
     assert job.result(LIMIT) == "the answer"
     assert _keys(pointed, "retrieve")[-1] == NEW_KEY
     assert _keys(pointed, "create") == [KEY]
+    assert KEY not in str(told)
 
 
 def test_followed_with_another_key_it_is_not_lost(

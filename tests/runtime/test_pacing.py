@@ -234,6 +234,21 @@ def test_what_breaks_in_a_poll_without_a_task_is_not_the_end(
     assert "was not polled" in caplog.text
 
 
+def test_where_nobody_was_asked_the_limit_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poll that finds no connection, as after a wait for others, is put off no longer than until 85 s
+    after the one before it."""
+    put_off: list[float] = []
+
+    class Turns(TurnQueue):
+        def ask(self, sleeper: Sleeper, seconds: float) -> None:
+            put_off.append(seconds)
+            super().ask(sleeper, seconds)
+
+    monkeypatch.setattr(Server, "quick", True)
+    _, time, _ = run([Reply({"status": "completed"})], 1e6, turns=Turns(1))
+    assert (time.waits, put_off) == ([10.0], [LIMIT - 10.0])
+
+
 def test_failing_polls_never_end_the_job() -> None:
     """A thousand failing polls do not end it; the answer after them does."""
     end = Reply({"status": "completed"})
