@@ -195,14 +195,15 @@ def may_have_open(path: Path, notebook: str, version: int | None = None) -> bool
     """Whether the journal at ``path`` may have open jobs of ``notebook``.
 
     Asks the file alone, without all that opens a journal; True where that can't tell: where hosts
-    share the folder, or if the file can't be read now or is of another bgmagic, or of another
-    ``version`` than is given.
+    share the folder, or if the file can't be read now or is of another bgmagic; where a ``version``
+    is given, also if it is of another one or can't be written now.
     """
     if next(path.parent.glob(_names_of_hosts(path)), None) is not None or is_shared(path.parent):
         return True
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=_LOOK_TIMEOUT)) as connection:
-            connection.execute("PRAGMA query_only = ON")
+            # One that another program keeps locked is said to be so as it is opened.
+            connection.execute("PRAGMA query_only = ON" if version is None else "BEGIN IMMEDIATE")
             found = connection.execute("PRAGMA user_version").fetchone()[0]
             if version not in (None, found):
                 return True

@@ -148,7 +148,8 @@ class Journal:
         self, fingerprint: str, *, notebook: str | None = None, name: str | None = None
     ) -> list[StoredJob]:
         """The open jobs with this very request, whole, oldest first."""
-        if not self._queued and has_no_open(self.given, notebook or ""):
+        first = not self._queued and notebook is not None
+        if first and has_no_open(self.given, notebook or ""):
             return []  # a first cell need not wait for it to be opened
         return self.select(SAME, it=fingerprint, notebook=notebook, name=name)
 

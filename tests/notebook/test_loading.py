@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sqlite3
 import sys
@@ -132,9 +133,14 @@ def test_a_first_cell_waits_for_no_journal(tmp_path: Path) -> None:
     for journal in journals:
         assert journal.same(entry("a").fingerprint, notebook="b.ipynb") == []
         assert journal._thread is None
-    found = journals[1].same(entry("a").fingerprint, notebook="a.ipynb")
-    assert [each.key for each in found] == ["a"]
-    journals[1].close(LIMIT)
+    with contextlib.closing(sqlite3.connect(path)) as locks:
+        locks.execute("BEGIN IMMEDIATE")
+        assert not has_no_open(path, "b.ipynb")  # waiting for it says that it can't be written
+    for notebook in "a.ipynb", None:
+        journal = Journal(path)
+        found = journal.same(entry("a").fingerprint, notebook=notebook)
+        assert [each.key for each in found] == ["a"]
+        journal.close(LIMIT)
 
 
 def test_the_file_tells_of_open_jobs(tmp_path: Path) -> None:
