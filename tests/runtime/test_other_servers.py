@@ -181,8 +181,11 @@ def test_a_stream_that_breaks_off_at_a_server_that_keeps_nothing(
     """Without its end a stream gives no answer: the job is lost, with what was written in its text."""
     monkeypatch.setattr("bgmagic.runtime.watcher.REOPEN_DELAY", SOON)
     pointed.stream = lambda rid: unnumbered(rid, DROP)
-    pointed.always["retrieve"] = GONE
+    told = threading.Event()
+    pointed.always["retrieve"] = replace(GONE, hold=told)
     job = manager.submit(ask(stream=True), poll_interval=SOON)
+    eventually(lambda: job.text == "The third ")
+    told.set()
     assert isinstance(job.exception(LIMIT), JobLost)
     assert job.text == "The third "
 
