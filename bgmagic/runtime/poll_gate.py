@@ -20,6 +20,10 @@ BURST = 0.2
 # Seconds for which a poll is held back. None is 90 s after the one before: see `pacing.LIMIT`.
 PATIENCE = 2.0
 
+# Polls that wait here without a turn. With those that have one (`pacing.TURNS`) they are fewer than
+# may go on within `PATIENCE`: more would all lose it, and go on unbounded.
+MOST = 150
+
 COMPUTES = 0.1  # of the time that passes; on a busy machine a cell has not much of it
 
 
@@ -34,6 +38,11 @@ class PollGate:
         self._looked_at = -math.inf
         self._cell = 0.0  # CPU seconds of cells by then
         self._left = 0.0  # polls that may go on now
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many wait that others should wait for a turn."""
+        return len(self._waiting) >= MOST
 
     def ask(self, go: Callable[[], object]) -> None:
         """Call ``go`` once a poll may be made, at most `PATIENCE` seconds later."""

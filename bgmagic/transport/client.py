@@ -59,6 +59,9 @@ AT_ONCE = 50
 class PollLimiter(Protocol):
     """Says when a poll may be made: calls a function then, or ends a wait."""
 
+    @property
+    def is_full(self) -> bool: ...
+
     def ask(self, go: Callable[[], object]) -> None: ...
 
     async def passed(self) -> None: ...
@@ -245,6 +248,8 @@ class ResponsesClient:
         """
         if self._direct is None or not is_plain_id(response_id):
             return False
+        if self._gate is not None and self._gate.is_full:
+            return False  # who waits for a turn is bound to fewer
         poll = TasklessPoll(self._direct, self._polling, response_id, told)
         if self._gate is None:
             poll.ask()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import ResponseCompressor
+from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import Clock, Sleeper, TurnQueue
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
@@ -28,6 +29,7 @@ from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
+from bgmagic.transport.client import ResponsesClient
 from bgmagic.transport.reply import Reply
 
 seconds = st.floats(0, 1e9)
@@ -373,6 +375,44 @@ def test_few_polls_a_second_beside_a_cell_that_computes(
 
     assert asyncio.run(main()) == gone
     assert went == sorted(went)
+
+
+class Sent:
+    """Takes the place of connections: the ids of the responses that were asked for."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def get_soon(self, response_id: str, limit: float, told: Callable[..., object]) -> bool:
+        self.ids.append(response_id)
+        told(None, None)
+        return True
+
+
+def test_few_of_many_polls_without_a_task_wait_beside_a_cell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 1,000 polls that are due each second beside a computing cell 200 are made: where many wait
+    already, one is left to wait for a turn, so that none of those loses its patience."""
+    used, now, sent = itertools.count(0.0), [1000.05], Sent()
+    monkeypatch.setattr(pacing, "cells_time", lambda: next(used))
+
+    async def main() -> int:
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
+        client = ResponsesClient(ServerConfig("http://127.0.0.1:9/v1", "sk-x"), PollGate())
+        client._direct = sent  # type: ignore[assignment]
+        left = 0
+        for _ in range(50):  # ten seconds
+            due = [client.begin_poll("resp_1", lambda *_: None) for _ in range(200)]
+            left += due.count(False)
+            now[0] += BURST
+            for _ in range(4):
+                await asyncio.sleep(0)
+        await client.close()
+        return left
+
+    assert asyncio.run(main()) >= 7_500
+    assert 1_900 <= len(sent.ids) <= 2_300
 
 
 class Sleepers:
