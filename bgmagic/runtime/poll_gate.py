@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from bgmagic.runtime import pacing
 
-# Polls a second of one server beside a cell that computes, unless the user has set a limit: at 0.1
-# ms each 2 % of its time (tests/benchmarks/README.md). As many as there are by default anyway.
+# Polls a second of one server beside a cell that computes, unless the user has set a limit: at 0.06
+# to 0.1 ms each up to 2 % of its time (tests/benchmarks/README.md). As many as by default anyway.
 BESIDE_CELL = float(pacing.POLLS_PER_SECOND)
 
 # Seconds. The polls that were held back go on together, forty: two hand-overs of the interpreter
