@@ -22,11 +22,10 @@ from traitlets import Any as AnyTrait
 
 from bgmagic.display import frontend
 from bgmagic.notebook.blocking import MainThread, wake_on_signals
-from bgmagic.submission.app import NoShell, app, default_path, gc_paused, place
+from bgmagic.submission.app import NoShell, app, default_path, gc_paused, journal_path, place
 from bgmagic.submission.converters import Converter, to_count, to_duration, to_rate, to_switch
 from bgmagic.submission.options import options
 from bgmagic.submission.settings import SubmitSettings
-from bgmagic.text import user_path
 
 if TYPE_CHECKING:
     from bgmagic.notebook.cell_magic import BgCellMagics
@@ -65,7 +64,7 @@ class OptionTrait(AnyTrait):
 
 
 def _move_journal(value: Any, _label: str) -> Any:
-    app.move_journal(None if value == ":memory:" else user_path(str(value)))
+    app.move_journal(journal_path(str(value)))
     return value
 
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,29 +119,26 @@ def open_file(path: Path | None) -> sqlite3.Connection:
     if path in OPEN_IN_PARENT:
         raise JournalError(FORKED)
     if path is not None:
+        if why := filesystem.why_no_file(path):
+            raise JournalError(_left_alone(path, why))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # The -wal and -shm beside it get the same mode from SQLite. An existing file is not opened
         # here: closing it would drop SQLite's own locks.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             filesystem.sync_folder(path.parent)
-        with contextlib.suppress(OSError):
-            path.chmod(0o600)
     connection = connect(path, BUSY_TIMEOUT)
     try:
+        _check_ours(connection, path)
         _check_version(connection, path)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.chmod(0o600)
         # What is resolved survives a power cut. EXTRA: with a rollback journal FULL leaves out the
         # sync of the folder by which the deleted journal can't come back and undo the commit.
         connection.execute("PRAGMA synchronous = EXTRA")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # writes into a file without tables
-        if path is not None and _may_use_wal(connection, path):
-            new = _mode(connection) != "wal"
-            if _use_wal(connection) and new:
-                # SQLite does not see to it that the rollback journal, which it deletes here, stays
-                # deleted after a power cut: found again it would undo all that WAL has taken.
-                filesystem.sync_folder(path.parent)
-        else:
-            connection.execute("PRAGMA journal_mode = DELETE")
+        filesystem.set_mode(connection, path, BUSY_TIMEOUT)
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA cache_size = -2048")  # KiB: hashes go all over their indices
         _migrate(connection, path)
@@ -155,35 +151,24 @@ def open_file(path: Path | None) -> sqlite3.Connection:
 def _check_version(connection: sqlite3.Connection, path: Path | None) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
-        raise JournalError(
-            f"the journal {path} was written by a newer bgmagic and is left alone, so jobs would "
-            "not survive a restart of this kernel: upgrade bgmagic, or set BGMAGIC_JOURNAL to "
-            "another file"
-        )
+        why = "was written by a newer bgmagic"
+        raise JournalError(_left_alone(path, why, "upgrade bgmagic, or "))
     return version
 
 
-def _may_use_wal(connection: sqlite3.Connection, path: Path) -> bool:
-    if filesystem.is_shared(path.parent):
-        return False
-    # A file that is in this mode already has been written in it.
-    return _mode(connection) == "wal" or filesystem.takes_wal(path.parent)
+def _check_ours(connection: sqlite3.Connection, path: Path | None) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(jobs)")}
+    if (version or pages > 1) and "key" not in columns:
+        raise JournalError(_left_alone(path, "is another program's database"))
 
 
-def _mode(connection: sqlite3.Connection) -> str:
-    return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
-
-
-def _use_wal(connection: sqlite3.Connection) -> bool:
-    until = time.monotonic() + BUSY_TIMEOUT
-    while True:
-        try:
-            return bool(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal")
-        except sqlite3.OperationalError as error:
-            # SQLite does not wait by itself while another kernel switches the same new file.
-            if filesystem.error_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                return False
-            time.sleep(0.01)
+def _left_alone(path: Path | None, why: str, also: str = "") -> str:
+    return (
+        f"the journal {path} {why} and is left alone, so jobs would not survive a restart of this "
+        f"kernel: {also}set BGMAGIC_JOURNAL to another file"
+    )
 
 
 def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:

@@ -6,12 +6,14 @@ SQLite file there destroy it. So each host has a file of its own and only reads 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import os
 import re
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import tempfile
@@ -116,14 +118,67 @@ def takes_wal(folder: Path) -> bool:
                 Path(name + end).unlink()
 
 
-def is_damaged(path: Path, connect: Any) -> bool:
+def set_mode(connection: sqlite3.Connection, path: Path | None, timeout: float) -> None:
+    """Have the file written by WAL, if its folder takes that; else with a rollback journal.
+
+    Args:
+        timeout: seconds to wait for other kernels.
+    """
+    if path is not None and _may_use_wal(connection, path):
+        new = _mode(connection) != "wal"
+        if _use_wal(connection, timeout) and new:
+            # SQLite does not see to it that the rollback journal, which it deletes here, stays
+            # deleted after a power cut: found again it would undo all that WAL has taken.
+            sync_folder(path.parent)
+    else:
+        connection.execute("PRAGMA journal_mode = DELETE")
+
+
+def _may_use_wal(connection: sqlite3.Connection, path: Path) -> bool:
+    if is_shared(path.parent):
+        return False
+    # A file that is in this mode already has been written in it.
+    return _mode(connection) == "wal" or takes_wal(path.parent)
+
+
+def _mode(connection: sqlite3.Connection) -> str:
+    return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+
+def _use_wal(connection: sqlite3.Connection, timeout: float) -> bool:
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            return bool(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal")
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait by itself while another kernel switches the same new file.
+            if error_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                return False
+            time.sleep(0.01)
+
+
+def why_no_file(path: Path) -> str:
+    """Why there can be no journal at ``path``, where something else is; or ""."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return ""
+    return "" if stat.S_ISREG(mode) else f"is a {'folder' if stat.S_ISDIR(mode) else 'device'}"
+
+
+def is_damaged(path: Path, connect: Any, *, known: bool = True) -> bool:
     """Whether the file at ``path`` really holds no sound database.
 
     A disk that can't be read looks the same to SQLite, and so may a connection whose own memory of
     the file is off. No connection of this process may be open: closing a file drops SQLite's locks.
+
+    Args:
+        known: whether it was a journal; if that is not known, a text may be something else.
     """
     try:
         with path.open("rb") as file:
+            if not known and _is_text(file.read(1 << 10)):
+                return False
             while file.read(1 << 20):
                 pass
     except OSError:
@@ -133,6 +188,13 @@ def is_damaged(path: Path, connect: Any) -> bool:
             return bool(connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
     except sqlite3.DatabaseError as error:
         return error_code(error) in DAMAGED
+
+
+def _is_text(begin: bytes) -> bool:
+    with contextlib.suppress(UnicodeDecodeError):
+        codecs.getincrementaldecoder("utf-8")().decode(begin)  # it may end within a character
+        return b"\0" not in begin
+    return False
 
 
 def set_aside(path: Path) -> str | None:
@@ -171,6 +233,8 @@ def trouble_of(error: Exception, path: Path | None) -> str:
     code = error_code(error)
     if code == sqlite3.SQLITE_FULL:
         advice = "the disk is full: make room"
+    elif code == sqlite3.SQLITE_NOTADB:
+        advice = "it is no database, and is left alone: set BGMAGIC_JOURNAL to another file"
     elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         advice = "another program keeps it locked: end that one"
     else:

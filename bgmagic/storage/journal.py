@@ -363,13 +363,14 @@ class Journal:
 
     def _set_aside(self) -> bool:
         """Move a damaged file away, unless another kernel just did; whether that worked."""
-        damaged = self._inode or filesystem.inode_of(self._path)
+        known, damaged = self._inode, self._inode or filesystem.inode_of(self._path)
         self._drop_writer()
         with self._reading:
             self._drop_reader()
         if self._path is None or damaged is None or damaged != filesystem.inode_of(self._path):
             return self._path is not None
-        if not filesystem.is_damaged(self._path, lambda path: database.connect(path, 5.0)):
+        connect = functools.partial(database.connect, timeout=5.0)
+        if not filesystem.is_damaged(self._path, connect, known=known is not None):
             return True  # what was wrong was the connection, or the disk
         self._rows.forget_file()
         aside = filesystem.set_aside(self._path)

@@ -109,14 +109,20 @@ def _history(job: Job) -> dict[str, Any]:
     return {"count": len(took), "median": middle, "low": min(took), "high": max(took)}
 
 
+def journal_path(named: str) -> Path | None:
+    """The file that a user calls the journal, wherever a cell goes from here: of a link the one
+    that it leads to, whose folder all kernels know; None for ":memory:"."""
+    return None if named == ":memory:" else Path(os.path.realpath(user_path(named)))
+
+
 def default_path() -> Path | None:
     """Where the journal is: BGMAGIC_JOURNAL (":memory:" is None), else the user's data folder."""
     named = os.environ.get("BGMAGIC_JOURNAL")
     if named:
-        return None if named == ":memory:" else user_path(named)
+        return journal_path(named)
     import platformdirs
 
-    return Path(platformdirs.user_data_path("bgmagic")) / "journal.sqlite3"
+    return journal_path(f"{platformdirs.user_data_path('bgmagic')}{os.sep}journal.sqlite3")
 
 
 def place() -> str:
@@ -226,13 +232,14 @@ class App:
         self.local_model: str | None = None
         self._ends = False
         self._manager: JobManager | None = None
+        self._making = threading.Lock()  # two threads may send the first jobs at once
         self.gate: BudgetGate | None = None
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
         # The parent's thread, connections and journal are not the child's: it starts with none.
-        self._manager = None
+        self._manager, self._making = None, threading.Lock()
 
     def use_shell(self, make: Callable[[], Shell]) -> None:
         """Have ``make`` give the `shell` from now on, as it is first needed."""
@@ -247,10 +254,13 @@ class App:
     @property
     def manager(self) -> JobManager:
         """Runs every job; made when first needed, with the journal that is configured by then."""
-        if self._manager is None:
-            with gc_paused():
+        return self._manager or self._only_manager()
+
+    def _only_manager(self) -> JobManager:
+        with self._making, gc_paused():
+            if self._manager is None:
                 self._manager = self._made(default_path())
-        return self._manager
+            return self._manager
 
     # Where jobs go.
 

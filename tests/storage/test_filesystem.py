@@ -155,6 +155,7 @@ def test_a_good_file_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert is_damaged(path, sqlite3.connect)
     path.write_bytes(b"no database" * 1000)
     assert is_damaged(path, sqlite3.connect)
+    assert not is_damaged(path, sqlite3.connect, known=False)  # it may be anything of the user's
 
 
 def test_a_connection_that_is_off_sets_nothing_aside(

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from bgmagic.api.redaction import credentials_fingerprint, without_secrets
 from bgmagic.storage import database as module
+from bgmagic.storage import filesystem
 from bgmagic.storage.database import JournalError, StoredJob
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.reader import COMPLETED
@@ -563,6 +564,57 @@ def test_damaged_file_is_set_aside(path: Path, damage: str) -> None:
     assert aside.read_bytes()[4096:] == content[4096:]
 
 
+def _folder(place: Path) -> None:
+    place.mkdir(0o755)
+
+
+def _songs(place: Path) -> None:
+    with contextlib.closing(sqlite3.connect(place)) as connection:
+        connection.execute("CREATE TABLE songs (title)")
+
+
+def _version(place: Path) -> None:
+    with contextlib.closing(sqlite3.connect(place)) as connection:
+        connection.execute("PRAGMA user_version = 3")
+
+
+def _table(place: Path) -> None:
+    place.write_text("ä,b\n" * 1000)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fifos and file modes")
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (_folder, "is a folder"),
+        (os.mkfifo, "is a device"),
+        (_songs, "another program's database"),
+        (_version, "another program's database"),
+        (_table, "it is no database"),
+    ],
+)
+def test_what_is_no_journal_is_left_alone(
+    path: Path, make: Callable[[Path], None], told: str
+) -> None:
+    """What stands where the journal is to be and is something else stays as it is, its mode too;
+    the jobs run, and the user is told in a line to set another file."""
+    path.parent.mkdir()
+    make(path)
+    if not path.is_dir():
+        path.chmod(0o644)
+    before = path.stat().st_mode, path.read_bytes() if path.is_file() else b""
+    with opened(path) as journal:
+        error = journal.add(entry()).exception(TIMEOUT)
+        assert isinstance(error, JournalError)
+        assert told in str(error)
+        assert "left alone" in str(error)
+        assert "set BGMAGIC_JOURNAL to another file" in str(journal.trouble)
+        assert journal.claim("one", "me", []).result(TIMEOUT) is True
+        assert journal.entries() == []
+    assert (path.stat().st_mode, path.read_bytes() if path.is_file() else b"") == before
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_damage_while_open(journal: Journal, path: Path) -> None:
     """A file that is spoilt while it is used is set aside as well, and what follows is kept."""
     for number in range(300):
@@ -690,7 +742,7 @@ def test_full_disk(small_disk: Path) -> None:
 
 def test_where_wal_can_not_be_had(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without WAL the journal works the same, in the old mode, with its syncs, the folder's too."""
-    monkeypatch.setattr(module, "_may_use_wal", lambda *_: False)
+    monkeypatch.setattr(filesystem, "_may_use_wal", lambda *_: False)
     with opened(path) as journal, opened(path) as other:
         journal.add(entry()).result(TIMEOUT)
         other.add(entry("two")).result(TIMEOUT)
@@ -803,6 +855,15 @@ def test_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("BGMAGIC_JOURNAL", "~/j")
     assert default_path() == tmp_path / "j"
+    # Wherever a cell goes afterwards, and by whatever link a kernel knows it.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BGMAGIC_JOURNAL", "j")
+    assert default_path() == tmp_path / "j"
+    with contextlib.suppress(OSError):  # Windows lets few make one
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "link").symlink_to("../j")
+        monkeypatch.setenv("BGMAGIC_JOURNAL", str(tmp_path / "elsewhere" / "link"))
+        assert default_path() == tmp_path / "j"
     monkeypatch.delenv("BGMAGIC_JOURNAL")
     found = default_path()
     assert found is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,19 @@ def stored(*jobs: StoredJob) -> JobLookup:
 
 def made(key: str, **columns: Any) -> StoredJob:
     return replace(entry(), key=key, response_id=f"resp_{key}", notebook=HERE, **columns)
+
+
+def test_threads_that_send_the_first_jobs_share_one_manager() -> None:
+    """Of a program whose threads begin at once all jobs are listed, in one journal."""
+    count = 8
+    together = threading.Barrier(count)
+
+    def first(_: int) -> object:
+        together.wait(LIMIT)
+        return app.manager
+
+    with ThreadPoolExecutor(count) as pool:
+        assert len(set(pool.map(first, range(count)))) == 1
 
 
 def test_a_word_means_an_id_then_a_variable_here_then_one_elsewhere() -> None:
