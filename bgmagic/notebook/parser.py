@@ -75,21 +75,29 @@ def as_typed(cell: str, raw: str) -> str:
     Returns:
         ``cell`` where it is not what ``raw`` ends with, as where code calls the magic.
     """
-    given, typed = _up_to_last_word(cell), _up_to_last_word(raw)
-    if not given or len(given) > len(typed):
-        return cell
+    lines, typed = cell.split("\n"), _up_to_last_word(raw)
     margin = re.match(r"(?:[ \t]*\n)*([ \t]*)", raw)
+    # A prompt without a word after it is a blank line by now, at the end too.
+    for count in range(min(len(lines), len(typed)), 0, -1):
+        told = _with_prompts(lines[:count], typed[-count:], margin[1] if margin else "")
+        if told is not None:
+            return "\n".join(told + lines[count:])
+    return cell
+
+
+def _with_prompts(given: list[str], typed: list[str], margin: str) -> list[str] | None:
+    """The lines ``given`` with the prompts that they have in ``typed``; None if they differ else."""
     told = []
-    for line, after in zip(typed[-len(given) :], given, strict=True):
-        before = line.removeprefix(margin[1] if margin else "")
+    for line, after in zip(typed, given, strict=True):
+        before = line.removeprefix(margin)
         taken = before.removesuffix(after)
         if not before.strip() and not after.strip():
             told.append(after)
         elif before.endswith(after) and _PROMPT.fullmatch(taken):
             told.append(before)
         else:
-            return cell
-    return "\n".join(told) + cell[len("\n".join(given)) :]
+            return None
+    return told
 
 
 def _up_to_last_word(text: str) -> list[str]:

@@ -311,6 +311,8 @@ def test_words_are_split_as_the_shell_does(line: str) -> None:
 @example(">>> 7 // 2\n3\n", "")
 @example("a\n\n    >>> if 1:\n    ...     b\n    c\n", "")
 @example("In [1]: a\n   ...: b\n", "  ")
+@example("\na\n>>>", "")
+@example("\n>>>", "")
 def test_a_body_is_what_was_typed(body: str, indent: str) -> None:
     """What IPython makes of a cell is turned back into what was typed, whose prompts it takes off."""
     raw = "".join(f"{indent}{line}\n" for line in ["%%m", *body.split("\n")])
