@@ -92,7 +92,7 @@ def _server() -> list[tuple[str, str]]:
         for name in ("BGMAGIC_BASE_URL", "OPENAI_BASE_URL", "AZURE_OPENAI_ENDPOINT")
         if os.environ.get(name)
     ]
-    configured += ["BgMagics.base_url is set"] if app.shell.base_url() else []
+    configured += ["BgMagics.base_url is set"] if app.shell.defaults().get("base_url") else []
     try:
         named: ServerConfig = app.manager.destination()
         configured += ["by bgmagic.use()"] if named.sdk_client is not None else []

@@ -1,4 +1,4 @@
-"""The functions of plain Python: `submit`, `map`, `jobs`, `use` and `export`."""
+"""The functions of plain Python: `submit`, `map`, `jobs`, `costs`, `use`, `export` and `tool`."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ from bgmagic.submission.submit import (
 from bgmagic.text import count_jobs
 
 if TYPE_CHECKING:
+    from bgmagic.api.server import ServerConfig
     from bgmagic.sweeps.submit import SubmittedSweep
 
 
@@ -111,8 +112,8 @@ class BgCellMagics(Magics):
                     "Nothing was sent"
                 )
             if settings.dry_run:
-                place = app.known_server()
-                self._tell_dry_run(prepare_request(cell, settings, self._namespace, place))
+                known = app.known_server()
+                self._tell_dry_run(prepare_request(cell, settings, self._namespace, known), known)
                 return
             server = app.manager.destination()
             prepared = prepare_request(cell, settings, self._namespace, server)
@@ -180,12 +181,13 @@ class BgCellMagics(Magics):
         _notify(sent.group, settings, joined=bool(sent.joined))
 
     @staticmethod
-    def _tell_dry_run(prepared: PreparedRequest) -> None:
+    def _tell_dry_run(prepared: PreparedRequest, server: ServerConfig | None) -> None:
         from bgmagic.submission.dry_run import describe_request  # seldom needed
 
         if prepared.note:
             print(prepared.note)
-        print(describe_request(prepared, app.secrets(), app.server_name()))
+        secrets, name = ((), None) if server is None else (server.secrets, server.name)
+        print(describe_request(prepared, secrets, name))
 
     def _tell_trouble(self) -> None:
         """Say once what is wrong with the journal, and again only after it was well."""

@@ -39,8 +39,6 @@ from bgmagic.notebook.blocking import (
 )
 from bgmagic.submission.app import app, gc_paused, place
 from bgmagic.submission.costs import HEADS, Receipt
-from bgmagic.submission.options import options
-from bgmagic.submission.settings import SubmitSettings
 from bgmagic.text import without_controls
 from bgmagic.values import dataclass
 
@@ -93,6 +91,7 @@ class NotebookShell(abc.ABC):
         """
         self._ipython = ipython
         self._configured = configured
+        self._settable: list[str] = []
         self._main = main
         self._questions = Questions()
 
@@ -108,15 +107,10 @@ class NotebookShell(abc.ABC):
         return f"_bg{self._ipython.execution_count}"
 
     def defaults(self) -> Mapping[str, Any]:
-        """The defaults that `%config` has set for the options, by their names; None is unset."""
-        names = [option.name for option in options(SubmitSettings) if option.configurable]
-        names += ["confirm_above", "confirm_above_dollars", "keep", "budget"]
-        return {name: getattr(self._configured, name) for name in names}
-
-    def base_url(self) -> str | None:
-        """The server's address that `%config` has set, or None."""
-        found: str | None = self._configured.base_url
-        return found
+        """What `%config` has set, by its names; None is unset."""
+        if not self._settable:
+            self._settable = self._configured.trait_names(config=True)
+        return {name: getattr(self._configured, name) for name in self._settable}
 
     def notebook_path(self) -> str:
         """The notebook's path where Jupyter servers and VS Code set it, else as `place` has it."""

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bgmagic.errors import BadInput
+from bgmagic.submission.converters import Converter, to_rate
+from bgmagic.submission.options import configured
 from bgmagic.text import user_path
 
 if TYPE_CHECKING:
@@ -158,10 +160,7 @@ class Shell(Protocol):
     """What the place that jobs are sent from gives: a notebook's shell, or nothing in a script."""
 
     def defaults(self) -> Mapping[str, Any]:
-        """The values of options that the user has configured, by their names; None is unset."""
-
-    def base_url(self) -> str | None:
-        """The server's address, if the user has configured one."""
+        """What the user has configured, options and other settings, by name; None is unset."""
 
     def notebook_path(self) -> str:
         """The notebook that cells are run in; without one, as `place` has it."""
@@ -188,10 +187,6 @@ class NoShell:
     def defaults(self) -> Mapping[str, Any]:
         """Nothing: the environment alone has defaults."""
         return {}
-
-    def base_url(self) -> str | None:
-        """None: the environment names the server."""
-        return None
 
     def notebook_path(self) -> str:
         """The script, or the folder."""
@@ -272,18 +267,20 @@ class App:
         """
         from bgmagic.api.server import ServerConfig
 
-        configured = self.shell.base_url() or os.environ.get("BGMAGIC_BASE_URL")
-        return self._local or self._used or ServerConfig.from_environment(configured)
+        address, _ = configured("base_url", self.shell.defaults())
+        return self._local or self._used or ServerConfig.from_environment(address)
 
-    def defaults(self) -> dict[str, Any]:
-        """The values of options where none is given: `%config`'s; None is unset."""
-        found = dict(self.shell.defaults())
-        return found | {"model": found.get("model") or self.local_model}
+    def known_server(self) -> ServerConfig | None:
+        """The server that is configured now, or None if there is none."""
+        try:
+            return self.destination()
+        except BadInput:
+            return None
 
-    @property
-    def local(self) -> ServerConfig | None:
-        """The server that `%bglocal` has chosen, where jobs go there; else None."""
-        return self._local
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown of the server that is configured now; none if there is none."""
+        server = self.known_server()
+        return () if server is None else server.secrets
 
     def use(self, server: ServerConfig | None) -> None:
         """Send the jobs from now on to ``server``; None means what is configured."""
@@ -297,6 +294,119 @@ class App:
             model: what jobs that name no model ask for there.
         """
         self._local, self.local_model = server, model
+
+    @property
+    def local(self) -> ServerConfig | None:
+        """The server that `%bglocal` has chosen, where jobs go there; else None."""
+        return self._local
+
+    # What is configured.
+
+    def defaults(self) -> dict[str, Any]:
+        """The values of options where none is given: `%config`'s; None is unset."""
+        found = dict(self.shell.defaults())
+        return found | {"model": found.get("model") or self.local_model}
+
+    def setting(self, name: str, read: Converter) -> Any:
+        """What `%config` or the environment has for ``name``, as ``read`` gives it; None if unset.
+
+        Raises:
+            BadInput: ``read`` can't take it.
+        """
+        value, label = configured(name, self.shell.defaults())
+        return None if value is None else read(value, label)
+
+    def budget(self) -> Budget | None:
+        """What may be spent, by `%config` or BGMAGIC_BUDGET; None without a limit.
+
+        Raises:
+            BadInput: BGMAGIC_BUDGET is no budget.
+        """
+        from bgmagic.submission.costs import to_budget
+
+        found: Budget | None = self.setting("budget", to_budget)
+        return found
+
+    def _polls_per_second(self) -> float | None:
+        """The most polls a second of one server; None if unset. On the loop thread."""
+        # Nobody could be told here that it is no number.
+        with contextlib.suppress(BadInput):
+            rate: float | None = self.setting("polls_per_second", to_rate)
+            return rate
+        return None
+
+    # The functions that a model may call.
+
+    def function_tool(self, given: Any, *, asks: bool = False) -> FunctionTool | None:
+        """The tool of a function, or None if ``given`` is none; ``asks``: it needs somebody's word.
+
+        Raises:
+            BadInput: it has no signature that can be said in strict mode, or is only a name.
+        """
+        from bgmagic.tools.functions import FunctionTool, is_function
+
+        shell, name = self.shell, given.strip() if isinstance(given, str) else ""
+        if name and shell.function(name) is not None:
+            raise BadInput(f"--tool {name}: for your function of that name write --tool ${name}")
+        if not is_function(given):
+            return None
+        main, can_ask = shell.on_main_thread(), shell.can_ask()
+        return FunctionTool.of(given, asks=asks, on_main=main, can_ask=can_ask)
+
+    def _find_function(self, name: str) -> FunctionTool | None:
+        with contextlib.suppress(BadInput):
+            return self.function_tool(self.shell.function(name))
+        return None
+
+    # The journal.
+
+    @property
+    def has_manager(self) -> bool:
+        """Whether this process runs jobs, or has looked for any."""
+        return self._manager is not None
+
+    def has_journal(self) -> bool:
+        """Whether there is a journal to read; asking makes none."""
+        path = default_path()
+        return self._manager is not None or (path is not None and path.exists())
+
+    def move_journal(self, path: Path | None) -> None:
+        """Keep the journal at ``path``, or in this process's memory only for None.
+
+        Raises:
+            BadInput: there are jobs already, which are written down elsewhere.
+        """
+        if self._manager is not None:
+            if self._manager.jobs():
+                raise BadInput("the journal can only be moved before the first job of a kernel")
+            self._manager.close()
+        self._manager = self._made(path)
+
+    def _made(self, path: Path | None) -> JobManager:
+        # Here, and not for `%load_ext`: SQLite and what runs jobs take half of all import time.
+        from bgmagic.runtime.manager import JobManager
+        from bgmagic.storage.job_store import JobStore
+        from bgmagic.storage.journal import Journal
+        from bgmagic.storage.owner_lock import OwnerLock
+        from bgmagic.submission.costs import BudgetGate
+
+        folder = None if path is None else path.parent / "owners"
+        store = JobStore(Journal(path), OwnerLock(folder))
+        self.gate = BudgetGate(store, self.budget)
+        made = JobManager(
+            _make_card,
+            store=store,
+            destination=self.destination,
+            gate=self.gate,
+            make_batches=_make_batches,
+            find_function=self._find_function,
+            polls_per_second=self._polls_per_second,
+        )
+        self.journal_path = path
+        if not self._ends:
+            self._ends = True
+            register_at_exit(self._end)
+        return made
 
     def take_in(self, batch_id: str, name: str, *, named: bool) -> tuple[StoredJob, list[str]]:
         """Write down a batch that only the server knows; see `FoundBatch.take_in`. Gives one of its
@@ -324,111 +434,6 @@ class App:
 
     def _is_stored(self, job: Job) -> bool:
         return self.journal_path is not None and self.manager.store.is_stored(job.record)
-
-    # The journal.
-
-    @property
-    def has_manager(self) -> bool:
-        """Whether this process runs jobs, or has looked for any."""
-        return self._manager is not None
-
-    def has_journal(self) -> bool:
-        """Whether there is a journal to read; asking makes none."""
-        path = default_path()
-        return self._manager is not None or (path is not None and path.exists())
-
-    def secrets(self) -> tuple[str, ...]:
-        """What must not be shown of the server that is configured now; none if there is none."""
-        try:
-            return self.destination().secrets
-        except BadInput:
-            return ()
-
-    def function_tool(self, given: Any, *, asks: bool = False) -> FunctionTool | None:
-        """The tool of a function, or None if ``given`` is none; ``asks``: it needs somebody's word.
-
-        Raises:
-            BadInput: it has no signature that can be said in strict mode, or is only a name.
-        """
-        from bgmagic.tools.functions import FunctionTool, is_function
-
-        shell, name = self.shell, given.strip() if isinstance(given, str) else ""
-        if name and shell.function(name) is not None:
-            raise BadInput(f"--tool {name}: for your function of that name write --tool ${name}")
-        if not is_function(given):
-            return None
-        main, can_ask = shell.on_main_thread(), shell.can_ask()
-        return FunctionTool.of(given, asks=asks, on_main=main, can_ask=can_ask)
-
-    def _find_function(self, name: str) -> FunctionTool | None:
-        with contextlib.suppress(BadInput):
-            return self.function_tool(self.shell.function(name))
-        return None
-
-    def server_name(self) -> str | None:
-        """The name of the server that is configured now, or None if there is none."""
-        server = self.known_server()
-        return None if server is None else server.name
-
-    def known_server(self) -> ServerConfig | None:
-        """The server that is configured now, or None if there is none."""
-        try:
-            return self.destination()
-        except BadInput:
-            return None
-
-    def budget(self) -> Budget | None:
-        """What may be spent, by `%config` or BGMAGIC_BUDGET; None without a limit.
-
-        Raises:
-            BadInput: BGMAGIC_BUDGET is no budget.
-        """
-        configured: Budget | None = self.shell.defaults().get("budget")
-        given = os.environ.get("BGMAGIC_BUDGET")
-        if configured is not None or not given:
-            return configured
-        from bgmagic.submission.costs import to_budget
-
-        return to_budget(given, "BGMAGIC_BUDGET")
-
-    def move_journal(self, path: Path | None) -> None:
-        """Keep the journal at ``path``, or in this process's memory only for None.
-
-        Raises:
-            BadInput: there are jobs already, which are written down elsewhere.
-        """
-        if self._manager is not None:
-            if self._manager.jobs():
-                raise BadInput("the journal can only be moved before the first job of a kernel")
-            self._manager.close()
-        self._manager = self._made(path)
-
-    def _made(self, path: Path | None) -> JobManager:
-        # Here, and not for `%load_ext`: SQLite and what runs jobs take half of all import time.
-        from bgmagic.runtime.manager import JobManager
-        from bgmagic.storage.job_store import JobStore
-        from bgmagic.storage.journal import Journal
-        from bgmagic.storage.owner_lock import OwnerLock
-        from bgmagic.submission.converters import polls_per_second
-        from bgmagic.submission.costs import BudgetGate
-
-        folder = None if path is None else path.parent / "owners"
-        store = JobStore(Journal(path), OwnerLock(folder))
-        self.gate = BudgetGate(store, self.budget)
-        made = JobManager(
-            _make_card,
-            store=store,
-            destination=self.destination,
-            gate=self.gate,
-            make_batches=_make_batches,
-            find_function=self._find_function,
-            polls_per_second=lambda: polls_per_second(self.shell.defaults()),
-        )
-        self.journal_path = path
-        if not self._ends:
-            self._ends = True
-            register_at_exit(self._end)
-        return made
 
 
 app = App()

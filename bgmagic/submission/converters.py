@@ -6,10 +6,8 @@ returns the setting or raises `BadInput`, one line that begins with the given la
 
 from __future__ import annotations
 
-import contextlib
 import json
 import keyword
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -185,15 +183,6 @@ def to_rate(value: Any, label: str) -> float:
     if rate is None or not 0 < rate < float("inf"):
         raise BadInput(f"{label} {value!r}: it must be a number above 0, as 15")
     return rate
-
-
-def polls_per_second(configured: Mapping[str, Any]) -> float | None:
-    """The most polls a second of one server, by `%config` or the environment; None if unset."""
-    given = configured.get("polls_per_second") or os.environ.get("BGMAGIC_POLLS_PER_SECOND")
-    # Asked on the loop thread, where nobody could be told that it is no number.
-    with contextlib.suppress(BadInput):
-        return to_rate(given, "BGMAGIC_POLLS_PER_SECOND") if given else None
-    return None
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

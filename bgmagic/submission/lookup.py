@@ -418,11 +418,9 @@ def needed_keys() -> set[str]:
 def forget_old_jobs() -> str | None:
     """Forget what ended longer ago than the user keeps, soon; gives a line on a large journal."""
     store = app.manager.store
-    label, value = "BgMagics.keep =", app.shell.defaults().get("keep")
-    if value is None:
-        label, value = "BGMAGIC_KEEP", os.environ.get("BGMAGIC_KEEP") or None
-    if value is not None:
-        store.forget_before(time.time() - to_duration(value, label), needed_keys())
+    kept = app.setting("keep", to_duration)
+    if kept is not None:
+        store.forget_before(time.time() - kept, needed_keys())
     elif store.is_large():
         return (
             "it has grown beyond 1 GB: %bgjobs --forget --all removes what has ended, "

@@ -11,7 +11,6 @@ import functools
 import inspect
 import json
 import logging
-import os
 import sys
 import threading
 import time
@@ -66,10 +65,7 @@ def notify_as_configured(what: Job | JobGroup) -> None:
     Raises:
         BadInput: BGMAGIC_NOTIFY is no target.
     """
-    configured = app.defaults().get("notify")
-    if configured is None:
-        configured = to_notified(os.environ.get("BGMAGIC_NOTIFY") or (), "BGMAGIC_NOTIFY")
-    notify_at_end(what, configured, joined=True)
+    notify_at_end(what, app.setting("notify", to_notified) or (), joined=True)
 
 
 def tell_at_end(what: Job | JobGroup, targets: Sequence[Any]) -> None:

@@ -127,7 +127,7 @@ def resolve_settings(
     for option in options(settings):
         value, label = given.get(option.name), _label(option, from_python)
         if value is None and option.configurable:
-            value, label = _configured(option, config or {})
+            value, label = configured(option.name, config or {})
         values[option.name] = option.default if value is None else option.read(value, label)
     return settings(**values)
 
@@ -136,11 +136,16 @@ def _label(option: Option, from_python: bool) -> str:
     return f"{option.name}=" if from_python or not option.flags else option.flags[-1]
 
 
-def _configured(option: Option, config: Mapping[str, Any]) -> tuple[Any, str]:
-    value = config.get(option.name)
+def configured(name: str, config: Mapping[str, Any]) -> tuple[Any, str]:
+    """The value that `%config`, or else the environment, has for ``name``, and its label.
+
+    Returns:
+        the value as it stands there, None if it is unset; and what a message about it begins with.
+    """
+    value = config.get(name)
     if value is not None:
-        return value, f"BgMagics.{option.name} ="
-    variable = f"BGMAGIC_{option.name.upper()}"
+        return value, f"BgMagics.{name} ="
+    variable = f"BGMAGIC_{name.upper()}"
     return os.environ.get(variable) or None, variable
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -388,11 +387,8 @@ def confirm_above_dollars() -> float | None:
     Raises:
         BadInput: BGMAGIC_CONFIRM_ABOVE_DOLLARS is no number.
     """
-    configured = app.defaults().get("confirm_above_dollars")
-    given = os.environ.get("BGMAGIC_CONFIRM_ABOVE_DOLLARS")
-    if configured is not None or not given:
-        return configured
-    return to_rate(given, "BGMAGIC_CONFIRM_ABOVE_DOLLARS")
+    limit: float | None = app.setting("confirm_above_dollars", to_rate)
+    return limit
 
 
 def submit_or_join(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -375,11 +374,8 @@ def confirm_above() -> int:
     Raises:
         BadInput: BGMAGIC_CONFIRM_ABOVE is no number.
     """
-    configured = app.shell.defaults().get("confirm_above")
-    if configured is not None:
-        return int(configured)
-    given = os.environ.get("BGMAGIC_CONFIRM_ABOVE")
-    return to_count(given, "BGMAGIC_CONFIRM_ABOVE") if given else CONFIRM_ABOVE
+    number: int | None = app.setting("confirm_above", to_count)
+    return CONFIRM_ABOVE if number is None else number
 
 
 def require_confirmation(plan: SweepPlan) -> None:

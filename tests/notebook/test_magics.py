@@ -98,7 +98,7 @@ def test_no_key_is_one_line(server: ScriptedServer) -> None:
 
 
 def test_config(in_kernel: Kernel, server: ScriptedServer) -> None:
-    """%config sets defaults, also for submit(), and a wrong value is one line and changes nothing."""
+    """%config sets defaults, also for submit(), and what no option is; a wrong value is one line and changes nothing."""
     in_kernel.ok("%config BgMagics.model = 'gpt-mine'")
     in_kernel.ok("%config BgMagics.effort = 'low'")
     said = in_kernel.run("%config BgMagics.effort = 'hgh'").said
@@ -106,6 +106,8 @@ def test_config(in_kernel: Kernel, server: ScriptedServer) -> None:
     assert "Traceback" not in said
     in_kernel.ok("%%bgresponse -o a --wait\nWhy?")
     in_kernel.ok("import bgmagic; bgmagic.submit('Why?', effort='high').result(60)")
+    in_kernel.ok("%config BgMagics.polls_per_second = 250")
+    assert in_kernel.value("bgmagic.public.app._polls_per_second()") == "250.0"
     bodies = [seen.body for seen in server.seen if seen.kind == "create"]
     assert [(b["model"], b["reasoning"]["effort"]) for b in bodies] == [
         ("gpt-mine", "low"),

@@ -35,9 +35,6 @@ class FakeShell:
     def defaults(self) -> Mapping[str, Any]:
         return self.configured
 
-    def base_url(self) -> str | None:
-        return None
-
     def notebook_path(self) -> str:
         return self.notebook
 
