@@ -172,7 +172,7 @@ class JobManager:
 
     async def _fed(self, feed: JobFeed, config: RunConfig) -> None:
         try:
-            await self._scheduler.spawn_batch(feed, config)
+            await self._scheduler.spawn_group(feed, config)
         finally:
             if not feed.left:
                 self.feeds.remove(feed)

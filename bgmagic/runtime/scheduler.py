@@ -56,7 +56,7 @@ class GivenJobs:
         _detach(self._jobs, reason)
 
 
-class BatchStart:
+class GroupStart:
     """Stores the jobs of one group and starts them. On the loop thread."""
 
     def __init__(
@@ -64,7 +64,7 @@ class BatchStart:
         feed: JobFeed,
         config: RunConfig,
         store: JobStore,
-        earlier: Sequence[BatchStart],
+        earlier: Sequence[GroupStart],
         batches: Batches | None = None,
     ) -> None:
         """Make it.
@@ -73,7 +73,7 @@ class BatchStart:
             earlier: those whose jobs have to be stored before.
             batches: sends the jobs, if they go in batches.
         """
-        self._runs = batches
+        self._batches = batches
         self._together: list[Job] = []
         self._feed = feed
         self._earlier = earlier
@@ -104,8 +104,8 @@ class BatchStart:
         """Store the group and send its jobs."""
         self._spawn = spawn
         try:
-            for batch in self._earlier:
-                await batch.written()
+            for start in self._earlier:
+                await start.written()
             self._earlier = ()
             weight = MANY if self._feed.left >= MANY else 0
             rush.begin(weight)
@@ -116,8 +116,8 @@ class BatchStart:
             self._written.set()
             if self._hurry.is_set():
                 self._feed.abandon(SHUTDOWN)
-            elif self._runs is not None:
-                await self._runs.run(self._taken(), self._config)
+            elif self._batches is not None:
+                await self._batches.run(self._taken(), self._config)
             while self._begun:
                 self._all_sent.clear()
                 await self._all_sent.wait()
@@ -135,7 +135,7 @@ class BatchStart:
 
     async def _feed_all(self) -> None:
         config, waited = self._config, False
-        pause = LET_OTHERS if self._runs is None else self._courtesy.pause
+        pause = LET_OTHERS if self._batches is None else self._courtesy.pause
         async for jobs in self._feed.chunks(pause):
             for job in jobs:
                 self._store.buffer_until_inserted(job.record)
@@ -144,14 +144,14 @@ class BatchStart:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._hurry.wait(), sending.START_DELAY)
             records = [job.record for job in jobs]
-            if self._runs is not None:
-                await self._runs.intend(records)
+            if self._batches is not None:
+                await self._batches.intend(records)
             if records:
                 await self._store.insert_all(
                     records, config.server, config.poll_interval, config.deadline, pause
                 )
             open_ones = [job for job in jobs if not _ended(job)]
-            if self._runs is None:
+            if self._batches is None:
                 self._unsent |= dict.fromkeys(open_ones)
                 await self._start()
             else:
@@ -248,7 +248,7 @@ class JobScheduler:
     ) -> None:
         self._polls_per_second = polls_per_second
         self._make_batches = make_batches
-        self._runs: Batches | None = None
+        self._batches: Batches | None = None
         self._gate = gate
         self._store = store
         self._clock = clock
@@ -257,7 +257,7 @@ class JobScheduler:
         self._endpoints: dict[ServerConfig, ServerEndpoint] = {}
         self._runners: dict[Job, JobRunner] = {}
         self._followed: dict[Job, asyncio.Future[None]] = {}
-        self._batches: list[BatchStart] = []
+        self._starts: list[GroupStart] = []
         self._closing = self._stopped = False
 
     async def spawn(
@@ -270,7 +270,7 @@ class JobScheduler:
             intended: whether it is stored already, with its whole group.
         """
         if job.record.batch is not None:
-            await self._batch_runs().attach(job, config)
+            await self._get_batches().attach(job, config)
             return
         runner = self._runners[job] = JobRunner(job, config, *self._parts)
         if self._closing:
@@ -330,28 +330,28 @@ class JobScheduler:
 
     async def spawn_jobs(self, jobs: Sequence[Job], config: RunConfig) -> None:
         """Run jobs that are there already, and are written down together, to their ends."""
-        await self.spawn_batch(GivenJobs(jobs), config)
+        await self.spawn_group(GivenJobs(jobs), config)
 
-    async def spawn_batch(self, feed: JobFeed, config: RunConfig) -> None:
+    async def spawn_group(self, feed: JobFeed, config: RunConfig) -> None:
         """Run the jobs of a group to their ends, as they come."""
-        named = [] if isinstance(feed, GivenJobs) else self._batches
-        earlier = [batch for batch in named if batch.variable == feed.variable]
-        runs = self._batch_runs() if feed.in_batch else None
-        batch = BatchStart(feed, config, self._store, earlier, runs)
-        self._batches.append(batch)
+        named = [] if isinstance(feed, GivenJobs) else self._starts
+        earlier = [start for start in named if start.variable == feed.variable]
+        batches = self._get_batches() if feed.in_batch else None
+        start = GroupStart(feed, config, self._store, earlier, batches)
+        self._starts.append(start)
         if self._closing:
-            batch.close()
+            start.close()
         try:
-            await batch.run(functools.partial(self.spawn, config=config, intended=True))
+            await start.run(functools.partial(self.spawn, config=config, intended=True))
         finally:
-            self._batches.remove(batch)
+            self._starts.remove(start)
 
-    def _batch_runs(self) -> Batches:
-        if self._runs is None:
+    def _get_batches(self) -> Batches:
+        if self._batches is None:
             if self._make_batches is None:
                 raise BgmagicError("this manager was made without batches")
-            self._runs = self._make_batches(self._store, self._clock, self._gate)
-        return self._runs
+            self._batches = self._make_batches(self._store, self._clock, self._gate)
+        return self._batches
 
     async def reposition(
         self, job: Job, name: str, position: GroupPosition, server: ServerConfig
@@ -363,13 +363,13 @@ class JobScheduler:
     def request_cancel(self, job: Job) -> None:
         """Cancel a job."""
         if job.record.batch is not None:
-            self._batch_runs().request_cancel(job)
+            self._get_batches().request_cancel(job)
         elif job in self._runners:
             self._runners[job].request_cancel()
         elif not job.done():
             job.advance(cancelling=True)  # its runner, which is about to start, will see that
-            for batch in self._batches:
-                batch.hasten(job)
+            for start in self._starts:
+                start.hasten(job)
 
     def decide(self, job: Job, call_id: str | None, *, allow: bool) -> None:
         """Let a call of a function run, or not, that waits for somebody's word; None is all."""
@@ -379,7 +379,7 @@ class JobScheduler:
     def reconfigure(self, job: Job, config: RunConfig) -> None:
         """Go on with ``job``, which was accepted, at the same server with other credentials."""
         if job.record.batch is not None:
-            self._batch_runs().reconfigure(job, config)
+            self._get_batches().reconfigure(job, config)
         elif job in self._runners:
             self._runners[job].reconfigure(config)
 
@@ -391,14 +391,16 @@ class JobScheduler:
                 return an id.
         """
         self._closing = True
-        ending = None if self._runs is None else asyncio.create_task(self._runs.shutdown(grace))
+        ending = (
+            None if self._batches is None else asyncio.create_task(self._batches.shutdown(grace))
+        )
         for runner in list(self._runners.values()):
             runner.close()
-        for batch in self._batches:
-            batch.close()
+        for start in self._starts:
+            start.close()
         awaited = [one for one in self._runners.values() if one.unstored or one.sending]
         under_way = [runner.task for runner in awaited if runner.task is not None]
-        under_way += [asyncio.create_task(batch.written()) for batch in self._batches]
+        under_way += [asyncio.create_task(start.written()) for start in self._starts]
         try:
             if under_way:
                 await asyncio.wait(under_way, timeout=grace)
