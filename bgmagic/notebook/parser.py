@@ -86,7 +86,7 @@ def as_typed(cell: str, raw: str) -> str:
 
 
 def _with_prompts(given: list[str], typed: list[str], margin: str) -> list[str] | None:
-    """The lines ``given`` with the prompts that they have in ``typed``; None if they differ else."""
+    """The lines ``given`` with their prompts in ``typed``; None if they differ otherwise."""
     told = []
     for line, after in zip(typed, given, strict=True):
         before = line.removeprefix(margin)

@@ -118,7 +118,7 @@ class BatchStore:
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
-        self._put = store.journal._put
+        self._put = store.journal.put
         self._select = store.journal.select
 
     @property
@@ -133,7 +133,7 @@ class BatchStore:
             for batch in batches:
                 connection.execute(_SAVE, vars(batch))
 
-        return await self._store._done(self._put(Write(add)))
+        return await self._store.is_committed(self._put(Write(add)))
 
     async def claim(self, key: str, now: float) -> StoredBatch | None:
         """Take the batch of a journal and its open jobs; None if a living kernel has it.
@@ -159,7 +159,7 @@ class BatchStore:
             )
         seen = own.owner if own is not None else None
         taking = self._taking(replace(furthest, owner=None), {None, self.owner_id, seen}, now)
-        taken: StoredBatch | None = await self._store._landing.wait(self._put(Write(taking)))
+        taken: StoredBatch | None = await self._store.landing.wait(self._put(Write(taking)))
         if taken is not None and there:
             await self._copy(key)
         return taken
@@ -185,7 +185,7 @@ class BatchStore:
 
     def _elsewhere(self, key: str) -> list[StoredBatch]:
         """The batch with this key as the files of other hosts have it."""
-        return [_from_row(row) for row in self._store.journal._read_others(_FIND, (key,))]
+        return [_from_row(row) for row in self._store.journal.read_others(_FIND, (key,))]
 
     def _are_free(self, batches: Sequence[StoredBatch]) -> bool:
         """Whether nobody follows them; of one that has ended its kernel may live on."""
@@ -195,25 +195,25 @@ class BatchStore:
     async def _copy(self, key: str) -> None:
         """Have the open jobs of another host's batch in our own file, the one that we write."""
         journal = self._store.journal
-        here = {row[0] for row in journal._read(_KEYS, (key,))}
-        there = await asyncio.to_thread(journal._read_others, _KEYS, (key,))
+        here = {row[0] for row in journal.read(_KEYS, (key,))}
+        there = await asyncio.to_thread(journal.read_others, _KEYS, (key,))
         ended = {name for name, is_open in there if not is_open}
         left = list(dict.fromkeys(name for name, _ in there if name not in here | ended))
         for start in range(0, len(left), TOGETHER):
             some = json.dumps(left[start : start + TOGETHER])
             found = await asyncio.to_thread(journal.elsewhere, _WHOLE_OF, keys=some)
             ours = {entry.key: changed(entry, {"owner": self.owner_id}) for entry in found}
-            await self._store._landing.wait(journal.add(*ours.values()))
+            await self._store.landing.wait(journal.add(*ours.values()))
 
     async def sent_elsewhere(self, records: Sequence[JobRecord]) -> list[str]:
         """Those of these unsent jobs, of one notebook, that were sent from another host since they
         were submitted; asks only if this kernel may have been taken for dead."""
-        if not (records and self._store._is_shared and self._store.owner.was_away):
+        if not (records and self._store.is_shared and self._store.owner.was_away):
             return []
         prints = [record.fingerprint for record in records]
         at = min(record.submitted_at for record in records)
         values = {"prints": json.dumps(prints), "notebook": records[0].notebook, "at": at}
-        sent = await asyncio.to_thread(self._store.journal._read_others, _SENT_LATER, values)
+        sent = await asyncio.to_thread(self._store.journal.read_others, _SENT_LATER, values)
         return [record.key for record in records if (record.fingerprint,) in sent]
 
     async def save(self, batch: StoredBatch, **jobs: Any) -> None:
@@ -237,7 +237,7 @@ class BatchStore:
                 connection.execute(sql, {**jobs, "batch": batch.key})
 
         changes = jobs or None
-        await self._store._landing.wait(
+        await self._store.landing.wait(
             self._put(Write(save, changes=changes, batch=batch.key if jobs else ""))
         )
 
@@ -260,14 +260,16 @@ class BatchStore:
             sql = f"UPDATE jobs SET owner = NULL WHERE {_OPEN} AND owner = :owner"  # noqa: S608
             connection.execute(sql, free)
 
-        await self._store._done(self._put(Write(release, changes={"owner": None}, batch=batch.key)))
+        await self._store.is_committed(
+            self._put(Write(release, changes={"owner": None}, batch=batch.key))
+        )
 
     async def settle(self, changes: Iterable[tuple[str, Mapping[str, Any]]]) -> set[str]:
         """Write down how jobs have ended, by their keys, all in one go; waits until it is on disk
         or has failed. Gives the keys of those that are on disk."""
         change, responses = self._store.journal.change, self._store.responses
         writing = [(key, change(key, **columns)) for key, columns in changes]
-        written = [key for key, future in writing if await self._store._done(future)]
+        written = [key for key, future in writing if await self._store.is_committed(future)]
         return set(filter(responses.has, written))
 
     def ending(
@@ -291,12 +293,12 @@ class BatchStore:
 
     def open_keys(self, key: str) -> list[str]:
         """The keys of the jobs of a batch that have not ended, by the journal."""
-        return [row[0] for row in self._store.journal._read(_OPEN_KEYS, {"batch": key})]
+        return [row[0] for row in self._store.journal.read(_OPEN_KEYS, {"batch": key})]
 
     def is_sent_again(self, key: str, group: str) -> bool:
         """Whether all jobs of the batch with this key, one of ``group``, have been sent again."""
         asked = {"earlier": key, "group": group}
-        return bool(self._store.journal._read(_SENT_AGAIN, asked)[0][0])
+        return bool(self._store.journal.read(_SENT_AGAIN, asked)[0][0])
 
     def whole(self, keys: Collection[str]) -> list[StoredJob]:
         """The jobs with these keys, with their requests."""
@@ -304,7 +306,7 @@ class BatchStore:
 
     def find(self, key: str) -> StoredBatch | None:
         """The batch with this key, or None."""
-        rows = self._store.journal._read(_FIND, (key,))
+        rows = self._store.journal.read(_FIND, (key,))
         return _from_row(rows[0]) if rows else None
 
 
@@ -314,7 +316,7 @@ def reopen(store: JobStore, entries: Iterable[StoredJob]) -> bool:
     keys = [one.key for one in entries if one.batch is not None and one.status == Status.UNKNOWN]
     if keys:
         values = {"keys": json.dumps(keys)}
-        store.journal._put(Write(lambda db: db.execute(_REOPEN, values).rowcount)).result()
+        store.journal.put(Write(lambda db: db.execute(_REOPEN, values).rowcount)).result()
     return bool(keys)
 
 
@@ -342,12 +344,12 @@ async def add_found(
     """
     credentials = await asyncio.to_thread(store.credentials, server)
     entries = [
-        store._entry(record, server, None, FOUND_DEADLINE, credentials) for record in records
+        store.row_of(record, server, None, FOUND_DEADLINE, credentials) for record in records
     ]
     keys = json.dumps([entry.key for entry in entries])
     whole = json.dumps(list(every))
     elsewhere = {
-        row[0] for some in (keys, whole) for row in store.journal._read_others(_KNOWN, (some,))
+        row[0] for some in (keys, whole) for row in store.journal.read_others(_KNOWN, (some,))
     }
 
     def add(connection: sqlite3.Connection) -> None:
@@ -361,13 +363,13 @@ async def add_found(
                 raise JournalError("another kernel broke off taking it in; attach it again")
             connection.execute(_SAVE, vars(batch))
 
-    await asyncio.wrap_future(store.journal._put(Write(add)))
+    await asyncio.wrap_future(store.journal.put(Write(add)))
 
 
 def drop_found(store: JobStore, key: str) -> None:
     """Have the jobs go that `add_found` wrote down without their batch: that broke off."""
     sql = "DELETE FROM jobs WHERE batch = :it AND :it NOT IN (SELECT key FROM batches)"
-    store.journal._put(Write(lambda db: db.execute(sql, {"it": key}).rowcount))
+    store.journal.put(Write(lambda db: db.execute(sql, {"it": key}).rowcount))
 
 
 def remake_by(store: JobStore, remake: Callable[[str], StoredJob | None]) -> None:
@@ -384,9 +386,9 @@ def made_row(
     deadline: float,
 ) -> StoredJob:
     """What the journal has, or is to have, of an open job; reads nothing."""
-    prints = (made for (_, known), made in tuple(store._prints.items()) if known == server)
+    prints = (made for (_, known), made in tuple(store.salted_keys.items()) if known == server)
     credentials = server.name if server.is_local else next(prints, "")
-    return store._entry(record, server, interval, deadline, credentials)
+    return store.row_of(record, server, interval, deadline, credentials)
 
 
 class BatchIds:

@@ -32,7 +32,6 @@ from bgmagic.storage.retention import LARGE
 from bgmagic.storage.search import JournalSearch
 
 AT_ONCE = 25  # entries prepared in one go, about a millisecond
-
 LET_OTHERS = functools.partial(asyncio.sleep, 0)  # the polls of others go on
 
 
@@ -46,12 +45,12 @@ class JobStore:
         self.owner = owner
         self._trouble: str | None = None
         self._unwritten: set[str] = set()
-        self._prints: dict[tuple[str, ServerConfig], str] = {}
-        self._landing = FutureWaiter()
+        self.salted_keys: dict[tuple[str, ServerConfig], str] = {}
+        self.landing = FutureWaiter()
         self._coming: dict[str, dict[str, Any]] = {}
         self._known_dead: frozenset[str] = frozenset()
-        self._is_shared = owner.is_elsewhere("another")
-        if self._is_shared:  # kernels of other hosts see no lock of this one
+        self.is_shared = owner.is_elsewhere("another")
+        if self.is_shared:  # kernels of other hosts see no lock of this one
             journal.on_turn, journal.pause = owner.beat, BEAT
 
     @property
@@ -95,14 +94,14 @@ class JobStore:
         credentials = await self._known_credentials(server)
         entries = []
         for record in records:
-            entries.append(self._entry(record, server, interval, deadline, credentials))
+            entries.append(self.row_of(record, server, interval, deadline, credentials))
             if len(entries) % AT_ONCE == 0:
                 await pause()
         await self._added(self.journal.add(*entries), keys)
 
     async def _added(self, adding: Future[None], keys: Sequence[str]) -> None:
         try:
-            await self._landing.wait(adding)
+            await self.landing.wait(adding)
             taken = True
         except JournalError as error:
             taken = isinstance(error, WriteDeferred)
@@ -114,11 +113,11 @@ class JobStore:
                 self.journal.change(key, **noted)
 
     async def _known_credentials(self, server: ServerConfig) -> str:
-        known = self._prints.get((self.journal.known_salt or "", server))
+        known = self.salted_keys.get((self.journal.known_salt or "", server))
         # Off the loop: a locked file is waited for.
         return known if known else await asyncio.to_thread(self.credentials, server)
 
-    def _entry(
+    def row_of(
         self,
         record: JobRecord,
         server: ServerConfig,
@@ -126,6 +125,7 @@ class JobStore:
         deadline: float,
         credentials: str,
     ) -> StoredJob:
+        """What the journal has of a job; ``credentials`` as `credentials` gives them."""
         request, sendable = redaction.kept_request(record.request, server.secrets)
         partial = redaction.hidden(record.partial, server.secrets) if record.partial else None
         return StoredJob(
@@ -202,13 +202,13 @@ class JobStore:
             return ours
         claim = functools.partial(self.journal.claim, record.key, self.owner.id)
         if ours:  # of a job that was submitted here the owner is known
-            if self._is_shared and self.owner.was_away:
+            if self.is_shared and self.owner.was_away:
                 # Its user may have had it sent from another host meanwhile.
                 entry = await asyncio.to_thread(self.find, record.key)
                 later = [] if entry is None else await asyncio.to_thread(self.sent_elsewhere, entry)
                 if later:
                     return False
-            return await self._landing.wait(claim(()))
+            return await self.landing.wait(claim(()))
         return await self._take(claim)
 
     async def adopt(self, record: JobRecord, *, waits: bool = False) -> bool:
@@ -229,18 +229,18 @@ class JobStore:
         found = await asyncio.to_thread(self.journal.elsewhere, "WHERE key = :it", it=key)
         free = [entry for entry in found if entry.response_id and self.is_unowned(entry)]
         for entry in free[:1]:
-            await self._landing.wait(self.journal.add(changed(entry, {"owner": self.owner.id})))
+            await self.landing.wait(self.journal.add(changed(entry, {"owner": self.owner.id})))
         return bool(free)
 
     async def _take(self, taking: Callable[[Collection[str]], Future[bool]]) -> bool:
         """Take a job from nobody or a dead owner: one known to be dead, else one found dead now."""
-        if await self._landing.wait(taking(self._known_dead)):
+        if await self.landing.wait(taking(self._known_dead)):
             return True
-        return await self._landing.wait(taking(await asyncio.to_thread(self._dead)))
+        return await self.landing.wait(taking(await asyncio.to_thread(self._dead)))
 
     async def update(self, record: JobRecord, **changes: Any) -> bool:
         """Change the job's entry; returns, once that is over, whether it is committed."""
-        return await self._done(self.journal.change(record.key, **changes))
+        return await self.is_committed(self.journal.change(record.key, **changes))
 
     async def end(
         self, record: JobRecord, server: ServerConfig, text: str, changes: Mapping[str, Any]
@@ -282,9 +282,9 @@ class JobStore:
         if server.is_local:
             return server.name  # its token is another after each start, its user is not
         salt = self.journal.salt  # another one after a damaged file was replaced
-        if (salt, server) not in self._prints:
-            self._prints[salt, server] = redaction.credentials_fingerprint(salt, server.api_key)
-        return self._prints[salt, server]
+        if (salt, server) not in self.salted_keys:
+            self.salted_keys[salt, server] = redaction.credentials_fingerprint(salt, server.api_key)
+        return self.salted_keys[salt, server]
 
     def alive(self) -> set[str]:
         """The owners of open jobs whose kernels live."""
@@ -433,9 +433,10 @@ class JobStore:
         others = filter(self.owner.is_elsewhere, self.journal.other_owners())
         return {owner for owner in others if self.owner.is_silent(owner) == silent}
 
-    async def _done(self, future: Future[Any]) -> bool:
+    async def is_committed(self, future: Future[Any]) -> bool:
+        """Wait for a write of the journal; whether it is on disk."""
         try:
-            await self._landing.wait(future)
+            await self.landing.wait(future)
         except JournalError:
             return False
         return True

@@ -1,8 +1,7 @@
 """The file that outlives the kernel: one SQLite database that all kernels of a user write to.
 
-It stores what it is told, in the order it is told, and says when that is on disk. When to write
-what, who follows a job and what may be sent again is the manager's; who is alive is `owners`';
-secrets are taken out before anything comes here.
+It stores what it is given, in that order, and says when that is on disk. What is written when is
+`job_store`'s, which takes secrets out; who is alive is `owner_lock`'s.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ class Journal:
         """The file's own random salt; one of this process where the file can't be read."""
         if self.known_salt is None:
             ask = "SELECT value FROM meta WHERE key = 'salt'"
-            rows = self._read(ask, wait=database.BUSY_TIMEOUT + database.READ_WAIT)
+            rows = self.read(ask, wait=database.BUSY_TIMEOUT + database.READ_WAIT)
             self.known_salt = rows[0][0] if rows else secrets.token_hex(16)
         return str(self.known_salt)
 
@@ -88,7 +87,7 @@ class Journal:
     def add(self, *added: StoredJob) -> Future[None]:
         """Write new jobs down, all of them or none."""
         adding = functools.partial(database.add_entries, added=added)
-        return self._put(Write(adding, added=added))
+        return self.put(Write(adding, added=added))
 
     def change(self, key: str, **columns: Any) -> Future[None]:
         """Change columns of a job.
@@ -100,7 +99,7 @@ class Journal:
         if unknown or not columns:
             raise TypeError(f"{', '.join(unknown) or 'nothing'} can't be changed in the journal")
         changing = functools.partial(database.change_entry, key=key, changes=columns)
-        return self._put(Write(changing, key, changes=columns))
+        return self.put(Write(changing, key, changes=columns))
 
     def claim(self, key: str, owner: str, dead: Collection[str]) -> Future[bool]:
         """Take a waiting job to send it, if its owner is nobody, ``owner`` or one of ``dead``.
@@ -108,11 +107,11 @@ class Journal:
         True for one call only, whichever kernels try at once: then the file says so. It is also
         True for a job that this process has added, and that certainly never got into the file.
         """
-        return self._put(self._rows.claiming(key, owner, dead))
+        return self.put(self._rows.claiming(key, owner, dead))
 
     def adopt(self, key: str, owner: str, dead: Collection[str], waits: bool) -> Future[bool]:
         """Take an open job that still ``waits``, or waits no more, from the same; it stays so."""
-        return self._put(live_rows.adopting(key, owner, dead, waits))
+        return self.put(live_rows.adopting(key, owner, dead, waits))
 
     def is_unsaved(self, key: str) -> bool:
         """Whether what is known of an open job of this process could not be written yet."""
@@ -121,7 +120,7 @@ class Journal:
     def forget(self, keys: Collection[str]) -> Future[int]:
         """Delete those of these jobs that have ended, with their texts, slice by slice; gives how
         many they were."""
-        return Forgetting(self._put, keys).total
+        return Forgetting(self.put, keys).total
 
     # Reading. What can't be read is empty, and `trouble` says so.
 
@@ -154,16 +153,16 @@ class Journal:
         return self.select(SAME, it=fingerprint, notebook=notebook, name=name)
 
     def select(self, where: str, *, brief: bool = False, **values: Any) -> list[StoredJob]:
-        """The jobs that one of database.py's conditions picks; ``brief`` as `entries` has them."""
+        """The jobs that one of reader.py's conditions picks; ``brief`` as `entries` has them."""
         return self._entries(database.BRIEF if brief else database.WHOLE, where, values)
 
     def durations(self, server: str, model: str, effort: str | None) -> list[float]:
         """Seconds from acceptance to completion of the newest such jobs, at most 200."""
-        return [row[0] for row in self._read(database.DURATIONS, (server, model, effort))]
+        return [row[0] for row in self.read(database.DURATIONS, (server, model, effort))]
 
     def ended_before(self, at: float) -> list[str]:
         """The keys of the jobs that ended before that, in seconds since the epoch."""
-        return [row[0] for row in self._read("SELECT key FROM jobs WHERE ended_at < ?", (at,))]
+        return [row[0] for row in self.read("SELECT key FROM jobs WHERE ended_at < ?", (at,))]
 
     def size(self) -> int:
         """Bytes of the file."""
@@ -173,20 +172,20 @@ class Journal:
 
     def owners(self) -> set[str]:
         """Who follows, or followed, the jobs that have not ended."""
-        return {row[0] for row in self._read(database.OWNERS)}
+        return {row[0] for row in self.read(database.OWNERS)}
 
     def other_owners(self) -> set[str]:
         """The same in the files of other hosts."""
-        return {row[0] for row in self._read_others(database.OWNERS)}
+        return {row[0] for row in self.read_others(database.OWNERS)}
 
     def rows(self, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
         """The rows of any query, those of other hosts' files after ours."""
-        return [*self._read(sql, values), *self._read_others(sql, values)]
+        return [*self.read(sql, values), *self.read_others(sql, values)]
 
     def elsewhere(self, where: str, **values: Any) -> list[StoredJob]:
-        """The whole jobs in the files of other hosts that one of database.py's conditions picks."""
+        """The whole jobs in the files of other hosts that one of reader.py's conditions picks."""
         sql = f"SELECT {database.WHOLE} FROM jobs {where}"  # noqa: S608 - our own columns
-        return [database.from_row(row) for row in self._read_others(sql, values)]
+        return [database.from_row(row) for row in self.read_others(sql, values)]
 
     def flush(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until all that is queued now is committed or refused.
@@ -218,14 +217,13 @@ class Journal:
             self._reading.release()
         return thread is None or not thread.is_alive()
 
-    # Within.
-
     def _check_process(self) -> None:
         # Before any lock: a fork may have copied it while it was held.
         if os.getpid() != self._pid:
             raise JournalError(FORKED)
 
-    def _put(self, write: Write) -> Future[Any]:
+    def put(self, write: Write) -> Future[Any]:
+        """Queue a write; all other ways to write end here."""
         try:
             self._check_process()
             with self._news:
@@ -382,13 +380,14 @@ class Journal:
         )
         return True
 
-    def _read(
+    def read(
         self, sql: str, values: Any = (), wait: float = database.READ_WAIT
     ) -> list[tuple[Any, ...]]:
+        """The rows of a query in this host's file; waits so long for what was queued before."""
         self._check_process()
         for _ in range(2):
             if self._connection is None or self._inode != filesystem.inode_of(self._path):
-                self._put(Write(lambda _: None))
+                self.put(Write(lambda _: None))
             self.flush(wait)
             try:
                 with self._reading:
@@ -397,7 +396,7 @@ class Journal:
                 if filesystem.error_code(error) not in filesystem.DAMAGED:
                     self._failure = self._failure or filesystem.trouble_of(error, self._path)
                     break
-                self._put(Write(database.raising(error)))
+                self.put(Write(database.raising(error)))
         return []
 
     def _readable(self) -> sqlite3.Connection:
@@ -419,11 +418,12 @@ class Journal:
 
     def _entries(self, columns: str, where: str, values: Mapping[str, Any]) -> list[StoredJob]:
         sql = f"SELECT {columns} FROM jobs {where}"  # noqa: S608 - of our own constants
-        found = [database.from_row(row) for row in self._read(sql, values)]
-        others = [database.from_row(row) for row in self._read_others(sql, values)]
+        found = [database.from_row(row) for row in self.read(sql, values)]
+        others = [database.from_row(row) for row in self.read_others(sql, values)]
         return live_rows.merged(found, others, where) if others else found
 
-    def _read_others(self, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
+    def read_others(self, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query in the files of other hosts."""
         if self._others is None:
             return []
         with self._reading:
