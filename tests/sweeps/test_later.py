@@ -300,8 +300,8 @@ def test_few_are_begun_at_once(
     pointed.polls, pointed.ending = 10**6, echo
     group = ask(items=list("abcdefghi"), out="x", max_in_flight=2)
     eventually(lambda: group.counts.get("in_progress") == 2)
-    batch = app.manager._scheduler._batches[0]
-    assert [job.name for job in batch._unsent] == ["x[5]", "x[6]", "x[7]", "x[8]"]
+    start = app.manager._scheduler._starts[0]
+    assert [job.name for job in start._unsent] == ["x[5]", "x[6]", "x[7]", "x[8]"]
     assert group.job(7).cancel()
     eventually(group.job(7).done)
     assert group.counts == {"in_progress": 2, "waiting": 6, "cancelled": 1}
