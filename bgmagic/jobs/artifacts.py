@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bgmagic.rendering.artifacts import Run
     from bgmagic.rendering.parser import CodeBlock
 
-MOST_FILE = 100_000_000  # bytes of a file that is fetched, unless it is said otherwise
+MOST_FILE = 100_000_000  # bytes that a fetched file may have, unless the caller says otherwise
 
 MOST_BASE64 = 100_000_000  # characters of an image; the API's are of some MB
 
@@ -180,7 +180,7 @@ class Artifacts:
         return files_in(self._whole(), self._fetcher())
 
     def made_html(self) -> str:
-        """What tools made, as HTML that does nothing; "" where that is nothing."""
+        """What tools made, as HTML that does nothing; "" if they made nothing."""
         return made_html(self._whole()) if self._made else ""
 
     def made_text(self) -> str:
@@ -377,7 +377,7 @@ class Answer(Artifacts, str):
         return decompressed(self._kept()) or {}
 
     def _known(self) -> Mapping[str, Any]:
-        """The same; where the journal alone had it and lost it, what is here: the text goes on."""
+        """The same, or what this process still has where the journal has lost it: the text."""
         try:
             return self._whole()
         except AnswerGone:

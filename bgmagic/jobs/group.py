@@ -249,9 +249,9 @@ class JobGroup(Collection[Any]):
             self._notify(successor)
 
     def join(self, index: int, job: Job) -> None:
-        """Have ``job``, which is there already, stand at ``index``. On the loop thread.
+        """Put ``job``, which exists already, at ``index``. On the loop thread.
 
-        A handle that somebody has of that place already goes as ``job`` does.
+        A handle that somebody holds of that place says and ends as ``job`` does from now on.
         """
         with self._making:
             earlier = self._jobs[index]

@@ -102,8 +102,8 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
 
     @property
     def outline(self) -> JobRecord:
-        """The record, of a job in a batch without what is only its own; that takes a tenth of the
-        time, where many are looked through."""
+        """The record; of a job in a batch, only what all of the batch share. That takes a tenth of
+        the time, for loops over many jobs."""
         kept = self._kept
         return kept.alike if isinstance(kept, PackedRecord) else kept
 
@@ -350,7 +350,7 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
                 self.set_exception(ending)
         response = record.response
         if response is not None and not isinstance(response, KeptResponse):
-            # Why others have no answer is told again and again: they are few, and keep it.
+            # Jobs without an answer keep the response: they are few, and read it often.
             self._pack(response, ending, stored=stored)
         self._wake()
         self._notify()
@@ -371,10 +371,10 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
         with self._condition:  # for `hold_again`
             left = StoredResponse(response, key, journal)
             self._kept = self._kept.with_changes(response=left)
-            # Who forgets says so first, and then has those held again that were left by then.
+            # Forgetting is announced first; jobs that left theirs before that hold them again.
             if not journal.has(key):
                 return False
-            # What was read into an object of the user's is theirs, who may have changed it.
+            # An object of the user's class stays: the user may have changed it.
             if answer.data is None:
                 _HELD[self] = answer
                 _NEWEST.append(answer)

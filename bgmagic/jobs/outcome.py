@@ -74,7 +74,7 @@ class Detached(JobError):
 
 
 def forgotten(server: str) -> str:
-    """That the server of this address no longer knows a response, and what the cause may be."""
+    """Say that the server of this address no longer knows a response, and why that may be."""
     if is_openai(server):
         why = (
             "OpenAI keeps one for 30 days, and for about 10 minutes in projects with zero data "
@@ -96,7 +96,7 @@ NOT_VISIBLE = "it is not visible with this key; another one had sent it"
 
 
 def why_lost(record: JobRecord, told: str) -> str:
-    """That the server does not know the response of a job; ``told`` is how it says so."""
+    """Say that the server does not know a job's response; ``told``: how it says so."""
     if record.status == Status.ATTACHED:  # it has never said anything else of this id
         return f"the server does not know a response of this id, or no longer; it says: {told}"
     return forgotten(record.server)

@@ -143,8 +143,8 @@ def _call_item(step: Step, calls: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 
 def _besides(step: Step, calls: Mapping[str, Mapping[str, Any]], *names: str) -> dict[str, Any]:
-    """What a call says besides, as which program of the model's made it: its output has to find
-    back there."""
+    """The other fields of a call, such as the model's program that made it, which its output has to
+    name as well."""
     call = calls.get(step.call_id, {})
     return {name: call[name] for name in names if call.get(name)}
 
@@ -209,7 +209,7 @@ class FunctionRounds:
 
     @property
     def is_used_up(self) -> bool:
-        """Whether there may be no round more."""
+        """Whether there may be no further round."""
         return len(self.done) >= self.limit
 
     def fresh(self) -> FunctionRounds:
@@ -251,12 +251,12 @@ class FunctionRounds:
 
     @property
     def text(self) -> str:
-        """It as JSON."""
+        """All of it as JSON text."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
 
     @classmethod
     def read(cls, text: str | None) -> FunctionRounds | None:
-        """What the journal has as JSON; None of anything else."""
+        """Read the JSON text that the journal has; None if it is anything else."""
         if text is None:  # nearly always
             return None
         try:

@@ -2,7 +2,7 @@
 
 Each reader goes one step: a graph becomes a dict of nodes and edges, a quantity a number with its
 unit; what that holds is read as any other value. Libraries are told by the packages that a
-value's classes come from: none is imported here. Whose `str` leaves things out is never asked.
+value's classes come from: none is imported here. No `str` that leaves things out is called.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class Template:
         return RenderedPrompt(tuple(pieces), tuple(needs.values()), tuple(inserted))
 
     def settled(self, namespace: Mapping[str, Any], name: str) -> tuple[Template, dict[str, Any]]:
-        """The template in which only what names ``name`` is still open, and what that names beside.
+        """Render all but the expressions that name ``name``; gives also what else these name.
 
         Raises:
             BadInput: as `render` does.
@@ -212,7 +212,7 @@ def _end(text: str, begin: int) -> int | None:
 
 _DEEP = 4  # lists within lists within … in which jobs are looked for: a list may hold itself
 
-# What holds no jobs, by its very type: nearly all that is in a long list.
+# Types that hold no jobs: nearly all values of a long list.
 _LEAVES = frozenset({str, bytes, int, float, bool, type(None)})
 
 
@@ -247,8 +247,7 @@ def _bound(expression: Expression, name: str, value: Any, deep: int = _DEEP) -> 
     """Make JSON, which outlives the kernel, of what `name` stands for.
 
     Args:
-        deep: how many lists and dicts within each other are still looked into; less than at first
-            for a part of one.
+        deep: levels of lists and dicts within each other that are still looked into.
     """
     if isinstance(value, Job) and value.done():
         value = _answered(expression, value)

@@ -119,7 +119,7 @@ def _plain(value: Any) -> Any:
 
 
 def _single(value: Any) -> Any:
-    """What is one text or number."""
+    """The text of a value that is one text or number."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -144,7 +144,7 @@ def _single(value: Any) -> Any:
 
 
 def _parts(value: Any) -> Any:
-    """What has parts, or stands for something simpler."""
+    """The parts of a value, or the simpler value that it stands for."""
     if isinstance(value, Line):
         return Line(_list(value))
     if isinstance(value, Measured):

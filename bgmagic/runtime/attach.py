@@ -94,14 +94,14 @@ def hold_again(jobs: Sequence[Job], keys: Collection[str], responses: ReadsRespo
 
 
 def settle_as_stored(job: Job, entry: StoredJob) -> None:
-    """End ``job`` as the journal says that it has ended; what it is called stays."""
+    """End ``job`` as the journal says that it has ended; its name and place stay."""
     ended = record_of(entry, job.request.output_type)
     settle(job, **{name: getattr(ended, name) for name in _OF_THE_END})
 
 
 async def adopted(job: Job, store: JobStore, *, waits: bool) -> bool:
-    """Whether this kernel looks after the job of another one from now on; if not, it is ended as
-    the journal says, or detached."""
+    """Take over the job of another kernel; whether that worked. If not, the job ends as the
+    journal says, or is detached."""
     try:
         if await store.adopt(job.record, waits=waits):
             return True
@@ -115,7 +115,7 @@ async def adopted(job: Job, store: JobStore, *, waits: bool) -> bool:
     return False
 
 
-# What may have become of a job since it was read.
+# The fields that the end of a job in another kernel may have changed since it was read here.
 _OF_THE_END = (
     "status", "request", "partial", "rounds", "response_id", "accepted_at", "started_at",
     "checked_at", "ended_at", "response", "reason",
@@ -152,11 +152,11 @@ def check_attachable(
     free: Collection[str | None] | None,
     now: float,
 ) -> None:
-    """Whether the open job ``entry`` may be picked up by this process, at ``server``.
+    """Check that this process may attach the open job ``entry`` at ``server``.
 
     Args:
         free: the owners whose jobs may be taken, where they are known.
-        now: by the wall clock; a job that nobody may send any more ends then.
+        now: seconds since the epoch; a job that nobody may send any more ends then.
 
     Raises:
         BadInput: another server accepted it, a living kernel follows it, or nobody may send it.

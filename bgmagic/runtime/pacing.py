@@ -96,7 +96,7 @@ class PollSchedule:
         return wished if slot is None else min(max(wished, slot), LIMIT)
 
     def reached(self) -> None:
-        """The server answers again: what failed before that counts no more."""
+        """Begin the delays after failures anew: the server answers again."""
         self._failures = 0
 
     def slow(self) -> float:
@@ -327,8 +327,8 @@ def cells_time() -> float:
 
 
 async def _cell_computes() -> bool:
-    """Whether a cell has computed for two looks on end: one that waits for these very jobs has some
-    milliseconds to do as some of them end."""
+    """Whether a cell has computed for two looks in a row: one that waits for these very jobs
+    computes for some milliseconds as some of them end."""
     for _ in range(LOOKS):
         before, begun = cells_time(), time.perf_counter()
         await asyncio.sleep(LOOK)

@@ -1,4 +1,4 @@
-"""Lets few polls a second go on beside a cell that computes: all polls take the interpreter."""
+"""Bounds the polls a second beside a cell that computes, since each takes the interpreter."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class PollGate:
         await waiter
 
     def _let(self) -> None:
-        """Let those go on that may, the first first."""
+        """Let as many polls go on as may, in the order in which they asked."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         if now - self._looked_at >= BURST / 2:

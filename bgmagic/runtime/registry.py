@@ -1,5 +1,5 @@
-"""The jobs of this process by their keys, the sweeps whose jobs are still to come, and how many are
-being sent or ended just now."""
+"""The jobs of this process by their keys, the sweeps whose jobs are still to come, and the number
+of jobs that are just being sent or ended."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class JobRunner:
             self._calls.decide(call_id, allow=allow)
 
     async def run(self, *, attached: bool = False, intended: bool = False) -> None:
-        """Run the job until it has ended, or `is_watched`.
+        """Run the job until it has ended, or its response is watched (`is_watched`).
 
         Args:
             attached: whether the journal has the job already, from another kernel.
@@ -131,11 +131,11 @@ class JobRunner:
 
     @property
     def is_watched(self) -> bool:
-        """Whether its response is waited for: `begin_poll` is called when `poll` is to be."""
+        """Whether its response is watched: `begin_poll` is called when the next poll is due."""
         return self._following is not None
 
     def begin_poll(self) -> None:
-        """Have a task `poll`."""
+        """Have a task call `poll`."""
         self._begin_poll(self)
 
     def release(self) -> None:

@@ -163,7 +163,7 @@ class GroupStart:
         return taken
 
     def hasten(self, job: Job) -> None:
-        """Start this one now, if it is one that waits for that: it is to be cancelled."""
+        """Start ``job`` now if it waits to be started: its runner cancels it."""
         if job in self._unsent:
             self._begin(job)
 
@@ -195,7 +195,7 @@ class GroupStart:
 
 
 def _ended(job: Job) -> bool:
-    """Whether the job had ended before it could be sent; if so, it is told now."""
+    """Whether the job ended before it could be sent; if so, its waiters hear of it now."""
     if job.outline.ended_at is None:
         return False
     settle(job)
@@ -301,7 +301,7 @@ class JobScheduler:
                 self._ended(runner)
 
     async def follow(self, job: Job, config: RunConfig) -> None:
-        """Run a job of the journal to its end; cancelled, it follows it no more."""
+        """Run a job of the journal to its end, or until this is cancelled."""
         await self.spawn(job, config, attached=True)
         if job in self._runners:
             ended = self._followed[job] = asyncio.get_running_loop().create_future()

@@ -89,8 +89,8 @@ class ServerBehavior:
         return True
 
 
-# Seconds by which a limit may be noticed too late before it is taken for the process's own fault,
-# and those that the wait goes on for then.
+# A limit that is noticed more than LATE seconds too late is the process's own fault: the wait then
+# goes on for LATE_GRACE seconds.
 LATE = 1.0
 LATE_GRACE = 5.0
 
@@ -113,7 +113,7 @@ class TimeLimit:
         return self._timeout is not None
 
     async def wait(self, seconds: float | None, awaitable: Awaitable[T]) -> T:
-        """Wait for ``awaitable``, at most ``seconds`` if that is no None.
+        """Wait for ``awaitable``, at most ``seconds``; None is without a limit.
 
         Raises:
             TimeoutError: the time was over, or `shorten` ended it.
@@ -139,7 +139,7 @@ class TimeLimit:
             timeout.reschedule(min(soon, timeout.when() or soon))
 
     def ring(self, token: object) -> None:
-        """The time is over of the wait that has this token."""
+        """End the wait that has this token: its time is over."""
         timeout = self._timeout
         if token != self._token or timeout is None or timeout.expired():
             return
@@ -169,7 +169,7 @@ class NotedWhenLate:
             self._note(there=False)
 
     def ring(self, _: object) -> None:
-        """It has waited for long, if it still waits."""
+        """Note that the create has waited for long, unless it has ended."""
         if self._waits:
             self._note(there=True)
 

@@ -153,10 +153,10 @@ _UNREACHED = frozenset({None, 502, 503, 504})
 
 
 class PollTask(Protocol):
-    """Polls, in a task of its own."""
+    """Starts a task that polls."""
 
     def begin_poll(self) -> None:
-        """Have one call `ResponseWatcher.poll`."""
+        """Have a task call `ResponseWatcher.poll`."""
 
 
 class ResponseWatcher:
@@ -164,8 +164,8 @@ class ResponseWatcher:
     takes no task. All methods run on the loop thread.
 
     Attributes:
-        is_over: whether the response is terminal, or is polled no more: `is_lost`, or the deadline.
-        refusal: what the server said of the response last that it does not know, in words.
+        is_over: whether polling has ended: the response is terminal or lost, or it is too late.
+        refusal: how the server said last that it does not know the response, or "".
         stream: the connection on which it was created, where its events still come.
     """
 
@@ -196,8 +196,8 @@ class ResponseWatcher:
         self._woken, self._deadline = False, 0.0
         self._delay = self._delays.after_reply(accepted.reply.poll_after)
         self._asked_at = self._asked_before = clock.now()
-        # Who was asked without a task, and what has to be gone on with in one: the answer, or why
-        # there is none; neither where nobody was asked.
+        # The client of the newest poll without a task, and its answer or failure if a task has to
+        # go on with it. None: no such poll; two Nones: it has to be made again.
         self._asked_of = self._client
         self._asked: tuple[HTTPResponse | None, Exception | None] | None = None
         self._last: Reply | None = None
@@ -217,7 +217,7 @@ class ResponseWatcher:
         """Call the server by ``endpoint`` from now on, at once for the first time."""
         self._client, self._missing = endpoint.client, 0
         if self._asked is not None:
-            self._asked = None, None  # this one does not know which secrets the other had sent
+            self._asked = None, None  # the new client does not know the secrets of the old one
         self._wake()
 
     def watch(self, deadline: float) -> None:
@@ -230,7 +230,7 @@ class ResponseWatcher:
         self._wait()
 
     def ring(self, token: object) -> None:
-        """It is its turn to be polled, or the time to ask for one."""
+        """Go on: the poll has its turn, or the wait for the next poll is over."""
         if token is self._turns:
             self._token = None
             if not any(self._asked or ()):
@@ -240,7 +240,7 @@ class ResponseWatcher:
             self._due()
 
     def _told(self, got: HTTPResponse | None, error: Exception | None) -> None:
-        """Take what a poll without a task was answered; one takes what is new."""
+        """Take the answer to a poll without a task; a task takes over if it is new."""
         if self.is_over:  # it was stopped meanwhile
             return
         if self._asked_of is not self._client:  # see `use`
@@ -273,7 +273,7 @@ class ResponseWatcher:
         return ended
 
     def leave_turn(self) -> None:
-        """Let others poll: the reply is written down, or was none of the last."""
+        """Let others poll: the terminal reply is stored, or this was not the last poll."""
         self._turns.leave(self)
 
     def close(self) -> None:
@@ -303,7 +303,7 @@ class ResponseWatcher:
             self._due()
 
     def _due(self) -> None:
-        """Poll: without a task as far as that goes, or as soon as it has a turn."""
+        """Poll without a task if possible; else as soon as this job has a turn."""
         now = self._clock.now()
         if now < self._deadline and not self._turns.is_full and not self._job.request.include:
             self._token, self._woken, self._asked_of = None, False, self._client
@@ -315,7 +315,7 @@ class ResponseWatcher:
 
     def _ask_turn(self) -> None:
         self._token, patience = self._turns, self._asked_at + LIMIT - self._clock.now()
-        # What can't be written down is waited for in vain.
+        # With a journal in trouble others may keep their turns for long: don't wait for one.
         self._turns.ask(self, 0.0 if self._store.trouble is not None else max(0.0, patience))
 
     async def _poll(self) -> Reply | None:
@@ -380,11 +380,11 @@ class ResponseWatcher:
         gone = (failure.status_code == 404 or strange) and failure.from_api
         self._missing = self._missing + 1 if gone else 0
         if self._listener is not None and self._listener.connected:
-            self._missing = 0  # what is being written is not lost
+            self._missing = 0  # a response that is being streamed is not lost
         self.refusal = str(failure) if gone else ""
         unreached = failure.status_code in _UNREACHED
         if self._unreached and not unreached:
-            self._delays.reached()  # what it says now is not to be waited for as it was
+            self._delays.reached()  # the long delays were for a server that did not answer
         self._unreached = unreached
         trouble = why_not_polled(self._job.record, failure)
         self._job.advance(trouble=trouble, offline=failure.status_code is None)

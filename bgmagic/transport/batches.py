@@ -62,7 +62,7 @@ class LineSplitter:
         return [bytes(line) + b"\n" for line in whole]
 
     def end(self) -> list[bytes]:
-        """What is left: a line without an end, or none.
+        """The last line, if it has no line break; else nothing.
 
         Raises:
             ServerError: it was cut off.

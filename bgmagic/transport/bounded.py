@@ -190,8 +190,8 @@ class HTTPResponseParser:
         self.begin()
 
     def begin(self, *, whole: bool = False) -> None:
-        """Expect the next answer; ``whole`` unpacks all that the SDK does: a create can't be asked
-        again."""
+        """Expect the next answer; ``whole``: unpack whatever the SDK does, since a create can't be
+        sent again."""
         self._unpacks_all = whole
         self.reusable = False
         self._received = 0

@@ -57,7 +57,7 @@ AT_ONCE = 50
 
 
 class PollLimiter(Protocol):
-    """Says when a poll may be made: calls a function then, or ends a wait."""
+    """Says when a poll may be made, by calling a function or by ending a wait."""
 
     @property
     def is_full(self) -> bool: ...
@@ -114,7 +114,7 @@ class ResponsesClient:
         """POST the request once.
 
         Args:
-            total: seconds that it may take; to end it then is for who calls.
+            total: seconds that it may take; the caller ends it then.
 
         Raises:
             ServerError: with ``maybe_accepted`` telling whether the server can have taken it.
@@ -243,13 +243,13 @@ class ResponsesClient:
         """GET the response without a task; False where it takes one, by `retrieve`.
 
         Args:
-            told: is called with the answer, or with why there is none, or with neither where it has
-                to be asked for again: if it is not `unchanged`, `retrieve` goes on with these.
+            told: is called with the answer, with the exception, or with neither if the GET has to
+                be sent again. Unless the answer is `unchanged`, pass both on to `retrieve`.
         """
         if self._direct is None or not is_plain_id(response_id):
             return False
         if self._gate is not None and self._gate.is_full:
-            return False  # who waits for a turn is bound to fewer
+            return False  # polls that wait for a turn are bounded to fewer
         poll = TasklessPoll(self._direct, self._polling, response_id, told)
         if self._gate is None:
             poll.ask()
@@ -326,8 +326,8 @@ class ResponsesClient:
             return await self._got(response_id)
 
     def _is_anothers(self, reply: Reply, response_id: str) -> bool:
-        """Whether this may be the answer to some other poll, as where something on the way has
-        answered one twice, late."""
+        """Whether this may be the answer to another poll: a proxy may answer one twice, the second
+        time late."""
         told = reply.response.get("id")
         if told == response_id:
             self._same_ids = True
@@ -335,7 +335,7 @@ class ResponsesClient:
         return kept and isinstance(told, str) and told != response_id
 
     async def _asked_again(self, response_id: str, include: tuple[str, ...], first: Reply) -> Reply:
-        """The response, by the SDK, which tells whether the ids of this server differ.
+        """GET the response by the SDK, which shows whether this server's ids always differ.
 
         Raises:
             ServerError: it can't be had, or was a third one, of a server whose ids are the same.
@@ -356,7 +356,7 @@ class ResponsesClient:
         return reply
 
     def _drop_idle(self) -> None:
-        """Close what is idle: what is asked there next would get this one's answer."""
+        """Close idle connections: a late answer on one would be taken for the next request's."""
         if self._pool is not None:
             self._pool.drop_idle()
 

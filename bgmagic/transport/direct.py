@@ -1,7 +1,7 @@
-"""Polls and creates that repeat the head of what the SDK sent for the first one, without the SDK.
+"""Polls and creates without the SDK: they repeat the head of the request that the SDK sent first.
 
-Only where it reaches the server without a proxy, with a key that stays the same. What an answer
-means is told as the SDK's transport tells it.
+Only where the SDK reaches the server without a proxy, with a key that stays the same. Failures are
+reported as the SDK's transport reports them.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class DirectGet:
 
         Args:
             limit: seconds that it may take.
-            told: is called with the answer, or with why there is none; with neither where it has
-                to be asked for again, by `get`.
+            told: is called with the answer, with the exception, or with neither if the GET has to
+                be sent again, by `get`.
         """
         return self._pool.get_soon(self._before + response_id.encode() + self._after, limit, told)
 
@@ -178,7 +178,7 @@ class DirectPost:
         """POST ``body`` once; None if the SDK has to, after a redirect within the server.
 
         Args:
-            total: seconds that all of it may take; to end it then is for who calls.
+            total: seconds that all of it may take; the caller ends it then.
 
         Raises:
             httpx2.TransportError: as the SDK's transport does, for the same reasons.

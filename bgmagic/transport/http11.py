@@ -54,7 +54,7 @@ class ConnectionPool:
         self._kept = kept
         self._closed = False
         self._all: set[HTTP11Connection] = set()
-        # The newest last, and used first: connections that are needed no more grow old.
+        # The newest last, and used first, so that those that are not needed any more grow old.
         self._idle: list[HTTP11Connection] = []
         self._posted_at, self._fresh = -math.inf, 0.0  # when, and by what bound, was the last POST
         self._sweeping: asyncio.TimerHandle | None = None
@@ -176,7 +176,7 @@ class ConnectionPool:
         self._looking = loop.call_later(LOOK, self._look) if waits else None
 
     def _take(self, seconds: float = math.inf) -> HTTP11Connection | None:
-        """A good connection that was last used within ``seconds``; None if there is none.
+        """A usable connection that was last used within ``seconds``; None if there is none.
 
         What has come over it unasked is no answer to what is asked next; the loop, which may be
         late, has mostly not read it yet.
@@ -211,7 +211,7 @@ class ConnectionPool:
         return [*reversed(self._idle[:fresh]), *self._idle[fresh:]]
 
     def keep(self, connection: HTTP11Connection) -> None:
-        """Use it again: it has answered."""
+        """Keep ``connection`` for the next request: it has answered."""
         connection.idle_since = asyncio.get_running_loop().time()
         self._idle.append(connection)
         if self._sweeping is None:
@@ -341,7 +341,7 @@ class HTTP11Connection(asyncio.BufferedProtocol):
         self._end(None, TimeoutError())
 
     def _end(self, got: HTTPResponse | None, error: Exception | None) -> None:
-        """Tell who has asked. Another request may be on its way over it after that."""
+        """Pass the answer on. After that another request may be on its way over the connection."""
         told, self._told, self.until = self._told, None, math.inf
         if got is None:
             self.close()

@@ -242,7 +242,7 @@ _WHO = ("openai-organization", "openai-project")
 
 
 def _at_home(server: ServerConfig, home: Any) -> Callable[[Any], Awaitable[None]]:
-    """Keeps secrets from a host that a redirect of a GET leads to; the SDK keeps only its key."""
+    """Removes secrets from a GET that is redirected to another host; the SDK removes its key."""
     secrets = secrets_of(server.secrets)
 
     async def strip(request: Any) -> None:

@@ -1,8 +1,8 @@
 """Sockets that keep the interpreter while they send and receive.
 
-Python gives the interpreter away for each system call, and beside a cell that computes it has it
-back after 5 ms (`sys.getswitchinterval`), with two changes of threads. What never blocks takes a
-few microseconds: that is not worth giving it away.
+Python gives the interpreter away for each system call, and beside a cell that computes gets it back
+after 5 ms (`sys.getswitchinterval`), with two changes of threads. A call that never blocks takes a
+few microseconds, for which that is not worth it.
 """
 
 from __future__ import annotations
@@ -135,6 +135,6 @@ def is_readable(connection: socket.socket, *, held: bool = False) -> bool:
 
 
 def held_calls() -> tuple[Callable[[int], bool], Callable[[int, bytes], int]]:
-    """What looks whether a held socket is readable, by its number, and what sends over it what can
-    be sent now: that gives how many bytes, less than 0 if it fails."""
+    """Two functions for held sockets, by file number: one tells whether it is readable, one sends
+    what can be sent now and gives the number of bytes, less than 0 if it fails."""
     return _system().is_readable, _system().send_some
