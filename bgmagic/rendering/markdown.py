@@ -8,6 +8,8 @@ Jupyter's variables, and meaningful elements where a page strips those.
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 # Beyond either the rest is folded: about two screens.
 FOLD_LINES, FOLD_CHARACTERS = 60, 6_000
+# What a browser lays out in one piece: a line of 1,000,000 characters takes seconds.
+_LONGEST_LINE = 2 * FOLD_CHARACTERS
+_LETTER = re.compile(r"[^\W\d_]")
 _LONGEST_ADDRESS = 80  # of an image, as it is shown
 
 _MUTED = "color: var(--jp-ui-font-color2, #757575); font-size: 0.9em"
@@ -117,10 +122,10 @@ def to_html(
             either can't show, and what could do more than a formula, is shown as its source.
     """
     try:
-        inside = _rendered(text, fold, formulas == "mathml")
+        towards, inside = _rendered(text, fold, formulas == "mathml")
     except Exception:  # an answer that was paid for is shown, whatever a library makes of it
-        inside = _plain(text)
-    return f'<div dir="auto" style="{_ALL}">{inside}</div>'
+        towards, inside = _direction([text]), _plain(text)
+    return f'<div dir="{towards}" style="{_ALL}">{inside}</div>'
 
 
 def answer_html(
@@ -177,21 +182,54 @@ def _titled(title: str, address: str) -> str:
     return f"{words} ({inline_text(address)})" if shown else words
 
 
-def _rendered(text: str, fold: bool, mathml: bool) -> str:
+def _rendered(text: str, fold: bool, mathml: bool) -> tuple[Literal["ltr", "rtl"], str]:
+    """The direction of ``text``, and what it is as HTML."""
     text = unfenced(text.replace("\r\n", "\n").replace("\r", "\n"))
-    end = len(text) if len(text) <= LONGEST else text.rfind("\n", 0, LONGEST) + 1 or LONGEST
+    size, start = len(text), text[:FOLD_CHARACTERS]
+    end = size if size <= LONGEST else text.rfind("\n", 0, LONGEST) + 1 or LONGEST
     text, rest = text[:end], text[end:]
     tokens = parse(text)
+    towards = _direction(_spoken(tokens))
     cut = _cut(text, tokens) if fold else None
     page = _Page(mathml)
+    after = _plain(rest) if rest else ""
+    lines = text.split("\n")[: cut and cut[1]]
+    if fold and ((cut is None and rest) or any(len(line) > _LONGEST_LINE for line in lines)):
+        begin = _Page(mathml).beginning(start)
+        return towards, begin + _folded(f"all {size:,} characters", page.blocks(tokens) + after)
     if cut is None:
-        return page.blocks(tokens) + (_plain(rest) if rest else "")
+        return towards, page.blocks(tokens) + after
     index, line = cut
     left = text.rstrip("\n").count("\n") + 1 - line + rest.count("\n")
     shown, hidden = page.blocks(tokens[:index]), page.blocks(tokens[index:])
-    summary = f"Show the remaining {left} line{'s' if left != 1 else ''}"
-    hidden += _plain(rest) if rest else ""
-    return f"{shown}<details><summary>{summary}</summary>\n{hidden}</details>"
+    what = f"the remaining {left} line{'s' if left != 1 else ''}"
+    return towards, shown + _folded(what, hidden + after)
+
+
+def _folded(what: str, inside: str) -> str:
+    return f"<details><summary>Show {what}</summary>\n{inside}</details>"
+
+
+def _direction(texts: Iterable[str]) -> Literal["ltr", "rtl"]:
+    """The direction of the first letter, as ``dir="auto"`` has it.
+
+    That is not left to the browser: Chromium looks for the letter again with each element that it
+    reads, once one inside has a direction of its own, as code has: 90 s of a text with formulas.
+    """
+    for text in texts:
+        for letter in _LETTER.finditer(text):
+            if (kind := unicodedata.bidirectional(letter.group())) in ("L", "R", "AL"):
+                return "ltr" if kind == "L" else "rtl"
+    return "ltr"
+
+
+def _spoken(tokens: Iterable[Token]) -> Iterable[str]:
+    """The words of a text, without its code and its formulas: these read from left to right."""
+    for token in tokens:
+        for child in token.children or ():
+            if child.type == "text":
+                yield child.content
+            yield from _spoken(child.children or ())
 
 
 def _cut(text: str, tokens: Sequence[Token]) -> tuple[int, int] | None:
@@ -222,7 +260,8 @@ def _cut(text: str, tokens: Sequence[Token]) -> tuple[int, int] | None:
 
 
 def _plain(text: str) -> str:
-    return f'<pre dir="auto" style="white-space: pre-wrap">{code_text(text)}</pre>\n'
+    towards = _direction([text])
+    return f'<pre dir="{towards}" style="white-space: pre-wrap">{code_text(text)}</pre>\n'
 
 
 def _anchor(address: str) -> str:
@@ -240,6 +279,12 @@ class _Page:
 
     def blocks(self, tokens: Iterable[Token]) -> str:
         return "".join(map(self._block, tokens))
+
+    def beginning(self, start: str) -> str:
+        """The first characters of a text; a block of code that is cut is no code to copy."""
+        tokens = parse(start[: start.rfind(" ", -200) + 1 or None] + "…")
+        last = tokens.pop() if tokens[-1].type in ("fence", "code_block") else None
+        return self.blocks(tokens) + (_plain(last.content) if last else "")
 
     def _block(self, token: Token) -> str:
         label, self._label = self._label, ""

@@ -14,9 +14,12 @@ from bgmagic.rendering.markdown import to_html
 TAGS = {
     *("div", "p", "span", "b", "strong", "i", "em", "s", "del", "a", "ul", "ol", "li", "br", "hr"),
     *("table", "thead", "tbody", "tr", "th", "td", "pre", "code", "blockquote", "sup", "sub"),
-    *("h1", "h2", "h3", "h4", "h5", "h6", "details", "summary"),
+    *("h1", "h2", "h3", "h4", "h5", "h6", "details", "summary", "textarea"),
 }
 ATTRIBUTES = {"style", "dir", "href", "rel", "target", "start", "tabindex"}
+# A field to select code in, which can do nothing either: its attributes as they are always.
+FIELD = {"spellcheck": "false", "title": "Click into it: Ctrl+A then selects this code alone"}
+CODE = ("code", "pre", "textarea")  # where a page's MathJax looks for nothing
 # What formulas are made of where nothing typesets them.
 MATH_TAGS = {
     *("math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mstyle", "mphantom", "mpadded"),
@@ -34,6 +37,7 @@ UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066
 
 HOSTILE = [
     "a formula $x^2$ for the typesetter to wake up",
+    "```\n</textarea><script>fired=1</script>\n$\\href{javascript:fired=1}{x}$\n```",
     # Elements, handlers and what is left of them.
     "<script>fired=1</script>",
     "<img src=x onerror=fired=1>",
@@ -155,13 +159,13 @@ class Seen(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        self._code += tag in ("code", "pre")
+        self._code += tag in CODE
         if tag not in ("br", "hr"):
             self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag, "elements overlap"
-        self._code -= tag in ("code", "pre")
+        self._code -= tag in CODE
 
     def handle_data(self, data: str) -> None:
         if not self._code:
@@ -199,6 +203,11 @@ def check(text: str) -> str:
 def check_element(tag: str, attributes: dict[str, str | None]) -> None:
     """An element of the allow-list, with the attributes and addresses it may have."""
     assert tag in TAGS, tag
+    if tag == "textarea":
+        assert re.fullmatch(r"\d+", attributes.pop("rows") or "")
+        assert {name: attributes.pop(name) for name in FIELD} == FIELD
+    if tag == "details":
+        assert attributes.pop("class", "bgmagic-select") == "bgmagic-select"
     assert set(attributes) <= ATTRIBUTES, attributes
     address = attributes.get("href")
     assert address is None or re.match("https?://.|mailto:.", address, re.IGNORECASE)
@@ -241,6 +250,51 @@ def test_long_answers_are_folded() -> None:
     shown = to_html(text)
     assert shown.index("paragraph 3<") < shown.index("<details") < shown.index("paragraph 299")
     assert "<details" not in to_html(text, fold=False)
+
+
+@pytest.mark.parametrize(
+    ("begin", "line", "end"),
+    [
+        ("", "word **bold** " * 2_000, ""),
+        ("", "0123456789" * 2_000, "\n\nlast words"),
+        ("```js\n", "x = [1, 2]; " * 2_000, "\n```"),
+        ("```\n", "deadbeef" * 50_000, "\n```\n"),
+        ("> - ", "wörter " * 5_000, ""),
+    ],
+)
+def test_a_line_without_end_is_folded(begin: str, line: str, end: str) -> None:
+    """A line that a browser would lay out for seconds shows its beginning; all of it is a click away."""
+    shown, _, hidden = to_html(begin + line + end).partition("<details><summary>Show all ")
+    assert line[:20].split()[0] in shown
+    assert "…" in shown[-30:]
+    assert len(shown) < 15_000
+    size = len((begin + line + end).replace("\n```\n", "\n```"))
+    assert int(hidden.partition(" characters")[0].replace(",", "")) >= size
+    assert Seen(f"{shown}<details>{hidden.partition('</summary>')[2]}")
+    words = re.sub(r"\s+", "", "".join(re.split(r"<[^>]*>", hidden)))
+    assert re.sub(r"[\s*]+", "", line) in words
+    assert 'tabindex="0"' not in shown  # what is cut is no code to copy
+
+
+@pytest.mark.parametrize(
+    ("text", "towards"),
+    [
+        ("Hello, שלום", "ltr"),
+        ("## 1. שלום, hello", "rtl"),
+        ("- **مرحبا** world", "rtl"),
+        ("```python\nprint(1)\n```\n\nمرحبا", "rtl"),
+        ("$x^2$ و `y` هو", "rtl"),
+        ("|مرحبا|\n|-|\n|x|", "rtl"),
+        ("1, 2, 3", "ltr"),
+        ("", "ltr"),
+    ],
+)
+def test_the_first_word_gives_the_direction(text: str, towards: str) -> None:
+    """A text reads as its first word does, whatever code or formula stands before that; nothing of it
+    is left to the browser, which would look for the word again with each element."""
+    shown = to_html(text)
+    assert shown.startswith(f'<div dir="{towards}"')
+    assert "auto" not in "".join(re.findall(r'dir="(\w+)"', shown))
 
 
 @pytest.mark.parametrize(
