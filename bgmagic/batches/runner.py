@@ -37,8 +37,8 @@ FAILED_POLL = 5.0  # seconds after a poll that failed; doubled with each more
 
 JOINING = 0.2  # seconds in which jobs of one batch are cancelled one after another
 
-# Seconds after acceptance at which the server's list is asked whether there is a second batch, as
-# where a proxy has sent a create twice.
+# Seconds after acceptance at which the server's list is looked through for a second batch, which a
+# proxy that sends a create twice makes.
 LOOKS_FOR_OTHERS = (0.0, CREATE_BATCH_TIMEOUT + 120.0)
 
 LOST_AFTER = 5  # answers in a row that the server knows no such batch
@@ -143,7 +143,7 @@ class BatchRunner:
         await work.store.try_to_save(work.batch, cancelling=True)
 
     async def _look_for_others(self) -> None:
-        """Cancel what our create has had made beside the batch, and say so; of two that kernels had
+        """Cancel a second batch that our create has made, and say so. Of batches that two kernels
         made, as those of a machine and its copy, follow the first."""
         work, age = self.work, self.work.clock.now() - (self.work.accepted_at or 0.0)
         due = [after for after in self._looks if age >= after]
@@ -189,10 +189,9 @@ class BatchRunner:
         await work.tell(batch_id=work.batch.batch_id)
 
     async def _is_double(self, found: Mapping[str, Any]) -> bool:
-        """Whether a batch of our name or group does what ours does, and a create of this journal
-        made it: a second of one create, or one of jobs that were unknown and have all been sent
-        again. Another of the group, of which nobody heard, may be the only one that does its work.
-        """
+        """Whether a batch of our name or group does the same work as ours and is our own create's:
+        a second one of that, or one whose unknown jobs have all been sent again. Any other batch of
+        the group may be the only one that does its work."""
         work, key = self.work, key_of(found)
         if found.get("id") == work.batch.batch_id or not create_of(found):
             return False
@@ -278,7 +277,7 @@ class BatchRunner:
         return report
 
     def _tell_counts(self, report: BatchReport) -> None:
-        """Say how far the batch is, by one of its jobs: with all, a poll would be thousands of
+        """Note how far the batch is, in one of its jobs: in all, each poll would make thousands of
         changes."""
         job = next((one for one in self.work.results.jobs.values() if not one.done()), None)
         if job is not None and job.outline.batch_counts != report.counts:
@@ -326,6 +325,6 @@ class BatchRunner:
 
 
 def _made(batch: Mapping[str, Any]) -> tuple[float, str]:
-    """By what several batches are in the order in which they were made, for all who look."""
+    """Sort key of batches: the order in which they were made, the same for all kernels."""
     at = batch.get("created_at")
     return (float(at) if isinstance(at, int | float) else 0.0, text_in(batch.get("id")))

@@ -1,4 +1,4 @@
-"""The batches of this process: starts and ends the runner of each, and takes those in that only the
+"""The batches of this process: starts and ends their runners, and takes in batches that only the
 server knows."""
 
 from __future__ import annotations

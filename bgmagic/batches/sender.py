@@ -26,9 +26,8 @@ from bgmagic.storage.batches import BatchState
 from bgmagic.storage.database import JournalError
 from bgmagic.transport.batches import CREATE_BATCH_TIMEOUT
 
-# Seconds after the begin of a create of which nothing was heard at which the server's list is asked
-# for it. Not being in the last one proves nothing, since servers may carry it out later: it is not
-# asked for again.
+# Seconds after a create without an answer at which its batch is looked for in the server's list. If
+# it is not there at last, it may still be made later: the create is not repeated.
 LOOK_UPS = (0.0, 5.0, 20.0, 60.0, CREATE_BATCH_TIMEOUT + 120.0, 600.0)
 
 BEFORE = 86400.0  # seconds by which the server's clock may be behind ours
@@ -125,8 +124,8 @@ class BatchSender:
         return None
 
     async def _made_before(self) -> BatchReport | None:
-        """The batch, if the server has it though our journal does not say so: one that was restored
-        from a backup, or came with a copy of its machine, is behind."""
+        """The batch, if the server has it although the journal does not say so: a journal from a
+        backup, or of a copy of the machine, is behind."""
         work = self._work
         try:
             found = await work.client.find(work.batch.key, work.batch.created_at - BEFORE)
@@ -282,7 +281,7 @@ class BatchSender:
         return made
 
     async def _note(self, known: dict[str, Any], jobs: dict[str, Any] | None = None) -> None:
-        """Go on with what the server has said, which no failing journal makes unclear again."""
+        """Go on with what the server has said, also if the journal can't be written."""
         try:
             await self._work.save(jobs, **known)
         except JournalError:

@@ -148,7 +148,7 @@ class GroupBoard(LiveWidget):
         self._asked = False
         self._was_done = group.done()
         self._notify = False
-        # Told when all jobs have ended, and when some go on after a retry.
+        # Called when all jobs have ended, and when some go on after a retry.
         self.on_done: list[Callable[[], None]] = []
         self._tally = GroupSummary(group.places)
         super().__init__(view=self._snapshot(), **traits)
@@ -300,7 +300,7 @@ def _trouble(group: JobGroup) -> str:
 
 
 def _unclear(group: JobGroup, job: Job) -> str:
-    """What finds the batch of a job of which nobody knows whether the server made it, or ""."""
+    """How to find the batch of an unknown job that the server may have made, or ""."""
     told = job.outline
     if told.status != Status.UNKNOWN or told.batch is None:
         return ""

@@ -83,15 +83,15 @@ _VERSION = _frontend_version()
 
 
 class LiveWidget(ipywidgets.DOMWidget):  # type: ignore[misc]  # ipywidgets has no types
-    """A widget with a line of text for where there are none, and with clicks that come as messages.
+    """A widget that has a line of text for places without widgets, and takes clicks as messages.
 
-    Pages draw it by anywidget's frontend. Of anywidget's Python it would need the names below, and
-    importing that, with psygnal for files that are edited, takes 10 of a first cell's milliseconds.
+    Pages draw it by anywidget's frontend. anywidget's own class would add only the traits below,
+    and its import, with psygnal's, takes 10 ms of a first cell.
     A subclass sets ``_esm`` and ``_css`` with `script` and `style`.
 
     Attributes:
         shown: the names of the traits that the browser draws.
-        live_id: by which a page finds the widget's script without its view, see `UNTRUSTED`.
+        live_id: names the widget for a page that has its script but not its view, see `UNTRUSTED`.
     """
 
     _model_name, _view_name = _sent("AnyModel"), _sent("AnyView")
@@ -106,10 +106,9 @@ class LiveWidget(ipywidgets.DOMWidget):  # type: ignore[misc]  # ipywidgets has 
 
     def __init__(self, **traits: Any) -> None:
         """Make the widget, and have it take clicks."""
-        # Asked by a page for what replaces the widget, with formulas as told; None is "not yet", or
-        # never.
+        # Gives what replaces the widget, with formulas as asked for; None is "not yet", or never.
         self.on_finish: Callable[[Formulas], FinalBundles | None] = lambda _: None
-        # Told when a page has drawn the widget.
+        # Called when a page has drawn the widget.
         self.on_drawn: list[Callable[[], None]] = []
         self.drawn = False
         self._replacing = "", -math.inf  # the page that replaces the outputs, and since when
@@ -253,7 +252,7 @@ class Card(LiveWidget):
         self._refused = ""  # why a click could do nothing
         # A click may come on another thread than the news of the job.
         self._drawing = threading.RLock()
-        # Told when the card goes over to another job.
+        # Called when the card goes over to another job.
         self.on_follow: list[Callable[[Job], None]] = []
         self._key = job.record.key
         self._job = job

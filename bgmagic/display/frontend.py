@@ -20,14 +20,14 @@ from bgmagic.values import dataclass
 
 Formulas = Literal["mathjax", "mathml"]  # how a page shows formulas in HTML
 
-# What it shows of a job: the live card and a line beside it; the card alone; HTML without a card;
-# a line of text; such a line, and the card in its place where the frontend can draw it.
+# What a frontend shows of a job: the live card and a line beside it; the card alone; HTML without
+# a card; a line of text; a line that the card replaces where the frontend can draw it.
 Shows = Literal["card and line", "card", "html", "line", "line or card"]
-# Where the end goes: in the place of the outputs; only if it is known that a card was drawn there,
-# else nowhere; nowhere, and the card that stands fills itself with it.
+# Where the end goes: in place of the outputs; there only if a card is known to have been drawn;
+# into the card itself.
 Replaces = Literal["outputs", "if drawn", "nothing"]
-# When it takes what another thread displays: at any time; as long as a cell runs, so that it is
-# displayed again after each; never, so that the next cell says in a line what has ended.
+# When a frontend takes what another thread displays: at any time; only while a cell runs, so that
+# it is displayed again after each; never, so that the next cell says in a line what has ended.
 Hears = Literal["always", "running cell", "next cell"]
 
 
@@ -57,8 +57,8 @@ class Frontend:
 
     @property
     def is_program(self) -> bool:
-        """Whether a program sends the cells, which tells of an error what an output of that kind
-        says: papermill's message is else empty."""
+        """Whether a program sends the cells. Of an error it reports the output of kind error alone:
+        papermill's message would else be empty."""
         return self.shows == "html"
 
 
@@ -92,7 +92,7 @@ def _in_terminal(_: Message) -> bool:
 
 
 def _from_widget(message: Message) -> bool:
-    """A click or the like brought it: what is displayed goes into an output that a widget has."""
+    """A widget's message runs it, as a click: what is displayed goes into an output of a widget."""
     return str(message.get("header", {}).get("msg_type", "")).startswith("comm_")
 
 

@@ -274,7 +274,7 @@ class EndingLines:
         self._told: weakref.WeakSet[Job] = weakref.WeakSet()
 
     def expect(self, one: Job | JobGroup, shown: Drawn | None = None) -> None:
-        """Say it when ``one`` has ended, unless ``shown``, its display, was drawn."""
+        """Print a line when ``one`` has ended, unless its display ``shown`` was drawn."""
         self._open.append((one, shown))
 
     def tell(self) -> None:
@@ -290,7 +290,7 @@ class EndingLines:
                 print(f"{describe_jobs(jobs)}{self._remedy.format(one.name)}")
 
     def told(self, jobs: Sequence[Job]) -> None:
-        """Remember that of these it was told how they ended."""
+        """Note that the user has been told how these ended."""
         self._told.update(job for job in jobs if job.done())
 
 
@@ -317,7 +317,7 @@ def earlier_line(job: Job, earlier: Job) -> str:
 
 NAMED = 5  # jobs that are named; more are counted
 
-# These start no thread as a process ends (CPython issue 113964), so nothing more can be sent then.
+# Pythons that start no thread as a process ends (CPython issue 113964): nothing can be sent then.
 NO_THREADS = (3, 12) <= sys.version_info < (3, 12, 2)
 TOO_LATE = "This Python starts no thread as it ends; 3.12.2 does, and job.result() waits before."
 

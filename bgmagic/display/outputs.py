@@ -119,7 +119,7 @@ class CellOutput:
         widget = self._widget = self._content.widget()
         widget.on_finish = lambda formulas: self._ending(formulas) if self._ended() else None
         widget.on_drawn.append(self._changed)
-        # What is saved of it: how it stood then would read as if it were so for ever.
+        # A saved notebook keeps this: a status in it would read as if it were so for ever.
         text = self._line if self._frontend.shows == "line or card" else self._content.title
         publish(widget.bundle() | {"text/plain": text}, self._ids[0], metadata=widget.metadata())
         if self._paired:
@@ -141,7 +141,7 @@ class CellOutput:
         return ended
 
     def _ended(self) -> bool:
-        """Whether what is shown can stay; a button that nobody can click is no reason not to."""
+        """Whether what is shown can stay, buttons that nobody can click left aside."""
         return self._content.final() if self._live or self.drawn else self._content.done()
 
     def _changed(self) -> None:
@@ -184,7 +184,7 @@ class CellOutput:
 
 
 class JobContent:
-    """A job as the content of a cell's outputs; goes over to the job that its card goes over to."""
+    """A job as the content of a cell's outputs; follows its card to another job."""
 
     def __init__(self, job: Job, earlier: Job | None, *, notify: bool) -> None:
         self._job = job

@@ -242,7 +242,7 @@ class BatchStore:
         )
 
     async def try_to_save(self, batch: StoredBatch, **jobs: Any) -> bool:
-        """Write down what is no step of its own; whether that is done."""
+        """Write down what no step waits for; whether that worked."""
         try:
             await self.save(batch, **jobs)
         except JournalError:
@@ -311,8 +311,8 @@ class BatchStore:
 
 
 def reopen(store: JobStore, entries: Iterable[StoredJob]) -> bool:
-    """Have those of these jobs that ended since nobody knew whether the server had made their batch
-    be open again, so that whoever attaches them looks for it once more; whether there are any."""
+    """Open those of these jobs again that ended as unknown with their batch, so that attaching them
+    looks for it once more; whether there are any."""
     keys = [one.key for one in entries if one.batch is not None and one.status == Status.UNKNOWN]
     if keys:
         values = {"keys": json.dumps(keys)}
@@ -367,14 +367,14 @@ async def add_found(
 
 
 def drop_found(store: JobStore, key: str) -> None:
-    """Have the jobs go that `add_found` wrote down without their batch: that broke off."""
+    """Delete the jobs of an `add_found` that broke off before their batch was written down."""
     sql = "DELETE FROM jobs WHERE batch = :it AND :it NOT IN (SELECT key FROM batches)"
     store.journal.put(Write(lambda db: db.execute(sql, {"it": key}).rowcount))
 
 
 def remake_by(store: JobStore, remake: Callable[[str], StoredJob | None]) -> None:
-    """Have the rows of jobs in batches, which are not kept, made anew where they are needed again:
-    where the file does not have them any more, or does not take what became of them."""
+    """Make the rows of jobs in batches, which are not kept in memory, by ``remake`` where the file
+    has lost them, or did not take a change."""
     store.journal._rows.remake = remake
 
 
@@ -410,8 +410,8 @@ class BatchIds:
 
 
 def _before_end(batch: StoredBatch, now: float) -> StoredBatch:
-    """The batch, if it has ended as it was before: its jobs have not, since that could not be
-    written down, or are looked for again."""
+    """The batch as it was before it ended, if it has: its jobs are open, since their ends could not
+    be written down, or since they are looked for again."""
     if batch.state != BatchState.ENDED:
         return batch
     state = BatchState.CREATED if batch.batch_id else BatchState.CREATING

@@ -63,7 +63,7 @@ class JobStore:
         self._coming.setdefault(record.key, {})
 
     def expect(self, record: JobRecord) -> None:
-        """Know that a job is not written down yet. From any thread."""
+        """Note that a job is going to be inserted. From any thread."""
         self._unwritten.add(record.key)
 
     async def insert(
@@ -73,7 +73,7 @@ class JobStore:
         await self.insert_all([record], server, interval, deadline)
 
     def is_stored(self, record: JobRecord) -> bool:
-        """Whether the job's intent, which was to be written, is."""
+        """Whether the job's intent is on disk."""
         return record.key not in self._unwritten and not self.journal.is_unsaved(record.key)
 
     async def insert_all(
@@ -278,7 +278,7 @@ class JobStore:
             coming.update(changes)
 
     def credentials(self, server: ServerConfig) -> str:
-        """What tells the server's credentials from others, without giving them away."""
+        """A fingerprint of the server's credentials, which does not give them away."""
         if server.is_local:
             return server.name  # its token is another after each start, its user is not
         salt = self.journal.salt  # another one after a damaged file was replaced
@@ -408,7 +408,7 @@ class JobStore:
         return self.journal.size() > LARGE
 
     def mark_unsendable(self, entry: StoredJob, reason: str, now: float) -> None:
-        """Write down that a job that was not sent ends so: nobody can send it."""
+        """End a job that was not sent, and that nobody can send, as failed."""
         told = f"not sent: {reason}"
         self.journal.change(entry.key, status=Status.FAILED, ended_at=now, reason=told)
 
@@ -429,7 +429,7 @@ class JobStore:
         return self.journal.owners() | {o for o in others if not self.owner.is_elsewhere(o)}
 
     def _elsewhere(self, *, silent: bool) -> set[str]:
-        """The owners on other hosts that have given no sign of life for long, or that have."""
+        """The owners on other hosts that have been ``silent`` for long, or have not."""
         others = filter(self.owner.is_elsewhere, self.journal.other_owners())
         return {owner for owner in others if self.owner.is_silent(owner) == silent}
 

@@ -110,7 +110,7 @@ class Journal:
         return self.put(self._rows.claiming(key, owner, dead))
 
     def adopt(self, key: str, owner: str, dead: Collection[str], waits: bool) -> Future[bool]:
-        """Take an open job that still ``waits``, or waits no more, from the same; it stays so."""
+        """Take an open job from the same owners, if it still ``waits`` (or waits no more)."""
         return self.put(live_rows.adopting(key, owner, dead, waits))
 
     def is_unsaved(self, key: str) -> bool:

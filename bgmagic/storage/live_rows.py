@@ -1,4 +1,4 @@
-"""What is queued for the journal, and what of it the file could not take: that is written again."""
+"""The writes that are queued for the journal, and the rows that the file could not take so far."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Write:
 
 
 class LiveRows:
-    """What this process has told the journal of its open jobs, so that it can be told again.
+    """The rows of this process's open jobs, as far as the file may not have them.
 
     On the journal's thread only, but for `is_unsaved`.
 
@@ -182,7 +182,7 @@ class LiveRows:
         return error
 
     def doubt(self, write: Write) -> None:
-        """One of `savings` was not committed, but may be found in the file after a crash."""
+        """Note that one of `savings` was not committed, but may be in the file after a crash."""
         self._unsaved[write.key] = True
 
     def _own(self, entry: StoredJob | None) -> None:
@@ -192,7 +192,7 @@ class LiveRows:
 
     def _packed(self, entry: StoredJob) -> _Row:
         values = list(_VALUES(entry))
-        # Of a sweep, thousands say mostly or just the same.
+        # The rows of a sweep's thousands of jobs have mostly the same values.
         if entry.group_details is not None:
             values[_AT["group_details"]] = self._details.share(entry.group_details)
         values[_AT["fingerprint"]] = _packed_hex(entry.fingerprint)

@@ -1,7 +1,6 @@
 """Which kernels are alive: each holds a lock of the operating system for as long as it lives.
 
-The lock goes with the process, however that ends, so nothing needs to be tidied up or timed. What
-is done with a dead kernel's jobs is the manager's.
+The lock goes with the process, however that ends, so nothing needs to be tidied up or timed.
 """
 
 from __future__ import annotations
@@ -118,8 +117,8 @@ class OwnerLock:
 
     @property
     def was_away(self) -> bool:
-        """Whether signs of life that were due to other hosts have stayed away at any time: the
-        process was suspended, say, or the folder was out of reach."""
+        """Whether other hosts have missed a sign of life at any time: the process was suspended,
+        say, or the folder was out of reach."""
         return self._was_away or 0 < self._sign < time.time() - 2 * BEAT
 
     def is_silent(self, other: str) -> bool:

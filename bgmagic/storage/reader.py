@@ -1,4 +1,4 @@
-"""The journal for whoever only reads it: never written, made or brought up to date."""
+"""Reads the journal without ever writing, making or migrating it."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class StoredResponses:
         self.on_forget: Callable[[Collection[str]], object] = lambda _: None
 
     def has(self, key: str) -> bool:
-        """Whether what was written down of the job stays there, as far as this process knows."""
+        """Whether the journal keeps the job's response, as far as this process knows."""
         return self._reader is not None and key not in self._forgotten
 
     def forget(self, keys: Collection[str]) -> None:

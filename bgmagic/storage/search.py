@@ -166,7 +166,7 @@ class JournalSearch:
         )
 
     def _usable(self, use: Callable[[], Any]) -> Any:
-        """Do that with the index; where it can't be written, with one in a temporary file."""
+        """Use the index; where it can't be written, one in a temporary file."""
         for last in (False, True):
             try:
                 return use()

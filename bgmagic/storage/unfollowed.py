@@ -1,4 +1,4 @@
-"""Jobs whose kernels are gone, for a process that only asks after them: it takes none of them.
+"""Jobs whose kernels are gone, for a process that polls them without owning them.
 
 In the journal such a job stays detached, so that a kernel may attach it at any moment. Its end is
 written down only if nobody has done either by then; so is the new name of its notebook.
