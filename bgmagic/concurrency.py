@@ -134,18 +134,17 @@ class LoopThread:
         """Start ``coroutine`` and drop its result; many in a row wake the loop once."""
         loop = self._started()
         with self._lock:
-            first = not self._begun
+            if not self._begun:  # first of all: a cell may be interrupted before the next step
+                loop.call_soon_threadsafe(self._begin)
             self._begun.append(coroutine)
-        if first:
-            loop.call_soon_threadsafe(self._begin)
 
     def _begin(self) -> None:
         with self._lock:
             begun, self._begun = self._begun, []
-        for coroutine in begun:
-            task = asyncio.get_running_loop().create_task(coroutine)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            for coroutine in begun:
+                task = asyncio.get_running_loop().create_task(coroutine)
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     def run_if_started(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T] | None:
         """Start the coroutine that ``make`` returns, if the loop was started; else return None."""
@@ -246,7 +245,7 @@ class CallbackThread:
         """Call ``function`` soon; what it raises is logged, as concurrent.futures does."""
         self._queue.put(function)
         with self._lock:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # one that could not start
                 self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
                 self._thread.start()
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -48,6 +49,29 @@ def test_results_and_errors_come_with_one_wake(monkeypatch: pytest.MonkeyPatch) 
         assert await landing.wait(ready) == "already"
 
     asyncio.run(main())
+
+
+def test_an_interrupted_start_holds_up_no_other(
+    loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell that is interrupted as it begins something keeps nothing from beginning later."""
+    ran: list[int] = []
+
+    async def work(number: int) -> int:
+        ran.append(number)
+        return number
+
+    loop.start()
+    with monkeypatch.context() as interrupted:
+        wake = Mock(side_effect=KeyboardInterrupt)
+        interrupted.setattr(loop._loop, "call_soon_threadsafe", wake)
+        first = work(1)
+        with pytest.raises(KeyboardInterrupt):
+            loop.begin(first)
+    first.close()
+    loop.begin(work(2))
+    assert loop.run(work(3)).result(60) == 3
+    assert ran == [2, 3]
 
 
 def test_loop_that_has_ended_harms_no_other() -> None:

@@ -47,9 +47,11 @@ class Journal:
         self.given = path  # what it is one of
         self._others = OtherFiles(path, self._path) if path and self._path else None
         self._rows = LiveRows()
-        self._news = threading.Condition()
+        # C's own: one of Python's an interrupt of a cell may leave locked. See `_OneLock`.
+        self._lock = threading.RLock()
+        self._news = threading.Condition(self._lock)
         self._queue: list[Write] = []
-        self._queued = self._done = 0
+        self._newest: Future[Any] | None = None  # of what was queued last
         self._closing, self._pid = False, os.getpid()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
@@ -147,7 +149,7 @@ class Journal:
         self, fingerprint: str, *, notebook: str | None = None, name: str | None = None
     ) -> list[StoredJob]:
         """The open jobs with this very request, whole, oldest first."""
-        first = not self._queued and notebook is not None
+        first = self._newest is None and notebook is not None
         if first and has_no_open(self.given, notebook or ""):
             return []  # a first cell need not wait for it to be opened
         return self.select(SAME, it=fingerprint, notebook=notebook, name=name)
@@ -188,27 +190,27 @@ class Journal:
         return [database.from_row(row) for row in self.read_others(sql, values)]
 
     def flush(self, timeout: float) -> bool:
-        """Wait at most ``timeout`` seconds until all that is queued now is committed or refused.
-
-        Returns:
-            False if time ran out first.
-        """
+        """Wait at most ``timeout`` seconds until all that is queued now is committed or refused;
+        False if that did not do."""
         self._check_process()
         if threading.current_thread() is self._thread:
             return not self._queue
-        with self._news:
-            due = self._queued
-            return self._news.wait_for(lambda: self._done >= due, timeout)
+        try:
+            if self._newest is not None:
+                self._newest.exception(timeout)
+        except TimeoutError:
+            return False
+        return True
 
     def close(self, timeout: float = 1.0) -> bool:
         """Commit what is queued and let the file go; False if ``timeout`` seconds did not do."""
         if os.getpid() != self._pid:
             return True
-        with self._news:
+        with self._lock:
             self._closing = True
             self._news.notify_all()
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread and thread.is_alive() and thread is not threading.current_thread():
             thread.join(timeout)
         if self._path is not None and self._reading.acquire(timeout=timeout):
             self._drop_reader()
@@ -226,10 +228,10 @@ class Journal:
         """Queue a write; all other ways to write end here."""
         try:
             self._check_process()
-            with self._news:
+            with self._lock:
                 self._start()
                 self._queue.append(write)
-                self._queued += 1
+                self._newest = write.future
                 self._news.notify_all()
         except JournalError as error:
             write.future.set_exception(error)
@@ -238,18 +240,18 @@ class Journal:
     def _start(self) -> None:
         if self._closing:
             raise JournalError("the journal is closed; nothing was written")
-        if self._thread is None:
-            thread = threading.Thread(target=self._serve, name="bgmagic-journal", daemon=True)
+        if self._thread is None or not self._thread.is_alive():
+            # Kept before it is started: an interrupt may come when it has been.
+            self._thread = threading.Thread(target=self._serve, name="bgmagic-journal", daemon=True)
             try:
-                thread.start()
+                self._thread.start()
             except RuntimeError as error:
                 raise JournalError(f"the journal's thread can't start: {error}") from None
-            self._thread = thread
 
     def _serve(self) -> None:
         wait, longest = RETRY
         while True:
-            with self._news:
+            with self._lock:
                 self._news.wait_for(
                     lambda: self._queue or self._closing, wait if self._rows else self.pause
                 )
@@ -274,9 +276,6 @@ class Journal:
                 write.future.set_exception(outcome)
             else:
                 write.future.set_result(outcome)
-        with self._news:
-            self._done += len(batch)
-            self._news.notify_all()
 
     def _commit(self, batch: list[Write], again: bool = True) -> list[Any]:
         """What became of each write: its result, or a JournalError."""

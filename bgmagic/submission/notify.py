@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("bgmagic")
 
-_news = threading.Condition()
+_lock = threading.RLock()  # C's own: one of Python's an interrupt of a cell may leave locked
+_news = threading.Condition(_lock)
 _known: dict[tuple[str, int], Any] = {}  # what was asked for, by job or group and target
 _due: dict[tuple[str, int], list[Job]] = {}  # that of it which was not told yet
 _counts: dict[tuple[str, int], _Countdown] = {}
@@ -79,7 +80,7 @@ def tell_at_end(what: Job | JobGroup, targets: Sequence[Any]) -> None:
     key = what.key if isinstance(what, JobGroup) else what.record.key
     for target in targets:
         place = key, hash(target) if isinstance(target, Webhook) else id(target)
-        with _news:
+        with _lock:
             if target == BROWSER or place in _known:
                 continue
             if not _known:
@@ -95,7 +96,7 @@ def tell_at_end(what: Job | JobGroup, targets: Sequence[Any]) -> None:
 def _hand_over(job: Job, successor: Job) -> None:
     """Have those told of a job that was sent again whom its first one named, or its group."""
     position = job.record.position
-    with _news:
+    with _lock:
         named = [target for (key, _), target in _known.items() if key == job.record.key]
         group = position and position.group
         groups = {place: left for place, left in _counts.items() if place[0] == group}
@@ -153,7 +154,7 @@ def _tell(place: tuple[str, int], what: Job | JobGroup) -> None:
         logger.warning(
             "%s has ended, but %s was not told: %s", what.name or "a job", whom, one_line(failed)
         )
-    with _news:
+    with _lock:
         _due.pop(place, None)
         _news.notify_all()
 
@@ -264,7 +265,7 @@ def _wait_at_exit() -> None:
     global _ending
     _ending = True
     grace = KERNEL_GRACE if "ipykernel" in sys.modules else GRACE
-    with _news:
+    with _lock:
         _news.wait_for(lambda: not any(map(_have_ended, _due.values())), grace)
 
 

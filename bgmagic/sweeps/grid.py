@@ -8,6 +8,7 @@ import fractions
 import functools
 import itertools
 import json
+import math
 import numbers
 import pickle
 import uuid
@@ -30,6 +31,8 @@ SWEPT = (
 )  # fmt: skip
 
 MOST_ITEMS = 200_000  # an iterator may be endless
+
+MOST_JOBS = 1_000_000  # of one sweep: each item with each setting, so many times
 
 KEPT_ITEM = 2000  # characters of JSON; a longer item is kept as the beginning of its text
 
@@ -121,15 +124,20 @@ def _items_of(given: Any, label: str) -> Items:
         raise BadInput(
             f"{label} must be a list, a dict, a Series or a table, not {kind_of(given)}{ordered}"
         )
+    values = _gone_over(map(row_of, given), label)
+    rows = all(isinstance(value, ItemRow) for value in values)
+    return Items("rows" if rows else "list", values)
+
+
+def _gone_over(given: Iterable[Any], label: str) -> tuple[Any, ...]:
     try:
-        values = tuple(map(row_of, itertools.islice(given, MOST_ITEMS + 1)))
+        values = tuple(itertools.islice(given, MOST_ITEMS + 1))
     except Exception as error:  # a generator of the user's
         about = one_line(f"{type(error).__name__}: {error}", 200)
         raise BadInput(f"{label}: going over it failed with {about}") from None
     if len(values) > MOST_ITEMS:
         raise BadInput(f"{label}: it has more than {MOST_ITEMS:,} items, or never ends")
-    rows = all(isinstance(value, ItemRow) for value in values)
-    return Items("rows" if rows else "list", values)
+    return values
 
 
 def _iterable(given: Any) -> bool:
@@ -207,7 +215,7 @@ def _values(given: Any, where: str, *, as_text: bool) -> tuple[Any, ...]:
         words = [word.strip() for word in given.split(",") if word.strip()]
         return tuple(words if as_text else map(_json_or_text, words))
     if isinstance(given, Iterable) and not isinstance(given, bytes | Mapping | Set):
-        return tuple(given)
+        return _gone_over(given, where)
     raise BadInput(f"{where}: give a list of values, not {kind_of(given)}")
 
 
@@ -220,7 +228,14 @@ def _json_or_text(word: str) -> Any:
 
 
 def grid(settings: SubmitSettings, items: int, axes: Axes, samples: int) -> Sequence[SweepPoint]:
-    """Combine all, in order: item by item, setting by setting, sample by sample."""
+    """Combine all, in order: item by item, setting by setting, sample by sample.
+
+    Raises:
+        BadInput: they are too many to be gone through, as by a slip of the keyboard.
+    """
+    size = math.prod((items, samples, *(len(values) for _, values in axes)))
+    if size > MOST_JOBS:
+        raise BadInput(f"these would be {size:,} jobs, and one sweep has at most {MOST_JOBS:,}")
     kinds = [(swept, _with(settings, swept)) for swept in _combinations(axes)]
 
     def point(index: int) -> SweepPoint:
@@ -228,7 +243,7 @@ def grid(settings: SubmitSettings, items: int, axes: Axes, samples: int) -> Sequ
         item, kind = divmod(rest, len(kinds))
         return SweepPoint(item, *kinds[kind], sample)
 
-    return LazyList(items * len(kinds) * samples, point)
+    return LazyList(size, point)
 
 
 def _combinations(axes: Axes) -> list[tuple[tuple[str, Any], ...]]:

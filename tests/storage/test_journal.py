@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import dis
+import functools
+import itertools
 import json
 import os
 import sqlite3
@@ -14,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -466,6 +470,51 @@ sys.exit()
     assert path.name + "-wal" in said
     with opened(path) as journal:
         assert journal.find("before") == entry("before")
+
+
+def _interrupted(call: Callable[[], object], at: int) -> bool:
+    """Whether ``call``, interrupted after so many calls of its own, had as many."""
+    left, before = at, sys.gettrace()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        ours = frame.f_code.co_filename.endswith(("journal.py", "threading.py", "placeholder.py"))
+        frame.f_trace_opcodes, frame.f_trace_lines = ours, False
+        # Python looks for signals behind calls: there, and not in between.
+        if event == "opcode" and frame.f_lasti in _behind_calls(frame.f_code):
+            left -= 1
+            if left < 0:
+                sys.settrace(before)
+                raise KeyboardInterrupt
+        return trace if ours else None
+
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.settrace(trace)
+        call()
+    sys.settrace(before)
+    return left < 0
+
+
+@functools.cache
+def _behind_calls(code: CodeType) -> set[int]:
+    steps = list(dis.get_instructions(code))
+    return {two.offset for one, two in itertools.pairwise(steps) if one.opname.startswith("CALL")}
+
+
+def test_an_interrupt_holds_up_no_write(journal: Journal) -> None:
+    """Wherever a read or a write of a cell is interrupted, the journal takes what comes next."""
+
+    def both() -> None:
+        journal.change("0", status="queued")
+        journal.find("0")
+
+    journal.add(entry("0")).result(TIMEOUT)
+    at = 0
+    while _interrupted(both, at):
+        at += 1
+        journal.add(entry(str(at))).result(10)
+    assert at > 20
+    assert len(journal.entries()) == at + 1
 
 
 def test_close(path: Path) -> None:

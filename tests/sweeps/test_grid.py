@@ -67,6 +67,20 @@ def test_what_never_ends() -> None:
     """An endless iterator is refused instead of filling the memory."""
     with pytest.raises(BadInput, match="or never ends"):
         items_of(itertools.count(), "--each")
+    with pytest.raises(BadInput, match=r"^--sweep top_p: .* or never ends"):
+        read_axes({"top_p": itertools.count()}, "--sweep")
+    with pytest.raises(
+        BadInput, match=r"^--sweep top_p: going over it failed with ZeroDivisionError"
+    ):
+        read_axes({"top_p": (1 / n for n in (1, 0))}, "--sweep")
+
+
+def test_jobs_without_number() -> None:
+    """More jobs than anybody sends are refused at once, however they come about."""
+    axes = read_axes({f"a.{n}": list(range(100)) for n in range(6)}, "--sweep")
+    for items, axis, samples in ((1, (), 10**30), (1000, axes[:1], 11), (1, axes, 1)):
+        with pytest.raises(BadInput, match=r"jobs, and one sweep has at most 1,000,000$"):
+            grid(SubmitSettings(), items, axis, samples)
 
 
 def test_columns_of_one_name() -> None:
