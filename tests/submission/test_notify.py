@@ -224,15 +224,17 @@ def test_what_is_taken() -> None:
 
 
 SCRIPT = """
-import bgmagic, sys, time
+import bgmagic, sys, threading
 from bgmagic.submission import notify
 notify.DELAYS = (0.01,)
+over = threading.Event()
 def told(job):
-    time.sleep(0.2)
+    over.wait(30)
     print("told", job.status, flush=True)
 job = bgmagic.submit("Why?", notify=[told, sys.argv[1]])
 forever = bgmagic.submit("And?", poll=60, notify=lambda job: print("never"))
 job.result(30)
+over.set()
 """
 
 
