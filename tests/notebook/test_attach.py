@@ -42,6 +42,14 @@ def kill(running: Kernel) -> None:
     eventually(lambda: not running.manager.is_alive())
 
 
+def killed_with_a_job(start: Start, until: str = "x.running()") -> None:
+    """A kernel sends a job to ``x``, and is killed once ``until`` is so."""
+    with start() as first:
+        first.ok("%%bgresponse -o x\nWhy?")
+        first.until(until)
+        kill(first)
+
+
 def test_killed_while_the_server_works(start: Start, server: ScriptedServer) -> None:
     """A kernel killed with a job accepted: the next says so, follows it and binds the answer."""
     server.polls = 10**6
@@ -148,10 +156,7 @@ def test_killed_before_it_was_accepted(start: Start, server: ScriptedServer) -> 
     """A job that the server had refused for now is sent by the next kernel, once."""
     refused = {"error": {"message": "Slow down.", "type": "requests"}}
     server.enqueue("create", Script(status=429, json=refused, headers={"retry-after": "60"}))
-    with start() as first:
-        first.ok("%%bgresponse -o x\nWhy?")
-        first.until("x.record.trouble")
-        kill(first)
+    killed_with_a_job(start, "x.record.trouble")
     with start() as second:
         second.ok("%bgattach x")
         second.ok("%bgwait x")
@@ -181,10 +186,7 @@ def test_two_kernels_attach_at_once(start: Start, server: ScriptedServer) -> Non
     """Two kernels that attach everything at the same time send a waiting job once, not twice."""
     refused = {"error": {"message": "Slow down.", "type": "requests"}}
     server.enqueue("create", Script(status=429, json=refused, headers={"retry-after": "60"}))
-    with start() as first:
-        first.ok("%%bgresponse -o x\nWhy?")
-        first.until("x.record.trouble")
-        kill(first)
+    killed_with_a_job(start, "x.record.trouble")
     with start() as one, start() as other:
         begun = [(k, k.start("%bgattach --all")) for k in (one, other)]
         for running, message in begun:
@@ -225,10 +227,7 @@ def test_attaching_twice_is_attaching_once(start: Start, server: ScriptedServer)
 def test_taken_names(start: Start, server: ScriptedServer) -> None:
     """--all binds only free names and lists the rest; a name that holds something else is refused."""
     server.polls = 10**6
-    with start() as first:
-        first.ok("%%bgresponse -o x\nWhy?")
-        first.until("x.running()")
-        kill(first)
+    killed_with_a_job(start)
     with start() as second:
         second.ok("x = 'mine'")
         assert "x is taken; %bgattach resp_1 -o OTHER" in second.ok("%bgattach --all").said
@@ -242,10 +241,7 @@ def test_taken_names(start: Start, server: ScriptedServer) -> None:
 def test_no_key_goes_to_an_address_from_the_journal(start: Start, server: ScriptedServer) -> None:
     """A job of another server than the configured one is refused, and that server hears nothing."""
     server.polls = 10**6
-    with start() as first:
-        first.ok("%%bgresponse -o x\nWhy?")
-        first.until("x.running()")
-        kill(first)
+    killed_with_a_job(start)
     with ScriptedServer() as other, start(OPENAI_BASE_URL=other.base_url) as second:
         before = len(server.seen)
         said = second.run("%bgattach x").said
@@ -256,10 +252,7 @@ def test_no_key_goes_to_an_address_from_the_journal(start: Start, server: Script
 def test_other_key(start: Start, server: ScriptedServer) -> None:
     """Under another key a lasting 404 is not a lost job but one that this key can't see."""
     server.polls = 10**6
-    with start() as first:
-        first.ok("%%bgresponse -o x\nWhy?")
-        first.until("x.running()")
-        kill(first)
+    killed_with_a_job(start)
     told = {"error": {"message": "Response with id 'resp_1' not found.", "type": "x"}}
     server.always["retrieve"] = Script(status=404, json=told)
     with start(OPENAI_API_KEY="sk-someone-else-0123456789") as second:
@@ -344,10 +337,7 @@ def test_the_line_beside_a_card_is_true(start: Start, server: ScriptedServer) ->
 def test_same_cell_after_a_restart_joins(start: Start, server: ScriptedServer) -> None:
     """After a restart the same cell picks its running request up instead of paying twice."""
     server.polls = 10**6
-    with start() as first:
-        first.ok("%%bgresponse -o x\nWhy?")
-        first.until("x.running()")
-        kill(first)
+    killed_with_a_job(start)
     with start() as second:
         assert "joined" in second.ok("%%bgresponse -o x\nWhy?").said
         server.polls = 0
