@@ -87,6 +87,12 @@ def _in_vscode(_: Message) -> bool:
     return shell is not None and "__vsc_ipynb_file__" in shell.user_ns
 
 
+def _in_marimo(_: Message) -> bool:
+    """It has no IPython, and draws widgets all the same."""
+    marimo = sys.modules.get("marimo")
+    return marimo is not None and bool(marimo.running_in_notebook())
+
+
 def _in_terminal(_: Message) -> bool:
     return not hasattr(get_ipython(), "kernel")
 
@@ -114,6 +120,7 @@ def _nameless(message: Message) -> bool:
 
 # The first that is here counts.
 FRONTENDS = (
+    Frontend("marimo", _in_marimo, "card", "nothing", "always", "mathml"),
     Frontend("IPython in a terminal", _in_terminal, "line", "nothing", "next cell"),
     Frontend("Voila", _in_voila, "card", "nothing", "always"),
     Frontend("Colab", _in_colab, "card and line", "outputs", "running cell"),

@@ -428,6 +428,10 @@ class Answer(Artifacts, str):
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         return self.bundle()
 
+    def _mime_(self) -> tuple[str, str]:
+        # marimo asks for this first; it typesets nothing in HTML.
+        return "text/html", self.bundle("mathml")["text/html"]
+
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         # IPython prefers this: the text as it reads, in a list with its quotes.
         printer.text(self._plain() if len(printer.stack) <= 1 else repr(self))

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ import ipywidgets
 import pytest
 
 from bgmagic.api.request import Request
+from bgmagic.display import frontend
 from bgmagic.display.board import GroupBoard, JobsBoard
 from bgmagic.display.card import Card, _call, snapshot
 from bgmagic.display.listing import describe_live, table_row
@@ -251,6 +253,14 @@ def test_terminal_tells_the_end_at_the_next_prompt(pointed: ScriptedServer) -> N
     )
     after = ran.stdout.partition("NEXT")[2]
     assert after.count("x: completed") == 1, ran.stdout + ran.stderr
+
+
+def test_marimo_draws_boards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook of marimo, which has no IPython, draws widgets; a script that imports marimo does not."""
+    for runs, live in ((True, True), (False, False)):
+        module = types.SimpleNamespace(running_in_notebook=lambda runs=runs: runs)
+        monkeypatch.setitem(sys.modules, "marimo", module)
+        assert frontend.current().live is live
 
 
 def test_colours_are_the_frontends() -> None:

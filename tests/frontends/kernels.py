@@ -98,15 +98,6 @@ def euporie(trial: Trial) -> str:
     return "a line when sent, a line in the next cell, and all later outputs"
 
 
-def marimo(trial: Trial) -> str:
-    """marimo convert, which comments magics out."""
-    path = notebook(trial.folder / "in.ipynb", ["%load_ext bgmagic", *CELLS])
-    trial.run("marimo", "convert", path.name, "-o", "out.py")
-    text = (trial.folder / "out.py").read_text()
-    assert "# %%bgresponse -o x" in text or "# magic command" in text, text
-    return "`%%bgresponse` is commented out; `bgmagic.submit()` is the way there"
-
-
 def jupytext(trial: Trial) -> str:
     """jupytext --execute: the finished display in the cell that asked."""
     outputs = executed(trial, CELLS, "jupytext", "--execute", "--output", "out.ipynb", "in.ipynb")

@@ -48,6 +48,44 @@ def browsers(count: int) -> Iterator[list[Any]]:
             browser.close()
 
 
+# A notebook of marimo: a job, a sweep, one that is cancelled, and the answer where that is awaited, which takes no click.
+REACTIVE = """import marimo
+app = marimo.App()
+
+@app.cell
+def _():
+    import bgmagic
+    job = bgmagic.submit("Why?", out=None)
+    job.card
+    return bgmagic, job
+
+@app.cell
+def _(bgmagic):
+    bgmagic.map("Why {{ item }}?", ["a", "b"])
+    return
+
+@app.cell
+def _(bgmagic):
+    stopped = bgmagic.submit("Why not?", out=None)
+    stopped.card
+    return
+
+@app.cell
+def _():
+    import marimo as mo
+    wait = mo.ui.run_button(label="Wait")
+    wait
+    return mo, wait
+
+@app.cell
+async def _(job, mo, wait):
+    mo.stop(not wait.value)
+    answer = await job
+    answer
+    return
+"""
+
+
 END = """() => fetch('/api/kernels').then(found => found.json()).then(kernels =>
   Promise.all(kernels.map(({id}) => fetch(`/api/kernels/${id}`, {method: 'DELETE'}))))"""
 
@@ -200,6 +238,39 @@ def voila(trial: Trial) -> str:
     with running(trial, command, ".voila.log"), browsers(1) as (page,):
         _dashboard(trial, page, f"http://127.0.0.1:{port}/")
     return "cards that fill themselves with the answer, of a handler's job, too"
+
+
+def marimo(trial: Trial) -> str:
+    """marimo: a card, a board and a cancel in its own page, and a notebook that it converts."""
+    converted = notebook(trial.folder / "in.ipynb", ["%load_ext bgmagic", ASK])
+    trial.run("marimo", "convert", converted.name, "-o", "out.py")
+    text = (trial.folder / "out.py").read_text()
+    assert "# %%bgresponse -o x" in text or "# magic command" in text, text
+    trial.hold()
+    trial.server.ending = lambda rid, _: response(rid, "completed", "It is **so**: $x^2$")
+    (trial.folder / "study.py").write_text(REACTIVE)
+    port = _free_port()
+    command = [str(trial.python), "-m", "marimo", "run", "--headless", "--no-token"]
+    command += [f"--port={port}", "study.py"]
+    with running(trial, command, ".marimo.log"), browsers(1) as (page,):
+        trial.until(lambda: _opened(page, f"http://127.0.0.1:{port}/"), "a page")
+        cards = page.locator(".bgmagic-card")
+        page.locator(".bgmagic-card[data-status=in_progress]").nth(1).wait_for()
+        page.locator(".bgmagic-group-board").get_by_text("2 in progress").wait_for()
+        for word in ("Cancel", "Really cancel?"):
+            cards.nth(1).get_by_role("button", name=word).click()
+        trial.until(lambda: trial.server.count("cancel"), "a cancel")
+        page.locator(".bgmagic-card[data-status=cancelled]").wait_for()
+        page.get_by_role("button", name="Wait").click()
+        trial.release()
+        page.locator(".bgmagic-card[data-status=completed]").wait_for()
+        page.get_by_text("2 jobs: 2 completed").wait_for()
+        page.locator("strong", has_text="so").wait_for()
+        page.locator("math").first.wait_for()
+    return (
+        "`bgmagic.submit()` and `map()`: cards, boards and a cancel live, answers with formulas; "
+        "`marimo convert` comments `%%bgresponse` out"
+    )
 
 
 def _opened(page: Any, url: str) -> bool:

@@ -31,7 +31,7 @@ PROGRAMS: dict[str, Program] = {
     "euporie": Program("euporie", ("euporie==2.10.4", "ipykernel"), kernels.euporie),
     "xeus-python": Program("xeus-python", ("xeus-python==0.19.0",), kernels.xeus),
     "ploomber": Program("ploomber-engine", ("ploomber-engine", "ipykernel"), kernels.ploomber),
-    "marimo": Program("marimo convert", ("marimo",), kernels.marimo),
+    "marimo": Program("marimo", ("marimo",), pages.marimo),
     "jupytext": Program(
         "jupytext --execute", ("jupytext", "nbconvert", "ipykernel"), kernels.jupytext
     ),

@@ -115,6 +115,13 @@ def test_display_is_never_markup(text: str) -> None:
     assert tags <= {"div", "p", "blockquote", "pre", "code", "span", "a", "ul", "li", "br"}
 
 
+def test_marimo_gets_formulas_drawn() -> None:
+    """marimo, whose pages typeset no HTML, is given formulas as MathML."""
+    kind, html = made("so: $x^2$")._mime_()
+    assert kind == "text/html"
+    assert "<msup>" in html
+
+
 def test_odd_origin_is_none() -> None:
     """Fields of the wrong type are not passed on."""
     answer = Answer("x", {"id": 7, "model": None, "usage": []})
