@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -49,14 +50,30 @@ def count_jobs(count: int) -> str:
 
 def kind_of(value: object) -> str:
     """Name the type of ``value`` for a message: "a dict", "an int", "a class"."""
-    name = "class" if isinstance(value, type) else type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    its: type[object] = type(value)  # its `__class__` may be anything, and raise
+    name = "class" if issubclass(its, type) else its.__name__
+    return f"{'an' if name[:1].lower() in tuple('aeiou') else 'a'} {name}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200  # characters
+
+
+def shown(value: object) -> str:
+    """Quote ``value`` for a message: its ``repr`` in one short line, whatever it is; its kind where
+    it has none."""
+    try:
+        return one_line(_SHORT.repr(value), 200)
+    except Exception:  # a number of thousands of digits, or an object of the user's
+        return kind_of(value)
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Suggest the word that was probably meant, as the end of a message; or ""."""
     import difflib  # only for a message
 
+    if len(word) > 100:
+        return ""  # text, and comparing it would take long
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""
 

@@ -13,6 +13,29 @@ from bgmagic.values import dataclass
 
 Cells = list[Any]
 
+# More values are no prompt: each takes two characters or more, and a prompt about 10 million. To
+# find that out by writing them took a minute and all of the kernel's memory.
+MOST_CELLS = 5_000_000
+
+
+def check_count(count: int) -> None:
+    """Raise BadInput if so many values are more than any prompt holds."""
+    if count > MOST_CELLS:
+        raise BadInput(
+            f"it has {count:,} values; a prompt holds at most {MOST_CELLS:,}: put in a part of it, "
+            "as x[:1000], or what it comes to, as a mean"
+        )
+
+
+def check_size(value: Any) -> None:
+    """The same for an array or a table, of any library, before it is read."""
+    shape = getattr(value, "shape", None) if hasattr(type(value), "shape") else None
+    sparse = hasattr(type(value), "nnz") or not str(getattr(value, "layout", ".strided")).endswith(
+        "strided"
+    )
+    if isinstance(shape, tuple) and all(type(size) is int for size in shape) and not sparse:
+        check_count(math.prod(shape))
+
 
 class Line(list[Any]):
     """A list that stands on one line of JSON."""

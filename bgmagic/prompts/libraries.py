@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bgmagic.errors import BadInput
-from bgmagic.prompts.arrays import Line, Measured, array_of, duration_words
+from bgmagic.prompts.arrays import Line, Measured, array_of, check_size, duration_words
 from bgmagic.prompts.tables import cells_of, is_missing, root_of
+from bgmagic.text import kind_of
 
 UNREAD = object()  # a reader's "not mine"
 
@@ -83,21 +84,15 @@ def refusal(value: Any) -> str:
     """Why ``value`` can't go in, and what can in its place; "" if nothing is known against it."""
     roots = root_of(value)
     if callable(getattr(type(value), "savefig", None)):
-        return f"{kind(value)} has no text of its own; --file $NAME attaches an image"
+        return f"{kind_of(value)} has no text of its own; --file $NAME attaches an image"
     names = {(c.__module__.partition(".")[0], c.__name__) for c in type(value).__mro__}
     if roots & _REFUSERS and not ("ibis" in roots and type(value).__name__ == "Table"):
         for key in names & _REFUSED.keys():
-            return f"{kind(value)} {_REFUSED[key]}"
+            return f"{kind_of(value)} {_REFUSED[key]}"
     return ""
 
 
 _REFUSERS = {package for package, _ in _REFUSED}
-
-
-def kind(value: object) -> str:
-    """What ``value`` is, for a message: "a Figure", "an Artist", "a class"."""
-    name = "class" if isinstance(value, type) else type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 # Readers, one a library.
@@ -205,7 +200,7 @@ def _of_xarray(value: Any) -> Any:
     if name == "DataTree":
         return dict(value.to_dict())
     if getattr(value, "chunks", None):
-        raise BadInput(f"{kind(value)} holds a plan, not its values; put in its .compute()")
+        raise BadInput(f"{kind_of(value)} holds a plan, not its values; put in its .compute()")
     if hasattr(value, "data_vars"):
         told: dict[str, Any] = {"dims": dict(value.sizes)}
         parts = {"coords": value.coords, "data_vars": value.data_vars}
@@ -222,6 +217,7 @@ def _of_xarray(value: Any) -> Any:
 
 
 def _variable(value: Any) -> Any:
+    check_size(value)  # it may still lie in a file
     told = {"dims": Line(value.dims), "data": value.values}
     if value.attrs:
         told["attrs"] = dict(value.attrs)

@@ -26,6 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 
 from bgmagic.prompts.items import MISSING, columns_of, part_of
 from bgmagic.prompts.tables import root_of
+from bgmagic.text import kind_of
 
 
 def _names(text: str) -> frozenset[str]:
@@ -170,7 +171,7 @@ class ReadingEnvironment(ImmutableSandboxedEnvironment):
     def _refusal(self, called: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         if not callable(called):
             return (
-                f"{_kind_of(called)} can't be called; a column goes before a method of its name, "
+                f"{kind_of(called)} can't be called; a column goes before a method of its name, "
                 "which can be called in a cell"
             )
         name = str(getattr(called, "__name__", None) or type(called).__name__)
@@ -227,11 +228,6 @@ def _owner(called: Any) -> Any:
     while not hasattr(called, "__self__") and hasattr(called, "__wrapped__"):
         called = called.__wrapped__
     return getattr(called, "__self__", None)
-
-
-def _kind_of(value: object) -> str:
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _no_column(value: Any, name: str, names: Any) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, KeysView, Sequence
 from typing import Any
 
 from bgmagic.errors import BadInput
-from bgmagic.prompts.arrays import Cells, array_cells, duration_words, shortest
+from bgmagic.prompts.arrays import Cells, array_cells, check_size, duration_words, shortest
 from bgmagic.values import dataclass
 
 
@@ -145,7 +145,9 @@ def _run(query: Any) -> Table:
         raise BadInput(
             f"a {type(query).__name__} needs pyarrow to be read; install it, or put in its .df()"
         )
-    return _arrow(nw.from_native(query).collect(backend="pyarrow").to_native())
+    rows = nw.from_native(query).collect(backend="pyarrow").to_native()
+    check_size(rows)
+    return _arrow(rows)
 
 
 # What ibis runs inside this process, without a server and without costs.

@@ -7,10 +7,11 @@ expressions, and the job whose conversation comes before it.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -210,6 +211,7 @@ def _end(text: str, begin: int) -> int | None:
 # Jobs among the values.
 
 
+_MANY = 1_000_000  # values of one list among which jobs are looked for: it may have no end
 _DEEP = 4  # lists within lists within … in which jobs are looked for: a list may hold itself
 
 # Types that hold no jobs: nearly all values of a long list.
@@ -223,7 +225,8 @@ def _running(values: Mapping[str, Any]) -> list[Job]:
 
 def _held(value: Any, deep: int = _DEEP) -> Iterator[Job | Answer]:
     """The jobs in a value, and the answers that came of jobs."""
-    if isinstance(value, Job | Answer):
+    # Told by the type: what stands for something else may raise where that is not there.
+    if issubclass(type(value), Job | Answer):
         yield value
     elif deep:
         for part in _parts(value):
@@ -232,13 +235,16 @@ def _held(value: Any, deep: int = _DEEP) -> Iterator[Job | Answer]:
 
 
 def _parts(value: Any) -> list[Any]:
-    if isinstance(value, str):  # most are, and abstract classes take longer to say so
-        return []
     try:
+        if isinstance(value, str):  # most are, and abstract classes take longer to say so
+            return []
+        if isinstance(value, list | tuple):
+            return list(value)
+        few = itertools.islice(value, _MANY) if isinstance(value, Iterable) else ()
         if isinstance(value, Mapping):
-            return [value[key] for key in value]  # a row's columns may be called `values`
+            return [value[key] for key in few]  # a row's columns may be called `values`
         held = isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | range)
-        return list(value) if held else []
+        return list(few) if held else []
     except Exception:  # an object of the user's, which will say so itself when it becomes text
         return []
 
@@ -288,7 +294,7 @@ def _unbound(bound: Any, answer_of: Callable[[str], Answer]) -> Any:
 
 def _answered(expression: Expression, value: Any, deep: int = _DEEP) -> Any:
     """Replace the jobs in ``value``, all of which have ended, by their answers."""
-    if isinstance(value, Job):
+    if issubclass(type(value), Job):
         if value.error is not None:
             name = value.name or "a job in it"
             raise BadInput(

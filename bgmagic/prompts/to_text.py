@@ -7,6 +7,7 @@ that names the way out. Users teach their own types with ``@bgmagic.to_text.regi
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import datetime
@@ -18,13 +19,22 @@ import json
 import math
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set, Sized
 from typing import Any, cast
 
 from bgmagic.errors import BadInput, public
-from bgmagic.prompts.arrays import Digits, Line, Measured, duration_words
-from bgmagic.prompts.libraries import UNREAD, has_whole_text, kind, simplified
+from bgmagic.prompts.arrays import (
+    MOST_CELLS,
+    Digits,
+    Line,
+    Measured,
+    check_count,
+    check_size,
+    duration_words,
+)
+from bgmagic.prompts.libraries import UNREAD, has_whole_text, simplified
 from bgmagic.prompts.tables import Table, as_csv, table_of
+from bgmagic.text import kind_of
 
 # Longer items, or those of several lines, are marked off instead of standing in a list.
 SHORT = 200
@@ -96,7 +106,7 @@ def _taught(value: Any) -> str | None:
         return None
     text = said(value)
     if not isinstance(text, str):
-        raise NoText(f"to_text of {kind(value)} gave {kind(text)}; it must give a str")
+        raise NoText(f"to_text of {kind_of(value)} gave {kind_of(text)}; it must give a str")
     return text
 
 
@@ -122,7 +132,7 @@ def _single(value: Any) -> Any:
     """The text of a value that is one text or number."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, str):
+    if isinstance(value, str | collections.UserString):
         return value if isinstance(value, Digits) else str(value)
     if isinstance(value, enum.Enum) and not isinstance(value, int | float):
         return str(value)
@@ -233,7 +243,7 @@ def _each_once(names: Iterable[str]) -> list[str]:
 
 
 def _dict(named: Mapping[Any, Any], *, attributes: bool) -> dict[str, Any]:
-    keys = list(named)
+    keys = list(_bounded(named))
     names = [_key(key) for key in keys]
     if len(set(names)) < len(names):  # 1 and "1" are two
         names = [repr(key) if isinstance(key, str) else _key(key) for key in keys]
@@ -265,14 +275,31 @@ def _list(values: Iterable[Any]) -> list[Any]:
         and len(to_text.registry) == 1
         and LEAVES.issuperset(map(type, values))
     ):
+        _bounded(values)
         return values
     told = []
-    for number, value in enumerate(values):
+    for number, value in enumerate(_bounded(values)):
         try:
             told.append(_plain(value))
         except NoText as error:
             raise error.within(f"[{number}]") from None
     return told
+
+
+def _bounded(values: Iterable[Any]) -> Iterator[Any]:
+    """``values``, unless they are more than a prompt holds, or never end."""
+    try:
+        if isinstance(values, Sized):
+            check_count(len(values))
+    except BadInput as error:
+        raise NoText(str(error)) from None
+    return _ended(iter(values))
+
+
+def _ended(values: Iterator[Any]) -> Iterator[Any]:
+    yield from itertools.islice(values, MOST_CELLS)
+    for _ in values:
+        raise NoText(f"it gives more than {MOST_CELLS:,} values, or never ends")
 
 
 def _listed(value: Iterable[Any]) -> list[Any]:
@@ -292,11 +319,11 @@ def _own_text(value: Any) -> str:
         if own or not re.fullmatch("<.*>", text, re.DOTALL):
             return text
     if isinstance(value, bytes | bytearray | memoryview):
-        raise NoText(f"{kind(value)} has no text of its own; turn it into text first: .decode()")
+        raise NoText(f"{kind_of(value)} has no text of its own; turn it into text first: .decode()")
     if whole or callable(value):
-        raise NoText(f"{kind(value)} has no text of its own; turn it into text first")
+        raise NoText(f"{kind_of(value)} has no text of its own; turn it into text first")
     raise NoText(
-        f"{kind(value)} has no text that is surely whole; put in str() of it if that is, "
+        f"{kind_of(value)} has no text that is surely whole; put in str() of it if that is, "
         "or teach bgmagic.to_text its class"
     )
 
@@ -308,6 +335,7 @@ def _table(value: Any) -> Table | None:
     if type(value).__module__ == "builtins":
         return None
     try:
+        check_size(value)
         return table_of(value)
     except BadInput as error:
         raise NoText(str(error)) from None

@@ -16,7 +16,7 @@ from typing import Any
 
 from bgmagic.api.words import ENCRYPTED
 from bgmagic.errors import BadInput
-from bgmagic.text import did_you_mean, kind_of, user_path
+from bgmagic.text import did_you_mean, kind_of, shown, user_path
 
 Converter = Callable[[Any, str], Any]
 
@@ -47,7 +47,7 @@ def to_switch(value: Any, label: str) -> bool:
     words |= {"0": False, "false": False, "no": False, "off": False, "": False}
     found = words.get(str(value).strip().lower())
     if found is None:
-        raise BadInput(f"{label} {value!r}: allowed are 1 and 0")
+        raise BadInput(f"{label} {shown(value)}: allowed are 1 and 0")
     return found
 
 
@@ -82,10 +82,12 @@ def _notified(value: Any, label: str) -> Any:
 
 def to_choice(choices: tuple[str, ...]) -> Converter:
     def read(value: Any, label: str) -> str:
-        word = str(value).strip()
+        word = value.strip() if isinstance(value, str) else ""
         if word not in choices:
             near = did_you_mean(word, choices)
-            raise BadInput(f"{label} {word!r} is not one of {', '.join(choices)}{near}")
+            raise BadInput(
+                f"{label} {shown(word or value)} is not one of {', '.join(choices)}{near}"
+            )
         return word
 
     return read
@@ -97,17 +99,19 @@ def to_identifier(value: Any, label: str) -> str:
     # As Python itself reads names: µ from a keyboard is another character than its variable.
     name = unicodedata.normalize("NFKC", to_string(value, label))
     if name in IPYTHON_NAMES:
-        raise BadInput(f"{label} {name!r} is IPython's own; take another name")
+        raise BadInput(f"{label} {shown(name)} is IPython's own; take another name")
     if not name.isidentifier() or keyword.iskeyword(name):
         why = "a Python keyword" if keyword.iskeyword(name) else "no Python name"
-        raise BadInput(f"{label} {name!r} is {why}; use letters, digits and _, as in -o critique")
+        raise BadInput(
+            f"{label} {shown(name)} is {why}; use letters, digits and _, as in -o critique"
+        )
     return name
 
 
 def to_path(value: Any, label: str) -> Path:
     """A path, with ``~`` as the home folder; whether it is there is not looked at."""
     if not isinstance(value, str | Path) or not str(value).strip():
-        raise BadInput(f"{label} {value!r} is no path of a file")
+        raise BadInput(f"{label} {shown(value)} is no path of a file")
     return user_path(value)
 
 
@@ -115,7 +119,7 @@ def to_response_id(value: Any, label: str) -> str:
     """An id that can be a part of an address: what it has else would name something else there."""
     found = re.search(r"[\s/\\?#%]|\.\.|[^ -~]", to_string(value, label))
     if found:
-        raise BadInput(f"{label} {value!r} is no response id: none has {found[0]!r} in it")
+        raise BadInput(f"{label} {shown(value)} is no response id: none has {found[0]!r} in it")
     return str(value)
 
 
@@ -138,7 +142,7 @@ def to_tokens(value: Any, label: str) -> int:
     except (TypeError, ValueError):
         number = None
     if number is None:
-        raise BadInput(f"{label} {value!r} is not a whole number of tokens, as 4000")
+        raise BadInput(f"{label} {shown(value)} is not a whole number of tokens, as 4000")
     if number < 1:
         raise BadInput(f"{label} {number} is too small; it must be 1 or more")
     return number
@@ -151,7 +155,7 @@ def to_count(value: Any, label: str) -> int:
     except (TypeError, ValueError):
         number = None
     if number is None or number < 1:
-        raise BadInput(f"{label} {value!r}: it must be a whole number, 1 or more")
+        raise BadInput(f"{label} {shown(value)}: it must be a whole number, 1 or more")
     return number
 
 
@@ -174,14 +178,14 @@ def to_interval(value: Any, label: str) -> float:
     seconds = _number(value)
     # Compared so that a NaN fails; the user's specification of the API sets the bound.
     if seconds is None or not 0 < seconds < 90:
-        raise BadInput(f"{label} {value!r}: it must be seconds, more than 0 and less than 90")
+        raise BadInput(f"{label} {shown(value)}: it must be seconds, more than 0 and less than 90")
     return seconds
 
 
 def to_rate(value: Any, label: str) -> float:
     rate = _number(value)
     if rate is None or not 0 < rate < float("inf"):
-        raise BadInput(f"{label} {value!r}: it must be a number above 0, as 15")
+        raise BadInput(f"{label} {shown(value)}: it must be a number above 0, as 15")
     return rate
 
 
@@ -196,7 +200,7 @@ def to_duration(value: Any, label: str) -> float:
         if parts and "".join(n + u for n, u in parts) == value.strip():
             seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if seconds is None or not 0 < seconds < float("inf"):
-        raise BadInput(f"{label} {value!r} is no duration; write it as 90s, 45m, 12h or 2d")
+        raise BadInput(f"{label} {shown(value)} is no duration; write it as 90s, 45m, 12h or 2d")
     return seconds
 
 

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Any, TypeVar
 
+from bgmagic.errors import BadInput
 from bgmagic.submission.converters import Converter, to_choice, to_string, to_switch
+from bgmagic.text import kind_of
 from bgmagic.values import dataclass
 
 S = TypeVar("S")
@@ -103,7 +105,17 @@ def read_option(settings: type[Any], name: str, value: Any, label: str) -> Any:
     Raises:
         BadInput: it can't be that; the line begins with ``label``.
     """
-    return next(o for o in options(settings) if o.name == name).read(value, label)
+    return _read(next(o for o in options(settings) if o.name == name), value, label)
+
+
+def _read(option: Option, value: Any, label: str) -> Any:
+    try:
+        return option.read(value, label)
+    except BadInput:
+        raise
+    except Exception as error:  # an object of the user's may do anything when it is looked at
+        told = f"{label} can't be {kind_of(value)} that raises {type(error).__name__}"
+        raise BadInput(f"{told} when it is read") from None
 
 
 def resolve_settings(
@@ -128,7 +140,7 @@ def resolve_settings(
         value, label = given.get(option.name), _label(option, from_python)
         if value is None and option.configurable:
             value, label = configured(option.name, config or {})
-        values[option.name] = option.default if value is None else option.read(value, label)
+        values[option.name] = option.default if value is None else _read(option, value, label)
     return settings(**values)
 
 

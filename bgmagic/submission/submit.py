@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.pricing import Billing, prices_of_environment
-from bgmagic.api.request import Request
+from bgmagic.api.request import Request, check_text
 from bgmagic.api.request_body import build_request, check_no_turns
 from bgmagic.api.server import ServerConfig
 from bgmagic.api.words import WINDOW_SECONDS
@@ -334,6 +334,7 @@ def _continued(given: object, namespace: Mapping[str, Any]) -> tuple[str, object
                 f"in -c {one} -o NAME"
             )
         return given, held
+    check_text(given)
     job = JobLookup().job(given, {})
     if job is not None:
         return given, job

@@ -40,6 +40,21 @@ def test_values_are_inserted_exactly(value: str, before: str, after: str) -> Non
     assert filled(f"{before}{{{{ x }}}}{after}", x=value) == f"{before}{value}{after}"
 
 
+class Absent:
+    """Stands for what is not there, as Flask's `request` does outside of a request."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Any]:
+        raise RuntimeError("working outside of a request")
+
+
+@pytest.mark.parametrize("text", ["{{ x }}", "{{ [x] }}", "{{ {1: x} }}"])
+def test_a_stand_in_for_nothing_is_one_line(text: str) -> None:
+    """A variable that raises whatever is asked of it, its class included, is one line."""
+    with pytest.raises(BadInput, match=r"^line 1, \{\{ .*working outside of a request"):
+        filled(text, x=Absent())
+
+
 @pytest.mark.parametrize(
     ("text", "become"),
     [

@@ -16,7 +16,7 @@ import os
 import re
 import sqlite3
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import Annotated, Any
 
 import numpy as np
@@ -77,6 +77,7 @@ def row_of_sqlite(query: str) -> sqlite3.Row:
         (types.SimpleNamespace(a=[1]), '{"a":[1]}'),
         (argparse.Namespace(a=1), '{"a":1}'),
         (array.array("d", [0.1]), "- 0.1"),
+        (collections.UserString("ab"), "ab"),
         (collections.deque("ab"), "- a\n- b"),
         ({(1, "a"): 1, dt.date(2024, 1, 1): 2}, '{"[1,\\"a\\"]":1,"2024-01-01":2}'),
         ([[1, 2], [3, 4]], "[[1,2],[3,4]]"),
@@ -517,6 +518,43 @@ def test_what_never_ends() -> None:
     itself.append({"k": itself})
     with pytest.raises(BadInput, match="it holds itself"):
         to_text(itself)
+
+
+class Endless(Set[int]):
+    """A set that says it is short."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count()
+
+    def __len__(self) -> int:
+        return 2
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: range(10**12),
+        lambda: np.broadcast_to(0.5, (10**5, 10**5)),
+        lambda: {"k": [np.broadcast_to(np.int8(0), (10**9,))]},
+        lambda: library("pandas").RangeIndex(10**10),
+        lambda: library("xarray").Dataset({"a": ("x", np.broadcast_to(0.5, (10**9,)))}),
+    ],
+    ids=["range", "array", "array within", "pandas", "xarray"],
+)
+def test_more_values_than_a_prompt_holds(build: Callable[[], Any]) -> None:
+    """A value of far too many parts is refused before it is read, which would take all memory."""
+    with pytest.raises(BadInput, match=r"values; a prompt holds at most 5,000,000: put in a part"):
+        to_text(build())
+
+
+def test_a_set_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What says that it is short, and never ends, is not cut off but refused."""
+    monkeypatch.setattr("bgmagic.prompts.to_text.MOST_CELLS", 1000)
+    with pytest.raises(BadInput, match="more than 1,000 values, or never ends"):
+        to_text(Endless())
 
 
 class Molecule:

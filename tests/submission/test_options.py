@@ -134,6 +134,30 @@ def test_bad_header_is_one_line(line: str, told: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+class Unreadable:
+    def __repr__(self) -> str:
+        raise LookupError
+
+    __str__ = __float__ = __int__ = __repr__
+
+
+@pytest.mark.parametrize(
+    "value",
+    [["a\nb"] * 10**5, "x" * 10**6, 10**5000, [10**5000], Unreadable(), {"k": Unreadable()}],
+    ids=["list", "text", "digits", "digits within", "unreadable", "unreadable within"],
+)
+def test_any_value_is_quoted_in_a_short_line(value: Any) -> None:
+    """An option that is given some large or odd object of the notebook quotes a short line of it."""
+    told = {}
+    for option in options(SubmitSettings):
+        try:
+            resolve_settings(SubmitSettings, {option.name: value}, from_python=True)
+        except BadInput as error:
+            told[option.name] = str(error)
+    assert told.keys() >= {"effort", "verbosity", "poll", "deadline", "stream"}
+    assert all("\n" not in line and len(line) < 500 for line in told.values())
+
+
 def test_settings_of_long_work_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """What long work needs is read from a line, from %config and from the environment; the last of
     two metadata of one name counts, and a number is sent as text."""
