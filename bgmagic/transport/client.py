@@ -30,6 +30,7 @@ from bgmagic.transport.direct import (
     pool_of,
 )
 from bgmagic.transport.reply import (
+    NO_HASH,
     POLL_TIMEOUT,
     HTTPResponse,
     Reply,
@@ -295,7 +296,7 @@ class ResponsesClient:
         reply, content_hash = self._parser.read(got), hash(got.content)
         self._polled.append(content_hash)
         if self._is_anothers(reply, response_id):
-            reply, content_hash = await self._asked_again(response_id, include, reply), 0
+            reply, content_hash = await self._asked_again(response_id, include, reply), NO_HASH
         return replace(reply, content_hash=content_hash)
 
     async def _answer(

@@ -84,6 +84,8 @@ class RawHeaders:
 
 Headers = Mapping[str, str] | RawHeaders
 
+NO_HASH = -1  # `hash` never returns it; 0 is the hash of no bytes at all
+
 
 class HTTPResponse(NamedTuple):
     """An answer, read to its end."""
@@ -100,13 +102,13 @@ class Reply:
     Attributes:
         response: the JSON object.
         poll_after: seconds the server asks to wait before the next retrieve, or None.
-        content_hash: a hash of the bytes, good for this process; 0 if it was not worked out.
+        content_hash: a hash of the bytes, good for this process; NO_HASH if it was not worked out.
         text: the response as JSON on one line, where that is at hand.
     """
 
     response: Mapping[str, Any]
     poll_after: float | None = None
-    content_hash: int = 0
+    content_hash: int = NO_HASH
     text: str = ""
 
 

@@ -224,7 +224,8 @@ def test_unchanged_response_is_the_same_object(polled: ScriptedServer) -> None:
 def test_the_answer_to_another_poll_is_none(polled: ScriptedServer, ask: Ask) -> None:
     """What a kept connection brings of another response, since some proxy has answered a poll twice, is
     not taken: it is asked again, and once more later if that brings a third one. Of a server whose ids
-    always differ, the first poll alone is repeated. A create that gets it may have been accepted."""
+    always differ, the first poll alone is repeated. A create that gets it may have been accepted. Nothing
+    at all is not taken for what was said before, also after that."""
 
     async def use(client: ResponsesClient, *steps: tuple[str, ...]) -> list[Any]:
         got = []
@@ -250,8 +251,20 @@ def test_the_answer_to_another_poll_is_none(polled: ScriptedServer, ask: Ask) ->
         assert not client._pool._idle
         return told.value.maybe_accepted
 
+    async def empty(client: ResponsesClient) -> None:
+        begun = polled.count("retrieve")
+        for name in ("r2", "other", "r2"):
+            polled.enqueue("retrieve", Script(json=response(name, "queued")))
+        await client.retrieve("r2")
+        last = await client.retrieve("r2")
+        assert polled.count("retrieve") == begun + 3
+        polled.enqueue("retrieve", Script(body=b""))
+        with pytest.raises(ServerError):
+            await client.retrieve("r2", last)
+
     server = ServerConfig(polled.base_url, KEY)
     assert with_client(server, post)
+    with_client(server, empty)
     steps = ("other", "r2"), ("r2",), ("other", "third"), ("other", "r2")
     told = with_client(server, lambda client: use(client, *steps))
     assert told == [("r2", 2, 0), ("r2", 1, 1), ("200", 2, 0), ("r2", 2, 0)]
