@@ -26,6 +26,7 @@ from bgmagic.runtime.pacing import RunConfig
 from bgmagic.storage.batches import made_row
 from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
+from bgmagic.storage.live_rows import changed
 from bgmagic.values import dataclass
 
 
@@ -129,7 +130,11 @@ def row_now(key: str, find: Callable[[str], Job | None], store: JobStore) -> Sto
     config: RunConfig | None = None if job is None else job.run_config
     if job is None or config is None or job.outline.ended_at is not None:
         return None
-    return made_row(store, job.record, config.server, config.poll_interval, config.deadline)
+    record = job.record
+    made = made_row(store, record, config.server, config.poll_interval, config.deadline)
+    seen = {"started_at": record.started_at, "checked_at": record.checked_at}
+    # Who follows it no more has let others have it.
+    return changed(made, seen | ({"owner": None} if job.status == Status.DETACHED else {}))
 
 
 class NoController:

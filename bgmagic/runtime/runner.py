@@ -397,6 +397,8 @@ class JobRunner:
             changes["response"] = client.compress(reply.response, reply.text)
             reply = Reply(NOTHING, reply.poll_after)
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
+        if self._calls is None:  # else it is sent again
+            self._store.journal.live.may_be_remade(self.job.key)
         return AcceptedResponse(endpoint, response_id, reply, now, stream)
 
     # Watching.

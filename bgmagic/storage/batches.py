@@ -373,9 +373,9 @@ def drop_found(store: JobStore, key: str) -> None:
 
 
 def remake_by(store: JobStore, remake: Callable[[str], StoredJob | None]) -> None:
-    """Make the rows of jobs in batches, which are not kept in memory, by ``remake`` where the file
-    has lost them, or did not take a change."""
-    store.journal._rows.remake = remake
+    """Make the rows that are not kept in memory, as those of jobs in batches, by ``remake`` where
+    the file has lost them, or did not take a change."""
+    store.journal.live.remake = remake
 
 
 def made_row(

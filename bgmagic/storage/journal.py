@@ -46,7 +46,7 @@ class Journal:
         self.path = self._path  # this host's file; None in memory
         self.given = path  # what it is one of
         self._others = OtherFiles(path, self._path) if path and self._path else None
-        self._rows = LiveRows()
+        self.live = LiveRows()
         # C's own: one of Python's an interrupt of a cell may leave locked. See `_OneLock`.
         self._lock = threading.RLock()
         self._news = threading.Condition(self._lock)
@@ -109,7 +109,7 @@ class Journal:
         True for one call only, whichever kernels try at once: then the file says so. It is also
         True for a job that this process has added, and that certainly never got into the file.
         """
-        return self.put(self._rows.claiming(key, owner, dead))
+        return self.put(self.live.claiming(key, owner, dead))
 
     def adopt(self, key: str, owner: str, dead: Collection[str], waits: bool) -> Future[bool]:
         """Take an open job from the same owners, if it still ``waits`` (or waits no more)."""
@@ -117,7 +117,7 @@ class Journal:
 
     def is_unsaved(self, key: str) -> bool:
         """Whether what is known of an open job of this process could not be written yet."""
-        return self._rows.is_unsaved(key)
+        return self.live.is_unsaved(key)
 
     def forget(self, keys: Collection[str]) -> Future[int]:
         """Delete those of these jobs that have ended, with their texts, slice by slice; gives how
@@ -253,13 +253,13 @@ class Journal:
         while True:
             with self._lock:
                 self._news.wait_for(
-                    lambda: self._queue or self._closing, wait if self._rows else self.pause
+                    lambda: self._queue or self._closing, wait if self.live else self.pause
                 )
                 batch, self._queue = self._queue, []
             self.on_turn()
-            if batch or self._rows:
+            if batch or self.live:
                 self._write(batch)
-                wait = min(2 * wait, longest) if self._rows else RETRY[0]
+                wait = min(2 * wait, longest) if self.live else RETRY[0]
             if self._closing and not batch:
                 break
         if self._path is not None:
@@ -269,7 +269,7 @@ class Journal:
         """Commit what is queued, after what could not be committed before."""
         outcomes = self._commit(batch)
         bad = [outcome for outcome in outcomes if isinstance(outcome, JournalError)]
-        if bad or not self._rows:
+        if bad or not self.live:
             self._failure = str(bad[0]) if bad else None
         for write, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, JournalError):
@@ -283,10 +283,10 @@ class Journal:
         try:
             with self._reading if self._path is None else contextlib.nullcontext():
                 connection = self._writer()
-                saving = self._rows.savings()
+                saving = self.live.savings()
                 return self._transacted(connection, saving, batch)
         except JournalError as error:
-            return [self._rows.failed(write, error, maybe=False) for write in batch]
+            return [self.live.failed(write, error, maybe=False) for write in batch]
         except Exception as error:
             # Whatever it is: this thread must go on, and no future be left open.
             code = filesystem.error_code(error)
@@ -308,9 +308,9 @@ class Journal:
                 for write, outcome in zip(both, outcomes, strict=True)
             ]
         for write, outcome in zip(saving, outcomes, strict=False):
-            self._rows.saved(write, outcome)
+            self.live.saved(write, outcome)
         left = zip(batch, outcomes[len(saving) :], strict=True)
-        return [self._rows.committed(write, outcome) for write, outcome in left]
+        return [self.live.committed(write, outcome) for write, outcome in left]
 
     def _committed_singly(self, saving: list[Write], batch: list[Write]) -> list[Any]:
         """Commit one job after another: what is about one job comes together, and in its order."""
@@ -334,11 +334,11 @@ class Journal:
         maybe = filesystem.may_have_committed(error)
         if filesystem.error_code(error) == sqlite3.SQLITE_IOERR:
             self._drop_writer()  # what it remembers may not be what the disk has
-        outcomes = [self._rows.failed(write, told, maybe) for write in batch]
+        outcomes = [self.live.failed(write, told, maybe) for write in batch]
         claimed = {w.key for w, outcome in zip(batch, outcomes, strict=True) if outcome is True}
         for write in saving:
             if maybe and write.key not in claimed:
-                self._rows.doubt(write)
+                self.live.doubt(write)
         return outcomes
 
     def _writer(self) -> sqlite3.Connection:
@@ -349,7 +349,7 @@ class Journal:
             self._connection = database.open_file(self._path)
             self._inode, self.known_salt = filesystem.inode_of(self._path), None
             if self._inode != (known or self._inode):
-                self._rows.forget_file()
+                self.live.forget_file()
         return self._connection
 
     def _drop_writer(self) -> None:
@@ -369,7 +369,7 @@ class Journal:
         connect = functools.partial(database.connect, timeout=5.0)
         if not filesystem.is_damaged(self._path, connect, known=known is not None):
             return True  # what was wrong was the connection, or the disk
-        self._rows.forget_file()
+        self.live.forget_file()
         aside = filesystem.set_aside(self._path)
         if aside is None:
             return False

@@ -8,6 +8,7 @@ import json
 import operator
 import sqlite3
 import sys
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -64,16 +65,17 @@ class Write:
 class LiveRows:
     """The rows of this process's open jobs, as far as the file may not have them.
 
-    On the journal's thread only, but for `is_unsaved`.
+    On the journal's thread only, but for `is_unsaved` and `may_be_remade`.
 
     Attributes:
-        remake: gives the row of a job of this process that is in a batch, as it is now; None where
-            it can't. Of tens of thousands none is kept that is in the file.
+        remake: gives the row of a job of this process as it is now; None where it can't. Of tens of
+            thousands that are in batches, or that `may_be_remade`, none is kept that is in the file.
     """
 
     def __init__(self) -> None:
         self.remake: Callable[[str], StoredJob | None] | None = None
         self._rows: dict[str, _Row | None] = {}
+        self._remade: deque[str] = deque()
         self._base: tuple[Any, ...] = (None,) * len(database.FIELDS)
         # The jobs of which the file does not say the same, and whether it may have them at all.
         self._unsaved: dict[str, bool] = {}
@@ -88,6 +90,13 @@ class LiveRows:
         """Whether anything is to be written again."""
         return bool(self._unsaved)
 
+    def may_be_remade(self, key: str) -> None:
+        """What the file was told of this job is what `remake` gives. From any thread.
+
+        Not before it is accepted: what is remade could say of a job that is being sent that it waits.
+        """
+        self._remade.append(key)
+
     def claiming(self, key: str, owner: str, dead: Collection[str]) -> Write:
         """What takes a waiting job to send it."""
         changes = {"owner": owner, "status": "submitting"}
@@ -100,6 +109,10 @@ class LiveRows:
 
     def savings(self) -> list[Write]:
         """What writes all that is unsaved."""
+        while self._remade:
+            key = self._remade.popleft()
+            if self.remake is not None and key in self._rows and key not in self._unsaved:
+                self._rows[key] = None
         rows = [self._row(key) for key in tuple(self._unsaved)]
         return [self._saving(_entry(row)) for row in rows if row is not None]
 
