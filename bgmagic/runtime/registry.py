@@ -1,20 +1,43 @@
-"""The jobs of this process by their keys, the sweeps whose jobs are still to come, and the number
-of jobs that are just being sent or ended."""
+"""The jobs of this process by their keys, the sweeps whose jobs are still to come, the number of
+jobs that are just being sent or ended, and what runners share."""
 
 from __future__ import annotations
 
 import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from bgmagic.api.server import ServerConfig
+from bgmagic.concurrency import Clock
 from bgmagic.jobs.job import Job
+from bgmagic.jobs.record import SendGate
+from bgmagic.runtime.dependencies import FindJob
+from bgmagic.runtime.pacing import ServerEndpoint
+from bgmagic.runtime.sending import TimeLimit
+from bgmagic.storage.job_store import JobStore
+from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
     from bgmagic.tools.functions import FunctionTool
 
 # Finds the tool of a function that is defined now, by its name: for a job of an earlier kernel.
 FindFunction: TypeAlias = "Callable[[str], FunctionTool | None]"
+
+
+@dataclass(frozen=True)
+class RunnerParts:
+    """What all runners of one loop have, once; ``limits`` are those that no create needs now."""
+
+    endpoint_of: Callable[[ServerConfig], ServerEndpoint]
+    store: JobStore
+    clock: Clock
+    find: FindJob
+    gate: SendGate | None
+    find_function: FindFunction
+    begin_poll: Callable[[Any], None]  # with the runner, whose file needs this one
+    limits: list[TimeLimit] = field(default_factory=list)
 
 
 class JobRegistry:

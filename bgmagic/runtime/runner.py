@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.response import is_terminal
-from bgmagic.api.server import ServerConfig
-from bgmagic.concurrency import Clock, WakeEvent
+from bgmagic.concurrency import WakeEvent
 from bgmagic.errors import AnswerGone, BadInput, ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import (
@@ -22,16 +21,15 @@ from bgmagic.jobs.outcome import (
     unclear,
     why_lost,
 )
-from bgmagic.jobs.record import LASTING_NOTES, SendGate, Status
+from bgmagic.jobs.record import LASTING_NOTES, Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime import sending
 from bgmagic.runtime.attach import adopted
-from bgmagic.runtime.dependencies import DependencyWaiter, FindJob, UnmetDependency
-from bgmagic.runtime.pacing import BUDGET_RETRY, PollSchedule, RunConfig, ServerEndpoint
-from bgmagic.runtime.registry import FindFunction, rush
+from bgmagic.runtime.dependencies import DependencyWaiter, UnmetDependency
+from bgmagic.runtime.pacing import BUDGET_RETRY, PollSchedule, RunConfig
+from bgmagic.runtime.registry import RunnerParts, rush
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
 from bgmagic.storage.database import JournalError
-from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.reply import Reply
 
 if TYPE_CHECKING:
@@ -50,30 +48,15 @@ class JobRunner:
     """
 
     __slots__ = (
-        "_begin_poll", "_calls", "_clock", "_closing", "_config", "_endpoint_of", "_find",
-        "_following", "_gate", "_had_slot", "_hurry", "_limit", "_ours", "_slot_event", "_store",
-        "_wake", "job", "sending", "task", "unstored",
+        "_calls", "_clock", "_closing", "_config", "_following", "_had_slot", "_hurry", "_limit",
+        "_ours", "_parts", "_store", "_wake", "job", "sending", "task", "unstored",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        job: Job,
-        config: RunConfig,
-        endpoint_of: Callable[[ServerConfig], ServerEndpoint],
-        store: JobStore,
-        clock: Clock,
-        find: FindJob,
-        gate: SendGate | None,
-        find_function: FindFunction,
-        begin_poll: Callable[[JobRunner], None],
-    ) -> None:
+    def __init__(self, job: Job, config: RunConfig, parts: RunnerParts) -> None:
         self.job = job
         self.task: asyncio.Task[None] | None = None
-        self._begin_poll = begin_poll
-        self._gate = gate
+        self._parts, self._store, self._clock = parts, parts.store, parts.clock
         self._had_slot = False
-        self._find = find
-        self._store = store
         self._ours = True
         # Shutdown waits for both: a job that is not stored would be lost, and a create that is cut
         # off may have been accepted.
@@ -81,18 +64,16 @@ class JobRunner:
         self.sending = False
         self._hurry: WakeEvent | None = None
         self._config = config
-        self._endpoint_of = endpoint_of
-        self._clock = clock
-        self._wake = WakeEvent()
-        self._slot_event = WakeEvent() if config.limiter is not None else self._wake
+        self._wake = WakeEvent()  # also what the limiter knows it by
         self._following: ResponseWatcher | None = None
-        self._limit = sending.TimeLimit()  # on what cancelling the job cuts short
+        self._limit: sending.TimeLimit | None = None  # on what cancelling the job cuts short
         self._closing = False
         self._calls: FunctionCalls | None = None
         if job.record.rounds is not None:
             from bgmagic.runtime.calls import FunctionCalls  # few have functions to call
 
-            self._calls = FunctionCalls(job, store, config.server, self._wake, find_function)
+            known = config.server, self._wake, parts.find_function
+            self._calls = FunctionCalls(job, parts.store, *known)
 
     def decide(self, call_id: str | None, *, allow: bool) -> None:
         """Let a call of a function run, or not, that waits for somebody's word; None is all."""
@@ -136,12 +117,12 @@ class JobRunner:
 
     def begin_poll(self) -> None:
         """Have a task call `poll`."""
-        self._begin_poll(self)
+        self._parts.begin_poll(self)
 
     def release(self) -> None:
         """Let others of its group be sent: it has ended, or is watched no more."""
         if self._config.limiter is not None:
-            self._config.limiter.release(self._slot_event)
+            self._config.limiter.release(self._wake)
 
     def request_cancel(self) -> None:
         """Cancel the job: at the server, or here if it was not sent."""
@@ -151,17 +132,16 @@ class JobRunner:
         self._store.update_soon(self.job.record, cancelling=True)
         if self._following is not None:
             self._following.cancel()
-        elif self._limit.waiting:
+        elif self._limit is not None and self._limit.waiting:
             self._limit.shorten(sending.CANCEL_GRACE if self.sending else 0.0)
         elif not self.sending:
             self._wake.set()
-            self._slot_event.set()
 
     def reconfigure(self, config: RunConfig) -> None:
         """Poll and cancel from now on as ``config`` says: the key has been changed."""
         self._config = config
         if self._following is not None:
-            self._following.use(self._endpoint_of(config.server))
+            self._following.use(self._parts.endpoint_of(config.server))
 
     def close(self) -> None:
         """Stop after the create that is in flight or about to be sent."""
@@ -208,8 +188,8 @@ class JobRunner:
             await self._settle(status=Status.UNKNOWN, reason=reason)
             return None
         if config.limiter is not None:
-            config.limiter.acquire_nowait(self._slot_event)
-        endpoint = self._endpoint_of(self._config.server)
+            config.limiter.acquire_nowait(self._wake)
+        endpoint = self._parts.endpoint_of(self._config.server)
         at = record.accepted_at or self._clock.now()
         return AcceptedResponse(endpoint, record.response_id, Reply(NOTHING, 0.1), at)
 
@@ -254,16 +234,19 @@ class JobRunner:
 
     # Submitting.
 
+    async def _update_request(self) -> None:
+        await self._store.update_request(self.job.record, self._config.server)
+
     async def _complete(self, partial: PartialPrompt) -> bool:
         """Complete the request with the awaited answers; False if that ended the job."""
         self.unstored = False  # it is stored, and may wait for long
         try:
-            waiter = DependencyWaiter(self.job, self._find, self._clock, self._wake)
+            waiter = DependencyWaiter(self.job, self._parts.find, self._clock, self._wake)
             answer_of = await waiter.run(partial)
             if answer_of is not None:
                 request = partial.complete(self.job.request, answer_of, self._config.server)
                 self.job.advance(request=request, partial=None, waits_for=())
-                await self._store.update_request(self.job.record, self._config.server)
+                await self._update_request()
         except (UnmetDependency, BadInput, AnswerGone) as unmet:
             if isinstance(unmet, UnmetDependency) and not unmet.ended:
                 self._store.update_soon(self.job.record, owner=None)
@@ -288,8 +271,7 @@ class JobRunner:
             if await self._held_back():
                 continue
             try:
-                with rush:
-                    taken = await self._send_once()
+                taken = await self._send_in_time()
                 if taken is not None or self.job.done():
                     return taken
             except JournalError as failure:
@@ -311,7 +293,7 @@ class JobRunner:
                 )
                 await self._store.update(self.job.record, status=Status.WAITING)
                 if self._config.limiter is not None:
-                    self._config.limiter.on_throttled(self._slot_event, failure.retry_after)
+                    self._config.limiter.on_throttled(self._wake, failure.retry_after)
                     continue
                 wait = min(delays.after_failure(failure.retry_after), left)
                 await self._clock.pause(self._wake, wait)
@@ -332,7 +314,7 @@ class JobRunner:
 
     async def _held_back(self) -> bool:
         """Wait a while if the budget holds the job back; whether it did."""
-        gate = self._gate
+        gate = self._parts.gate
         if gate is None or self.job.record.over_budget or not gate.is_set():
             return False
         why = await asyncio.to_thread(gate.refusal, self.job.record)
@@ -341,7 +323,7 @@ class JobRunner:
         self.unstored = False  # it is written down, and may wait for long
         self.job.advance(status=Status.WAITING, trouble=f"not sent: {why}")
         if self._config.limiter is not None:
-            self._config.limiter.on_throttled(self._slot_event, BUDGET_RETRY)
+            self._config.limiter.on_throttled(self._wake, BUDGET_RETRY)
         else:
             await self._clock.pause(self._wake, BUDGET_RETRY)
         return True
@@ -349,10 +331,20 @@ class JobRunner:
     async def _acquire_slot(self) -> bool:
         """Wait until the group lets this job be sent; False if something else woke it."""
         limiter, at = self._config.limiter, self.job.record.position
-        return limiter is None or await limiter.acquire(at.index if at else 0, self._slot_event)
+        return limiter is None or await limiter.acquire(at.index if at else 0, self._wake)
 
-    async def _send_once(self) -> AcceptedResponse | None:
-        endpoint = self._endpoint_of(self._config.server)
+    async def _send_in_time(self) -> AcceptedResponse | None:
+        limits = self._parts.limits  # a job that is watched for hours needs none
+        limit = self._limit = limits.pop() if limits else sending.TimeLimit()
+        try:
+            with rush:
+                return await self._send_once(limit)
+        finally:
+            self._limit = None
+            limits.append(limit)
+
+    async def _send_once(self, limit: sending.TimeLimit) -> AcceptedResponse | None:
+        endpoint = self._parts.endpoint_of(self._config.server)
         client = endpoint.client
         # Before the claim: a job that is claimed and not sent is unclear to the next kernel.
         if client.create_slots.locked():
@@ -360,7 +352,7 @@ class JobRunner:
         taking = client.create_slots.acquire()
         try:
             # Where there is room, which is mostly so, nothing waits that could be cut short.
-            await (self._limit.wait(None, taking) if client.create_slots.locked() else taking)
+            await (limit.wait(None, taking) if client.create_slots.locked() else taking)
         except TimeoutError:
             return None  # it is cancelled
         try:
@@ -375,10 +367,8 @@ class JobRunner:
                 detach(self.job, CLAIMED_ELSEWHERE)
                 return None
             self.job.advance(status=Status.SUBMITTING, trouble=None)
-            what = self.job, client, endpoint.behavior, self._limit, self._config.create_timeout
-            reply, stream = await sending.post_in_time(
-                *what, lambda: self._store.update_request(self.job.record, self._config.server)
-            )
+            what = self.job, client, endpoint.behavior, limit, self._config.create_timeout
+            reply, stream = await sending.post_in_time(*what, self._update_request)
         finally:
             self.sending = self.unstored = False
             client.create_slots.release()
@@ -398,7 +388,7 @@ class JobRunner:
             reply = Reply(NOTHING, reply.poll_after)
         self.job.advance(response_id=response_id, accepted_at=now, **changes)
         if self._calls is None:  # else it is sent again
-            self._store.journal.live.may_be_remade(self.job.key)
+            self._store.may_be_remade(self.job.key)
         return AcceptedResponse(endpoint, response_id, reply, now, stream)
 
     # Watching.

@@ -20,7 +20,7 @@ from bgmagic.runtime import sending
 from bgmagic.runtime.dependencies import FindJob
 from bgmagic.runtime.pacing import Courtesy, PollPacer, RunConfig, ServerEndpoint
 from bgmagic.runtime.poll_gate import PollGate
-from bgmagic.runtime.registry import MANY, FindFunction, JobFeed, rush
+from bgmagic.runtime.registry import MANY, FindFunction, JobFeed, RunnerParts, rush
 from bgmagic.runtime.runner import JobRunner
 from bgmagic.storage.job_store import AT_ONCE, LET_OTHERS, JobStore
 from bgmagic.transport.client import ResponsesClient
@@ -252,8 +252,8 @@ class JobScheduler:
         self._gate = gate
         self._store = store
         self._clock = clock
-        # What all runners share, once for all: each look at a method makes another.
-        self._parts = self._endpoint_of, store, clock, find, gate, find_function, self._poll
+        known = self._endpoint_of, store, clock, find, gate, find_function, self._poll
+        self._parts = RunnerParts(*known)
         self._endpoints: dict[ServerConfig, ServerEndpoint] = {}
         self._runners: dict[Job, JobRunner] = {}
         self._followed: dict[Job, asyncio.Future[None]] = {}
@@ -272,7 +272,7 @@ class JobScheduler:
         if job.record.batch is not None:
             await self._get_batches().attach(job, config)
             return
-        runner = self._runners[job] = JobRunner(job, config, *self._parts)
+        runner = self._runners[job] = JobRunner(job, config, self._parts)
         if self._closing:
             runner.close()
         await self._carry(runner, lambda: runner.run(attached=attached, intended=intended))

@@ -42,6 +42,7 @@ class JobStore:
         self.journal = journal
         self.search = JournalSearch(journal)
         self.responses = StoredResponses(journal.given)
+        self.may_be_remade = journal.live.may_be_remade  # the row of a job with this key
         self.owner = owner
         self._trouble: str | None = None
         self._unwritten: set[str] = set()
