@@ -14,6 +14,7 @@ from bgmagic.jobs.artifacts import images_in
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.text import one_line
+from bgmagic.values import as_dict
 
 
 @public
@@ -161,7 +162,7 @@ def mirror(job: Job, source: Job) -> None:
         elif source.done():
             job.settle(source.record, source.error or source.result(0))
         else:
-            job.advance(**vars(source.record))
+            job.advance(**as_dict(source.record))
 
     if job.record.cancelling:
         source.cancel()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import (
@@ -24,7 +24,7 @@ from bgmagic.api.server import is_openai
 from bgmagic.api.words import WINDOW_SECONDS
 from bgmagic.errors import public
 from bgmagic.jobs.steps import FunctionRounds, with_all_usage
-from bgmagic.values import dataclass
+from bgmagic.values import changed, dataclass
 
 if TYPE_CHECKING:
     from bgmagic.api.batch import RequestCounts
@@ -217,6 +217,13 @@ class JobRecord:
         rounds: the functions that its model may call, and the calls so far; None without any.
     """
 
+    # Of a sweep, and mostly of all jobs of a cell.
+    ALIKE: ClassVar = (
+        "server", "submitted_at", "named", "notebook", "reason", "trouble", "offline",
+        "cancelling", "partial", "waits_for", "notes", "batch", "batch_id", "batch_counts",
+        "over_budget", "rounds",
+    )  # fmt: skip
+
     request: Request
     server: str
     submitted_at: float
@@ -247,13 +254,8 @@ class JobRecord:
     key: str = field(default_factory=lambda: os.urandom(16).hex())
 
     def with_changes(self, **changes: Any) -> JobRecord:
-        """Copy with ``changes``. By hand: a poll mostly changes one field of 25."""
-        if not changes.keys() <= self.__dict__.keys():
-            unknown = changes.keys() - self.__dict__.keys()
-            raise TypeError(f"a record has no {', '.join(sorted(unknown))}")
-        changed = object.__new__(JobRecord)
-        changed.__dict__.update(self.__dict__, **changes)
-        return changed
+        """Copy with ``changes``."""
+        return changed(self, changes)
 
     def with_note(self, note: Note, *, there: bool = True) -> tuple[Note, ...]:
         """Its notes with ``note``, or without it."""
@@ -365,7 +367,7 @@ def hashable(key: Any) -> Any:
     return tuple(map(hashable, key)) if isinstance(key, list) else key
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GroupPosition:
     """A job's position in its group.
 
@@ -383,6 +385,8 @@ class GroupPosition:
         samples: how many there are.
     """
 
+    ALIKE: ClassVar = "group", "name", "size", "in_flight", "kind", "samples"
+
     group: str
     name: str | None
     index: int
@@ -397,10 +401,7 @@ class GroupPosition:
 
     def moved(self, index: int, sample: int, item: Any, key: Any) -> GroupPosition:
         """Another position of the same group and settings."""
-        return GroupPosition(
-            self.group, self.name, index, self.size, self.in_flight, self.kind, key, item,
-            self.settings, sample, self.samples,
-        )  # fmt: skip
+        return changed(self, {"index": index, "sample": sample, "item": item, "key": key})
 
     @property
     def details(self) -> dict[str, Any]:

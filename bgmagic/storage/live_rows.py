@@ -68,8 +68,8 @@ class LiveRows:
     On the journal's thread only, but for `is_unsaved` and `may_be_remade`.
 
     Attributes:
-        remake: gives the row of a job of this process as it is now; None where it can't. Of tens of
-            thousands that are in batches, or that `may_be_remade`, none is kept that is in the file.
+        remake: gives the row of a job of this process as it is now; None where it can't. Of those
+            that are in batches, or that `may_be_remade`, none is kept that is in the file.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class LiveRows:
     def may_be_remade(self, key: str) -> None:
         """What the file was told of this job is what `remake` gives. From any thread.
 
-        Not before it is accepted: what is remade could say of a job that is being sent that it waits.
+        Not before it is accepted: of a job that is being sent it could say that it waits.
         """
         self._remade.append(key)
 
