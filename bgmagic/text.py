@@ -108,21 +108,23 @@ def dollars(amount: float | None) -> str:
 class SharedText:
     """A text whose beginning and end are those of others too, which are kept once for all."""
 
-    __slots__ = ("_end", "_own", "_start")
+    __slots__ = ("_ends", "_own")
 
-    def __init__(self, own: str, start: str = "", end: str = "") -> None:
-        self._start, self._own, self._end = start, own, end
+    def __init__(self, own: str, ends: tuple[str, str] = ("", "")) -> None:
+        self._own, self._ends = own, ends
 
     @property
     def parts(self) -> tuple[str, str, str]:
         """Its beginning, what is its own, and its end."""
-        return self._start, self._own, self._end
+        start, end = self._ends
+        return start, self._own, end
 
     def __str__(self) -> str:
-        return f"{self._start}{self._own}{self._end}" if self._start or self._end else self._own
+        start, end = self._ends
+        return f"{start}{self._own}{end}" if start or end else self._own
 
     def __len__(self) -> int:
-        return len(self._start) + len(self._own) + len(self._end)
+        return sum(map(len, self.parts))
 
     @property
     def size(self) -> int:
@@ -143,16 +145,16 @@ class TextSharer:
 
     def share(self, text: str) -> SharedText:
         """``text``, which is kept once where it is the same as others at its ends."""
-        start, end = self._ends
+        ends = start, end = self._ends
         self._count += 1
         fits = self._fits(text, start, end)
         # Those that come now may have more in common than the first two: looked at now and then.
         if not fits or self._count % 256 in _LOOKS:
             found = _common_ends(self._newest, text)
             if not fits or sum(map(len, found)) > len(start) + len(end) + 16:
-                start, end = self._ends = found
+                ends = start, end = self._ends = found
         self._newest = text
-        return SharedText(text[len(start) : len(text) - len(end)], start, end)
+        return SharedText(text[len(start) : len(text) - len(end)], ends)
 
     def _fits(self, text: str, start: str, end: str) -> bool:
         room = len(text) >= len(start) + len(end)

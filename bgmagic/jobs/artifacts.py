@@ -8,9 +8,11 @@ import binascii
 import functools
 import io
 import re
+import sys
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from bgmagic.api.replay import Turns, conversation_of, previous_of
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 MOST_FILE = 100_000_000  # bytes that a fetched file may have, unless the caller says otherwise
 
 MOST_BASE64 = 100_000_000  # characters of an image; the API's are of some MB
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 _MADE = ("image_generation_call", "code_interpreter_call")
 
@@ -323,9 +327,11 @@ class Answer(Artifacts, str):
         """
         answer = super().__new__(cls, text)
         answer.job = job
-        answer.response_id = text_in(response.get("id")) or (job.response_id if job else None)
-        answer.model = text_in(response.get("model")) or None
-        answer._asked = asked or {}
+        # What its job, or all of a model, have too is there once.
+        told, known = text_in(response.get("id")), job.response_id if job else None
+        answer.response_id = told if told and told != known else known
+        answer.model = sys.intern(text_in(response.get("model"))) or None
+        answer._asked = asked or _NOTHING
         answer._response = CompressedResponse(response) if job is None else None  # a job keeps it
         answer.data = data
         if commentary is None:

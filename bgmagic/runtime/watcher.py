@@ -247,6 +247,7 @@ class ResponseWatcher:
             got = error = None
         if got is None and error is None:
             self._asked_at = self._asked_before
+        self._asked_before = self._asked_at  # one number instead of two
         try:
             same = self._client.unchanged(got, self._last)
             if same is not None:

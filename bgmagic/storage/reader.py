@@ -170,6 +170,7 @@ class JournalReader:
             # Not mode=ro: that can't make the shared memory of a file that nobody has open.
             connection = database.connect(self.path, database.READ_TIMEOUT)
             connection.execute("PRAGMA query_only = ON")
+            connection.execute("PRAGMA cache_size = -256")  # KiB; an eighth of SQLite's own
             if not _columns(connection):  # a kernel is just making it
                 connection.close()
                 return None

@@ -218,7 +218,10 @@ class HTTPResponseParser:
             if not self._over:
                 raise UnsupportedResponse(str(error)) from None
         if self._over:
-            return self._got()
+            got = self._got()
+            # An idle connection keeps nothing of it: a hundred of them would keep a megabyte.
+            self._body, self._raw, self._headers = b"", [], _NO_HEADERS
+            return got
         if self._received > (BODY if self._headed else 0) + HEAD:
             raise body_too_large() if self._headed else head_too_large()
         return None

@@ -293,7 +293,7 @@ class ResponsesClient:
         same = self.unchanged(got, last)
         if same is not None:
             return same
-        reply, content_hash = self._parser.read(got), hash(got.content)
+        reply, content_hash = self._parser.read(got, response_id), hash(got.content)
         self._polled.append(content_hash)
         if self._is_anothers(reply, response_id):
             reply, content_hash = await self._asked_again(response_id, include, reply), NO_HASH

@@ -127,8 +127,11 @@ class ReplyParser:
             if len(value) >= SHORTEST_SECRET and value not in known:
                 self._secrets = Secrets([value, *known])
 
-    def read(self, got: HTTPResponse) -> Reply:
+    def read(self, got: HTTPResponse, asked: str | None = None) -> Reply:
         """Parse the response object of an answer.
+
+        Args:
+            asked: the id of the response that was asked for: it is kept once.
 
         Raises:
             ServerError: it is none.
@@ -144,6 +147,8 @@ class ReplyParser:
             raise ServerError(
                 self.clean(_no_response(got)), maybe_accepted=True, status_code=got.status
             )
+        if asked is not None and response.get("id") == asked:
+            response["id"] = asked
         return Reply(response, poll_after(got.headers), text=_without_indents(shown))
 
     def parse(self, text: str) -> Any:
