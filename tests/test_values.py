@@ -141,3 +141,33 @@ def test_pickles() -> None:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         for kept in (Kept(1, (2,)), Lean(1, (2,))):
             assert pickle.loads(pickle.dumps(kept, protocol)) == kept
+
+
+@values.dataclass(frozen=True)
+class Alike:
+    """One of thousands."""
+
+    ALIKE: ClassVar = "b", "c"
+
+    a: int
+    b: str = "b"
+    c: tuple[int, ...] = field(default_factory=tuple)
+    d: float | None = None
+
+
+def test_what_is_alike_is_kept_once() -> None:
+    """Instances that are alike in some fields share these, and are else as any others."""
+    one, other = Alike(1, "x", (7, 8)), Alike(2, "".join("x"), (7, 8), 2.0)
+    assert one.c is other.c
+    assert not hasattr(one, "__dict__")
+    assert values.changed(one, {"a": 2, "d": 2.0}) == other == values.replace(one, a=2, d=2.0)
+    assert values.changed(one, {"b": "y"}) == Alike(1, "y", (7, 8)) != one
+    assert (one.b, one.c, one.d) == ("x", (7, 8), None)
+    assert repr(other) == "Alike(a=2, b='x', c=(7, 8), d=2.0)"
+    assert hash(one) == hash(copy.deepcopy(one)) == hash(pickle.loads(pickle.dumps(one)))
+    assert values.as_dict(one) == {"a": 1, "b": "x", "c": (7, 8), "d": None}
+    assert str(inspect.signature(Alike)).startswith("(a: 'int', b: 'str' = 'b', c: ")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.b = "z"  # type: ignore[misc]
+    with pytest.raises(TypeError, match="no e"):
+        values.changed(one, {"e": 1})

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bgmagic.jobs.steps import FunctionRounds, Round, Step
 from bgmagic.notebook.shell import NamespaceVariables
 from bgmagic.prompts.conversation import user_message
 from bgmagic.runtime.manager import JobManager
+from bgmagic.storage.database import StoredJob
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
@@ -213,3 +215,31 @@ def test_what_ended_elsewhere_meanwhile_is_told_whole(
     assert job.result(LIMIT) == "It is 3."
     assert (job.steps, job.response_id) == ((step,), "resp_2")
     life.manager.close()
+
+
+def test_a_journal_that_was_removed_has_the_open_jobs_again(
+    pointed: ScriptedServer, tmp_path: Path
+) -> None:
+    """What the journal says of accepted jobs is not kept beside it, and written down whole where the file is
+    a new one: with their ids, and of a job that is followed no more without an owner."""
+    pointed.polls = 1_000_000
+    path = tmp_path / "journal.sqlite3"
+    life = Life(path)
+    request = build_request([user_message("Why now?")], model="gpt-5.2")
+    jobs = [life.submit("a"), life.submit("b"), life.manager.submit(request, deadline=0.1)]
+    eventually(lambda: jobs[2].status == "detached" and jobs[0].status == "in_progress")
+
+    def rows() -> dict[str, StoredJob]:
+        found = [life.store.journal.find(job.key) for job in jobs]
+        return {row.key: replace(row, checked_at=None) for row in found if row is not None}
+
+    eventually(lambda: all(row.started_at for row in rows().values()))
+    before = rows()
+    assert [before[job.key].owner is None for job in jobs] == [False, False, True]
+    assert not any(life.store.journal.live._rows.values())
+    for part in path.parent.glob(f"{path.name}*"):
+        part.unlink()
+    life.submit("c").cancel()
+    eventually(lambda: rows() == before)
+    assert [before[job.key].response_id for job in jobs] == [job.response_id for job in jobs]
+    life.end()
