@@ -177,11 +177,9 @@ class JobStore:
 
     async def update_rounds(self, record: JobRecord, server: ServerConfig, **others: Any) -> bool:
         """Write down the calls of functions, and what came of them; whether the file says so now.
-
-        What the journal never took counts as written: the user was told.
-        """
+        What the journal never took counts as written: the user was told."""
         await self.update(record, rounds=_rounds_text(record, server), **others)
-        return record.key in self._unwritten or not self.journal.is_unsaved(record.key)
+        return not self.is_behind(record)
 
     def is_behind(self, record: JobRecord) -> bool:
         """Whether the file does not say yet what was written last of the job."""
