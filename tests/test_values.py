@@ -160,8 +160,8 @@ def test_what_is_alike_is_kept_once() -> None:
     one, other = Alike(1, "x", (7, 8)), Alike(2, "".join("x"), (7, 8), 2.0)
     assert one.c is other.c
     assert not hasattr(one, "__dict__")
-    assert values.changed(one, {"a": 2, "d": 2.0}) == other == values.replace(one, a=2, d=2.0)
-    assert values.changed(one, {"b": "y"}) == Alike(1, "y", (7, 8)) != one
+    assert values.with_changes(one, {"a": 2, "d": 2.0}) == other == values.replace(one, a=2, d=2.0)
+    assert values.with_changes(one, {"b": "y"}) == Alike(1, "y", (7, 8)) != one
     assert (one.b, one.c, one.d) == ("x", (7, 8), None)
     assert repr(other) == "Alike(a=2, b='x', c=(7, 8), d=2.0)"
     assert hash(one) == hash(copy.deepcopy(one)) == hash(pickle.loads(pickle.dumps(one)))
@@ -170,4 +170,4 @@ def test_what_is_alike_is_kept_once() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         one.b = "z"  # type: ignore[misc]
     with pytest.raises(TypeError, match="no e"):
-        values.changed(one, {"e": 1})
+        values.with_changes(one, {"e": 1})

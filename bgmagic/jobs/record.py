@@ -24,7 +24,7 @@ from bgmagic.api.server import is_openai
 from bgmagic.api.words import WINDOW_SECONDS
 from bgmagic.errors import public
 from bgmagic.jobs.steps import FunctionRounds, with_all_usage
-from bgmagic.values import changed, dataclass
+from bgmagic.values import dataclass, with_changes
 
 if TYPE_CHECKING:
     from bgmagic.api.batch import RequestCounts
@@ -255,7 +255,7 @@ class JobRecord:
 
     def with_changes(self, **changes: Any) -> JobRecord:
         """Copy with ``changes``."""
-        return changed(self, changes)
+        return with_changes(self, changes)
 
     def with_note(self, note: Note, *, there: bool = True) -> tuple[Note, ...]:
         """Its notes with ``note``, or without it."""
@@ -401,7 +401,7 @@ class GroupPosition:
 
     def moved(self, index: int, sample: int, item: Any, key: Any) -> GroupPosition:
         """Another position of the same group and settings."""
-        return changed(self, {"index": index, "sample": sample, "item": item, "key": key})
+        return with_changes(self, {"index": index, "sample": sample, "item": item, "key": key})
 
     @property
     def details(self) -> dict[str, Any]:
