@@ -23,6 +23,7 @@ from bgmagic.submission.lookup import forget_old_jobs
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import (
     PreparedRequest,
+    Submitted,
     prepare_request,
     submit_or_join,
     submit_settings,
@@ -39,6 +40,20 @@ def _notify(what: Job | JobGroup, settings: SubmitSettings, *, joined: bool) -> 
         from bgmagic.submission.notify import notify_at_end  # few have it
 
         notify_at_end(what, settings.notify, joined=joined)
+
+
+def _check_single(settings: SubmitSettings) -> None:
+    """Refuse for a single job what only many can have."""
+    if settings.batch:
+        raise BadInput(
+            "--batch is for many jobs: add --each, --n or --sweep; for one, --window 8h costs "
+            "less. Nothing was sent"
+        )
+    if settings.yes not in (None, 1):
+        raise BadInput(
+            f"--yes {settings.yes}: this is 1 job; --each, --n or --sweep make more. "
+            "Nothing was sent"
+        )
 
 
 @magics_class
@@ -101,16 +116,7 @@ class BgCellMagics(Magics):
                 named = settings if given.get("out") else replace(settings, out=None)
                 self._send_group(cell, named)
                 return
-            if settings.batch:
-                raise BadInput(
-                    "--batch is for many jobs: add --each, --n or --sweep; for one, --window 8h "
-                    "costs less. Nothing was sent"
-                )
-            if settings.yes not in (None, 1):
-                raise BadInput(
-                    f"--yes {settings.yes}: this is 1 job; --each, --n or --sweep make more. "
-                    "Nothing was sent"
-                )
+            _check_single(settings)
             if settings.dry_run:
                 known = app.known_server()
                 self._tell_dry_run(prepare_request(cell, settings, self._namespace, known), known)
@@ -120,6 +126,20 @@ class BgCellMagics(Magics):
             name = settings.out or self._notebook.numbered_name
             earlier = self._namespace.get(name)
             sent = submit_or_join(prepared, server, settings, name, app.shell.variable(name))
+        self._tell_sent(sent, prepared, name, earlier, settings)
+        _notify(sent.job, settings, joined=sent.joined)
+        if settings.wait:
+            self._notebook.wait_and_tell([sent.job], None)
+
+    def _tell_sent(
+        self,
+        sent: Submitted,
+        prepared: PreparedRequest,
+        name: str,
+        earlier: Any,
+        settings: SubmitSettings,
+    ) -> None:
+        """Show the job; ``earlier`` is what its variable held before."""
         self._tell_trouble()
         if prepared.note:
             print(prepared.note)
@@ -133,9 +153,6 @@ class BgCellMagics(Magics):
             running = earlier if isinstance(earlier, Job) and not earlier.done() else None
             shown = BROWSER in settings.notify
             self._notebook.tell_sent(sent.job, running, notify=shown)
-        _notify(sent.job, settings, joined=sent.joined)
-        if settings.wait:
-            self._notebook.wait_and_tell([sent.job], None)
 
     def _last_cell(self) -> str:
         """The newest cell of the history as it was typed: this one, if it is recorded."""
@@ -155,11 +172,11 @@ class BgCellMagics(Magics):
         with gc_paused():
             sent = submit_sweep(cell, settings, name, self._namespace, join=True)
             app.shell.bind(name, sent.group)
-            self._tell_sent(sent, name, settings)
+            self._tell_sent_group(sent, name, settings)
         if settings.wait:
             self._notebook.wait_and_tell(sent.group.jobs, None)
 
-    def _tell_sent(self, sent: SubmittedSweep, name: str, settings: SubmitSettings) -> None:
+    def _tell_sent_group(self, sent: SubmittedSweep, name: str, settings: SubmitSettings) -> None:
         self._tell_trouble()
         if sent.plan.later:
             there = "; what is there already is joined" if sent.may_join else ""

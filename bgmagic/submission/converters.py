@@ -136,11 +136,15 @@ def is_like_response_id(text: str) -> bool:
     return text.startswith(("resp_", "resp-")) or _RANDOM.search(text) is not None
 
 
-def to_tokens(value: Any, label: str) -> int:
+def _whole_number(value: Any) -> int | None:
     try:
-        number = None if isinstance(value, bool | float) else int(value)
+        return None if isinstance(value, bool | float) else int(value)
     except (TypeError, ValueError):
-        number = None
+        return None
+
+
+def to_tokens(value: Any, label: str) -> int:
+    number = _whole_number(value)
     if number is None:
         raise BadInput(f"{label} {shown(value)} is not a whole number of tokens, as 4000")
     if number < 1:
@@ -150,10 +154,7 @@ def to_tokens(value: Any, label: str) -> int:
 
 def to_count(value: Any, label: str) -> int:
     """A whole number of at least 1."""
-    try:
-        number = None if isinstance(value, bool | float) else int(value)
-    except (TypeError, ValueError):
-        number = None
+    number = _whole_number(value)
     if number is None or number < 1:
         raise BadInput(f"{label} {shown(value)}: it must be a whole number, 1 or more")
     return number
@@ -161,10 +162,7 @@ def to_count(value: Any, label: str) -> int:
 
 def to_swept(value: Any, label: str) -> tuple[tuple[str, Any], ...]:
     """Read (name, values) pairs, from a dict or from pairs; what the values are is not read yet."""
-    pairs = list(value.items()) if isinstance(value, Mapping) else value
-    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
-        raise BadInput(f"{label} must be a dict of lists of values, with text for keys")
-    return tuple(pairs)
+    return tuple(_pairs(value, label, "a dict of lists of values, with text for keys"))
 
 
 def _number(value: Any) -> float | None:
@@ -206,9 +204,7 @@ def to_duration(value: Any, label: str) -> float:
 
 def to_pairs(value: Any, label: str) -> tuple[tuple[str, Any], ...]:
     """Read (key, JSON value) pairs, from a dict or from (key, text or value) pairs."""
-    pairs = list(value.items()) if isinstance(value, Mapping) else value
-    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
-        raise BadInput(f"{label} must be a dict of body fields, with text for keys")
+    pairs = _pairs(value, label, "a dict of body fields, with text for keys")
     return tuple((key, _json_or_text(key, item, label)) for key, item in pairs)
 
 
@@ -236,8 +232,8 @@ def to_metadata(value: Any, label: str) -> tuple[tuple[str, str], ...]:
         key, _, told = value.partition("=")
         value = ((key, told),) if key and told else value
     found: dict[str, str] = {}
-    for key, item in list(value.items()) if isinstance(value, Mapping) else _pairs(value, label):
-        if not isinstance(key, str) or not isinstance(item, str | int | float):
+    for key, item in _pairs(value, label, "text by name, as run=pilot or a dict"):
+        if not isinstance(item, str | int | float):
             raise BadInput(f"{label} must be text by name, as run=pilot")
         told = str(item) if isinstance(item, str) else json.dumps(item)
         if not 0 < len(key) <= METADATA_KEY or len(told) > METADATA_VALUE:
@@ -253,10 +249,11 @@ def to_metadata(value: Any, label: str) -> tuple[tuple[str, str], ...]:
 METADATA_PAIRS, METADATA_KEY, METADATA_VALUE = 16, 64, 512
 
 
-def _pairs(value: Any, label: str) -> list[tuple[str, Any]]:
-    if not isinstance(value, list | tuple) or not all(_is_pair(pair) for pair in value):
-        raise BadInput(f"{label} must be text by name, as run=pilot or a dict")
-    return list(value)
+def _pairs(value: Any, label: str, what: str) -> list[tuple[str, Any]]:
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+        raise BadInput(f"{label} must be {what}")
+    return list(pairs)
 
 
 def to_included(value: Any, label: str) -> tuple[str, ...]:
