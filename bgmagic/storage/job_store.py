@@ -331,9 +331,7 @@ class JobStore:
 
     def of_batch(self, batch_id: str) -> StoredJob | None:
         """A job of the batch that the server calls so, or None."""
-        with_id = "batch IN (SELECT key FROM batches WHERE batch_id = :it)"
-        found = self.journal.select(f"WHERE {with_id} ORDER BY id LIMIT 1", it=batch_id)
-        return found[0] if found else None
+        return next(iter(self.journal.select(reader.OF_BATCH, it=batch_id)), None)
 
     def listed(
         self, notebook: str | None, *, open_only: bool = False, limit: int = -1

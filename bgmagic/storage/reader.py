@@ -57,6 +57,8 @@ BILLED = """WHERE (ended_at >= :since
 
 DRAFTED = "WHERE draft IS NOT NULL AND ended_at IS NULL ORDER BY created_at, id"
 
+OF_BATCH = """WHERE batch IN (SELECT key FROM batches WHERE batch_id = :it) ORDER BY id LIMIT 1"""
+
 # The same request, sent later; of a job that was not sent at all.
 SENT_LATER = """WHERE fingerprint = :it AND notebook IS :notebook AND created_at > :at
     AND (response_id IS NOT NULL OR ended_at IS NULL)"""
