@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.kernels import Kernel
+from tests.support.scripted import ScriptedServer, response
+
 ROOT = Path(__file__).parents[2]
 CI = (ROOT / ".ci" / "run").read_text()
+README = (ROOT / "README.md").read_text()
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
@@ -142,3 +146,31 @@ def test_wrong_part_is_one_line(program: str) -> None:
     assert ran.returncode == 2
     assert "nonsense; there are " in ran.stderr
     assert not (ROOT / "folder").exists()
+
+
+GIVEN = """
+import os; os.chdir({folder!r})
+import bgmagic
+proof, topic, findings, texts = "1 = 2", "sleep", ["few sleep", "fewer well"], ["one", "two"]
+questions = [{{"question": f"Why {{n}}?"}} for n in range(40)]
+figure = {figure!r}
+open("protocol.pdf", "wb").write(b"%PDF-1.4")
+"""
+
+
+def test_the_five_examples(in_kernel: Kernel, server: ScriptedServer, tmp_path: Path) -> None:
+    """The README's examples run in a notebook as they stand there, one after another."""
+    fit = '{"model": "linear", "r_squared": 0.9, "doubts": []}'
+    server.ending = lambda rid, body: response(
+        rid, "completed", fit if "r_squared" in str(body) else "the answer"
+    )
+    part = README.partition("## Five examples")[2].partition("\n## ")[0]
+    examples = re.findall(r"^```(?:python)?\n(.*?)^```", part, re.MULTILINE | re.DOTALL)
+    assert len(examples) == 10
+    figure = b"\x89PNG\r\n\x1a\n"
+    in_kernel.ok(GIVEN.format(folder=str(tmp_path), figure=figure))
+    for example in examples:
+        in_kernel.ok(example)
+        in_kernel.ok("%bgwait")
+    told = "(len(table), fit.data.model, [str(one) for one in answers], len(group), len(study))"
+    assert in_kernel.value(told) == "(240, 'linear', ['the answer', 'the answer'], 2, 40)"
