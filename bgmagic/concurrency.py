@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import inspect
 import logging
 import math
 import queue
@@ -31,11 +32,8 @@ LOOKUP = 15.0
 
 
 def on_own_thread(function: Callable[[], T], name: str) -> Future[T]:
-    """Call what may block for long on a thread that nothing waits for, not even the process's end.
-
-    Raises:
-        RuntimeError: no thread can be started.
-    """
+    """Call what may block for long on a thread that nothing waits for, not even the process's end;
+    a RuntimeError says that none can be started."""
     future: Future[T] = Future()
 
     def call() -> None:
@@ -119,11 +117,7 @@ class LoopThread:
         self._tasks: set[asyncio.Task[object]] = set()  # the loop itself holds tasks only weakly
 
     def start(self) -> None:
-        """Start the thread now.
-
-        Raises:
-            RuntimeError: no thread can be started.
-        """
+        """Start the thread now; a RuntimeError says that none can be started."""
         self._started()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
@@ -137,6 +131,15 @@ class LoopThread:
             if not self._begun:  # first of all: a cell may be interrupted before the next step
                 loop.call_soon_threadsafe(self._begin)
             self._begun.append(coroutine)
+
+    def withdraw(self, coroutine: Coroutine[Any, Any, object]) -> bool:
+        """Close what `begin` was interrupted with, if it has not begun; whether that is so."""
+        with self._lock:
+            begun = [*self._begun, *(task.get_coro() for task in self._tasks)]
+            if coroutine in begun or inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED:
+                return False
+            coroutine.close()
+            return True
 
     def _begin(self) -> None:
         with self._lock:
@@ -162,11 +165,8 @@ class LoopThread:
         return threading.current_thread() is self._thread
 
     def stop(self, timeout: float) -> bool:
-        """Cancel what runs, end the thread, and wait for that at most ``timeout`` seconds.
-
-        Returns:
-            whether the thread has ended; it is a daemon, so it can't keep the process alive.
-        """
+        """Cancel what runs, end the thread, and wait for that at most ``timeout`` seconds; whether
+        it has ended. It is a daemon, so it can't keep the process alive."""
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None

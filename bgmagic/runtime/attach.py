@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bgmagic.api.request import OutputType, Previous, Request
@@ -92,6 +93,30 @@ def hold_again(jobs: Sequence[Job], keys: Collection[str], responses: ReadsRespo
         for job in some:
             if job.record.key in found:
                 job.hold_again(found[job.record.key])
+
+
+def end_unbegun(jobs: Sequence[Job], now: float, *, attached: bool) -> None:
+    """End jobs whose cell was interrupted before they were begun; ``attached`` ones stay open in
+    the journal."""
+    for job in jobs:
+        if attached:
+            detach(job, "the cell was interrupted")
+        else:
+            reason = "not sent: the cell was interrupted"
+            settle(job, status=Status.FAILED, reason=reason, ended_at=now)
+
+
+def strange_record(response_id: str, name: str, server: ServerConfig, now: float) -> JobRecord:
+    """The record of a response at ``server`` that the journal does not have."""
+    return JobRecord(
+        request=Request("{}"),
+        server=server.name,
+        submitted_at=now,
+        accepted_at=now,
+        name=name,
+        response_id=response_id,
+        status=Status.ATTACHED,
+    )
 
 
 def settle_as_stored(job: Job, entry: StoredJob) -> None:
@@ -220,6 +245,16 @@ def stored_run_config(job: Job, store: JobStore, server: ServerConfig) -> RunCon
             f"it was sent to {entry.server}, not to {server.name}; configure that one and try again"
         )
     return RunConfig(server, entry.poll_interval, entry.deadline)
+
+
+def with_key_of_today(config: RunConfig, destination: Callable[[], ServerConfig]) -> RunConfig:
+    """``config`` with the credentials configured now, if they are for the same server."""
+    try:
+        today = destination()
+    except BadInput:  # no key any more
+        return config
+    same = today.name == config.server.name
+    return replace(config, server=today, same_key=True) if same else config
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,12 +30,15 @@ from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime.attach import (
     VariableHandover,
     check_attachable,
+    end_unbegun,
     fetch_cited,
     hold_again,
     past_job,
     record_of,
     row_now,
     stored_run_config,
+    strange_record,
+    with_key_of_today,
 )
 from bgmagic.runtime.pacing import ConcurrencyLimiter, RunConfig
 from bgmagic.runtime.registry import FindFunction, JobFeed, JobFeeds, JobRegistry
@@ -125,12 +128,9 @@ class JobManager:
 
         Args:
             server: where it goes; None means the destination of the moment.
-            partial: JSON text of a `PartialPrompt`; the request is sent when that is complete.
-            waits_for: the names of the jobs that it waits for.
-            name: what the job is called.
-            named: whether the user chose that name.
-            notebook: where it was sent from.
-            variable: where the answer goes; holds the job from now on.
+            partial, waits_for: JSON text of a `PartialPrompt`, the names of the jobs it waits for.
+            name, named: what the job is called, and whether the user chose that.
+            notebook, variable: where it was sent from, where the answer goes.
             poll_interval: seconds between polls; None means soon at first, then every 10.
             deadline: seconds after acceptance at which watching ends.
             create_timeout: seconds that sending may take, from the job's turn to the answer.
@@ -161,26 +161,27 @@ class JobManager:
         """Start the jobs of a group and return their handles at once."""
         self._loop.start()
         jobs = [self._new(record, config) for record in records]
-        self._loop.begin(self._scheduler.spawn_jobs(jobs, config))
+        self._begin(self._scheduler.spawn_jobs(jobs, config), jobs)
         return jobs
 
     def feed(self, feed: JobFeed, config: RunConfig) -> None:
         """Start the jobs of a group as they come. Its feed makes each by `make_job`."""
         self._loop.start()
         self.feeds.append(feed)
-        self._loop.begin(self._fed(feed, config))
+        self._begin(self._fed(feed, config), [])
 
     async def _fed(self, feed: JobFeed, config: RunConfig) -> None:
         try:
             await self._scheduler.spawn_group(feed, config)
         finally:
             if not feed.left:
-                self.feeds.remove(feed)
+                self.feeds.discard(feed)
 
     def make_job(self, record: JobRecord, config: RunConfig) -> Job:
         """Make the handle of a job that a feed is going to start. From any thread."""
         self.store.expect(record)
-        return self._new(record, config)
+        self.registry.add(job := self._new(record, config))
+        return job
 
     def drop(self, job: Job) -> None:
         """Forget a handle that `make_job` made: another job stands in its place."""
@@ -226,15 +227,15 @@ class JobManager:
         config: RunConfig | None = job.run_config
         if config is None or not (job.response_id or job.record.batch):
             return
-        new = self._with_key_of_today(config)
+        new = with_key_of_today(config, self.destination)
         if new.server != config.server:
             new = replace(new, same_key=self._have_same_key(new.server, config))
             job.run_config = new
             self._loop.call(lambda: self._scheduler.reconfigure(job, new))
 
     def _have_same_key(self, server: ServerConfig, config: RunConfig) -> bool:
-        known = self.store.credentials(config.server)
-        return config.same_key and self.store.credentials(server) == known
+        of = self.store.credentials
+        return config.same_key and of(server) == of(config.server)
 
     def find(self, key: str) -> Job | None:
         """Find the job with this key: of this kernel, else of the journal, to be read; or None."""
@@ -260,16 +261,7 @@ class JobManager:
     def follow(self, response_id: str, name: str, variable: Variable | None = None) -> Job:
         """Follow a response that the journal does not have, at the server configured now."""
         server = self.destination()
-        now = self._clock.now()
-        record = JobRecord(
-            request=Request("{}"),
-            server=server.name,
-            submitted_at=now,
-            accepted_at=now,
-            name=name,
-            response_id=response_id,
-            status=Status.ATTACHED,
-        )
+        record = strange_record(response_id, name, server, self._clock.now())
         return self._start(record, RunConfig(server, None, DEADLINE), variable, attached=True)
 
     def reposition(self, job: Job, name: str, position: GroupPosition, at: ServerConfig) -> None:
@@ -300,16 +292,32 @@ class JobManager:
         attached: bool = False,
     ) -> Job:
         job = self._new(record, config)
-        # Before the job can end: the answer replaces only this job in the variable.
-        if variable is not None:
-            job.add_variable(variable)
-        self._loop.begin(self._scheduler.spawn(job, config, attached=attached))
+        running = self._scheduler.spawn(job, config, attached=attached)
+        self._begin(running, [job], variable, attached)
         return job
+
+    def _begin(
+        self,
+        running: Coroutine[Any, Any, None],
+        jobs: Sequence[Job],
+        variable: Variable | None = None,
+        attached: bool = False,
+    ) -> None:
+        try:
+            for job in jobs:
+                self.registry.add(job)
+            # Before the job can end: the answer replaces only this job in the variable.
+            if variable is not None:
+                jobs[0].add_variable(variable)
+            self._loop.begin(running)
+        except BaseException:  # an interrupt: what nobody runs must not wait for ever
+            if self._loop.withdraw(running):
+                end_unbegun(jobs, self._clock.now(), attached=attached)
+            raise
 
     def _new(self, record: JobRecord, config: RunConfig) -> Job:
         job = Job(record, self)
         job.run_config = config
-        self.registry.add(job)
         for watcher in self._watchers:
             self._loop.call(functools.partial(watcher, job))
         return job
@@ -384,7 +392,7 @@ class JobManager:
         if job.record.batch is not None:
             return self.resend_all([job])[0]
         new, config = self._successor(job, self._clock.now())
-        self._loop.begin(self._scheduler.spawn(new, config))
+        self._begin(self._scheduler.spawn(new, config), [new])
         return new
 
     def resend_all(self, jobs: Sequence[Job]) -> list[Job]:
@@ -400,7 +408,8 @@ class JobManager:
                 made[job], config = self._successor(job, now, assigner.name(job.request))
         finally:
             if config is not None:
-                self._loop.begin(self._scheduler.spawn_jobs(list(made.values()), config))
+                new = list(made.values())
+                self._begin(self._scheduler.spawn_jobs(new, config), new)
         return [made[job] if job in made else self.resend(job) for job in jobs]
 
     def _successor(self, job: Job, now: float, batch: str | None = None) -> tuple[Job, RunConfig]:
@@ -412,7 +421,7 @@ class JobManager:
                 f"{job!r}: it never became a request; mend its item and run the cell again"
             )
         known = job.run_config or stored_run_config(job, self.store, self.destination())
-        config = self._with_key_of_today(known)
+        config = with_key_of_today(known, self.destination)
         record = job.record.for_resend(config.server.name, now)
         if record.partial is not None:
             partial = PartialPrompt(record.partial).with_resent_jobs(self.registry.latest_key)
@@ -421,15 +430,6 @@ class JobManager:
         self.registry.mark_resent(job, new)
         job.move_variables_to(new)
         return new, config
-
-    def _with_key_of_today(self, config: RunConfig) -> RunConfig:
-        """``config`` with the credentials configured now, if they are for the same server."""
-        try:
-            today = self.destination()
-        except BadInput:  # no key any more
-            return config
-        same = today.name == config.server.name
-        return replace(config, server=today, same_key=True) if same else config
 
     def fetch_file(self, job: Job, file_id: str, container: str | None, limit: int) -> bytes:
         """The content of a file that the answer of ``job`` cites; a BgmagicError says why not."""

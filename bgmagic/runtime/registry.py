@@ -3,6 +3,7 @@ jobs that are just being sent or ended, and what runners share."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -122,6 +123,11 @@ class JobFeed(Protocol):
 
 class JobFeeds(list[JobFeed]):
     """The groups some of whose jobs may still be to come."""
+
+    def discard(self, feed: JobFeed) -> None:
+        """Remove a group, if it is there."""
+        with contextlib.suppress(ValueError):
+            self.remove(feed)
 
     def is_feeding(self, variable: tuple[str | None, str]) -> bool:
         """Whether some jobs of that variable, in that notebook, are still to come."""

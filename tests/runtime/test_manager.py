@@ -94,6 +94,38 @@ endings = st.builds(
 )
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interrupted_cell_leaves_no_job_waiting(
+    manager: JobManager,
+    pointed: ScriptedServer,
+    ask: Ask,
+    monkeypatch: pytest.MonkeyPatch,
+    begun: bool,
+) -> None:
+    """A cell that is interrupted as it sends leaves a job that is sent, or one that has ended and says
+    that it was not; the variable has it, and running it again sends it."""
+    names: dict[str, object] = {}
+    begin = manager._loop.begin
+
+    def interrupted(running: Any) -> None:
+        if begun:
+            begin(running)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(manager._loop, "begin", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            manager.submit(ask(), variable=NamespaceVariables(names, ["x"]), poll_interval=SOON)
+    (job,) = manager.jobs()
+    if begun:
+        assert job.result(LIMIT) == "the answer"
+    else:
+        assert names["x"] is job
+        assert str(job.exception(0)) == "not sent: the cell was interrupted"
+        assert job.resend().result(LIMIT) == "the answer"
+    assert pointed.count("create") == 1
+
+
 @settings(
     max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
