@@ -42,12 +42,12 @@ class Previous:
 
     @property
     def text(self) -> str:
-        """It as JSON."""
+        """Both as JSON text."""
         return json.dumps([self.response_id, self.items])
 
     @classmethod
     def read(cls, text: str | None) -> Previous | None:
-        """What the journal has as JSON; None of anything else."""
+        """Read the JSON text that the journal has; None if it is anything else."""
         try:
             response_id, items = json.loads(text or "null")
             return cls(str(response_id), int(items))

@@ -103,40 +103,30 @@ def build_request(
     if not batch:
         body["background"] = True
     body["text"] = {"format": {"type": "text"} if text_format is None else dict(text_format)}
-    if verbosity is not None:
-        body["text"]["verbosity"] = verbosity
-    reasoning = {"effort": effort, "summary": summary, "mode": mode}
-    if any(reasoning.values()):
-        body["reasoning"] = {name: value for name, value in reasoning.items() if value}
-    if instructions is not None:
-        body["instructions"] = instructions
-    if max_output_tokens is not None:
-        body["max_output_tokens"] = max_output_tokens
-    if tools:
-        body["tools"] = list(tools)
-    if window is not None:
-        body["background_options"] = {"completion_window": window}
-    whole = {
+    fields = {
+        "text.verbosity": verbosity,
+        "reasoning.effort": effort,
+        "reasoning.summary": summary,
+        "reasoning.mode": mode,
+        "instructions": instructions,
+        "max_output_tokens": max_output_tokens,
+        "tools": list(tools) or None,
+        "background_options.completion_window": window,
         "service_tier": tier,
         "max_tool_calls": max_tool_calls,
         "include": list(dict.fromkeys(include)) or None,
-        "metadata": dict(metadata) if metadata else None,
         "prompt_cache_key": cache_key,
     }
-    body |= {name: value for name, value in whole.items() if value is not None}
-    given: dict[str, object] = {
-        "reasoning.effort": effort,
-        "text.verbosity": verbosity,
-        "instructions": instructions,
-        "max_output_tokens": max_output_tokens,
-        "tools": tools or None,
-        "background_options.completion_window": window,
-        "reasoning.summary": summary,
-        "reasoning.mode": mode,
-        **{name: value for name, value in whole.items() if name != "metadata"},
-        **{f"metadata.{key}": value for key, value in (metadata or {}).items()},
-    }
-    taken = {path for path, value in given.items() if value is not None}
+    given = {path: value for path, value in fields.items() if value is not None}
+    for path, value in given.items():
+        outer, _, inner = path.partition(".")
+        if inner:
+            body.setdefault(outer, {})[inner] = value
+        else:
+            body[path] = value
+    if metadata:
+        body["metadata"] = dict(metadata)
+    taken = {*given, *(f"metadata.{key}" for key in metadata or {})}
     for path, value in params:
         _set(body, path, value, taken)
     if stream:

@@ -115,7 +115,7 @@ def connect(path: Path | None, timeout: float) -> sqlite3.Connection:
 
 
 def open_file(path: Path | None) -> sqlite3.Connection:
-    """Open for writing, with everything brought up to date."""
+    """Open for writing, all brought up to date; a JournalError says why that can't be."""
     if path in OPEN_IN_PARENT:
         raise JournalError(FORKED)
     if path is not None:
