@@ -79,7 +79,7 @@ class ServerConfig:
             BadInput: there is no key, or an address is none.
         """
         key = _variable("OPENAI_API_KEY")
-        named = base_url or _variable("OPENAI_BASE_URL")
+        named = (base_url or "").strip() or _variable("OPENAI_BASE_URL")
         if not key and not named and _variable("AZURE_OPENAI_ENDPOINT"):
             return cls._of_azure()
         if not key:
@@ -191,16 +191,40 @@ def is_openai(address: str) -> bool:
     return host == "api.openai.com" or host.endswith(".api.openai.com")
 
 
+# What copied addresses end with; all calls of the API go to what comes before.
+_CALLS = ("/v1/responses", "/openai/responses", "/chat/completions")
+
+
 def check_url(base_url: str, label: str) -> None:
     """Raise BadInput, in a line that begins with ``label``, if this is no address of a server."""
     try:
-        parts = urllib.parse.urlsplit(base_url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        parts = urllib.parse.urlsplit(base_url.strip())
+        named = parts.hostname and _is_name(parts.hostname)
+        usable = parts.scheme in ("http", "https") and named and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
         shown = one_line(base_url.rpartition("@")[2])
         raise BadInput(f"{label} {shown!r} is no address; write it as https://host/v1")
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+    shown = one_line(urllib.parse.urlunsplit(bare).rstrip("/"))
+    if parts.query:
+        # The SDK would put it before the path of each call.
+        raise BadInput(
+            f"{label} {shown!r} has a query: leave out what begins with its ?, or give "
+            "bgmagic.use() a client with a default_query"
+        )
+    if shown.endswith(_CALLS):
+        raise BadInput(
+            f"{label} {shown!r} is the address of one call: leave out its end, as in https://host/v1"
+        )
+
+
+def _is_name(host: str) -> bool:
+    """Whether it can be asked for in DNS (RFC 1035); addresses can."""
+    if not host.isascii():
+        host.encode("idna")  # raises a ValueError
+    return all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
 
 
 # Addresses that are told of ends. Whoever knows one can write to it, so it is a secret: only its

@@ -79,7 +79,7 @@ def _to_base_url(value: Any, label: str) -> str:
     from bgmagic.api.server import check_url
 
     check_url(str(value), label)
-    return str(value)
+    return str(value).strip()
 
 
 def _to_budget(value: Any, label: str) -> Any:

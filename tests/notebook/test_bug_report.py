@@ -67,13 +67,14 @@ def test_report_holds_no_secret(server: ScriptedServer, tmp_path: Path) -> None:
         assert "(OPENAI_BASE_URL is set, by bgmagic.use())" in inside
         assert "critique, " in inside
         assert "resp_1, followed by a living kernel" in inside
-        address = "http://bob:pass-eight@host.example:80/v1?code=query-nine"
+        address = "http://bob:pass-eight@host.example:80/v1"
         said = report(**SECRETS, **where, OPENAI_BASE_URL=address)
     assert "server         http://host.example:80/v1 (OPENAI_BASE_URL is set)" in said
     assert f"set            {', '.join(SECRETS)}" in said
     assert "open jobs      1" in said
-    wrong = report(**{**SECRETS, "OPENAI_API_KEY": "", "AZURE_OPENAI_ENDPOINT": "sk-ten-1234567"})
-    assert "AZURE_OPENAI_ENDPOINT '…' is no address" in wrong
+    azure = "https://host.example/sk-ten-1234567?code=query-nine"
+    wrong = report(**{**SECRETS, "OPENAI_API_KEY": "", "AZURE_OPENAI_ENDPOINT": azure})
+    assert "AZURE_OPENAI_ENDPOINT '…' has a query" in wrong
     for text in (inside, said, wrong):
         for secret in (
             *SECRETS.values(),

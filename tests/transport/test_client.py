@@ -354,13 +354,42 @@ def test_settings_that_make_no_client_are_no_maybe(
     assert "can't be used" in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://[::1/v1", "htp://x/v1", "http://x:99999/v1", "nonsense"])
-def test_odd_base_url_is_one_line(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """A base URL that is none is told before anything is sent."""
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://[::1/v1", "is no address"),
+        ("htp://x/v1", "is no address"),
+        ("http://x:99999/v1", "is no address"),
+        ("nonsense", "is no address"),
+        ("https://a..b/v1", "is no address"),
+        (f"https://{'x' * 64}.org/v1", "is no address"),
+        (f"https://{'ü' * 64}.org/v1", "is no address"),
+        (
+            "https://bob:eight@x/v1?key=nine",
+            "'https://x/v1' has a query: leave out .*default_query",
+        ),
+        ("https://x/openai/responses?api-version=1", "has a query"),
+        ("https://x/v1/responses/", "is the address of one call: leave out its end"),
+    ],
+)
+def test_odd_base_url_is_one_line(monkeypatch: pytest.MonkeyPatch, url: str, told: str) -> None:
+    """A base URL that is none, or more than one, is told before anything is sent."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", url)
-    with pytest.raises(BadInput, match=r"OPENAI_BASE_URL .* is no address"):
+    with pytest.raises(BadInput, match=rf"^OPENAI_BASE_URL .*{told}") as caught:
         ServerConfig.from_environment()
+    assert "eight" not in str(caught.value)
+    assert "nine" not in str(caught.value)
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "\t "])
+def test_blanks_around_an_address_are_no_part_of_it(
+    monkeypatch: pytest.MonkeyPatch, space: str
+) -> None:
+    """A configured address that was copied with blanks around it is the address without."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    made = ServerConfig.from_environment(f"{space}http://127.0.0.1:9/v1{space}")
+    assert made.base_url == "http://127.0.0.1:9/v1"
 
 
 def test_job_goes_out_as_whom_it_was_submitted(
