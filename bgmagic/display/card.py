@@ -9,77 +9,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib.metadata
-import importlib.util
-import json
 import math
-import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import ipywidgets
 import traitlets
 
 from bgmagic.display import frontend
-from bgmagic.display.frontend import Formulas
-from bgmagic.display.listing import describe_live, is_final, model_of, sentence
-from bgmagic.display.static_html import KEPT_CALL, FinalBundles
+from bgmagic.display.frontend import UNTRUSTED, WIDGET, EarlyWidget, Formulas
+from bgmagic.display.listing import describe_live, previewed, sentence, snapshot, step_key
+from bgmagic.display.static_html import FinalBundles
 from bgmagic.errors import BgmagicError
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.record import JobRecord, Status
-from bgmagic.jobs.steps import OPEN_QUESTIONS, Step
+from bgmagic.jobs.record import Status
+from bgmagic.jobs.steps import OPEN_QUESTIONS
 from bgmagic.text import one_line
-
-_HERE = Path(__file__).parent
 
 
 def script(*names: str) -> traitlets.Unicode[Any, Any]:
-    """The files of these names, and what all displays share, as one ES module in a trait.
-
-    The last of them has the exports.
-    """
-    return _joined("elements.js", *names)
+    """`frontend.script_text` of these names in a trait."""
+    return _sent(frontend.script_text(*names))
 
 
 def style(name: str) -> traitlets.Unicode[Any, Any]:
-    """The style sheet of that name, with what all displays share before it, in a trait."""
-    return _joined("theme.css", name)
-
-
-def _joined(*names: str) -> traitlets.Unicode[Any, Any]:
-    text = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
-    return _sent(text)
+    """`frontend.style_text` of that name in a trait."""
+    return _sent(frontend.style_text(name))
 
 
 def _sent(value: str) -> traitlets.Unicode[Any, Any]:
     return traitlets.Unicode(value).tag(sync=True)
 
 
-# What bgmagic's extension draws where a page trusts no output of a cell that another page has run.
-UNTRUSTED = "application/vnd.bgmagic.live+json"
-
-WIDGET = "application/vnd.jupyter.widget-view+json"
+_VERSION = frontend.anywidget_version()
 
 REPLACING = 10.0  # seconds that a page has for replacing outputs before another one may
-
-
-def _frontend_version() -> str:
-    """The versions of anywidget's frontend that can draw a widget, as its own widgets ask for."""
-    # It comes with its version; `importlib.metadata` lists all that is installed first, in 2 ms.
-    spec, version = importlib.util.find_spec("anywidget"), ""
-    for folder in (spec and spec.submodule_search_locations) or ():
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            told = Path(folder, "labextension", "package.json").read_text(encoding="utf-8")
-            version = str(json.loads(told).get("version"))
-    released = re.fullmatch(r"(\d+\.\d+)\.\d+", version)
-    return f"~{released[1]}.*" if released else importlib.metadata.version("anywidget")
-
-
-_VERSION = _frontend_version()
 
 
 class LiveWidget(ipywidgets.DOMWidget):  # type: ignore[misc]  # ipywidgets has no types
@@ -104,8 +71,8 @@ class LiveWidget(ipywidgets.DOMWidget):  # type: ignore[misc]  # ipywidgets has 
     # Of the whole kernel: a page may say so too late for the card that it has drawn.
     _shared: ClassVar[bool] = False
 
-    def __init__(self, **traits: Any) -> None:
-        """Make the widget, and have it take clicks."""
+    def __init__(self, early: EarlyWidget | None = None, **traits: Any) -> None:
+        """Make the widget, and have it take clicks; ``early`` is what pages draw already."""
         # Gives what replaces the widget, with formulas as asked for; None is "not yet", or never.
         self.on_finish: Callable[[Formulas], FinalBundles | None] = lambda _: None
         # Called when a page has drawn the widget.
@@ -113,9 +80,23 @@ class LiveWidget(ipywidgets.DOMWidget):  # type: ignore[misc]  # ipywidgets has 
         self.drawn = False
         self._replacing = "", -math.inf  # the page that replaces the outputs, and since when
         frontend.colab_manager()
-        super().__init__(live_id=uuid.uuid4().hex, **traits)
-        allow_subshell_messages(self)
+        self._early = early
+        if early is not None:
+            traits["layout"] = ipywidgets.Layout(comm=early.layout)
+        super().__init__(live_id=early.live_id if early else uuid.uuid4().hex, **traits)
+        if early is not None:
+            self.resend()  # what has happened since
+
+    def open(self) -> None:
+        """Open the comm, or take over the one that pages have."""
+        # First: from then on messages may come, on other threads.
         self.on_msg(_heard)
+        early, self._early = self._early, None  # once: who closes it can open another comm
+        if early is None:
+            super().open()
+            frontend.allow_subshell_messages(getattr(self, "comm", None))
+        else:
+            self.comm: Any = early.comm
 
     def plain_text(self) -> str:
         """What stands where no widget can be shown."""
@@ -192,27 +173,6 @@ def _heard(widget: LiveWidget, message: Any, _buffers: Any) -> None:
             act.get(message["action"], functools.partial(widget.click, message["action"]))(key)
 
 
-def allow_subshell_messages(widget: Any) -> None:
-    """Have the kernel take the clicks on ``widget`` where the page sends them.
-
-    JupyterLab sends them beside the cells, to a subshell of the kernel. ipykernel 7.4 would hand
-    them back to the shell that last spoke through the widget's comm, which is the one that runs the
-    cells, and the click would wait for the cell that computes. Older kernels don't, and frontends
-    without subshells choose none: there the click waits.
-    """
-    comm: Any = getattr(widget, "comm", None)
-    if hasattr(comm, "_reply_subshell_for"):
-        comm._reply_subshell_for = lambda _data, chosen: chosen
-
-
-ASKED_CALL = 20_000  # characters of a call that somebody is asked about
-
-CALLS = 12  # of functions that a card shows; more are told by the steps
-
-# Characters of a preview that are sent: the end of it, since that is what is being read.
-PREVIEWED = 4000
-
-
 History = Callable[[Job], Mapping[str, Any]]
 
 
@@ -224,8 +184,8 @@ class Card(LiveWidget):
         preview: the end of what a streamed response says so far, and of its reasoning.
     """
 
-    _esm = script("page.js", "card.js")
-    _css = style("card.css")
+    _esm = script(*frontend.CARD_SCRIPTS)
+    _css = style(frontend.CARD_STYLE)
     shown = ("view", "preview")
     view = traitlets.Dict().tag(sync=True)
     preview = traitlets.Dict().tag(sync=True)
@@ -349,7 +309,7 @@ class Card(LiveWidget):
         if action in ("allow", "deny"):
             # A late click means nothing for a call of the next round, which may have the same id.
             for step in job.steps:
-                if _key_of(step) == key and step.status in OPEN_QUESTIONS:
+                if step_key(step) == key and step.status in OPEN_QUESTIONS:
                     (job.allow if action == "allow" else job.deny)(step.call_id)
             return
         if action == "cancel":
@@ -360,85 +320,3 @@ class Card(LiveWidget):
             self.follow(job.resend())
         elif action == "check" and job.status == Status.DETACHED and self._pick_up is not None:
             self.follow(self._pick_up(job))
-
-
-def snapshot(job: Job) -> dict[str, Any]:
-    """What a card shows of a job, as JSON.
-
-    Times are seconds since the epoch; ``clock`` is the kernel's time as the snapshot was taken, so
-    that a browser whose clock differs still counts right.
-    """
-    record = job.record
-    error = job.error
-    return {
-        "key": record.key,
-        "name": record.name or "",
-        "status": one_line(job.status, 40),
-        "done": job.done(),
-        "final": is_final(job),
-        "model": model_of(job),
-        "effort": record.request.effort or "",
-        "response_id": one_line(record.response_id or "", 400),
-        "cancelling": record.cancelling and not job.done(),
-        "message": sentence(
-            str(error) if error else record.trouble or _waits(job) or record.note_text
-        ),
-        "calls": [] if job.done() else [_call(step) for step in shown_steps(job.steps)],
-        "called": record.rounds is not None and not record.rounds.is_answered,
-        "offline": record.offline and not job.done(),
-        "window": record.request.window if record.window_ends_at else "",
-        "window_ends_at": record.window_ends_at,
-        "submitted_at": record.submitted_at,
-        "accepted_at": record.accepted_at,
-        "started_at": record.started_at,
-        "checked_at": record.checked_at,
-        "ended_at": record.ended_at,
-        "clock": time.time(),
-    }
-
-
-def shown_steps(steps: Sequence[Step]) -> Sequence[Step]:
-    """The newest calls, and before them all that need somebody's word."""
-    asked = [step for step in steps[:-CALLS] if step.status in OPEN_QUESTIONS]
-    return [*asked, *steps[-CALLS:]]
-
-
-def _call(step: Step) -> dict[str, Any]:
-    """One call of a function, as plain text of which a card shows the beginning; of one that needs
-    somebody's word all, as what it would do may stand at its end."""
-    asks = step.status in OPEN_QUESTIONS
-    text = f"{step.name}({step.arguments})"
-    if asks:
-        text = " ".join(text.split())
-        left = len(text) - ASKED_CALL
-        text = f"{text[:ASKED_CALL]}… and {left:,} more characters: .steps" if left > 0 else text
-    return {
-        "key": _key_of(step),
-        "text": one_line(text, 2 * ASKED_CALL if asks else KEPT_CALL),
-        "output": one_line(step.output or "", 300),
-        "status": step.status,
-        "asks": asks,
-    }
-
-
-def _key_of(step: Step) -> str:
-    return f"{step.round} {step.call_id}"
-
-
-def _waits(job: Job) -> str:
-    words = job.record.status_text
-    return "" if job.done() or words == job.record.status else words
-
-
-def previewed(record: JobRecord) -> dict[str, str]:
-    """The end of what a streamed response says so far, apart its reasoning and commentary."""
-    preview = record.preview
-    if preview is None or record.ended_at is not None:
-        return {}
-    # Summaries have bold titles; here they are plain text.
-    texts = {
-        "text": preview.text,
-        "reasoning": preview.reasoning.replace("**", ""),
-        "commentary": preview.commentary,
-    }
-    return {name: text[-PREVIEWED:] for name, text in texts.items() if text}

@@ -1,19 +1,19 @@
-"""Jobs as text: a sentence, a line, or a table of many."""
+"""Jobs as text: a sentence, a line, or a table of many; and as the values that a card draws."""
 
 from __future__ import annotations
 
 import html
-import sys
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bgmagic.api.response import Usage
 from bgmagic.jobs.group import JobGroup
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.record import Status
+from bgmagic.jobs.record import JobRecord, Status
+from bgmagic.jobs.steps import OPEN_QUESTIONS, Step
 from bgmagic.rendering.escaping import inline_text
 from bgmagic.text import count_jobs, duration, one_line
 from bgmagic.values import dataclass
@@ -313,71 +313,94 @@ def earlier_line(job: Job, earlier: Job) -> str:
     return f"{job.name}: an earlier job for this name goes on: {earlier!r}"
 
 
-# As a process ends.
+# What a card shows.
 
-NAMED = 5  # jobs that are named; more are counted
+KEPT_CALL = 600  # characters of a call of a function, and of its output
+ASKED_CALL = 20_000  # characters of a call that somebody is asked about
+CALLS = 12  # of functions that a card shows; more are told by the steps
 
-# Pythons that start no thread as a process ends (CPython issue 113964): nothing can be sent then.
-NO_THREADS = (3, 12) <= sys.version_info < (3, 12, 2)
-TOO_LATE = "This Python starts no thread as it ends; 3.12.2 does, and job.result() waits before."
+# Characters of a preview that are sent: the end of it, since that is what is being read.
+PREVIEWED = 4000
 
 
-def shutdown_message(
-    left: Sequence[Job], written: Callable[[Job], bool], unwritten: Mapping[str, int] | None = None
-) -> str:
-    """One line about the jobs among ``left`` that are not over, or "".
+def snapshot(job: Job) -> dict[str, Any]:
+    """What a card shows of a job, as JSON.
 
-    Args:
-        left: the jobs that had not ended when the process was about to.
-        written: whether a journal that outlives the process has the job.
-        unwritten: how many jobs of which sweeps were not written down yet, so never sent.
+    Times are seconds since the epoch; ``clock`` is the kernel's time as the snapshot was taken, so
+    that a browser whose clock differs still counts right.
     """
-    going_on = [job for job in left if job.status == Status.DETACHED]
-    # A job of a batch gets its own id with its answer.
-    sent = [job for job in going_on if job.response_id or job.record.accepted_at]
-    others = set(going_on).difference(sent)
-    waiting = [job for job in going_on if job in others and written(job)]
-    others.difference_update(waiting)
-    counted = tuple(f"{name}[" for name in unwritten or ())  # handles of these are among them
-    unsent = [job for job in going_on if job in others and not str(job.name).startswith(counted)]
-    unclear = [job for job in left if job.status == Status.UNKNOWN]
-    told = [
-        _told(sent, "still at work at the server"),
-        _told(waiting, "to be sent by the next kernel that attaches"),
-        _how(sent + waiting, written),
-        _told(unsent, "unsent and written down nowhere"),
-        TOO_LATE if unsent and NO_THREADS else "",
-        _told(unclear, "unknown, accepted by the server or not"),
-        *(
-            f"{count_jobs(count)} of {one_line(name, 80)} were not written down yet and are "
-            "not sent; its cell, run again, sends them."
-            for name, count in (unwritten or {}).items()
+    record = job.record
+    error = job.error
+    return {
+        "key": record.key,
+        "name": record.name or "",
+        "status": one_line(job.status, 40),
+        "done": job.done(),
+        "final": is_final(job),
+        "model": model_of(job),
+        "effort": record.request.effort or "",
+        "response_id": one_line(record.response_id or "", 400),
+        "cancelling": record.cancelling and not job.done(),
+        "message": sentence(
+            str(error) if error else record.trouble or _waits(job) or record.note_text
         ),
-    ]
-    line = " ".join(part for part in told if part)
-    return f"bgmagic: {line}" if line else ""
+        "calls": [] if job.done() else [_call(step) for step in shown_steps(job.steps)],
+        "called": record.rounds is not None and not record.rounds.is_answered,
+        "offline": record.offline and not job.done(),
+        "window": record.request.window if record.window_ends_at else "",
+        "window_ends_at": record.window_ends_at,
+        "submitted_at": record.submitted_at,
+        "accepted_at": record.accepted_at,
+        "started_at": record.started_at,
+        "checked_at": record.checked_at,
+        "ended_at": record.ended_at,
+        "clock": time.time(),
+    }
 
 
-def _told(jobs: Sequence[Job], what: str) -> str:
-    if not jobs:
-        return ""
-    named = [one_line(job.name or job.response_id or "no name", 80) for job in jobs[:NAMED]]
-    more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
-    count = "1 job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
-    return f"{count} {what}: {', '.join(named)}{more}."
+def shown_steps(steps: Sequence[Step]) -> Sequence[Step]:
+    """The newest calls, and before them all that need somebody's word."""
+    asked = [step for step in steps[:-CALLS] if step.status in OPEN_QUESTIONS]
+    return [*asked, *steps[-CALLS:]]
 
 
-def _how(jobs: Sequence[Job], written: Callable[[Job], bool]) -> str:
-    """What to type in another kernel to follow ``jobs``."""
-    if not jobs:
-        return ""
-    if len(jobs) > NAMED:
-        return "In another kernel, %load_ext bgmagic, then %bgjobs --all lists them."
-    names = Counter(job.name for job in jobs)
-    words = []
-    for job in jobs:
-        # The journal knows a job by its variable, the server by its id.
-        by_name = job.record.named and names[job.name] == 1 and written(job)
-        which = job.name if by_name else job.response_id or job.record.key
-        words.append(one_line(which or "", 400))
-    return f"In another kernel, %load_ext bgmagic, then %bgattach {' '.join(words)}"
+def _call(step: Step) -> dict[str, Any]:
+    """One call of a function, as plain text of which a card shows the beginning; of one that needs
+    somebody's word all, as what it would do may stand at its end."""
+    asks = step.status in OPEN_QUESTIONS
+    text = f"{step.name}({step.arguments})"
+    if asks:
+        text = " ".join(text.split())
+        left = len(text) - ASKED_CALL
+        text = f"{text[:ASKED_CALL]}… and {left:,} more characters: .steps" if left > 0 else text
+    return {
+        "key": step_key(step),
+        "text": one_line(text, 2 * ASKED_CALL if asks else KEPT_CALL),
+        "output": one_line(step.output or "", 300),
+        "status": step.status,
+        "asks": asks,
+    }
+
+
+def step_key(step: Step) -> str:
+    """What a click on one of a job's calls names it by."""
+    return f"{step.round} {step.call_id}"
+
+
+def _waits(job: Job) -> str:
+    words = job.record.status_text
+    return "" if job.done() or words == job.record.status else words
+
+
+def previewed(record: JobRecord) -> dict[str, str]:
+    """The end of what a streamed response says so far, apart its reasoning and commentary."""
+    preview = record.preview
+    if preview is None or record.ended_at is not None:
+        return {}
+    # Summaries have bold titles; here they are plain text.
+    texts = {
+        "text": preview.text,
+        "reasoning": preview.reasoning.replace("**", ""),
+        "commentary": preview.commentary,
+    }
+    return {name: text[-PREVIEWED:] for name, text in texts.items() if text}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import logging
 import time
 import uuid
@@ -11,9 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bgmagic.display import frontend
-from bgmagic.display.card import Card, LiveWidget
-from bgmagic.display.frontend import Formulas, publish
-from bgmagic.display.listing import TableRow, is_final, table_html, table_text
+from bgmagic.display.frontend import EarlyWidget, Formulas, publish
+from bgmagic.display.listing import TableRow, is_final, snapshot, table_html, table_text
 from bgmagic.display.static_html import (
     Bundle,
     FinalBundles,
@@ -30,6 +30,7 @@ from bgmagic.text import count_jobs
 
 if TYPE_CHECKING:
     from bgmagic.display.board import GroupBoard, JobsBoard
+    from bgmagic.display.card import Card, LiveWidget
     from bgmagic.jobs.group import JobGroup
 
 REFRESH = 1.0  # seconds after an end until a table is made anew, for all that ended by then
@@ -58,6 +59,9 @@ class Content(Protocol):
 
     def widget(self) -> LiveWidget:
         """Its live display."""
+
+    def early(self, on_made: Callable[[], object]) -> EarlyWidget | None:
+        """Its live display, drawn before it is there; ``on_made`` is told once it is."""
 
     def note(self) -> Bundle:
         """The line that stands beside the live display."""
@@ -116,14 +120,19 @@ class CellOutput:
         self._changed()  # it may have ended before the listener was there
 
     def _show_live(self) -> None:
+        early = self._content.early(self._take_widget) if frontend.draws_early() else None
+        shown = early or self._take_widget()
+        # A saved notebook keeps this: a status in it would read as if it were so for ever.
+        text = self._line if self._frontend.shows == "line or card" else self._content.title
+        publish(shown.bundle() | {"text/plain": text}, self._ids[0], metadata=shown.metadata())
+        if self._paired:
+            publish(self._content.note(), self._ids[1])
+
+    def _take_widget(self) -> LiveWidget:
         widget = self._widget = self._content.widget()
         widget.on_finish = lambda formulas: self._ending(formulas) if self._ended() else None
         widget.on_drawn.append(self._changed)
-        # A saved notebook keeps this: a status in it would read as if it were so for ever.
-        text = self._line if self._frontend.shows == "line or card" else self._content.title
-        publish(widget.bundle() | {"text/plain": text}, self._ids[0], metadata=widget.metadata())
-        if self._paired:
-            publish(self._content.note(), self._ids[1])
+        return widget
 
     def republish(self) -> bool:
         """Display it once more, from the cell that runs now; whether it has ended.
@@ -151,18 +160,8 @@ class CellOutput:
         start, self._replaced = ended and not self._replaced, ended
         if not start:
             return
-        try:
-            # Rendering a long answer takes a while that the polls of others need not wait for.
-            loop = asyncio.get_running_loop()
-            loop.run_in_executor(None, self._replace)
-        except RuntimeError:  # no loop here, or one that is shutting down
-            self._replace()
-
-    def _replace(self) -> None:
-        try:
-            self._context.copy().run(self._publish_end, update=True)
-        except Exception:
-            logger.exception("the end of %r can't be shown", self._content.title)
+        replace = functools.partial(self._context.copy().run, self._publish_end, update=True)
+        _start(replace, f"the end of {self._content.title!r} can't be shown")
 
     def _ending(self, formulas: Formulas | None = None) -> FinalBundles:
         return self._content.ending(formulas or self._frontend.formulas)
@@ -181,6 +180,21 @@ class CellOutput:
             publish(answer, self._ids[0], update=update)
         if update or footer["text/plain"]:
             publish(footer, self._ids[1], update=update)
+
+
+def _start(work: Callable[[], object], trouble: str) -> None:
+    """Do ``work``, which takes a while, on another thread of the loop; an exception is logged."""
+
+    def done() -> None:
+        try:
+            work()
+        except Exception:
+            logger.exception(trouble)
+
+    try:
+        asyncio.get_running_loop().run_in_executor(None, done)
+    except RuntimeError:  # no loop here, or one that is shutting down
+        done()
 
 
 class JobContent:
@@ -215,6 +229,26 @@ class JobContent:
         if self._notify:
             card.notify()
         return card
+
+    def early(self, on_made: Callable[[], object]) -> EarlyWidget:
+        """The card as it is now; made with the job's first change."""
+        job, known = self._job, self._job.record
+        state = {
+            "_anywidget_id": "bgmagic.display.card.Card",
+            "_esm": frontend.script_text(*frontend.CARD_SCRIPTS),
+            "_css": frontend.style_text(frontend.CARD_STYLE),
+            "view": snapshot(job),
+            "preview": {},
+        }
+        early = EarlyWidget(job, state, lambda: job.card, on_made)
+
+        def changed(job: Job) -> None:
+            if job.record is not known and not early.made:
+                _start(early.look, f"the card of {self.title!r} can't be made")
+
+        job.add_listener(changed)
+        changed(job)  # it may have before the listener was there
+        return early
 
     def note(self) -> Bundle:
         """How to find the job again."""
@@ -270,6 +304,9 @@ class GroupContent:
         board.catch_up()
         self._board = board
         return board
+
+    def early(self, on_made: Callable[[], object]) -> None:
+        """None: few kernels begin with one."""
 
     def note(self) -> Bundle:
         """How to find the group again."""
@@ -336,14 +373,12 @@ class LiveTable:
             self._update()
             return
         self._due = True
-        loop.call_later(self._pause, lambda: loop.run_in_executor(None, self._update))
+        loop.call_later(self._pause, self._update)
 
     def _update(self) -> None:
         self._due = False
-        try:
-            self._context.copy().run(self._publish)
-        except Exception:
-            logger.exception("a table can't be shown as it is now")
+        make = functools.partial(self._context.copy().run, self._publish)
+        _start(make, "a table can't be shown")
 
 
 def show(

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.response import Usage, read_citations, sources, sources_text, word_in
 from bgmagic.display.frontend import Formulas
-from bgmagic.display.listing import TableRow, describe_live, model_of, sentence, summary, table_html
+from bgmagic.display.listing import (
+    KEPT_CALL,
+    TableRow,
+    describe_live,
+    model_of,
+    sentence,
+    summary,
+    table_html,
+)
 from bgmagic.errors import AnswerGone, BgmagicError
 from bgmagic.jobs.artifacts import made_html
 from bgmagic.jobs.job import Answer, Job
@@ -37,7 +45,6 @@ _MARKS = {
 _NO_MARK = "", _GREY
 
 KEPT_ROWS = 100  # of a table that is saved in the notebook
-KEPT_CALL = 600  # characters of a call of a function, and of its output
 KEPT_CHARACTERS = 200  # of an answer in the table of a group
 
 _QUIET = f"color: var({_GREY}); font-size: 0.9em; overflow-wrap: anywhere"

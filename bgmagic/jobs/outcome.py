@@ -1,9 +1,11 @@
-"""Ends jobs: with the answer, or with the error that says why there is none."""
+"""Ends jobs, with the answer or the error that says why there is none, and tells of those left."""
 
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Mapping
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bgmagic.api.replay import leaves_calls
@@ -13,7 +15,7 @@ from bgmagic.errors import BgmagicError, ServerError, public
 from bgmagic.jobs.artifacts import images_in
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import JobRecord, Status
-from bgmagic.text import one_line
+from bgmagic.text import count_jobs, one_line
 from bgmagic.values import as_dict
 
 
@@ -238,3 +240,73 @@ def _without_text(record: JobRecord, response: Mapping[str, Any]) -> str:
         )
     named = one_line(", ".join(sorted(kinds - {"message", "reasoning"})), 100)
     return "without any text" + (f"; .response has its output: {named}" if named else "")
+
+
+# As a process ends.
+
+NAMED = 5  # jobs that are named; more are counted
+
+# Pythons that start no thread as a process ends (CPython issue 113964): nothing can be sent then.
+NO_THREADS = (3, 12) <= sys.version_info < (3, 12, 2)
+TOO_LATE = "This Python starts no thread as it ends; 3.12.2 does, and job.result() waits before."
+
+
+def shutdown_message(
+    left: Sequence[Job], written: Callable[[Job], bool], unwritten: Mapping[str, int] | None = None
+) -> str:
+    """One line about the jobs among ``left`` that are not over, or "".
+
+    Args:
+        left: the jobs that had not ended when the process was about to.
+        written: whether a journal that outlives the process has the job.
+        unwritten: how many jobs of which sweeps were not written down yet, so never sent.
+    """
+    going_on = [job for job in left if job.status == Status.DETACHED]
+    # A job of a batch gets its own id with its answer.
+    sent = [job for job in going_on if job.response_id or job.record.accepted_at]
+    others = set(going_on).difference(sent)
+    waiting = [job for job in going_on if job in others and written(job)]
+    others.difference_update(waiting)
+    counted = tuple(f"{name}[" for name in unwritten or ())  # handles of these are among them
+    unsent = [job for job in going_on if job in others and not str(job.name).startswith(counted)]
+    unclear = [job for job in left if job.status == Status.UNKNOWN]
+    told = [
+        _told(sent, "still at work at the server"),
+        _told(waiting, "to be sent by the next kernel that attaches"),
+        _how(sent + waiting, written),
+        _told(unsent, "unsent and written down nowhere"),
+        TOO_LATE if unsent and NO_THREADS else "",
+        _told(unclear, "unknown, accepted by the server or not"),
+        *(
+            f"{count_jobs(count)} of {one_line(name, 80)} were not written down yet and are "
+            "not sent; its cell, run again, sends them."
+            for name, count in (unwritten or {}).items()
+        ),
+    ]
+    line = " ".join(part for part in told if part)
+    return f"bgmagic: {line}" if line else ""
+
+
+def _told(jobs: Sequence[Job], what: str) -> str:
+    if not jobs:
+        return ""
+    named = [one_line(job.name or job.response_id or "no name", 80) for job in jobs[:NAMED]]
+    more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
+    count = "1 job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
+    return f"{count} {what}: {', '.join(named)}{more}."
+
+
+def _how(jobs: Sequence[Job], written: Callable[[Job], bool]) -> str:
+    """What to type in another kernel to follow ``jobs``."""
+    if not jobs:
+        return ""
+    if len(jobs) > NAMED:
+        return "In another kernel, %load_ext bgmagic, then %bgjobs --all lists them."
+    names = Counter(job.name for job in jobs)
+    words = []
+    for job in jobs:
+        # The journal knows a job by its variable, the server by its id.
+        by_name = job.record.named and names[job.name] == 1 and written(job)
+        which = job.name if by_name else job.response_id or job.record.key
+        words.append(one_line(which or "", 400))
+    return f"In another kernel, %load_ext bgmagic, then %bgattach {' '.join(words)}"

@@ -273,6 +273,8 @@ class Warming:
             pause = BREATH
             with contextlib.suppress(Exception):  # who needs it will be told what is wrong with it
                 importlib.import_module(self._left.pop())
+                if not self._left:
+                    frontend.make_early_widgets()
 
 
 REPLY, BREATH = 0.02, 0.002  # seconds

@@ -62,9 +62,17 @@ def write_to_process_log(line: str) -> None:
 
 def _make_card(job: Job) -> Any:
     # Imported when a card is shown: plain Python needs no widgets.
-    from bgmagic.display.card import Card
+    from bgmagic.display.frontend import EARLY
 
-    return Card(job, history=_history, pick_up=_picked_up)
+    early = EARLY.get(job)
+
+    def make() -> Any:
+        with gc_paused():
+            from bgmagic.display.card import Card
+
+            return Card(job, history=_history, pick_up=_picked_up, early=early)
+
+    return make() if early is None else early.widget(make)
 
 
 def _make_batches(store: JobStore, clock: Clock, gate: SendGate | None) -> BatchRuns:
@@ -426,7 +434,7 @@ class App:
         self._manager.close()
         unwritten = self._manager.feeds.unwritten()
         if left or unwritten:
-            from bgmagic.display.listing import shutdown_message
+            from bgmagic.jobs.outcome import shutdown_message
 
             line = shutdown_message(left, self._is_stored, unwritten)
             if line:

@@ -161,6 +161,8 @@ STARTS = (
     ("typed", "first cell of a kernel, a second after that", "at most 0.5x"),
     ("cell", "first cell of a kernel, at once after that", "at most 0.5x"),
     ("both", "both together, at once, with a file as journal", "at most 0.5x"),
+    ("cold", "first cell at once where nobody has imported ipywidgets", "at most 0.5x"),
+    ("cold_both", "that and its %load_ext together", "at most 0.5x"),
     ("open", "%load_ext with 1,000 open jobs of 100,000", "at most 100 ms"),
     ("listed", "%bgjobs of 100,000", "at most 100 ms"),
     ("reused", "--reuse of a sweep of 1,000 of 100,000", "at most 0.3 s"),

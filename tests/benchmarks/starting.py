@@ -22,6 +22,7 @@ from tests.benchmarks.measures import KEY, serving
 from tests.support.kernels import kernel
 
 STARTS = 5
+WIDGETLESS = "1 + 1"  # a first cell that imports no ipywidgets
 TYPING = 1.0  # seconds; what comes at once is a program's
 ROWS = 100_000
 OPEN = 1_000  # of them
@@ -83,6 +84,9 @@ def figures() -> dict[str, float]:
                 load, cell = _first_cell(pause, env)
                 found["load"].append(load)
                 found[name].append(cell)
+            load, cell = _first_cell(0.0, env, WIDGETLESS)
+            found["cold"].append(cell)
+            found["cold_both"].append(load + cell)
             # A user's journal is a file that is there, with jobs of other notebooks: an earlier
             # build opens it with `%load_ext`, so that only both together compare.
             kept = str(Path(folder) / "kept.sqlite3")
@@ -93,10 +97,13 @@ def figures() -> dict[str, float]:
         return medians | _long_journal(Path(folder) / "long.sqlite3", env)
 
 
-def _first_cell(pause: float, env: dict[str, str]) -> tuple[float, float]:
-    """Seconds of `%load_ext`, and of the first cell of a kernel, sent ``pause`` seconds later."""
+def _first_cell(
+    pause: float, env: dict[str, str], before: str = "import ipywidgets"
+) -> tuple[float, float]:
+    """Seconds of `%load_ext`, and of the first cell of a kernel, sent ``pause`` seconds later; the kernel
+    runs the cell ``before`` first."""
     with kernel(**env) as running:
-        running.ok("import ipywidgets")
+        running.ok(before)
         load = "get_ipython().run_line_magic('load_ext', 'bgmagic')"
         loaded = float(running.ok(CLOCK.format(load)).stdout)
         time.sleep(pause)

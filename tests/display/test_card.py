@@ -19,8 +19,8 @@ import pytest
 from bgmagic.api.request import Request
 from bgmagic.display import frontend
 from bgmagic.display.board import GroupBoard, JobsBoard
-from bgmagic.display.card import Card, _call, snapshot
-from bgmagic.display.listing import describe_live, table_row
+from bgmagic.display.card import Card
+from bgmagic.display.listing import _call, describe_live, snapshot, table_row
 from bgmagic.display.static_html import _steps
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from tests.conftest import KEY
 from tests.support.kernels import LIMIT, Kernel, kernel
-from tests.support.scripted import ScriptedServer
+from tests.support.scripted import Script, ScriptedServer
 
 SENT = "{0}: sent to gpt-5.2 in the background; %bgwait {0} waits for it"
 # Until the kernel's network thread has it; the cell says nothing.
@@ -212,3 +213,72 @@ def test_euporie_gets_text_alone(in_kernel: Kernel, server: ScriptedServer) -> N
     ran = in_kernel.ok(UNTIL.format("x"))
     assert ran.stdout.startswith("x: completed after ")
     assert updates(in_kernel) == []
+
+
+# One cell, since the kernel imports ipywidgets when it is idle; and not even then.
+COLD = """
+import comm, sys
+from bgmagic.notebook import magics
+magics.REPLY = 1e6
+opened, create = [], comm.create_comm
+comm.create_comm = lambda **told: opened.append(told) or create(**told)
+get_ipython().run_line_magic("load_ext", "bgmagic")
+get_ipython().run_cell_magic("bgresponse", "-o x", "Why?")
+print("ipywidgets" in sys.modules)
+"""
+SAME = """
+import ipywidgets
+told, now, layout = opened[1]["data"]["state"], x.card.get_state(), x.card.layout.get_state()
+differ = {name for name in now if name not in told or now[name] != told[name]} - set(x.card.shown)
+differ |= {name for name, value in opened[0]["data"]["state"].items() if layout[name] != value}
+version = {"version": ipywidgets._version.__protocol_version__}
+differ |= {n for n, each in enumerate(opened) if each["metadata"] != version}
+differ | (told["view"].keys() - now["view"].keys()), len(opened), x.card.model_id
+"""
+
+
+@pytest.mark.parametrize("first", ["click", "page", "news"])
+def test_first_card_is_drawn_before_ipywidgets(first: str, server: ScriptedServer) -> None:
+    """A kernel's first card is in the page before ipywidgets is imported, with the state that the widget has; whatever
+    comes first, a click, a page that opens or news of the job, makes that widget, and is not lost."""
+    server.polls = 10**6
+    answer = threading.Event()
+    server.enqueue("create", Script(hold=answer))
+    with kernel(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.base_url, BGMAGIC_POLL="0.1") as running:
+        ran = running.ok(COLD)
+        assert ran.stdout == "False\n"
+        model = ran.displays[0][WIDGET]["model_id"]
+        if first == "click":
+            tell(running, "comm_msg", model, {"method": "custom", "content": {"action": "cancel"}})
+            running.until("x.record.cancelling and 'ipywidgets' in sys.modules")
+        elif first == "page":
+            tell(running, "comm_open", "all", {}, target_name="jupyter.widget.control")
+            tell(running, "comm_msg", "all", {"method": "request_states"})
+            told = heard(running, "all")
+            assert told["states"][model]["state"]["view"]["name"] == "x"
+        elif first == "news":
+            answer.set()
+            running.until("x.response_id and 'ipywidgets' in sys.modules")
+        answer.set()
+        assert running.ok(SAME).result == f"(set(), 2, '{model}')"
+        assert (
+            running.value("isinstance(ipywidgets.VBox([x.card]).children[0], ipywidgets.DOMWidget)")
+            == "True"
+        )
+        running.until("x.card.view['response_id'] or x.card.view['done']")
+
+
+def tell(running: Kernel, kind: str, comm: str, data: Any, **more: str) -> None:
+    """Send what a page would by this comm."""
+    session = running.client.session
+    content = {"comm_id": comm, "data": data, **more}
+    running.client.shell_channel.send(session.msg(kind, content, metadata={"version": "1.0.0"}))
+
+
+def heard(running: Kernel, comm: str) -> dict[str, Any]:
+    """What the kernel sends next by this comm."""
+    while True:
+        message = running.client.get_iopub_msg(timeout=LIMIT)
+        if message["msg_type"] == "comm_msg" and message["content"]["comm_id"] == comm:
+            data: dict[str, Any] = message["content"]["data"]
+            return data

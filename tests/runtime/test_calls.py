@@ -13,8 +13,8 @@ import pydantic
 import pytest
 
 import bgmagic
-from bgmagic.display.card import Card, snapshot
-from bgmagic.display.listing import table_row
+from bgmagic.display.card import Card
+from bgmagic.display.listing import snapshot, table_row
 from bgmagic.display.static_html import footer_text
 from bgmagic.errors import BadInput
 from bgmagic.jobs.export import export_line, figures_of, job_row

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from bgmagic.api.request import Request
-from bgmagic.display.card import snapshot
-from bgmagic.display.listing import describe_job
+from bgmagic.display.listing import describe_job, snapshot
 from bgmagic.display.static_html import footer_text
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import JobFailed, JobLost, JobUnknown

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import decompressed
-from bgmagic.display.card import previewed
+from bgmagic.display.listing import previewed
 from bgmagic.jobs.outcome import JobUnknown, NoAnswer
 from bgmagic.runtime.manager import JobManager
 from bgmagic.transport.streaming import decode_events
