@@ -7,6 +7,7 @@ value's classes come from: none is imported here. No `str` that leaves things ou
 
 from __future__ import annotations
 
+import base64
 import functools
 import sys
 import sysconfig
@@ -39,7 +40,7 @@ def simplified(value: Any) -> Any:
     return _array_like(value)
 
 
-_CHART = "is a chart: save it as an image for --file, or put in its .to_dict()"
+_CHART = "is a chart: save it as an image for --file"
 
 # What is refused, by the package and the name of a class, and what to put in instead.
 _REFUSED: Mapping[tuple[str, str], str] = {
@@ -58,16 +59,11 @@ _REFUSED: Mapping[tuple[str, str], str] = {
     ("pandas", "BaseGroupBy"): "holds groups, not values; put in its .mean(), .size() or the like",
     ("pandas", "Styler"): "is a picture of a table; put in its .data",
     ("sklearn", "BaseEstimator"): "has no whole text; put in its .get_params()",
-    (
-        "altair",
-        "TopLevelMixin",
-    ): _CHART,
-    (
-        "plotly",
-        "BaseFigure",
-    ): _CHART,
-    ("bokeh", "Model"): "is a chart: save it as an image for --file",
-    ("holoviews", "Dimensioned"): "is a chart: save it as an image for --file",
+    ("altair", "TopLevelMixin"): f"{_CHART}, or put in its .to_dict()",
+    # Its to_dict() has all of the template, too.
+    ("plotly", "BaseFigure"): f"{_CHART}, or put in its .data",
+    ("bokeh", "Model"): _CHART,
+    ("holoviews", "Dimensioned"): _CHART,
     ("matplotlib", "Artist"): "is a drawing: --file $NAME attaches its figure as an image",
     ("PIL", "Image"): "has no text of its own; --file $NAME attaches it as an image",
     ("statsmodels", "Results"): "has no text of its own; put in its .summary()",
@@ -288,6 +284,53 @@ def _of_uncertainties(value: Any) -> Any:
     return f"{float(value.nominal_value)}+/-{float(value.std_dev)}"
 
 
+def _of_plotly(value: Any) -> Any:
+    # A trace, or a part of one. Unlike a figure's to_dict() this leaves arrays what they are.
+    return value.to_plotly_json() if hasattr(value, "to_plotly_json") else UNREAD
+
+
+# How plotly names what its typed arrays hold (its `to_typed_array_spec`).
+_TYPED = frozenset({"i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8"})
+
+
+def typed_array(named: Mapping[Any, Any]) -> Any:
+    """The numbers of an array as plotly's ``to_dict()`` writes it; `UNREAD` if it is none."""
+    if "bdata" not in named or not named.keys() <= {"dtype", "bdata", "shape"}:
+        return UNREAD
+    numpy, code = sys.modules.get("numpy"), named.get("dtype")
+    if numpy is None or not isinstance(code, str) or code not in _TYPED:
+        return UNREAD
+    try:
+        numbers = numpy.frombuffer(base64.b64decode(named["bdata"], validate=True), f"<{code}")
+        shape = [int(length) for length in str(named.get("shape", numbers.size)).split(",")]
+        return numbers.reshape(shape)
+    except (TypeError, ValueError):
+        return UNREAD
+
+
+def _of_sympy(value: Any) -> Any:
+    # Its own str leaves out the last digits of floats: 0.1 + 0.2 is 0.300000000000000.
+    names = {c.__name__ for c in type(value).__mro__}
+    if "Printable" not in names or not type(value).__module__.startswith("sympy."):
+        return UNREAD
+    return str(_sympy_printer()().doprint(value))
+
+
+@functools.cache
+def _sympy_printer() -> Any:
+    """SymPy's printer, with floats as short as they can be read back, instead of 15 digits."""
+    printing: Any = sys.modules["sympy.printing.str"]
+    libmp: Any = sys.modules["mpmath.libmp"]
+
+    def printed(_: Any, number: Any) -> str:
+        most = libmp.repr_dps(number._prec)  # as many digits tell any number of that precision
+        texts = [libmp.to_str(number._mpf_, digits) for digits in range(most - 2, most + 1)]
+        same = (text for text in texts if libmp.from_str(text, number._prec, "n") == number._mpf_)
+        return str(next(same, texts[-1]))
+
+    return type("Printer", (printing.StrPrinter,), {"_print_Float": printed})
+
+
 def _of_cftime(value: Any) -> Any:
     # Its str has neither fractions of a second nor the calendar.
     if not hasattr(value, "calendar"):
@@ -300,7 +343,8 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "pyarrow": _of_pyarrow, "numpy": _of_numpy, "torch": _of_torch, "scipy": _of_scipy,
     "networkx": _of_networkx, "xarray": _of_xarray, "pint": _of_pint, "astropy": _of_astropy,
     "statsmodels": _of_statsmodels, "shapely": _of_shapely, "cftime": _of_cftime,
-    "uncertainties": _of_uncertainties, "sqlalchemy": _of_sqlalchemy,
+    "uncertainties": _of_uncertainties, "sqlalchemy": _of_sqlalchemy, "plotly": _of_plotly,
+    "sympy": _of_sympy,
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from bgmagic.prompts.arrays import (
     check_size,
     duration_words,
 )
-from bgmagic.prompts.libraries import UNREAD, has_whole_text, simplified
+from bgmagic.prompts.libraries import UNREAD, has_whole_text, simplified, typed_array
 from bgmagic.prompts.tables import Table, as_csv, table_of
 from bgmagic.text import kind_of
 
@@ -164,6 +164,9 @@ def _parts(value: Any) -> Any:
         return known
     named = _fields(value)
     if named is not None:
+        numbers = typed_array(named)
+        if numbers is not UNREAD:
+            return _plain(numbers)
         return _dict(named, attributes=not isinstance(value, Mapping))
     if isinstance(value, Set):
         members: Any = value

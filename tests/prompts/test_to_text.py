@@ -332,6 +332,11 @@ def grid(xr: Any) -> Any:
     return xr.DataArray(np.eye(2), {"x": [1, 2]}, ("x", "y"), name="t", attrs=attrs)
 
 
+def heatmap(graph_objects: Any) -> Any:
+    counts = graph_objects.Heatmap(x=np.array([0.1, 2]), z=np.array([[1, 2], [3, 4]]))
+    return graph_objects.Figure(counts)
+
+
 SCIENCE: list[tuple[str, str, Build, str]] = [
     (
         "networkx",
@@ -414,6 +419,24 @@ SCIENCE: list[tuple[str, str, Build, str]] = [
     ("attrs", "object", lambda a: a.make_class("A", ["x", "y"])(1, [2]), '{"x":1,"y":[2]}'),
     ("msgspec", "object", lambda m: m.defstruct("S", ["x", "y"])(1, ["b"]), '{"x":1,"y":["b"]}'),
     ("sympy", "expression", lambda s: [s.Symbol("x") ** 2, s.Rational(1, 3)], "- x**2\n- 1/3"),
+    (
+        "sympy",
+        "floats",
+        lambda s: [(0.1 + 0.2) * s.Symbol("x"), s.Float("0.1", 40), s.Matrix([[0.1, -2e-10]])],
+        "- 0.30000000000000004*x\n- 0.1\n- Matrix([[0.1, -2.0e-10]])",
+    ),
+    (
+        "plotly.graph_objects",
+        "traces",
+        lambda g: heatmap(g).data,
+        '[{"x":[0.1,2.0],"z":[[1,2],[3,4]],"type":"heatmap"}]',
+    ),
+    (
+        "plotly.graph_objects",
+        "to_dict",  # where arrays are base64 since plotly 6
+        lambda g: heatmap(g).to_dict()["data"],
+        '[{"x":[0.1,2.0],"z":[[1,2],[3,4]],"type":"heatmap"}]',
+    ),
     ("sklearn.datasets", "bunch", lambda s: s.load_iris().target_names, '["setosa","versicolor","virginica"]'),
 ]  # fmt: skip
 
@@ -448,7 +471,7 @@ REFUSED: list[tuple[str, str, Build, str]] = [
     ("ibis", "column", lambda i: i.memtable({"a": [1]}).a, r"put in its \.to_pandas\(\)"),
     ("pandas", "groups", lambda p: p.DataFrame({"a": [1]}).groupby("a"), r"put in its \.mean\(\)"),
     ("altair", "chart", lambda a: a.Chart(), r"--file, or put in its \.to_dict\(\)"),
-    ("plotly.graph_objects", "figure", lambda g: g.Figure(), r"--file, or put in its \.to_dict\(\)"),
+    ("plotly.graph_objects", "figure", lambda g: g.Figure(), r"--file, or put in its \.data"),
     ("sklearn.linear_model", "estimator", lambda s: s.LinearRegression(), r"put in its \.get_params\(\)"),
     ("matplotlib.figure", "figure", lambda f: f.Figure(), r"--file \$NAME attaches an image"),
     ("PIL.Image", "image", lambda i: i.new("L", (1, 1)), r"--file \$NAME attaches it as an image"),
