@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 
@@ -46,6 +46,12 @@ def without_controls(text: str) -> str:
 def count_jobs(count: int) -> str:
     """Write a number of jobs: "1 job", "20 jobs"."""
     return "1 job" if count == 1 else f"{count} jobs"
+
+
+def count_each(counts: Mapping[str, int]) -> str:
+    """Write numbers with their words, the largest first: "9 completed, 3 in_progress"."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count} {one_line(word, 40)}" for word, count in ordered)
 
 
 def kind_of(value: object) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgmagic.text import duration, one_line, user_path
+from bgmagic.text import count_each, duration, one_line, user_path
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,12 @@ def test_a_line_that_is_cut_says_so() -> None:
     assert one_line("a" * 20, 10) == "a" * 10 + "…"
     assert one_line("a" + " " * 100 + "b", 10) == "a…"
     assert one_line("a" + " " * 100, 10) == "a"
+
+
+def test_counts_come_largest_first() -> None:
+    """Numbers stand with their words, the largest first, of equal ones as they came; a word is one line."""
+    assert count_each({"failed": 1, "done": 12, "a\nb": 1}) == "12 done, 1 failed, 1 a b"
+    assert count_each({}) == ""
 
 
 def test_a_home_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from bgmagic.display.static_html import final_group_bundles, text_html
 from bgmagic.jobs.export import GroupSummary, server_seconds
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Note, Status
-from bgmagic.text import one_line
+from bgmagic.text import count_each, one_line
 
 if TYPE_CHECKING:
     from bgmagic.jobs.group import JobGroup
@@ -251,7 +251,7 @@ def group_snapshot(group: JobGroup, tally: GroupSummary, bill_text: str) -> dict
         "batch": tally.batch_progress,
         # For the notification of the desktop.
         "status": f"all {tally.size} jobs have ended",
-        "message": ", ".join(f"{count} {status}" for status, count in tally.counts.items()),
+        "message": count_each(tally.counts),
         "cancelling": any(job.outline.cancelling and not job.done() for job in group.made),
         "pace": tally.pace(),
         "tokens_in": tally.total("tokens_in"),

@@ -15,7 +15,7 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.jobs.steps import OPEN_QUESTIONS, Step
 from bgmagic.rendering.escaping import inline_text
-from bgmagic.text import count_jobs, duration, one_line
+from bgmagic.text import count_each, count_jobs, duration, one_line
 from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
@@ -147,8 +147,7 @@ def _of_entry(entry: StoredJob, alive: set[str]) -> TableRow:
 def summary(listed: Sequence[TableRow]) -> str:
     """How many there are of each status: "12 jobs: 9 completed, 3 in_progress"."""
     counts = Counter(row.status for row in listed)
-    told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    return f"{count_jobs(len(listed))}: {told}"
+    return f"{count_jobs(len(listed))}: {count_each(counts)}"
 
 
 def table_text(listed: Sequence[TableRow]) -> str:
@@ -225,8 +224,7 @@ def describe_jobs(jobs: Sequence[Job]) -> str:
         return describe_job(jobs[0])
     from bgmagic.jobs.export import batch_progress  # a job by itself needs none
 
-    counts = Counter(one_line(job.status, 40) for job in jobs)
-    told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    told = count_each(Counter(job.status for job in jobs))
     longest = max(job.elapsed for job in jobs)
     failed = next((job for job in jobs if job.error), None)
     about = f"; {failed.name}: {one_line(str(failed.error), 200)}" if failed else held_up(jobs)
@@ -244,7 +242,7 @@ def held_up(jobs: Iterable[Job]) -> str:
 
 
 def describe_live(job: Job) -> str:
-    """The same in one line of text."""
+    """A job in one line, with what its card says."""
     record = job.record
     effort = f", effort {record.request.effort}" if record.request.effort else ""
     asked = f"{model_of(job)}{effort}"

@@ -26,7 +26,14 @@ from bgmagic.jobs.outcome import InvalidAnswer, NoAnswer
 from bgmagic.jobs.record import Status
 from bgmagic.jobs.steps import CallStatus, Step
 from bgmagic.rendering.escaping import inline_text
-from bgmagic.text import count_jobs, dollars, duration, one_line, without_controls
+from bgmagic.text import (
+    count_each,
+    count_jobs,
+    dollars,
+    duration,
+    one_line,
+    without_controls,
+)
 
 if TYPE_CHECKING:
     from bgmagic.jobs.export import GroupSummary
@@ -291,7 +298,7 @@ def group_html(group: JobGroup, tally: GroupSummary) -> str:
     """The counts, the failed with their reasons, the folded table, and the footer."""
     failed = tally.failures > 0
     mark = _MARKS[Status.FAILED if failed else Status.COMPLETED]
-    counts = ", ".join(f"{count} {status}" for status, count in tally.counts.items())
+    counts = count_each(tally.counts)
     parts = [_failed(tally, group.name)] if failed else []
     parts += [_table(group), _line(group_footer(group, tally), _QUIET)["text/html"]]
     return _framed(mark, group.name, f"{count_jobs(tally.size)}: {counts}", *parts)

@@ -27,7 +27,7 @@ from bgmagic.jobs.job import Answer, Job, outcomes
 from bgmagic.jobs.outcome import Detached, JobError, mirror
 from bgmagic.jobs.placeholder import as_completed
 from bgmagic.jobs.record import GroupDisplays, Status
-from bgmagic.text import count_jobs, one_line
+from bgmagic.text import count_each, count_jobs
 
 if TYPE_CHECKING:
     import pandas
@@ -272,7 +272,7 @@ class JobGroup(Collection[Any]):
         return results
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{n} {one_line(status, 40)}" for status, n in self.counts.items())
+        counts = count_each(self.counts)
         telling = [job for job in self.made if job.outline.batch_counts and not job.done()]
         if telling:
             from bgmagic.jobs.export import batch_progress

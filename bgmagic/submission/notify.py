@@ -25,7 +25,7 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Status
 from bgmagic.submission.app import app, register_at_exit
 from bgmagic.submission.converters import BROWSER, to_notified
-from bgmagic.text import count_jobs, duration, one_line
+from bgmagic.text import count_each, count_jobs, duration, one_line
 
 TIMEOUT = 10.0  # seconds a server has to take a message
 
@@ -185,9 +185,8 @@ def message_of(what: Job | JobGroup) -> dict[str, Any]:
     records = [job.record for job in jobs]
     begun = min((record.submitted_at for record in records), default=0.0)
     ended = max((record.ended_at or time.time() for record in records), default=0.0)
-    counts = Counter(one_line(job.status, 40) for job in jobs)
-    words = [f"{count} {status}" for status, count in counts.most_common()]
-    status = next(iter(counts), "") if len(counts) == 1 else ", ".join(words)
+    counts = Counter(job.status for job in jobs)
+    status = one_line(jobs[0].status, 40) if len(counts) == 1 else count_each(counts)
     name = one_line(what.name or "", 80)
     notebook = PurePath(records[0].notebook).name if records else ""
     several = {"jobs": len(jobs)} if isinstance(what, JobGroup) else {}
