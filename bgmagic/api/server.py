@@ -76,7 +76,7 @@ class ServerConfig:
             base_url: instead of OPENAI_BASE_URL.
 
         Raises:
-            BadInput: there is no key, or an address is none.
+            BadInput: there is no key, an address is none, or one of them stands in quotes.
         """
         key = _variable("OPENAI_API_KEY")
         named = (base_url or "").strip() or _variable("OPENAI_BASE_URL")
@@ -168,7 +168,11 @@ def _transport_variables() -> tuple[tuple[str, str], ...]:
 
 
 def _variable(name: str) -> str:
-    return os.environ.get(name, "").strip()
+    value = os.environ.get(name, "").strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        # Unlike a shell, IPython's %env and Docker's --env-file take them for a part of the value.
+        raise BadInput(f"{name} has quotes around its value, which count: %env {name}=… takes none")
+    return value
 
 
 def _no_key(base_url: str) -> str:

@@ -19,7 +19,7 @@ import json
 import math
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Sequence, Set, Sized
 from typing import Any, cast
 
 from bgmagic.errors import BadInput, public
@@ -102,12 +102,24 @@ def _taught(value: Any) -> str | None:
     if len(to_text.registry) == 1:
         return None
     said = to_text.dispatch(type(value))
+    if said is _BUILT_IN and type(value).__module__ != "builtins":
+        said = _taught_by_name(type(value))
     if said is _BUILT_IN:
         return None
     text = said(value)
     if not isinstance(text, str):
         raise NoText(f"to_text of {kind_of(value)} gave {kind_of(text)}; it must give a str")
     return text
+
+
+def _taught_by_name(of: type[Any]) -> Callable[[Any], str]:
+    """What was registered for a class of this name, before its cell was run again, or its module
+    reloaded (`%autoreload`): the class is another then, and means the same."""
+    named = {(kind.__module__, kind.__qualname__): said for kind, said in to_text.registry.items()}
+    names = ((kind.__module__, kind.__qualname__) for kind in of.__mro__[:-1])
+    # Two that one function makes may share a name by chance.
+    same = (name for name in names if name in named and "<locals>" not in name[1])
+    return next((named[name] for name in same), _BUILT_IN)
 
 
 # A value as JSON's: dicts, lists, texts, numbers, None.

@@ -158,7 +158,7 @@ def test_bare_create_and_display(in_kernel: Kernel, server: ScriptedServer) -> N
 
 
 def test_config_and_environment_name_the_server(in_kernel: Kernel, server: ScriptedServer) -> None:
-    """%config BgMagics.base_url goes over BGMAGIC_BASE_URL, and that over OPENAI_BASE_URL, with the key that is set; what is no address is one line."""
+    """%config BgMagics.base_url goes over BGMAGIC_BASE_URL, and that over OPENAI_BASE_URL, with the key that is set; what is no address, and a key in quotes, is one line."""
     with ScriptedServer() as second, ScriptedServer() as third:
         in_kernel.ok(f"%env BGMAGIC_BASE_URL={second.base_url}")
         in_kernel.ok("%%bgresponse --wait\nOne?")
@@ -170,6 +170,12 @@ def test_config_and_environment_name_the_server(in_kernel: Kernel, server: Scrip
         ran = in_kernel.run("%config BgMagics.base_url = 'nonsense'")
         assert "BgMagics.base_url = 'nonsense' is no address" in ran.said
         assert len(ran.said.splitlines()) == 1
+        in_kernel.ok(f'%env OPENAI_API_KEY="{KEY}"')
+        ran = in_kernel.run("%%bgresponse\nThree?")
+        assert ran.said == (
+            "UsageError: OPENAI_API_KEY has quotes around its value, which count: "
+            "%env OPENAI_API_KEY=… takes none"
+        )
         in_kernel.ok("%env OPENAI_API_KEY=")
         ran = in_kernel.run("%%bgresponse\nThree?")
         assert ran.said == (

@@ -606,8 +606,10 @@ def taught() -> Iterator[None]:
 
 @pytest.mark.usefixtures("taught")
 def test_types_that_users_teach() -> None:
-    """A type that was registered has its text alone and in lists, dicts and tables; so do subclasses."""
+    """A type that was registered has its text alone and in lists, dicts and tables; so do subclasses, and the class when its cell was run again."""
     water, ion = Molecule("H2O"), Ion("Na+")
+    again = type("Molecule", (), {"__module__": __name__, "formula": "CO2"})
+    assert to_text([again(), type("Gas", (again,), {})()]) == "- molecule CO2\n- molecule CO2"
     assert to_text(water) == "molecule H2O"
     assert to_text([water, ion]) == "- molecule H2O\n- molecule Na+"
     assert json.loads(to_text({"k": [{"m": ion}]})) == {"k": [{"m": "molecule Na+"}]}
