@@ -99,10 +99,10 @@ def submit(
         ask: have each call of a function wait for somebody's word; denied where nobody is.
         max_rounds: rounds of calls of functions, at most (10).
         schema: a Pydantic model or a JSON schema; the answer's ``data`` is the validated object.
-        include: what the response is to have besides, as "web_search_call.action.sources", or a
-            list of such names.
+        include: a further field of the response, as "web_search_call.action.sources", or a list of
+            these.
         metadata: text by name that the server keeps with the response.
-        cache_key: common to requests that begin alike.
+        cache_key: the same for requests that begin alike.
         param: any other field of the request body; keys may be dotted.
         stream: have ``job.text`` grow as the response is written.
         over_budget: send even though the budget is spent.
@@ -181,7 +181,7 @@ def map(
     Args:
         template: the prompt; ``{{ item }}`` is the item, ``{{ item.column }}`` a column of a row.
         items: a list, a dict, a Series or a DataFrame; None for samples and settings alone.
-        n: so many samples: each request n times.
+        n: samples: each request n times.
         sweep: settings and the values of each, all combined: ``{"effort": ["low", "high"]}``.
         batch: send them as one batch of the provider's, at half the price, done within 24 hours.
         max_in_flight: jobs at the server at once (64); the others wait.

@@ -108,7 +108,7 @@ class SubmitSettings:
     )  # fmt: skip
     no_previous: bool = option(
         "--no-previous", default=False, configurable=True,
-        help="send all turns of the conversation again; else the server goes on from what it has",
+        help="send all turns again; without it the server goes on from the response that it has",
     )  # fmt: skip
     file: tuple[Any, ...] = option(
         "--file", metavar="PATH", read=to_several, default=(), repeatable=True,
@@ -134,7 +134,7 @@ class SubmitSettings:
     include: tuple[str, ...] = option(
         "--include", metavar="NAME", read=to_included, default=(), repeatable=True,
         configurable=True, offered=INCLUDABLE,
-        help="what the response is to have besides, as web_search_call.action.sources; repeatable",
+        help="further fields of the response, as web_search_call.action.sources; repeatable",
     )  # fmt: skip
     metadata: tuple[tuple[str, str], ...] = option(
         "--metadata", metavar="KEY=VALUE", read=to_metadata, default=(), repeatable=True,
@@ -143,7 +143,7 @@ class SubmitSettings:
     )  # fmt: skip
     cache_key: str | None = option(
         "--cache-key", metavar="TEXT", read=to_word, configurable=True,
-        help="common to requests that begin alike, so that the server finds them in its cache",
+        help="the same for requests that begin alike, so that the server finds that in its cache",
     )  # fmt: skip
     param: tuple[tuple[str, Any], ...] = option(
         "--param", metavar="KEY=VALUE", read=to_pairs, default=(), repeatable=True,
@@ -159,7 +159,7 @@ class SubmitSettings:
     )  # fmt: skip
     n: int | None = option(
         "--n", metavar="N", read=to_count,
-        help="so many samples: the same request N times",
+        help="N samples: the same request N times",
     )  # fmt: skip
     sweep: tuple[tuple[str, Any], ...] = option(
         "--sweep", metavar="KEY=A,B", read=to_swept, default=(), repeatable=True,
