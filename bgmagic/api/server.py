@@ -181,10 +181,9 @@ def _no_key(base_url: str) -> str:
             "no API key: set OPENAI_API_KEY (os.environ works, also now), "
             "or try without one: %bglocal, in IPython or a notebook, starts the embedded model"
         )
-    shown = one_line(base_url.rpartition("@")[2].partition("?")[0], 200)
     return (
         "no API key: set OPENAI_API_KEY (os.environ works, also now) to that of "
-        f"{shown}, or to any word if that asks for none, or try without: "
+        f"{_shown(base_url)}, or to any word if that asks for none, or try without: "
         "%bglocal, in IPython or a notebook, starts the embedded model"
     )
 
@@ -208,11 +207,10 @@ def check_url(base_url: str, label: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        shown = one_line(base_url.rpartition("@")[2])
-        raise BadInput(f"{label} {shown!r} is no address; write it as https://host/v1")
+        raise BadInput(f"{label} {_shown(base_url)!r} is no address; write it as https://host/v1")
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
     shown = one_line(urllib.parse.urlunsplit(bare).rstrip("/"))
-    if parts.query:
+    if "?" in base_url.partition("#")[0]:  # also where nothing is behind it
         # The SDK would put it before the path of each call.
         raise BadInput(
             f"{label} {shown!r} has a query: leave out what begins with its ?, or give "
@@ -222,6 +220,11 @@ def check_url(base_url: str, label: str) -> None:
         raise BadInput(
             f"{label} {shown!r} is the address of one call: leave out its end, as in https://host/v1"
         )
+
+
+def _shown(base_url: str) -> str:
+    """What is written as an address, without what may be secret in it: a password, a query."""
+    return one_line(base_url.partition("?")[0].rpartition("@")[2], 200)
 
 
 def _is_name(host: str) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from bgmagic.api.redaction import secrets_of
-from bgmagic.api.server import ServerConfig
+from bgmagic.api.server import ServerConfig, check_url
 from bgmagic.concurrency import on_own_thread
 from bgmagic.errors import BadInput, BgmagicError, ServerError
 from bgmagic.text import one_line
@@ -358,6 +358,7 @@ def server_from_client(client: Any) -> ServerConfig:
             "this client has an http_client of its own, which belongs to its event loop: "
             "set proxies and certificates by HTTPS_PROXY and SSL_CERT_FILE instead"
         )
+    check_url(str(client.base_url), "this client's base_url")
     client = client.copy()  # as it is set now, whatever is done to it later
     return ServerConfig(
         base_url=str(client.base_url),

@@ -261,6 +261,9 @@ def test_use_refuses_what_it_cant_take_over() -> None:
     own = openai.OpenAI(api_key="sk-1", http_client=openai.DefaultHttpxClient(verify=False))
     with pytest.raises(BadInput, match="HTTPS_PROXY and SSL_CERT_FILE"):
         server_from_client(own)
+    queried = openai.OpenAI(api_key="sk-1", base_url="http://x/v1?code=secret-1")
+    with pytest.raises(BadInput, match="this client's base_url 'http://x/v1' has a query"):
+        server_from_client(queried)
 
 
 def test_no_secret_slips_through_the_cracks(pointed: ScriptedServer, ask: Ask) -> None:
@@ -390,6 +393,17 @@ def test_blanks_around_an_address_are_no_part_of_it(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     made = ServerConfig.from_environment(f"{space}http://127.0.0.1:9/v1{space}")
     assert made.base_url == "http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize("query", ["?", "?code=a@secret-1", "/?code=secret-1#part"])
+def test_query_in_base_url_is_one_line(monkeypatch: pytest.MonkeyPatch, query: str) -> None:
+    """A query in the base URL, behind which the SDK would put the path, is refused, without its text and the password."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://bob:secret-1@x/v1{query}")
+    with pytest.raises(BadInput, match=r"OPENAI_BASE_URL 'http://x/v1' has a query") as caught:
+        ServerConfig.from_environment()
+    assert "default_query" in str(caught.value)
+    assert "secret-1" not in str(caught.value)
 
 
 def test_job_goes_out_as_whom_it_was_submitted(
