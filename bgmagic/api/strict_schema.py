@@ -199,8 +199,9 @@ class StrictSchema:
         if not _types(node) <= _TYPES:
             named = ", ".join(sorted(_types(node) - _TYPES))
             self._refuse(f"the type {named}", place, f"there are {', '.join(sorted(_TYPES))}")
-        if node.get("format") in _FORMATS:
-            made["format"] = node["format"]
+        form = node.get("format")
+        if isinstance(form, str) and form in _FORMATS:
+            made["format"] = form
         for key, unsaid in (
             ("uniqueItems", bool(node.get("uniqueItems"))),
             ("pattern", bool(_LOOKAROUND.search(str(node.get("pattern", ""))))),
@@ -221,6 +222,8 @@ class StrictSchema:
             advice = "use a list of objects, each with its key and its value"
             self._refuse("an object with any keys", place, advice)
         required = node.get("required", ())
+        if not isinstance(required, list | tuple):
+            self._refuse("required that is no list", place, 'write the names of fields, ["name"]')
         made["type"] = node.get("type", "object")
         made["properties"] = {}
         for name, part in fields.items():

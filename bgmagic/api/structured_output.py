@@ -43,6 +43,11 @@ def response_format(given: Any, label: str = "--schema") -> dict[str, Any]:
             return _of_class(given, label)
     except RecursionError:
         raise BadInput(f"{label}: it holds itself without end; use $ref for that") from None
+    except BadInput:
+        raise
+    except Exception as error:  # a schema may have anything in any place
+        why = one_line(f"{type(error).__name__}: {error}", 200)
+        raise BadInput(f"{label}: this is no JSON schema ({why})") from None
     kind = type(given).__name__
     if isinstance(given, type) and not typing.get_origin(given):
         raise BadInput(

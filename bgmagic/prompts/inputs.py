@@ -157,7 +157,7 @@ def _drawn(value: Any, label: str) -> bytes | None:
             value.savefig(out, format="png", bbox_inches="tight")
         elif image is not None and isinstance(value, image):
             plain = value if value.mode in ("1", "L", "LA", "P", "RGB", "RGBA") else None
-            drawn = plain or value.convert("RGB")
+            drawn = plain or _of_eight_bits(value)
             # Quickly rather than small: the cell waits for it. Photos would take a second as PNG.
             if getattr(value, "format", None) == "JPEG" and drawn.mode in ("L", "RGB"):
                 drawn.save(out, format="JPEG", quality=95)
@@ -169,6 +169,20 @@ def _drawn(value: Any, label: str) -> bytes | None:
         kind = type(value).__name__
         raise BadInput(f"{label}: the {kind} can't be drawn: {one_line(str(error))}") from None
     return out.getvalue()
+
+
+def _of_eight_bits(image: Any) -> Any:
+    """A PIL image with 8 bits a channel. PIL cuts what is above off: a picture of 12 or 16 bits, as
+    of a microscope, would be white."""
+    if image.mode[0] not in "IF":
+        return image.convert("RGB")
+    grey = image.convert("L")
+    if grey.convert(image.mode).tobytes() != image.tobytes():
+        raise ValueError(
+            f"its values, of mode {image.mode}, are not whole ones from 0 to 255; scale them first, "
+            'as in image.point(lambda value: value / 256).convert("L")'
+        )
+    return grey
 
 
 def _loaded(module: str, name: str) -> type[Any] | None:

@@ -183,7 +183,7 @@ def function_entry(function: Callable[..., Any]) -> dict[str, Any]:
         BadInput: a parameter has no type, or strict mode has no word for it.
     """
     name = getattr(function, "__name__", "")
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise BadInput(
             f"--tool: a function needs a name of up to 64 letters, digits, _ and -, not {name!r}; "
             "write it with def"

@@ -221,6 +221,9 @@ endless["items"] = endless
         (object_of(a={"type": "string", "pattern": "^(?!x)"}), r"pattern \(at a\)"),
         (object_of(a=True), r"may be anything \(at a\)"),
         ({"type": "object", "properties": [1]}, "properties that are no object"),
+        ({**object_of(a={"type": "string"}), "required": 5}, "required that is no list"),
+        (object_of(a={"type": [["string"]]}), r"the type \['string'\]"),
+        (object_of(a={"enum": [{}], "type": {}}), r"a dict as a type"),
         (object_of(a=endless), "holds itself without end"),
     ],
 )
@@ -242,6 +245,23 @@ schemas = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+WORDS = ["required", "format", "properties", "$defs", "prefixItems", "enum", "const", "pattern"]
+misplaced = st.dictionaries(
+    st.sampled_from(WORDS), st.sampled_from([5, "a", None, [], [[]], [5], {}, {"a": 5}]), max_size=3
+)
+
+
+@given(st.builds(lambda inner, odd: object_of(a={**inner, **odd}) | odd, schemas, misplaced))
+def test_what_stands_in_the_wrong_place_is_refused(schema: dict[str, Any]) -> None:
+    """A schema that has anything in any place is sent, or one line; it is no traceback of ours."""
+    told = "one line"
+    try:
+        response_format(schema)
+    except BadInput as error:
+        told = str(error)
+    assert "\n" not in told
 
 
 @given(schemas.map(lambda inner: object_of(a=inner)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import base64
 import io
 import os
@@ -104,6 +105,18 @@ def test_pixels_arrive_exactly() -> None:
     drawn = Image.frombytes("RGBA", (16, 16), os.urandom(16 * 16 * 4))
     (part,) = file_parts([drawn])
     assert Image.open(io.BytesIO(opened(part)[1])).tobytes() == drawn.tobytes()
+
+
+@pytest.mark.parametrize(("mode", "code"), [("I;16", "H"), ("I", "i"), ("F", "f")])
+def test_deep_images_arrive_exactly_or_not_at_all(mode: str, code: str) -> None:
+    """A grey image of 16 or 32 bits goes where 8 hold its values; PIL would make all else white."""
+    few, many = array.array(code, range(256)), array.array(code, range(0, 65536, 256))
+    (part,) = file_parts([Image.frombytes(mode, (16, 16), few.tobytes())])
+    assert Image.open(io.BytesIO(opened(part)[1])).tobytes() == bytes(range(256))
+    with pytest.raises(BadInput, match=r"not whole ones from 0 to 255; scale them first"):
+        file_parts([deep := Image.frombytes(mode, (16, 16), many.tobytes())])
+    (part,) = file_parts([deep.point(lambda value: value / 256).convert("L")])  # as it says
+    assert Image.open(io.BytesIO(opened(part)[1])).tobytes() == bytes(range(256))
 
 
 def test_photos_stay_photos() -> None:
