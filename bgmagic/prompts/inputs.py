@@ -179,8 +179,8 @@ def _of_eight_bits(image: Any) -> Any:
     grey = image.convert("L")
     if grey.convert(image.mode).tobytes() != image.tobytes():
         raise ValueError(
-            f"its values, of mode {image.mode}, are not whole ones from 0 to 255; scale them first, "
-            'as in image.point(lambda value: value / 256).convert("L")'
+            f"its values, of mode {image.mode}, are not whole ones from 0 to 255; scale them "
+            'first, as in image.point(lambda value: value / 256).convert("L")'
         )
     return grey
 
