@@ -127,6 +127,10 @@ def open_file(path: Path | None) -> sqlite3.Connection:
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             filesystem.sync_folder(path.parent)
+        with contextlib.suppress(OSError):
+            mode = path.stat().st_mode
+            if ~mode & 0o600:  # of a new one by an odd umask
+                path.chmod(mode & 0o777 | 0o600)
     connection = connect(path, BUSY_TIMEOUT)
     try:
         _check_ours(connection, path)

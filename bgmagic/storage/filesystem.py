@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import glob
 import hashlib
 import os
 import re
@@ -279,7 +280,7 @@ def may_have_open(path: Path, notebook: str, version: int | None = None) -> bool
 
 def _names_of_hosts(path: Path) -> str:
     """The pattern of the names of hosts' files: a host's part is 8 hexadecimal digits."""
-    return f"{path.stem}.{'[0-9a-f]' * 8}{path.suffix}"
+    return f"{glob.escape(path.stem)}.{'[0-9a-f]' * 8}{glob.escape(path.suffix)}"
 
 
 class OtherFiles:

@@ -74,8 +74,9 @@ class OwnerLock:
         """
         if os.getpid() != self._pid:
             raise OwnerError("this process was forked from a kernel; it can't follow its jobs")
-        if self._folder is None or self._lock is not None:
+        if self._folder is None or (self._lock is not None and self._path(self.id).exists()):
             return
+        self.release()  # of a file that was deleted, so that others take this process for dead
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = _lock(self._path(self.id))

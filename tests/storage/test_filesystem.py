@@ -67,7 +67,7 @@ def _on(host: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.usefixtures("shared")
 def test_a_file_for_each_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hosts write files of their own, in no WAL, and read the jobs of all, in one order."""
-    path = tmp_path / "journal.sqlite3"
+    path = tmp_path / "my [1] journal.sqlite3"
     digits = _on("alpha", monkeypatch)
     with opened(path) as one:
         one.add(entry("first", created_at=1.0), entry("third", created_at=3.0)).result(TIMEOUT)
@@ -80,7 +80,7 @@ def test_a_file_for_each_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 assert journal.find("second") == entry("second", created_at=2.0, owner="b")
             assert (other.owners(), other.other_owners()) == ({"b"}, set())
     names = {found.name for found in tmp_path.iterdir()}
-    assert names == {f"journal.{digits}.sqlite3", f"journal.{other_digits}.sqlite3"}
+    assert names == {f"my [1] journal.{one}.sqlite3" for one in (digits, other_digits)}
 
 
 @pytest.mark.usefixtures("shared")

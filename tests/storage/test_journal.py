@@ -732,6 +732,19 @@ def test_read_only_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="file modes do not bind root")
+@pytest.mark.parametrize("mode", [0o400, 0o000, 0o644])
+def test_file_of_another_mode(path: Path, mode: int) -> None:
+    """A journal that its user can't write, or others can read, is theirs alone and written again."""
+    for _ in range(2):
+        with opened(path) as journal:
+            journal.add(entry(str(time.monotonic_ns()))).result(TIMEOUT)
+        path.chmod(mode)
+    with opened(path) as journal:
+        assert len(journal.entries()) == 2
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_locked_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that another program locks out fails, says so, and is written once that has ended."""
     monkeypatch.setattr(module, "BUSY_TIMEOUT", 0.05)

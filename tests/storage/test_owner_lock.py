@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -169,3 +170,12 @@ def test_unusable_folder(tmp_path: Path) -> None:
         owner.acquire()
     assert "\n" not in str(caught.value)
     owner.release()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no file that is open")
+def test_a_deleted_lock_is_taken_again(me: OwnerLock, folder: Path) -> None:
+    """A kernel whose journal was deleted with its folder is seen to live again from its next job on."""
+    shutil.rmtree(folder)
+    assert OwnerLock(folder).dead_owners({me.id}) == {me.id}
+    me.acquire()
+    assert OwnerLock(folder).dead_owners({me.id}) == set()
