@@ -310,8 +310,8 @@ class Job(TextPlaceholder, LeanFuture[Answer]):
             self.record = self.record.with_changes(response=packed)
 
     def _check_may_wait(self) -> None:
-        if self._control.on_loop_thread():
-            raise BgmagicError("this thread polls the jobs; waiting for one here would never end")
+        if why := self._control.why_not_wait():
+            raise BgmagicError(why)
 
     # What the runner does; on the loop thread only.
 

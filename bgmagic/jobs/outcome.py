@@ -95,6 +95,13 @@ CLAIMED_ELSEWHERE = "another kernel sends it, or the journal can't say that none
 
 SHUTDOWN = "the kernel is shutting down"
 
+POLLING = "this thread polls the jobs; waiting for one here would never end"
+
+FORKED = (
+    "this process was forked from the one that follows the job, and never hears of its end: wait "
+    "for it there, or start this process with multiprocessing's spawn and give it the answer"
+)
+
 NOT_VISIBLE = "it is not visible with this key; another one had sent it"
 
 

@@ -262,6 +262,7 @@ class LeanFuture(Future[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self.done():
+            self._check_may_wait()
             with self._condition:
                 self._awaiting = self._awaiting or AsyncWaiters(self.done)
             yield from self._awaiting.wait()

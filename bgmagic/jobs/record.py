@@ -88,8 +88,8 @@ class JobController(Protocol):
     def resend_all(self, jobs: Any) -> list[Any]:
         """Send jobs again as new ones: those that were in a batch in a new one."""
 
-    def on_loop_thread(self) -> bool:
-        """Whether the caller runs on the loop thread, which must never wait for a job."""
+    def why_not_wait(self) -> str:
+        """Why the caller would wait for a job for ever, or ""."""
 
     def fetch_file(self, job: Any, file_id: str, container: str | None, limit: int) -> bytes:
         """The content of a file that the job's answer cites."""

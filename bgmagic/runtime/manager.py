@@ -23,7 +23,7 @@ from bgmagic.api.server import ServerConfig
 from bgmagic.concurrency import CallbackThread, Clock, LoopThread
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.jobs.job import Job
-from bgmagic.jobs.outcome import outcome_of, settle
+from bgmagic.jobs.outcome import FORKED, POLLING, outcome_of, settle
 from bgmagic.jobs.record import GroupPosition, JobRecord, Listener, SendGate, Status, Variable
 from bgmagic.jobs.steps import FunctionRounds
 from bgmagic.prompts.template import PartialPrompt
@@ -372,7 +372,7 @@ class JobManager:
 
     def cancel(self, job: Job) -> bool:
         """Request that the job be cancelled; False if it has ended."""
-        if job.done():
+        if job.done() or os.getpid() != self._pid:
             return False
         self._loop.call(lambda: self._scheduler.request_cancel(job))
         return True
@@ -426,8 +426,7 @@ class JobManager:
         if record.partial is not None:
             partial = PartialPrompt(record.partial).with_resent_jobs(self.registry.latest_key)
             record = replace(record, partial=partial.text)
-        new = self._new(replace(record, batch=batch), config)
-        self.registry.mark_resent(job, new)
+        self.registry.mark_resent(job, new := self._new(replace(record, batch=batch), config))
         job.move_variables_to(new)
         return new, config
 
@@ -435,9 +434,10 @@ class JobManager:
         """The content of a file that the answer of ``job`` cites; a BgmagicError says why not."""
         return fetch_cited(job, self.destination(), file_id, container, limit)
 
-    def on_loop_thread(self) -> bool:
-        """Whether the caller is the loop thread."""
-        return self._loop.is_current()
+    def why_not_wait(self) -> str:
+        """Why the caller would wait for a job for ever, or ""."""
+        polling = POLLING if self._loop.is_current() else ""
+        return FORKED if os.getpid() != self._pid else polling
 
     def run_callback(self, function: Callable[[Any], object], job: Job) -> None:
         """Call ``function(job)`` soon, off the loop thread."""

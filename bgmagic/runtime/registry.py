@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import field
@@ -160,6 +161,11 @@ class Rush:
         self._before: tuple[int, int, int] | None = None
         self._set: tuple[int, int, int] | None = None
 
+    def reset(self) -> None:
+        """In a forked child: nothing is sent here, and a thread of the parent has the lock."""
+        self._lock = threading.Lock()
+        self.end(self._count)
+
     def begin(self, count: int = 1) -> None:
         """So many more begin. Not from the main thread, which may be interrupted."""
         with self._lock:
@@ -191,3 +197,7 @@ class Rush:
 
 
 rush = Rush()  # the collector is one for the whole process
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=rush.reset)

@@ -115,7 +115,12 @@ class KeepWatching:
         ours = bool(new) and await asyncio.to_thread(self._is_ours)
         if ours:
             for which in new:
-                await self._begin(which, wanted[which])
+                try:
+                    await self._begin(which, wanted[which])
+                except (ValueError, TypeError, LookupError, AttributeError):
+                    # SQLite keeps anything in any column, and others are not to suffer for it.
+                    self._seen.add(which)
+                    logger.warning("job %s of the journal can't be read", which[0], exc_info=True)
         if self.keys != before:
             self._tell()
 

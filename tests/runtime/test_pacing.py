@@ -501,6 +501,11 @@ def test_the_collector_rests_while_many_jobs_come_and_go() -> None:
             assert gc.get_threshold()[0] > before[0]
         assert gc.get_threshold() == before
         with rush:
+            rush.reset()  # as a forked child does, which sends none of them
+            assert gc.get_threshold() == before
+            rush.begin(MANY)
+        assert gc.get_threshold() == before
+        with rush:
             gc.set_threshold(900)
         assert gc.get_threshold()[0] == 900
     finally:

@@ -127,6 +127,7 @@ def test_what_is_left_alone(server: ScriptedServer, journal: Journal, keeper: Op
     lock.acquire()
     unsent = {"response_id": None, "accepted_at": None}
     journal.add(
+        accepted(server, "odd", group_key="g", group_index=0, group_details="no JSON"),
         accepted(server, "mine"),
         accepted(server, "waiting", status="waiting", **unsent),
         accepted(server, "submitting", status="submitting", **unsent),
@@ -138,7 +139,7 @@ def test_what_is_left_alone(server: ScriptedServer, journal: Journal, keeper: Op
     ).result(60)
     keep = keeper(Path(str(journal.path)))
     eventually(lambda: ended(journal, "mine"))
-    assert {key for key, _ in keep._seen} == {"mine"}
+    assert {key for key, _ in keep._seen} == {"mine", "odd"}
     (found,) = [entry for entry in journal.entries() if entry.ended_at is not None]
     whole = journal.find(found.key)
     assert whole is not None
