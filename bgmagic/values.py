@@ -73,8 +73,8 @@ def _frozen(cls: type[Any], *, slots: bool = False) -> type[Any]:
 
     @recursive_repr()
     def __repr__(self: Any) -> str:
-        told = (f"{f.name}={getattr(self, f.name)!r}" for f in every if f.repr)
-        return f"{type(self).__qualname__}({', '.join(told)})"
+        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in every if f.repr)
+        return f"{type(self).__qualname__}({', '.join(shown)})"
 
     def __eq__(self: Any, other: Any) -> Any:
         same = other.__class__ is self.__class__

@@ -120,9 +120,9 @@ def read_result(line: Mapping[str, Any]) -> BatchResult | None:
         return BatchResult(custom_id, None, f"its response is only {response['status']}")
     error = next((found for found in _errors(line, body) if found), {})
     code = one_line(text_in(error.get("code")), 80)
-    told = failure_message({"error": error}) or one_line(text_in(error.get("message")))
+    message = failure_message({"error": error}) or one_line(text_in(error.get("message")))
     at = f"HTTP {status}" if isinstance(status, int) and status != 200 else ""
-    words = [word for word in (at, code, told) if word]
+    words = [word for word in (at, code, message) if word]
     return BatchResult(custom_id, None, ": ".join(words) or "the server gave no reason", code)
 
 

@@ -99,13 +99,13 @@ def _fault(value: Mapping[str, Any]) -> str:
     return f"{path}: {value['msg']}" if path else str(value["msg"])
 
 
-def _faults(told: Sequence[str]) -> str:
+def _faults(faults: Sequence[str]) -> str:
     """Some faults in one line. Of many the one that is deepest inside: where a value may be of
     several kinds, it says most about the kind that was meant."""
-    if len(told) <= _FEW:
-        return "; ".join(told)
-    deepest = max(told, key=lambda one: one.partition(":")[0].count("."))
-    return f"{deepest}; and {len(told) - 1} more"
+    if len(faults) <= _FEW:
+        return "; ".join(faults)
+    deepest = max(faults, key=lambda one: one.partition(":")[0].count("."))
+    return f"{deepest}; and {len(faults) - 1} more"
 
 
 def _unquoted(text: str, depth: int) -> str:

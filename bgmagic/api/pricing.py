@@ -147,8 +147,8 @@ class Billing:
     @property
     def text(self) -> str:
         """It as JSON."""
-        told = {**vars(self.terms), "characters": self.size, "most_output": self.most_output}
-        return json.dumps(told if self.response is None else told | {"response": self.response})
+        fields = {**vars(self.terms), "characters": self.size, "most_output": self.most_output}
+        return json.dumps(fields if self.response is None else fields | {"response": self.response})
 
     def charge(self, server: str) -> Charge:
         """What the response cost."""

@@ -44,8 +44,8 @@ def assistant_turn(text: str, phase: str = "") -> dict[str, Any]:
     all servers took that were tried. vLLM and llama.cpp refuse ``output_text`` parts that have no
     id and no status beside them.
     """
-    told = {"phase": phase} if phase else {}
-    return {"type": "message", "role": "assistant", **told, "content": text}
+    extra = {"phase": phase} if phase else {}
+    return {"type": "message", "role": "assistant", **extra, "content": text}
 
 
 class Turns(list[dict[str, Any]]):

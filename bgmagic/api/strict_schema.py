@@ -137,23 +137,23 @@ class StrictSchema:
 
     def _describe(self, node: Mapping[str, Any], made: dict[str, Any]) -> None:
         """Say in the description what a hint of the type says and strict mode has no word for."""
-        told = []
+        notes = []
         if isinstance(node.get("format"), str) and "format" not in made:
-            told.append(f"Format: {node['format']}.")
+            notes.append(f"Format: {node['format']}.")
         if isinstance(node.get("contentEncoding"), str):
-            told.append(f"Encoding: {node['contentEncoding']}.")
+            notes.append(f"Encoding: {node['contentEncoding']}.")
         if node.get("contentMediaType") == "application/json":
-            told.append("A text that is JSON.")
+            notes.append("A text that is JSON.")
         elif isinstance(node.get("contentMediaType"), str):
-            told.append(f"Content: {node['contentMediaType']}.")
+            notes.append(f"Content: {node['contentMediaType']}.")
         if node.get("uniqueItems"):
-            told.append("No item occurs twice.")
+            notes.append("No item occurs twice.")
         if "pattern" in node and "pattern" not in made:
-            told.append(f"It matches the regular expression {node['pattern']}")
+            notes.append(f"It matches the regular expression {node['pattern']}")
         known = made.get("description")
-        told = [*([known] if isinstance(known, str) and known else []), *told]
-        if told:
-            made["description"] = " ".join(told)
+        notes = [*([known] if isinstance(known, str) and known else []), *notes]
+        if notes:
+            made["description"] = " ".join(notes)
 
     def _type_of(self, values: Any, place: str) -> str | list[str]:
         """The type, or the types, of the values of a choice."""

@@ -102,9 +102,9 @@ class JobsBoard(LiveWidget):
         job = self._jobs.get(key) or self._find(key)
         if job is not None:
             trouble = job.error or job.record.trouble
-            told = sentence(str(trouble)) if trouble else ""
+            message = sentence(str(trouble)) if trouble else ""
             html = text_html(job, formulas="mathml")  # nobody typesets what stands in a widget
-            self.send({"shown": {"key": key, "html": html, "message": told}})
+            self.send({"shown": {"key": key, "html": html, "message": message}})
 
     def cancel(self, key: str) -> None:
         """Ask the server to cancel a job of this kernel."""

@@ -198,8 +198,8 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def describe_job(job: Job) -> str:
     """A job in one line."""
-    told = job.error or job.record.trouble or job.record.note_text
-    about = f": {told}" if told else ""
+    message = job.error or job.record.trouble or job.record.note_text
+    about = f": {message}" if message else ""
     name = one_line(job.name or job.response_id or "job")
     return f"{name}: {one_line(job.status, 40)} after {job.elapsed:.0f} s{about}"
 
@@ -224,13 +224,13 @@ def describe_jobs(jobs: Sequence[Job]) -> str:
         return describe_job(jobs[0])
     from bgmagic.jobs.export import batch_progress  # a job by itself needs none
 
-    told = count_each(Counter(job.status for job in jobs))
+    counts = count_each(Counter(job.status for job in jobs))
     longest = max(job.elapsed for job in jobs)
     failed = next((job for job in jobs if job.error), None)
     about = f"; {failed.name}: {one_line(str(failed.error), 200)}" if failed else held_up(jobs)
     progress = batch_progress(jobs)
-    told += f" (at the server {progress})" if progress else ""
-    return f"{group_name(jobs)}: {len(jobs)} jobs, {told}, after {longest:.0f} s{about}"
+    counts += f" (at the server {progress})" if progress else ""
+    return f"{group_name(jobs)}: {len(jobs)} jobs, {counts}, after {longest:.0f} s{about}"
 
 
 def held_up(jobs: Iterable[Job]) -> str:
@@ -302,8 +302,8 @@ def sent_line(job: Job) -> str:
 
 def sent_group_line(group: JobGroup, bill: Callable[[], object]) -> str:
     """That a group was sent, what it may cost, and how to wait for it."""
-    told = f", {bill()}" if group.is_rendered else ""
-    return f"{group!r}{told}; %bgwait {group.name} waits for them"
+    cost = f", {bill()}" if group.is_rendered else ""
+    return f"{group!r}{cost}; %bgwait {group.name} waits for them"
 
 
 def earlier_line(job: Job, earlier: Job) -> str:

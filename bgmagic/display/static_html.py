@@ -338,7 +338,7 @@ def _table(group: JobGroup) -> str:
     rows = [{"": job.name or ""} | export.job_row(job) for job in jobs]
     heads = _heads(rows)
     head = "".join(f"<th>{html.escape(_title(name))}</th>" for name in heads)
-    body = "".join("<tr>" + "".join(_td(told, name) for name in heads) + "</tr>" for told in rows)
+    body = "".join("<tr>" + "".join(_td(row, name) for name in heads) + "</tr>" for row in rows)
     some = f"The first {KEPT_ROWS} of {len(group.jobs)} jobs" if len(group.jobs) > KEPT_ROWS else ""
     title = some or f"All {len(group.jobs)} jobs"
     return (
@@ -349,26 +349,26 @@ def _table(group: JobGroup) -> str:
 
 def _heads(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The name, what was asked, and how it went."""
-    asked = dict.fromkeys(name for told in rows for name in told)
+    asked = dict.fromkeys(name for row in rows for name in row)
     after = ("tokens_in", "tokens_reasoning", "price", "error")
     return [name for name in asked if name not in (*_COLUMNS, *after)] + list(_COLUMNS)
 
 
-def _td(told: Mapping[str, Any], name: str) -> str:
+def _td(row: Mapping[str, Any], name: str) -> str:
     style = {"text": ' style="text-align: left; min-width: 30em"'}.get(name, "")
     if name not in (*_COLUMNS, ""):
         style = ' style="text-align: left"'
-    return f"<td{style}>{inline_text(_cell(told, name))}</td>"
+    return f"<td{style}>{inline_text(_cell(row, name))}</td>"
 
 
 def _title(name: str) -> str:
     return {"tokens_out": "tokens out", "text": "answer"}.get(name, name)
 
 
-def _cell(told: Mapping[str, Any], name: str) -> str:
-    value = told.get(name)
-    if name == "text" and told.get("error"):
-        value = told["error"]
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if name == "text" and row.get("error"):
+        value = row["error"]
     if value is None:
         return ""
     if name == "seconds":

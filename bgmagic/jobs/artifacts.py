@@ -269,10 +269,10 @@ def files_in(
     return tuple(found.values())
 
 
-def _file_name(told: str) -> str:
+def _file_name(name: str) -> str:
     """What a server calls a file or its id, as the name of one that is not hidden and in no other
     folder; maybe ""."""
-    return _UNSAFE.sub("_", told).lstrip(".")
+    return _UNSAFE.sub("_", name).lstrip(".")
 
 
 def made_html(response: Mapping[str, Any]) -> str:

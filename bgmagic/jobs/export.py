@@ -83,13 +83,13 @@ _MISSING: Any = object()
 def job_row(job: Job, item: Any = _MISSING) -> dict[str, Any]:
     """Make a job's row: its item, its swept settings, how it went and its answer."""
     position, response = job.record.position, job.record.paid_response or {}
-    told: dict[str, Any] = {}
+    row: dict[str, Any] = {}
     if position is not None:
-        told |= _item(position.item if item is _MISSING else item, position.kind, position.key)
-        told |= dict(position.settings)
+        row |= _item(position.item if item is _MISSING else item, position.kind, position.key)
+        row |= dict(position.settings)
         if position.samples > 1:
-            told["sample"] = position.sample
-    return told | {
+            row["sample"] = position.sample
+    return row | {
         "status": job.status,
         "seconds": seconds_of(job),
         **_tokens(response),
@@ -105,8 +105,8 @@ def _given(job: Job) -> dict[str, Any]:
         text, data = job.text, job.result(0).data if answered else None
     except AnswerGone as gone:
         return {"text": None, "error": str(gone)}
-    told = {"text": text if answered or text else None} | ({} if data is None else {"data": data})
-    return told | {"error": str(job.error) if job.error else None}
+    fields = {"text": text if answered or text else None} | ({} if data is None else {"data": data})
+    return fields | {"error": str(job.error) if job.error else None}
 
 
 def _tokens(response: Mapping[str, Any]) -> dict[str, int | None]:
@@ -149,7 +149,7 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
         gone = str(error)
     body, _ = without_secrets(record.request.body, secrets)
     position = record.position
-    told = {
+    line = {
         "bgmagic": FORMAT,
         "key": record.key,
         "name": record.name,
@@ -175,12 +175,12 @@ def export_line(job: Job, secrets: Collection[str] = ()) -> dict[str, Any]:
         "body": body,
         "response": response,
     }
-    return _clean(told, secrets)
+    return _clean(line, secrets)
 
 
-def _clean(told: dict[str, Any], secrets: Collection[str]) -> dict[str, Any]:
+def _clean(line: dict[str, Any], secrets: Collection[str]) -> dict[str, Any]:
     """Remove the secrets from a line: a server may have quoted one."""
-    found, _ = without_secrets({"input": told}, secrets)
+    found, _ = without_secrets({"input": line}, secrets)
     cleaned: dict[str, Any] = found["input"]
     return cleaned
 
@@ -252,12 +252,12 @@ def _replace(path: Path, lines: Iterable[Mapping[str, Any]]) -> int:
     return count
 
 
-def _written(told: Mapping[str, Any]) -> str:
-    text = json.dumps(told, ensure_ascii=False)
+def _written(line: Mapping[str, Any]) -> str:
+    text = json.dumps(line, ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:  # half a character, which a server may well have sent
-        text = json.dumps(told)
+        text = json.dumps(line)
     return text
 
 
@@ -324,12 +324,12 @@ class FailureReason:
 def batch_progress(jobs: Iterable[Job]) -> str:
     """How far the batches of these jobs are at the server, as it counts, or ""."""
     counts = [job.outline.batch_counts for job in jobs if not job.done()]
-    told = [one for one in counts if one is not None]
-    if not told:
+    known = [one for one in counts if one is not None]
+    if not known:
         return ""
     from bgmagic.api.batch import progress_text  # most groups are no batches
 
-    return progress_text(told)
+    return progress_text(known)
 
 
 class GroupSummary:

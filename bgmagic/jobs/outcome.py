@@ -105,10 +105,10 @@ FORKED = (
 NOT_VISIBLE = "it is not visible with this key; another one had sent it"
 
 
-def why_lost(record: JobRecord, told: str) -> str:
-    """Say that the server does not know a job's response; ``told``: how it says so."""
+def why_lost(record: JobRecord, words: str) -> str:
+    """Say that the server does not know a job's response; ``words``: how it says so."""
     if record.status == Status.ATTACHED:  # it has never said anything else of this id
-        return f"the server does not know a response of this id, or no longer; it says: {told}"
+        return f"the server does not know a response of this id, or no longer; it says: {words}"
     return forgotten(record.server)
 
 
@@ -277,7 +277,7 @@ def shutdown_message(
     counted = tuple(f"{name}[" for name in unwritten or ())  # handles of these are among them
     unsent = [job for job in going_on if job in others and not str(job.name).startswith(counted)]
     unclear = [job for job in left if job.status == Status.UNKNOWN]
-    told = [
+    parts = [
         _told(sent, "still at work at the server"),
         _told(waiting, "to be sent by the next kernel that attaches"),
         _how(sent + waiting, written),
@@ -290,7 +290,7 @@ def shutdown_message(
             for name, count in (unwritten or {}).items()
         ),
     ]
-    line = " ".join(part for part in told if part)
+    line = " ".join(part for part in parts if part)
     return f"bgmagic: {line}" if line else ""
 
 

@@ -406,8 +406,8 @@ class GroupPosition:
     @property
     def details(self) -> dict[str, Any]:
         """The fields without a column of their own in the journal."""
-        told = {name: getattr(self, name) for name in _DETAILS}
-        return told | {"settings": [list(pair) for pair in self.settings]}
+        fields = {name: getattr(self, name) for name in _DETAILS}
+        return fields | {"settings": [list(pair) for pair in self.settings]}
 
 
 _DETAILS = ("size", "in_flight", "kind", "key", "item", "sample", "samples")
@@ -415,8 +415,8 @@ _DETAILS = ("size", "in_flight", "kind", "key", "item", "sample", "samples")
 
 def group_position(group: str, name: str | None, index: int, details: str) -> GroupPosition:
     """Make the position that the journal has stored."""
-    told: Mapping[str, Any] = json.loads(details)
-    settings = tuple((str(key), value) for key, value in told["settings"])
+    fields: Mapping[str, Any] = json.loads(details)
+    settings = tuple((str(key), value) for key, value in fields["settings"])
     return GroupPosition(
-        group, name, index, settings=settings, **{key: told[key] for key in _DETAILS}
+        group, name, index, settings=settings, **{key: fields[key] for key in _DETAILS}
     )

@@ -155,10 +155,10 @@ def is_call(item: Mapping[str, Any]) -> bool:
     return item.get("type") == "function_call" and bool(named)
 
 
-def _arguments(told: object) -> str:
+def _arguments(given: object) -> str:
     """The arguments as JSON text, also where a server sends an object: a function with defaults is
     never called without them."""
-    return told if isinstance(told, str) else json.dumps(told or {}, ensure_ascii=False)
+    return given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
 
 
 def _unforced(body: Mapping[str, Any]) -> dict[str, Any]:

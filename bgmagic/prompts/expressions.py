@@ -151,8 +151,8 @@ def evaluate(expression: Expression, values: Mapping[str, Any]) -> str:
         where = f"{one_line(expression.source, 60)}{error.place}: " if error.place else ""
         raise BadInput(f"{expression.place}: {where}{one_line(error.why, 300)}") from None
     except Exception as error:
-        told = one_line(str(error), 300) if _is_plain(error) else _why(error)
-        raise BadInput(f"{expression.place}: {told}") from None
+        message = one_line(str(error), 300) if _is_plain(error) else _why(error)
+        raise BadInput(f"{expression.place}: {message}") from None
     finally:
         rendering_prompt.reset(filling)
 

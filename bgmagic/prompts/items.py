@@ -104,13 +104,13 @@ def _path(label: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def _nested(paths: list[tuple[str, ...]], row: tuple[Any, ...]) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     for path, cell in zip(paths, row, strict=True):
-        at = told
+        at = record
         for level in path[:-1]:
             at = at.setdefault(level, {})
         at[path[-1]] = cell
-    return told
+    return record
 
 
 def as_record(value: Any) -> dict[str, Any] | None:

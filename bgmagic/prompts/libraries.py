@@ -175,16 +175,16 @@ def _of_networkx(value: Any) -> Any:
         # Views of nodes, edges and degrees: sets and mappings of the library's own.
         data = getattr(value, "_viewer", None) is None and hasattr(value, "_graph")
         return [*value] if data or type(value).__name__.endswith("DataView") else UNREAD
-    told: dict[str, Any] = {"directed": value.is_directed()}
+    graph: dict[str, Any] = {"directed": value.is_directed()}
     if value.graph:
-        told["graph"] = dict(value.graph)
+        graph["graph"] = dict(value.graph)
     nodes = [(node, attributes) for node, attributes in value.nodes(data=True)]
     # A node or edge without attributes stands alone; with them, they follow it.
     plain = not any(attributes for _, attributes in nodes)
-    told["nodes"] = Line(n for n, _ in nodes) if plain else [_without_empty(*n) for n in nodes]
+    graph["nodes"] = Line(n for n, _ in nodes) if plain else [_without_empty(*n) for n in nodes]
     keys = {"keys": True} if value.is_multigraph() else {}
-    told["edges"] = [_without_empty(*edge) for edge in value.edges(data=True, **keys)]
-    return told
+    graph["edges"] = [_without_empty(*edge) for edge in value.edges(data=True, **keys)]
+    return graph
 
 
 def _without_empty(*parts: Any) -> Line:
@@ -198,27 +198,29 @@ def _of_xarray(value: Any) -> Any:
     if getattr(value, "chunks", None):
         raise BadInput(f"{kind_of(value)} holds a plan, not its values; put in its .compute()")
     if hasattr(value, "data_vars"):
-        told: dict[str, Any] = {"dims": dict(value.sizes)}
+        fields: dict[str, Any] = {"dims": dict(value.sizes)}
         parts = {"coords": value.coords, "data_vars": value.data_vars}
-        told |= {part: {n: _variable(v) for n, v in at.items()} for part, at in parts.items() if at}
+        fields |= {
+            part: {n: _variable(v) for n, v in at.items()} for part, at in parts.items() if at
+        }
     elif hasattr(value, "dims") and not callable(getattr(value, "values", callable)):
-        told = {} if getattr(value, "name", None) is None else {"name": value.name}
-        told["dims"] = dict(value.sizes)
+        fields = {} if getattr(value, "name", None) is None else {"name": value.name}
+        fields["dims"] = dict(value.sizes)
         if len(getattr(value, "coords", ())):
-            told["coords"] = {n: _variable(v) for n, v in value.coords.items()}
-        told["data"] = value.values
+            fields["coords"] = {n: _variable(v) for n, v in value.coords.items()}
+        fields["data"] = value.values
     else:
         return UNREAD
-    return {**told, **({"attrs": dict(value.attrs)} if value.attrs else {})}
+    return {**fields, **({"attrs": dict(value.attrs)} if value.attrs else {})}
 
 
 def _variable(value: Any) -> Any:
     check_size(value)  # it may still lie in a file
-    told = {"dims": Line(value.dims), "data": value.values}
+    fields = {"dims": Line(value.dims), "data": value.values}
     if value.attrs:
-        told["attrs"] = dict(value.attrs)
+        fields["attrs"] = dict(value.attrs)
     # A coordinate along its own dimension needs no more than its values.
-    return value.values if not value.attrs and value.dims == (value.name,) else told
+    return value.values if not value.attrs and value.dims == (value.name,) else fields
 
 
 def _measured(number: Any, unit: str) -> Any:
@@ -363,14 +365,14 @@ def has_whole_text(value: Any) -> bool:
     A user's own class is taken at its word; one from an installed package is not, since it may
     leave out what is too long for a screen.
     """
-    told: Any = type(value)
-    return _whole(told)
+    cls: Any = type(value)
+    return _whole(cls)
 
 
 @functools.lru_cache(maxsize=1024)
-def _whole(told: Any) -> bool:
-    method = "__repr__" if told.__str__ is object.__str__ else "__str__"
-    owner = next(kind for kind in told.__mro__ if method in vars(kind))
+def _whole(cls: Any) -> bool:
+    method = "__repr__" if cls.__str__ is object.__str__ else "__str__"
+    owner = next(kind for kind in cls.__mro__ if method in vars(kind))
     root = owner.__module__.partition(".")[0]
     if root in _WHOLE or root in sys.stdlib_module_names:
         return True

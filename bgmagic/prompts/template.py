@@ -335,9 +335,9 @@ class PartialPrompt:
         pieces = [
             piece if isinstance(piece, str) else _pending_as_json(piece) for piece in filled.pieces
         ]
-        told = {"pieces": pieces, "continues": continues}
+        fields = {"pieces": pieces, "continues": continues}
         whole = {} if by_previous else {"whole": True}
-        text = json.dumps(told | whole, ensure_ascii=False)
+        text = json.dumps(fields | whole, ensure_ascii=False)
         check_text(text)
         return cls(text)
 

@@ -250,11 +250,11 @@ def _struct_sequence(value: Any) -> dict[str, Any]:
 def _each_once(names: Iterable[str]) -> list[str]:
     """The names of a query's columns, of which several may be alike."""
     seen: dict[str, int] = {}
-    told = []
+    unique = []
     for name in names:
         seen[name] = seen.get(name, 0) + 1
-        told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return told
+        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return unique
 
 
 def _dict(named: Mapping[Any, Any], *, attributes: bool) -> dict[str, Any]:
@@ -262,21 +262,21 @@ def _dict(named: Mapping[Any, Any], *, attributes: bool) -> dict[str, Any]:
     names = [_key(key) for key in keys]
     if len(set(names)) < len(names):  # 1 and "1" are two
         names = [repr(key) if isinstance(key, str) else _key(key) for key in keys]
-    told = {}
+    parts = {}
     for name, key in zip(names, keys, strict=True):
         try:
-            told[name] = _plain(named[key])
+            parts[name] = _plain(named[key])
         except NoText as error:
             as_name = isinstance(key, str) and key.isidentifier()
             raise error.within(f".{name}" if as_name or attributes else f"[{key!r}]") from None
-        if isinstance(told[name], dict) and type(named[key]).__name__ == "Series":
-            told[name] = _without_name(told[name], key)
-    return told
+        if isinstance(parts[name], dict) and type(named[key]).__name__ == "Series":
+            parts[name] = _without_name(parts[name], key)
+    return parts
 
 
-def _without_name(told: dict[str, Any], key: Any) -> Any:
+def _without_name(parts: dict[str, Any], key: Any) -> Any:
     """A Series under its own name, as in ``{"price": table.price}``, says the name once."""
-    return told[key] if list(told) == [key] and isinstance(told[key], list | dict) else told
+    return parts[key] if list(parts) == [key] and isinstance(parts[key], list | dict) else parts
 
 
 def _key(key: Any) -> str:
@@ -292,13 +292,13 @@ def _list(values: Iterable[Any]) -> list[Any]:
     ):
         _bounded(values)
         return values
-    told = []
+    parts = []
     for number, value in enumerate(_bounded(values)):
         try:
-            told.append(_plain(value))
+            parts.append(_plain(value))
         except NoText as error:
             raise error.within(f"[{number}]") from None
-    return told
+    return parts
 
 
 def _bounded(values: Iterable[Any]) -> Iterator[Any]:
@@ -357,14 +357,14 @@ def _table(value: Any) -> Table | None:
 
 
 def _words(label: Any, cells: Sequence[Any]) -> list[str | None]:
-    told: list[str | None] = []
+    words: list[str | None] = []
     try:
         for cell in cells:
-            told.append(None if cell is None else _cell(_plain(cell)))
+            words.append(None if cell is None else _cell(_plain(cell)))
     except NoText as error:
         name = f".{label}" if str(label).isidentifier() else f"[{label!r}]"
-        raise error.within(f"{name}[{len(told)}]") from None
-    return told
+        raise error.within(f"{name}[{len(words)}]") from None
+    return words
 
 
 def _cell(plain: Any) -> str | None:

@@ -236,8 +236,8 @@ def _with(step: Step, output: CallOutput) -> Step:
 def _missing(names: list[str], job: Job) -> str:
     """Which functions have to be defined, and what to do then."""
     which = job.name if job.record.named else job.record.key
-    told = ", ".join(f"{name}()" for name in names)
+    functions = ", ".join(f"{name}()" for name in names)
     return (
-        f"its model calls functions that are not defined here as they were: {told}. Run their "
+        f"its model calls functions that are not defined here as they were: {functions}. Run their "
         f"cells, then %bgattach {which} goes on"
     )

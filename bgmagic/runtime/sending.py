@@ -227,8 +227,8 @@ async def _change(
 
 def _check_read(job: Job, behavior: ServerBehavior, reply: Reply) -> None:
     """Say so if the server passed over the response that the request goes on from."""
-    told = reply.response
-    if "previous_response_id" in told and told["previous_response_id"] is None:
+    response = reply.response
+    if "previous_response_id" in response and response["previous_response_id"] is None:
         behavior.takes_previous = False
         job.advance(notes=job.record.with_note(Note.UNREAD))
 

@@ -407,8 +407,8 @@ class ResponseWatcher:
         if not self._job.done():
             # A key that came in two deltas is whole only here.
             hide = self._client.hide
-            told = (preview.text, preview.reasoning, preview.commentary)
-            self._job.advance(preview=Preview(*map(hide, told)))
+            texts = (preview.text, preview.reasoning, preview.commentary)
+            self._job.advance(preview=Preview(*map(hide, texts)))
 
     def _hinted(self, response: Mapping[str, Any]) -> None:
         """Handle a response object of the stream: a terminal one is polled at once."""

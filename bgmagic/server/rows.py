@@ -83,7 +83,7 @@ class JobRows:
 
     def _row(self, entry: StoredJob, alive: Collection[str], home: str | None) -> dict[str, Any]:
         ended = entry.ended_at is not None
-        told = {
+        row = {
             "key": entry.key,
             "name": one_line(entry.name or "", 80),
             "status": one_line(entry.status, 40),
@@ -101,7 +101,7 @@ class JobRows:
             "group_name": entry.group_name or "",
         }
         # Of ten thousand rows what says nothing is half.
-        return {name: value for name, value in told.items() if value not in (None, "", False)}
+        return {name: value for name, value in row.items() if value not in (None, "", False)}
 
     def _path(self, notebook: str) -> str | None:
         """The notebook's path at this server, if it lies in its folder and is a file."""

@@ -329,12 +329,12 @@ class Journal:
         return [outcomes[id(write)] for write in batch]
 
     def _failed(self, error: Exception, saving: list[Write], batch: list[Write]) -> list[Any]:
-        told = JournalError(filesystem.trouble_of(error, self._path))
-        self._failure = str(told)
+        failure = JournalError(filesystem.trouble_of(error, self._path))
+        self._failure = str(failure)
         maybe = filesystem.may_have_committed(error)
         if filesystem.error_code(error) == sqlite3.SQLITE_IOERR:
             self._drop_writer()  # what it remembers may not be what the disk has
-        outcomes = [self.live.failed(write, told, maybe) for write in batch]
+        outcomes = [self.live.failed(write, failure, maybe) for write in batch]
         claimed = {w.key for w, outcome in zip(batch, outcomes, strict=True) if outcome is True}
         for write in saving:
             if maybe and write.key not in claimed:

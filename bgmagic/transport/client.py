@@ -240,18 +240,18 @@ class ResponsesClient:
         about = f"{self._server.address} does not stream this response"
         raise ServerError(about, maybe_accepted=True, status_code=http.status_code)
 
-    def begin_poll(self, response_id: str, told: OnAnswer) -> bool:
+    def begin_poll(self, response_id: str, on_answer: OnAnswer) -> bool:
         """GET the response without a task; False where it takes one, by `retrieve`.
 
         Args:
-            told: is called with the answer, with the exception, or with neither if the GET has to
-                be sent again. Unless the answer is `unchanged`, pass both on to `retrieve`.
+            on_answer: is called with the answer, with the exception, or with neither if the GET
+                has to be sent again. Unless the answer is `unchanged`, pass both on to `retrieve`.
         """
         if self._direct is None or not is_plain_id(response_id):
             return False
         if self._gate is not None and self._gate.is_full:
             return False  # polls that wait for a turn are bounded to fewer
-        poll = TasklessPoll(self._direct, self._polling, response_id, told)
+        poll = TasklessPoll(self._direct, self._polling, response_id, on_answer)
         if self._gate is None:
             poll.ask()
         else:
@@ -329,11 +329,11 @@ class ResponsesClient:
     def _is_anothers(self, reply: Reply, response_id: str) -> bool:
         """Whether this may be the answer to another poll: a proxy may answer one twice, the second
         time late."""
-        told = reply.response.get("id")
-        if told == response_id:
+        answered = reply.response.get("id")
+        if answered == response_id:
             self._same_ids = True
         kept = self._direct is not None and self._same_ids is not False
-        return kept and isinstance(told, str) and told != response_id
+        return kept and isinstance(answered, str) and answered != response_id
 
     async def _asked_again(self, response_id: str, include: tuple[str, ...], first: Reply) -> Reply:
         """GET the response by the SDK, which shows whether this server's ids always differ.
@@ -348,12 +348,12 @@ class ResponsesClient:
                 reply = self._parser.read(await self._got_by_sdk(response_id, asked))
         except Exception as error:
             raise self._parser.failure(error) from None
-        told = reply.response.get("id")
+        answered = reply.response.get("id")
         known = response_id, first.response["id"]
-        if self._same_ids and isinstance(told, str) and told not in known:
+        if self._same_ids and isinstance(answered, str) and answered not in known:
             about = f"{self.address} answered with other responses than the one asked for"
             raise ServerError(about, maybe_accepted=True, status_code=200)
-        self._same_ids = self._same_ids or told == response_id
+        self._same_ids = self._same_ids or answered == response_id
         return reply
 
     def _drop_idle(self) -> None:
