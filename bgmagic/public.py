@@ -265,10 +265,9 @@ def jobs(*, past: bool = False, search: str | None = None) -> list[Job]:
     if search is not None:
         if not isinstance(search, str):
             raise BadInput(f"search= takes text, not {kind_of(search)}")
-        from bgmagic.submission.search import find_jobs
+        from bgmagic.submission.search import jobs_found
 
-        found = find_jobs(search, "search=")
-        return [one.handle() for one in found]
+        return jobs_found(search, "search=")
     return JobLookup().with_past() if past else app.manager.jobs()
 
 

@@ -38,10 +38,6 @@ class FoundJob:
         """Seconds since the epoch."""
         return self.it.record.submitted_at if isinstance(self.it, Job) else self.it.created_at
 
-    def handle(self) -> Job:
-        """Its handle; of a job that this process does not have one to be read."""
-        return self.it if isinstance(self.it, Job) else app.manager.past(self.it)
-
 
 def find_jobs(
     text: str,
@@ -75,6 +71,24 @@ def find_jobs(
         if key not in stored.looked_at and (at := _of_job(words, job))
     ]
     return sorted(found, key=lambda one: one.submitted_at, reverse=True)[:most]
+
+
+def jobs_found(text: str, label: str) -> list[Job]:
+    """The handles of the same jobs: the index knows which they are, and nobody asks where in them.
+
+    Raises:
+        BadInput, BgmagicError: as `find_jobs`.
+    """
+    words = search_words(text, label)
+    here = app.manager.jobs_by_key()
+    stored = app.manager.store.search.find(words, None, lambda _: None)
+    found = [here.get(entry.key) or app.manager.past(entry) for entry in stored.entries]
+    found += [
+        job
+        for key, job in here.items()
+        if key not in stored.looked_at and _of_job(words, job) is not None
+    ]
+    return sorted(found, key=lambda job: job.outline.submitted_at, reverse=True)
 
 
 def _of_entry(words: Sequence[str], entry: StoredJob) -> Match | None:

@@ -29,7 +29,7 @@ from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.placeholder import LeanFuture, as_completed
 from bgmagic.runtime import runner
 from bgmagic.submission.app import NoShell, app
-from bgmagic.submission.search import find_jobs
+from bgmagic.submission.search import jobs_found
 from tests.jobs.test_group import echo
 from tests.jobs.test_job import LIMIT, SOON, eventually
 from tests.support.scripted import ScriptedServer, response
@@ -225,7 +225,7 @@ def test_an_answer_that_the_journal_lost_is_said_to_be(ask: Ask, journal: Path, 
     assert row["tokens_out"] == 5
     assert "no longer has it" in row["error"]
     assert "no longer has it" in export_line(group.jobs[0])["error"]
-    assert group.jobs[0] in [found.handle() for found in find_jobs("Say a", "--search")]
+    assert group.jobs[0] in jobs_found("Say a", "--search")
     shown = final_bundles(group.jobs[0])["answer"]
     assert "no longer has it" in shown["text/html"]
     assert "no longer has it" in shown["text/plain"]
