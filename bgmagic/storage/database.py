@@ -226,8 +226,12 @@ def roll_back(connection: sqlite3.Connection) -> None:
 
 
 def raising(error: Exception) -> Action:
+    """Raises it once, for what is wrong with the file to be mended: by then it is no failure."""
+    left = [error]
+
     def action(_: sqlite3.Connection) -> None:
-        raise error
+        if left:
+            raise left.pop()
 
     return action
 

@@ -240,7 +240,8 @@ def trouble_of(error: Exception, path: Path | None) -> str:
         advice = "another program keeps it locked: end that one"
     else:
         what = error.strerror if isinstance(error, OSError) else error
-        advice = f"{what}: make it writable, or set BGMAGIC_JOURNAL to another file"
+        first = "move it away" if code in DAMAGED else "make it writable"
+        advice = f"{what}: {first}, or set BGMAGIC_JOURNAL to another file"
     return (
         f"the journal {path} can't be used; jobs that it does not have still run, but would not "
         f"survive a restart of this kernel, and those it has wait to be sent: {advice}"

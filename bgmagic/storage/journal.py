@@ -375,7 +375,8 @@ class Journal:
             return False
         self._notice = (
             f"the journal was damaged and is now {aside}; a new one was begun, and the jobs from "
-            "before are not in it, but for those that this kernel runs"
+            "before are not in it, but for those that this kernel runs: a cell whose request is "
+            "still running is sent anew, %bgattach ID follows it by the server's id instead"
         )
         return True
 
@@ -384,7 +385,7 @@ class Journal:
     ) -> list[tuple[Any, ...]]:
         """The rows of a query in this host's file; waits so long for what was queued before."""
         self._check_process()
-        for _ in range(2):
+        for last in (False, True):
             if self._connection is None or self._inode != filesystem.inode_of(self._path):
                 self.put(Write(lambda _: None))
             self.flush(wait)
@@ -392,7 +393,7 @@ class Journal:
                 with self._reading:
                     return self._readable().execute(sql, values).fetchall()
             except sqlite3.Error as error:
-                if filesystem.error_code(error) not in filesystem.DAMAGED:
+                if last or filesystem.error_code(error) not in filesystem.DAMAGED:
                     self._failure = self._failure or filesystem.trouble_of(error, self._path)
                     break
                 self.put(Write(database.raising(error)))

@@ -592,9 +592,10 @@ def test_older_file_is_brought_up(path: Path, monkeypatch: pytest.MonkeyPatch) -
         ).fetchall() == [(1, len(later))]
 
 
-@pytest.mark.parametrize("damage", ["all", "middle"])
+@pytest.mark.parametrize("damage", ["all", "middle", "middle, read first"])
 def test_damaged_file_is_set_aside(path: Path, damage: str) -> None:
-    """A damaged file is moved aside, whole, a new one begun, and the user is told where it is."""
+    """A damaged file is moved aside, whole, a new one begun, and the user is told where it is: also of one
+    that is only read before, as by the cell that looks for its job there."""
     with opened(path) as journal:
         for number in range(500):
             journal.add(entry(str(number), request=f"{number}" * 500))
@@ -603,6 +604,10 @@ def test_damaged_file_is_set_aside(path: Path, damage: str) -> None:
     content[spoilt] = b"\xa5" * len(content[spoilt])
     path.write_bytes(content)
     with opened(path) as journal:
+        if damage.endswith("first"):
+            assert journal.entries() == []
+            assert journal.flush(TIMEOUT)
+            assert "is now" in str(journal.trouble)
         journal.add(entry("new")).result(TIMEOUT)
         journal.entries()
         journal.add(entry("newer")).result(TIMEOUT)
