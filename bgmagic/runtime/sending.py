@@ -8,7 +8,9 @@ before that. What was seen of a server is remembered as long as the process live
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -18,7 +20,7 @@ from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import unclear
 from bgmagic.jobs.record import Note, Status
-from bgmagic.transport.client import ResponsesClient
+from bgmagic.transport.client import CREATE_TIMEOUT, ResponsesClient
 from bgmagic.transport.reply import Reply
 from bgmagic.transport.streaming import EventStream
 
@@ -35,6 +37,8 @@ NO_ANSWER_AFTER = 10.0
 # Seconds that a create is given to end once its job is cancelled: only with its response id can the
 # server be asked to cancel, else the job is `unknown`, and may go on there.
 CANCEL_GRACE = 5.0
+
+_ANSWERED = 512  # ids: many more than the connections on which copies of their answers can come
 
 _ALL = ""  # instead of a model: all of them
 
@@ -55,12 +59,25 @@ class ServerBehavior:
 
     def __init__(self) -> None:
         self.says_queued = False
+        self._answered: dict[str, float] = {}  # the newest ids that creates got, and when
         self.takes_previous = True
         self._unstreamed: set[str] = set()
 
     def streams(self, model: str) -> bool:
         """Whether background jobs of ``model`` may be streamed, as far as is known."""
         return not self._unstreamed & {_ALL, model}
+
+    def is_new(self, response_id: object) -> bool:
+        """Whether no other create was answered with this id, shortly before: each gets its own, so
+        that the second answer is a copy of the first one, late, by something on the way."""
+        if not isinstance(response_id, str):
+            return True
+        now = time.monotonic()
+        before = self._answered.pop(response_id, -math.inf)
+        self._answered[response_id] = now
+        if len(self._answered) > _ANSWERED:
+            del self._answered[next(iter(self._answered))]
+        return now - before > CREATE_TIMEOUT  # a server that was started anew may count anew
 
     def refuses_stream(self, model: str, failure: ServerError) -> bool:
         """Whether ``failure`` of a create says so; remembered for the model, or the server.
@@ -255,8 +272,14 @@ async def post_in_time(
 
     async def post(request: Request) -> tuple[Reply, EventStream | None]:
         if request.streams:
-            return await client.create_streamed(request, total)
-        return await client.create(request, total), None
+            reply, stream = await client.create_streamed(request, total)
+        else:
+            reply, stream = await client.create(request, total), None
+        if not behavior.is_new(reply.response.get("id")):
+            if stream is not None:
+                await stream.close()
+            client.refuse_anothers(200)
+        return reply, stream
 
     most = min(CANCEL_GRACE, total) if job.record.cancelling else total
     try:

@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from bgmagic.api.request import Request
 from bgmagic.api.response import ResponseCompressor
@@ -126,9 +126,7 @@ class ResponsesClient:
             raise self._parser.failure(error) from None
         # A new response has an id of its own: something on the way has answered a poll twice.
         if hash(got.content) in self._polled:
-            self._drop_idle()
-            about = f"{self.address} answered with the response of another job"
-            raise ServerError(about, maybe_accepted=True, status_code=got.status)
+            self.refuse_anothers(got.status)
         return self._parser.read(got)
 
     async def _posted(self, body: bytes, total: float) -> HTTPResponse:
@@ -355,6 +353,12 @@ class ResponsesClient:
             raise ServerError(about, maybe_accepted=True, status_code=200)
         self._same_ids = self._same_ids or answered == response_id
         return reply
+
+    def refuse_anothers(self, status: int) -> NoReturn:
+        """Raise that a create got another's response: the server may have taken it or not."""
+        self._drop_idle()
+        about = f"{self.address} answered with the response of another job"
+        raise ServerError(about, maybe_accepted=True, status_code=status)
 
     def _drop_idle(self) -> None:
         """Close idle connections: a late answer on one would be taken for the next request's."""

@@ -222,6 +222,23 @@ def test_variable_given_to_something_else_stays(
     assert namespace["newer"].job is newer
 
 
+def test_the_answer_to_another_create_is_not_taken(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """A create that gets the response of a job of before, since something on the way has answered that
+    one's twice, may have been accepted: it is not told the other's answer, and not sent again."""
+    first = manager.submit(ask(), poll_interval=SOON)
+    assert first.result(LIMIT) == "the answer"
+    pointed.enqueue("create", Script(json=response(str(first.response_id), "queued")))
+    second, third = (manager.submit(ask(), poll_interval=SOON) for _ in range(2))
+    ended = [(job.exception(LIMIT), job.status) for job in (second, third)]
+    (unclear,) = [error for error, status in ended if status == "unknown"]
+    assert isinstance(unclear, JobUnknown)
+    assert "the response of another job" in str(unclear)
+    assert sorted(status for _, status in ended) == ["completed", "unknown"]
+    assert pointed.count("create") == 3
+
+
 def test_unclear_create_is_never_sent_again(
     manager: JobManager, pointed: ScriptedServer, ask: Ask
 ) -> None:
