@@ -125,6 +125,10 @@ class Status(StrEnum):
 class Note(StrEnum):
     """What else the user should know of a job, in words."""
 
+    NOT_WRITTEN_YET = (
+        "not sent yet: it waits until the journal has written it down, which takes long, as where "
+        "another program keeps that locked"
+    )
     NO_ANSWER_YET = "the server has not answered yet; it may not know background mode"
     SAYS_QUEUED = "this server may say queued while it works"
     NOT_STREAMED = "sent without --stream, which this server refuses for it"

@@ -165,8 +165,9 @@ class JobRunner:
         self._hurry = WakeEvent()
         if not self._closing:
             await self._hurry.wait(sending.START_DELAY)
-        record = self.job.record
-        await self._store.insert(record, config.server, config.poll_interval, config.deadline)
+        known = config.server, config.poll_interval, config.deadline
+        with sending.noted_unwritten(self.job):
+            await self._store.insert(self.job.record, *known)
 
     async def _resume(self) -> AcceptedResponse | None:
         """Continue where another kernel left the job; gives the response to be watched."""
@@ -363,7 +364,9 @@ class JobRunner:
                 return None
             # From here on shutdown waits: a job that is claimed and not sent is unclear.
             self.sending = True
-            if not await self._store.claim(self.job.record, ours=self._ours):
+            with sending.noted_unwritten(self.job):
+                claimed = await self._store.claim(self.job.record, ours=self._ours)
+            if not claimed:
                 detach(self.job, CLAIMED_ELSEWHERE)
                 return None
             self.job.advance(status=Status.SUBMITTING, trouble=None)

@@ -34,6 +34,9 @@ START_DELAY = 0.05 if "IPython" in sys.modules else 0.0
 # one or two, and a server that does not know it only when the response is there.
 NO_ANSWER_AFTER = 10.0
 
+# The same of the journal, which takes some milliseconds, and 5 s where it is locked.
+NOT_WRITTEN_AFTER = 1.0
+
 # Seconds that a create is given to end once its job is cancelled: only with its response id can the
 # server be asked to cancel, else the job is `unknown`, and may go on there.
 CANCEL_GRACE = 5.0
@@ -169,31 +172,36 @@ class TimeLimit:
 
 
 class NotedWhenLate:
-    """Has a job say so while its create waits long for an answer."""
+    """Has a job say so while something that it waits for takes long."""
 
-    __slots__ = ("_job", "_waits")
+    __slots__ = ("_job", "_note", "_seconds", "_waits")
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, note: Note, seconds: float) -> None:
+        self._job, self._note, self._seconds = job, note, seconds
         self._waits = True
 
     def __enter__(self) -> None:
-        _CLOCK.ring(self, NO_ANSWER_AFTER)
+        _CLOCK.ring(self, self._seconds)
 
     def __exit__(self, *_: object) -> None:
         self._waits = False
         if self._job.record.notes:
-            self._note(there=False)
+            self._tell(there=False)
 
     def ring(self, _: object) -> None:
         """Note that the create has waited for long, unless it has ended."""
         if self._waits:
-            self._note(there=True)
+            self._tell(there=True)
 
-    def _note(self, *, there: bool) -> None:
-        notes = self._job.record.with_note(Note.NO_ANSWER_YET, there=there)
+    def _tell(self, *, there: bool) -> None:
+        notes = self._job.record.with_note(self._note, there=there)
         if notes != self._job.record.notes:
             self._job.advance(notes=notes)
+
+
+def noted_unwritten(job: Job) -> NotedWhenLate:
+    """Has ``job`` say so while the journal takes long to write it down."""
+    return NotedWhenLate(job, Note.NOT_WRITTEN_YET, NOT_WRITTEN_AFTER)
 
 
 async def send_as_taken(
@@ -283,7 +291,7 @@ async def post_in_time(
 
     most = min(CANCEL_GRACE, total) if job.record.cancelling else total
     try:
-        with NotedWhenLate(job):
+        with NotedWhenLate(job, Note.NO_ANSWER_YET, NO_ANSWER_AFTER):
             return await limit.wait(most, send_as_taken(job, behavior, post, store))
     except TimeoutError:
         address = client.address

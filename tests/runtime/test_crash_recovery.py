@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,4 +243,24 @@ def test_a_journal_that_was_removed_has_the_open_jobs_again(
     life.submit("c").cancel()
     eventually(lambda: rows() == before)
     assert [before[job.key].response_id for job in jobs] == [job.response_id for job in jobs]
+    life.end()
+
+
+def test_a_job_that_waits_for_the_journal_says_so(
+    pointed: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is not sent yet, since another program keeps the journal locked, says so while it waits, and
+    no longer once it is sent."""
+    monkeypatch.setattr("bgmagic.runtime.sending.NOT_WRITTEN_AFTER", 0.02)
+    path = tmp_path / "journal.sqlite3"
+    life = Life(path)
+    assert life.submit("a").result(60)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        job = life.submit("b")
+        eventually(lambda: "until the journal has written it down" in job.record.note_text)
+        assert (job.status, pointed.count("create")) == ("waiting", 1)
+        other.execute("COMMIT")
+    assert job.result(60)
+    assert job.record.notes == ()
     life.end()
