@@ -181,7 +181,7 @@ def _by_schema(text: str, form: Mapping[str, Any]) -> Any:
     import fastjsonschema
 
     check = fastjsonschema.compile(
-        form.get("schema") or {},
+        _in_draft_7(form.get("schema") or {}),
         handlers=dict.fromkeys(("http", "https", "ftp", "file"), _fetch_nothing),
         use_default=False,
         use_formats=False,
@@ -193,6 +193,47 @@ def _by_schema(text: str, form: Mapping[str, Any]) -> Any:
         told = re.sub(r"^data\b\.?", "", error.message).strip()
         raise ValueError(one_line(told, 300)) from None
     return value
+
+
+_PARTS = (
+    "items", "additionalItems", "additionalProperties", "contains", "propertyNames",
+    "not", "if", "then", "else", "allOf", "anyOf", "oneOf", "prefixItems",
+)  # fmt: skip
+_NAMED_PARTS = (
+    "properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies",
+)  # fmt: skip
+
+
+def _in_draft_7(schema: Mapping[str, Any]) -> Any:
+    """Say a schema in draft 7, the newest that fastjsonschema knows: it passes over a word of a
+    later one (2019-09, 2020-12) or takes it in its old meaning.
+
+    Nothing is said for ``unevaluatedItems``, ``unevaluatedProperties`` and ``minContains``.
+    """
+    older = re.search(r"draft-0[3-7]", str(schema.get("$schema", "")))
+    return schema if older else _node_in_draft_7(schema)
+
+
+def _node_in_draft_7(node: Any) -> Any:
+    if isinstance(node, list | tuple):
+        return [_node_in_draft_7(part) for part in node]
+    if not isinstance(node, Mapping):
+        return node
+    made = {key: _node_in_draft_7(part) if key in _PARTS else part for key, part in node.items()}
+    for key in _NAMED_PARTS:
+        if isinstance(made.get(key), Mapping):
+            made[key] = {name: _node_in_draft_7(part) for name, part in made[key].items()}
+    if isinstance(made.get("prefixItems"), list):
+        made["additionalItems"] = made.get("items", True)
+        made["items"] = made["prefixItems"]
+    more = [
+        {"dependencies": made[key]}
+        for key in ("dependentRequired", "dependentSchemas")
+        if key in made
+    ]
+    if "$ref" in made and len(made) > 1:  # in draft 7 it stands for all that is beside it
+        more.append({"$ref": made.pop("$ref")})
+    return made | {"allOf": [*made.get("allOf", ()), *more]} if more else made
 
 
 def _fetch_nothing(address: str) -> None:

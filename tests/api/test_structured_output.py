@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import itertools
@@ -320,6 +321,50 @@ def test_a_wrong_reply_names_the_field(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told) as caught:
         parse_output(text, form, Point)
     assert "\n" not in str(caught.value)
+
+
+class Spot(BaseModel):
+    at: tuple[int, str] = Field(description="row and column")
+
+
+class Walk(BaseModel):
+    stops: list[Spot]
+    last: Spot = Field(description="where it ends")
+
+
+PAIR: dict[str, Any] = {"prefixItems": [{"type": "integer"}, {"type": "string"}]}
+LOOSE = [
+    (PAIR | {"items": False}, [[1, "a"], [1], ["a", 1], [1, "a", 2]]),
+    (PAIR | {"items": {"type": "null"}}, [[1, "a"], [1, "a", None], [1, "a", 2], [None]]),
+    (Walk.model_json_schema(), [
+        {"stops": [{"at": at}], "last": {"at": end}}
+        for at in ([1, "a"], ["a", 1], [1, "a", 2])
+        for end in ([1, "a"], [1])
+    ]),
+    ({"dependentRequired": {"a": ["b"]}}, [{"a": 1}, {"a": 1, "b": 1}, {"b": 1}]),
+    ({"dependentSchemas": {"a": {"required": ["b"]}}, "allOf": [{"maxProperties": 2}]},
+     [{"a": 1}, {"a": 1, "b": 1}, {"a": 1, "b": 1, "c": 1}]),
+    ({"$ref": "#/$defs/n", "maximum": 5, "$defs": {"n": {"type": "integer"}}}, [3, 7, "a"]),
+    ({"properties": {"prefixItems": {"const": {"prefixItems": [1]}}}}, [{"prefixItems": {"prefixItems": [1]}}, {"prefixItems": 1}]),
+    ({"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}]}, [["a"], [1]]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "values"), LOOSE)
+def test_a_loose_schema_of_today_decides_as_it_says(
+    schema: dict[str, Any], values: list[Any]
+) -> None:
+    """With strict false the words of JSON Schema's drafts after 7 count, as another validator reads them: a right reply is taken, a wrong one refused."""
+    form = response_format({"type": "json_schema", "name": "x", "strict": False, "schema": schema})
+    right = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)(schema)
+    expected = [right.is_valid(value) for value in values]
+    taken = []
+    for value in values:
+        with contextlib.suppress(ValueError):
+            taken.append(parse_output(json.dumps(value), form))
+    assert taken == [value for value, valid in zip(values, expected, strict=True) if valid]
+    assert len(set(expected)) == 2
+    assert form["schema"] == schema
 
 
 @pytest.mark.parametrize(
