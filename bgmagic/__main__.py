@@ -71,8 +71,8 @@ def _version(name: str) -> str:
 
 
 def _frontend() -> str:
-    told = [what for variable, what in FRONTENDS.items() if variable in os.environ]
-    return told[0] if told else "a terminal" if sys.stdin.isatty() else "a program"
+    here = [what for variable, what in FRONTENDS.items() if variable in os.environ]
+    return here[0] if here else "a terminal" if sys.stdin.isatty() else "a program"
 
 
 def _settings() -> list[str]:
@@ -111,12 +111,12 @@ def _embedded() -> list[tuple[str, str]]:
         running = discovery.find_all()
     except LocalServerError as error:
         return [("embedded", f"can't be looked for: {_private(str(error))}")]
-    told = [
+    rows = [
         f"running {one_line(found.model, 80)} at {found.base_url} (--threads {found.threads} "
         f"--parallel {found.parallel} --context {found.context})"
         for found in running
     ]
-    return [("embedded" if n == 0 else "", row) for n, row in enumerate(told or ["not running"])]
+    return [("embedded" if n == 0 else "", row) for n, row in enumerate(rows or ["not running"])]
 
 
 def _journal() -> list[tuple[str, str]]:

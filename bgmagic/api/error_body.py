@@ -58,9 +58,9 @@ def read_error(page: str) -> ErrorBody:
     inner = body.get("error", body) if isinstance(body, dict) else None
     fields = inner if isinstance(inner, dict) else {}
     routed = not fields.get("message") and message.strip(" .").lower() in _NO_ROUTE
-    told = message or _scalars(fields)
+    words = message or _scalars(fields)
     from_api = bool(message) and not routed
-    return ErrorBody(told or "the answer has no words", fields.get("code"), from_api)
+    return ErrorBody(words or "the answer has no words", fields.get("code"), from_api)
 
 
 def plain_message(text: str) -> str:

@@ -136,7 +136,7 @@ def previous_of(response: Mapping[str, Any], items: int) -> Previous | None:
         items: how many input items the conversation has up to this response.
     """
     response_id = text_in(response.get("id"))
-    told = "previous_response_id" in response and response.get("store") is not False
-    usable = told and bool(response_id) and not response_id.startswith(_POLLING_IDS)
+    names_previous = "previous_response_id" in response and response.get("store") is not False
+    usable = names_previous and bool(response_id) and not response_id.startswith(_POLLING_IDS)
     usable = usable and response.get("status") == "completed"
     return Previous(response_id, items) if usable and not leaves_calls(response) else None

@@ -190,8 +190,8 @@ def _by_schema(text: str, form: Mapping[str, Any]) -> Any:
         check(value)
     except fastjsonschema.JsonSchemaValueException as error:
         # The library calls the whole "data", and the message begins with the field's place.
-        told = re.sub(r"^data\b\.?", "", error.message).strip()
-        raise ValueError(one_line(told, 300)) from None
+        message = re.sub(r"^data\b\.?", "", error.message).strip()
+        raise ValueError(one_line(message, 300)) from None
     return value
 
 

@@ -318,17 +318,17 @@ def _remedies(tally: GroupSummary, name: str) -> str:
     unknown, detached = (
         tally.counts.get(status, 0) for status in (Status.UNKNOWN, Status.DETACHED)
     )
-    told = []
+    ways = []
     if tally.failures > unknown + detached:
-        told.append(f"{name}.retry_failed() sends them again")
+        ways.append(f"{name}.retry_failed() sends them again")
     if unknown:
-        told.append(
+        ways.append(
             f"{name}.retry_failed(unknown=True) those too that may have been accepted, at the risk "
             "of paying twice"
         )
     if detached:
-        told.append(f"%bgattach {name} follows those that are detached")
-    return ", ".join(told)
+        ways.append(f"%bgattach {name} follows those that are detached")
+    return ", ".join(ways)
 
 
 def _table(group: JobGroup) -> str:

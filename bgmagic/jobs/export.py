@@ -50,7 +50,7 @@ def to_frame(jobs: Sequence[Job], items: Sequence[Any] | None = None) -> pandas.
         for index, job in enumerate(ahead(jobs))
     ]
     # Rows may differ in their columns; what was asked comes before how it went.
-    columns = dict.fromkeys(name for told in rows for name in told)
+    columns = dict.fromkeys(name for row in rows for name in row)
     made = pandas.DataFrame(rows, columns=sorted(columns, key=_order))
     whole = [name for name in made.columns if name.startswith("tokens_") or name == "sample"]
     # Whole numbers, also where some are not known.
@@ -240,8 +240,8 @@ def _replace(path: Path, lines: Iterable[Mapping[str, Any]]) -> int:
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            for told in lines:
-                file.write(_written(told) + "\n")
+            for line in lines:
+                file.write(_written(line) + "\n")
                 count += 1
         Path(beside).chmod(0o666 & ~_umask())
         Path(beside).replace(path)
@@ -418,8 +418,8 @@ class GroupSummary:
         for index, one in sorted(self._figures.items()):
             if one.reason:
                 found.setdefault((one.status, one.reason), []).append(self._made[index])
-        told = [FailureReason(*which, jobs) for which, jobs in found.items()]
-        return sorted(told, key=lambda reason: -len(reason.jobs))[:REASONS]
+        failures = [FailureReason(*which, jobs) for which, jobs in found.items()]
+        return sorted(failures, key=lambda reason: -len(reason.jobs))[:REASONS]
 
 
 def server_seconds(job: Job) -> float:

@@ -222,8 +222,8 @@ def _completed(job: Job, record: JobRecord, response: Mapping[str, Any]) -> Answ
     try:
         data = parse_output(output.text, form, record.request.output_type)
     except ValueError as error:
-        told = f"completed, but the text does not fit the schema: {error}; it is in .text"
-        return InvalidAnswer(told, job)
+        reason = f"completed, but the text does not fit the schema: {error}; it is in .text"
+        return InvalidAnswer(reason, job)
     return Answer(output.text, response, job, data=data, commentary=output.commentary)
 
 

@@ -138,8 +138,8 @@ def calls_in(response: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def _call_item(step: Step, calls: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     # Without its id, with which it would need the reasoning before it.
-    told = {"call_id": step.call_id, "name": step.name, "arguments": step.arguments}
-    return {"type": "function_call", **told, **_besides(step, calls, "caller", "namespace")}
+    item = {"call_id": step.call_id, "name": step.name, "arguments": step.arguments}
+    return {"type": "function_call", **item, **_besides(step, calls, "caller", "namespace")}
 
 
 def _besides(step: Step, calls: Mapping[str, Mapping[str, Any]], *names: str) -> dict[str, Any]:

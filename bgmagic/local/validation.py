@@ -215,8 +215,8 @@ class ScriptedCall:
     def item(self, seed: str, number: int) -> dict[str, Any]:
         """It as an item of the output; ``seed`` is in no other response's ids."""
         key = f"{seed}{number:08x}"
-        told = {"call_id": f"call_{key[-24:]}", "name": self.name, "arguments": self.arguments}
-        return {"id": f"fc_{key}", "type": "function_call", **told, "status": "completed"}
+        fields = {"call_id": f"call_{key[-24:]}", "name": self.name, "arguments": self.arguments}
+        return {"id": f"fc_{key}", "type": "function_call", **fields, "status": "completed"}
 
 
 def read_calls(header: str | None) -> tuple[ScriptedCall, ...] | None:
@@ -231,8 +231,8 @@ def read_calls(header: str | None) -> tuple[ScriptedCall, ...] | None:
         found = json.loads(header)
         given = [(str(one["name"]), one.get("arguments", {})) for one in found]
         return tuple(
-            ScriptedCall(name, told if isinstance(told, str) else json.dumps(told))
-            for name, told in given
+            ScriptedCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments))
+            for name, arguments in given
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         refuse('The calls must be a JSON list like [{"name": "look_up", "arguments": {}}].')

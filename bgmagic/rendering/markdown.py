@@ -145,11 +145,11 @@ def answer_html(
         summary: the model's own summary of its reasoning, Markdown too.
         links: the sources, each a title and an address.
     """
-    told = {"Reasoning summary": summary, "Commentary": commentary}
+    sections = {"Reasoning summary": summary, "Commentary": commentary}
     folded = "".join(
         f'<details style="{_MUTED}"><summary>{title}</summary>{to_html(said, formulas=formulas)}'
         "</details>"
-        for title, said in told.items()
+        for title, said in sections.items()
         if said.strip()
     )
     shown = to_html(as_markdown(text, structured=structured), formulas=formulas)

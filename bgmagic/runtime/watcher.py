@@ -134,8 +134,8 @@ class StreamListener:
         if self._due is not None:
             self._due.cancel()
             self._due, self._told_at = None, asyncio.get_running_loop().time()
-            told = self._partial
-            self._on_preview(Preview(told.text, told.reasoning, told.commentary))
+            partial = self._partial
+            self._on_preview(Preview(partial.text, partial.reasoning, partial.commentary))
 
 
 # Servers have been seen to answer 404 now and then for a response they have. So many in a row, with

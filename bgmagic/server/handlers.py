@@ -212,9 +212,9 @@ class _Handler(APIHandler):
     def initialize(self, jobs: Jobs) -> None:
         self.jobs = jobs
 
-    def _finish(self, told: object) -> None:
+    def _finish(self, value: object) -> None:
         self.set_header("Cache-Control", "no-store")
-        self.finish(told)
+        self.finish(value)
 
 
 class ListHandler(_Handler):

@@ -146,10 +146,10 @@ class Asked:
 def _of_item(error: BadInput, point: SweepPoint, items: Items) -> BadInput:
     """The same error, which says of which item it is."""
     which = items.keys[point.item] if items.keys else point.item
-    told = str(error).replace(f"the {grid.ItemRow.__name__} has", "the row has")
+    message = str(error).replace(f"the {grid.ItemRow.__name__} has", "the row has")
     for name, _ in point.swept:
-        told = told.replace(f"--param {name}", f"--sweep {name}")
-    return BadInput(f"--each, item {which!r}: {told}" if items.kind else told)
+        message = message.replace(f"--param {name}", f"--sweep {name}")
+    return BadInput(f"--each, item {which!r}: {message}" if items.kind else message)
 
 
 def _all_rendered(asked: Asked, points: Sequence[SweepPoint]) -> list[PreparedRequest]:
@@ -406,8 +406,8 @@ def count_formula(plan: SweepPlan) -> str:
     """Write the factors of the number of jobs: " (80 items × 3 settings × 2 samples)"."""
     items, samples = len(plan.items.values), plan.settings.n or 1
     settings = len(plan.prepared) // (items * samples)
-    told = [(items, "items"), (settings, "settings"), (samples, "samples")]
-    words = [f"{number} {what}" for number, what in told if number > 1]
+    factors = [(items, "items"), (settings, "settings"), (samples, "samples")]
+    words = [f"{number} {what}" for number, what in factors if number > 1]
     return f" ({' × '.join(words)})" if len(words) > 1 else ""
 
 
@@ -429,5 +429,5 @@ def dry_run(text: str, settings: SubmitSettings, namespace: Mapping[str, Any]) -
 
     plan = plan_sweep(text, settings, settings.out or "group", namespace, whole=True)
     jobs = f"{count_jobs(len(plan.prepared))}{count_formula(plan)}"
-    told = f"{jobs}: {estimated_cost(plan)}. The first:"
-    return f"{told}\n{describe_request(plan.prepared[0], app.secrets(), plan.server.name)}"
+    cost = f"{jobs}: {estimated_cost(plan)}. The first:"
+    return f"{cost}\n{describe_request(plan.prepared[0], app.secrets(), plan.server.name)}"

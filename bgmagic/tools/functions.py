@@ -265,10 +265,10 @@ def _described(hint: Any, default: object) -> Any:
     import pydantic
 
     bounds = default.metadata if _is_field(default) else ()
-    told = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, str)]
+    texts = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, str)]
     if _is_field(default) and default.description:
-        told = [default.description]
-    about = [pydantic.Field(description=told[0])] if told else []
+        texts = [default.description]
+    about = [pydantic.Field(description=texts[0])] if texts else []
     said = (hint, *bounds, *about)
     return Annotated.__class_getitem__(said) if len(said) > 1 else hint  # type: ignore[attr-defined]
 

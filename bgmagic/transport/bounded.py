@@ -54,8 +54,8 @@ async def bound(response: httpx2.Response) -> None:
     Raises:
         httpx2.RemoteProtocolError: the body is packed in a way that was not asked for.
     """
-    told = response.headers.get("content-encoding", "")
-    names = [name for name in (part.strip().lower() for part in told.split(",")) if name]
+    encoding = response.headers.get("content-encoding", "")
+    names = [name for name in (part.strip().lower() for part in encoding.split(",")) if name]
     names = [name for name in names if name != "identity"]
     for name in names:
         if name not in _WBITS:
@@ -114,13 +114,13 @@ async def _unpacked(pieces: AsyncIterator[bytes], name: str) -> AsyncIterator[by
         raise httpx2.RemoteProtocolError("the answer is not complete")
 
 
-def unpacked(body: bytes, told: str) -> bytes | None:
+def unpacked(body: bytes, encoding: str) -> bytes | None:
     """A whole body, unpacked as its ``content-encoding`` tells; None if it is packed otherwise.
 
     Raises:
         httpx2.RemoteProtocolError: it is damaged, not complete or too large.
     """
-    names = [name for name in (part.strip().lower() for part in told.split(",")) if name]
+    names = [name for name in (part.strip().lower() for part in encoding.split(",")) if name]
     for name in reversed([name for name in names if name != "identity"]):
         if name not in _WBITS:
             return None

@@ -64,15 +64,17 @@ class DirectGet:
         got = await self._pool.get(self._before + response_id.encode() + after, limit)
         return None if got is None or 300 <= got.status < 400 else got
 
-    def get_soon(self, response_id: str, limit: float, told: OnAnswer) -> bool:
+    def get_soon(self, response_id: str, limit: float, on_answer: OnAnswer) -> bool:
         """GET a response without waiting here; False if no connection is there for it.
 
         Args:
             limit: seconds that it may take.
-            told: is called with the answer, with the exception, or with neither if the GET has to
-                be sent again, by `get`.
+            on_answer: is called with the answer, with the exception, or with neither if the GET
+                has to be sent again, by `get`.
         """
-        return self._pool.get_soon(self._before + response_id.encode() + self._after, limit, told)
+        return self._pool.get_soon(
+            self._before + response_id.encode() + self._after, limit, on_answer
+        )
 
     def _including(self, include: Sequence[str]) -> bytes:
         # As the SDK writes a list; the query that every request has comes first.
@@ -133,15 +135,15 @@ class PollSlots:
 class TasklessPoll:
     """A GET of a response without a task: as little as can be for each that is under way."""
 
-    __slots__ = ("_direct", "_response_id", "_slots", "_told")
+    __slots__ = ("_direct", "_on_answer", "_response_id", "_slots")
 
     def __init__(
-        self, direct: DirectGet, slots: PollSlots, response_id: str, told: OnAnswer
+        self, direct: DirectGet, slots: PollSlots, response_id: str, on_answer: OnAnswer
     ) -> None:
         self._direct = direct
         self._slots = slots
         self._response_id = response_id
-        self._told = told
+        self._on_answer = on_answer
 
     def ask(self) -> None:
         """Send it once there is a slot for it."""
@@ -153,7 +155,7 @@ class TasklessPoll:
 
     def _end(self, got: HTTPResponse | None, error: Exception | None) -> None:
         # Not in the context of whoever had the connection made: as after a timer.
-        contextvars.Context().run(self._told, got, error)
+        contextvars.Context().run(self._on_answer, got, error)
         self._slots.give()
 
 

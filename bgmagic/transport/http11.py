@@ -85,13 +85,13 @@ class ConnectionPool:
         except UnsupportedResponse:
             return None
 
-    def get_soon(self, head: bytes, limit: float, told: OnAnswer) -> bool:
+    def get_soon(self, head: bytes, limit: float, on_answer: OnAnswer) -> bool:
         """Send the head of a GET over a connection that is idle; False if there is none.
 
         Args:
             limit: seconds or so in which its answer must be there.
-            told: is called with the answer, or with why there is none, as an `UnsupportedResponse`
-                where the SDK has to read it; with neither where the connection was closed before
+            on_answer: is called with the answer; with the exception, an `UnsupportedResponse` where
+                the SDK has to read it; or with neither where the connection was closed before
                 anything came: a GET may be sent again.
         """
         kept = self._take()
@@ -99,7 +99,7 @@ class ConnectionPool:
             return False
 
         self._watch()
-        kept.send(head, told, until=asyncio.get_running_loop().time() + limit)
+        kept.send(head, on_answer, until=asyncio.get_running_loop().time() + limit)
         return True
 
     async def post(self, request: bytes, *, fresh: float, connect: float) -> HTTPResponse:
@@ -282,7 +282,7 @@ class HTTP11Connection(asyncio.BufferedProtocol):
         self._buffer = buffer
         self._keep = keep
         self._incoming: HTTPResponseParser | None = HTTPResponseParser()
-        self._told: OnAnswer | None = None
+        self._on_answer: OnAnswer | None = None
         self._lost = "the connection was closed"  # or why it was
         # Its socket's number if that is held, and if it is not, or TLS is between, -1.
         self._number = self._plain = -1
@@ -311,24 +311,24 @@ class HTTP11Connection(asyncio.BufferedProtocol):
         try:
             got: HTTPResponse = await answer
         except BaseException:
-            if self._told is told:
-                self._told = None
+            if self._on_answer is told:
+                self._on_answer = None
                 self.close()  # what still comes is nobody's answer
             raise
         return got
 
     def send(
-        self, head: bytes, told: OnAnswer, *, whole: bool = False, until: float = math.inf
+        self, head: bytes, on_answer: OnAnswer, *, whole: bool = False, until: float = math.inf
     ) -> None:
-        """Send a request; ``told`` is called with its answer, or with what `ask` raises, and with
+        """Send a request; ``on_answer`` is called with its answer, with what `ask` raises, or with
         neither where the connection was closed before anything came."""
         incoming = self._incoming
         if not self.open or incoming is None:
-            told(None, None)
+            on_answer(None, None)
             return
         self.answered = False
         incoming.begin(whole=whole)
-        self._told, self.until = told, until
+        self._on_answer, self.until = on_answer, until
         if self._plain >= 0:  # what asyncio does, in half of its time
             sent = self._send_some(self._plain, head)
             if sent == len(head):
@@ -342,7 +342,7 @@ class HTTP11Connection(asyncio.BufferedProtocol):
 
     def _end(self, got: HTTPResponse | None, error: Exception | None) -> None:
         """Pass the answer on. After that another request may be on its way over the connection."""
-        told, self._told, self.until = self._told, None, math.inf
+        told, self._on_answer, self.until = self._on_answer, None, math.inf
         if got is None:
             self.close()
         elif self.open:
@@ -385,7 +385,7 @@ class HTTP11Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, size: int) -> None:
         incoming = self._incoming
-        if incoming is None or self._told is None:
+        if incoming is None or self._on_answer is None:
             self.close()  # nobody has asked
             return
         self.answered = True
@@ -406,7 +406,7 @@ class HTTP11Connection(asyncio.BufferedProtocol):
         incoming, self._incoming = self._incoming, None
         if incoming is None:
             return
-        if self._told is not None:
+        if self._on_answer is not None:
             try:
                 self._lost = str(error or self._lost)
                 if error is not None and self.answered:

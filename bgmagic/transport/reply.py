@@ -210,9 +210,9 @@ class ReplyParser:
         """Say what an answer with an error status means."""
         page = got.content[:_PAGE].decode("utf-8", "replace")
         body = read_error(page)
-        told = body.message or page or "no reason given"
+        message = body.message or page or "no reason given"
         request_id = got.headers.get("x-request-id")
-        about = f"HTTP {got.status}: {told}" + (f" (request {request_id})" if request_id else "")
+        about = f"HTTP {got.status}: {message}" + (f" (request {request_id})" if request_id else "")
         code = body.code
         return ServerError(
             self.clean(about),
@@ -253,10 +253,10 @@ def _no_response(got: HTTPResponse) -> str:
     page = got.content[:_PAGE].decode("utf-8", "replace")
     if "html" in kind or page.lstrip()[:1] == "<":
         title = _TITLE.search(page)
-        told = title[1] if title and title[1].strip() else page
+        words = title[1] if title and title[1].strip() else page
         return (
             f"the server answered HTTP {got.status} with a web page ({kind}), perhaps the "
-            f"login page of a network or a proxy, and no response object: {told}"
+            f"login page of a network or a proxy, and no response object: {words}"
         )
     return f"the server answered HTTP {got.status} with no response object ({kind}): {page}"
 

@@ -81,8 +81,8 @@ class EventStream:
             if event.response is not None:
                 return event.response
             if event.kind == "error":  # others, such as keepalive, may come first
-                told = failure_message({"error": event.data}) or "no reason given"
-                raise ValueError(f"the stream begins with an error: {told}")
+                reason = failure_message({"error": event.data}) or "no reason given"
+                raise ValueError(f"the stream begins with an error: {reason}")
         raise ValueError("the stream ended before the response was there")
 
     async def _read(self) -> AsyncIterator[ServerSentEvent]:
@@ -208,8 +208,8 @@ class PartialOutput:
         return bool(self._messages)
 
     def _told(self) -> tuple[list[str], list[str]]:
-        told = [(self._phases.get(n, ""), _joined(said)) for n, said in self._messages.items()]
-        return split_phases(told)
+        messages = [(self._phases.get(n, ""), _joined(said)) for n, said in self._messages.items()]
+        return split_phases(messages)
 
 
 def _joined(pieces: list[str]) -> str:
