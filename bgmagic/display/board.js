@@ -20,6 +20,8 @@ const FOUND = [
 const EFFORTS = ["", "none", "minimal", "low", "medium", "high", "xhigh", "max"];
 const REFUSED = 10000; // milliseconds after which a cancel that changed nothing can be tried again
 
+const OVER = "This kernel has ended; %bgjobs in the next one shows how things stand.";
+
 const duration = (total) => {
   const s = Math.max(0, Math.floor(total));
   if (s < 100) return `${s} s`;
@@ -33,6 +35,8 @@ function render({ model, el }) {
   const filters = make("div", "filters", board);
   filters.setAttribute("role", "group");
   filters.setAttribute("aria-label", "Filter by status");
+  const over = make("div", "over", board);
+  over.setAttribute("role", "status");
   const frame = make("div", "frame", board);
   frame.tabIndex = 0; // scrolls with the keyboard
   frame.setAttribute("role", "region");
@@ -47,6 +51,7 @@ function render({ model, el }) {
   const columns = model.get("rows").some((row) => row.match) ? FOUND : COLUMNS;
   let sorted = ["age", 1]; // newest first
   let only = null; // the status that is shown, or all
+  let ended = false; // the kernel, as far as this page knows
 
   const valueOf = (row, column) => {
     if (column === "age") return -row.submitted_at;
@@ -174,7 +179,7 @@ function render({ model, el }) {
       const cell = make("td", "shown", line.detail);
       cell.colSpan = columns.length + 1;
       make("div", "reason", cell);
-      make("div", "text", cell, "…");
+      make("div", "text", cell, ended ? OVER : "…");
       line.tr.after(line.detail);
       model.send({ action: "show", key });
     }
@@ -197,7 +202,9 @@ function render({ model, el }) {
     cells.match.append(after);
   };
 
-  const draw = (row) => {
+  const draw = (told) => {
+    const left = ended && told.open && told.here; // nobody follows it
+    const row = left ? { ...told, status: "detached", here: false } : told;
     const line = lines.get(row.key) ?? begin(row.key);
     const { tr, cells, open, cancel } = line;
     rows.set(row.key, row);
@@ -241,6 +248,11 @@ function render({ model, el }) {
   };
 
   const fill = () => take(model.get("rows"));
+  const stopWatching = afterKernel(model, () => {
+    ended = true;
+    say(over, OVER);
+    take([...rows.values()]);
+  });
   model.on("msg:custom", heard);
   model.on("change:rows", fill);
   fill();
@@ -250,6 +262,7 @@ function render({ model, el }) {
   }, 1000);
   return () => {
     clearInterval(timer);
+    stopWatching();
     model.off("msg:custom", heard);
     model.off("change:rows", fill);
   };

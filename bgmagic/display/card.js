@@ -17,8 +17,6 @@ const ICONS = {
   detached: "M6.5 4H5a4 4 0 0 0 0 8h1.5 M9.5 4H11a4 4 0 0 1 0 8H9.5",
 };
 const COPY = "M5.5 5.5h7.5v7.5h-7.5z M10.5 3h-7.5v7.5";
-// What the page calls a kernel that is no more, or another one in its place.
-const ENDINGS = new Set(["restarting", "autorestarting", "starting", "dead", "terminating"]);
 const PATIENCE = 400; // milliseconds until a click that the kernel has not answered says why
 const BUSY =
   "No answer from the kernel yet. It is busy with a cell and will hear the click afterwards, or it "
@@ -283,14 +281,10 @@ function render({ model, el }) {
   });
   allow.addEventListener("click", () => request().then(draw));
 
-  const died = (_, state) => {
-    if (ENDINGS.has(state)) {
-      ended = true;
-      draw();
-    }
-  };
-  const session = notebook(model)?.sessionContext;
-  session?.statusChanged?.connect(died);
+  const stopWatching = afterKernel(model, () => {
+    ended = true;
+    draw();
+  });
 
   const changed = () => {
     const view = model.get("view");
@@ -324,7 +318,7 @@ function render({ model, el }) {
     asking.stop();
     end.stop();
     clearTimeout(waiting);
-    session?.statusChanged?.disconnect(died);
+    stopWatching();
     model.off("change:view", changed);
     model.off("msg:custom", heard);
     model.off("change:preview", drawPreview);

@@ -12,6 +12,20 @@ const offer = (model, render) => {
   return () => offered.get(model.get("live_id")) === draw && offered.delete(model.get("live_id"));
 };
 
+// The notebook that a frontend shows the widget in, where it lets us know: JupyterLab and Notebook.
+const notebook = (model) => model.widget_manager?.context;
+
+// What the page calls a kernel that is no more, or another one in its place.
+const ENDINGS = new Set(["restarting", "autorestarting", "starting", "dead", "terminating"]);
+
+// Has `tell` called when the widget's kernel has ended, as far as this page knows; gives what stops that.
+const afterKernel = (model, tell) => {
+  const changed = notebook(model)?.sessionContext?.statusChanged;
+  const heard = (_, state) => ENDINGS.has(state) && tell();
+  changed?.connect(heard);
+  return () => changed?.disconnect(heard);
+};
+
 const CONFIRM = 5000; // milliseconds that a first click on Cancel waits for the second
 
 const make = (tag, name, parent, text = "") => {

@@ -5,6 +5,7 @@ const ORDER = [
   "completed", "incomplete", "failed", "lost", "unknown", "cancelled", "detached",
   "in_progress", "queued", "submitting", "waiting",
 ];
+const STAYS = new Set(ORDER.slice(0, 7)); // what a status is, whether a kernel lives or not
 const SHARES = 12; // segments of the bar at most
 
 const place = (status) => {
@@ -45,7 +46,21 @@ function render({ model, el }) {
 
   let sent = false;
   let offset = 0;
+  let ended = false; // the kernel, as far as this page knows
   const now = () => Date.now() / 1000 + offset;
+
+  // What is known: nobody follows what was open as the kernel ended.
+  const known = () => {
+    const view = model.get("view");
+    if (!ended || view.done) return view;
+    const counts = {};
+    for (const [status, count] of Object.entries(view.counts)) {
+      const now = STAYS.has(status) ? status : "detached";
+      counts[now] = (counts[now] ?? 0) + count;
+    }
+    const trouble = "This kernel has ended; %bgattach in the next one follows the jobs that are open.";
+    return { ...view, counts, trouble, slowest: [], left: true };
+  };
 
   const drawBar = (view) => {
     const counts = Object.entries(view.counts).sort((a, b) => place(a[0]) - place(b[0]));
@@ -69,9 +84,10 @@ function render({ model, el }) {
 
   const drawFacts = (view) => {
     const pairs = [];
-    if (!view.done) pairs.push(["elapsed", seconds(now() - view.submitted_at)]);
-    if (view.batch && !view.done) pairs.push(["at the server", view.batch]);
-    if (view.pace != null && !view.done) {
+    const goesOn = !view.done && !view.left;
+    if (goesOn) pairs.push(["elapsed", seconds(now() - view.submitted_at)]);
+    if (view.batch && goesOn) pairs.push(["at the server", view.batch]);
+    if (view.pace != null && goesOn) {
       const left = (view.size - view.ended) / view.pace;
       pairs.push(["pace", `${number(Number(view.pace.toPrecision(2)))} a minute`]);
       pairs.push(["left at this pace", left < 1 ? "less than a minute" : seconds(left * 60)]);
@@ -127,7 +143,7 @@ function render({ model, el }) {
 
   const drawButton = (view) => {
     const asked = sent || view.cancelling;
-    cancel.hidden = view.done;
+    cancel.hidden = view.done || ended;
     idle(cancel, asked);
     cancel.classList.toggle("bgmagic-sure", asking.sure);
     const left = view.size - view.ended;
@@ -138,7 +154,7 @@ function render({ model, el }) {
   const asking = secondClick(cancel, () => drawButton(model.get("view")));
 
   const draw = () => {
-    const view = model.get("view");
+    const view = known();
     offset = Math.max(offset, view.clock - Date.now() / 1000);
     if (view.done) sent = false;
     else end.undo(); // some go on after a retry
@@ -162,12 +178,16 @@ function render({ model, el }) {
   });
 
   const end = filling(model, el, board);
+  const stopWatching = afterKernel(model, () => {
+    ended = true;
+    draw();
+  });
   model.on("change:view", draw);
   draw();
   tellDrawn(model);
   if (model.get("view").notify && !model.get("view").done) request();
   const timer = setInterval(() => {
-    const view = model.get("view");
+    const view = known();
     if (view.done || document.hidden) return;
     drawFacts(view);
     drawLists(view);
@@ -176,6 +196,7 @@ function render({ model, el }) {
     clearInterval(timer);
     asking.stop();
     end.stop();
+    stopWatching();
     model.off("change:view", draw);
   };
 }

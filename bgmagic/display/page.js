@@ -5,9 +5,6 @@ const OURS = 1500; // milliseconds after which a finished card that still stands
 const TRIES = 4; // in case that another page of the document was to do it, and did not
 const PAGE = Math.random().toString(36).slice(2); // this page, to the kernel
 
-// The notebook that a frontend shows the widget in, where it lets us know: JupyterLab and Notebook.
-const notebook = (model) => model.widget_manager?.context;
-
 const outputs = function* (model) {
   const cells = notebook(model)?.model?.cells;
   for (let i = 0; i < (cells?.length ?? 0); i += 1) {

@@ -303,21 +303,36 @@ def test_saved_and_opened_without_its_kernel(
     assert len(server.seen) == before
 
 
+BOARDS = {3: "group-board", 4: "board"}
+
+
 def test_restarted_kernel(server: ScriptedServer, lab_with: Open) -> None:
     """When the kernel is restarted a live card says whether the job goes on and how to follow it, and has
-    no button that nobody would hear; one that waited says that the server does not have it."""
+    no button that nobody would hear; one that waited says that the server does not have it. Boards call
+    detached what was open, and have no such button either."""
     server.polls = 10**6
     cells = "%%bgresponse -o critique\nWhy?", "%%bgresponse -o more\nAfter {{ critique }}"
-    lab, _ = lab_with(*cells)
-    lab.run(1)
-    lab.run(2)
+    cells += "%%bgresponse -o study --n 2\nSay a", "%bgjobs"
+    lab, _ = lab_with(*cells, viewport={"width": 1280, "height": 1600})
+    for index in (1, 2, 3, 4):
+        lab.run(index)
     status(lab, 1, "in_progress")
+    lab.cell(3).get_by_text("2 in progress").wait_for()
     lab.restart()
     lab.cell(1).get_by_text("%bgattach critique follows it in the next one").wait_for()
     status(lab, 1, "detached")
     assert lab.cell(1).locator(".bgmagic-buttons button:visible").count() == 0
     told = "the server does not have the job yet. %bgattach more sends it in the next one"
     lab.cell(2).get_by_text(told).wait_for()
+    group, board = (lab.cell(n).locator(f".bgmagic-{kind}") for n, kind in BOARDS.items())
+    group.get_by_text("2 detached").wait_for()
+    group.get_by_text("%bgattach in the next one follows the jobs that are open").wait_for()
+    board.get_by_text("%bgjobs in the next one shows how things stand").wait_for()
+    board.get_by_role("button", name="detached 4").wait_for()
+    for shown in (group, board):
+        assert "in progress" not in shown.inner_text()
+        assert "elapsed" not in shown.inner_text()
+        assert shown.locator("button:visible", has_text="Cancel").count() == 0
 
 
 def test_detached_card_checks_again(server: ScriptedServer, lab_with: Open) -> None:
