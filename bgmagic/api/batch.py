@@ -214,12 +214,12 @@ def metadata_of(key: str, group: str, create: str) -> dict[str, str]:
 
 def key_of(batch: Mapping[str, Any]) -> str:
     """Our own name of a batch object, by its metadata, or ""."""
-    return _told(batch, KEY)
+    return _own_name(batch, KEY)
 
 
 def group_of(batch: Mapping[str, Any]) -> str:
     """Our own name of the group that a batch object's jobs belong to, by its metadata, or ""."""
-    return _told(batch, _GROUP)
+    return _own_name(batch, _GROUP)
 
 
 def key_of_request(batch_id: str, custom_id: str) -> str:
@@ -234,15 +234,15 @@ def create_of(batch: Mapping[str, Any]) -> str:
     A create that is sent twice on its way makes two batches; so do two kernels, as of a machine and
     its copy, but by two creates.
     """
-    return _told(batch, _MADE_BY)
+    return _own_name(batch, _MADE_BY)
 
 
 def is_batch_of(batch: Mapping[str, Any], key: str, group: str = "") -> bool:
     """Whether a batch object is, by its metadata, the one we call ``key``, or one of ``group``."""
-    return _told(batch, KEY) == key or bool(group and _told(batch, _GROUP) == group)
+    return _own_name(batch, KEY) == key or bool(group and _own_name(batch, _GROUP) == group)
 
 
-def _told(batch: Mapping[str, Any], name: str) -> str:
+def _own_name(batch: Mapping[str, Any], name: str) -> str:
     metadata = batch.get("metadata")
     return text_in(metadata.get(name)) if isinstance(metadata, dict) else ""
 

@@ -278,12 +278,12 @@ def shutdown_message(
     unsent = [job for job in going_on if job in others and not str(job.name).startswith(counted)]
     unclear = [job for job in left if job.status == Status.UNKNOWN]
     parts = [
-        _told(sent, "still at work at the server"),
-        _told(waiting, "to be sent by the next kernel that attaches"),
+        _named(sent, "still at work at the server"),
+        _named(waiting, "to be sent by the next kernel that attaches"),
         _how(sent + waiting, written),
-        _told(unsent, "unsent and written down nowhere"),
+        _named(unsent, "unsent and written down nowhere"),
         TOO_LATE if unsent and NO_THREADS else "",
-        _told(unclear, "unknown, accepted by the server or not"),
+        _named(unclear, "unknown, accepted by the server or not"),
         *(
             f"{count_jobs(count)} of {one_line(name, 80)} were not written down yet and are "
             "not sent; its cell, run again, sends them."
@@ -294,7 +294,7 @@ def shutdown_message(
     return f"bgmagic: {line}" if line else ""
 
 
-def _told(jobs: Sequence[Job], what: str) -> str:
+def _named(jobs: Sequence[Job], what: str) -> str:
     if not jobs:
         return ""
     named = [one_line(job.name or job.response_id or "no name", 80) for job in jobs[:NAMED]]

@@ -299,7 +299,7 @@ class KernelShell(NotebookShell):
             lines, note = make()
             return {
                 "text/html": html_table(HEADS, lines) + note,
-                "text/plain": _told(lines, note),
+                "text/plain": _table_with_note(lines, note),
             }
 
         _outputs().LiveTable(bundle, jobs).show()
@@ -368,7 +368,7 @@ class TerminalShell(NotebookShell):
 
     def show_receipt(self, make: Callable[[], Receipt], jobs: Sequence[Job]) -> None:
         """Print the table."""
-        print(_told(*make()))
+        print(_table_with_note(*make()))
 
     def after_cell(self, *_: object) -> None:
         """Say in a line before the next prompt which jobs have ended since."""
@@ -414,7 +414,7 @@ def _print_result(job: Job) -> None:
     print(describe_job(job), without_controls(job.text), sep="\n")
 
 
-def _told(lines: Sequence[Sequence[str]], note: str) -> str:
+def _table_with_note(lines: Sequence[Sequence[str]], note: str) -> str:
     return f"{plain_table(HEADS, lines)}\n{note}".rstrip()
 
 

@@ -256,10 +256,10 @@ def _too_long(owner: Any, name: str, args: Sequence[Any]) -> str:
         size = len(owner) + owner.count(args[0]) * len(args[1])
     elif name == "join" and args and isinstance(args[0], Sequence):
         size = sum(len(part) + len(owner) for part in args[0] if isinstance(part, str))
-    return _told(size) if size > MOST_TEXT else ""
+    return _size_refusal(size) if size > MOST_TEXT else ""
 
 
-def _told(size: int) -> str:
+def _size_refusal(size: int) -> str:
     return (
         f"this makes {size // 10**6:,} MB of text; at most {MOST_TEXT // 10**6} MB go into a prompt"
     )
@@ -287,7 +287,7 @@ def _check_repeated(value: Any, times: Any) -> None:
         return
     size = len(value) * times
     if isinstance(value, str | bytes) and size > MOST_TEXT:
-        raise SecurityError(_told(size))
+        raise SecurityError(_size_refusal(size))
     if not isinstance(value, str | bytes) and size > MOST_ITEMS:
         raise SecurityError(f"this makes {size:,} items; at most {MOST_ITEMS:,} go into a prompt")
 
@@ -314,7 +314,7 @@ def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
     def replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
         told, size = str(text), len(str(text)) + str(text).count(str(old)) * len(str(new))
         if size > MOST_TEXT:
-            raise SecurityError(_told(size))
+            raise SecurityError(_size_refusal(size))
         return told.replace(str(old), str(new), -1 if count is None else count)
 
     @jinja2.pass_environment
@@ -325,7 +325,7 @@ def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
             told.append(str(part(item)))
             size += len(told[-1]) + len(str(d))
             if size > MOST_TEXT:
-                raise SecurityError(_told(size))
+                raise SecurityError(_size_refusal(size))
         return str(d).join(told)
 
     def formatted(text: Any, *args: Any, **kwargs: Any) -> str:

@@ -98,7 +98,7 @@ def artifacts_html(images: Sequence[bytes], runs: Sequence[Run]) -> str:
     for number, data in enumerate(images, 1):
         shown = _small(data)
         if shown is None or len(shown) > room or image_pixels(shown) > pixels:
-            parts.append(_told(data, number))
+            parts.append(_too_large(data, number))
             continue
         room, pixels = room - len(shown), pixels - image_pixels(shown)
         parts.append(_image(shown, number))
@@ -121,7 +121,7 @@ def _image(data: bytes, number: int) -> str:
     )
 
 
-def _told(data: bytes, number: int) -> str:
+def _too_large(data: bytes, number: int) -> str:
     size = f"{len(data) / 1e6:.1f} MB, {image_pixels(data) / 1e6:.1f} megapixels"
     return (
         f'<div style="{_MUTED}">Image {number} ({size}) is too large to be kept in a notebook: '

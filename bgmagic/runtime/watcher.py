@@ -239,7 +239,7 @@ class ResponseWatcher:
         elif token == self._token:
             self._due()
 
-    def _told(self, got: HTTPResponse | None, error: Exception | None) -> None:
+    def _on_answer(self, got: HTTPResponse | None, error: Exception | None) -> None:
         """Take the answer to a poll without a task; a task takes over if it is new."""
         if self.is_over:  # it was stopped meanwhile
             return
@@ -309,7 +309,7 @@ class ResponseWatcher:
         if now < self._deadline and not self._turns.is_full and not self._job.request.include:
             self._token, self._woken, self._asked_of = None, False, self._client
             self._asked_before, self._asked_at = self._asked_at, now
-            if self._client.begin_poll(self._response_id, self._told):
+            if self._client.begin_poll(self._response_id, self._on_answer):
                 return
             self._asked_at = self._asked_before
         self._ask_turn()

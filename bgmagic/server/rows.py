@@ -76,7 +76,7 @@ class JobRows:
         if not found:
             return None
         try:
-            return _told(found[0])
+            return _details(found[0])
         except Exception as error:  # SQLite keeps anything in any column
             about = f"The journal's row of this job can't be read: {type(error).__name__}"
             return {"html": "", "message": about, "remedy": "", "footer": "", "prompt": ""}
@@ -152,7 +152,7 @@ def _is_sound(entry: StoredJob) -> bool:
     )
 
 
-def _told(entry: StoredJob) -> dict[str, Any]:
+def _details(entry: StoredJob) -> dict[str, Any]:
     job = past_job(entry, NoController())
     trouble = job.error
     return {

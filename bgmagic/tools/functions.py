@@ -100,7 +100,7 @@ class FunctionTool:
         except ValueError as error:
             return failure(f"the arguments do not fit: {error}")
         except BaseException as error:  # validators are the user's code
-            return failure(f"the arguments could not be read: {_told(error)}")
+            return failure(f"the arguments could not be read: {_error_text(error)}")
         try:
             run = functools.partial(self.function, *positional, **named)
             given = run() if self.on_main is None else self.on_main(run).result()
@@ -109,7 +109,7 @@ class FunctionTool:
             elif inspect.isawaitable(given):
                 given = _LOOP.run(_awaited(given)).result()
         except BaseException as error:  # whatever it raises is the model's to read
-            return failure(_told(error))
+            return failure(_error_text(error))
         return output_of(given)
 
 
@@ -121,7 +121,7 @@ async def _listed(generator: AsyncIterable[Any]) -> list[Any]:
     return [item async for item in generator]
 
 
-def _told(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "CancelledError"
     try:
@@ -146,7 +146,7 @@ def output_of(given: Any) -> CallOutput:
     except BadInput as error:
         return failure(f"it gave {kind_of(given)}, which is no text: {one_line(str(error), 500)}")
     except BaseException as error:  # an object of the user's that breaks, or exits, as it is read
-        return failure(f"what it gave can't be read: {_told(error)}")
+        return failure(f"what it gave can't be read: {_error_text(error)}")
     if len(text) > LONGEST_OUTPUT:
         return failure(
             f"it gave {len(text):,} characters, and {LONGEST_OUTPUT:,} can be sent at most: ask "

@@ -166,12 +166,12 @@ class PartialOutput:
     @property
     def text(self) -> str:
         """The output text so far, without commentary."""
-        return "".join(self._told()[0])
+        return "".join(self._by_phase()[0])
 
     @property
     def commentary(self) -> str:
         """What the model said so far on its way to the answer, a paragraph for each message."""
-        return "\n\n".join(self._told()[1])
+        return "\n\n".join(self._by_phase()[1])
 
     @property
     def reasoning(self) -> str:
@@ -207,7 +207,7 @@ class PartialOutput:
         self._phases[number] = phase
         return bool(self._messages)
 
-    def _told(self) -> tuple[list[str], list[str]]:
+    def _by_phase(self) -> tuple[list[str], list[str]]:
         messages = [(self._phases.get(n, ""), _joined(said)) for n, said in self._messages.items()]
         return split_phases(messages)
 
