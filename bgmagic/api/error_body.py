@@ -51,7 +51,7 @@ class ErrorBody:
 def read_error(page: str) -> ErrorBody:
     """Read the body of an error answer; one that is no JSON has neither message nor code."""
     try:
-        body = json.loads(page)
+        body = json.loads(page.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return ErrorBody()
     message = _words(body)

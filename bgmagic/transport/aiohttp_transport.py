@@ -38,6 +38,11 @@ def map_aiohttp_exceptions() -> Iterator[None]:
         raise httpx2.UnsupportedProtocol(str(error)) from error
     except aiohttp.SocketTimeoutError as error:
         raise httpx2.ReadTimeout(str(error)) from error
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError) as error:
+        # Its own words show objects of its own.
+        raise httpx2.ReadError("the connection was closed before the answer was over") from error
+    except aiohttp.ClientResponseError as error:
+        raise httpx2.ReadError(f"the answer can't be read: {error.message}") from error
     except (aiohttp.ClientError, OSError) as error:
         # Whatever else: the request may have reached the server.
         raise httpx2.ReadError(str(error)) from error

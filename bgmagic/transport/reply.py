@@ -136,7 +136,8 @@ class ReplyParser:
         Raises:
             ServerError: it is none.
         """
-        text = got.content.decode("utf-8", "replace")
+        # A byte-order mark may be passed over (RFC 8259): a create can't be asked again.
+        text = got.content.decode("utf-8", "replace").removeprefix("\ufeff")
         try:
             response, shown = self._parsed(text)
             if _HALF.search(text) or text.count("[") + text.count("{") > _NESTED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import logging
 import socket
 import threading
@@ -20,7 +21,7 @@ from bgmagic.transport.client import ResponsesClient
 from bgmagic.transport.reply import Reply
 from bgmagic.transport.sdk import server_from_client
 from tests.conftest import KEY
-from tests.support.scripted import Script, ScriptedServer
+from tests.support.scripted import Script, ScriptedServer, response
 
 Ask = Callable[..., Request]
 
@@ -383,6 +384,30 @@ def test_odd_base_url_is_one_line(monkeypatch: pytest.MonkeyPatch, url: str, tol
         ServerConfig.from_environment()
     assert "eight" not in str(caught.value)
     assert "nine" not in str(caught.value)
+
+
+def test_a_mark_before_json_is_passed_over(pointed: ScriptedServer, ask: Ask) -> None:
+    """An answer with a byte-order mark before it is an answer: a create can't be asked again."""
+    server, mark = ServerConfig.from_environment(), b"\xef\xbb\xbf"
+    for kind in ("create", "retrieve"):
+        marked = mark + json.dumps(response("resp_1", "queued", "\ufeffa")).encode()
+        pointed.enqueue(kind, Script(body=marked))
+    for reply in (call(server, "create", ask()), call(server, "retrieve", "resp_1")):
+        assert reply.response["id"] == "resp_1"
+        assert reply.response["output"][0]["content"][0]["text"] == "\ufeffa"
+        assert reply.text[:1] == "{"
+    pointed.enqueue("create", Script(status=400, body=mark + json.dumps(error_body("no")).encode()))
+    assert str(refused(server, ask())) == "HTTP 400: no"
+
+
+@pytest.mark.parametrize("script", [Script(reset="after"), Script(truncate=10)])
+def test_a_connection_that_ends_early_is_told_in_words(
+    pointed: ScriptedServer, ask: Ask, script: Script
+) -> None:
+    """What is said of it has nothing of the objects of a library in it."""
+    pointed.enqueue("create", script)
+    told = str(refused(ServerConfig.from_environment(), ask()))
+    assert told.endswith(": the connection was closed before the answer was over (ReadError)")
 
 
 @pytest.mark.parametrize("space", [" ", "\n", "\t "])
