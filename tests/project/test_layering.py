@@ -107,6 +107,7 @@ HOMES = {
     "narwhals": {"prompts.tables"},
     "pandas": {"jobs.export", "jobs.group", "public"},
     "ipywidgets": {"display.card"},
+    "comm": {"display.frontend"},
     "markdown_it": {"rendering.markdown", "rendering.math", "rendering.parser"},
     "mdit_py_plugins": {"rendering.parser"},
     "latex2mathml": {"rendering.mathml"},
