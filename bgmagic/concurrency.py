@@ -422,6 +422,7 @@ class TurnQueue:
         self._queue.pop(sleeper, None)
         while self._queue and len(self._inside) < self._most:
             self.take(next(iter(self._queue)))
+        self._queue = self._queue or OrderedDict()  # of thousands it would keep all its room
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()

@@ -264,6 +264,7 @@ class ConcurrencyLimiter:
         """Free the slot: the job has ended, or is to try again later."""
         self._asking.discard(wake)
         self._inside.discard(wake)
+        self._inside = self._inside or set()  # of thousands it would keep all its room
         self._admit()
 
     def on_accepted(self) -> None:

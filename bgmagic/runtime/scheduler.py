@@ -314,6 +314,7 @@ class JobScheduler:
     def _ended(self, runner: JobRunner) -> None:
         runner.release()
         self._runners.pop(runner.job, None)
+        self._runners = self._runners or {}  # of thousands it would keep all its room
         ended = self._followed.pop(runner.job, None)
         if ended is not None and not ended.done():
             ended.set_result(None)
