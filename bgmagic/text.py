@@ -20,6 +20,14 @@ def user_path(given: str | os.PathLike[str]) -> Path:
         return path
 
 
+def is_file_name(path: Path) -> bool:
+    """Whether a file can be called so: no null character, nor half of another one, is in it."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
 def one_line(text: str, most: int = 600) -> str:
     """Shorten ``text`` from elsewhere to one line of at most ``most`` characters.
 

@@ -20,7 +20,7 @@ from bgmagic.api.response import Usage, decompressed, read_output
 from bgmagic.errors import AnswerGone, BadInput
 from bgmagic.jobs.job import Job, ahead
 from bgmagic.jobs.record import Status, hashable
-from bgmagic.text import one_line
+from bgmagic.text import is_file_name, one_line
 from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
@@ -216,6 +216,8 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]], *, overwrite: bo
     Raises:
         BadInput: there is another file, or the place can't be written to.
     """
+    if not is_file_name(path):
+        raise BadInput(f"no file can be called {str(path)!r}")
     try:
         if path.exists() and not path.is_file():
             raise BadInput(f"{path} is no file, so it can't be replaced by one")

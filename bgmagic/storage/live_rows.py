@@ -19,7 +19,9 @@ from bgmagic.storage.database import Action, JournalError, MissingRow, StoredJob
 from bgmagic.text import TextSharer
 
 
-class _Written(LeanFuture[Any]):
+class Written(LeanFuture[Any]):
+    """What becomes of a write; an interrupt of a cell that waits for it leaves nothing locked."""
+
     def __init__(self) -> None:
         super().__init__()
         self._state = "RUNNING"  # so that nobody can cancel what is going to be written
@@ -54,7 +56,7 @@ class Write:
     ) -> None:
         self.action, self.key, self.added, self.changes = action, key, added, changes
         self.claims, self.batch = claims, batch
-        self.future: Future[Any] = _Written()
+        self.future: Future[Any] = Written()
 
     @property
     def keys(self) -> list[str]:

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from bgmagic.storage import database
-from bgmagic.storage.live_rows import Write
+from bgmagic.storage.live_rows import Write, Written
 
 SLICE = 200  # jobs
 
@@ -37,8 +37,7 @@ class Forgetting:
             put: queues a write.
             keys: the jobs; those that have not ended stay.
         """
-        self.total: Future[int] = Future()
-        self.total.set_running_or_notify_cancel()
+        self.total: Future[int] = Written()
         self._put = put
         self._keys = list(keys)
         self._count = 0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bgmagic.errors import BadInput
 from bgmagic.submission.converters import Converter, to_rate
 from bgmagic.submission.options import configured
-from bgmagic.text import user_path
+from bgmagic.text import is_file_name, user_path
 
 if TYPE_CHECKING:
     from bgmagic.api.server import ServerConfig
@@ -122,7 +122,10 @@ def _history(job: Job) -> dict[str, Any]:
 def journal_path(named: str) -> Path | None:
     """The file that a user calls the journal, wherever a cell goes from here: of a link the one
     that it leads to, whose folder all kernels know; None for ":memory:"."""
-    return None if named == ":memory:" else Path(os.path.realpath(user_path(named)))
+    path = user_path(named)
+    if not is_file_name(path):
+        raise BadInput(f"no file can be called {named!r}")
+    return None if named == ":memory:" else Path(os.path.realpath(path))
 
 
 def default_path() -> Path | None:

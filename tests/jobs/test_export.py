@@ -146,6 +146,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         os.mkfifo(pipe)
     else:
         pipe.mkdir()
+    for name in ("a\0b", "\ud800"):
+        with pytest.raises(BadInput, match=r"^no file can be called '"):
+            write_lines(Path(name), [])
     with pytest.raises(BadInput, match="is no file"):
         write_lines(pipe, [], overwrite=True)
     assert pipe.exists()

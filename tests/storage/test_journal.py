@@ -25,12 +25,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgmagic.api.redaction import credentials_fingerprint, without_secrets
+from bgmagic.errors import BadInput
 from bgmagic.storage import database as module
 from bgmagic.storage import filesystem
 from bgmagic.storage.database import JournalError, StoredJob
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.reader import COMPLETED
-from bgmagic.submission.app import default_path
+from bgmagic.submission.app import default_path, journal_path
 from tests.support.processes import begun, line
 
 TIMEOUT = 60  # seconds until a test gives up on what should come
@@ -922,6 +923,8 @@ def test_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("BGMAGIC_JOURNAL", "~/j")
     assert default_path() == tmp_path / "j"
+    with pytest.raises(BadInput, match=r"^no file can be called '\\ud800'"):
+        journal_path("\ud800")
     # Wherever a cell goes afterwards, and by whatever link a kernel knows it.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BGMAGIC_JOURNAL", "j")
