@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, M
 from typing import Any
 
 from bgmagic.api.error_body import failure_message
-from bgmagic.api.response import split_phases
+from bgmagic.api.response import split_phases, text_in
 from bgmagic.values import dataclass
 
 # Bytes of one event; the last one holds the whole response. More is no event but an attack.
@@ -72,18 +72,25 @@ class EventStream:
         return self._events
 
     async def first(self) -> Mapping[str, Any]:
-        """Read events up to the first with a response object, and return that.
+        """Read events up to the first whose response object has an id, and return that object.
+
+        Where none has one, the first object.
 
         Raises:
             ValueError: the stream ends, or reports an error, before there is one.
         """
+        without_id: Mapping[str, Any] | None = None
         async for event in self._events:
-            if event.response is not None:
-                return event.response
+            found = event.response
+            if found is not None and text_in(found.get("id")):
+                return found
+            without_id = without_id or found
             if event.kind == "error":  # others, such as keepalive, may come first
                 reason = failure_message({"error": event.data}) or "no reason given"
                 raise ValueError(f"the stream begins with an error: {reason}")
-        raise ValueError("the stream ended before the response was there")
+        if without_id is None:
+            raise ValueError("the stream ended before the response was there")
+        return without_id
 
     async def _read(self) -> AsyncIterator[ServerSentEvent]:
         try:

@@ -145,8 +145,14 @@ def test_server_that_answers_with_json(
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"data: {}\n\n", b'data: {"type": "error", "message": "busy"}\n\n', b"data: [DONE]\n\n"],
-    ids=["nothing", "no response", "error", "done"],
+    [
+        b"",
+        b"data: {}\n\n",
+        b'data: {"type": "error", "message": "busy"}\n\n',
+        b"data: [DONE]\n\n",
+        b'data: {"response": {"status": "queued"}}\n\n',
+    ],
+    ids=["nothing", "no response", "error", "done", "no id"],
 )
 def test_stream_without_a_response_is_unknown(
     manager: JobManager, pointed: ScriptedServer, ask: Ask, body: bytes
@@ -162,8 +168,9 @@ def test_stream_without_a_response_is_unknown(
 def test_other_events_may_come_first(
     manager: JobManager, pointed: ScriptedServer, ask: Ask
 ) -> None:
-    """Events of unknown kinds before the response, such as keepalive, are passed over."""
-    pointed.stream = lambda rid: [event("keepalive", None), *written(rid, PIECES)]
+    """Events of unknown kinds before the response, such as keepalive, are passed over, and so is a response that has no id yet."""
+    unnamed = event("response.created", None, response={"id": None, "status": "queued"})
+    pointed.stream = lambda rid: [event("keepalive", None), unnamed, *written(rid, PIECES)]
     job = manager.submit(ask(stream=True), poll_interval=SELDOM)
     assert job.result(LIMIT) == "".join(PIECES)
 
