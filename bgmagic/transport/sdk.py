@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import inspect
 import os
 import ssl
 import urllib.parse
@@ -75,7 +76,6 @@ class LazyTLS(ssl.SSLContext):
 
 def sdk_client(server: ServerConfig, tls: ssl.SSLContext, kept: float = CREATE_KEPT) -> AsyncOpenAI:
     """Make the SDK's client of ``server``; idle connections are used again for ``kept`` seconds."""
-    import openai
 
     http = _transport(server, tls, kept)
     if server.sdk_client is not None:
@@ -83,20 +83,13 @@ def sdk_client(server: ServerConfig, tls: ssl.SSLContext, kept: float = CREATE_K
         if _user(server.base_url):
             client.base_url = _bare(server.base_url)
         return client
+    client = _plain(server, http)
     if not server.is_local:
-        client = _plain(server, http)
         client.organization, client.project = server.organization, server.project
         if os.environ.get("OPENAI_CUSTOM_HEADERS", "") != server.headers:
             # The SDK has read what is there now; the job was submitted with these.
             client._custom_headers = _headers(server)
         return client
-    client = openai.AsyncOpenAI(
-        base_url=_bare(server.base_url),
-        api_key=server.api_key,
-        max_retries=0,
-        timeout=sdk_limits(),
-        http_client=http,
-    )
     client.organization = client.project = client.admin_api_key = None
     # Not what OPENAI_CUSTOM_HEADERS added; there is no public way to leave it out.
     client._custom_headers = _headers(server)
@@ -306,13 +299,20 @@ def redirect_refusal(status: int, location: str, url: Any, home: Any) -> ServerE
 
 def _from_template(template: Any, fresh: Any) -> AsyncOpenAI:
     """Make an async client with the settings of ``template``, which is left alone."""
+    client = _copied(template, fresh)
+    for name in ("_api_key_provider", "_azure_ad_token_provider"):
+        if getattr(client, name, None) is not None:
+            setattr(client, name, _async_provider(getattr(client, name)))
+    return client
+
+
+def _copied(template: Any, fresh: Any) -> AsyncOpenAI:
     import openai
 
     if isinstance(template, openai.AsyncOpenAI):
         return template.copy(max_retries=0, http_client=fresh, timeout=sdk_limits())
-    provider = getattr(template, "_api_key_provider", None)
     settings: dict[str, Any] = {
-        "api_key": _async_provider(provider) if provider else template.api_key,
+        "api_key": getattr(template, "_api_key_provider", None) or template.api_key,
         "organization": template.organization,
         "project": template.project,
         "base_url": template.base_url,
@@ -332,10 +332,17 @@ def _from_template(template: Any, fresh: Any) -> AsyncOpenAI:
     )
 
 
-def _async_provider(provider: Callable[[], str]) -> Callable[[], Awaitable[str]]:
+def _async_provider(provider: Callable[[], Any]) -> Callable[[], Awaitable[str]]:
     async def provide() -> str:
-        # It may ask a server or a file for the key; neither the loop nor other jobs wait for that.
-        return await asyncio.wrap_future(on_own_thread(provider, "bgmagic-key"))
+        import openai
+
+        try:
+            # It may ask a server or a file for the key; neither the loop nor other jobs wait.
+            given = await asyncio.wrap_future(on_own_thread(provider, "bgmagic-key"))
+            return str(await given if inspect.isawaitable(given) else given)
+        except Exception as error:  # nothing was sent: of this very class `ReplyParser` knows that
+            about = f"this client's provider gave no key: {type(error).__name__}: {error}"
+            raise openai.OpenAIError(about) from None
 
     return provide
 
@@ -359,7 +366,13 @@ def server_from_client(client: Any) -> ServerConfig:
             "set proxies and certificates by HTTPS_PROXY and SSL_CERT_FILE instead"
         )
     check_url(str(client.base_url), "this client's base_url")
-    client = client.copy()  # as it is set now, whatever is done to it later
+    try:
+        client = client.copy()  # as it is set now, whatever is done to it later
+    except TypeError as error:  # a subclass that is made of other things
+        raise BadInput(
+            f"use() can't copy a {type(client).__name__} ({one_line(str(error), 200)}); give a "
+            "client of the SDK's own class with the same settings"
+        ) from None
     return ServerConfig(
         base_url=str(client.base_url),
         api_key=client.api_key,

@@ -255,10 +255,41 @@ def test_own_clients_are_sent_once(server: ScriptedServer, ask: Ask) -> None:
         assert server.count("create") == before + 1
 
 
+@pytest.mark.parametrize("kind", ["OpenAI", "AsyncOpenAI", "AzureOpenAI", "AsyncAzureOpenAI"])
+def test_a_provider_that_fails_is_no_maybe(server: ScriptedServer, ask: Ask, kind: str) -> None:
+    """Where the client's own provider gives no key, as after a login has expired, nothing was sent, for certain."""
+
+    def expired() -> str:
+        raise LookupError("log in again")
+
+    async def expired_too() -> str:
+        return expired()
+
+    provider: Any = expired_too if kind.startswith("Async") else expired
+    if "Azure" in kind:
+        azure = {"azure_ad_token_provider": provider, "api_version": "2026-01-01"}
+        client = getattr(openai, kind)(**azure, azure_endpoint=server.base_url)
+    else:
+        client = getattr(openai, kind)(api_key=provider, base_url=server.base_url)
+    failure = refused(server_from_client(client), ask())
+    assert not failure.maybe_accepted
+    assert "this client's provider gave no key: LookupError: log in again" in str(failure)
+    assert not server.seen
+
+
+class Team(openai.OpenAI):
+    """A client that is made of something else than the SDK's own, as companies have them."""
+
+    def __init__(self, team: str) -> None:
+        super().__init__(api_key=f"sk-{team}-12345")
+
+
 def test_use_refuses_what_it_cant_take_over() -> None:
     """Something else than a client, and one with a transport of its own, are refused in one line."""
     with pytest.raises(BadInput, match="not str"):
         server_from_client("sk-123")
+    with pytest.raises(BadInput, match=r"can't copy a Team \(.*; give a client of the SDK's own"):
+        server_from_client(Team("blue"))
     own = openai.OpenAI(api_key="sk-1", http_client=openai.DefaultHttpxClient(verify=False))
     with pytest.raises(BadInput, match="HTTPS_PROXY and SSL_CERT_FILE"):
         server_from_client(own)
