@@ -135,9 +135,17 @@ def _unfolded(line: str, folded: str, at: int) -> int:
     """The place in ``line`` of what stands at ``at`` once it is folded."""
     if len(line) == len(folded):
         return at
-    # The longest beginning that folds to no more than that.
-    places = range(len(line) + 1)
-    return max(0, bisect.bisect_right(places, at, key=lambda n: len(fold(line[:n] + "|")) - 1) - 1)
+    begin = there = 0  # where a word begins; no letter of one joins those of the next
+    word = ""
+    for word in line.split(" "):
+        size = len(word if word.isascii() else fold(word))
+        if there + size >= at:
+            break
+        begin, there = begin + len(word) + 1, there + size + 1
+    # Its longest beginning that folds to no more than that.
+    places = range(len(word) + 1)
+    within = bisect.bisect_right(places, at - there, key=lambda n: len(fold(word[:n] + "|")) - 1)
+    return begin + max(0, within - 1)
 
 
 def _shown(text: str) -> str:
