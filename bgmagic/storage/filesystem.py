@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import glob
 import hashlib
 import os
 import re
@@ -281,7 +280,9 @@ def may_have_open(path: Path, notebook: str, version: int | None = None) -> bool
 
 def _names_of_hosts(path: Path) -> str:
     """The pattern of the names of hosts' files: a host's part is 8 hexadecimal digits."""
-    return f"{glob.escape(path.stem)}.{'[0-9a-f]' * 8}{glob.escape(path.suffix)}"
+    # As glob.escape does, which a first cell would have to import.
+    stem, suffix = (re.sub(r"([*?[])", r"[\1]", part) for part in (path.stem, path.suffix))
+    return f"{stem}.{'[0-9a-f]' * 8}{suffix}"
 
 
 class OtherFiles:
