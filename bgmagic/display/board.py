@@ -14,7 +14,7 @@ import traitlets
 from bgmagic.api.pricing import Terms, estimate_cost
 from bgmagic.display.card import LiveWidget, script, style
 from bgmagic.display.listing import TableRow, sentence, table_row, table_text
-from bgmagic.display.static_html import final_group_bundles, text_html
+from bgmagic.display.static_html import dated_summary, final_group_bundles, text_html
 from bgmagic.jobs.export import GroupSummary, server_seconds
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Note, Status
@@ -113,8 +113,9 @@ class JobsBoard(LiveWidget):
         self.send({"heard": key})
 
     def plain_text(self) -> str:
-        """The table as text."""
-        return table_text([TableRow(**row) for row in self._now.values()])
+        """The table as text; with its time, since a saved notebook has it for ever."""
+        listed = [TableRow(**row) for row in self._now.values()]
+        return f"{dated_summary(listed)}\n{table_text(listed)}"
 
     def click(self, action: str, key: str) -> None:
         """Show what the row's job gave, or cancel it."""

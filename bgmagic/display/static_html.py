@@ -265,11 +265,16 @@ def note_beside(job: Job) -> Bundle:
     return _line(text, _BESIDE, record.key)
 
 
+def dated_summary(listed: Sequence[TableRow]) -> str:
+    """When it is now, and how many jobs are of each status."""
+    return f"{_date(time.time())}, {summary(listed)}"
+
+
 def snapshot_table(listed: Sequence[TableRow]) -> Bundle:
     """What stands beside a live board: the newest rows as they are now, folded, as a bundle."""
     # What was found has the newest first.
     newest = listed[:KEPT_ROWS] if listed[0].match else listed[-KEPT_ROWS:]
-    title = html.escape(f"{_date(time.time())}, {summary(listed)}")
+    title = html.escape(dated_summary(listed))
     some = f", the newest {KEPT_ROWS} below" if len(listed) > KEPT_ROWS else ""
     folded = f"<details><summary>{title}{some}</summary>{table_html(newest)}</details>"
     return {"text/html": f'<div style="{_BESIDE}">{folded}</div>', "text/plain": title}

@@ -449,7 +449,7 @@ def test_listing_and_forgetting(start: Start, server: ScriptedServer) -> None:
 
         def listed(flags: str) -> dict[str, str]:
             data = second.ok(f"%bgjobs {flags}").displays[0]
-            lines = data["text/plain"].splitlines()[1:]
+            lines = data["text/plain"].splitlines()[2:]  # below the time and the heads
             assert all(" 2 " in line for line in lines if "completed" in line), "tokens out"
             return {line.split()[0]: line.split()[1] for line in lines}
 
