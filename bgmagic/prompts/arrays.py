@@ -29,11 +29,12 @@ def check_count(count: int) -> None:
 
 def check_size(value: Any) -> None:
     """The same for an array or a table, of any library, before it is read."""
-    shape = getattr(value, "shape", None) if hasattr(type(value), "shape") else None
-    sparse = hasattr(type(value), "nnz") or not str(getattr(value, "layout", ".strided")).endswith(
-        "strided"
-    )
-    if isinstance(shape, tuple) and all(type(size) is int for size in shape) and not sparse:
+    kind = type(value)  # an object of the user's may have any attribute, and take long for it
+    shape = getattr(value, "shape", None) if hasattr(kind, "shape") else None
+    if not isinstance(shape, tuple) or not all(type(size) is int for size in shape):
+        return
+    dense = str(getattr(value, "layout", "strided")).endswith("strided")  # of torch
+    if dense and not hasattr(kind, "nnz"):
         check_count(math.prod(shape))
 
 

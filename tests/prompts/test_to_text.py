@@ -505,6 +505,9 @@ def test_a_text_that_a_library_may_cut_is_not_asked_for() -> None:
         def __str__(self) -> str:
             return "my own text"
 
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError(name)  # nothing is asked of it that its class has not
+
     assert to_text([Own()]) == "- my own text"
 
 
