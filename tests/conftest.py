@@ -18,6 +18,7 @@ from bgmagic.submission.app import app
 from bgmagic.submission.settings import SubmitSettings
 from bgmagic.submission.submit import prepare_request
 from tests.support.browser import lab_with as lab_with
+from tests.support.browser import shared_labs as shared_labs
 from tests.support.kernels import Kernel, kernel
 from tests.support.scripted import ScriptedServer
 

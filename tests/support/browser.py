@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -356,8 +357,61 @@ def need_browser() -> None:
 Open = Callable[..., tuple[Lab, Path]]
 
 
+@pytest.fixture(scope="session")
+def shared_labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], SharedLab]]:
+    """Gives the JupyterLab of a theme, which all tests of this process use one after another."""
+    with contextlib.ExitStack() as stack:
+        labs: dict[str, SharedLab] = {}
+
+        def lab_of(theme: str) -> SharedLab:
+            if theme not in labs:
+                folder = tmp_path_factory.mktemp("lab")
+                url = stack.enter_context(jupyterlab(folder, theme))
+                labs[theme] = SharedLab(folder, url)
+            return labs[theme]
+
+        yield lab_of
+
+
+@dataclass(frozen=True)
+class SharedLab:
+    """A JupyterLab over ``folder``; ``url`` is that of a file as a format.
+
+    A test has a folder, a journal, kernels and a browser of its own there.
+    """
+
+    folder: Path
+    url: str
+
+    def url_of(self, path: Path) -> str:
+        """The address of a file, wherever it is."""
+        link = self.folder / secrets.token_hex(4)
+        link.symlink_to(path.parent, target_is_directory=True)
+        return self.url.format(f"{link.name}/{path.name}")
+
+    def end_kernels(self) -> None:
+        """Shut down the kernels that a test has left; one that is just restarting takes a second try."""
+        base, _, token = self.url.partition("/lab/tree/")
+
+        def asked(path: str, method: str) -> bytes:
+            headers = {"Authorization": f"token {token.partition('token=')[2]}"}
+            request = urllib.request.Request(f"{base}{path}", headers=headers, method=method)
+            with urllib.request.urlopen(request, timeout=LIMIT) as told:
+                return bytes(told.read())
+
+        end = time.monotonic() + LIMIT
+        while kernels := json.loads(asked("/api/kernels", "GET")):
+            assert time.monotonic() < end, "a kernel never ended"
+            for kernel in kernels:
+                with contextlib.suppress(urllib.error.HTTPError):
+                    asked(f"/api/kernels/{kernel['id']}", "DELETE")
+            time.sleep(0.1)
+
+
 @pytest.fixture
-def lab_with(server: ScriptedServer, tmp_path: Path) -> Iterator[Open]:
+def lab_with(
+    server: ScriptedServer, tmp_path: Path, shared_labs: Callable[[str], SharedLab]
+) -> Iterator[Open]:
     """Opens a notebook of these cells, after %load_ext, in JupyterLab pointed at the server.
 
     It takes the theme, the app and what `page` takes, too.
@@ -370,10 +424,20 @@ def lab_with(server: ScriptedServer, tmp_path: Path) -> Iterator[Open]:
         def open_(
             *cells: str, theme: str = "light", app: str = "jupyterlab", **context: Any
         ) -> tuple[Lab, Path]:
-            path = notebook(tmp_path / "study.ipynb", ["%load_ext bgmagic", *cells])
             environment = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url}
-            started = jupyterlab(tmp_path, theme, app, BGMAGIC_POLL="0.2", **environment)
-            url = stack.enter_context(started).format(path.name)
+            environment |= {"BGMAGIC_POLL": "0.2"}
+            first = "%load_ext bgmagic"
+            if app == "jupyterlab":
+                environment |= {"BGMAGIC_JOURNAL": str(tmp_path / ".journal.sqlite3")}
+                first = f"import os\nos.environ.update({environment!r})\n{first}"
+                shared = shared_labs(theme)
+                stack.callback(shared.end_kernels)
+            path = notebook(tmp_path / "study.ipynb", [first, *cells])
+            if app == "jupyterlab":
+                url = shared.url_of(path)
+            else:
+                started = jupyterlab(tmp_path, theme, app, **environment)
+                url = stack.enter_context(started).format(path.name)
             lab = Lab(stack.enter_context(page(**context)), url)
             lab.run(0)
             return lab, path
