@@ -8,13 +8,13 @@ before that. What was seen of a server is remembered as long as the process live
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from bgmagic.api.request import Request
+from bgmagic.api.response import is_terminal
 from bgmagic.concurrency import Clock
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
@@ -43,6 +43,8 @@ CANCEL_GRACE = 5.0
 
 _ANSWERED = 512  # ids: many more than the connections on which copies of their answers can come
 
+_UNENDED = hash("")  # the text of an answer that was not terminal
+
 _ALL = ""  # instead of a model: all of them
 
 # Words by which servers refuse a field that they do not know or may not use, whatever it holds.
@@ -62,7 +64,8 @@ class ServerBehavior:
 
     def __init__(self) -> None:
         self.says_queued = False
-        self._answered: dict[str, float] = {}  # the newest ids that creates got, and when
+        # By the newest ids that creates got: when, by which request, when made, and how ended.
+        self._answered: dict[str, tuple[float, int, str, int]] = {}
         self.takes_previous = True
         self._unstreamed: set[str] = set()
 
@@ -70,17 +73,26 @@ class ServerBehavior:
         """Whether background jobs of ``model`` may be streamed, as far as is known."""
         return not self._unstreamed & {_ALL, model}
 
-    def is_new(self, response_id: object) -> bool:
-        """Whether no other create was answered with this id, shortly before: each gets its own, so
-        that the second answer is a copy of the first one, late, by something on the way."""
+    def is_new(self, reply: Reply, request: Request) -> bool:
+        """Whether this answer to the create of ``request`` is no copy of another's, shortly before,
+        by something on the way.
+
+        The id alone does not tell: Ollama draws it from a million, a cache answers the same request
+        the same, and a server that was started anew, or that stands in for one, counts anew.
+        """
+        response_id, now = reply.response.get("id"), time.monotonic()
         if not isinstance(response_id, str):
             return True
-        now = time.monotonic()
-        before = self._answered.pop(response_id, -math.inf)
-        self._answered[response_id] = now
+        ended = reply.text if is_terminal(reply.response) else ""
+        answered = now, hash(request), str(reply.response.get("created_at")), hash(ended)
+        before = self._answered.pop(response_id, None)
+        self._answered[response_id] = answered
         if len(self._answered) > _ANSWERED:
             del self._answered[next(iter(self._answered))]
-        return now - before > CREATE_TIMEOUT  # a server that was started anew may count anew
+        if before is None or now - before[0] > CREATE_TIMEOUT or before[1] == answered[1]:
+            return True
+        both_ended = _UNENDED not in (before[3], answered[3])
+        return before[2] != answered[2] or (both_ended and before[3] != answered[3])
 
     def refuses_stream(self, model: str, failure: ServerError) -> bool:
         """Whether ``failure`` of a create says so; remembered for the model, or the server.
@@ -283,7 +295,7 @@ async def post_in_time(
             reply, stream = await client.create_streamed(request, total)
         else:
             reply, stream = await client.create(request, total), None
-        if not behavior.is_new(reply.response.get("id")):
+        if not behavior.is_new(reply, request):
             if stream is not None:
                 await stream.close()
             client.refuse_anothers(200)

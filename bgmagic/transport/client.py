@@ -357,7 +357,7 @@ class ResponsesClient:
     def refuse_anothers(self, status: int) -> NoReturn:
         """Raise that a create got another's response: the server may have taken it or not."""
         self._drop_idle()
-        about = f"{self.address} answered with the response of another job"
+        about = f"{self.address} answered with the response of another job; each has its own id"
         raise ServerError(about, maybe_accepted=True, status_code=status)
 
     def _drop_idle(self) -> None:

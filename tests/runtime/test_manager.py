@@ -227,16 +227,31 @@ def test_the_answer_to_another_create_is_not_taken(
 ) -> None:
     """A create that gets the response of a job of before, since something on the way has answered that
     one's twice, may have been accepted: it is not told the other's answer, and not sent again."""
-    first = manager.submit(ask(), poll_interval=SOON)
+    first = manager.submit(ask("One?"), poll_interval=SOON)
     assert first.result(LIMIT) == "the answer"
     pointed.enqueue("create", Script(json=response(str(first.response_id), "queued")))
-    second, third = (manager.submit(ask(), poll_interval=SOON) for _ in range(2))
+    second, third = (manager.submit(ask("Two?"), poll_interval=SOON) for _ in range(2))
     ended = [(job.exception(LIMIT), job.status) for job in (second, third)]
     (unclear,) = [error for error, status in ended if status == "unknown"]
     assert isinstance(unclear, JobUnknown)
     assert "the response of another job" in str(unclear)
     assert sorted(status for _, status in ended) == ["completed", "unknown"]
     assert pointed.count("create") == 3
+
+
+@pytest.mark.parametrize("differs", ["created_at", "text", "request"])
+def test_an_id_that_comes_again_is_no_copy_by_itself(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask, differs: str
+) -> None:
+    """Ollama draws ids from a million, caches give the same request the same answer, and stand-ins
+    call each response alike: what was made at another time, says something else, or was asked the
+    same is taken."""
+    for at in range(2):
+        text = f"answer {at}" if differs == "text" else "an answer"
+        fields = {"created_at": at if differs == "created_at" else 0}
+        pointed.enqueue("create", Script(json=response("resp_1", "completed", text, **fields)))
+        question = "Why?" if differs == "request" else f"Question {at}?"
+        assert manager.submit(ask(question), poll_interval=SOON).result(LIMIT) == text
 
 
 def test_unclear_create_is_never_sent_again(
