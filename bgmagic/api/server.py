@@ -224,7 +224,10 @@ def check_url(base_url: str, label: str) -> None:
 
 def _shown(base_url: str) -> str:
     """What is written as an address, without what may be secret in it: a password, a query."""
-    return one_line(base_url.partition("?")[0].rpartition("@")[2], 200)
+    before, _, after = base_url.partition("?")
+    if "@" in after and "@" not in before and ":" in before.partition("//")[2]:
+        before = before.rpartition(":")[0] + ":…"  # a password may have a ? in it
+    return one_line(before.rpartition("@")[2], 200)
 
 
 def _is_name(host: str) -> bool:

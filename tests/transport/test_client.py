@@ -403,6 +403,7 @@ def test_settings_that_make_no_client_are_no_maybe(
             "https://bob:eight@x/v1?key=nine",
             "'https://x/v1' has a query: leave out .*default_query",
         ),
+        ("https://bob:eight?nine@x/v1", "is no address"),
         ("https://x/openai/responses?api-version=1", "has a query"),
         ("https://x/v1/responses/", "is the address of one call: leave out its end"),
     ],
