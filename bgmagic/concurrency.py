@@ -135,7 +135,7 @@ class LoopThread:
     def withdraw(self, coroutine: Coroutine[Any, Any, object]) -> bool:
         """Close what `begin` was interrupted with, if it has not begun; whether that is so."""
         with self._lock:
-            begun = [*self._begun, *(task.get_coro() for task in self._tasks)]
+            begun = [*self._begun, *(task.get_coro() for task in tuple(self._tasks))]
             if coroutine in begun or inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED:
                 return False
             coroutine.close()
