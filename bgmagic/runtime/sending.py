@@ -85,14 +85,16 @@ class ServerBehavior:
             return True
         ended = reply.text if is_terminal(reply.response) else ""
         answered = now, hash(request), str(reply.response.get("created_at")), hash(ended)
-        before = self._answered.pop(response_id, None)
+        before = self._answered.get(response_id)
+        if before is not None and now - before[0] <= CREATE_TIMEOUT and before[1] != answered[1]:
+            both_ended = _UNENDED not in (before[3], answered[3])
+            if before[2] == answered[2] and not (both_ended and before[3] != answered[3]):
+                return False
+        self._answered.pop(response_id, None)
         self._answered[response_id] = answered
         if len(self._answered) > _ANSWERED:
             del self._answered[next(iter(self._answered))]
-        if before is None or now - before[0] > CREATE_TIMEOUT or before[1] == answered[1]:
-            return True
-        both_ended = _UNENDED not in (before[3], answered[3])
-        return before[2] != answered[2] or (both_ended and before[3] != answered[3])
+        return True
 
     def refuses_stream(self, model: str, failure: ServerError) -> bool:
         """Whether ``failure`` of a create says so; remembered for the model, or the server.

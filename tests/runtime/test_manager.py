@@ -237,6 +237,9 @@ def test_the_answer_to_another_create_is_not_taken(
     assert "the response of another job" in str(unclear)
     assert sorted(status for _, status in ended) == ["completed", "unknown"]
     assert pointed.count("create") == 3
+    # What answers the same request the same, as a cache does, is still taken.
+    pointed.enqueue("create", Script(json=response(str(first.response_id), "queued")))
+    assert manager.submit(ask("One?"), poll_interval=SOON).result(LIMIT) == "the answer"
 
 
 @pytest.mark.parametrize("differs", ["created_at", "text", "request"])
