@@ -60,8 +60,8 @@ class Content(Protocol):
     def widget(self) -> LiveWidget:
         """Its live display."""
 
-    def early(self, on_made: Callable[[], object]) -> EarlyWidget | None:
-        """Its live display, drawn before it is there; ``on_made`` is told once it is."""
+    def early(self) -> EarlyWidget | None:
+        """Its live display, drawn before it is there."""
 
     def note(self) -> Bundle:
         """The line that stands beside the live display."""
@@ -120,7 +120,9 @@ class CellOutput:
         self._changed()  # it may have ended before the listener was there
 
     def _show_live(self) -> None:
-        early = self._content.early(self._take_widget) if frontend.draws_early() else None
+        early = self._content.early() if frontend.draws_early() else None
+        if early is not None:
+            early.on_made(self._take_widget)
         shown = early or self._take_widget()
         # A saved notebook keeps this: a status in it would read as if it were so for ever.
         text = self._line if self._frontend.shows == "line or card" else self._content.title
@@ -230,9 +232,11 @@ class JobContent:
             card.notify()
         return card
 
-    def early(self, on_made: Callable[[], object]) -> EarlyWidget:
+    def early(self) -> EarlyWidget:
         """The card as it is now; made with the job's first change."""
         job, known = self._job, self._job.record
+        if job in frontend.EARLY:  # a cell joins what it has sent
+            return frontend.EARLY[job]
         state = {
             "_anywidget_id": "bgmagic.display.card.Card",
             "_esm": frontend.script_text(*frontend.CARD_SCRIPTS),
@@ -240,7 +244,7 @@ class JobContent:
             "view": snapshot(job),
             "preview": {},
         }
-        early = EarlyWidget(job, state, lambda: job.card, on_made)
+        early = EarlyWidget(job, state, lambda: job.card)
 
         def changed(job: Job) -> None:
             if job.record is not known and not early.made:
@@ -305,7 +309,7 @@ class GroupContent:
         self._board = board
         return board
 
-    def early(self, on_made: Callable[[], object]) -> None:
+    def early(self) -> None:
         """None: few kernels begin with one."""
 
     def note(self) -> Bundle:
