@@ -23,6 +23,7 @@ from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import SHUTDOWN, detach
 from bgmagic.jobs.record import GroupPosition, JobRecord, SendGate, Status
 from bgmagic.runtime.pacing import RunConfig
+from bgmagic.runtime.registry import warmup
 from bgmagic.storage.batches import (
     BatchState,
     BatchStore,
@@ -155,7 +156,8 @@ class BatchRuns:
     def _client_of(self, server: ServerConfig) -> BatchesClient:
         known = self._clients.get(server)
         if known is None:
-            known = self._clients[server] = BatchesClient(server)
+            with warmup:
+                known = self._clients[server] = BatchesClient(server)
         return known
 
 

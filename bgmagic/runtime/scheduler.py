@@ -20,7 +20,7 @@ from bgmagic.runtime import sending
 from bgmagic.runtime.dependencies import FindJob
 from bgmagic.runtime.pacing import Courtesy, PollPacer, RunConfig, ServerEndpoint
 from bgmagic.runtime.poll_gate import PollGate
-from bgmagic.runtime.registry import MANY, FindFunction, JobFeed, RunnerParts, rush
+from bgmagic.runtime.registry import MANY, FindFunction, JobFeed, RunnerParts, rush, warmup
 from bgmagic.runtime.runner import JobRunner
 from bgmagic.storage.job_store import AT_ONCE, LET_OTHERS, JobStore
 from bgmagic.transport.client import ResponsesClient
@@ -412,11 +412,13 @@ class JobScheduler:
             await ending
         for endpoint in self._endpoints.values():
             await endpoint.client.close()
+        warmup.end()
 
     def _endpoint_of(self, server: ServerConfig) -> ServerEndpoint:
         known = self._endpoints.get(server)
         if known is None:
             pacer = PollPacer(self._polls_per_second)
-            client = ResponsesClient(server, PollGate(self._polls_per_second))
+            with warmup:
+                client = ResponsesClient(server, PollGate(self._polls_per_second))
             known = self._endpoints[server] = ServerEndpoint(client, pacer)
         return known

@@ -163,6 +163,7 @@ STARTS = (
     ("both", "both together, at once, with a file as journal", "at most 0.5x"),
     ("cold", "first cell at once where nobody has imported ipywidgets", "at most 0.5x"),
     ("cold_both", "that and its %load_ext together", "at most 0.5x"),
+    ("beside", "from a kernel's first cell to its POST's answer, if the next computes", "below 1x"),
     ("open", "%load_ext with 1,000 open jobs of 100,000", "at most 100 ms"),
     ("listed", "%bgjobs of 100,000", "at most 100 ms"),
     ("reused", "--reuse of a sweep of 1,000 of 100,000", "at most 0.3 s"),

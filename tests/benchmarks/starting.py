@@ -53,6 +53,16 @@ import os; os._exit(0)
 """
 
 
+COMPUTES = """
+import time
+begun = time.perf_counter()
+while x.record.accepted_at is None:
+    for number in range(20_000):
+        number += 1
+print(time.perf_counter() - begun)
+"""
+
+
 def _process(code: str, **env: str) -> list[float]:
     ended = subprocess.run(
         [sys.executable, "-c", code],
@@ -93,8 +103,17 @@ def figures() -> dict[str, float]:
             notebook = f"/home/user/{number}.ipynb"
             there = {"BGMAGIC_JOURNAL": kept, "JPY_SESSION_NAME": notebook}
             found["both"].append(sum(_first_cell(0.0, env | there)))
+            found["beside"].append(_first_post_beside_a_cell(env))
         medians = {name: statistics.median(times) for name, times in found.items()}
         return medians | _long_journal(Path(folder) / "long.sqlite3", env)
+
+
+def _first_post_beside_a_cell(env: dict[str, str]) -> float:
+    """Seconds from a kernel's first cell until its job is accepted, while the next one computes."""
+    with kernel(**env) as running:
+        running.start("%load_ext bgmagic")
+        running.start("%%bgresponse -o x\nWhy?")
+        return float(running.ok(COMPUTES, SLOW).stdout.split()[-1])
 
 
 def _first_cell(

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,7 @@ from bgmagic.jobs.record import JobRecord
 from bgmagic.runtime import pacing
 from bgmagic.runtime.pacing import LIMIT, PollPacer, PollSchedule, ServerEndpoint
 from bgmagic.runtime.poll_gate import BURST, PollGate
-from bgmagic.runtime.registry import MANY, Rush
+from bgmagic.runtime.registry import MANY, Rush, Warmup
 from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
@@ -510,3 +511,27 @@ def test_the_collector_rests_while_many_jobs_come_and_go() -> None:
         assert gc.get_threshold()[0] == 900
     finally:
         gc.set_threshold(*before)
+
+
+def test_threads_hand_over_sooner_only_while_the_first_client_is_made() -> None:
+    """The interpreter goes from thread to thread sooner only for the process's first client and
+    its first request, and then as before, or as the user has set it meanwhile."""
+    before = sys.getswitchinterval()
+
+    async def make_clients(warmup: Warmup, *, clash: bool) -> float:
+        with warmup:
+            inside = sys.getswitchinterval()
+        if clash:
+            sys.setswitchinterval(0.002)
+        warmup.end()
+        after = sys.getswitchinterval()
+        with warmup:
+            assert sys.getswitchinterval() == after  # the second client has all there is
+        assert inside < before
+        return after
+
+    try:
+        assert asyncio.run(make_clients(Warmup(), clash=False)) == before
+        assert asyncio.run(make_clients(Warmup(), clash=True)) == pytest.approx(0.002)
+    finally:
+        sys.setswitchinterval(before)
