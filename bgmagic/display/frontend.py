@@ -356,6 +356,7 @@ class EarlyWidget:
         of: object,
         state: Mapping[str, Any],
         look: Callable[[], Any],
+        on_made: Callable[[], object],
     ) -> None:
         """Open the comms: pages draw the widget from now on.
 
@@ -363,12 +364,12 @@ class EarlyWidget:
             of: what it shows, by which `EARLY` has it.
             state: what the widget's own class adds to the state of a `LiveWidget`.
             look: gives the widget; the first time it makes it, by `widget`.
+            on_made: told once it is made.
         """
         from comm import create_comm
 
         self.live_id = uuid.uuid4().hex
-        self.look = look
-        self._on_made: list[Callable[[], object]] = []
+        self.look, self._on_made = look, on_made
         self._widget: Any = None
         self._making = threading.RLock()
         targets = _targets()
@@ -405,16 +406,8 @@ class EarlyWidget:
         with self._making:
             if self._widget is None:
                 self._widget = make()
-                for tell in self._on_made:
-                    tell()
+                self._on_made()
             return self._widget
-
-    def on_made(self, tell: Callable[[], object]) -> None:
-        """Have ``tell()`` called once the widget is there."""
-        with self._making:
-            self._on_made.append(tell)
-            if self.made:
-                tell()
 
     def bundle(self) -> dict[str, Any]:
         """The MIME bundle of displaying it, without its text."""

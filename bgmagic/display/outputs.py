@@ -60,8 +60,8 @@ class Content(Protocol):
     def widget(self) -> LiveWidget:
         """Its live display."""
 
-    def early(self) -> EarlyWidget | None:
-        """Its live display, drawn before it is there."""
+    def early(self, on_made: Callable[[], object]) -> EarlyWidget | None:
+        """Its live display, drawn before it is there, or None; ``on_made`` is told once it is."""
 
     def note(self) -> Bundle:
         """The line that stands beside the live display."""
@@ -120,10 +120,7 @@ class CellOutput:
         self._changed()  # it may have ended before the listener was there
 
     def _show_live(self) -> None:
-        early = self._content.early() if frontend.draws_early() else None
-        if early is not None:
-            early.on_made(self._take_widget)
-        shown = early or self._take_widget()
+        shown = self._content.early(self._take_widget) or self._take_widget()
         # A saved notebook keeps this: a status in it would read as if it were so for ever.
         text = self._line if self._frontend.shows == "line or card" else self._content.title
         publish(shown.bundle() | {"text/plain": text}, self._ids[0], metadata=shown.metadata())
@@ -160,10 +157,9 @@ class CellOutput:
             return
         ended = self._ended()
         start, self._replaced = ended and not self._replaced, ended
-        if not start:
-            return
-        replace = functools.partial(self._context.copy().run, self._publish_end, update=True)
-        _start(replace, f"the end of {self._content.title!r} can't be shown")
+        if start:
+            replace = functools.partial(self._context.copy().run, self._publish_end, update=True)
+            _start(replace, f"the end of {self._content.title!r} can't be shown")
 
     def _ending(self, formulas: Formulas | None = None) -> FinalBundles:
         return self._content.ending(formulas or self._frontend.formulas)
@@ -232,11 +228,11 @@ class JobContent:
             card.notify()
         return card
 
-    def early(self) -> EarlyWidget:
-        """The card as it is now; made with the job's first change."""
+    def early(self, on_made: Callable[[], object]) -> EarlyWidget | None:
+        """The card as it is now; made with the job's first change, or as a cell shows it again."""
         job, known = self._job, self._job.record
-        if job in frontend.EARLY:  # a cell joins what it has sent
-            return frontend.EARLY[job]
+        if job in frontend.EARLY or not frontend.draws_early():
+            return None
         state = {
             "_anywidget_id": "bgmagic.display.card.Card",
             "_esm": frontend.script_text(*frontend.CARD_SCRIPTS),
@@ -244,7 +240,7 @@ class JobContent:
             "view": snapshot(job),
             "preview": {},
         }
-        early = EarlyWidget(job, state, lambda: job.card)
+        early = EarlyWidget(job, state, lambda: job.card, on_made)
 
         def changed(job: Job) -> None:
             if job.record is not known and not early.made:
@@ -309,7 +305,7 @@ class GroupContent:
         self._board = board
         return board
 
-    def early(self) -> None:
+    def early(self, on_made: Callable[[], object]) -> None:
         """None: few kernels begin with one."""
 
     def note(self) -> Bundle:
