@@ -154,7 +154,7 @@ class _Journal(Journal):
     @property
     def queued(self) -> bool:
         """Whether there is something to be committed."""
-        return bool(self._queue or self._rows)
+        return bool(self._queue or self.live)
 
     def commit(self) -> None:
         """Commit what is queued, as one turn of the thread's own loop does."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -29,11 +28,9 @@ def _another_disk() -> None:
         missing("a Python whose SQLite is a shared library")
 
 
-def test_histories(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_histories(capsys: pytest.CaptureFixture[str]) -> None:
     """In thousands of histories of kernels, hosts, disks and crashes nothing is accepted twice, nothing
     that was accepted is lost, and every job comes to an end."""
-    # A shell of an earlier test may have left a `__main__` that starting processes can't read.
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
     seed = int(os.environ.get("BGMAGIC_SEED", "13"))
     found = many(HISTORIES, seed, os.cpu_count() or 1)
     with capsys.disabled():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -141,8 +142,10 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def ipython() -> Iterator[InteractiveShell]:
+def ipython(monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
     """IPython without a kernel, with the magics."""
+    # It puts its own module there; without it no test after this can start a process.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     shell = InteractiveShell()
     magics.load(shell)
     yield shell
