@@ -70,6 +70,7 @@ def test_saved_file_holds_the_ends(tool: str, server: ScriptedServer, tmp_path: 
         "len(await many)",
         "%bgjobs",
         "%%bgresponse -o five --poll 80\nFifth, and the notebook ends here?",
+        "while not five.response_id: __import__('time').sleep(0.05)",
     )  # fmt: skip
     for name in ("one", "two", "three"):
         (shown,) = [outputs[head] for head in outputs if head.startswith(f"%%bgresponse -o {name}")]
