@@ -54,9 +54,7 @@ async def bound(response: httpx2.Response) -> None:
     Raises:
         httpx2.RemoteProtocolError: the body is packed in a way that was not asked for.
     """
-    encoding = response.headers.get("content-encoding", "")
-    names = [name for name in (part.strip().lower() for part in encoding.split(",")) if name]
-    names = [name for name in names if name != "identity"]
+    names = _packings(response.headers.get("content-encoding", ""))
     for name in names:
         if name not in _WBITS:
             raise httpx2.RemoteProtocolError(f"the answer is packed as {name}, which nobody asked")
@@ -114,14 +112,19 @@ async def _unpacked(pieces: AsyncIterator[bytes], name: str) -> AsyncIterator[by
         raise httpx2.RemoteProtocolError("the answer is not complete")
 
 
+def _packings(encoding: str) -> list[str]:
+    """The ways in which a body is packed, the first one first, by its ``content-encoding``."""
+    names = (part.strip().lower() for part in encoding.split(","))
+    return [name for name in names if name not in ("", "identity")]
+
+
 def unpacked(body: bytes, encoding: str) -> bytes | None:
     """A whole body, unpacked as its ``content-encoding`` tells; None if it is packed otherwise.
 
     Raises:
         httpx2.RemoteProtocolError: it is damaged, not complete or too large.
     """
-    names = [name for name in (part.strip().lower() for part in encoding.split(",")) if name]
-    for name in reversed([name for name in names if name != "identity"]):
+    for name in reversed(_packings(encoding)):
         if name not in _WBITS:
             return None
         body = _whole(body, name)
