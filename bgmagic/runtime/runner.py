@@ -289,10 +289,11 @@ class JobRunner:
                 if ending is not None:
                     await self._settle(**ending, trouble=None)
                     return None
+                # Written down first: killed in between, a job that is said to wait would be unclear.
+                await self._store.update(self.job.record, status=Status.WAITING)
                 self.job.advance(
                     status=Status.WAITING, trouble=sending.why_not_yet(failure, self.job)
                 )
-                await self._store.update(self.job.record, status=Status.WAITING)
                 if self._config.limiter is not None:
                     self._config.limiter.on_throttled(self._wake, failure.retry_after)
                     continue

@@ -25,6 +25,7 @@ class Ran:
     stderr: str = ""
     errors: list[str] = field(default_factory=list)
     displays: list[dict[str, Any]] = field(default_factory=list)
+    display_ids: set[str] = field(default_factory=set)  # of what it displayed itself
     result: str | None = None
     next_input: str | None = None  # what a new cell is to hold
     seconds: float = 0.0  # from sending the cell to its reply
@@ -117,7 +118,12 @@ class Kernel:
         elif kind == "error":
             ran.errors.extend(content["traceback"])
         elif kind in ("display_data", "update_display_data"):
-            ran.displays.append(content["data"])
+            # The end of a job that an earlier cell sent may come now: it stands under that cell.
+            display_id = content.get("transient", {}).get("display_id")
+            if kind == "display_data":
+                ran.display_ids.add(display_id)
+            if display_id in ran.display_ids:
+                ran.displays.append(content["data"])
         elif kind == "execute_result":
             ran.result = content["data"]["text/plain"]
         return kind == "status" and content["execution_state"] == "idle"
