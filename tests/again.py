@@ -1,7 +1,9 @@
-"""Runs a few tests that failed beside others once more, by themselves: ``.ci/run`` after the whole suite.
+"""Runs a few tests that failed beside others once more, by themselves: ``.ci/run`` after the whole suite,
+and `tests.matrix` after each environment's.
 
-``python -m tests.again STATUS LOG`` is told how pytest ended and what it printed. It ends with 0 if
-each of these tests passed alone, and names it; with STATUS if that is nothing to try again.
+``python -m tests.again STATUS LOG [OPTION…]`` is told how pytest ended, what it printed, and with which
+options it is to run. It ends with 0 if each of these tests passed alone, and names it; with STATUS if
+that is nothing to try again.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def hopeless(status: int, log: str, names: set[str]) -> str | None:
     return None
 
 
-def main(status: int, log: str) -> int:
+def main(status: int, log: str, *options: str) -> int:
     """Try again what failed; gives the exit status of all of it."""
     names = failed()
     why = hopeless(status, log, names)
@@ -44,7 +46,7 @@ def main(status: int, log: str) -> int:
         print(f"Not tried again: {why}.", flush=True)
         return status
     print(f"Once more, by themselves: {len(names)} of the tests that failed.", flush=True)
-    ended = subprocess.run([sys.executable, "-m", "pytest", "--last-failed"], check=False)
+    ended = subprocess.run([sys.executable, "-m", "pytest", "--last-failed", *options], check=False)
     # Where it did not get through, none has passed.
     twice = (
         (failed() & names) if ended.returncode == FAILED else names if ended.returncode else set()
@@ -56,4 +58,5 @@ def main(status: int, log: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]).read_text(errors="replace")))
+    _, status, log, *options = sys.argv
+    sys.exit(main(int(status), Path(log).read_text(errors="replace"), *options))

@@ -138,7 +138,7 @@ def test(entry: Entry, python: str, folder: Path, *, quick: bool) -> str:
     shutil.copytree(ROOT / "tests", apart / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, apart)
-    where = run([python, "-c", "import bgmagic; print(bgmagic.__file__)"], apart)
+    where = run([python, "-c", "import bgmagic; print(bgmagic.__file__)"], apart).stdout
     assert str(folder / entry.name) in where, f"not the wheel: {where}"
     # Libraries as old as these warn about the newest of those they use; that is not ours to mend.
     quiet = ["-W", "ignore::DeprecationWarning"] if entry.lowest else []
@@ -147,20 +147,39 @@ def test(entry: Entry, python: str, folder: Path, *, quick: bool) -> str:
         if quick or entry.tests
         else [path for path in WHOLE if (ROOT / path).exists()]
     )
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *quiet, *chosen]
-    return run(command, apart).strip().splitlines()[-1]
+    command = [python, "-m", "pytest", "-q", *quiet]
+    ran = run([*command, *chosen], apart, may_fail=True)
+    if ran.returncode:
+        return _again(ran, command, apart)
+    return ran.stdout.strip().splitlines()[-1]
 
 
-def run(command: list[str], folder: Path) -> str:
-    """What the command says; if it fails, all of that is printed."""
+def _again(ran: subprocess.CompletedProcess[str], command: list[str], folder: Path) -> str:
+    """What tests.again says of a few tests that failed beside the other environments' and the linters.
+
+    Raises:
+        RuntimeError: one failed again, or there was nothing to try again.
+    """
+    log = folder / "tests.log"
+    log.write_text(ran.stdout)
+    print(ran.stdout[-8000:], ran.stderr[-4000:], sep="\n")
+    again = [command[0], "-m", "tests.again", str(ran.returncode), str(log), *command[3:]]
+    told = run(again, folder).stdout.splitlines()
+    return "; ".join(line for line in told if line.startswith("failed beside others"))
+
+
+def run(
+    command: list[str], folder: Path, *, may_fail: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run the command; if it fails and may not, all that it said is printed."""
     env = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
     ran = subprocess.run(
         command, cwd=folder, env=env, capture_output=True, text=True, check=False, errors="replace"
     )
-    if ran.returncode:
+    if ran.returncode and not may_fail:
         print(ran.stdout[-8000:], ran.stderr[-4000:], sep="\n")
         raise RuntimeError(f"{' '.join(command[:4])}… ended with {ran.returncode}")
-    return ran.stdout
+    return ran
 
 
 def tried(entry: Entry, wheel: Path, folder: Path, quick: bool) -> bool | None:

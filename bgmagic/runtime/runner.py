@@ -289,7 +289,7 @@ class JobRunner:
                 if ending is not None:
                     await self._settle(**ending, trouble=None)
                     return None
-                # Written down first: killed in between, a job that is said to wait would be unclear.
+                # Written down first: killed in between, what is said to wait would be unclear.
                 await self._store.update(self.job.record, status=Status.WAITING)
                 self.job.advance(
                     status=Status.WAITING, trouble=sending.why_not_yet(failure, self.job)
