@@ -23,8 +23,8 @@ const REFUSED = 10000; // milliseconds after which a cancel that changed nothing
 const OVER = "This kernel has ended; %bgjobs in the next one shows how things stand.";
 
 const duration = (total) => {
-  const s = Math.max(0, Math.floor(total));
-  if (s < 100) return `${s} s`;
+  const s = Math.max(0, total);
+  if (s < 100) return `${Math.round(s)} s`;
   if (s < 6000) return `${Math.round(s / 60)} min`;
   return s < 172800 ? `${(s / 3600).toFixed(1)} h` : `${Math.round(s / 86400)} d`;
 };

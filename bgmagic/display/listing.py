@@ -201,7 +201,7 @@ def describe_job(job: Job) -> str:
     message = job.error or job.record.trouble or job.record.note_text
     about = f": {message}" if message else ""
     name = one_line(job.name or job.response_id or "job")
-    return f"{name}: {one_line(job.status, 40)} after {job.elapsed:.0f} s{about}"
+    return f"{name}: {one_line(job.status, 40)} after {duration(job.elapsed)}{about}"
 
 
 def split_by_group(jobs: Iterable[Job]) -> list[list[Job]]:
@@ -230,7 +230,7 @@ def describe_jobs(jobs: Sequence[Job]) -> str:
     about = f"; {failed.name}: {one_line(str(failed.error), 200)}" if failed else held_up(jobs)
     progress = batch_progress(jobs)
     counts += f" (at the server {progress})" if progress else ""
-    return f"{group_name(jobs)}: {len(jobs)} jobs, {counts}, after {longest:.0f} s{about}"
+    return f"{group_name(jobs)}: {len(jobs)} jobs, {counts}, after {duration(longest)}{about}"
 
 
 def held_up(jobs: Iterable[Job]) -> str:
@@ -246,7 +246,8 @@ def describe_live(job: Job) -> str:
     record = job.record
     effort = f", effort {record.request.effort}" if record.request.effort else ""
     asked = f"{model_of(job)}{effort}"
-    words = f"{record.name or 'job'}: {one_line(job.status, 40)} ({asked}), {job.elapsed:.0f} s"
+    words = f"{record.name or 'job'}: {one_line(job.status, 40)} ({asked})"
+    words += f", {duration(job.elapsed)}"
     if record.window_ends_at is not None and not job.done():
         rest = duration(record.window_ends_at - time.time())
         words += f", {rest} left of its window of {record.request.window}"

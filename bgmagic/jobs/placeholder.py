@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from bgmagic.errors import NotReady, NotReadyAttribute
-from bgmagic.text import one_line
+from bgmagic.text import duration, one_line
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ def placeholder_repr(record: Any, status: str, elapsed: float, error: object) ->
         error: why it has no answer, or None.
     """
     shown = record.status_text if status == record.status else status
-    words = ["Job", record.name or "", one_line(shown, 80), f"{elapsed:.0f} s"]
+    words = ["Job", record.name or "", one_line(shown, 80), duration(elapsed)]
     if record.response_id or record.batch_id:
         words.append(one_line(record.response_id or record.batch_id))
     about = f": {error}" if error else f": {record.trouble}" if record.trouble else ""

@@ -22,6 +22,7 @@ from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.submission.app import app, place
 from bgmagic.submission.converters import to_duration
+from bgmagic.text import duration
 from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
@@ -76,8 +77,10 @@ def find_running_duplicate(
         prints = job.record.fingerprint, _fingerprint_when_complete(job, find)
         if wanted.fingerprint in prints:
             if job.status == Status.UNKNOWN:
+                ended_at = job.record.ended_at or job.record.submitted_at
                 raise BadInput(
-                    f"the very same request ended as unknown {_ago(job)} ago and may have been "
+                    "the very same request ended as unknown "
+                    f"{duration(time.time() - ended_at)} ago and may have been "
                     f"accepted; --again sends it anew, at the risk of paying twice"
                 )
             return job
@@ -373,11 +376,6 @@ def _joinable(entry: StoredJob, free: set[str | None]) -> bool:
     never_sent = entry.status == Status.WAITING and entry.response_id is None
     # What the journal can't send, the cell can.
     return entry.owner in free and (entry.sendable or not never_sent)
-
-
-def _ago(job: Job) -> str:
-    seconds = time.time() - (job.record.ended_at or job.record.submitted_at)
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def open_jobs_line(remedy: str) -> str:
