@@ -235,8 +235,7 @@ async def _cancel_all() -> None:
 class CallbackThread:
     """Calls functions one after another, off the loop thread."""
 
-    def __init__(self, name: str = "bgmagic-callbacks") -> None:
-        self._name = name
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -246,7 +245,9 @@ class CallbackThread:
         self._queue.put(function)
         with self._lock:
             if self._thread is None or not self._thread.is_alive():  # one that could not start
-                self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+                self._thread = threading.Thread(
+                    target=self._serve, name="bgmagic-callbacks", daemon=True
+                )
                 self._thread.start()
 
     def _serve(self) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pydantic
 
 
-def response_format(given: Any, label: str = "--schema") -> dict[str, Any]:
+def response_format(given: Any) -> dict[str, Any]:
     """Make ``text.format``, as the API takes it, of what the user gives as a schema.
 
     Every field becomes required, since strict mode knows no others. In a JSON schema those that
@@ -31,37 +31,37 @@ def response_format(given: Any, label: str = "--schema") -> dict[str, Any]:
     Args:
         given: a Pydantic model or dataclass, a dataclass or a TypedDict (the class), a JSON schema
             as a dict, or such a format as a dict, which with ``"strict": false`` stays as it is.
-        label: what a message begins with.
 
     Raises:
         BadInput: it is none of these, or can't be said in strict mode.
     """
     try:
         if isinstance(given, Mapping):
-            return _of_dict(dict(given), label)
+            return _of_dict(dict(given))
         if is_class(given):
-            return _of_class(given, label)
+            return _of_class(given)
     except RecursionError:
-        raise BadInput(f"{label}: it holds itself without end; use $ref for that") from None
+        raise BadInput("--schema: it holds itself without end; use $ref for that") from None
     except BadInput:
         raise
     except Exception as error:  # a schema may have anything in any place
         why = one_line(f"{type(error).__name__}: {error}", 200)
-        raise BadInput(f"{label}: this is no JSON schema ({why})") from None
+        raise BadInput(f"--schema: this is no JSON schema ({why})") from None
     kind = type(given).__name__
     if isinstance(given, type) and not typing.get_origin(given):
         raise BadInput(
-            f"{label}: {given.__name__} is no class that has fields; write it as a Pydantic model, "
-            f"class {_as_name(given.__name__)}(BaseModel), with a field for each part of the answer"
+            f"--schema: {given.__name__} is no class that has fields; write it as a Pydantic "
+            f"model, class {_as_name(given.__name__)}(BaseModel), with a field for each part of "
+            "the answer"
         )
     if hasattr(type(given), "model_json_schema") or dataclasses.is_dataclass(given):
-        raise BadInput(f"{label}: this is an object of {kind}; give the class {kind} itself")
+        raise BadInput(f"--schema: this is an object of {kind}; give the class {kind} itself")
     if typing.get_origin(given) is not None or isinstance(given, types.UnionType):
         raise BadInput(
-            f"{label}: strict mode can't take {one_line(_type_words(given), 80)} as the whole: "
+            f"--schema: strict mode can't take {one_line(_type_words(given), 80)} as the whole: "
             "put it into a field of a Pydantic model"
         )
-    raise BadInput(f"{label} takes a Pydantic model or a JSON schema as a dict, not {kind}")
+    raise BadInput(f"--schema takes a Pydantic model or a JSON schema as a dict, not {kind}")
 
 
 def _as_name(name: str) -> str:
@@ -253,17 +253,17 @@ def _place(path: typing.Iterable[str | int]) -> str:
     return f"{place.removeprefix('.')}: " if place else ""
 
 
-def _of_dict(given: dict[str, Any], label: str) -> dict[str, Any]:
+def _of_dict(given: dict[str, Any]) -> dict[str, Any]:
     given = _unwrapped(given)
     own = given.get("type") == "json_schema" and isinstance(given.get("schema"), Mapping)
     if given.get("type") == "json_schema" and not own:
         shape = '{"type": "json_schema", "name": …, "schema": {…}}'
-        raise BadInput(f"{label}: this format has no schema; write it as {shape}")
+        raise BadInput(f"--schema: this format has no schema; write it as {shape}")
     if own and given.get("strict") is False:
         return given
     schema = given["schema"] if own else given
     name = given.get("name") if own else schema.get("title")
-    form = _form(str(name or ""), StrictSchema(schema, label, lenient=False).root())
+    form = _form(str(name or ""), StrictSchema(schema, "--schema", lenient=False).root())
     if own and "description" in given:
         form["description"] = given["description"]
     return form
@@ -282,14 +282,14 @@ def _unwrapped(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _of_class(given: type[Any], label: str) -> dict[str, Any]:
+def _of_class(given: type[Any]) -> dict[str, Any]:
     import pydantic
 
     try:
         schema = pydantic.TypeAdapter(given).json_schema()
     except Exception as error:
-        raise BadInput(f"{label}: {_no_schema_of(given, error)}") from None
-    return _form(given.__name__, StrictSchema(schema, label, lenient=True).root())
+        raise BadInput(f"--schema: {_no_schema_of(given, error)}") from None
+    return _form(given.__name__, StrictSchema(schema, "--schema", lenient=True).root())
 
 
 def _no_schema_of(given: type[Any], error: Exception) -> str:

@@ -436,9 +436,9 @@ class CancelBatchHandler(StoreHandler):
         self.reply(batch.json())
 
 
-def routes(state: ServerState, store: BatchShelf | None = None) -> list[Route]:
+def routes(state: ServerState) -> list[Route]:
     """The paths of files and batches, with a store of their own."""
-    shared = {"state": state, "store": store or BatchShelf(state.responses, state.model)}
+    shared = {"state": state, "store": BatchShelf(state.responses, state.model)}
     paths: dict[str, Callable[..., Any]] = {
         "/files": FilesHandler,
         "/files/([^/]+)": FileHandler,

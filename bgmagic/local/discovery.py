@@ -41,6 +41,8 @@ PING_TIMEOUT = 2.0
 MAX_PING = 10_000
 # Seconds between two checks whether a server has come up or gone.
 CHECK_INTERVAL = 0.03
+# Seconds a server may take to come up; fetching its weights does not count.
+START_TIMEOUT = 60.0
 # Seconds a server may take to end; stopping a generation takes under one.
 STOP_TIMEOUT = 10.0
 
@@ -204,7 +206,6 @@ def start_or_join(
     context: int | None = None,
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] | None = None,
-    timeout: float = 60.0,
 ) -> Endpoint:
     """The running server, started first if there is none; fetches the weights if needed.
 
@@ -216,7 +217,6 @@ def start_or_join(
         context: tokens of prompt and answer together.
         report: gets one line at the start of each step that takes time.
         progress: gets bytes done and bytes in all while the weights are fetched.
-        timeout: seconds the server may take to come up; fetching does not count.
 
     Raises:
         LocalServerError: it can't be had, or runs with other settings; one line with the remedy.
@@ -236,14 +236,15 @@ def start_or_join(
         report(f"Fetching {weights.model_name(model)}, once…")
     weights.fetch(progress or (lambda done, total: None), model)
     report(f"Starting {weights.model_name(model)}…")
-    end = time.monotonic() + timeout
+    end = time.monotonic() + START_TIMEOUT
     try:
-        with FileLock(endpoint_file(model).with_suffix(".lock"), timeout=timeout):
+        with FileLock(endpoint_file(model).with_suffix(".lock"), timeout=START_TIMEOUT):
             running = find(model)
             return _joinable(running, chosen) if running else _start(settings, end)
     except Timeout as error:
         raise LocalServerError(
-            f"Another kernel has been starting the local server for {timeout:g} seconds: try again."
+            f"Another kernel has been starting the local server for {START_TIMEOUT:.0f} seconds: "
+            "try again."
         ) from error
 
 

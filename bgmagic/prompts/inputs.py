@@ -59,7 +59,7 @@ class _File:
     name: str = ""
 
 
-def file_parts(files: Sequence[Any], label: str = "--file") -> list[dict[str, Any]]:
+def file_parts(files: Sequence[Any]) -> list[dict[str, Any]]:
     """Make the parts of a message that hold ``files``, in this order.
 
     PNG, JPEG, WEBP and GIF become ``input_image``, all else ``input_file``. An http(s) address is
@@ -68,22 +68,21 @@ def file_parts(files: Sequence[Any], label: str = "--file") -> list[dict[str, An
     Args:
         files: paths, relative to the working directory and with ``~`` expanded, addresses, bytes,
             PIL images, matplotlib figures, and lists of these.
-        label: what a message begins with.
 
     Raises:
         BadInput: one of them can't be read or attached, or they are too large together.
     """
     parts: list[dict[str, Any]] = []
     left = MOST
-    for number, value in enumerate(flat(files, label), start=1):
+    for number, value in enumerate(flat(files, "--file"), start=1):
         if isinstance(value, str) and _URL.fullmatch(value):
             parts.append(_linked(value))
             continue
-        found = _read(value, left, label)
+        found = _read(value, left)
         left -= len(found.data)
         if left < 0:
-            raise BadInput(f"{label}: the files are too large together; {_LIMIT}")
-        parts.append(_part(found, number, label))
+            raise BadInput(f"--file: the files are too large together; {_LIMIT}")
+        parts.append(_part(found, number))
     return parts
 
 
@@ -94,35 +93,35 @@ def _linked(address: str) -> dict[str, Any]:
     return {"type": "input_file", "file_url": address}
 
 
-def _read(value: Any, left: int, label: str) -> _File:
+def _read(value: Any, left: int) -> _File:
     if isinstance(value, str | os.PathLike):
-        return _from_disk(os.fspath(value), left, label)
+        return _from_disk(os.fspath(value), left)
     if isinstance(value, bytes | bytearray | memoryview):
         return _File(bytes(value))
     if isinstance(value, io.BytesIO):
         return _File(value.getvalue())
-    drawn = _drawn(value, label)
+    drawn = _drawn(value)
     if drawn is None:
-        raise BadInput(f"{label} takes {_KINDS}, not {type(value).__name__}")
+        raise BadInput(f"--file takes {_KINDS}, not {type(value).__name__}")
     return _File(drawn)
 
 
-def _from_disk(path: Any, left: int, label: str) -> _File:
+def _from_disk(path: Any, left: int) -> _File:
     shown = one_line(str(path), 200)
     if not str(path).strip():
-        raise BadInput(f"{label} needs the path of a file")
+        raise BadInput("--file needs the path of a file")
     try:
         place = Path(path).expanduser()
         unfit = _unfit(place.stat(), left)
         data = b"" if unfit else place.read_bytes()
     except FileNotFoundError:
         where = "" if Path(shown).is_absolute() else f" in {Path.cwd()}"
-        raise BadInput(f"{label}: there is no file {shown}{where}{_hint(path)}") from None
+        raise BadInput(f"--file: there is no file {shown}{where}{_hint(path)}") from None
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise BadInput(f"{label} {shown} can't be read: {one_line(str(why))}") from None
+        raise BadInput(f"--file {shown} can't be read: {one_line(str(why))}") from None
     if unfit:
-        raise BadInput(f"{label} {shown} {unfit}")
+        raise BadInput(f"--file {shown} {unfit}")
     return _File(data, place.name)
 
 
@@ -144,7 +143,7 @@ def _hint(path: Any) -> str:
     return f"; for what is in a variable write ${path}" if path.isidentifier() else ""
 
 
-def _drawn(value: Any, label: str) -> bytes | None:
+def _drawn(value: Any) -> bytes | None:
     """Draw ``value`` as an image if it is one of PIL's or matplotlib's, else return None."""
     # Looked up, not imported: a user with such a value has imported its library.
     image, figure = _loaded("PIL.Image", "Image"), _loaded("matplotlib.figure", "Figure")
@@ -167,7 +166,7 @@ def _drawn(value: Any, label: str) -> bytes | None:
             return None
     except Exception as error:
         kind = type(value).__name__
-        raise BadInput(f"{label}: the {kind} can't be drawn: {one_line(str(error))}") from None
+        raise BadInput(f"--file: the {kind} can't be drawn: {one_line(str(error))}") from None
     return out.getvalue()
 
 
@@ -190,14 +189,14 @@ def _loaded(module: str, name: str) -> type[Any] | None:
     return found if isinstance(found, type) else None
 
 
-def _part(found: _File, number: int, label: str) -> dict[str, Any]:
+def _part(found: _File, number: int) -> dict[str, Any]:
     if not found.data:
-        raise BadInput(f"{label} {found.name or 'the value'} is empty".replace("  ", " "))
+        raise BadInput(f"--file {found.name or 'the value'} is empty".replace("  ", " "))
     image = None if _decodes(found.data) else _image_kind(found.data)
     if image is not None:
         address = _data_url(f"image/{image}", found.data)
         return {"type": "input_image", "image_url": address, "detail": "auto"}
-    kind, ending = _document_kind(found, label)
+    kind, ending = _document_kind(found)
     name = found.name or f"attachment-{number}{ending}"
     return {"type": "input_file", "filename": name, "file_data": _data_url(kind, found.data)}
 
@@ -208,7 +207,7 @@ def _image_kind(data: bytes) -> str | None:
     return next((kind for opening, kind in _IMAGES if data.startswith(opening)), None)
 
 
-def _document_kind(found: _File, label: str) -> tuple[str, str]:
+def _document_kind(found: _File) -> tuple[str, str]:
     """Find the MIME type of a file that is no image, and the ending of its name."""
     ending = Path(found.name).suffix.lower()
     if _is_pdf(found, ending):
@@ -222,9 +221,9 @@ def _document_kind(found: _File, label: str) -> tuple[str, str]:
         return (guessed if known else "text/plain"), ".txt"
     what = found.name or "what is in the variable"
     if ending in _OTHER_IMAGES or found.data.startswith(b"BM"):
-        raise BadInput(f"{label}: {what} is an image that the API does not take; save it as PNG")
+        raise BadInput(f"--file: {what} is an image that the API does not take; save it as PNG")
     unnamed = "" if found.name else "; a document of Office needs a path with its ending"
-    raise BadInput(f"{label}: {what} is of a kind that the API does not take; {_TAKEN}{unnamed}")
+    raise BadInput(f"--file: {what} is of a kind that the API does not take; {_TAKEN}{unnamed}")
 
 
 def _is_pdf(found: _File, ending: str) -> bool:
@@ -279,7 +278,7 @@ _CALLS_BACK = frozenset(
 )  # fmt: skip
 
 
-def tool_entries(tools: Sequence[Any], label: str = "--tool") -> list[dict[str, Any]]:
+def tool_entries(tools: Sequence[Any]) -> list[dict[str, Any]]:
     """Make the entries of ``tools``, in this order.
 
     A type that is not known here is passed on: servers have others, and refuse what they don't
@@ -287,69 +286,68 @@ def tool_entries(tools: Sequence[Any], label: str = "--tool") -> list[dict[str, 
 
     Args:
         tools: types, the API's own dicts or such a dict as JSON text, and lists of these.
-        label: what a message begins with.
 
     Raises:
         BadInput: one of them is no tool, lacks something, or would have to be answered here.
     """
-    return [_entry(tool, label) for tool in flat(tools, label)]
+    return [_entry(tool) for tool in flat(tools, "--tool")]
 
 
-def _entry(tool: Any, label: str) -> dict[str, Any]:
+def _entry(tool: Any) -> dict[str, Any]:
     if isinstance(tool, str) and tool.lstrip().startswith("{"):
         try:
             tool = json.loads(tool)
         except ValueError as error:
-            raise BadInput(f"{label}: this is not JSON ({error}): {one_line(tool, 100)}") from None
+            raise BadInput(f"--tool: this is not JSON ({error}): {one_line(tool, 100)}") from None
     if isinstance(tool, str):
-        return _of_type(tool.strip(), label)
+        return _of_type(tool.strip())
     if not isinstance(tool, Mapping) or not isinstance(tool.get("type"), str):
         raise BadInput(
-            f'{label} takes a type such as web_search, a dict such as {{"type": "web_search"}}, or '
+            '--tool takes a type such as web_search, a dict such as {"type": "web_search"}, or '
             "a function of yours, as $NAME"
         )
     kind = tool["type"]
-    _check_hosted(kind, label)
+    _check_hosted(kind)
     environment = tool.get("environment")
     place = environment.get("type") if isinstance(environment, Mapping) else None
     if kind == "shell" and place in (None, "local"):
         raise BadInput(
-            f'{label}: only a shell at the server runs; give it "environment": '
+            '--tool: only a shell at the server runs; give it "environment": '
             '{"type": "container_auto"}'
         )
     if kind == "file_search" and not tool.get("vector_store_ids"):
-        raise BadInput(f"{label}: file_search needs a vector store: {_NEEDS['file_search']}")
+        raise BadInput(f"--tool: file_search needs a vector store: {_NEEDS['file_search']}")
     if kind == "mcp" and tool.get("require_approval", "always") in ("always", None):
         raise BadInput(
-            f"{label}: nobody can approve the calls of mcp in the background; with "
+            "--tool: nobody can approve the calls of mcp in the background; with "
             '"require_approval": "never" it calls without asking'
         )
     return dict(tool)
 
 
-def _of_type(kind: str, label: str) -> dict[str, Any]:
-    _check_hosted(kind, label)
+def _of_type(kind: str) -> dict[str, Any]:
+    _check_hosted(kind)
     if kind in _NEEDS:
         raise BadInput(
-            f"{label}: {kind} needs more than its type: {label} $NAME, NAME holding {_NEEDS[kind]}"
+            f"--tool: {kind} needs more than its type: --tool $NAME, NAME holding {_NEEDS[kind]}"
         )
     dated = any(kind.startswith(f"{known}_") for known in TOOLS)
     near = "" if kind in TOOLS or dated else did_you_mean(kind, [*TOOLS, *_NEEDS])
     if near or not re.fullmatch(r"[\w.:-]+", kind):
         known = ", ".join([*TOOLS, *_NEEDS])
         raise BadInput(
-            f"{label} {one_line(kind, 100)!r} is not one of {known}{near}; each has a {label} of "
+            f"--tool {one_line(kind, 100)!r} is not one of {known}{near}; each has a --tool of "
             "its own, a function of yours goes as $NAME, and another one of your server's as a "
             'dict, {"type": "…"}'
         )
     return {"type": kind, **_WITH.get(kind, {})}
 
 
-def _check_hosted(kind: str, label: str) -> None:
+def _check_hosted(kind: str) -> None:
     if kind in _CALLS_BACK:
         raise BadInput(
-            f"{label}: {kind} needs somebody here who answers its calls: give a function of yours "
-            f"as {label} $NAME; tools that the server runs are {', '.join([*TOOLS, *_NEEDS])}"
+            f"--tool: {kind} needs somebody here who answers its calls: give a function of yours "
+            f"as --tool $NAME; tools that the server runs are {', '.join([*TOOLS, *_NEEDS])}"
         )
 
 
