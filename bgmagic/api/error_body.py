@@ -63,11 +63,6 @@ def read_error(page: str) -> ErrorBody:
     return ErrorBody(words or "the answer has no words", fields.get("code"), from_api)
 
 
-def plain_message(text: str) -> str:
-    """A server's message without the JSON, or the Python dict, that some quote in it."""
-    return _unquoted(text, 0)
-
-
 def failure_message(response: Mapping[str, Any]) -> str:
     """What a response object that failed says about it, in one line, or ""."""
     return one_line(_words(response.get("error")))

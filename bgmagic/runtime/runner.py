@@ -26,9 +26,9 @@ from bgmagic.prompts.template import PartialPrompt
 from bgmagic.runtime import sending
 from bgmagic.runtime.attach import adopted
 from bgmagic.runtime.dependencies import DependencyWaiter, UnmetDependency
-from bgmagic.runtime.pacing import BUDGET_RETRY, PollSchedule, RunConfig
+from bgmagic.runtime.pacing import BUDGET_RETRY, AcceptedResponse, PollSchedule, RunConfig
 from bgmagic.runtime.registry import RunnerParts, rush
-from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
+from bgmagic.runtime.watcher import ResponseWatcher
 from bgmagic.storage.database import JournalError
 from bgmagic.transport.reply import Reply
 

@@ -17,8 +17,7 @@ from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.outcome import why_not_polled
 from bgmagic.jobs.record import Note, Preview, Status
-from bgmagic.runtime.pacing import LIMIT, PollSchedule, ServerEndpoint
-from bgmagic.runtime.pacing import AcceptedResponse as AcceptedResponse
+from bgmagic.runtime.pacing import LIMIT, AcceptedResponse, PollSchedule, ServerEndpoint
 from bgmagic.runtime.sending import record_changes
 from bgmagic.storage.job_store import JobStore
 from bgmagic.transport.reply import HTTPResponse, Reply, without_half_characters

@@ -230,8 +230,8 @@ class App:
         gate: holds jobs back that could go over the budget, once there is a manager.
     """
 
-    def __init__(self, shell: Shell | None = None) -> None:
-        self.use_shell(lambda: shell or NoShell())
+    def __init__(self) -> None:
+        self.use_shell(NoShell)
         self.journal_path: Path | None = None
         self._used: ServerConfig | None = None
         self._local: ServerConfig | None = None

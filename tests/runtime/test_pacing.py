@@ -23,10 +23,16 @@ from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord
 from bgmagic.runtime import pacing
-from bgmagic.runtime.pacing import LIMIT, PollPacer, PollSchedule, ServerEndpoint
+from bgmagic.runtime.pacing import (
+    LIMIT,
+    AcceptedResponse,
+    PollPacer,
+    PollSchedule,
+    ServerEndpoint,
+)
 from bgmagic.runtime.poll_gate import BURST, PollGate
 from bgmagic.runtime.registry import MANY, Rush, Warmup
-from bgmagic.runtime.watcher import AcceptedResponse, ResponseWatcher
+from bgmagic.runtime.watcher import ResponseWatcher
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.owner_lock import OwnerLock
