@@ -245,9 +245,8 @@ class CallbackThread:
         self._queue.put(function)
         with self._lock:
             if self._thread is None or not self._thread.is_alive():  # one that could not start
-                self._thread = threading.Thread(
-                    target=self._serve, name="bgmagic-callbacks", daemon=True
-                )
+                name = "bgmagic-callbacks"
+                self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
                 self._thread.start()
 
     def _serve(self) -> None:
