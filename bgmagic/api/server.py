@@ -9,8 +9,9 @@ import contextlib
 import ipaddress
 import os
 import urllib.parse
+from collections.abc import Mapping
 from dataclasses import field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from bgmagic.api.redaction import Secrets
@@ -66,7 +67,9 @@ class ServerConfig:
         return "bgmagic.local" if self.is_local else self.address
 
     @classmethod
-    def from_environment(cls, base_url: str | None = None) -> ServerConfig:
+    def from_environment(
+        cls, base_url: str | None = None, environ: Mapping[str, str] | None = None
+    ) -> ServerConfig:
         """Read the server that the SDK's environment variables name now.
 
         With OPENAI_API_KEY that is OpenAI's, or the one at OPENAI_BASE_URL; without it Azure's, if
@@ -74,34 +77,37 @@ class ServerConfig:
 
         Args:
             base_url: instead of OPENAI_BASE_URL.
+            environ: the environment's variables, if somebody has looked at them just now.
 
         Raises:
             BadInput: there is no key, an address is none, or one of them stands in quotes.
         """
-        key = _variable("OPENAI_API_KEY")
-        named = (base_url or "").strip() or _variable("OPENAI_BASE_URL")
-        if not key and not named and _variable("AZURE_OPENAI_ENDPOINT"):
-            return cls._of_azure()
+        environ = os.environ if environ is None else environ
+        key = _variable(environ, "OPENAI_API_KEY")
+        named = (base_url or "").strip() or _variable(environ, "OPENAI_BASE_URL")
+        if not key and not named and _variable(environ, "AZURE_OPENAI_ENDPOINT"):
+            return cls._of_azure(environ)
         if not key:
             raise BadInput(_no_key(named))
         address = named or DEFAULT_BASE_URL
         check_url(address, "the base URL" if base_url else "OPENAI_BASE_URL")
         return cls(
             base_url=address,
-            transport=_transport_variables(),
+            transport=_transport_variables(environ),
             api_key=key,
-            organization=os.environ.get("OPENAI_ORG_ID"),
-            project=os.environ.get("OPENAI_PROJECT_ID"),
-            headers=os.environ.get("OPENAI_CUSTOM_HEADERS", ""),
+            organization=environ.get("OPENAI_ORG_ID"),
+            project=environ.get("OPENAI_PROJECT_ID"),
+            headers=environ.get("OPENAI_CUSTOM_HEADERS", ""),
         )
 
     @classmethod
-    def _of_azure(cls) -> ServerConfig:
+    def _of_azure(cls, environ: Mapping[str, str]) -> ServerConfig:
         """Read the server that the SDK's AzureOpenAI() would use now."""
-        endpoint = _variable("AZURE_OPENAI_ENDPOINT")
+        endpoint = _variable(environ, "AZURE_OPENAI_ENDPOINT")
         check_url(endpoint, "AZURE_OPENAI_ENDPOINT")
-        key, token = _variable("AZURE_OPENAI_API_KEY"), _variable("AZURE_OPENAI_AD_TOKEN")
-        version = _variable("OPENAI_API_VERSION")
+        key = _variable(environ, "AZURE_OPENAI_API_KEY")
+        token = _variable(environ, "AZURE_OPENAI_AD_TOKEN")
+        version = _variable(environ, "OPENAI_API_VERSION")
         if not (key or token):
             raise BadInput(
                 "AZURE_OPENAI_ENDPOINT is set, but no key: set AZURE_OPENAI_API_KEY, or give "
@@ -111,10 +117,10 @@ class ServerConfig:
             raise BadInput("Azure needs OPENAI_API_VERSION too, as your resource's page names it")
         return cls(
             base_url=f"{endpoint.rstrip('/')}/openai",
-            transport=_transport_variables(),
+            transport=_transport_variables(environ),
             api_key=key,
-            organization=os.environ.get("OPENAI_ORG_ID"),
-            headers=os.environ.get("OPENAI_CUSTOM_HEADERS", ""),
+            organization=environ.get("OPENAI_ORG_ID"),
+            headers=environ.get("OPENAI_CUSTOM_HEADERS", ""),
             azure=version,
             azure_token=token,
         )
@@ -163,12 +169,12 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _TRANSPORT = (*_PROXIES, *map(str.lower, _PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def _transport_variables() -> tuple[tuple[str, str], ...]:
-    return tuple((name, os.environ.get(name, "")) for name in _TRANSPORT)
+def _transport_variables(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, environ.get(name, "")) for name in _TRANSPORT)
 
 
-def _variable(name: str) -> str:
-    value = os.environ.get(name, "").strip()
+def _variable(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "").strip()
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
         # Unlike a shell, IPython's %env and Docker's --env-file take them for a part of the value.
         raise BadInput(f"{name} has quotes around its value, which count: %env {name}=… takes none")
@@ -198,6 +204,7 @@ def is_openai(address: str) -> bool:
 _CALLS = ("/v1/responses", "/openai/responses", "/chat/completions")
 
 
+@lru_cache(16)  # a script may submit thousands to one
 def check_url(base_url: str, label: str) -> None:
     """Raise BadInput, in a line that begins with ``label``, if this is no address of a server."""
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bgmagic.errors import BadInput
 from bgmagic.submission.converters import Converter, to_rate
-from bgmagic.submission.options import configured
+from bgmagic.submission.options import configured, environment
 from bgmagic.text import is_file_name, user_path
 
 if TYPE_CHECKING:
@@ -142,12 +142,19 @@ def place() -> str:
     """Where a process without a notebook sends jobs from: its script, else the folder that it first
     asked in, with the separator at its end; "" if that was no more."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
-    return str(Path(script).resolve()) if script else _folder()
+    return _resolved(script) if script else _folder()
+
+
+# Each once: who goes to another folder is still the same session.
+
+
+@functools.cache
+def _resolved(script: str) -> str:
+    return str(Path(script).resolve())
 
 
 @functools.cache
 def _folder() -> str:
-    # Once: who goes to another folder is still the same session.
     try:
         return f"{Path.cwd()}{os.sep}"
     except OSError:
@@ -278,8 +285,9 @@ class App:
         """
         from bgmagic.api.server import ServerConfig
 
-        address, _ = configured("base_url", self.shell.defaults())
-        return self._local or self._used or ServerConfig.from_environment(address)
+        environ = environment()
+        address, _ = configured("base_url", self.shell.defaults(), environ)
+        return self._local or self._used or ServerConfig.from_environment(address, environ)
 
     def known_server(self) -> ServerConfig | None:
         """The server that is configured now, or None if there is none."""

@@ -135,12 +135,15 @@ def resolve_settings(
     Raises:
         BadInput: a value can't be what it is given for, wherever it comes from.
     """
-    values = {}
+    values, config, environ = {}, config or {}, environment()
     for option in options(settings):
-        value, label = given.get(option.name), _label(option, from_python)
+        value, label = given.get(option.name), ""
         if value is None and option.configurable:
-            value, label = configured(option.name, config or {})
-        values[option.name] = option.default if value is None else _read(option, value, label)
+            value, label = configured(option.name, config, environ)
+        if value is None:
+            values[option.name] = option.default
+        else:
+            values[option.name] = _read(option, value, label or _label(option, from_python))
     return settings(**values)
 
 
@@ -148,8 +151,13 @@ def _label(option: Option, from_python: bool) -> str:
     return f"{option.name}=" if from_python or not option.flags else option.flags[-1]
 
 
-def configured(name: str, config: Mapping[str, Any]) -> tuple[Any, str]:
+def configured(
+    name: str, config: Mapping[str, Any], environ: Mapping[str, str] | None = None
+) -> tuple[Any, str]:
     """The value that `%config`, or else the environment, has for ``name``, and its label.
+
+    Args:
+        environ: the environment's variables, if somebody has looked at them just now.
 
     Returns:
         the value as it stands there, None if it is unset; and what a message about it begins with.
@@ -158,9 +166,30 @@ def configured(name: str, config: Mapping[str, Any]) -> tuple[Any, str]:
     if value is not None:
         return value, f"BgMagics.{name} ="
     variable = f"BGMAGIC_{name.upper()}"
-    return os.environ.get(variable) or None, variable
+    return (os.environ if environ is None else environ).get(variable) or None, variable
+
+
+# The variables as `os.environ` holds them, encoded, and as they read: both of the last look.
+_newest: tuple[dict[Any, Any], dict[str, str]] = {}, {}
+
+
+def environment() -> Mapping[str, str]:
+    """The environment's variables as they are now.
+
+    To ask `os.environ` for one that is not set takes 2 µs, and a submission asks for forty. So they
+    are read when they are others than at the last look, which CPython's ``_data`` tells in 1 µs.
+    """
+    global _newest
+    encoded = getattr(os.environ, "_data", None)
+    if not isinstance(encoded, dict):  # another Python's, or not the system's
+        return dict(os.environ)
+    if encoded != _newest[0]:
+        key, value = os.environ.decodekey, os.environ.decodevalue
+        copied = encoded.copy()
+        _newest = copied, {key(name): value(text) for name, text in copied.items()}
+    return _newest[1]
 
 
 def names(settings: type[Any]) -> tuple[str, ...]:
     """The options' names in Python."""
-    return tuple(f.name for f in fields(settings))
+    return tuple(option.name for option in options(settings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import textwrap
@@ -18,7 +19,7 @@ from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.magics import BgMagics
 from bgmagic.notebook.parser import as_typed, help_of, options_help, parse_line, split_words
 from bgmagic.prompts.inputs import file_parts
-from bgmagic.submission.options import options, resolve_settings
+from bgmagic.submission.options import environment, options, resolve_settings
 from bgmagic.submission.settings import SubmitSettings, WaitSettings, deadline_of
 from bgmagic.submission.submit import submit_settings
 from tests import labextension
@@ -211,6 +212,23 @@ def test_order_of_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read("").effort == "low"
     assert read("", effort="medium").effort == "medium"
     assert read("-e high", effort="medium").effort == "high"
+
+
+def test_variables_count_as_they_are_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is set, changed or taken out of the environment counts for the next submission, also
+    where a program has put a dict in its place."""
+    assert read("").effort is None
+    monkeypatch.setenv("BGMAGIC_EFFORT", "low")
+    assert read("").effort == "low"
+    monkeypatch.setenv("BGMAGIC_EFFORT", "high")
+    assert read("").effort == "high"
+    with monkeypatch.context() as replaced:
+        replaced.setattr(os, "environ", {"BGMAGIC_EFFORT": "medium"})
+        assert read("").effort == "medium"
+    assert read("").effort == "high"
+    assert environment() == dict(os.environ)
+    monkeypatch.delenv("BGMAGIC_EFFORT")
+    assert read("").effort is None
 
 
 def test_wrong_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
