@@ -72,11 +72,20 @@ def past_job(
     controller: JobController,
     output_type: OutputType = None,
     batch_id: str | None = None,
+    *,
+    hold: Callable[[Job], object] | None = None,
 ) -> Job:
-    """A handle of a stored job, to be read; the rest is of `record_of`."""
+    """A handle of a stored job, to be read; the rest is of `record_of`.
+
+    Args:
+        hold: is given the handle if the response of that is going to be left to the journal, for
+            `hold_again`; without it, the handle keeps the response.
+    """
     job = Job(record_of(entry, output_type, batch_id), controller)
     if entry.ended_at is not None:
-        settle(job)
+        if hold is not None:
+            hold(job)
+        settle(job, stored=hold is not None and controller.responses.has(entry.key))
     return job
 
 

@@ -89,12 +89,11 @@ class JobManager:
         self._clock = clock or Clock()
         self.store = store or JobStore(Journal(None), OwnerLock(None))
         self.responses = self.store.responses
-        self.responses.on_forget = lambda keys: hold_again(self.jobs(), keys, self.responses)
+        self.registry = held = JobRegistry()
+        self.responses.on_forget = lambda keys: hold_again(held.with_past(), keys, self.responses)
         self._batch_ids = BatchIds(self.store)
         self._pid = os.getpid()
-        self._loop = LoopThread()
-        self._callbacks = CallbackThread()
-        self.registry = JobRegistry()
+        self._loop, self._callbacks = LoopThread(), CallbackThread()
         remake_by(self.store, functools.partial(row_now, find=self.registry.find, store=self.store))
         self._moves: dict[Job, GroupPosition] = {}
         self.feeds = JobFeeds()
@@ -272,7 +271,8 @@ class JobManager:
 
     def past(self, entry: StoredJob, output_type: OutputType = None) -> Job:
         """Make a handle of a stored job, to be read; it is not one of this process."""
-        return past_job(entry, self, output_type, self._batch_ids.of(entry))
+        batch, hold = self._batch_ids.of(entry), self.registry.hold_past
+        return past_job(entry, self, output_type, batch, hold=hold)
 
     def _settled(self, record: JobRecord, variable: Variable | None) -> Job:
         job = Job(record, self)

@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -50,6 +51,8 @@ class JobRegistry:
     def __init__(self) -> None:
         self._jobs: list[Job] = []
         self._by_key: dict[str, Job] = {}
+        self._past: weakref.WeakSet[Job] = weakref.WeakSet()
+        self._past_lock = threading.Lock()
         self._successors: dict[str, str] = {}
         self.on_resent: list[Callable[[Job, Job], object]] = []  # called before that is started
 
@@ -66,6 +69,16 @@ class JobRegistry:
     def jobs(self) -> list[Job]:
         """All jobs, oldest first."""
         return list(self._jobs)
+
+    def hold_past(self, job: Job) -> None:
+        """Add a handle of a job of the journal that is only read, as long as somebody has it."""
+        with self._past_lock:
+            self._past.add(job)
+
+    def with_past(self) -> list[Job]:
+        """All handles of this process, those that are only read too."""
+        with self._past_lock:
+            return [*self._jobs, *self._past]
 
     def by_key(self) -> dict[str, Job]:
         """The jobs by their keys; of several with one key the newest."""

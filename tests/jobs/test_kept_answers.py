@@ -19,6 +19,7 @@ import pandas
 import pytest
 
 import bgmagic
+from bgmagic.api.response import StoredResponse
 from bgmagic.concurrency import on_own_thread
 from bgmagic.display.static_html import final_bundles
 from bgmagic.errors import AnswerGone
@@ -128,14 +129,20 @@ def test_an_answer_in_a_variable_is_not_read_again(journal: Path, pointed: Scrip
 
 
 def test_what_is_forgotten_stays_with_its_handle(ask: Ask) -> None:
-    """Forgetting takes the texts out of the journal; the handles of this kernel still have them."""
+    """Forgetting takes the texts out of the journal; the handles of this kernel still have them, and
+    those that it made of the journal to be read."""
     group = ask(["a", "b"])
     keys = [job.record.key for job in group.jobs]
+    entry = app.manager.store.find(keys[0])
+    assert entry is not None
+    past = app.manager.past(entry)
+    assert isinstance(past.record.response, StoredResponse)
     assert app.manager.store.forget(keys).result(LIMIT) == 2
     let_go()
     assert app.manager.store.find(keys[0]) is None
     assert list(group) == ["re: Say a", "re: Say b"]
     assert group[0].response.to_dict()["id"] == "resp_1"
+    assert past.result() == "re: Say a"
 
 
 def test_what_is_forgotten_as_it_ends_stays_with_its_handle(
