@@ -141,20 +141,13 @@ def default_path() -> Path | None:
 def place() -> str:
     """Where a process without a notebook sends jobs from: its script, else the folder that it first
     asked in, with the separator at its end; "" if that was no more."""
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    return _resolved(script) if script else _folder()
+    return _place(getattr(sys.modules.get("__main__"), "__file__", None))
 
 
-# Each once: who goes to another folder is still the same session.
-
-
-@functools.cache
-def _resolved(script: str) -> str:
-    return str(Path(script).resolve())
-
-
-@functools.cache
-def _folder() -> str:
+@functools.cache  # who goes to another folder is still the same session
+def _place(script: str | None) -> str:
+    if script:
+        return str(Path(script).resolve())
     try:
         return f"{Path.cwd()}{os.sep}"
     except OSError:
@@ -285,8 +278,7 @@ class App:
         """
         from bgmagic.api.server import ServerConfig
 
-        environ = environment()
-        address, _ = configured("base_url", self.shell.defaults(), environ)
+        address, _ = configured("base_url", self.shell.defaults(), environ := environment())
         return self._local or self._used or ServerConfig.from_environment(address, environ)
 
     def known_server(self) -> ServerConfig | None:
