@@ -268,7 +268,7 @@ def jobs(*, past: bool = False, search: str | None = None) -> list[Job]:
         from bgmagic.submission.search import jobs_found
 
         return jobs_found(search, "search=")
-    return JobLookup().with_past() if past else app.manager.jobs()
+    return JobLookup().with_past() if past else list(app.manager.jobs_by_key().values())
 
 
 @public

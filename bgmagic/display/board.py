@@ -66,7 +66,7 @@ class JobsBoard(LiveWidget):
 
     def follow(self, job: Job) -> None:
         """Keep the row of ``job``, which may be new, up to date."""
-        if job.record.key not in self._jobs:
+        if self._jobs.get(job.record.key) is not job:  # one that was detached is attached anew
             self._jobs[job.record.key] = job
             job.add_listener(self._refresh)
         if self._row(job) != self._now.get(job.record.key):

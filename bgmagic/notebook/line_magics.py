@@ -183,7 +183,8 @@ class BgLineMagics(Magics):
         store = app.manager.store
         notebook = None if all_notebooks else app.shell.notebook_path()
         entries = store.listed(notebook, limit=LISTED)
-        here = [job for job in app.manager.jobs() if job.key not in self._forgotten]
+        known = app.manager.jobs_by_key()
+        here = [job for key, job in known.items() if key not in self._forgotten]
         found = listing.table_rows(here, entries, store.alive())
         if len(entries) == LISTED:
             print(f"The newest {LISTED}; older ones are in the journal too.")

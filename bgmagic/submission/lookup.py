@@ -265,7 +265,7 @@ class JobLookup:
         """
         notebook = None if everywhere else self._notebook
         entries = self._store.past(notebook, self.here.keys())
-        return [*map(self._manager.past, entries), *self._manager.jobs()]
+        return [*map(self._manager.past, entries), *self.here.values()]
 
     def group(self, key: str) -> list[StoredJob]:
         """The journal's jobs of a group in order; of those in one place the newest."""

@@ -299,6 +299,28 @@ def test_board_shows_an_answer_as_it_is_rendered(
     assert "<img" not in shown["html"]
 
 
+def test_board_follows_a_job_that_is_attached_again(
+    monkeypatch: pytest.MonkeyPatch, manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """The row of a job whose deadline had passed moves on once the job is attached in the same kernel."""
+    pointed.polls = 10**6
+    job = manager.submit(ask(), name="x", poll_interval=SOON, deadline=0.1)
+    eventually(lambda: job.status == "detached")
+    board = JobsBoard(lambda _: None)
+    monkeypatch.setattr(board, "send", lambda _: None)
+    board.fill([table_row(job)], [job])
+    manager.watch(board.follow)
+    entry = manager.store.find(job.key)
+    assert entry is not None
+    hold = threading.Event()
+    pointed.always["retrieve"] = Script(hold=hold)
+    manager.attach(entry)
+    eventually(lambda: "detached" not in board.plain_text())
+    pointed.polls = 0
+    hold.set()
+    eventually(lambda: ", 1 job: 1 completed" in board.plain_text())
+
+
 def test_card_tells_when_the_window_ends(
     shown: JobManager, pointed: ScriptedServer, ask: Ask
 ) -> None:

@@ -361,12 +361,18 @@ def test_same_cell_after_its_deadline_joins(start: Start, server: ScriptedServer
         assert server.count("create") == 2
 
 
-def test_reuse(start: Start, server: ScriptedServer) -> None:
+def test_reuse(start: Start, server: ScriptedServer, tmp_path: Path) -> None:
     """With --reuse, or %config, a request that completed before is not paid again."""
     with start() as first:
         first.ok("%%bgresponse -o x --wait\nWhy?")
         first.ok("%%bgresponse -o x --reuse\nWhy?")
         assert first.value("str(x)") == "'the answer'"
+        # It is one job, however often it is taken: in lists, and in what is exported.
+        first.ok(f"import bgmagic\n%cd -q {tmp_path}")
+        assert first.value("[job.name for job in bgmagic.jobs()]") == "['x']"
+        assert first.value("bgmagic.export('one.jsonl')") == "1"
+        board, kept = first.ok("%bgjobs").displays
+        assert kept["text/plain"].splitlines()[0].endswith(", 1 job: 1 completed")
     with start() as second:
         second.ok("%config BgMagics.reuse = True")
         assert "joined" in second.ok("%%bgresponse -o y\nWhy?").said
