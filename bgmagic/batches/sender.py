@@ -21,7 +21,7 @@ from bgmagic.batches.work import BatchWork
 from bgmagic.errors import ServerError
 from bgmagic.jobs.outcome import SHUTDOWN, unclear
 from bgmagic.jobs.record import SendGate, Status
-from bgmagic.runtime.pacing import BUDGET_RETRY, PollSchedule
+from bgmagic.runtime.pacing import PollSchedule
 from bgmagic.storage.batches import BatchState
 from bgmagic.storage.database import JournalError
 from bgmagic.transport.batches import CREATE_BATCH_TIMEOUT
@@ -31,6 +31,9 @@ from bgmagic.transport.batches import CREATE_BATCH_TIMEOUT
 LOOK_UPS = (0.0, 5.0, 20.0, 60.0, CREATE_BATCH_TIMEOUT + 120.0, 600.0)
 
 BEFORE = 86400.0  # seconds by which the server's clock may be behind ours
+
+# Seconds until a batch that the budget holds back asks again: there are thousands to add up.
+BUDGET_RETRY = 30.0
 
 WRITE_RETRY = 10.0  # seconds between tries to write a step, or the file, down, at most
 

@@ -35,7 +35,14 @@ def cancelling(jobs: Sequence[Job], asked: Collection[Job]) -> str:
         return Note.ONE_OF_BATCH
     if len(jobs) > 1:
         return f"{len(jobs)} jobs are cancelled, or asked to be"
-    if jobs[0].response_id is None and jobs[0].status == Status.SUBMITTING:
+    return cancelling_one(jobs[0])
+
+
+def cancelling_one(job: Job) -> str:
+    """What cancelling ``job``, which had not ended, does now."""
+    if job.response_id is None and job.status in (Status.WAITING, Status.CANCELLED):
+        return "it was not sent yet, and is cancelled"
+    if job.response_id is None and job.status == Status.SUBMITTING:
         return (
             "the server has not answered yet, so it can't be asked to cancel. The wish is kept; "
             "if no answer comes soon, the connection is closed and the job ends as unknown"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bgmagic.display.listing import sentence
 from bgmagic.errors import BadInput, BgmagicError
 from bgmagic.jobs.job import Job
+from bgmagic.notebook.groups import cancelling_one
 from bgmagic.notebook.shell import NamespaceVariables
 from bgmagic.submission.app import app
 
@@ -25,7 +27,7 @@ def _cancel(key: str) -> str:
     job = app.manager.jobs_by_key().get(key)
     if job is None:
         raise BadInput("This kernel does not follow it: attach it first.")
-    return "The server is asked to cancel it." if job.cancel() else "It has ended."
+    return f"{sentence(cancelling_one(job))}." if job.cancel() else "It has ended."
 
 
 def _resend(key: str) -> str:

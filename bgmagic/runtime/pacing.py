@@ -39,7 +39,8 @@ LIMIT = 85.0
 # Most short jobs end within these; they cost three requests a job.
 EARLY = (1.0, 2.0, 4.0)
 
-BUDGET_RETRY = 30.0  # seconds until what the budget holds back asks again
+# Seconds until a job that the budget holds back asks again; of a sweep one does.
+BUDGET_RETRY = 5.0
 
 SPREAD = 0.1  # a tenth more or less, so that jobs submitted together don't poll together for ever
 
@@ -281,8 +282,20 @@ class ConcurrencyLimiter:
             # Refusals that arrive together count as one failure; no wait is above LIMIT.
             more = min(retry_after or 0.0, LIMIT)
             wait = more if closed else self._delays.after_failure(retry_after)
-            self._opens_at = max(self._opens_at, loop.time() + wait)
-            loop.call_at(self._opens_at, self._open)
+            self._close(wait)
+        self._leave(wake)
+
+    def put_off(self, wake: WakeEvent, seconds: float) -> None:
+        """Admit no job for ``seconds``, and then one; it is not the server that refuses."""
+        self._close(seconds)
+        self._leave(wake)
+
+    def _close(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._opens_at = max(self._opens_at, loop.time() + seconds)
+        loop.call_at(self._opens_at, self._open)
+
+    def _leave(self, wake: WakeEvent) -> None:
         self._inside.discard(wake)
         self._limit = len(self._inside)
 

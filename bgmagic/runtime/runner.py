@@ -325,7 +325,7 @@ class JobRunner:
         self.unstored = False  # it is written down, and may wait for long
         self.job.advance(status=Status.WAITING, trouble=f"not sent: {why}")
         if self._config.limiter is not None:
-            self._config.limiter.on_throttled(self._wake, BUDGET_RETRY)
+            self._config.limiter.put_off(self._wake, BUDGET_RETRY)
         else:
             await self._clock.pause(self._wake, BUDGET_RETRY)
         return True

@@ -371,7 +371,7 @@ def test_reuse(start: Start, server: ScriptedServer, tmp_path: Path) -> None:
         first.ok(f"import bgmagic\n%cd -q {tmp_path}")
         assert first.value("[job.name for job in bgmagic.jobs()]") == "['x']"
         assert first.value("bgmagic.export('one.jsonl')") == "1"
-        board, kept = first.ok("%bgjobs").displays
+        _, kept = first.ok("%bgjobs").displays
         assert kept["text/plain"].splitlines()[0].endswith(", 1 job: 1 completed")
     with start() as second:
         second.ok("%config BgMagics.reuse = True")

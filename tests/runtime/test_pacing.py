@@ -18,14 +18,16 @@ from hypothesis import strategies as st
 from bgmagic.api.request import Request
 from bgmagic.api.response import ResponseCompressor
 from bgmagic.api.server import ServerConfig
-from bgmagic.concurrency import Clock, Sleeper, TurnQueue
+from bgmagic.concurrency import Clock, Sleeper, TurnQueue, WakeEvent
 from bgmagic.errors import ServerError
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import JobRecord
 from bgmagic.runtime import pacing
 from bgmagic.runtime.pacing import (
+    BUDGET_RETRY,
     LIMIT,
     AcceptedResponse,
+    ConcurrencyLimiter,
     PollPacer,
     PollSchedule,
     ServerEndpoint,
@@ -457,6 +459,26 @@ def test_turns_are_given_in_order_as_others_leave() -> None:
         for number, went in (1, "013"), (3, "0134"), (0, "01345"):
             some.turns.leave(some.all[number])
             assert "".join(some.went) == went
+
+    asyncio.run(main())
+
+
+def test_a_sweep_asks_its_budget_again_as_soon_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often its budget has held a sweep back, one of its jobs asks again after the same few
+    seconds, so that a budget that is raised is noticed."""
+
+    async def main() -> None:
+        loop, now = asyncio.get_running_loop(), [1000.0]
+        monkeypatch.setattr(loop, "time", lambda: now[0])
+        limiter, wake = ConcurrencyLimiter(4), WakeEvent()
+        for _ in range(9):
+            asking = loop.create_task(limiter.acquire(0, wake))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert asking.done()
+            limiter.put_off(wake, BUDGET_RETRY)
+            now[0] += BUDGET_RETRY
+            await asyncio.sleep(0)
 
     asyncio.run(main())
 
