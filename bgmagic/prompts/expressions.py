@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from bgmagic.errors import BadInput, BgmagicError
+from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.placeholder import rendering_prompt
 from bgmagic.text import did_you_mean, kind_of, one_line
 from bgmagic.values import dataclass
@@ -104,14 +106,53 @@ def _compile(source: str) -> Callable[..., Any]:
 @functools.lru_cache(maxsize=256)
 def names_in(source: str) -> tuple[str, ...]:
     """The names that an expression uses, functions included, each once and in order."""
+    return tuple(paths_in(source))
+
+
+# The way from a name to what is used of it: indices, keys and attributes. () is all of it.
+Path: TypeAlias = tuple[Any, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def paths_in(source: str) -> Mapping[str, Sequence[Path]]:
+    """What an expression uses of each of its names, in order: parts of ``g[0]`` and ``g['a']``."""
     if (alone := _variable(source)) is not None:
-        return (alone,)
-    import jinja2
+        return {alone: [()]}
+    from jinja2 import nodes
     from jinja2.parser import Parser
 
-    parsed = Parser(_environment(), source, state="variable").parse_expression()
-    found = jinja2.nodes.Output([parsed]).find_all(jinja2.nodes.Name)
-    return tuple(dict.fromkeys(node.name for node in found))
+    found: dict[str, list[Path]] = {}
+
+    def visit(node: nodes.Node, path: Path) -> None:
+        if isinstance(node, nodes.Name):
+            found.setdefault(node.name, []).append(path)
+        elif isinstance(node, nodes.Getattr):
+            visit(node.node, (node.attr, *path))
+        elif isinstance(node, nodes.Getitem) and (step := _step(node.arg)):
+            visit(node.node, (*step, *path))
+        else:
+            for part in node.iter_child_nodes():
+                visit(part, ())
+
+    visit(Parser(_environment(), source, state="variable").parse_expression(), ())
+    return found
+
+
+def _step(index: Any) -> Path:
+    """The literal that stands in brackets, or () for anything else."""
+    from jinja2 import nodes
+
+    if isinstance(index, nodes.Const):
+        return (index.value,)
+    if isinstance(index, nodes.Neg) and isinstance(index.node, nodes.Const):
+        return (-index.node.value,) if isinstance(index.node.value, int) else ()
+    if isinstance(index, nodes.Tuple):
+        items = [step for item in index.items for step in _step(item)]
+        return (tuple(items),) if len(items) == len(index.items) else ()
+    if isinstance(index, nodes.Slice):
+        ends = [(None,) if e is None else _step(e) for e in (index.start, index.stop, index.step)]
+        return (slice(*(end for (end,) in ends)),) if all(ends) else ()
+    return ()
 
 
 def lookup_names(expression: Expression, namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,3 +230,68 @@ def _checked(text: Any) -> str:
 def _why(error: Exception) -> str:
     about = one_line(str(error), 200)
     return f"{type(error).__name__}: {about}" if about else type(error).__name__
+
+
+# Jobs among the values.
+
+
+MANY = 1_000_000  # values of one list among which jobs are looked for: it may have no end
+DEEP = 4  # lists within lists within … in which jobs are looked for: a list may hold itself
+
+# Types that hold no jobs: nearly all values of a long list.
+LEAVES = frozenset({str, bytes, int, float, bool, type(None)})
+
+
+def held_jobs(value: Any, deep: int = DEEP) -> Iterator[Job | Answer]:
+    """The jobs in a value, and the answers that came of jobs."""
+    # Told by the type: what stands for something else may raise where that is not there.
+    if issubclass(type(value), Job | Answer):
+        yield value
+    elif deep:
+        for part in parts_of(value):
+            if type(part) not in LEAVES:
+                yield from held_jobs(part, deep - 1)
+
+
+def parts_of(value: Any) -> list[Any]:
+    try:
+        if isinstance(value, str):  # most are, and abstract classes take longer to say so
+            return []
+        if isinstance(value, list | tuple):
+            return list(value)
+        few = itertools.islice(value, MANY) if isinstance(value, Iterable) else ()
+        if isinstance(value, Mapping):
+            return [value[key] for key in few]  # a row's columns may be called `values`
+        held = isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | range)
+        return list(few) if held else []
+    except Exception:  # an object of the user's, which will say so itself when it becomes text
+        return []
+
+
+def used_values(expression: Expression, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the expression uses of its values: ``{{ g[0] }}`` has no need of the other jobs of g."""
+    paths = paths_in(expression.source)
+    return {name: _kept(value, paths[name]) for name, value in values.items()}
+
+
+def _kept(value: Any, paths: Sequence[Path]) -> Any:
+    """Put None in place of what none of ``paths`` leads to, in a value that has jobs or answers."""
+    if not paths:
+        return None
+    alone = issubclass(type(value), Job | Answer)
+    if alone or () in paths or not any(True for _ in held_jobs(value)):
+        return value
+    left: dict[Any, list[Path]] = {}
+    try:
+        for step, *rest in paths:
+            if isinstance(step, slice):
+                left |= {place: [()] for place in range(len(value))[step]}
+            else:
+                place = step if isinstance(value, Mapping) else range(len(value))[step]
+                left.setdefault(place, []).append(tuple(rest))
+        if not isinstance(value, Mapping):
+            return [_kept(part, left.get(place, [])) for place, part in enumerate(value)]
+    except (TypeError, IndexError):  # a method of it, or nothing: what evaluates it says so
+        return value
+    known = all(step in value for step in left)
+    return {key: _kept(value[key], left.get(key, [])) for key in value} if known else value

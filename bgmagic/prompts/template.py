@@ -7,11 +7,10 @@ expressions, and the job whose conversation comes before it.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +18,19 @@ from bgmagic.api.request import Request, check_text
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
-from bgmagic.prompts.expressions import RAW, Expression, compiled, evaluate, lookup_names, names_in
+from bgmagic.prompts.expressions import (
+    DEEP,
+    LEAVES,
+    RAW,
+    Expression,
+    compiled,
+    evaluate,
+    held_jobs,
+    lookup_names,
+    names_in,
+    parts_of,
+    used_values,
+)
 from bgmagic.text import kind_of, one_line
 from bgmagic.values import dataclass
 
@@ -99,7 +110,8 @@ class Template:
             BadInput: a name does not exist, an expression fails, a job in it ended without an
                 answer, or an expression with a running job names something else as well.
         """
-        values = {p: lookup_names(p, namespace) for p in self.pieces if isinstance(p, Expression)}
+        expressions = [piece for piece in self.pieces if isinstance(piece, Expression)]
+        values = {one: used_values(one, lookup_names(one, namespace)) for one in expressions}
         needs = {job.record.key: job for found in values.values() for job in _running(found)}
         pieces: list[str | PendingExpression] = []
         inserted: list[Substitution] = []
@@ -156,7 +168,7 @@ def render_prompt(
 def _fill(
     expression: Expression, values: Mapping[str, Any], *, pending: bool
 ) -> str | PendingExpression:
-    if pending and any(True for value in values.values() for _ in _held(value)):
+    if pending and any(True for value in values.values() for _ in held_jobs(value)):
         try:
             return PendingExpression(
                 expression, {n: _bound(expression, n, v) for n, v in values.items()}
@@ -211,45 +223,12 @@ def _end(text: str, begin: int) -> int | None:
 # Jobs among the values.
 
 
-_MANY = 1_000_000  # values of one list among which jobs are looked for: it may have no end
-_DEEP = 4  # lists within lists within … in which jobs are looked for: a list may hold itself
-
-# Types that hold no jobs: nearly all values of a long list.
-_LEAVES = frozenset({str, bytes, int, float, bool, type(None)})
-
-
 def _running(values: Mapping[str, Any]) -> list[Job]:
-    found = (held for value in values.values() for held in _held(value))
+    found = (held for value in values.values() for held in held_jobs(value))
     return [held for held in found if isinstance(held, Job) and not held.done()]
 
 
-def _held(value: Any, deep: int = _DEEP) -> Iterator[Job | Answer]:
-    """The jobs in a value, and the answers that came of jobs."""
-    # Told by the type: what stands for something else may raise where that is not there.
-    if issubclass(type(value), Job | Answer):
-        yield value
-    elif deep:
-        for part in _parts(value):
-            if type(part) not in _LEAVES:
-                yield from _held(part, deep - 1)
-
-
-def _parts(value: Any) -> list[Any]:
-    try:
-        if isinstance(value, str):  # most are, and abstract classes take longer to say so
-            return []
-        if isinstance(value, list | tuple):
-            return list(value)
-        few = itertools.islice(value, _MANY) if isinstance(value, Iterable) else ()
-        if isinstance(value, Mapping):
-            return [value[key] for key in few]  # a row's columns may be called `values`
-        held = isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | range)
-        return list(few) if held else []
-    except Exception:  # an object of the user's, which will say so itself when it becomes text
-        return []
-
-
-def _bound(expression: Expression, name: str, value: Any, deep: int = _DEEP) -> Any:
+def _bound(expression: Expression, name: str, value: Any, deep: int = DEEP) -> Any:
     """Make JSON, which outlives the kernel, of what `name` stands for.
 
     Args:
@@ -261,17 +240,17 @@ def _bound(expression: Expression, name: str, value: Any, deep: int = _DEEP) -> 
         return {"job": value.record.key}
     if isinstance(value, Answer):
         return {"job": value.job.record.key} if value.job else {"text": str(value)}
-    within = deep < _DEEP
-    if within and (isinstance(value, str) or type(value) in _LEAVES - {bytes}):
+    within = deep < DEEP
+    if within and (isinstance(value, str) or type(value) in LEAVES - {bytes}):
         return {"text": value}
-    parts = _parts(value)
+    parts = parts_of(value)
     if (parts or (within and isinstance(value, list | tuple | dict))) and deep:
         bound = [_bound(expression, name, part, deep - 1) for part in parts]
         if not isinstance(value, Mapping):
             return {"list": bound}
         if all(isinstance(key, str) for key in value):
             return {"dict": dict(zip(value, bound, strict=True))}
-    if within or any(True for _ in _held(value)):
+    if within or any(True for _ in held_jobs(value)):
         raise BadInput(
             f"{expression.place}: {name} has a job that still runs in it, beside or within "
             f"{kind_of(value)}; it may have text, numbers, and lists and dicts of them there"
@@ -292,7 +271,7 @@ def _unbound(bound: Any, answer_of: Callable[[str], Answer]) -> Any:
     return {key: _unbound(item, answer_of) for key, item in bound["dict"].items()}
 
 
-def _answered(expression: Expression, value: Any, deep: int = _DEEP) -> Any:
+def _answered(expression: Expression, value: Any, deep: int = DEEP) -> Any:
     """Replace the jobs in ``value``, all of which have ended, by their answers."""
     if issubclass(type(value), Job):
         if value.error is not None:
@@ -301,7 +280,7 @@ def _answered(expression: Expression, value: Any, deep: int = _DEEP) -> Any:
                 f"{expression.place}: {name} is {value.status} and has no answer: {value.error}"
             )
         return value.result(0)
-    if not any(isinstance(held, Job) for held in _held(value, deep)):
+    if not any(isinstance(held, Job) for held in held_jobs(value, deep)):
         return value
     if isinstance(value, Mapping):
         return {key: _answered(expression, value[key], deep - 1) for key in value}

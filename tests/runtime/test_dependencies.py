@@ -24,6 +24,7 @@ from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import JobCancelled, JobFailed
 from bgmagic.prompts.template import PartialPrompt, compile_template
 from bgmagic.public import jobs, submit
+from bgmagic.public import map as map_jobs
 from bgmagic.runtime.dependencies import DependencyWaiter
 from bgmagic.runtime.manager import JobManager
 from bgmagic.storage.job_store import JobStore
@@ -100,6 +101,36 @@ def test_many_wait_for_one_and_one_for_many(chain: ScriptedServer) -> None:
     text = "- re: 1 RE: FIRST\n- re: 2 RE: FIRST 15 7"
     assert last.result(LIMIT) == f"re: {text}"
     assert len(bodies(chain)) == 4
+
+
+def test_of_many_jobs_only_those_that_are_named_are_needed(chain: ScriptedServer) -> None:
+    """An expression that names single jobs of a group or a list waits for these alone, whatever comes of
+    the others, and is the same request before and after they end; what names no part waits for all."""
+    chain.ending = lambda rid, body: response(
+        rid, "failed" if question(body) == "two" else "completed", f"re: {question(body)}"
+    )
+    chain.polls = 10**6
+    group = map_jobs("{{ item }}", {"a": "one", "b": "two"}, poll=0.02)
+    one, two = group.jobs
+    values = {"g": group, "l": [one, object(), two, one]}
+    named = "{{ g['a'] | upper }}, {{ g.a }}, {{ l[-1] }}, {{ l[:1] }}"
+    job = ask(named, **values)
+
+    def draft() -> PartialPrompt:
+        return PartialPrompt.of(compile_template(named).render(values, waiting=True), None)
+
+    before = draft()
+    assert before.needs == (one.record.key,)
+    assert ask("{{ g | length }}", g=group).record.waits_for == ("group['a']", "group['b']")
+    chain.polls = 0
+    expected = "re: RE: ONE, re: one, re: one, - re: one"
+    assert job.result(LIMIT) == expected
+    eventually(group.done)
+    assert draft() == before
+    assert ask(named, **values).result(LIMIT) == expected
+    for whole in ("{{ g.b }}", "{{ g | length }}", "{{ l[2:] }}"):
+        with pytest.raises(BadInput, match=r"group\['b'\] is failed and has no answer"):
+            ask(whole, **values)
 
 
 def test_values_are_those_of_the_submission(chain: ScriptedServer) -> None:
