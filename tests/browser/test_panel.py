@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bgmagic.storage.journal import Journal
+from tests.browser.test_displays import press_until
 from tests.browser.test_prompt_colours import Looks
 from tests.conftest import KEY
 from tests.server.test_jobs import billing, job, response_text
@@ -110,8 +111,10 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
 
         lab.run(2)
         panel.row("later", "in progress")
-        opened.locator(".jp-DirListing-item", has_text="other.ipynb").dblclick()
-        opened.locator(".jp-NotebookPanel:visible").get_by_text("1", exact=True).wait_for()
+        press_until(
+            opened.locator(".jp-DirListing-item", has_text="other.ipynb").dblclick,
+            opened.locator(".jp-NotebookPanel:visible").get_by_text("1", exact=True),
+        )
         server.polls = 0
         opened.get_by_label("Which jobs").select_option("all jobs")
         panel.row("later", "completed")

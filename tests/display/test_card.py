@@ -229,7 +229,7 @@ def in_terminal(code: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", before + code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env=dict(os.environ),
     )
 
@@ -249,7 +249,7 @@ def test_terminal_gets_a_line(pointed: ScriptedServer) -> None:
 def test_terminal_tells_the_end_at_the_next_prompt(pointed: ScriptedServer) -> None:
     """In terminal IPython a job that ended says so once, in a line before the next prompt."""
     ran = in_terminal(
-        "shell.user_ns['x'].result(30); print('NEXT'); shell.run_cell('1'); shell.run_cell('2')"
+        "shell.user_ns['x'].result(120); print('NEXT'); shell.run_cell('1'); shell.run_cell('2')"
     )
     after = ran.stdout.partition("NEXT")[2]
     assert after.count("x: completed") == 1, ran.stdout + ran.stderr

@@ -24,7 +24,7 @@ from tests.faults.nursery import NURSERY
 from tests.support.scripted import ScriptedServer
 
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE = 60.0  # seconds, for what must come true
+PATIENCE = 120.0  # seconds, for what must come true
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,9 @@ def right(cell: Callable[[str], str], trial: Trial) -> None:
     said = cell(UNTIL.format("isinstance(x, str) and g.done()"))
     said += cell("6 * 7")
     assert "42" in said, said
+    end = time.monotonic() + LIMIT
+    while not ("x: c" in said and "g: 2" in said) and time.monotonic() < end:
+        said += cell("None")  # the end is told a moment after the variable has the answer
     for words in ("x: completed after ", "; %bgjobs x shows it", "g: 2 jobs, 2 completed"):
         assert said.count(words) == 1, said
     assert "the answer" not in said, said

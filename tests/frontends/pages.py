@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,11 +16,13 @@ from tests.support.browser import (
     jupyterlab,
     notebook,
     outputs,
+    patient,
     saved,
 )
 from tests.support.scripted import response
 
 ASK, SWEEP = "%%bgresponse -o x\nWhy?", "%%bgresponse -o g --n 2\nWhy?"
+ENDED = "import time\nwhile not (isinstance(x, str) and g.done()): time.sleep(0.05)"
 # A button that asks, and shows what comes of it in an output of its own.
 BUTTON = """import ipywidgets
 out, button = ipywidgets.Output(), ipywidgets.Button(description="Ask")
@@ -40,10 +41,11 @@ def browsers(count: int) -> Iterator[list[Any]]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(CHROMIUM_FLAGS))
         try:
-            pages = [browser.new_context().new_page() for _ in range(count)]
-            for page in pages:
-                page.set_default_timeout(LIMIT * 1000)
-            yield pages
+            contexts = [browser.new_context() for _ in range(count)]
+            for context in contexts:
+                context.set_default_timeout(LIMIT * 1000)
+                patient(context)
+            yield [context.new_page() for context in contexts]
         finally:
             browser.close()
 
@@ -101,7 +103,11 @@ def running(trial: Trial, command: list[str], log: str) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(20)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(20)
 
 
 def texts(page: Any, index: int) -> list[str]:
@@ -148,9 +154,17 @@ def collaboration(trial: Trial) -> str:
                     lambda p=page, i=index, w=words: any(w in text for text in texts(p, i)),
                     f"{words!r} in page {pages.index(page) + 1}",
                 )
+
+        def seen_now() -> list[list[list[str]]]:
+            return [[texts(page, index) for index in wanted] for page in pages]
+
+        trial.until(
+            lambda: all([len(each) for each in page] == [2, 1, 2] for page in seen_now()),
+            "each page has all of the ends",
+        )
         for page in pages:
             page.wait_for_timeout(2000)  # whether something is added to it
-        seen = [[texts(page, index) for index in wanted] for page in pages]
+        seen = seen_now()
         assert seen[0] == seen[1] == seen[2], seen
         assert [len(each) for each in seen[0]] == [2, 1, 2], seen
         assert "resp_1" in seen[0][0][1], seen
@@ -162,7 +176,8 @@ def collaboration(trial: Trial) -> str:
 def by_the_server(trial: Trial) -> str:
     """A server that runs the cells itself: lines, and no answer in another cell."""
     path = notebook(
-        trial.folder / "study.ipynb", ["%load_ext bgmagic", ASK, SWEEP, "1 + 1", "%bgjobs x"]
+        trial.folder / "study.ipynb",
+        ["%load_ext bgmagic", ASK, SWEEP, ENDED, "6 * 7", "%bgjobs x"],
     )
     started = jupyterlab(trial.folder, python=str(trial.python), **trial.environment)
     with started as url, browsers(1) as (page,):
@@ -170,26 +185,28 @@ def by_the_server(trial: Trial) -> str:
         lab = Lab(page, url.format(path.name))
         for index in range(3):
             lab.run(index)
+        trial.until(lambda: all(texts(page, index) for index in (1, 2)), "the lines when sent")
         sent = [texts(page, index) for index in (1, 2)]
         assert sent[0] == ["x: sent to gpt-5.2 in the background; %bgwait x waits for it"], sent
         assert sent[1][0].startswith("<JobGroup g 2 jobs: "), sent
         assert len(sent[1]) == 1, sent
         trial.release()
-        told: list[str] = []
-        end = time.monotonic() + LIMIT
-        while not (any("x: c" in text for text in told) and any("g: 2" in text for text in told)):
-            assert time.monotonic() < end, told
-            lab.run(3)
-            page.wait_for_timeout(300)
-            told += texts(page, 3)
-        assert sum("x: completed after" in text for text in told) == 1, told
-        assert "the answer" not in " ".join(told), told
-        lab.run(4)
-        trial.until(lambda: "the answer" in " ".join(texts(page, 4)), "the answer")
+        for index in (3, 4):  # that they have ended is told by the one or by the other
+            lab.run(index)
+
+        def told() -> str:
+            return " ".join(texts(page, 3) + texts(page, 4))
+
+        for words in ("x: completed after", "g: 2 jobs, 2 completed", "42"):
+            trial.until(lambda w=words: w in told(), words)
+        lab.run(5)
+        trial.until(lambda: "the answer" in " ".join(texts(page, 5)), "the answer")
+        assert told().count("x: completed after") == 1, told()
+        assert "the answer" not in told(), told()
         assert [texts(page, index) for index in (1, 2)] == sent
         page.keyboard.press("Control+s")
-        trial.until(lambda: "the answer" in str(outputs(path, 4)), "saved")
-        assert not any("the answer" in str(outputs(path, index)) for index in (1, 2, 3))
+        trial.until(lambda: "the answer" in str(outputs(path, 5)), "saved")
+        assert not any("the answer" in str(outputs(path, index)) for index in (1, 2, 3, 4))
     return "a line when sent, a line in the next cell; no answer in another cell"
 
 
@@ -291,6 +308,6 @@ def _dashboard(trial: Trial, page: Any, url: str) -> None:
     page.get_by_text("g 2 jobs: 2 completed").wait_for()
     trial.until(lambda: page.locator("strong", has_text="so").count() == 2, "two answers")
     assert page.locator("math").count() >= 2
-    assert page.locator(".bgmagic-card").count() == 0
     page.get_by_text("✓ x completed").wait_for()
     page.get_by_text("✓ later completed").wait_for()
+    trial.until(lambda: page.locator(".bgmagic-card").count() == 0, "no card is left")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import KEY
 from tests.jobs.test_job import eventually
-from tests.support.kernels import Kernel, kernel
+from tests.support.kernels import LIMIT, Kernel, kernel
 from tests.support.scripted import Script, ScriptedServer
 
 Start = Callable[..., contextlib.AbstractContextManager[Kernel]]
@@ -390,7 +390,7 @@ def test_restart_is_quick_and_clean(start: Start, server: ScriptedServer) -> Non
         running.ok("%%bgresponse -o x\nWhy?")
         running.until("x.running()")
         running.manager.restart_kernel(now=False)
-        running.client.wait_for_ready(timeout=60)
+        running.client.wait_for_ready(timeout=LIMIT)
         assert "still open from this notebook: x" in running.ok("%load_ext bgmagic").said
         running.ok("%bgattach x")
         server.polls = 0

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.conftest import KEY
-from tests.support.kernels import Kernel, kernel
+from tests.support.kernels import LIMIT, Kernel, kernel
 from tests.support.scripted import ScriptedServer
 
 SETUP = """
@@ -59,7 +59,7 @@ def test_cells_keep_their_order(in_kernel: Kernel, server: ScriptedServer) -> No
     cells += ["%bgwait", "ran.append(6)", "ran.append(7)"]
     sent = [in_kernel.start(cell) for cell in cells]
     assert [
-        in_kernel.client.get_shell_msg(timeout=60)["parent_header"]["msg_id"] for _ in sent
+        in_kernel.client.get_shell_msg(timeout=LIMIT)["parent_header"]["msg_id"] for _ in sent
     ] == sent
     assert in_kernel.value("ran") == "[1, 2, 3, 4, 5, 6, 7]"
     server.polls = 10**6
@@ -67,7 +67,7 @@ def test_cells_keep_their_order(in_kernel: Kernel, server: ScriptedServer) -> No
     sent = [in_kernel.start(cell) for cell in (TELL + "%bgwait z", *["ran.append(8)"] * 3)]
     _await_output(in_kernel, "begun")
     in_kernel.manager.interrupt_kernel()
-    replies = [in_kernel.client.get_shell_msg(timeout=60)["content"]["status"] for _ in sent]
+    replies = [in_kernel.client.get_shell_msg(timeout=LIMIT)["content"]["status"] for _ in sent]
     assert replies == ["error", *["aborted"] * 3]
     assert in_kernel.value("ran") == "[1, 2, 3, 4, 5, 6, 7]"
 
@@ -107,7 +107,7 @@ threading.Thread(target=tell, daemon=True).start()
 """
 
 
-def _await_output(kernel: Kernel, text: str, limit: float = 60.0) -> None:
+def _await_output(kernel: Kernel, text: str, limit: float = LIMIT) -> None:
     end = time.monotonic() + limit
     while time.monotonic() < end:
         message = kernel.client.get_iopub_msg(timeout=limit)

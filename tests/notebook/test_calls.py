@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 from tests.conftest import KEY
 from tests.jobs.test_job import eventually
 from tests.runtime.test_calls import calling, outputs
-from tests.support.kernels import Kernel, kernel
+from tests.support.kernels import LIMIT, Kernel, kernel
 from tests.support.scripted import ScriptedServer, response
 
 FUNCTION = '''
@@ -65,7 +65,7 @@ def test_asked_where_it_can_be_answered(in_kernel: Kernel, server: ScriptedServe
 
     def typed(cell: str, answer: str) -> str:
         running = in_kernel.start(cell)
-        asked = in_kernel.client.get_stdin_msg(timeout=60)["content"]["prompt"]
+        asked = in_kernel.client.get_stdin_msg(timeout=LIMIT)["content"]["prompt"]
         in_kernel.client.input(answer)
         assert in_kernel.finish(running).status == "ok"
         return str(asked)
@@ -135,5 +135,5 @@ def test_nobody_to_ask(server: ScriptedServer, tmp_path: Path, monkeypatch: Any)
         "print(a.steps[0].status, a.steps[0].output)",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=240, kernel_name="python3").execute()
     assert "denied Error: the user did not allow this call" in str(notebook.cells[-1].outputs)

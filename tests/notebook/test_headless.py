@@ -34,7 +34,7 @@ def run(
     ours["BGMAGIC_JOURNAL"] = str(folder / "journal.sqlite3")
     ran = subprocess.run(
         [sys.executable, "-m", *TOOLS[tool]],
-        cwd=folder, env={**os.environ, **ours, **environment}, capture_output=True, text=True, timeout=100,
+        cwd=folder, env={**os.environ, **ours, **environment}, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     saved = nbformat.read(folder / "out.ipynb", as_version=4)

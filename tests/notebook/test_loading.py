@@ -21,11 +21,9 @@ from bgmagic.storage.database import MIGRATIONS
 from bgmagic.storage.filesystem import may_have_open
 from bgmagic.storage.journal import Journal
 from bgmagic.storage.reader import has_no_open
-from tests.jobs.test_job import eventually
+from tests.jobs.test_job import LIMIT, eventually
 from tests.storage.test_journal import entry
 from tests.support.kernels import Kernel
-
-LIMIT = 60.0
 
 
 def test_names_are_those_of_the_classes() -> None:

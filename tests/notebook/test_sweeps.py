@@ -54,6 +54,7 @@ def test_what_its_user_reads(in_kernel: Kernel, server: ScriptedServer) -> None:
     again = kernel.ok("%%bgresponse -o y --n 5 --max-in-flight 2 --quiet\nSay b").stdout
     assert again == "y: 5 of 5 jobs are there already and were joined; --again sends all anew\n"
     assert kernel.ok("%bgcancel y").stdout == "y: 5 jobs are cancelled, or asked to be\n"
+    kernel.until("y.done()")  # a poll that came before a cancel would find it completed
     server.polls = 0
     assert "y: 5 jobs, 5 cancelled" in kernel.ok("%bgwait y").stdout
     # Nothing is sent.
@@ -102,8 +103,9 @@ def test_killed_in_the_middle(start: Start, server: ScriptedServer) -> None:
     with start() as first:
         first.ok("letters = list('abcdefghij')")
         first.ok(cell)
-        first.until("x.counts.get('completed') == 3 and x.counts.get('submitting') == 1")
-        assert first.value("x.counts.get('waiting')") == "4"
+        held = {"completed": 3, "submitting": 1, "waiting": 4}
+        first.until(f"all(x.counts.get(status) == n for status, n in {held}.items())")
+        eventually(lambda: server.count("create") == 6)  # a moment after it is written down
         kill(first)
     server.choose, server.ending = lambda kind: Script(), echo
     asked = sorted(prompts(server))
@@ -205,7 +207,7 @@ def test_attached_all_and_under_another_name(start: Start, server: ScriptedServe
     with start() as first:
         first.ok("%%bgresponse -o x --n 3 --max-in-flight 2\nSay b")
         first.ok("%%bgresponse -o single\nSay a")
-        first.until("x.running() and single.running()")
+        first.until("sum(job.running() for job in x.jobs) == 2 and single.running()")
         kill(first)
     server.polls = 0
     with start() as second:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import KEY, missing
+from tests.support.kernels import LIMIT
 from tests.support.scripted import ScriptedServer, response
 
 PROMPT = r"In \[\d+\]: "
@@ -29,7 +30,7 @@ class Terminal:
         self.ended = pexpect.EOF
         self.child = pexpect.spawn(
             sys.executable, ["-m", "IPython", "--simple-prompt", "--no-banner", "--colors=NoColor"],
-            env={**os.environ, **ours, "TERM": "dumb"}, encoding="utf-8", timeout=60,
+            env={**os.environ, **ours, "TERM": "dumb"}, encoding="utf-8", timeout=LIMIT,
             # Tests that are started in the background may ignore interrupts; children inherit that.
             preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip

@@ -31,7 +31,7 @@ def run(code: str, server: ScriptedServer, folder: Path) -> subprocess.Completed
     ours |= {"BGMAGIC_POLL": "0.05"}
     command = [sys.executable, "-c", code]
     return subprocess.run(
-        command, env={**os.environ, **ours}, capture_output=True, text=True, timeout=60, check=True
+        command, env={**os.environ, **ours}, capture_output=True, text=True, timeout=240, check=True
     )
 
 
@@ -39,7 +39,7 @@ def test_without_ipython(server: ScriptedServer, tmp_path: Path) -> None:
     """A script and an asyncio program get their answers, IPython is never imported, and there is nothing to say at the end."""
     ran = run(
         "import asyncio, sys, bgmagic\n"
-        "print(bgmagic.submit('one').result(30))\n"
+        "print(bgmagic.submit('one').result(240))\n"
         "async def main():\n"
         "    print(await asyncio.gather(bgmagic.submit('two'), bgmagic.submit('three')))\n"
         "asyncio.run(main())\n"

@@ -145,7 +145,7 @@ def test_killed_while_the_function_runs(pointed: ScriptedServer, seat: Path) -> 
 def test_killed_before_the_follow_up(pointed: ScriptedServer, seat: Path) -> None:
     """With its output written down and the follow-up refused for now, the next process sends that,
     and runs nothing."""
-    busy = Script(status=429, json={"error": {"message": "later"}})
+    busy = Script(status=429, json={"error": {"message": "later"}}, headers={"retry-after": "60"})
     pointed.enqueue("create", Script(), *[busy] * 50)
     killed(seat, "quick", lambda: len(bodies(pointed)) > 1 and entry().status == "waiting")
     pointed.scripts["create"].clear()

@@ -32,6 +32,7 @@ from bgmagic.jobs.record import JobRecord
 from bgmagic.notebook.shell import NamespaceVariables
 from bgmagic.runtime.manager import JobManager
 from bgmagic.runtime.pacing import PollSchedule, RunConfig
+from bgmagic.runtime.runner import JobRunner
 from bgmagic.runtime.watcher import ResponseWatcher
 from bgmagic.storage.job_store import JobStore
 from bgmagic.storage.journal import Journal
@@ -565,15 +566,25 @@ def test_running_job_is_not_resent(manager: JobManager, pointed: ScriptedServer,
         job.resend()
 
 
-def test_shutdown_waits_for_the_id(pointed: ScriptedServer, ask: Ask) -> None:
+def set_by_the_end(monkeypatch: pytest.MonkeyPatch, event: threading.Event) -> None:
+    """Have ``event`` set once a manager has begun to end, which then waits for as long as it takes."""
+    close = JobRunner.close
+    monkeypatch.setattr(JobRunner, "close", lambda runner: (close(runner), event.set()))
+    for grace in ("CREATE_GRACE", "SCRIPT_GRACE"):
+        monkeypatch.setattr(f"bgmagic.runtime.manager.{grace}", LIMIT)
+
+
+def test_shutdown_waits_for_the_id(
+    pointed: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A create under way at the end gets a moment to bring its id home."""
     gate = threading.Event()
     pointed.enqueue("create", Script(hold=gate))
     manager = JobManager()
     job = manager.submit(ask(), poll_interval=SOON)
     eventually(lambda: pointed.count("create"))
-    threading.Timer(0.2, gate.set).start()
-    assert manager.close()
+    set_by_the_end(monkeypatch, gate)
+    assert manager.close(60)
     assert (job.status, job.response_id) == ("detached", "resp_1")
 
 
@@ -792,7 +803,7 @@ def test_closed_manager_can_be_used_again(
 ) -> None:
     """After close() a new submission gets connections of its own."""
     assert manager.submit(ask(), poll_interval=SOON).result(LIMIT) == "the answer"
-    assert manager.close()
+    assert manager.close(60)
     manager.store = JobStore(Journal(None), OwnerLock(None))
     assert manager.submit(ask(), poll_interval=SOON).result(LIMIT) == "the answer"
 
@@ -850,7 +861,7 @@ def test_what_is_claimed_is_sent(
     record = JobRecord(request=ask(), server=server.name, submitted_at=time.time())
     (job,) = manager.submit_all([record], RunConfig(server, SOON, 60.0))
     assert claiming.wait(LIMIT)
-    threading.Timer(0.2, closing.set).start()
+    set_by_the_end(monkeypatch, closing)
     assert manager.close(60)
     assert pointed.count("create") == 1
     assert job.response_id == "resp_1"

@@ -20,12 +20,11 @@ from bgmagic.storage import database
 from bgmagic.storage.database import StoredJob
 from bgmagic.submission.app import app
 from bgmagic.submission.lookup import JobLookup
-from tests.jobs.test_job import eventually
+from tests.jobs.test_job import LIMIT, eventually
 from tests.storage.test_journal import entry
 from tests.support.scripted import ScriptedServer
 from tests.support.shell import FakeShell
 
-LIMIT = 60.0
 HERE, THERE = "/home/user/here.ipynb", "/home/user/there.ipynb"
 
 

@@ -21,7 +21,7 @@ from bgmagic.submission import notify
 from bgmagic.submission.app import app
 from bgmagic.submission.converters import BROWSER, to_notified
 from tests.conftest import KEY
-from tests.jobs.test_job import eventually
+from tests.jobs.test_job import LIMIT, eventually
 from tests.support.kernels import Kernel, kernel
 from tests.support.scripted import Script, ScriptedServer, response
 
@@ -83,7 +83,7 @@ def test_a_post_tells_the_end(sending: ScriptedServer, hook: Hook) -> None:
     failures that may pass it is sent again, three times at most."""
     hook.answers = [500, 429, 503]
     job = bgmagic.submit("Why secretly?", notify=hook.url)
-    assert job.result(30) == "the answer"
+    assert job.result(LIMIT) == "the answer"
     eventually(lambda: len(hook.seen) == 4)
     assert {json.dumps(body) for _, body in hook.seen} == {json.dumps(hook.seen[0][1])}
     path, body = hook.seen[0]
@@ -110,7 +110,7 @@ def test_a_post_that_fails_is_one_line(
     """What no other try can mend is tried once; the log has one line without the address."""
     hook.answers = answers
     with caplog.at_level(logging.DEBUG):
-        assert bgmagic.submit("Why?", notify=hook.url).result(30) == "the answer"
+        assert bgmagic.submit("Why?", notify=hook.url).result(LIMIT) == "the answer"
         eventually(lambda: said in caplog.text)
     assert len(hook.seen) == posts
     assert "s3cr3t" not in caplog.text
@@ -130,7 +130,7 @@ def test_functions_are_called(sending: ScriptedServer, caplog: pytest.LogCapture
         raise SystemExit("no\nmore")
 
     job = bgmagic.submit("Why?", notify=[leaves, later, print])
-    assert job.result(30) == "the answer"
+    assert job.result(LIMIT) == "the answer"
     eventually(lambda: bool(got) and "was not told" in caplog.text)
     assert got == [(job, True, "bgmagic-notify")]
     assert "leaves() was not told: SystemExit: no more" in caplog.text
@@ -150,7 +150,7 @@ def test_nobody_is_told_twice(sending: ScriptedServer, hook: Hook) -> None:
     for _ in range(2):
         notify.notify_at_end(job, to_notified([hook.url], "x"), joined=True)
     sending.polls = 0
-    assert job.result(30) == "the answer"
+    assert job.result(LIMIT) == "the answer"
     eventually(lambda: bool(got and hook.seen and not notify._due))
     notify.notify_at_end(job, (later.append,), joined=True)  # it has ended: no news
     eventually(lambda: not notify._due)
@@ -161,7 +161,7 @@ def test_a_group_is_told_of_once(sending: ScriptedServer, hook: Hook) -> None:
     """A sweep is one message when its last job has ended, with how many there were."""
     got: list[Any] = []
     group = bgmagic.map("Why {{ item }}?", ["a", "b", "c"], notify=[hook.url, got.append])
-    assert [job.result(30) for job in group.jobs] == ["the answer"] * 3
+    assert [job.result(LIMIT) for job in group.jobs] == ["the answer"] * 3
     eventually(lambda: len(hook.seen) == 1 and len(got) == 1)
     assert got == [group]
     assert (hook.seen[0][1]["jobs"], hook.seen[0][1]["status"]) == (3, "completed")
@@ -185,15 +185,15 @@ def test_what_is_sent_again_is_told_again(sending: ScriptedServer, hook: Hook) -
     more when those of it that were sent again have ended."""
     sending.enqueue("create", *[Script(status=400, json={"error": {"message": "no"}})] * 3)
     job = bgmagic.submit("Why?", notify=hook.url)
-    assert job.exception(30)
+    assert job.exception(LIMIT)
     eventually(lambda: len(hook.seen) == 1)
-    assert job.resend().exception(30)
+    assert job.resend().exception(LIMIT)
     eventually(lambda: len(hook.seen) == 2)
     group = bgmagic.map("Say {{ item }}", ["a"], notify=hook.url)
-    assert group[0].exception(30)
+    assert group[0].exception(LIMIT)
     eventually(lambda: len(hook.seen) == 3)
     group.retry_failed()
-    assert group.result(30) == ["the answer"]
+    assert group.result(LIMIT) == ["the answer"]
     eventually(lambda: len(hook.seen) == 4)
     told = [body["status"] for _, body in hook.seen]
     assert told == ["failed", "failed", "failed", "completed"]
@@ -229,11 +229,11 @@ from bgmagic.submission import notify
 notify.DELAYS = (0.01,)
 over = threading.Event()
 def told(job):
-    over.wait(30)
+    over.wait(120)
     print("told", job.status, flush=True)
 job = bgmagic.submit("Why?", notify=[told, sys.argv[1]])
 forever = bgmagic.submit("And?", poll=60, notify=lambda job: print("never"))
-job.result(30)
+job.result(120)
 over.set()
 """
 
@@ -244,7 +244,7 @@ def test_a_script_that_ends_tells_first(server: ScriptedServer, hook: Hook, tmp_
         rid, "in_progress" if "And?" in str(body) else "completed", "the answer"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT, hook.url], capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", SCRIPT, hook.url], capture_output=True, text=True, timeout=240,
         env={
             **os.environ, "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url,
             "BGMAGIC_JOURNAL": str(tmp_path / "j.sqlite3"), "BGMAGIC_POLL": "0.05",

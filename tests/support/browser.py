@@ -221,6 +221,11 @@ _PATIENT = """{
 }"""
 
 
+def patient(context: Any) -> None:
+    """Have the pages of a browser's ``context`` wait long for the second click."""
+    context.add_init_script(_PATIENT % _confirm())
+
+
 def _confirm() -> str:
     """The milliseconds that a first click waits for the second, as the displays say it."""
     told = re.search(r"CONFIRM = (\d+)", (PACKAGE / "display" / "elements.js").read_text())
@@ -238,7 +243,7 @@ def page(**context: Any) -> Iterator[Any]:
         try:
             opened = browser.new_context(**context)
             opened.set_default_timeout(LIMIT * 1000)
-            opened.add_init_script(_PATIENT % _confirm())
+            patient(opened)
             yield opened.new_page()
         finally:
             browser.close()
@@ -248,10 +253,19 @@ class Lab:
     """A notebook that is open in JupyterLab."""
 
     def __init__(self, page: Any, url: str) -> None:
+        from playwright.sync_api import TimeoutError as TooLate
+
         self.page = page
-        page.goto(url)
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=LIMIT * 1000)
-        page.wait_for_function(_READY, timeout=LIMIT * 1000)
+        # On a busy machine JupyterLab was seen to stand without a kernel for two minutes.
+        try:
+            self._open(url, LIMIT / 2)
+        except TooLate:
+            self._open(url, LIMIT)
+
+    def _open(self, url: str, limit: float) -> None:
+        self.page.goto(url)
+        self.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=limit * 1000)
+        self.page.wait_for_function(_READY, timeout=limit * 1000)
 
     def cell(self, index: int) -> Any:
         """The code cell at ``index``."""

@@ -103,7 +103,7 @@ class Kernel:
         """The repr of an expression."""
         return self.ok(f"print(repr({expression}))").stdout.strip()
 
-    def until(self, condition: str, limit: float = 60.0) -> None:
+    def until(self, condition: str, limit: float = LIMIT) -> None:
         """Wait until an expression is true, asking from outside, so that the kernel stays free."""
         end = time.monotonic() + limit
         while self.value(f"bool({condition})") != "True":

@@ -33,7 +33,8 @@ from bgmagic.transport.reply import Reply
 from bgmagic.transport.sdk import server_from_client
 from tests.conftest import KEY
 from tests.jobs.test_answer import json_values
-from tests.jobs.test_job import eventually
+from tests.jobs.test_job import LIMIT, eventually
+from tests.runtime.test_manager import set_by_the_end
 from tests.support.scripted import Script, ScriptedServer, certificate, response
 
 Ask = Callable[..., Request]
@@ -534,7 +535,7 @@ def test_creates_wait_for_each_other(
     gate.set()
     for job in jobs:
         if job is not waiting[0]:
-            assert job.result(30) == "the answer"
+            assert job.result(LIMIT) == "the answer"
     eventually(waiting[0].done)
     assert waiting[0].status == "cancelled"
     assert pointed.count("create") == AT_ONCE + 2
@@ -544,13 +545,15 @@ def test_creates_wait_for_each_other(
     assert len([thread for thread in threads if thread.name.startswith("bgmagic")]) <= 3
 
 
-def test_closing_sends_nothing_more(pointed: ScriptedServer, ask: Ask) -> None:
+def test_closing_sends_nothing_more(
+    pointed: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the end of a kernel the jobs that wait for their create are not sent any more."""
     manager, gate = JobManager(), threading.Event()
     pointed.always["create"] = Script(hold=gate)
     jobs = [manager.submit(ask(str(n))) for n in range(AT_ONCE + 3)]
     eventually(lambda: pointed.count("create") == AT_ONCE)
-    threading.Timer(0.3, gate.set).start()
+    set_by_the_end(monkeypatch, gate)
     assert manager.close(60)
     assert pointed.count("create") == AT_ONCE
     assert sum(job.record.status == "waiting" for job in jobs) == 3
@@ -643,7 +646,7 @@ def test_what_an_answer_has_takes_no_room_twice(
     ended = response("resp_1", "completed", text, instructions=told)
     pointed.always["retrieve"] = Script(json=ended)
     job = manager.submit(ask(instructions=told), poll_interval=0.05)
-    assert job.result(60) == text
+    assert job.result(LIMIT) == text
     eventually(lambda: isinstance(job.record.response, CompressedResponse))
     packed = job.record.response
     assert isinstance(packed, CompressedResponse)
@@ -728,7 +731,7 @@ def test_included_sources_arrive(manager: JobManager, pointed: ScriptedServer, a
     wanted = ["reasoning.encrypted_content", SOURCES]
     job = manager.submit(ask(params=[("include", wanted)]), poll_interval=0.02)
     plain = manager.submit(ask("Else?"), poll_interval=0.02)
-    assert job.result(60) == plain.result(60) == "the answer"
+    assert job.result(LIMIT) == plain.result(LIMIT) == "the answer"
     polls = [seen.path for seen in pointed.seen if seen.kind == "retrieve"]
     assert {path.partition("?")[2] for path in polls if job.response_id in path} == {
         f"include%5B%5D={SOURCES}"
