@@ -174,6 +174,8 @@ def test_wish_to_cancel_outlives_the_kernel(start: Start, server: ScriptedServer
         first.ok("x.cancel()")
         eventually(lambda: server.count("cancel"))
         first.until("x.record.trouble")
+        first.ok("from bgmagic.submission.app import app\nkept = app.manager.store.journal.entries")
+        first.until("kept()[0].cancelling")
         kill(first)
     del server.always["cancel"]
     with start() as second:
