@@ -18,7 +18,7 @@ T = TypeVar("T")
 LONG = "Write a long story about a dragon."
 
 
-def until(condition: Callable[[], T], limit: float = 60.0) -> T:
+def until(condition: Callable[[], T], limit: float = 120.0) -> T:
     """The condition's first true value; fails after `limit` seconds."""
     end = time.monotonic() + limit
     while not (value := condition()):
@@ -72,7 +72,7 @@ class Client:
         Of a stream, the body is the response of its first event; the connection is dropped then.
         """
         sent = {"Authorization": f"Bearer {self.endpoint.token}"} | dict(headers or {})
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             connection.request(method, f"/v1{path}", body, sent)
             reply = connection.getresponse()

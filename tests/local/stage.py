@@ -21,7 +21,7 @@ from bgmagic.local.responses import ResponseStore
 from bgmagic.local.server import ServerState
 
 # Seconds a test waits for what must come.
-LIMIT = 60.0
+LIMIT = 120.0
 
 DELTA = "response.output_text.delta"
 

@@ -36,7 +36,7 @@ def run(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 def last_line(process: subprocess.Popen[str]) -> str:
     """The one line a process that failed has left, and nothing but that line."""
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 1, errors
     assert output == ""
     [line] = errors.strip().splitlines()
@@ -120,7 +120,7 @@ def test_two_kernels_that_start_it_at_once_share_one(cache: Path) -> None:
     """Two processes call start_or_join together and get the same server."""
     code = "from bgmagic.local import discovery; e = discovery.start_or_join(); print(e.pid, e.base_url)"
     kernels = [run("-c", code) for _ in range(2)]
-    said = [kernel.communicate(timeout=60) for kernel in kernels]
+    said = [kernel.communicate(timeout=120) for kernel in kernels]
     assert said[0][0] == said[1][0] != ""
     logs = list(discovery.endpoint_folder().glob("*.log"))
     assert len(logs) == 1
@@ -134,7 +134,7 @@ def test_it_outlives_the_kernel_that_started_it(cache: Path) -> None:
     assert kernel.stdout is not None
     pid = int(kernel.stdout.readline())
     os.killpg(kernel.pid, signal.SIGKILL)
-    kernel.communicate(timeout=60)
+    kernel.communicate(timeout=120)
     found = discovery.find()
     assert found is not None
     assert found.pid == pid
@@ -155,7 +155,7 @@ def test_a_dead_servers_token_is_not_sent_to_its_ports_new_owner(cache: Path) ->
     """An endpoint whose process is gone is not even connected to."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         gone = run("-c", "")
-        gone.communicate(timeout=60)
+        gone.communicate(timeout=120)
         port = other.getsockname()[1]
         discovery.write_endpoint(
             discovery.Endpoint(f"http://127.0.0.1:{port}/v1", "t", gone.pid, "m")
@@ -202,13 +202,13 @@ def test_it_ends_when_idle_but_not_while_a_job_runs(cache: Path) -> None:
             running = client.create(input=LONG)["id"]
             break
         except (AssertionError, OSError):  # on a busy machine it may have ended before the job came
-            process.communicate(timeout=60)
+            process.communicate(timeout=120)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=3 * idle)
     assert client.get(running)["status"] == "in_progress"
     client.cancel(running)
     made = discovery.endpoint_file()
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate(timeout=120) == ("", "")
     assert process.returncode == 0
     assert not made.exists()
 
@@ -220,7 +220,7 @@ def test_a_signal_ends_it_cleanly_in_the_middle_of_a_job(cache: Path, number: in
     client = Client(until(discovery.find))
     client.wait(client.create(input=LONG)["id"], "in_progress")
     process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, output, errors) == (0, "", "")
     assert not discovery.endpoint_file().exists()
 
@@ -231,14 +231,14 @@ def test_a_signal_ends_it_cleanly_in_the_middle_of_a_stream(cache: Path) -> None
     client = Client(until(discovery.find))
     slow = {"x-bgmagic-tokens-per-second": "0.0001"}
     running = client.create(headers=slow, input=LONG, stream=True)["id"]
-    watcher = http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)
+    watcher = http.client.HTTPConnection("127.0.0.1", client.port, timeout=120)
     token = {"Authorization": f"Bearer {client.endpoint.token}"}
     watcher.request("GET", f"/v1/responses/{running}?stream=true", headers=token)
     reply = watcher.getresponse()
     while reply.readline() != b"event: response.output_text.delta\n":
         pass
     process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, output, errors) == (0, "", "")
     watcher.close()
 
@@ -250,7 +250,7 @@ def test_an_old_server_leaves_a_newer_ones_file_alone(cache: Path) -> None:
     newer = discovery.Endpoint("http://127.0.0.1:9/v1", "other", os.getpid(), "m")
     discovery.write_endpoint(newer)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert discovery.read_endpoint() == newer
 
 
@@ -351,5 +351,5 @@ def test_importing_the_launcher_loads_neither_server_nor_engine() -> None:
         "sys.exit(str({'tornado', 'xllamacpp'} & (set(sys.modules) - before) or ''))"
     )
     process = run("-c", code)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert errors.strip() == ""

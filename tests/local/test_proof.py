@@ -176,7 +176,7 @@ def unauthorized(
     client: Client, path: str, headers: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """The JSON of the reply to a GET without the token."""
-    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=120)
     try:
         connection.request("GET", f"/v1{path}", headers=headers or {})
         body: dict[str, Any] = json.loads(connection.getresponse().read())

@@ -238,7 +238,7 @@ def test_two_processes_that_fetch_at_once_fetch_once(
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
         for _ in range(2)
     ]
-    counts = sorted(int(process.communicate(timeout=60)[0]) for process in both)
+    counts = sorted(int(process.communicate(timeout=120)[0]) for process in both)
     assert counts == [0, 1]
 
 
