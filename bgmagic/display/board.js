@@ -31,6 +31,7 @@ const duration = (total) => {
 
 function render({ model, el }) {
   const board = make("section", "board", el);
+  if (isSaved(el)) return; // the rows of long ago: the copy beside it says of when it is
   board.setAttribute("aria-label", "Jobs");
   const filters = make("div", "filters", board);
   filters.setAttribute("role", "group");
@@ -248,7 +249,7 @@ function render({ model, el }) {
   };
 
   const fill = () => take(model.get("rows"));
-  const stopWatching = afterKernel(model, () => {
+  const stopWatching = afterKernel(model, el, () => {
     ended = true;
     say(over, OVER);
     take([...rows.values()]);

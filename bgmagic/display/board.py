@@ -64,6 +64,11 @@ class JobsBoard(LiveWidget):
         state: dict[str, Any] = super().get_state(key, drop_defaults)
         return state | {"rows": list(self._now.values())} if "rows" in state else state
 
+    @property
+    def listed(self) -> list[TableRow]:
+        """The rows as they are now."""
+        return [TableRow(**row) for row in list(self._now.values())]
+
     def follow(self, job: Job) -> None:
         """Keep the row of ``job``, which may be new, up to date."""
         if self._jobs.get(job.record.key) is not job:  # one that was detached is attached anew
@@ -114,7 +119,7 @@ class JobsBoard(LiveWidget):
 
     def plain_text(self) -> str:
         """The table as text; with its time, since a saved notebook has it for ever."""
-        listed = [TableRow(**row) for row in self._now.values()]
+        listed = self.listed
         return f"{dated_summary(listed)}\n{table_text(listed)}"
 
     def click(self, action: str, key: str) -> None:

@@ -143,7 +143,7 @@ function render({ model, el }) {
     const now = Date.now() / 1000 + offset;
     const unwatched = view.done && view.ended_at == null || over(view);
     const parts = unwatched ? [] : stretches(view, now);
-    if (view.checked_at != null && view.ended_at == null)
+    if (view.checked_at != null && view.ended_at == null && !over(view))
       parts.push(`checked ${ago(now - view.checked_at)}`);
     if (view.ended_at == null && !unwatched) parts.push(windowLeft(view, now), earlier(view.history));
     tell(time, unwatched ? "" : seconds((view.ended_at ?? now) - view.submitted_at));
@@ -281,7 +281,7 @@ function render({ model, el }) {
   });
   allow.addEventListener("click", () => request().then(draw));
 
-  const stopWatching = afterKernel(model, () => {
+  const stopWatching = afterKernel(model, el, () => {
     ended = true;
     draw();
   });

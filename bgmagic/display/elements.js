@@ -18,8 +18,12 @@ const notebook = (model) => model.widget_manager?.context;
 // What the page calls a kernel that is no more, or another one in its place.
 const ENDINGS = new Set(["restarting", "autorestarting", "starting", "dead", "terminating"]);
 
+// Whether the page has the widget from the notebook's file, which may be old, and no kernel has it.
+const isSaved = (el) => Boolean(el.closest(".jupyter-widgets-disconnected"));
+
 // Has `tell` called when the widget's kernel has ended, as far as this page knows; gives what stops that.
-const afterKernel = (model, tell) => {
+const afterKernel = (model, el, tell) => {
+  if (isSaved(el)) tell();
   const changed = notebook(model)?.sessionContext?.statusChanged;
   const heard = (_, state) => ENDINGS.has(state) && tell();
   changed?.connect(heard);

@@ -178,7 +178,7 @@ function render({ model, el }) {
   });
 
   const end = filling(model, el, board);
-  const stopWatching = afterKernel(model, () => {
+  const stopWatching = afterKernel(model, el, () => {
     ended = true;
     draw();
   });

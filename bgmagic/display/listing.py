@@ -85,13 +85,13 @@ class TableRow:
     @property
     def cells(self) -> tuple[str, ...]:
         """What stands under `HEADS`, or `FOUND_HEADS` where it was searched for."""
-        age = duration(time.time() - self.submitted_at)
+        age, status = duration(time.time() - self.submitted_at), in_words(self.status)
         if self.match is not None:
-            return (self.name, self.status, self.model, age, self.notebook, self.response_id)
+            return (self.name, status, self.model, age, self.notebook, self.response_id)
         took = "" if self.ended_at is None else duration(self.ended_at - self.submitted_at)
         tokens = "" if self.tokens is None else str(self.tokens)
         asked = self.model, self.effort
-        return (self.name, self.status, *asked, age, took, tokens, self.response_id)
+        return (self.name, status, *asked, age, took, tokens, self.response_id)
 
 
 def table_rows(
@@ -144,10 +144,15 @@ def _of_entry(entry: StoredJob, alive: set[str]) -> TableRow:
     )
 
 
+def in_words(status: str) -> str:
+    """A status as cards say it."""
+    return status.replace("_", " ")
+
+
 def summary(listed: Sequence[TableRow]) -> str:
-    """How many there are of each status: "12 jobs: 9 completed, 3 in_progress"."""
-    counts = Counter(row.status for row in listed)
-    return f"{count_jobs(len(listed))}: {count_each(counts)}"
+    """How many there are of each status: "12 jobs, 9 completed, 3 in progress"."""
+    counts = Counter(in_words(row.status) for row in listed)
+    return f"{count_jobs(len(listed))}, {count_each(counts)}"
 
 
 def table_text(listed: Sequence[TableRow]) -> str:
@@ -165,7 +170,8 @@ def table_html(listed: Sequence[TableRow]) -> str:
     """The rows as an HTML table; every cell is escaped."""
     if not any(row.match for row in listed):
         return html_table(HEADS, [row.cells for row in listed])
-    head = "".join(f"<th>{cell}</th>" for cell in (*FOUND_HEADS, "found"))
+    head = "".join(f"<th>{cell}</th>" for cell in FOUND_HEADS)
+    head += '<th style="text-align: left">found</th>'
     body = "".join(map(_found, listed))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from bgmagic.jobs.group import JobGroup
 
 REFRESH = 1.0  # seconds after an end until a table is made anew, for all that ended by then
-
 MOST_WATCHED = 1000  # jobs whose ends a table waits for
 
 logger = logging.getLogger("bgmagic")
@@ -412,8 +411,7 @@ def group_bundle(group: JobGroup) -> dict[str, Any]:
         return dict(final_group_bundle(group))
     if not frontend.current().live:
         return {"text/plain": repr(group)}
-    shown: dict[str, Any] = group.board.bundle()
-    return shown
+    return dict(group.board.bundle())
 
 
 def show_board(
@@ -423,15 +421,15 @@ def show_board(
     find: Callable[[str], Job | None],
     watch: Callable[[Listener], None],
 ) -> None:
-    """Display a live table, and beside it, folded, the same as it is now.
+    """Display a live table, and beside it a copy for saved notebooks, as of the last end.
 
     Args:
-        which: boards of the same name are one, however often they are shown; without a name each
-            is one of its own, of the jobs that it is made with.
+        which: boards of the same name are one, however often they are shown; "" is a new one.
         find: gives a job of the journal by its key.
         watch: has its argument told of each job that is new.
     """
-    if not frontend.current().live:
+    here = frontend.current()
+    if not here.live:
         publish({"text/html": table_html(listed), "text/plain": table_text(listed)})
         return
     board = _BOARDS.get(which)
@@ -443,8 +441,10 @@ def show_board(
             _BOARDS[which] = board
             watch(board.follow)
     board.fill(listed, jobs)
-    publish(board.bundle(), metadata=board.metadata())
-    publish(snapshot_table(listed))
+    # Jupyter's pages hide the copy as long as they have the table: there it need not be small.
+    text = {"text/plain": f"{count_jobs(len(listed))} listed"} if here.shares else {}
+    publish(board.bundle() | text, metadata=board.metadata())
+    LiveTable(lambda: snapshot_table(board.listed, unfolded=here.shares), jobs).show()
 
 
 _BOARDS: dict[str, JobsBoard] = {}

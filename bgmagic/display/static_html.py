@@ -18,6 +18,7 @@ from bgmagic.display.listing import (
     sentence,
     summary,
     table_html,
+    table_text,
 )
 from bgmagic.errors import AnswerGone, BgmagicError
 from bgmagic.jobs.artifacts import made_html
@@ -104,11 +105,24 @@ def _written(job: Job) -> str:
         return str(gone)
 
 
-def _line(text: str, style: str, key: str = "") -> Bundle:
-    """A line of plain text as a bundle; by ``key`` a page that was reloaded finds it again."""
-    found_by = f'data-bgmagic="{key}" ' if key else ""
+def _line(text: str, style: str) -> Bundle:
+    """A line of plain text as a bundle."""
+    return {"text/html": f'<div style="{style}">{html.escape(text)}</div>', "text/plain": text}
+
+
+# Without their kernel Jupyter's pages have "Error displaying widget: model not found" in the place
+# of a display: there what stands beside it is enough.
+_ALONE = (
+    "<style>.jp-OutputArea-child:has(> .jupyter-widgets):has(+ * [data-bgmagic]) "
+    "{ display: none }</style>"
+)
+
+
+def _beside(shown: str, text: str, key: str) -> Bundle:
+    """What stands beside a live display, as HTML and as text; by ``key`` a page that was reloaded
+    finds it again."""
     return {
-        "text/html": f'<div {found_by}style="{style}">{html.escape(text)}</div>',
+        "text/html": f'<div data-bgmagic="{key}" style="{_BESIDE}">{shown}{_ALONE}</div>',
         "text/plain": text,
     }
 
@@ -262,22 +276,24 @@ def note_beside(job: Job) -> Bundle:
         asked = f"{record.response_id}, followed since {sent}"
     which = (record.name if record.named else None) or record.response_id
     text = f"{record.name or 'job'}: {asked}. Later {reattach_hint(which, 'it')}"
-    return _line(text, _BESIDE, record.key)
+    return _beside(html.escape(text), text, record.key)
 
 
 def dated_summary(listed: Sequence[TableRow]) -> str:
     """When it is now, and how many jobs are of each status."""
-    return f"{_date(time.time())}, {summary(listed)}"
+    return f"As of {_date(time.time())}: {summary(listed)}"
 
 
-def snapshot_table(listed: Sequence[TableRow]) -> Bundle:
-    """What stands beside a live board: the newest rows as they are now, folded, as a bundle."""
+def snapshot_table(listed: Sequence[TableRow], *, unfolded: bool = False) -> Bundle:
+    """What stands beside a live board: the newest rows as they are now, in a fold, as a bundle."""
     # What was found has the newest first.
     newest = listed[:KEPT_ROWS] if listed[0].match else listed[-KEPT_ROWS:]
-    title = html.escape(dated_summary(listed))
+    title = dated_summary(listed)
     some = f", the newest {KEPT_ROWS} below" if len(listed) > KEPT_ROWS else ""
-    folded = f"<details><summary>{title}{some}</summary>{table_html(newest)}</details>"
-    return {"text/html": f'<div style="{_BESIDE}">{folded}</div>', "text/plain": title}
+    told = f"<summary>{html.escape(title)}{some}</summary>"
+    fold = "<details open>" if unfolded else "<details>"
+    text = f"{title}\n{table_text(newest)}"
+    return _beside(f"{fold}{told}{table_html(newest)}</details>", text, "table")
 
 
 _COLUMNS = ("status", "text", "seconds", "tokens_out")
@@ -415,4 +431,4 @@ def group_note_beside(group: JobGroup) -> Bundle:
     name = position.name if position is not None else None
     size = count_jobs(len(group.places))
     text = f"{group.name}: {size}, begun {_date(begun)}. Later {reattach_hint(name, 'them')}"
-    return _line(text, _BESIDE, group.key)
+    return _beside(html.escape(text), text, group.key)

@@ -258,16 +258,22 @@ def test_saved_and_opened_without_its_kernel(
     app: str, server: ScriptedServer, lab_with: Open
 ) -> None:
     """A card is live, asks before it cancels, and survives a reload; then the notebook is saved, its
-    kernel shut down and opened again: ends are there as HTML, and for a job that was still open the
-    line that says how to find it."""
+    kernel shut down and opened again: ends are there as HTML, for a job that was still open the
+    line that says how to find it, for a table its rows as they were; nothing says that a widget is missing."""
     server.polls = 10**6
     lab, path = lab_with(
         "%%bgresponse -o ended\nWhy?", "%%bgresponse -o stopped\nWhy?", "%%bgresponse -o going\nWhy?",
-        app=app,
+        "%bgjobs", app=app,
     )  # fmt: skip
     for index in (1, 2, 3):
         lab.run(index)
         status(lab, index, "in_progress")
+    lab.run(4)
+    lab.cell(4).locator(".bgmagic-board").get_by_role(
+        "button", name="stopped", exact=True
+    ).wait_for()
+    copy = lab.cell(4).locator("details", has_text="As of")
+    copy.wait_for(state="hidden")
     for name in ("Cancel stopped", "Really cancel? stopped"):
         lab.cell(2).get_by_role("button", name=name).click()
     lab.cell(2).get_by_text("⊘ stopped cancelled").wait_for()
@@ -300,6 +306,11 @@ def test_saved_and_opened_without_its_kernel(
     assert "gpt-5.2-true" in lab.cell(1).locator(".jp-OutputArea").inner_text()
     line = "Later %bgjobs going shows it, and %bgattach going follows it in another kernel"
     lab.cell(3).locator(".jp-OutputArea").get_by_text(line).wait_for()
+    copy.get_by_role("cell", name="in progress").first.wait_for()
+    for index in (3, 4):
+        broken = lab.cell(index).locator(".jp-OutputArea-output.jupyter-widgets")
+        broken.wait_for(state="attached")
+        assert not broken.is_visible(), broken.inner_text()
     assert len(server.seen) == before
 
 

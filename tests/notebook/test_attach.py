@@ -456,7 +456,7 @@ def test_listing_and_forgetting(start: Start, server: ScriptedServer) -> None:
         second.ok("%%bgresponse -o x --wait\nWhy?")
 
         def listed(flags: str) -> dict[str, str]:
-            data = second.ok(f"%bgjobs {flags}").displays[0]
+            data = second.ok(f"%bgjobs {flags}").displays[1]
             lines = data["text/plain"].splitlines()[2:]  # below the time and the heads
             assert all(" 2 " in line for line in lines if "completed" in line), "tokens out"
             return {line.split()[0]: line.split()[1] for line in lines}
@@ -474,4 +474,4 @@ def test_listing_and_forgetting(start: Start, server: ScriptedServer) -> None:
         assert listed("") == {"runs": "detached"}
     with start() as third:
         assert "runs" in third.greeting
-        assert third.ok("%bgjobs --all").displays[0]["text/plain"].count("completed") == 0
+        assert third.ok("%bgjobs --all").displays[1]["text/plain"].count("completed") == 0

@@ -177,9 +177,9 @@ def test_jobs(in_kernel: Kernel) -> None:
     in_kernel.ok("%%bgresponse -o x -e low --wait\nWhy?")
     board, kept = in_kernel.ok("%bgjobs").displays
     assert "application/vnd.jupyter.widget-view+json" in board
-    dated, heads, row = board["text/plain"].splitlines()
-    assert dated.endswith(", 1 job: 1 completed")
-    assert dated[:2] == "20"
+    dated, heads, row = kept["text/plain"].splitlines()
+    assert dated.startswith("As of 20")
+    assert dated.endswith(": 1 job, 1 completed")
     assert heads.split()[:4] == ["variable", "status", "model", "effort"]
     assert row.split()[:4] == ["x", "completed", "gpt-5.2", "low"]
     assert "<td>completed</td>" in kept["text/html"]
