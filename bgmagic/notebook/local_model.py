@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from bgmagic.errors import BadInput
-from bgmagic.text import one_line
-from bgmagic.values import dataclass
-
-if TYPE_CHECKING:
-    from bgmagic.submission.app import App
-
-
 import http.client
 import json
+import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from bgmagic.api.error_body import failure_message, read_error
 from bgmagic.api.request_body import build_request
 from bgmagic.api.response import SERVER_TERMINAL
-from bgmagic.text import duration
+from bgmagic.errors import BadInput
+from bgmagic.text import duration, one_line
+from bgmagic.values import dataclass
+
+if TYPE_CHECKING:
+    from bgmagic.submission.app import App
 
 NO_KEY = "none"  # the SDK wants some word
 _HINT = "the embedded server has ended; %bglocal starts it again"
@@ -125,41 +121,31 @@ def use_server_at(app: App, base_url: str) -> None:
 def _pace(
     tokens_per_second: float | None,
     queue: float | None,
-    calls: str | None = None,
+    calls: str | None,
     *,
     flex_refusals: bool,
 ) -> str:
-    from bgmagic.local import (
-        CALLS_HEADER,
-        FLEX_REFUSALS_HEADER,
-        QUEUE_HEADER,
-        TOKENS_PER_SECOND_HEADER,
-    )
+    from bgmagic import local
 
-    asked = {TOKENS_PER_SECOND_HEADER: tokens_per_second, QUEUE_HEADER: queue}
-    asked[FLEX_REFUSALS_HEADER] = float(flex_refusals)
+    asked = {local.TOKENS_PER_SECOND_HEADER: tokens_per_second, local.QUEUE_HEADER: queue}
+    asked[local.FLEX_REFUSALS_HEADER] = float(flex_refusals)
     lines = [f"{name}: {value!r}" for name, value in asked.items() if value]
-    return "\n".join(lines + ([f"{CALLS_HEADER}: {calls}"] if calls else []))
+    return "\n".join(lines + ([f"{local.CALLS_HEADER}: {calls}"] if calls else []))
 
 
 def _tell_pace(headers: str) -> None:
-    from bgmagic.local import (
-        CALLS_HEADER,
-        FLEX_REFUSALS_HEADER,
-        QUEUE_HEADER,
-        TOKENS_PER_SECOND_HEADER,
-    )
+    from bgmagic import local
 
     asked = dict(line.split(": ", 1) for line in headers.splitlines())
-    if CALLS_HEADER in asked:
+    if local.CALLS_HEADER in asked:
         print(
             "A script, for teaching: a cell with --tool $function gets these calls first, whatever "
             "it asks; the small model answers what came of them."
         )
     words = {
-        TOKENS_PER_SECOND_HEADER: "at most {:g} tokens a second",
-        QUEUE_HEADER: "{:g} s in the queue first",
-        FLEX_REFUSALS_HEADER: "every other job of --tier flex refused at first",
+        local.TOKENS_PER_SECOND_HEADER: "at most {:g} tokens a second",
+        local.QUEUE_HEADER: "{:g} s in the queue first",
+        local.FLEX_REFUSALS_HEADER: "every other job of --tier flex refused at first",
     }
     slow = [told.format(float(asked[name])) for name, told in words.items() if name in asked]
     if slow:
@@ -270,9 +256,8 @@ def check_server(base_url: str, key: str) -> ServerAbilities:
     if status not in SERVER_TERMINAL:
         told = f"background mode took a short job, which is {status} after {took}"
     elif status not in ("completed", "incomplete"):
-        error = response.get("error")
-        why = error.get("message") if isinstance(error, dict) else None
-        raise BadInput(f"{base}: a short job of {models[0]} ended as {status}: {_said(why)}")
+        why = _said(failure_message(response))
+        raise BadInput(f"{base}: a short job of {models[0]} ended as {status}: {why}")
     elif at_once:
         told = f"it answers only when it is done, without background mode (a short job: {took})"
     else:
@@ -339,7 +324,7 @@ def _call(address: str, key: str, timeout: float, body: str | None = None) -> di
 def _refused(address: str, error: urllib.error.HTTPError, body: str | None) -> str:
     """What an error status means, and what to do."""
     page = error.read(_MOST).decode("utf-8", "replace")
-    words = f"{address} answers HTTP {error.code}: {_said(_message(page))}"
+    words = f"{address} answers HTTP {error.code}: {_said(read_error(page).message or page)}"
     if error.code in (401, 403):
         return (
             f"{words}; %bglocal sends no key: with one, bgmagic.use(OpenAI(base_url=…, api_key=…))"
@@ -349,17 +334,6 @@ def _refused(address: str, error: urllib.error.HTTPError, body: str | None) -> s
     if body is not None:
         return f"{words}; vLLM needs VLLM_ENABLE_RESPONSES_API_STORE=1 for background mode"
     return words
-
-
-def _message(page: str) -> object:
-    try:
-        found = json.loads(page)
-    except (ValueError, RecursionError):
-        return page
-    error = found.get("error", found) if isinstance(found, dict) else page
-    if not isinstance(error, dict):
-        return error
-    return error.get("message") or error.get("detail") or page
 
 
 def _said(words: object) -> str:

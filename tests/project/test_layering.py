@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -272,15 +271,6 @@ def test_packages_say_what_they_promise() -> None:
 
 PLAIN = "import sys, bgmagic"
 LOADED = "; print(*sorted({m.split('.')[1] for m in sys.modules if m.startswith('bgmagic.')}))"
-
-
-@pytest.fixture
-def unused_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @pytest.mark.parametrize(
