@@ -401,7 +401,7 @@ class ResponsesClient:
             url = http.request.url
             if goes_direct(self._sdk_polls, url):
                 pool = self._pool_of(url)
-                self._direct = from_sdk_request(http.request, response_id, self._tls, pool)
+                self._direct = from_sdk_request(http.request, response_id, pool)
         return HTTPResponse(http.status_code, http.headers, http.content)
 
     async def cancel(self, response_id: str) -> Reply:
@@ -411,11 +411,13 @@ class ResponsesClient:
             ServerError: the server gave no response object within 30 s.
         """
         cancel = self._sdk.responses.with_raw_response.cancel
-
-        async def send() -> Any:
-            return (await cancel(response_id)).http_response
-
-        return await self._call(send, POLL_TIMEOUT)
+        try:
+            async with asyncio.timeout(POLL_TIMEOUT):
+                http = (await cancel(response_id)).http_response
+            self._parser.learn(http.request)
+        except Exception as error:
+            raise self._parser.failure(error) from None
+        return self._parser.read(HTTPResponse(http.status_code, http.headers, http.content))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -435,15 +437,6 @@ class ResponsesClient:
 
     def _stream(self, http: Any, close: Callable[[], Awaitable[object]]) -> EventStream:
         return EventStream(http.aiter_bytes(), close, self._parser.parse, self._parser.failure)
-
-    async def _call(self, send: Callable[[], Awaitable[Any]], total: float | None) -> Reply:
-        try:
-            async with asyncio.timeout(total):
-                http = await send()
-            self._parser.learn(http.request)
-        except Exception as error:
-            raise self._parser.failure(error) from None
-        return self._parser.read(HTTPResponse(http.status_code, http.headers, http.content))
 
 
 def _is_stream(http: Any) -> bool:

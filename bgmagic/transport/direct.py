@@ -83,10 +83,6 @@ class DirectGet:
         mark = b"&" if query.startswith(b"?") else b"?"
         return query + mark + asked + version + rest
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._pool.close()
-
 
 class PollSlots:
     """Bounds the polls in flight, those with a task of their own and those without. Belongs to one
@@ -203,16 +199,9 @@ def is_plain_id(response_id: str) -> bool:
     return _PLAIN_ID.fullmatch(response_id) is not None
 
 
-def from_sdk_request(
-    request: Any, response_id: str, tls: ssl.SSLContext, pool: ConnectionPool | None = None
-) -> DirectGet | None:
-    """Make a `DirectGet` that repeats ``request``, the SDK's own GET of a response; or None.
-
-    Args:
-        pool: the connections to the server, if there are some.
-    """
-    url = request.url
-    path, mark, query = url.raw_path.partition(b"?")
+def from_sdk_request(request: Any, response_id: str, pool: ConnectionPool) -> DirectGet | None:
+    """Make a `DirectGet` that repeats ``request``, the SDK's own GET of a response; or None."""
+    path, mark, query = request.url.raw_path.partition(b"?")
     # What this one response was to include is no part of it: each says so itself.
     query = b"&".join(one for one in query.split(b"&") if not one.startswith(b"include%5B%5D="))
     mark = mark if query else b""
@@ -222,8 +211,7 @@ def from_sdk_request(
     lines = [mark + query + b" HTTP/1.1", *_header_lines(request)]
     if not _is_sound([before, *lines]):
         return None
-    made = pool or pool_of(url, tls)
-    return DirectGet(made, before, b"\r\n".join(lines) + b"\r\n\r\n")
+    return DirectGet(pool, before, b"\r\n".join(lines) + b"\r\n\r\n")
 
 
 def pool_of(url: Any, tls: ssl.SSLContext) -> ConnectionPool:

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from bgmagic.api.server import ServerConfig
 from bgmagic.transport import bounded, http11, sockets
 from bgmagic.transport.bounded import HEAD
-from bgmagic.transport.client import ResponsesClient, from_sdk_request
+from bgmagic.transport.client import ResponsesClient
+from bgmagic.transport.direct import from_sdk_request, pool_of
 from bgmagic.transport.http11 import ConnectionPool, HTTPResponseParser, UnsupportedResponse
 from bgmagic.transport.reply import HTTPResponse
 from tests.conftest import KEY
@@ -708,7 +709,9 @@ def test_head_is_what_the_sdk_sends(
             ("accept-encoding", "br"),
             ("connection", "x"),
         ]
-        made = from_sdk_request(httpx2.Request("GET", url, headers=headers), "resp_0", ssl.create_default_context())  # fmt: skip
+        request = httpx2.Request("GET", url, headers=headers)
+        pool = pool_of(request.url, ssl.create_default_context())
+        made = from_sdk_request(request, "resp_0", pool)
         assert made is not None
         peer.say(whole())
         got = await made.get("resp_1")
@@ -724,7 +727,7 @@ def test_head_is_what_the_sdk_sends(
             assert not any(line.startswith(other) for line in lines)
         assert len([line for line in lines if line.startswith("accept-encoding")]) == 1
         assert names[0] == name
-        await made.close()
+        await pool.close()
         server.close()
 
     asyncio.run(main())
@@ -732,10 +735,10 @@ def test_head_is_what_the_sdk_sends(
 
 def test_header_that_would_be_two_is_not_sent() -> None:
     """What can't stand in a head as it is, is not learned."""
-    tls = ssl.create_default_context()
+    pool = ConnectionPool("a", 80, None, 60.0)
     for value in ("a\r\nb: c", "a\nb", "a\0"):
         request = httpx2.Request("GET", "http://a/responses/resp_0", headers={"x": value})
-        assert from_sdk_request(request, "resp_0", tls) is None
+        assert from_sdk_request(request, "resp_0", pool) is None
 
 
 def test_gzip_is_asked_for_and_other_packing_is_the_sdks(server: ScriptedServer) -> None:
