@@ -154,7 +154,7 @@ class Kernel:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        assert self._ends(10), "it lives on after kill -9"
+        assert self._ends(PATIENCE), "it lives on after kill -9"
 
     def stop(self) -> None:
         """Suspend it, as a laptop that sleeps or a debugger does."""

@@ -24,7 +24,9 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["output", "content", "type", "text", "refusal", "role", "x"]), inner
+            st.sampled_from(["output", "content", "type", "text", "refusal", "role", "x"]),
+            inner,
+            max_size=4,
         )
     ),
     max_leaves=20,

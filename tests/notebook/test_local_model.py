@@ -34,7 +34,7 @@ def test_pace(embedded: dict[str, str]) -> None:
         started.ok("%bgwait")
         seen = started.value("seen").strip("[]").replace("'", "").split(", ")
         assert sorted(set(seen), key=seen.index)[-3:] == ["queued", "in_progress", "incomplete"]
-        assert float(started.value("job.record.started_at - job.record.accepted_at")) > 1.3
+        assert float(started.value("job.record.started_at - job.record.accepted_at")) > 1.0
         assert float(started.value("job.record.ended_at - job.record.started_at")) > 0.5
         for line, told in {
             "--tokens-per-second 0": "--tokens-per-second '0': it must be a number above 0, as 15",
@@ -194,7 +194,7 @@ def test_windows_and_a_full_flex_tier(embedded: dict[str, str]) -> None:
             == "True"
         )
         started.ok("%%bgresponse -o slow --window 2h --wait\nWhy?")
-        assert float(started.value("slow.record.started_at - slow.record.accepted_at")) > 1.5
+        assert float(started.value("slow.record.started_at - slow.record.accepted_at")) > 1.0
         assert "No job has cost anything" in started.ok("%bgcost").stdout
 
 

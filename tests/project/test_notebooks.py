@@ -66,10 +66,12 @@ def test_teaching_demo(embedded: dict[str, str], monkeypatch: pytest.MonkeyPatch
     """The demo shows each status as it comes, by hand and by the magic, every kind of end, and a job that outlives its kernel."""
     shown = run("03", embedded, monkeypatch)
     by_hand = shown['while response.status in ("queued", "in_progress"):'].split()
-    words = [word for word in by_hand if word in ("queued", "in_progress", "completed")]
-    assert list(dict.fromkeys(words)) == ["queued", "in_progress", "completed"]
+    # On a busy machine the two seconds in the queue may be over before the next cell runs.
+    statuses = ["queued", "in_progress", "completed"]
+    words = [word for word in by_hand if word in statuses]
+    assert list(dict.fromkeys(words)) in (statuses, statuses[1:])
     words = [line.split()[-1] for line in shown["def watch(job):"].splitlines()]
-    assert words[-3:] == ["queued", "in_progress", "completed"]
+    assert words[-2:] == statuses[1:]
     ends = {
         "whale --max-output-tokens 60 --poll 1": "whale: completed",
         "epic --poll 0.5": "epic: cancelled",

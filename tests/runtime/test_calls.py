@@ -575,6 +575,7 @@ def test_it_goes_on_in_the_next_process(
     rounds([("quick", {"n": 1}), ("slow", {"n": 2})])
     job = submit("Go.", poll=0.02, out="work", tool=[quick, slow])
     eventually(lambda: [s.status for s in job.steps] == ["done", "running"])
+    eventually(lambda: len(ran) == 2)  # only once the file says so, too
     restart()
     hold.set()
     (entry,) = [e for e in app.manager.store.listed("") if e.name == "work"]
