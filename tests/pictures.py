@@ -308,19 +308,19 @@ def reach(lab: Lab, stage: Stage, place: int, state: str) -> None:
         (batch,) = batching.batches.values()
         batch["request_counts"] = {"total": 200, "completed": 119, "failed": 1}
     output = lab.cell(place).locator(".jp-Cell-outputArea")
-    output.get_by_text(STATES[state][2]).first.wait_for(timeout=30000)
+    output.get_by_text(STATES[state][2]).first.wait_for()
     if state in ("offline", "failing"):
         told = {"error": {"message": "Overloaded."}}
         broken = Script(reset="before") if state == "offline" else Script(status=503, json=told)
         stage.server.by_id[rid] = broken
-        output.get_by_text("the job goes on").wait_for(timeout=30000)
+        output.get_by_text("the job goes on").wait_for()
     if state == "cancelling":
         stage.server.by_id[rid] = Script(hold=stage.held)
         for _ in range(2):
             output.get_by_role("button", name="ancel").click()
         output.get_by_text("Cancelling…").wait_for()
     if state in ENDED:
-        output.locator(".bgmagic-card").wait_for(state="detached", timeout=30000)
+        output.locator(".bgmagic-card").wait_for(state="detached")
         lab.page.wait_for_timeout(300)  # formulas
 
 

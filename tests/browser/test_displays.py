@@ -191,7 +191,7 @@ def test_notice_copy_and_offline(server: ScriptedServer, lab_with: Open) -> None
     told.get_by_text("Offline, the job goes on at the server: no answer").wait_for()
     assert animation(lab, 1) == "none"
     del server.always["retrieve"]
-    told.wait_for(state="hidden", timeout=20_000)
+    told.wait_for(state="hidden")
     assert animation(lab, 1) == "bgmagic-turn"
     for rid, away in (("resp_1", False), ("resp_3", True), ("resp_2", True)):
         lab.page.evaluate("away => window.away(away)", away)

@@ -177,9 +177,11 @@ def test_a_session(server: ScriptedServer, tmp_path: Path) -> None:
 
 
 def _rename(opened: Any, old: str, new: str) -> None:
-    opened.locator(".jp-DirListing-item", has_text=old).click()
-    opened.keyboard.press("F2")
-    opened.wait_for_function("() => document.activeElement.matches('.jp-DirListing-editor')")
+    def press() -> None:
+        opened.locator(".jp-DirListing-item", has_text=old).click()
+        opened.keyboard.press("F2")
+
+    press_until(press, opened.locator(".jp-DirListing-editor:focus"))
     opened.keyboard.type(new)
     opened.keyboard.press("Enter")
 

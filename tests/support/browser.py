@@ -466,7 +466,7 @@ def status(lab: Lab, index: int, word: str) -> None:
 
 def outputs(path: Path, index: int) -> list[dict[str, Any]]:
     """The MIME bundles that the saved notebook holds under a cell."""
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + LIMIT
     while True:
         try:
             cells = json.loads(path.read_text())["cells"]
@@ -481,7 +481,7 @@ def outputs(path: Path, index: int) -> list[dict[str, Any]]:
 def saved(opened: Any, path: Path, index: int, wanted: str, gone: str = "\0") -> str:
     """The HTML under a cell of the saved notebook, once it has ``wanted``, no widget, and not ``gone``:
     an answer and its footer take their places one after the other."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT
     while time.monotonic() < end:
         opened.keyboard.press("Control+s")
         opened.wait_for_timeout(300)
