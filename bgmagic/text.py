@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -54,6 +54,12 @@ def without_controls(text: str) -> str:
 def count_jobs(count: int) -> str:
     """Write a number of jobs: "1 job", "20 jobs"."""
     return "1 job" if count == 1 else f"{count} jobs"
+
+
+def and_more(first: Sequence[str], count: int) -> str:
+    """List the ``first`` words of ``count`` in all: "a, b and 3 more"."""
+    more = count - len(first)
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
 
 def count_each(counts: Mapping[str, int]) -> str:

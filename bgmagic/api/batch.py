@@ -223,8 +223,8 @@ def group_of(batch: Mapping[str, Any]) -> str:
 
 
 def key_of_request(batch_id: str, custom_id: str) -> str:
-    """Our own name of a request of a batch that was made elsewhere: the one that bgmagic gave it
-    there, or what somebody else called it, which others may call theirs too."""
+    """Our own name of a request of a batch that was made elsewhere: the id that bgmagic gave it
+    there; a foreign id with the batch's before it, since another batch may have the same."""
     return custom_id if _OURS.fullmatch(custom_id) else f"{batch_id}/{custom_id}"
 
 

@@ -309,7 +309,7 @@ _ABSENT: Any = object()
 
 
 class KeptResponse(Mapping[str, Any]):
-    """A JSON object, of which a few fields are at hand; all others are had anew by each access."""
+    """A JSON object of which few fields are at hand; each access to another one reads it anew."""
 
     __slots__ = tuple(_SLOTS.values())
 

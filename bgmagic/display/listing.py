@@ -370,8 +370,8 @@ def shown_steps(steps: Sequence[Step]) -> Sequence[Step]:
 
 
 def _call(step: Step) -> dict[str, Any]:
-    """One call of a function, as plain text of which a card shows the beginning; of one that needs
-    somebody's word all, as what it would do may stand at its end."""
+    """One call of a function, as plain text of which a card shows the beginning. A call that needs
+    somebody's word is shown whole: what it would do may stand at its end."""
     asks = step.status in OPEN_QUESTIONS
     text = f"{step.name}({step.arguments})"
     if asks:

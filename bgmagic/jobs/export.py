@@ -20,7 +20,7 @@ from bgmagic.api.response import Usage, decompressed, read_output
 from bgmagic.errors import AnswerGone, BadInput
 from bgmagic.jobs.job import Job, ahead
 from bgmagic.jobs.record import Status, hashable
-from bgmagic.text import is_file_name, one_line
+from bgmagic.text import and_more, is_file_name, one_line
 from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
@@ -319,8 +319,7 @@ class FailureReason:
     def names(self) -> str:
         """The names of the first of these jobs."""
         first = [one_line(job.name or "", 80) for job in self.jobs[:NAMED]]
-        more = len(self.jobs) - len(first)
-        return ", ".join(first) + (f" and {more} more" if more else "")
+        return and_more(first, len(self.jobs))
 
 
 def batch_progress(jobs: Iterable[Job]) -> str:

@@ -15,7 +15,7 @@ from bgmagic.errors import BgmagicError, ServerError, public
 from bgmagic.jobs.artifacts import images_in
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import JobRecord, Status
-from bgmagic.text import count_jobs, one_line
+from bgmagic.text import and_more, count_jobs, one_line
 from bgmagic.values import as_dict
 
 
@@ -298,9 +298,8 @@ def _named(jobs: Sequence[Job], what: str) -> str:
     if not jobs:
         return ""
     named = [one_line(job.name or job.response_id or "no name", 80) for job in jobs[:NAMED]]
-    more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
     count = "1 job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
-    return f"{count} {what}: {', '.join(named)}{more}."
+    return f"{count} {what}: {and_more(named, len(jobs))}."
 
 
 def _how(jobs: Sequence[Job], written: Callable[[Job], bool]) -> str:

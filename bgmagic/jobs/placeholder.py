@@ -186,8 +186,8 @@ class _MadeWhenAsked:
 
 
 class _OneLock(_thread.RLock):  # type: ignore[misc]  # final in typeshed alone
-    """A lock that no interrupt leaves locked: ``with`` a Python object, as a Condition is, an
-    interrupt may come when that has the lock and ``with`` does not know yet."""
+    """A lock that no interrupt leaves locked. With a Python object for a lock, as a Condition is,
+    an interrupt may come when that is locked and ``with`` has not begun yet."""
 
     def notify_all(self) -> None:
         """Nothing: nobody waits on it, but with a waiter of the future's own."""

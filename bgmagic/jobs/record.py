@@ -24,6 +24,7 @@ from bgmagic.api.server import is_openai
 from bgmagic.api.words import WINDOW_SECONDS
 from bgmagic.errors import public
 from bgmagic.jobs.steps import FunctionRounds, with_all_usage
+from bgmagic.text import and_more
 from bgmagic.values import dataclass, with_changes
 
 if TYPE_CHECKING:
@@ -362,8 +363,7 @@ class JobRecord:
         """The status as people read it: "waiting for critique" where that is what it does."""
         if not self.waits_for or self.status != Status.WAITING:
             return self.status
-        first, more = self.waits_for[:3], len(self.waits_for) - 3
-        return f"waiting for {', '.join(first)}{f' and {more} more' if more > 0 else ''}"
+        return f"waiting for {and_more(self.waits_for[:3], len(self.waits_for))}"
 
 
 def hashable(key: Any) -> Any:

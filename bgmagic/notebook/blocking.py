@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from bgmagic.text import one_line
+from bgmagic.text import and_more, one_line
 
 if TYPE_CHECKING:
     from bgmagic.jobs.job import Job
@@ -66,8 +66,9 @@ def wait(
             _wait_plainly(pending, timeout, meanwhile)
     except KeyboardInterrupt:
         left = [job.name or job.response_id or "a job" for job in jobs if not job.done()]
-        names = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        raise WaitInterrupted(f"not waiting any longer; still going on: {names}") from None
+        raise WaitInterrupted(
+            f"not waiting any longer; still going on: {and_more(left[:5], len(left))}"
+        ) from None
     return [job for job in jobs if not job.done()]
 
 

@@ -9,7 +9,7 @@ from bgmagic.errors import BadInput
 from bgmagic.jobs.group import JobGroup
 from bgmagic.rendering.parser import CodeBlock, code_blocks
 from bgmagic.submission.lookup import JobLookup
-from bgmagic.text import one_line
+from bgmagic.text import and_more, one_line
 
 # Languages for which IPython has a cell magic of its own; a cell without one is Python.
 _CELL_MAGICS = {
@@ -69,8 +69,7 @@ def _listed(found: Sequence[CodeBlock]) -> str:
         f"{number} {one_line(block.language, 20) or 'text'} ({_lines(block)})"
         for number, block in enumerate(found, 1)
     ]
-    more = f" and {len(told) - _LISTED} more" if len(told) > _LISTED else ""
-    return ", ".join(told[:_LISTED]) + more
+    return and_more(told[:_LISTED], len(told))
 
 
 def _lines(block: CodeBlock) -> str:

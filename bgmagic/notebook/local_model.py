@@ -18,7 +18,7 @@ from bgmagic.api.error_body import failure_message, read_error
 from bgmagic.api.request_body import build_request
 from bgmagic.api.response import SERVER_TERMINAL
 from bgmagic.errors import BadInput
-from bgmagic.text import duration, one_line
+from bgmagic.text import and_more, duration, one_line
 from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def use_local_model(
 
 
 def _follow_there(app: App) -> None:
-    """Ask the server that runs now for the jobs of one that does no more: its port is another, and
-    jobs that it does not know end as lost, and can be sent again."""
+    """Ask the embedded server that runs now for the jobs of one that has ended, whose port was
+    another. Jobs that it does not know end as lost, and can be sent again."""
     if app.gate is None:  # no manager yet, and so no job
         return
     for job in app.manager.jobs():
@@ -229,8 +229,7 @@ class ServerAbilities:
     @property
     def named(self) -> str:
         """The models in a few words."""
-        more = f" and {len(self.models) - 3} more" if len(self.models) > 3 else ""
-        return ", ".join(one_line(name, 80) for name in self.models[:3]) + more
+        return and_more([one_line(name, 80) for name in self.models[:3]], len(self.models))
 
 
 def check_server(base_url: str, key: str) -> ServerAbilities:

@@ -199,8 +199,9 @@ def history_of_running(job: Job, find: Callable[[str], Job | None]) -> History |
 
 
 def continuation_id(after: Job | None) -> str | None:
-    """What the turns of a conversation in a window have in common: what ``after``, the turn before,
-    has sent. None leaves it to the first message, of which `build_request` makes it."""
+    """The id that all turns of a conversation in a window share: the one that the turn before,
+    ``after``, was sent with. Where this gives None, `build_request` makes it of the first
+    message."""
     if after is None:
         return None
     body = after.request.body

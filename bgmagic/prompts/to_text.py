@@ -57,7 +57,7 @@ class NoText(BadInput):
         self.why, self.place = why, place
 
     def within(self, part: str) -> NoText:
-        """The same, seen from the value of which ``part`` is a part."""
+        """The same error about a value that contains this one at ``part``."""
         return NoText(self.why, part + self.place)
 
 
@@ -113,8 +113,8 @@ def _taught(value: Any) -> str | None:
 
 
 def _taught_by_name(of: type[Any]) -> Callable[[Any], str]:
-    """What was registered for a class of this name, before its cell was run again, or its module
-    reloaded (`%autoreload`): the class is another then, and means the same."""
+    """What was registered for an earlier class of this name. A cell that is run again, or a module
+    that is reloaded (`%autoreload`), makes another class that means the same."""
     named = {(kind.__module__, kind.__qualname__): said for kind, said in to_text.registry.items()}
     names = ((kind.__module__, kind.__qualname__) for kind in of.__mro__[:-1])
     # Two that one function makes may share a name by chance.

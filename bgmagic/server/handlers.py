@@ -120,8 +120,9 @@ class _Rename:
 
 
 class Renames:
-    """Has the jobs of a notebook that is renamed, or moved, here follow it: at once those that have
-    no kernel, the others once theirs is gone, or restarted: it is told the new name then.
+    """Has the jobs of a notebook that is renamed or moved in this server follow it: those without a
+    kernel at once, the others once their kernel has ended or restarted, which tells it the new
+    name.
 
     Attributes:
         last: when jobs last did, in seconds since the epoch.
@@ -174,8 +175,9 @@ class Renames:
             await asyncio.to_thread(self._move, [*before, named], stay)
 
     def _taken(self, named: _Rename, but: Collection[str]) -> list[_Rename]:
-        """What goes first as another notebook takes the name that living kernels know for theirs:
-        the jobs there that have no kernel. Later that name means those of these kernels alone."""
+        """The renames that go first when another notebook takes a name that living kernels still
+        have: jobs there without a kernel move now. Later that name means the jobs of these kernels
+        alone."""
         within = f"{named.new}{os.sep}"
         kernels = {
             due.process

@@ -45,8 +45,8 @@ def move_jobs(
     process: str = "",
     but: Collection[str] = (),
 ) -> int:
-    """Have the jobs of a notebook, or of the notebooks of a folder, that is called ``new`` now
-    follow it, where no kernel follows them: one that lives knows the old name alone.
+    """Write ``new`` as the notebook of the jobs of ``old``, a notebook or a folder of them, that no
+    kernel follows: one that lives knows the old name alone.
 
     Args:
         path: the journal; if it is not there, or of another bgmagic, nothing is done.

@@ -120,8 +120,8 @@ def _history(job: Job) -> dict[str, Any]:
 
 
 def journal_path(named: str) -> Path | None:
-    """The file that a user calls the journal, wherever a cell goes from here: of a link the one
-    that it leads to, whose folder all kernels know; None for ":memory:"."""
+    """Resolve the file that a user calls the journal, so that ``%cd`` does not change it. A link
+    becomes the file that it leads to, whose folder all kernels know; ":memory:" becomes None."""
     path = user_path(named)
     if not is_file_name(path):
         raise BadInput(f"no file can be called {named!r}")
@@ -139,8 +139,8 @@ def default_path() -> Path | None:
 
 
 def place() -> str:
-    """Where a process without a notebook sends jobs from: its script, else the folder that it first
-    asked in, with the separator at its end; "" if that was no more."""
+    """Where a process without a notebook sends jobs from: its script, else the folder that it was
+    in when this was first asked, with a separator at the end; "" if that folder is gone."""
     return _place(getattr(sys.modules.get("__main__"), "__file__", None))
 
 

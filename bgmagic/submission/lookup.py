@@ -22,7 +22,7 @@ from bgmagic.jobs.record import JobRecord, Status
 from bgmagic.prompts.template import PartialPrompt
 from bgmagic.submission.app import app, place
 from bgmagic.submission.converters import to_duration
-from bgmagic.text import duration
+from bgmagic.text import and_more, duration
 from bgmagic.values import dataclass
 
 if TYPE_CHECKING:
@@ -226,8 +226,8 @@ class JobLookup:
 
     def meaning_of(self, word: str) -> Meaning:
         """What a word means among the jobs of the journal: a key or response id first, then a
-        variable of this notebook, then one of any; one read but for items such as ``study[3]``. The
-        id of a batch means its group."""
+        variable of this notebook, then one of any notebook. The id of a batch means its group.
+        Reads the journal once, for items such as ``study[3]`` more often."""
         if word.startswith("batch_") and (of_batch := self._store.of_batch(word)):
             return Meaning(None, of_batch)
         found = self._store.meant(word, self._notebook)
@@ -384,10 +384,9 @@ def open_jobs_line(remedy: str) -> str:
     if not found:
         return ""
     told = names_of(found)
-    more = f" and {len(told) - 5} more" if len(told) > 5 else ""
-    names = ", ".join(told[:5])
+    names = and_more(told[:5], len(told))
     jobs_are = "job is" if len(found) == 1 else "jobs are"
-    return f"{len(found)} {jobs_are} still open from {_this_place()}: {names}{more}. {remedy}"
+    return f"{len(found)} {jobs_are} still open from {_this_place()}: {names}. {remedy}"
 
 
 def _this_place() -> str:

@@ -51,7 +51,7 @@ _posting = threading.Semaphore(AT_ONCE)
 
 
 def notify_at_end(what: Job | JobGroup, targets: Sequence[Any], *, joined: bool) -> None:
-    """Have those told of the end whom ``targets`` names; the browser is left to the display.
+    """Notify ``targets`` of the end; the browser's notification is left to the display.
 
     Args:
         joined: whether something was there already: what has ended then is no news.
@@ -94,7 +94,7 @@ def tell_at_end(what: Job | JobGroup, targets: Sequence[Any]) -> None:
 
 
 def _hand_over(job: Job, successor: Job) -> None:
-    """Have those told of a job that was sent again whom its first one named, or its group."""
+    """Notify the targets of a job, and of its group, of the end of the job sent in its place."""
     position = job.record.position
     with _lock:
         named = [target for (key, _), target in _known.items() if key == job.record.key]

@@ -300,7 +300,7 @@ def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> S
 def _without_excluded_defaults(
     settings: SubmitSettings, given: Mapping[str, Any]
 ) -> SubmitSettings:
-    """The settings, a default of which gives way to what is given and excludes it.
+    """The settings without the defaults that a given option excludes.
 
     A discounted window goes neither with a stream nor with another tier, and a batch with none of
     them; two that are both given, or both defaults, are left to be refused.

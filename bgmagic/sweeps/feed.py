@@ -236,8 +236,8 @@ class SweepFeed:
         return len(self._plan.points) - self._written
 
     def _hold_earlier(self, job: Job) -> None:
-        """Once a job is cancelled here, have the feeds before this one send nothing until it is
-        known which of their jobs stand in the places here, and are cancelled with them."""
+        """Once a job is cancelled here, stop the feeds before this one from sending until it is
+        known which of their jobs this group joins, and so cancels too."""
         if self._holding or self._over or self.group.is_rendered or not job.record.cancelling:
             return
         feeds = list(app.manager.feeds)

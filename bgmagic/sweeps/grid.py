@@ -369,7 +369,7 @@ def copy_of(values: Sequence[Any]) -> Sequence[Any] | None:
 
 
 class RowsLater(Sequence[Any]):
-    """Items of which dicts are rows, made when they are looked at."""
+    """Items whose dicts become rows when they are looked at."""
 
     def __init__(self, values: Sequence[Any]) -> None:
         self._values = values

@@ -144,7 +144,7 @@ class Asked:
 
 
 def _of_item(error: BadInput, point: SweepPoint, items: Items) -> BadInput:
-    """The same error, which says of which item it is."""
+    """The same error, naming the item that it is about."""
     which = items.keys[point.item] if items.keys else point.item
     message = str(error).replace(f"the {grid.ItemRow.__name__} has", "the row has")
     for name, _ in point.swept:

@@ -97,8 +97,8 @@ def sdk_client(server: ServerConfig, tls: ssl.SSLContext, kept: float = CREATE_K
 
 
 def create_limits(total: float) -> Any:
-    """The limits of a create that may take ``total`` seconds: one that finds no connection gives up
-    before that, since it is then certain that nothing was sent."""
+    """The timeouts of a create that may take ``total`` seconds. Connecting has half of them at
+    most: a create that finds no connection has then certainly not been sent."""
     import openai
 
     return openai.Timeout(max(total, SILENCE), connect=min(CONNECT, total / 2))
