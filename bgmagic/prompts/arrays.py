@@ -16,6 +16,7 @@ Cells = list[Any]
 # More values are no prompt: each takes two characters or more, and a prompt about 10 million. To
 # find that out by writing them took a minute and all of the kernel's memory.
 MOST_CELLS = 5_000_000
+MOST_TEXT = 50_000_000  # characters
 
 
 def check_count(count: int) -> None:

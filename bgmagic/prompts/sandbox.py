@@ -24,6 +24,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.filters import make_attrgetter
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 
+from bgmagic.prompts.arrays import MOST_TEXT
 from bgmagic.prompts.items import MISSING, columns_of, part_of
 from bgmagic.prompts.tables import root_of
 from bgmagic.text import kind_of
@@ -120,10 +121,11 @@ def reads(called: Any, owner: Any, name: str) -> bool:
     return sorts or name in (OF_TEXT - PADDING if of_text else OF_LIBRARIES)
 
 
-MOST_TEXT = 50_000_000  # characters; the API takes about 10 million in a prompt
 MOST_ITEMS = 1_000_000
 MOST_BITS = 100_000  # of a whole number: 30,000 digits
 WIDEST = 10_000  # to which a text is filled up
+DEEPEST = 100  # characters by which JSON is indented
+MOST_COPIED = 10**11  # characters: 2 s
 
 
 class ReadingEnvironment(ImmutableSandboxedEnvironment):
@@ -136,6 +138,7 @@ class ReadingEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(undefined=jinja2.StrictUndefined)
         self.globals.clear()
         self.globals.update(functions)
+        self.globals["sum"] = _summed
         self.filters.update(_filters(self.filters))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -212,10 +215,15 @@ class ReadingEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _NarrowFormatter(SandboxedFormatter):
+    made = 0  # characters of the fields so far
+
     def format_field(self, value: Any, format_spec: str) -> str:
         if re.search(r"\d{5}", format_spec):
             raise SecurityError(f"a width in this format is above {WIDEST:,}")
-        return str(super().format_field(value, format_spec))
+        text = str(super().format_field(value, format_spec))
+        self.made += len(text)
+        _check_made(self.made)
+        return text
 
 
 def _data(value: Any) -> bool:
@@ -252,6 +260,9 @@ def _too_long(owner: Any, name: str, args: Sequence[Any]) -> str:
     if name in PADDING:
         if any(isinstance(value, int) and value > WIDEST for value in args):
             return f"{name} fills up to at most {WIDEST:,} characters"
+        if name == "expandtabs":
+            tab: Any = "\t" if isinstance(owner, str) else b"\t"
+            size = len(owner) + owner.count(tab) * max([8, *args])
     elif name == "replace" and len(args) >= 2:
         size = len(owner) + owner.count(args[0]) * len(args[1])
     elif name == "join" and args and isinstance(args[0], Sequence):
@@ -263,6 +274,11 @@ def _size_refusal(size: int) -> str:
     return (
         f"this makes {size // 10**6:,} MB of text; at most {MOST_TEXT // 10**6} MB go into a prompt"
     )
+
+
+def _check_made(size: int) -> None:
+    if size > MOST_TEXT:
+        raise SecurityError(_size_refusal(size))
 
 
 def _check_operator(operator: str, left: Any, right: Any) -> None:
@@ -277,6 +293,11 @@ def _check_operator(operator: str, left: Any, right: Any) -> None:
             raise SecurityError(
                 f"a width in this format is more than {WIDEST:,}, or not written out"
             )
+        named = isinstance(right, Mapping)
+        values = right.values() if named else right if isinstance(right, tuple) else (right,)
+        sizes = [len(value) for value in values if isinstance(value, str)]
+        # By place each is put in once, by name as often as it is named.
+        _check_made(text.count("%(") * max(sizes, default=0) if named else sum(sizes))
     if operator == "*":
         _check_repeated(*((right, left) if isinstance(left, int) else (left, right)))
     _check_broadcast(left, right)
@@ -286,9 +307,9 @@ def _check_repeated(value: Any, times: Any) -> None:
     if not isinstance(times, int) or not isinstance(value, str | bytes | Sequence):
         return
     size = len(value) * times
-    if isinstance(value, str | bytes) and size > MOST_TEXT:
-        raise SecurityError(_size_refusal(size))
-    if not isinstance(value, str | bytes) and size > MOST_ITEMS:
+    if isinstance(value, str | bytes):
+        _check_made(size)
+    elif size > MOST_ITEMS:
         raise SecurityError(f"this makes {size:,} items; at most {MOST_ITEMS:,} go into a prompt")
 
 
@@ -310,41 +331,101 @@ def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
     made: dict[str, Callable[..., Any]] = {
         name: _narrow(name, filters[name]) for name in ("center", "indent", "batch", "slice")
     }
+    narrow_indent, wrapped = made["indent"], filters["wordwrap"]
 
     def replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
-        told, size = str(text), len(str(text)) + str(text).count(str(old)) * len(str(new))
-        if size > MOST_TEXT:
-            raise SecurityError(_size_refusal(size))
+        told = str(text)
+        _check_made(len(told) + told.count(str(old)) * len(str(new)))
         return told.replace(str(old), str(new), -1 if count is None else count)
 
     @jinja2.pass_environment
     def join(environment: Any, value: Any, d: Any = "", attribute: str | int | None = None) -> str:
         part = make_attrgetter(environment, attribute) if attribute is not None else _itself
         told, size = [], 0
-        for item in _listed(value):
+        for item in _ended(value):
             told.append(str(part(item)))
             size += len(told[-1]) + len(str(d))
-            if size > MOST_TEXT:
-                raise SecurityError(_size_refusal(size))
+            _check_made(size)
         return str(d).join(told)
 
     def formatted(text: Any, *args: Any, **kwargs: Any) -> str:
         if args and kwargs:
             raise jinja2.exceptions.FilterArgumentError("give values by place or by name, not both")
-        _check_operator("%", str(text), ())
+        _check_operator("%", str(text), kwargs or args)
         return str(text) % (kwargs or args)
 
+    def indent(
+        s: Any, width: int | str = 4, first: bool = False, blank: bool = False
+    ) -> str:  # the names of Jinja's own
+        told = str(s)
+        _check_made(len(told) + (told.count("\n") + 1) * _width(width))
+        return narrow_indent(told, width, first, blank)
+
     # Jinja's own escapes for HTML, which is not what a model should read.
-    tojson = functools.partial(json.dumps, ensure_ascii=False)
-    made |= {"replace": replace, "join": join, "format": formatted}
-    return made | {"list": _listed, "tojson": tojson}
+    def tojson(value: Any, indent: int | str | None = None, **rest: Any) -> str:
+        if _width(indent) > DEEPEST:
+            raise SecurityError(f"tojson indents by at most {DEEPEST} here")
+        return json.dumps(value, indent=indent, **{"ensure_ascii": False} | rest)
+
+    @jinja2.pass_environment
+    def wordwrap(
+        environment: Any, s: Any, width: int = 79, break_long_words: bool = True,
+        wrapstring: str | None = None, break_on_hyphens: bool = True,
+    ) -> str:  # fmt: skip
+        told = str(s)
+        _check_wrapped(told, width, len(wrapstring or "\n"), breaks=break_long_words)
+        return wrapped(environment, told, width, break_long_words, wrapstring, break_on_hyphens)
+
+    @jinja2.pass_environment
+    def sum_(environment: Any, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
+        part = make_attrgetter(environment, attribute) if attribute is not None else _itself
+        return _summed(map(part, iterable), start)
+
+    made |= {"replace": replace, "join": join, "format": formatted, "indent": indent}
+    return made | {"list": _listed, "tojson": tojson, "wordwrap": wordwrap, "sum": sum_}
+
+
+def _width(given: Any) -> int:
+    return given if isinstance(given, int) else len(given or "")
+
+
+def _check_wrapped(text: str, width: int, between: int, *, breaks: bool) -> None:
+    """Check that a text can be wrapped with ``between`` characters after each line. Of a word that
+    is too long for a line Python copies what is left with each line."""
+    narrow, words = max(width, 1), text.split()
+    longest = max(map(len, words), default=0)
+    if breaks and longest * longest // narrow > MOST_COPIED:
+        raise SecurityError(
+            f"a word of {longest:,} characters takes too long to wrap to {width}: make the lines "
+            "longer, or put in a part of it"
+        )
+    _check_made((len(words) + len(text) // narrow + text.count("\n") + text.count("-")) * between)
+
+
+def _summed(values: Any, /, start: Any = 0) -> Any:
+    """Python's sum; of lists as one list, where Python copies with each all that came before."""
+    if not isinstance(start, list | tuple):
+        return sum(values, start)
+    made: list[Any] = list(start)
+    for part in values:
+        if not isinstance(part, type(start)):
+            return start + part  # raises, and says why
+        made += part
+        if len(made) > MOST_ITEMS:
+            raise SecurityError(f"this makes more than {MOST_ITEMS:,} items")
+    return made if isinstance(start, list) else tuple(made)
 
 
 def _listed(value: Any) -> list[Any]:
-    items = list(itertools.islice(value, MOST_ITEMS + 1))
-    if len(items) > MOST_ITEMS:
+    return list(_ended(value))
+
+
+def _ended(value: Any) -> Iterator[Any]:
+    """The items of ``value``, which is refused where it has too many, or never ends."""
+    items = iter(value)
+    yield from itertools.islice(items, MOST_ITEMS)
+    for _ in items:
         raise SecurityError(f"this has more than {MOST_ITEMS:,} items, or never ends")
-    return items
 
 
 def _itself(value: Any) -> Any:

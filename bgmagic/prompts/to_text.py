@@ -25,6 +25,7 @@ from typing import Any, cast
 from bgmagic.errors import BadInput, public
 from bgmagic.prompts.arrays import (
     MOST_CELLS,
+    MOST_TEXT,
     Digits,
     Line,
     Measured,
@@ -81,11 +82,11 @@ def to_text(value: Any) -> str:
     try:
         passing: Any = isinstance(value, Iterator | MappingView)  # what filters and dicts give
         if passing:
-            return _lines(_listed(value))
+            return _lines(_measured(_listed(value)))
         table = _table(value)
         if table is not None and (table.header() or table.index or not table.is_column):
             return as_csv(table, _words)
-        plain = _plain(value)
+        plain = _measured(_plain(value))
         as_list = table is not None or isinstance(value, Sequence | Set)
         if isinstance(plain, list) and as_list:
             return _lines(plain)
@@ -361,6 +362,7 @@ def _words(label: Any, cells: Sequence[Any]) -> list[str | None]:
     try:
         for cell in cells:
             words.append(None if cell is None else _cell(_plain(cell)))
+        _measured(words)
     except NoText as error:
         name = f".{label}" if str(label).isidentifier() else f"[{label!r}]"
         raise error.within(f"{name}[{len(words)}]") from None
@@ -374,6 +376,27 @@ def _cell(plain: Any) -> str | None:
 
 
 # Text.
+
+
+def _measured(plain: Any) -> Any:
+    """``plain``, unless its texts are more than a prompt holds: many may be the same one, which
+    memory has once."""
+    _room_after(plain, MOST_TEXT)
+    return plain
+
+
+def _room_after(plain: Any, room: int) -> int:
+    if isinstance(plain, str):
+        room -= len(plain)
+    elif isinstance(plain, list) and LEAVES.issuperset(map(type, plain)):
+        room -= sum(len(text) for text in plain if type(text) is str)
+    elif isinstance(plain, dict | list):
+        for part in plain.values() if isinstance(plain, dict) else plain:
+            room = _room_after(part, room)
+    if room < 0:
+        most = MOST_TEXT // 10**6
+        raise NoText(f"it is more than {most} MB of text; a prompt holds at most {most}")
+    return room
 
 
 def _word(plain: Any) -> str:

@@ -167,6 +167,21 @@ def test_a_column_that_hides_a_method() -> None:
         "counting",
         "counting | join",
         "sorted(counting)",
+        "(text * 10) | wordwrap(1)",
+        "text | wordwrap(10, wrapstring=text)",
+        "('a\\n' * 10 ** 5) | indent(10 ** 3)",
+        "('a\\n' * 10 ** 5) | indent(text)",
+        "('\\t' * 10 ** 5).expandtabs(10 ** 3)",
+        "many | tojson(indent=10 ** 9)",
+        "many | map('center', 10 ** 4) | join",
+        "('{0}' * 10 ** 4).format(text)",
+        "('%(a)s' * 10 ** 4) % {'a': text}",
+        "('%(a)s' * 10 ** 4) | format(a=text)",
+        "sum([many] * 1000, [])",
+        "([many] * 1000) | sum(start=[])",
+        "[text] * 10 ** 4",
+        "[[text] * 100] * 100",
+        "{'a': [text] * 10 ** 4}",
     ],
 )
 def test_what_grows_has_a_bound(expression: str) -> None:
@@ -180,6 +195,28 @@ def test_what_grows_has_a_bound(expression: str) -> None:
         filled(f"{{{{ {expression} }}}}", **values, counting=itertools.count())
     assert "\n" not in str(caught.value)
     assert not re.search("Error", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        ("sum([[1], [2, 3]], []) | tojson", "[1, 2, 3]"),
+        ("sum(((1,), (2,)), ()) | tojson", "[1, 2]"),
+        ("sum([1, 2], 3)", "6"),
+        ("[{'a': [1]}, {'a': [2]}] | sum(attribute='a', start=[]) | tojson", "[1, 2]"),
+        ("[{'a': 1}, {'a': 2}] | sum('a')", "3"),
+        ("'ab cd' | wordwrap(2)", "ab\ncd"),
+        ("'abcd' | wordwrap(2, wrapstring='/')", "ab/cd"),
+        ("'a\\nb' | indent(2, true)", "  a\n  b"),
+        ("[1] | tojson(indent=1)", "[\n 1\n]"),
+        ("'a\\tb'.expandtabs(2)", "a b"),
+        ("'%s, %(b)s' % {'b': 1}", "{'b': 1}, 1"),
+        ("'%s %s' % ('a', 1)", "a 1"),
+    ],
+)
+def test_what_has_a_bound_is_what_jinja_makes(expression: str, text: str) -> None:
+    """What is bounded gives, within its bound, what Python and Jinja's own filter give."""
+    assert filled(f"{{{{ {expression} }}}}") == text
 
 
 @pytest.mark.parametrize("operator", ["+", "*", "/"])
