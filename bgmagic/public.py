@@ -118,8 +118,7 @@ def submit(
     """
     given = _settings_given(locals())
     settings = submit_settings(given, from_python=True)
-    if not isinstance(prompt, str):
-        raise BadInput(f"the prompt must be text, not {type(prompt).__name__}")
+    prompt, fill = _text(prompt, "prompt"), _filling(fill)
     variable = _notebook_variable(settings.out)
     server = app.manager.destination()
     prepared = prepare_request(prompt, settings, fill, server)
@@ -209,8 +208,7 @@ def map(
     from bgmagic.sweeps.submit import submit_sweep
 
     settings = submit_settings(given, from_python=True)
-    if not isinstance(template, str):
-        raise BadInput(f"the template must be text, not {type(template).__name__}")
+    template, fill = _text(template, "template"), _filling(fill)
     _notebook_variable(settings.out)
     join = settings.out is not None
     sent = submit_sweep(template, settings, settings.out or "group", fill or {}, join=join)
@@ -231,6 +229,24 @@ def _settings_given(arguments: Mapping[str, Any]) -> dict[str, Any]:
             "notify= takes a function or an https:// address; the browser tells of cells only"
         )
     return {name: arguments[name] for name in names(SubmitSettings) if name in arguments}
+
+
+def _text(given: Any, what: str) -> str:
+    if not issubclass(type(given), str):  # an object may only say that it is
+        raise BadInput(f"the {what} must be text, not {kind_of(given)}")
+    return str.__str__(given)
+
+
+def _filling(given: Any) -> dict[str, Any] | None:
+    """The variables of ``fill=``, as they are now."""
+    from bgmagic.api.request_body import reading
+
+    with reading("fill=", given):
+        if given is None:
+            return None
+        if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
+            return dict(given)
+    raise BadInput(f"fill= must be a dict with the names in the expressions, not {kind_of(given)}")
 
 
 def _notebook_variable(name: str | None) -> Variable | None:

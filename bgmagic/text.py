@@ -71,8 +71,14 @@ def count_each(counts: Mapping[str, int]) -> str:
 def kind_of(value: object) -> str:
     """Name the type of ``value`` for a message: "a dict", "an int", "a class"."""
     its: type[object] = type(value)  # its `__class__` may be anything, and raise
-    name = "class" if issubclass(its, type) else its.__name__
+    # As the class was made: a metaclass may say otherwise, or raise.
+    name = "class" if issubclass(its, type) else str(vars(type)["__name__"].__get__(its))
     return f"{'an' if name[:1].lower() in tuple('aeiou') else 'a'} {name}"
+
+
+def unreadable(label: str, value: object, error: Exception) -> str:
+    """Say that ``value``, which ``label`` was given, raised ``error`` as it was looked at."""
+    return f"{label} can't be {kind_of(value)} that raises {type(error).__name__} when it is read"
 
 
 _SHORT = reprlib.Repr()

@@ -7,9 +7,12 @@ whether a job streams is not the user's field.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bgmagic.api.redaction import secrets_of
@@ -25,7 +28,7 @@ from bgmagic.api.request import (
 from bgmagic.api.server import ServerConfig
 from bgmagic.api.words import WINDOW_SECONDS
 from bgmagic.errors import BadInput
-from bgmagic.text import kind_of, one_line
+from bgmagic.text import kind_of, one_line, unreadable
 
 FORBIDDEN: Mapping[str, str] = {
     "store": "it can't be given with background mode",
@@ -128,7 +131,7 @@ def build_request(
         body["metadata"] = dict(metadata)
     taken = {*given, *(f"metadata.{key}" for key in metadata or {})}
     for path, value in params:
-        _set(body, path, value, taken)
+        _set(body, path, plain_json(value, f"--param {path}"), taken)
     if stream:
         body["stream"] = True
     _to_types_of_api(body)
@@ -280,3 +283,74 @@ def _set(body: dict[str, Any], path: str, value: Any, taken: set[str]) -> None:
 
 def _overlap(one: str, other: str) -> bool:
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+# What the user gives, which may be any object.
+
+
+@contextlib.contextmanager
+def reading(label: str, value: object) -> Iterator[None]:
+    """Within it, what ``value`` raises when it is looked at is a `BadInput` about ``label``."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except RecursionError:
+        raise BadInput(
+            f"{label} holds itself without end, or too many lists and dicts within each other"
+        ) from None
+    except Exception as error:
+        raise BadInput(unreadable(label, value, error)) from None
+
+
+MOST_PARTS = 1_000_000  # of one list or dict
+
+_SINGLE = frozenset({str, int, bool, type(None)})
+
+
+def plain_json(value: Any, label: str) -> Any:
+    """``value`` as JSON's own types, whatever lists, mappings and kinds of text it is of.
+
+    Raises:
+        BadInput: JSON can't hold it; the line begins with ``label`` and names the place.
+    """
+    with reading(label, value):
+        return _plain_json(value, label)
+
+
+def _plain_json(value: Any, place: str) -> Any:
+    kind = type(value)
+    if kind in _SINGLE:
+        return value
+    if issubclass(kind, str):
+        return str.__str__(value)
+    if issubclass(kind, int):
+        return int.__int__(value)
+    if issubclass(kind, float):
+        if math.isfinite(value):
+            return float.__float__(value)
+        raise BadInput(f"{place}: JSON has no {float.__repr__(value)}")
+    if isinstance(value, Mapping):
+        return {
+            _key(key, place): _plain_json(value[key], f"{place}.{key}")
+            for key in _few(value, place)
+        }
+    if isinstance(value, list | tuple):
+        parts = enumerate(_few(value, place))
+        return [_plain_json(part, f"{place}[{number}]") for number, part in parts]
+    raise BadInput(f"{place}: JSON can't hold {kind_of(value)}; it has text, numbers, lists, dicts")
+
+
+def _key(key: Any, place: str) -> Any:
+    if isinstance(key, str):
+        return str.__str__(key)
+    if not isinstance(key, int | float | None):
+        raise BadInput(f"{place}: {kind_of(key)} can't be a key in JSON, write a text")
+    return key  # JSON has its digits
+
+
+def _few(parts: Iterable[Any], place: str) -> list[Any]:
+    few = list(itertools.islice(parts, MOST_PARTS + 1))
+    if len(few) > MOST_PARTS:
+        raise BadInput(f"{place}: it has more than {MOST_PARTS:,} parts, or never ends")
+    return few

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bgmagic.api.request_body import plain_json
 from bgmagic.api.strict_schema import StrictSchema
 from bgmagic.errors import BadInput
 from bgmagic.text import one_line
@@ -37,7 +38,7 @@ def response_format(given: Any) -> dict[str, Any]:
     """
     try:
         if isinstance(given, Mapping):
-            return _of_dict(dict(given))
+            return _of_dict(plain_json(given, "--schema"))
         if is_class(given):
             return _of_class(given)
     except RecursionError:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bgmagic.api.request import Previous, hash_of
+from bgmagic.api.request_body import plain_json, reading
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.outcome import Detached
@@ -47,11 +48,17 @@ def request_messages(
 def _checked(earlier: object) -> list[Mapping[str, Any]]:
     if earlier is None:
         return []
-    if not isinstance(earlier, list | tuple):
-        raise BadInput(f"--messages must be {_SHAPE}, not {kind_of(earlier)}")
-    for place, item in enumerate(earlier):
-        _check_item(item, f"--messages, item {place}")
-    return [_portable(item) for item in earlier]
+    with reading("--messages", earlier):
+        if not isinstance(earlier, list | tuple):
+            raise BadInput(f"--messages must be {_SHAPE}, not {kind_of(earlier)}")
+        items = []
+        for place, item in enumerate(earlier):
+            where = f"--messages, item {place}"
+            if not isinstance(item, Mapping):
+                raise BadInput(f"{where} is {kind_of(item)}; it must be {_SHAPE}")
+            items.append(plain_json(item, where))
+            _check_item(items[-1], where)
+        return [_portable(item) for item in items]
 
 
 def _portable(item: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -71,9 +78,7 @@ def _portable(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**item, "type": "message"}  # a refusal, say: with the type vLLM and llama.cpp take it
 
 
-def _check_item(item: object, where: str) -> None:
-    if not isinstance(item, dict):
-        raise BadInput(f"{where} is {kind_of(item)}; it must be {_SHAPE}")
+def _check_item(item: Mapping[str, Any], where: str) -> None:
     if item.get("type", "message") != "message":
         return
     if item.get("role") not in ROLES:
@@ -115,7 +120,7 @@ class History:
         return self.after is not None and not self.after.done()
 
 
-def history(held: object, name: str, find: Callable[[str], Job | None]) -> History:
+def history(held: Any, name: str, find: Callable[[str], Job | None]) -> History:
     """Find the conversation that an answer or a job ends.
 
     If that turn has no answer, find the conversation before it.
@@ -127,10 +132,12 @@ def history(held: object, name: str, find: Callable[[str], Job | None]) -> Histo
     Raises:
         BadInput: it holds neither, or there is no answer to go on from.
     """
-    if isinstance(held, Answer) and held.job is None:
+    # Told by the type: what only says that it is a job has nothing of one.
+    is_answer = issubclass(type(held), Answer)
+    if is_answer and held.job is None:
         return History(tuple(held.conversation), held.instructions)
-    job = held.job if isinstance(held, Answer) else held
-    if not isinstance(job, Job):
+    job: Job = held.job if is_answer else held
+    if not issubclass(type(job), Job):
         raise BadInput(
             f"--continue {name}: it holds {kind_of(held)}, no answer of a job; earlier turns of "
             "your own go in with --messages"

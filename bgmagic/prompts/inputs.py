@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from bgmagic.api.request_body import plain_json, reading
 from bgmagic.api.words import TOOLS
 from bgmagic.errors import BadInput
 from bgmagic.text import UnescapedText, did_you_mean, one_line
@@ -75,10 +76,11 @@ def file_parts(files: Sequence[Any]) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     left = MOST
     for number, value in enumerate(flat(files, "--file"), start=1):
-        if isinstance(value, str) and _URL.fullmatch(value):
-            parts.append(_linked(value))
-            continue
-        found = _read(value, left)
+        with reading("--file", value):
+            if isinstance(value, str) and _URL.fullmatch(value):
+                parts.append(_linked(value))
+                continue
+            found = _read(value, left)
         left -= len(found.data)
         if left < 0:
             raise BadInput(f"--file: the files are too large together; {_LIMIT}")
@@ -301,6 +303,8 @@ def _entry(tool: Any) -> dict[str, Any]:
             raise BadInput(f"--tool: this is not JSON ({error}): {one_line(tool, 100)}") from None
     if isinstance(tool, str):
         return _of_type(tool.strip())
+    if isinstance(tool, Mapping):
+        tool = plain_json(tool, "--tool")
     if not isinstance(tool, Mapping) or not isinstance(tool.get("type"), str):
         raise BadInput(
             '--tool takes a type such as web_search, a dict such as {"type": "web_search"}, or '

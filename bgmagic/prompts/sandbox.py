@@ -359,7 +359,7 @@ def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
     ) -> str:  # the names of Jinja's own
         told = str(s)
         _check_made(len(told) + (told.count("\n") + 1) * _width(width))
-        return narrow_indent(told, width, first, blank)
+        return str(narrow_indent(told, width, first, blank))
 
     # Jinja's own escapes for HTML, which is not what a model should read.
     def tojson(value: Any, indent: int | str | None = None, **rest: Any) -> str:
@@ -374,7 +374,8 @@ def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
     ) -> str:  # fmt: skip
         told = str(s)
         _check_wrapped(told, width, len(wrapstring or "\n"), breaks=break_long_words)
-        return wrapped(environment, told, width, break_long_words, wrapstring, break_on_hyphens)
+        given = width, break_long_words, wrapstring, break_on_hyphens
+        return str(wrapped(environment, told, *given))
 
     @jinja2.pass_environment
     def sum_(environment: Any, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:

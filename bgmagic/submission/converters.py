@@ -22,9 +22,9 @@ Converter = Callable[[Any, str], Any]
 
 
 def to_string(value: Any, label: str) -> str:
-    if not isinstance(value, str):
+    if not issubclass(type(value), str):  # what only says that it is, JSON does not take
         raise BadInput(f"{label} must be text, not {type(value).__name__}")
-    return value
+    return str.__str__(value)
 
 
 def to_word(value: Any, label: str) -> str:

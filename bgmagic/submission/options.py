@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from bgmagic.errors import BadInput
 from bgmagic.submission.converters import Converter, to_choice, to_string, to_switch
-from bgmagic.text import kind_of
+from bgmagic.text import unreadable
 from bgmagic.values import dataclass
 
 S = TypeVar("S")
@@ -114,8 +114,7 @@ def _read(option: Option, value: Any, label: str) -> Any:
     except BadInput:
         raise
     except Exception as error:  # an object of the user's may do anything when it is looked at
-        told = f"{label} can't be {kind_of(value)} that raises {type(error).__name__}"
-        raise BadInput(f"{told} when it is read") from None
+        raise BadInput(unreadable(label, value, error)) from None
 
 
 def resolve_settings(

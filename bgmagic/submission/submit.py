@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.pricing import Billing, prices_of_environment
 from bgmagic.api.request import Request, check_text
-from bgmagic.api.request_body import build_request, check_no_turns
+from bgmagic.api.request_body import build_request, check_no_turns, reading
 from bgmagic.api.server import ServerConfig
 from bgmagic.api.words import WINDOW_SECONDS
 from bgmagic.errors import BadInput
@@ -88,7 +88,7 @@ def prepare_request(
     check_no_turns(settings.param)
     name, held = _continued(settings.continue_, namespace or {})
     find = app.manager.find
-    running = held if isinstance(held, Job) and not held.done() else None
+    running = held if issubclass(type(held), Job) and not held.done() else None
     place = history_of_running(running, find) if running and running.name == settings.out else None
     if running is not None and place is not None and not settings.again:
         # The cell of the turn that still runs, run again: it is that turn, not one after it.
@@ -237,10 +237,11 @@ def _tools(
     entries: list[Mapping[str, Any]] = []
     functions: dict[str, FunctionTool] = {}
     for given in flat(settings.tool, "--tool"):
-        tool = app.function_tool(given, asks=settings.ask)
-        if tool is None:
-            entries += tool_entries([given])
-            continue
+        with reading("--tool", given):
+            tool = app.function_tool(given, asks=settings.ask)
+            if tool is None:
+                entries += tool_entries([given])
+                continue
         if tool.name in functions:
             raise BadInput(f"--tool: two functions are called {tool.name}; rename one of them")
         functions[tool.name] = tool
@@ -268,8 +269,9 @@ def _structured(settings: SubmitSettings) -> dict[str, Any]:
         return {}
     from bgmagic.api.structured_output import is_class, response_format
 
-    output_type = settings.schema if is_class(settings.schema) else None
-    return {"text_format": response_format(settings.schema), "output_type": output_type}
+    with reading("--schema", settings.schema):
+        output_type = settings.schema if is_class(settings.schema) else None
+        return {"text_format": response_format(settings.schema), "output_type": output_type}
 
 
 def submit_settings(given: Mapping[str, Any], *, from_python: bool = False) -> SubmitSettings:
@@ -320,11 +322,11 @@ def _without_excluded_defaults(
     return replace(settings, window=None) if told & excluded.keys() else settings
 
 
-def _continued(given: object, namespace: Mapping[str, Any]) -> tuple[str, object]:
+def _continued(given: Any, namespace: Mapping[str, Any]) -> tuple[str, Any]:
     """The name and the value that --continue means; the journal knows names of earlier kernels."""
     if type(given) is not str:
-        job = given.job if isinstance(given, Answer) else given
-        return (job.name if isinstance(job, Job) else None) or "the answer", given
+        job = given.job if issubclass(type(given), Answer) else given
+        return (job.name if issubclass(type(job), Job) else None) or "the answer", given
     if given in namespace:
         held = namespace[given]
         if isinstance(held, JobGroup):

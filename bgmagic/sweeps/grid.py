@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, MappingView, Sequence, 
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from bgmagic.api.request_body import reading
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer
 from bgmagic.prompts.items import TableRows, as_record, rows_of
@@ -388,10 +389,11 @@ def snapshot_of(given: Any, label: str) -> Items:
     Raises:
         BadInput: as `grid.items_of`.
     """
-    found = _quickly(given, label)
-    if found is not None:
-        return found
-    items = items_of(given, label)
+    with reading(label, given):
+        items = _quickly(given, label)
+        if items is not None:
+            return items
+        items = items_of(given, label)
     copied = copy_of(items.values)
     return items if copied is None else replace(items, values=tuple(copied), settled=True)
 

@@ -115,8 +115,9 @@ def test_forbidden_fields_are_refused(field: str, tail: str) -> None:
         ({"params": [("a", 1), ("a.b", 2)]}, "a is already set"),
         ({"params": [("model.x", 1)]}, "model is not an object"),
         ({"params": [("a..b", 1)]}, "write KEY=VALUE"),
-        ({"params": [("a", float("nan"))]}, "can't be written as JSON"),
-        ({"params": [("a", object())]}, "can't be written as JSON"),
+        ({"params": [("a", float("nan"))]}, "--param a: JSON has no nan"),
+        ({"params": [("a", {"b": [object()]})]}, r"--param a\.b\[0\]: JSON can't hold an object"),
+        ({"params": [("a", {(1,): 2})]}, "--param a: a tuple can't be a key in JSON"),
         ({"instructions": "half a pair \ud83d"}, r"U\+D83D"),
     ],
 )

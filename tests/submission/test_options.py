@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import io
+import itertools
 import os
 import re
 import shlex
 import textwrap
+from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from IPython.core.inputtransformer2 import TransformerManager
 
+import bgmagic
 from bgmagic.errors import BadInput
 from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.magics import BgMagics
@@ -21,7 +26,7 @@ from bgmagic.notebook.parser import as_typed, help_of, options_help, parse_line,
 from bgmagic.prompts.inputs import file_parts
 from bgmagic.submission.options import environment, options, resolve_settings
 from bgmagic.submission.settings import SubmitSettings, WaitSettings, deadline_of
-from bgmagic.submission.submit import submit_settings
+from bgmagic.submission.submit import prepare_request, submit_settings
 from tests import labextension
 
 NAMESPACE: dict[str, Any] = {
@@ -282,6 +287,123 @@ def test_odd_python_arguments_are_one_line(given: dict[str, Any]) -> None:
     """Arguments of any type are settings or one BadInput."""
     with pytest.raises(BadInput):
         resolve_settings(SubmitSettings, given, from_python=True)
+
+
+def _raises(*_: object, **__: object) -> Any:
+    raise LookupError
+
+
+class Hostile:
+    __len__ = __iter__ = __str__ = __repr__ = __eq__ = __bool__ = __fspath__ = __getitem__ = _raises
+    __float__ = __int__ = __contains__ = __getattr__ = _raises
+    __hash__ = object.__hash__
+
+
+class Hidden:
+    def __getattribute__(self, name: str) -> Any:
+        raise LookupError(name)
+
+
+class OddClass(type):
+    __getattr__ = __repr__ = __eq__ = __instancecheck__ = __subclasscheck__ = _raises
+    __hash__ = type.__hash__
+    __name__ = property(_raises)  # type: ignore[assignment]
+
+
+def _only_says_it_is(kind: type[Any]) -> object:
+    return type("Proxy", (), {"__class__": property(lambda _: kind)})()
+
+
+class OddList(list[Any]):
+    __iter__ = _raises  # type: ignore[assignment]
+
+
+class OddText(str):
+    __str__ = __repr__ = __len__ = strip = isidentifier = encode = __eq__ = _raises  # type: ignore[assignment]
+    __hash__ = str.__hash__
+
+
+class OddDict(dict[str, Any]):
+    get = items = keys = __iter__ = __getitem__ = _raises  # type: ignore[assignment]
+
+
+class Endless(dict[str, Any]):
+    def __iter__(self) -> Iterator[str]:
+        return map(str, itertools.count())
+
+    def __getitem__(self, key: str) -> Any:
+        return "user"
+
+
+def _closed() -> io.BytesIO:
+    made = io.BytesIO(b"x")
+    made.close()
+    return made
+
+
+def _deep() -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for _ in range(50_000):
+        made = {"type": made}
+    return made
+
+
+ODD: list[Any] = [
+    Hostile(), Hostile, Hidden(), OddClass("Odd", (), {}), OddClass("Odd", (), {})(),
+    *map(_only_says_it_is, (str, bytes, list, tuple, dict, bgmagic.Job, bgmagic.Answer)),
+    OddList("a"), OddText("a"), OddDict(type="a"), Endless(type="a"), _closed(), _deep(),
+    itertools.repeat({"role": "user", "content": "x"}), MappingProxyType({"type": Hostile()}),
+    [{"role": Hostile(), "content": "x"}], [{"role": "user", "content": Hostile()}],
+    [{"role": "user", "content": [{"type": "input_text", "text": Hostile()}]}],
+    [{Hostile(): 1, "role": "user", "content": "x"}], [OddDict(role="user", content="x")],
+    [Endless(role="user", content="x")], {"type": "object", "properties": Hostile()},
+    {"type": "json_schema", "name": Hostile(), "strict": False, "schema": {}},
+    {"type": "json_schema", "name": "a", "strict": False, "schema": {"a": {1, 2}}},
+    {"a": Hostile()}, {Hostile(): "a"}, {"a": float("nan")}, {"a": OddList("a")},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["messages", "file", "tool", "schema", "instructions", "metadata", "param", "continue_"],
+)
+def test_objects_that_raise_are_one_line(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object that raises, lies or never ends as it is looked at is one line that names its
+    option, or is sent as what it holds"""
+    monkeypatch.setattr("bgmagic.api.request_body.MOST_PARTS", 1000)
+    for value in ODD:
+        try:
+            settings = submit_settings({option: value}, from_python=True)
+            prepare_request("hello", settings)
+        except BadInput as error:
+            told = str(error)
+            assert "\n" not in told, told
+            assert len(told) < 700, told
+            assert told.startswith(f"{option}=") or option.strip("_") in told, told
+
+
+def test_an_interrupt_goes_through() -> None:
+    """Ctrl-C while an object of the user's is read is no bad input."""
+
+    class Interrupted(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            raise KeyboardInterrupt
+
+    for option in ("file", "tool", "param"):
+        given = {"a": Interrupted("a")} if option == "param" else [Interrupted("a")]
+        with pytest.raises(KeyboardInterrupt):
+            prepare_request("hello", submit_settings({option: given}, from_python=True))
+
+
+@pytest.mark.parametrize("call", [bgmagic.submit, bgmagic.map])
+def test_prompts_and_values_that_raise_are_one_line(call: Any) -> None:
+    """What is no text as a prompt, or no dict as the values of its expressions, is one line."""
+    for value in [*ODD[:12], 5, b"x", None, ["a"]]:
+        with pytest.raises(BadInput, match=r"^the (prompt|template) must be text, not"):
+            call(value)
+    for value in [Hostile(), OddDict(a=1), 5, "ab", ["a"], {1: 2}, dict]:
+        with pytest.raises(BadInput, match=r"^fill= "):
+            call("hello", fill=value)
 
 
 def test_help_fits_a_page() -> None:
