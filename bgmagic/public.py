@@ -13,6 +13,7 @@ from bgmagic.jobs.job import Answer, Job
 from bgmagic.jobs.record import Variable
 from bgmagic.jobs.steps import ASK_MARK
 from bgmagic.submission.app import app
+from bgmagic.submission.converters import to_prompt, to_values
 from bgmagic.submission.lookup import JobLookup
 from bgmagic.submission.notify import notify_at_end
 from bgmagic.submission.options import names
@@ -118,7 +119,7 @@ def submit(
     """
     given = _settings_given(locals())
     settings = submit_settings(given, from_python=True)
-    prompt, fill = _text(prompt, "prompt"), _filling(fill)
+    prompt, fill = to_prompt(prompt, "prompt"), to_values(fill)
     variable = _notebook_variable(settings.out)
     server = app.manager.destination()
     prepared = prepare_request(prompt, settings, fill, server)
@@ -208,7 +209,7 @@ def map(
     from bgmagic.sweeps.submit import submit_sweep
 
     settings = submit_settings(given, from_python=True)
-    template, fill = _text(template, "template"), _filling(fill)
+    template, fill = to_prompt(template, "template"), to_values(fill)
     _notebook_variable(settings.out)
     join = settings.out is not None
     sent = submit_sweep(template, settings, settings.out or "group", fill or {}, join=join)
@@ -229,24 +230,6 @@ def _settings_given(arguments: Mapping[str, Any]) -> dict[str, Any]:
             "notify= takes a function or an https:// address; the browser tells of cells only"
         )
     return {name: arguments[name] for name in names(SubmitSettings) if name in arguments}
-
-
-def _text(given: Any, what: str) -> str:
-    if not issubclass(type(given), str):  # an object may only say that it is
-        raise BadInput(f"the {what} must be text, not {kind_of(given)}")
-    return str.__str__(given)
-
-
-def _filling(given: Any) -> dict[str, Any] | None:
-    """The variables of ``fill=``, as they are now."""
-    from bgmagic.api.request_body import reading
-
-    with reading("fill=", given):
-        if given is None:
-            return None
-        if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
-            return dict(given)
-    raise BadInput(f"fill= must be a dict with the names in the expressions, not {kind_of(given)}")
 
 
 def _notebook_variable(name: str | None) -> Variable | None:

@@ -27,6 +27,24 @@ def to_string(value: Any, label: str) -> str:
     return str.__str__(value)
 
 
+def to_prompt(value: Any, what: str) -> str:
+    if not issubclass(type(value), str):
+        raise BadInput(f"the {what} must be text, not {kind_of(value)}")
+    return str.__str__(value)
+
+
+def to_values(value: Any) -> dict[str, Any] | None:
+    """The values of ``fill=``, as they are now."""
+    from bgmagic.api.request_body import reading
+
+    with reading("fill=", value):
+        if value is None:
+            return None
+        if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+            return dict(value)
+    raise BadInput(f"fill= must be a dict with the names in the expressions, not {kind_of(value)}")
+
+
 def to_word(value: Any, label: str) -> str:
     if not to_string(value, label).strip():
         raise BadInput(f"{label} is empty")
