@@ -63,7 +63,7 @@ def test_consoles_get_lines(console: Kernel, server: ScriptedServer) -> None:
     ran = console.ok(UNTIL.format("x"))
     assert ran.stdout.startswith("x: completed after ")
     assert ran.stdout.endswith("; %bgjobs x shows it\n")
-    assert ran.displays == []
+    assert ran.displays == ran.updates == []
     server.polls = 10**6
     ran = console.ok("%%bgresponse -o h --n 2 --again\nWhy?")
     assert len(ran.displays) == 1
@@ -73,7 +73,7 @@ def test_consoles_get_lines(console: Kernel, server: ScriptedServer) -> None:
     ran = console.ok("import time\nwhile not h.done(): time.sleep(0.02)")
     assert ran.stdout.startswith("h: 2 jobs, 2 completed, after ")
     assert ran.stdout.endswith("; %bgjobs h shows it\n")
-    assert ran.displays == []
+    assert ran.displays == ran.updates == []
     assert console.ok("1 + 1").said == "2"
     assert updates(console) == []
 
@@ -86,7 +86,7 @@ def test_wait_tells_the_end_once(console: Kernel, server: ScriptedServer) -> Non
     ran = console.ok("%bgwait x")
     assert ran.stdout.startswith("x: completed after ")
     assert ran.stdout.count("\n") == 1
-    assert ran.displays == []
+    assert ran.displays == ran.updates == []
     assert console.ok("1 + 1").said == "2"
 
 
@@ -188,7 +188,7 @@ def test_servers_that_run_cells(server: ScriptedServer, tmp_path: Path) -> None:
         assert running.ok("%%bgresponse -o x\nWhy?").said == SENT.format("x")
         server.polls = 0
         ran = running.ok(UNTIL.format("x"))
-        assert ran.displays == []
+        assert ran.displays == ran.updates == []
         assert ran.stdout.startswith("x: completed after ")
         # Cells of a notebook that is run in a cell.
         inner = (

@@ -100,7 +100,7 @@ def test_a_batch_over_a_restart(
         assert server.count("create") == 0
         two.ok("import bgmagic")
         two.ok("more = bgmagic.map('Say {{ item }}', ['e', 'f'], batch=True)")
-        assert two.value("[a.strip() for a in more.result(60)]") == str(
+        assert two.value("[a.strip() for a in more.result(120)]") == str(
             ["echo: Say e", "echo: Say f"]
         )
         assert two.value("more.to_frame().price.round(6).tolist()") == str([0.001125] * 2)
@@ -141,7 +141,7 @@ def test_a_large_batch_is_rendered_after_the_cell(
     in_kernel.ok("items = list(range(700))")
     in_kernel.ok("big = bgmagic.map('Say {{ item }}', items, batch=True, yes=700)")
     assert (
-        in_kernel.value("[a.strip() for a in big.result(60)] == [f'echo: Say {n}' for n in items]")
+        in_kernel.value("[a.strip() for a in big.result(120)] == [f'echo: Say {n}' for n in items]")
         == "True"
     )
     assert server.count("upload") == 1

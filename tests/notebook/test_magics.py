@@ -105,7 +105,7 @@ def test_config(in_kernel: Kernel, server: ScriptedServer) -> None:
     assert "BgMagics.effort = 'hgh' is not one of" in said
     assert "Traceback" not in said
     in_kernel.ok("%%bgresponse -o a --wait\nWhy?")
-    in_kernel.ok("import bgmagic; bgmagic.submit('Why?', effort='high').result(60)")
+    in_kernel.ok("import bgmagic; bgmagic.submit('Why?', effort='high').result(120)")
     in_kernel.ok("%config BgMagics.polls_per_second = 250")
     assert in_kernel.value("bgmagic.public.app._polls_per_second()") == "250.0"
     bodies = [seen.body for seen in server.seen if seen.kind == "create"]

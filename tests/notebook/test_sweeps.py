@@ -85,7 +85,7 @@ def test_what_its_user_reads(in_kernel: Kernel, server: ScriptedServer) -> None:
     assert "--yes 3 agrees" in kernel.run("%%bgresponse --n 3\nSay b").said
     assert server.count("create") == before
     # From Python, in the same notebook.
-    kernel.ok("import bgmagic; bgmagic.map('{{ item }}', ['b'], out='z'); z.result(60)")
+    kernel.ok("import bgmagic; bgmagic.map('{{ item }}', ['b'], out='z'); z.result(120)")
     assert kernel.value("_bg is z") == "True"
 
 

@@ -251,8 +251,8 @@ def test_in_a_kernel(in_kernel: Kernel, server: ScriptedServer, tmp_path: Path) 
     assert linked["file_url"] == "https://example.org/a.pdf"
     told = in_kernel.run("%%bgresponse -o seen --file nothing.png\nWhat is this?").said
     assert told.startswith("UsageError: --file: there is no file nothing.png in ")
-    python = "bgmagic.submit('What?', file=[figure, 'plot.png'], schema=None).result(60)"
+    python = "bgmagic.submit('What?', file=[figure, 'plot.png'], schema=None).result(120)"
     in_kernel.ok(f"import bgmagic; {python}")
-    in_kernel.ok("import bgmagic; bgmagic.submit('What?', file='plot.png').result(60)")
+    in_kernel.ok("import bgmagic; bgmagic.submit('What?', file='plot.png').result(120)")
     counts = [len(s.body["input"][0]["content"]) for s in server.seen if s.kind == "create"]
     assert counts == [6, 3, 2]

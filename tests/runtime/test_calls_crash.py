@@ -67,7 +67,7 @@ try:
     print(job.error or "asks", flush=True)
     for line in sys.stdin:
         job.allow(line.strip() or None)
-    print(job.error or job.result(60), flush=True)
+    print(job.error or job.result(120), flush=True)
 except BgmagicError as error:
     print(error, flush=True)
 """

@@ -25,6 +25,7 @@ class Ran:
     stderr: str = ""
     errors: list[str] = field(default_factory=list)
     displays: list[dict[str, Any]] = field(default_factory=list)
+    updates: list[dict[str, Any]] = field(default_factory=list)  # of what other cells displayed
     display_ids: set[str] = field(default_factory=set)  # of what it displayed itself
     result: str | None = None
     next_input: str | None = None  # what a new cell is to hold
@@ -122,8 +123,8 @@ class Kernel:
             display_id = content.get("transient", {}).get("display_id")
             if kind == "display_data":
                 ran.display_ids.add(display_id)
-            if display_id in ran.display_ids:
-                ran.displays.append(content["data"])
+            own = display_id in ran.display_ids
+            (ran.displays if own else ran.updates).append(content["data"])
         elif kind == "execute_result":
             ran.result = content["data"]["text/plain"]
         return kind == "status" and content["execution_state"] == "idle"
@@ -146,16 +147,17 @@ def kernel(**environment: str) -> Iterator[Kernel]:
 
 def _started(env: dict[str, str], tries: int = 3) -> tuple[KernelManager, BlockingKernelClient]:
     """A kernel that has answered. Tried again if it ended at once: between the choice of its ports and
-    their use another process, of a test beside this one, may have taken one of them."""
+    their use another process, of a test beside this one, may have taken one of them; or if it never
+    answers, as was seen once on a busy machine."""
     manager = KernelManager(kernel_name="python3")
     manager.start_kernel(env=env)
     client = manager.client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=LIMIT)
+        client.wait_for_ready(timeout=LIMIT if tries == 1 else LIMIT / 2)
     except BaseException as error:
         _end(manager, client)
-        if tries > 1 and "Kernel died" in str(error):
+        if tries > 1 and isinstance(error, RuntimeError):
             return _started(env, tries - 1)
         raise
     return manager, client
