@@ -2,7 +2,7 @@
 // replaced by plain HTML or filled with it, and asks for a notification of the desktop.
 
 const OURS = 1500; // milliseconds after which a finished card that still stands replaces itself
-const TRIES = 4; // in case that another page of the document was to do it, and did not
+const TRIES = 5; // in case that another page of the document was to do it, and did not
 const PAGE = Math.random().toString(36).slice(2); // this page, to the kernel
 
 const outputs = function* (model) {

@@ -110,19 +110,11 @@ def _line(text: str, style: str) -> Bundle:
     return {"text/html": f'<div style="{style}">{html.escape(text)}</div>', "text/plain": text}
 
 
-# Without their kernel Jupyter's pages have "Error displaying widget: model not found" in the place
-# of a display: there what stands beside it is enough.
-_ALONE = (
-    "<style>.jp-OutputArea-child:has(> .jupyter-widgets):has(+ * [data-bgmagic]) "
-    "{ display: none }</style>"
-)
-
-
 def _beside(shown: str, text: str, key: str) -> Bundle:
     """What stands beside a live display, as HTML and as text; by ``key`` a page that was reloaded
-    finds it again."""
+    finds it again, and JupyterLab's extension, which hides the display where it is missing."""
     return {
-        "text/html": f'<div data-bgmagic="{key}" style="{_BESIDE}">{shown}{_ALONE}</div>',
+        "text/html": f'<div data-bgmagic="{key}" style="{_BESIDE}">{shown}</div>',
         "text/plain": text,
     }
 
