@@ -35,6 +35,7 @@ from bgmagic.transport.reply import (
     HTTPResponse,
     Reply,
     ReplyParser,
+    is_event_stream,
     poll_after,
     without_half_characters,
 )
@@ -191,7 +192,7 @@ class ResponsesClient:
         http = await self._open(post)
         close = http.aclose
         try:
-            if not _is_stream(http):
+            if not is_event_stream(http.headers):
                 content = await http.aread()
                 return self._parser.read(
                     HTTPResponse(http.status_code, http.headers, content)
@@ -232,7 +233,7 @@ class ResponsesClient:
             return (await retrieve(response_id, extra_query=query).__aenter__()).http_response
 
         http = await self._open(get())
-        if _is_stream(http):
+        if is_event_stream(http.headers):
             return self._stream(http, http.aclose)
         await http.aclose()
         about = f"{self._server.address} does not stream this response"
@@ -437,7 +438,3 @@ class ResponsesClient:
 
     def _stream(self, http: Any, close: Callable[[], Awaitable[object]]) -> EventStream:
         return EventStream(http.aiter_bytes(), close, self._parser.parse, self._parser.failure)
-
-
-def _is_stream(http: Any) -> bool:
-    return str(http.headers.get("content-type", "")).startswith("text/event-stream")

@@ -15,11 +15,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bgmagic.api.error_body import read_error
+from bgmagic.api.error_body import failure_message, read_error
 from bgmagic.api.redaction import SHORTEST_SECRET, Secrets, secrets_of
 from bgmagic.api.server import ServerConfig
 from bgmagic.errors import ServerError
 from bgmagic.text import one_line
+from bgmagic.transport.streaming import events_in
 from bgmagic.values import dataclass
 
 POLL_TIMEOUT = 30.0  # seconds for one retrieve or cancel, from connecting to the last byte
@@ -143,7 +144,8 @@ class ReplyParser:
             if _HALF.search(text) or text.count("[") + text.count("{") > _NESTED:
                 response, shown = without_half_characters(response), ""
         except (ValueError, RecursionError):
-            response = None
+            # Some servers stream where `stream` is not said to be false.
+            response, shown = self._newest_in_events(got), ""
         if not isinstance(response, dict):
             raise ServerError(
                 self.clean(_no_response(got)), maybe_accepted=True, status_code=got.status
@@ -160,6 +162,28 @@ class ReplyParser:
             ServerError: it is too large.
         """
         return self._parsed(text)[0]
+
+    def _newest_in_events(self, got: HTTPResponse) -> Any:
+        """The newest response object of an answer that is a stream of events, or None.
+
+        Raises:
+            ServerError: it has none, and an event says why.
+        """
+        if not is_event_stream(got.headers):
+            return None
+        failed = None
+        with contextlib.suppress(ValueError):
+            for text in reversed(events_in(got.content)):
+                with contextlib.suppress(ValueError, RecursionError):
+                    event = self.parse(text)
+                    if isinstance(event, dict) and isinstance(event.get("response"), dict):
+                        return without_half_characters(event["response"])
+                    if isinstance(event, dict) and event.get("type") == "error":
+                        failed = failure_message({"error": event})
+        if failed is None:
+            return None
+        about = f"{self._server.address} answered with an error: {failed}"
+        raise ServerError(self.clean(about), maybe_accepted=True, status_code=got.status)
 
     def _parsed(self, text: str) -> tuple[Any, str]:
         """The value without the secrets, and the text, or "" if that has one.
@@ -232,6 +256,11 @@ class ReplyParser:
     def clean(self, text: str) -> str:
         """Shorten ``text`` to one line without the secrets."""
         return one_line(self.hide(text))
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Whether an answer with these headers is a stream of events."""
+    return str(headers.get("content-type", "")).startswith("text/event-stream")
 
 
 def poll_after(headers: Headers) -> float | None:

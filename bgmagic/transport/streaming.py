@@ -121,33 +121,66 @@ class EventStream:
 
 _BREAK = re.compile(rb"\r\n|\n|\r")
 
+_CHUNK = 1 << 16  # bytes of a whole body that are looked at together
+
+
+class EventDecoder:
+    """Takes events out of a body that comes in chunks, however its bytes are cut."""
+
+    def __init__(self) -> None:
+        self._begun: list[bytes] = []  # a line that is not whole yet
+        self._carried = b""
+        self._data: list[bytes] = []
+        self._size = 0
+
+    def add(self, chunk: bytes) -> list[str]:
+        """The data of each event that is whole with this.
+
+        Raises:
+            ValueError: an event has more than `LARGEST` bytes.
+        """
+        chunk, self._carried = self._carried + chunk, b""
+        if chunk.endswith(b"\r"):  # perhaps the first half of a line break
+            chunk, self._carried = chunk[:-1], b"\r"
+        first, *more = _BREAK.split(chunk)
+        self._begun.append(first)
+        self._size += len(chunk)
+        if self._size > LARGEST:
+            raise ValueError(f"an event has more than {LARGEST} bytes")
+        if not more:
+            return []
+        found = []
+        for line in (b"".join(self._begun), *more[:-1]):
+            if line.startswith(b"data:"):
+                self._data.append(line[5:].removeprefix(b" "))
+            elif not line:
+                if self._data:
+                    found.append(b"\n".join(self._data).decode("utf-8", "replace"))
+                self._data, self._size = [], 0
+        self._begun = [more[-1]]
+        return found
+
 
 async def decode_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
-    """Decode the data of each event, however the bytes are cut into chunks.
+    """Decode the data of each event.
 
     Raises:
         ValueError: an event has more than `LARGEST` bytes.
     """
-    begun, carried, data, size = [], b"", [], 0
+    decoder = EventDecoder()
     async for chunk in chunks:
-        chunk, carried = carried + chunk, b""
-        if chunk.endswith(b"\r"):  # perhaps the first half of a line break
-            chunk, carried = chunk[:-1], b"\r"
-        first, *more = _BREAK.split(chunk)
-        begun.append(first)
-        size += len(chunk)
-        if size > LARGEST:
-            raise ValueError(f"an event has more than {LARGEST} bytes")
-        if not more:
-            continue
-        for line in (b"".join(begun), *more[:-1]):
-            if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" "))
-            elif not line:
-                if data:
-                    yield b"\n".join(data).decode("utf-8", "replace")
-                data, size = [], 0
-        begun = [more[-1]]
+        for text in decoder.add(chunk):
+            yield text
+
+
+def events_in(content: bytes) -> list[str]:
+    """The data of each event of a body that has come to its end.
+
+    Raises:
+        ValueError: an event has more than `LARGEST` bytes.
+    """
+    decoder, chunks = EventDecoder(), range(0, len(content), _CHUNK)
+    return [text for at in chunks for text in decoder.add(content[at : at + _CHUNK])]
 
 
 # Which messages there are, and in what phase.

@@ -143,6 +143,37 @@ def test_server_that_answers_with_json(
     assert job.result(LIMIT) == "the answer"
 
 
+STREAM = {"content-type": "text/event-stream"}
+
+
+def as_events(events: list[dict[str, Any]]) -> Script:
+    """A whole stream as the answer to a request that asked for none."""
+    lines = [f"data: {json.dumps(one)}\n\n" for one in events]
+    return Script(body="".join(lines).encode(), headers=STREAM)
+
+
+def test_server_that_streams_unasked(
+    manager: JobManager, pointed: ScriptedServer, ask: Ask
+) -> None:
+    """A server that streams wherever `stream` is not said to be false, and keeps nothing, is understood: what its last response object says is the answer, be it of the first job or a later one; one that broke off is asked for by its id."""
+    pointed.always["retrieve"] = Script(status=404, json={"detail": "Not Found"})
+    for rid in ("resp_a", "resp_b"):
+        pointed.enqueue("create", as_events(written(rid, PIECES)))
+        job = manager.submit(ask(), poll_interval=SELDOM)
+        assert (job.result(LIMIT), job.response_id) == ("".join(PIECES), rid)
+        assert job.record.notes == ()
+    assert [seen.kind for seen in pointed.seen] == ["create", "create"]
+    pointed.always["retrieve"] = Script(json=response("resp_c", "completed", "as polled"))
+    pointed.enqueue("create", as_events(written("resp_c", PIECES)[:-1]))
+    assert manager.submit(ask(), poll_interval=SOON).result(LIMIT) == "as polled"
+    busy = event("error", 0, message="The queue is full.", code=None)
+    pointed.enqueue("create", as_events([busy]))
+    told = str(manager.submit(ask()).exception(LIMIT))
+    assert "answered with an error: The queue is full." in told
+    assert "{" not in told
+
+
+@pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize(
     "body",
     [
@@ -155,12 +186,11 @@ def test_server_that_answers_with_json(
     ids=["nothing", "no response", "error", "done", "no id"],
 )
 def test_stream_without_a_response_is_unknown(
-    manager: JobManager, pointed: ScriptedServer, ask: Ask, body: bytes
+    manager: JobManager, pointed: ScriptedServer, ask: Ask, body: bytes, streamed: bool
 ) -> None:
-    """A streamed create that drops before its response id ends as unknown, and is not sent again."""
-    headers = {"content-type": "text/event-stream"}
-    pointed.enqueue("create", Script(body=body, headers=headers))
-    job = manager.submit(ask(stream=True), poll_interval=SOON)
+    """A create whose stream, asked for or not, drops before its response id ends as unknown, and is not sent again."""
+    pointed.enqueue("create", Script(body=body, headers=STREAM))
+    job = manager.submit(ask(stream=streamed), poll_interval=SOON)
     assert isinstance(job.exception(LIMIT), JobUnknown)
     assert pointed.count("create") == 1
 
