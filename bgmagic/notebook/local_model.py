@@ -241,7 +241,9 @@ def check_server(base_url: str, key: str) -> ServerAbilities:
     base = base_url.rstrip("/")
     models = _models(base, key)
     begun = time.monotonic()
-    text = build_request([_PROMPT], model=models[0], max_output_tokens=_TOKENS).text
+    asked = build_request([_PROMPT], model=models[0], max_output_tokens=_TOKENS).text
+    # `transformers serve` streams where it is not told that it is not to.
+    text = json.dumps({**json.loads(asked), "stream": False})
     try:
         response = _call(f"{base}/responses", key, TRIED, text)
     except TimeoutError:

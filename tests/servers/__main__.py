@@ -1,7 +1,7 @@
 """`python -m tests.servers NAME…`: 23 steps with each real server named; prints one table.
 
 Installs what is not installed yet, each in a folder of its own (some 600 MB for litellm, 100 for ogx and
-llamacpp, 3,500 for vllm). A step that fails says what was seen instead. Ends with 1 if any failed.
+llamacpp, 1,500 for transformers, 3,500 for vllm). A step that fails says what was seen instead. Ends with 1 if any failed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 
 from bgmagic.local import weights
-from tests.servers import litellm, llamacpp, ogx, vllm
+from tests.servers import litellm, llamacpp, ogx, transformers_serve, vllm
 from tests.servers.serving import Recipe, Running
 from tests.servers.steps import STEPS, Fails, Trial, short
 
@@ -25,6 +25,7 @@ SERVERS: dict[str, Recipe] = {
     "ogx": ogx.RECIPE,
     "vllm": vllm.RECIPE,
     "llamacpp": llamacpp.RECIPE,
+    "transformers": transformers_serve.RECIPE,
 }
 # What stands behind another must be there, too.
 NEEDS = {"litellm": ("llamacpp",), "ogx": ("llamacpp",)}

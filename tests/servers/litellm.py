@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.servers import llamacpp
 from tests.servers.serving import Part, Recipe, environment, free_port, pip
 
-VERSION = "1.108.7"
+VERSION = "1.110.2"
 TTL = 60  # seconds that a response is kept; its default is an hour, and no step waits for that
 
 
