@@ -83,9 +83,9 @@ class ServerConfig:
             BadInput: there is no key, an address is none, or one of them stands in quotes.
         """
         environ = os.environ if environ is None else environ
-        key = _variable(environ, "OPENAI_API_KEY")
-        named = (base_url or "").strip() or _variable(environ, "OPENAI_BASE_URL")
-        if not key and not named and _variable(environ, "AZURE_OPENAI_ENDPOINT"):
+        key = variable_of(environ, "OPENAI_API_KEY")
+        named = (base_url or "").strip() or variable_of(environ, "OPENAI_BASE_URL")
+        if not key and not named and variable_of(environ, "AZURE_OPENAI_ENDPOINT"):
             return cls._of_azure(environ)
         if not key:
             raise BadInput(_no_key(named))
@@ -95,19 +95,19 @@ class ServerConfig:
             base_url=address,
             transport=_transport_variables(environ),
             api_key=key,
-            organization=environ.get("OPENAI_ORG_ID"),
-            project=environ.get("OPENAI_PROJECT_ID"),
+            organization=variable_of(environ, "OPENAI_ORG_ID") or None,
+            project=variable_of(environ, "OPENAI_PROJECT_ID") or None,
             headers=environ.get("OPENAI_CUSTOM_HEADERS", ""),
         )
 
     @classmethod
     def _of_azure(cls, environ: Mapping[str, str]) -> ServerConfig:
         """Read the server that the SDK's AzureOpenAI() would use now."""
-        endpoint = _variable(environ, "AZURE_OPENAI_ENDPOINT")
+        endpoint = variable_of(environ, "AZURE_OPENAI_ENDPOINT")
         check_url(endpoint, "AZURE_OPENAI_ENDPOINT")
-        key = _variable(environ, "AZURE_OPENAI_API_KEY")
-        token = _variable(environ, "AZURE_OPENAI_AD_TOKEN")
-        version = _variable(environ, "OPENAI_API_VERSION")
+        key = variable_of(environ, "AZURE_OPENAI_API_KEY")
+        token = variable_of(environ, "AZURE_OPENAI_AD_TOKEN")
+        version = variable_of(environ, "OPENAI_API_VERSION")
         if not (key or token):
             raise BadInput(
                 "AZURE_OPENAI_ENDPOINT is set, but no key: set AZURE_OPENAI_API_KEY, or give "
@@ -119,7 +119,7 @@ class ServerConfig:
             base_url=f"{endpoint.rstrip('/')}/openai",
             transport=_transport_variables(environ),
             api_key=key,
-            organization=environ.get("OPENAI_ORG_ID"),
+            organization=variable_of(environ, "OPENAI_ORG_ID") or None,
             headers=environ.get("OPENAI_CUSTOM_HEADERS", ""),
             azure=version,
             azure_token=token,
@@ -173,9 +173,21 @@ def _transport_variables(environ: Mapping[str, str]) -> tuple[tuple[str, str], .
     return tuple((name, environ.get(name, "")) for name in _TRANSPORT)
 
 
-def _variable(environ: Mapping[str, str], name: str) -> str:
-    value = environ.get(name, "").strip()
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+# Blanks, and what files and pages bring along unseen: byte-order marks, characters without width.
+_UNSEEN = "\ufeff\u200b\u200c\u200d\u2060 \t\r\n\f\v\xa0"
+
+_QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}
+
+
+def variable_of(environ: Mapping[str, str], name: str) -> str:
+    """The value of a variable of the environment, without what stands around it unseen.
+
+    Raises:
+        BadInput: it is in quotes.
+    """
+    value = environ.get(name, "").strip(_UNSEEN)
+    end = _QUOTES.get(value[:1])
+    if end and len(value) > 1 and value[-1] == end and end not in value[1:-1]:
         # Unlike a shell, IPython's %env and Docker's --env-file take them for a part of the value.
         raise BadInput(f"{name} has quotes around its value, which count: %env {name}=… takes none")
     return value

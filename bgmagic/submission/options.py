@@ -160,12 +160,19 @@ def configured(
 
     Returns:
         the value as it stands there, None if it is unset; and what a message about it begins with.
+
+    Raises:
+        BadInput: the environment has it in quotes.
     """
     value = config.get(name)
     if value is not None:
         return value, f"BgMagics.{name} ="
-    variable = f"BGMAGIC_{name.upper()}"
-    return (os.environ if environ is None else environ).get(variable) or None, variable
+    variable, there = f"BGMAGIC_{name.upper()}", os.environ if environ is None else environ
+    if not there.get(variable):  # most are not set
+        return None, variable
+    from bgmagic.api.server import variable_of
+
+    return variable_of(there, variable) or None, variable
 
 
 # The variables as `os.environ` holds them, encoded, and as they read: both of the last look.

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from IPython.core.inputtransformer2 import TransformerManager
 
 import bgmagic
+from bgmagic.api.server import ServerConfig
 from bgmagic.errors import BadInput
 from bgmagic.notebook.line_magics import BgLineMagics
 from bgmagic.notebook.magics import BgMagics
@@ -241,6 +242,48 @@ def test_wrong_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BGMAGIC_POLL", "often")
     with pytest.raises(BadInput, match="BGMAGIC_POLL 'often'"):
         read("")
+
+
+@pytest.mark.parametrize("name", ["model", "effort", "poll", "instructions", "metadata", "notify"])
+@pytest.mark.parametrize("quoted", ['"{}"', "'{}'\n", "\ufeff \u201c{}\u201d "])
+def test_quotes_around_a_variable_are_one_line(
+    name: str, quoted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quotes around a value of the environment, which count there, are told with its name."""
+    variable = f"BGMAGIC_{name.upper()}"
+    monkeypatch.setenv(variable, quoted.format("a=1"))
+    with pytest.raises(BadInput, match=f"^{variable} has quotes around its value, which count"):
+        read("")
+
+
+def test_what_stands_unseen_around_a_variable_is_no_part_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blanks, line ends and a byte-order mark, as files of variables bring them, are left off; a
+    variable of these alone is unset, and quotes within the text stay."""
+    for name, value in [
+        ("MODEL", "\ufeffgpt-6\r\n"), ("EFFORT", "low\u200b"), ("POLL", " 5\n"), ("TIER", " \n"),
+        ("INSTRUCTIONS", '"a" or "b"\n'), ("METADATA", 'run="1"\n'),
+    ]:  # fmt: skip
+        monkeypatch.setenv(f"BGMAGIC_{name}", value)
+    made = read("")
+    assert (made.model, made.effort, made.poll, made.tier) == ("gpt-6", "low", 5.0, None)
+    assert (made.instructions, made.metadata) == ('"a" or "b"', (("run", '"1"'),))
+
+
+@pytest.mark.parametrize("name", ["OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"])
+def test_quotes_around_the_sdks_variables_are_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So are those around the SDK's variables; what is unseen around these is left off."""
+    monkeypatch.setenv("OPENAI_API_KEY", "\ufeffsk-a\n")
+    monkeypatch.setenv(name, "'http://127.0.0.1/v1'")
+    with pytest.raises(BadInput, match=f"^{name} has quotes around its value, which count"):
+        ServerConfig.from_environment()
+    monkeypatch.setenv(name, "\ufeffhttp://127.0.0.1/v1\r\n")
+    made = ServerConfig.from_environment()
+    assert made.api_key == "sk-a"
+    assert "http://127.0.0.1/v1" in (made.base_url, made.organization, made.project)
 
 
 @pytest.mark.parametrize(
