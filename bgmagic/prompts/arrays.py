@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from bgmagic.errors import BadInput
+from bgmagic.text import kind_of
 from bgmagic.values import dataclass
 
 Cells = list[Any]
@@ -31,12 +34,39 @@ def check_count(count: int) -> None:
 def check_size(value: Any) -> None:
     """The same for an array or a table, of any library, before it is read."""
     kind = type(value)  # an object of the user's may have any attribute, and take long for it
-    shape = getattr(value, "shape", None) if hasattr(kind, "shape") else None
+    try:
+        shape = getattr(value, "shape", None) if hasattr(kind, "shape") else None
+    except Exception:  # nested tensors of torch have none
+        return
     if not isinstance(shape, tuple) or not all(type(size) is int for size in shape):
         return
     dense = str(getattr(value, "layout", "strided")).endswith("strided")  # of torch
     if dense and not hasattr(kind, "nnz"):
         check_count(math.prod(shape))
+
+
+_read: ContextVar[int | None] = ContextVar("values_read", default=None)
+
+
+@contextmanager
+def counting() -> Iterator[None]:
+    """Count all that is read within: each array of a model's weights may be small enough."""
+    if _read.get() is not None:
+        yield
+        return
+    token = _read.set(0)
+    try:
+        yield
+    finally:
+        _read.reset(token)
+
+
+def count_read(count: int) -> None:
+    """Raise BadInput if, with these values, more than any prompt holds are read for one text."""
+    before = _read.get()
+    if before is not None:
+        check_count(before + count)
+        _read.set(before + count)
 
 
 class Line(list[Any]):
@@ -81,6 +111,7 @@ def array_cells(value: Any, *, flat: bool = False) -> Cells:
         return [array_of(part) for part in value]
     masked = isinstance(value, numpy.ma.MaskedArray)
     data = numpy.asarray(value.data if masked else value).reshape(-1)
+    count_read(data.size)
     if data.dtype.names:
         source = value.reshape(-1) if masked else data
         columns = [array_cells(source[name]) for name in data.dtype.names]
@@ -94,11 +125,18 @@ def array_cells(value: Any, *, flat: bool = False) -> Cells:
 
 def _typed(data: Any, numpy: Any) -> Cells:
     kind = data.dtype.kind
+    of_jax = data.dtype.type.__module__ == "ml_dtypes"  # NumPy says little of these types
+    if data.dtype.name in ("bfloat16", "float16"):
+        exact = data.astype("f8")
+        return list(own_digits(exact, lambda near: near.astype(data.dtype).astype("f8")).tolist())
+    if of_jax and "float" in data.dtype.name:  # 8 bits or less: what they are has few digits
+        return list(data.astype("f8").tolist())
     if kind == "f" and data.dtype.itemsize < 8:
         return list(data.astype(str).astype(float).tolist())
     if kind == "f" and data.dtype.itemsize > 8:
         return [Digits(x) if numpy.isfinite(x) else float(x) for x in data]
-    if kind == "c":
+    if kind == "c" or (of_jax and "complex" in data.dtype.name):
+        data = data.astype("c8") if of_jax else data
         return [str(number).strip("()") for number in data]
     if kind == "M":
         days = data.astype("M8[D]")
@@ -142,12 +180,75 @@ def _timed(span: Any, numpy: Any) -> str:
     )
 
 
+# Arrays that are not NumPy's.
+
+
+def wide_type(dtype: Any) -> Any:
+    """The type, or one that NumPy has and that holds its numbers: of bfloat16, float8, …"""
+    torch: Any = sys.modules["torch"]
+    if dtype is torch.complex32:
+        return torch.complex64
+    known = not dtype.is_floating_point or dtype in (torch.float16, torch.float32, torch.float64)
+    return dtype if known else torch.float32
+
+
+def numbers_of(value: Any, dtype: Any = None) -> Any:
+    """The values of a tensor, which may lie anywhere, as a NumPy array. If they were of the type
+    ``dtype``, with the digits of that."""
+    torch: Any = sys.modules["torch"]
+    value = value.detach().cpu()
+    if value.is_quantized:
+        value = value.dequantize()
+    dtype = dtype or value.dtype
+    wide = wide_type(dtype)
+    plain = value.resolve_conj().resolve_neg().to(wide).numpy()
+    if dtype is not torch.bfloat16:
+        return plain if wide is dtype or wide.is_complex else plain.astype("f8")
+
+    def rounded(near: Any) -> Any:
+        return torch.from_numpy(near).to(dtype).to(wide).double().numpy()
+
+    return own_digits(plain.astype("f8"), rounded)
+
+
+# By these, libraries hand arrays on to each other where they lie, as on a GPU.
+ON_DEVICE = ("__cuda_array_interface__", "__dlpack__")
+
+
+def on_device(value: Any) -> Any:
+    """An array that may lie on a GPU, by its own way to the host or that of a library which is
+    loaded: none is imported, and CUDA is not begun with here."""
+    numpy: Any = sys.modules["numpy"]
+    described = getattr(value, ON_DEVICE[0], None)
+    if isinstance(described, Mapping):
+        check_count(math.prod(described["shape"]))
+    for method in ("get", "copy_to_host", "numpy"):  # of PyCUDA, Numba, Warp
+        if callable(getattr(type(value), method, None)):
+            found = getattr(value, method)()
+            if isinstance(found, numpy.ndarray):
+                return found
+    if described is not None and "cupy" in sys.modules:
+        return sys.modules["cupy"].asarray(value).get()
+    if hasattr(type(value), ON_DEVICE[1]):
+        if value.__dlpack_device__()[0] == 1:  # kDLCPU
+            return numpy.from_dlpack(value)
+        for library in ("torch", "cupy"):
+            if library in sys.modules:
+                return sys.modules[library].from_dlpack(value)
+    if described is not None and "torch" in sys.modules:
+        return sys.modules["torch"].as_tensor(value, device="cuda")
+    raise BadInput(f"{kind_of(value)} lies on another device; put in a NumPy array of it")
+
+
 # Numbers and durations.
+
+
+_WHOLE = 1e6  # below it, a whole number of a short type is itself: 65504, not 65500
 
 
 def shortest(number: float, bits: int = 32) -> float:
     """A float of 16 or 32 bits as the number with the fewest digits that is the same in these."""
-    if not math.isfinite(number):
+    if not math.isfinite(number) or (bits == 16 and number.is_integer()):
         return number
     form, places = ("f", range(6, 10)) if bits == 32 else ("e", range(3, 6))
     for digits in places:
@@ -158,6 +259,26 @@ def shortest(number: float, bits: int = 32) -> float:
         except OverflowError:  # rounded up beyond the largest
             continue
     return number
+
+
+def own_digits(values: Any, rounded: Callable[[Any], Any]) -> Any:
+    """The same for an array of a type of 16 bits, also of bfloat16.
+
+    Args:
+        values: its numbers, as NumPy's of 64 bits.
+        rounded: makes numbers of 64 bits those of the type, and these again numbers of 64 bits.
+    """
+    numpy: Any = sys.modules["numpy"]
+    found, places = numpy.unique(values, return_inverse=True)
+    whole = (found == numpy.rint(found)) & (abs(found) < _WHOLE)
+    left = numpy.isfinite(found) & ~whole
+    short = found.copy()
+    with numpy.errstate(all="ignore"):  # rounded up beyond the largest
+        for digits in range(1, 6):  # five tell any two numbers of 16 bits
+            near = numpy.array([float(f"{number:.{digits}g}") for number in found], "f8")
+            same = left & (rounded(near) == found)
+            short[same], left = near[same], left & ~same
+    return numpy.copysign(short[places].reshape(values.shape), values)  # -0.0 was found as 0.0
 
 
 def duration_words(count: int, per_second: int) -> str:

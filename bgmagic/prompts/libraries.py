@@ -16,7 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from bgmagic.errors import BadInput
-from bgmagic.prompts.arrays import Line, Measured, array_of, check_size, duration_words
+from bgmagic.prompts.arrays import (
+    ON_DEVICE,
+    Line,
+    Measured,
+    array_of,
+    check_count,
+    check_size,
+    duration_words,
+    numbers_of,
+    on_device,
+    wide_type,
+)
 from bgmagic.prompts.tables import cells_of, is_missing, root_of
 from bgmagic.text import kind_of
 
@@ -70,6 +81,9 @@ _REFUSED: Mapping[tuple[str, str], str] = {
     ("statsmodels", "ResultsWrapper"): "has no text of its own; put in its .summary()",
     ("statsmodels", "Model"): "is not fitted; put in its .fit().summary()",
     ("torch", "Module"): "has no whole text; put in its .state_dict()",
+    ("torch", "UntypedStorage"): "holds bytes; put in a tensor of it",
+    ("torch", "TypedStorage"): "holds bytes; put in a tensor of it",
+    ("jax", "JAXSparse"): "has no whole text; put in its .todense()",
     ("astropy", "SkyCoord"): "has no whole text; put in its .to_table()",
     ("numpy", "poly1d"): "has no whole text; put in its .coeffs",
     ("numpy", "ABCPolyBase"): "has no whole text; put in its .coef",
@@ -126,11 +140,33 @@ def _of_numpy(value: Any) -> Any:
 
 def _array_like(value: Any) -> Any:
     """What other libraries call an array: it has a type and a shape, and gives a NumPy array."""
-    if not callable(getattr(type(value), "__array__", None)):
+    kind = type(value)
+    if "numpy" not in sys.modules or isinstance(value, type):
         return UNREAD
-    if not hasattr(value, "dtype") or not hasattr(value, "shape") or "numpy" not in sys.modules:
+    if callable(getattr(kind, "__array__", None)):
+        known = hasattr(value, "dtype") and hasattr(value, "shape")
+        return sys.modules["numpy"].asarray(value) if known else UNREAD
+    return on_device(value) if any(hasattr(kind, name) for name in ON_DEVICE) else UNREAD
+
+
+def _of_cupy(value: Any) -> Any:
+    if hasattr(type(value), "nnz"):
+        check_count(value.nnz)
+    # Its own `__array__` refuses.
+    return value.get() if hasattr(value, "dtype") and hasattr(value, "get") else UNREAD
+
+
+def _of_jax(value: Any) -> Any:
+    jax: Any = sys.modules["jax"]
+    if isinstance(value, jax.core.Tracer):
+        raise BadInput("a JAX array has no values while it is traced, as in jit and grad")
+    if not isinstance(value, jax.Array):
         return UNREAD
-    return sys.modules["numpy"].asarray(value)
+    if value.is_deleted():
+        raise BadInput("this JAX array has no values any more: it was deleted or donated")
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        raise BadInput("a random key of JAX has no text; put in what jax.random.key_data() gives")
+    return UNREAD
 
 
 def _of_torch(value: Any) -> Any:
@@ -141,28 +177,39 @@ def _of_torch(value: Any) -> Any:
         return str(value)
     if not isinstance(value, torch.Tensor):
         return UNREAD
-    value = value.detach().cpu()
+    if value.is_meta:
+        raise BadInput(f"{kind_of(value)} on the device meta has a shape, but no values")
+    if value.is_nested:
+        return list(value.detach().unbind())
+    if type(value).__name__ == "MaskedTensor":
+        numpy: Any = sys.modules["numpy"]
+        return numpy.ma.MaskedArray(numbers_of(value.get_data()), ~numbers_of(value.get_mask()))
+    if value.is_mkldnn:
+        value = value.to_dense()
     if value.layout is not torch.strided:
-        sparse = value if value.layout is torch.sparse_coo else value.to_sparse()
-        return _coordinates(value.shape, sparse.coalesce())
-    if value.is_quantized:
-        value = value.dequantize()
-    value = value.resolve_conj().resolve_neg()
-    # NumPy has no bfloat16; 32 bits hold all of it.
-    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        coordinates = value.layout is torch.sparse_coo
+        check_count((value._values() if coordinates else value.values()).numel())
+        value, dtype = value.detach().cpu(), value.dtype
+        value = value.to(wide_type(dtype))  # coalesced by few types only
+        sparse = (value if coordinates else value.to_sparse()).coalesce()
+        return _coordinates(value.shape, sparse.indices().t(), numbers_of(sparse.values(), dtype))
+    return numbers_of(value)
 
 
-def _coordinates(shape: Any, value: Any) -> dict[str, Any]:
-    indices, values = value.indices().t().tolist(), array_of(value.values().numpy())
+def _coordinates(shape: Any, indices: Any, values: Any) -> dict[str, Any]:
+    numbers = array_of(values)
     return {
         "shape": Line(shape),
-        "entries": [Line([*at, number]) for at, number in zip(indices, values, strict=True)],
+        "entries": [
+            Line([*at, number]) for at, number in zip(indices.tolist(), numbers, strict=True)
+        ],
     }
 
 
 def _of_scipy(value: Any) -> Any:
     if not hasattr(value, "tocoo") or not hasattr(value, "nnz"):
         return UNREAD
+    check_count(value.nnz)
     coo = value.tocoo()
     coords = getattr(coo, "coords", None) or (coo.row, coo.col)
     columns = [*(axis.tolist() for axis in coords), array_of(coo.data)]
@@ -346,7 +393,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "networkx": _of_networkx, "xarray": _of_xarray, "pint": _of_pint, "astropy": _of_astropy,
     "statsmodels": _of_statsmodels, "shapely": _of_shapely, "cftime": _of_cftime,
     "uncertainties": _of_uncertainties, "sqlalchemy": _of_sqlalchemy, "plotly": _of_plotly,
-    "sympy": _of_sympy,
+    "sympy": _of_sympy, "cupy": _of_cupy, "cupyx": _of_cupy, "jax": _of_jax, "jaxlib": _of_jax,
 }  # fmt: skip
 
 

@@ -61,8 +61,8 @@ OF_DATES = _names(
 OF_LIBRARIES = OF_DATES | _names(
     """
     abs all any argmax argmin argsort as_py as_text between collect columns compute conf_int
-    conj corr count cov cummax cummin cumprod cumsum cpu degree describe detach df diagonal diff
-    drop drop_duplicates drop_nulls dropna duplicated edges fetchall fill_null fillna
+    conj copy_to_host corr count cov cummax cummin cumprod cumsum cpu degree describe detach df
+    diagonal diff drop drop_duplicates drop_nulls dropna duplicated edges fetchall fill_null fillna
     first flatten get get_column get_group get_params group_by groupby has_edge has_node head
     idxmax idxmin is_duplicated is_in is_not_null is_null is_unique isel isin isna isnull item
     items iter_rows iterrows itertuples keys last len limit m_as max mean median min mode
@@ -78,9 +78,9 @@ OF_LIBRARIES = OF_DATES | _names(
 )
 LIBRARIES = _names(
     """
-    altair astropy bgmagic cudf dask duckdb _duckdb geopandas ibis modin narwhals networkx numpy
-    pandas pint plotly polars pyarrow pydantic pyspark scipy shapely sklearn statsmodels torch
-    xarray
+    altair astropy bgmagic cudf cupy cupyx dask duckdb _duckdb geopandas ibis jax jaxlib modin
+    narwhals networkx numba numpy pandas pint plotly polars pyarrow pydantic pyspark scipy shapely
+    sklearn statsmodels torch xarray
     """
 )
 # These give text, or write where they are given a place.

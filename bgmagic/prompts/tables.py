@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import importlib.util
 import sys
-from collections.abc import Callable, KeysView, Sequence
+from collections.abc import Callable, Iterable, KeysView, Sequence
 from typing import Any
 
 from bgmagic.errors import BadInput
@@ -323,6 +323,16 @@ def _clock(nanoseconds: int) -> datetime.time | str:
 def _span(nanoseconds: int) -> datetime.timedelta | str:
     micro, nano = divmod(nanoseconds, 1000)
     return duration_words(nanoseconds, 10**9) if nano else datetime.timedelta(microseconds=micro)
+
+
+def each_once(names: Iterable[str]) -> list[str]:
+    """The names of a query's columns, of which several may be alike."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return unique
 
 
 # CSV.

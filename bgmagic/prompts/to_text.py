@@ -31,11 +31,12 @@ from bgmagic.prompts.arrays import (
     Measured,
     check_count,
     check_size,
+    counting,
     duration_words,
 )
 from bgmagic.prompts.libraries import UNREAD, has_whole_text, simplified, typed_array
-from bgmagic.prompts.tables import Table, as_csv, table_of
-from bgmagic.text import kind_of
+from bgmagic.prompts.tables import Table, as_csv, each_once, table_of
+from bgmagic.text import kind_of, one_line
 
 # Longer items, or those of several lines, are marked off instead of standing in a list.
 SHORT = 200
@@ -80,19 +81,24 @@ def to_text(value: Any) -> str:
         BadInput: it has no whole text, as functions, images, charts and lazy tables have none.
     """
     try:
-        passing: Any = isinstance(value, Iterator | MappingView)  # what filters and dicts give
-        if passing:
-            return _lines(_measured(_listed(value)))
-        table = _table(value)
-        if table is not None and (table.header() or table.index or not table.is_column):
-            return as_csv(table, _words)
-        plain = _measured(_plain(value))
-        as_list = table is not None or isinstance(value, Sequence | Set)
-        if isinstance(plain, list) and as_list:
-            return _lines(plain)
-        return _json(plain) if isinstance(plain, list | dict) else _word(plain)
+        with counting():
+            return _text(value)
     except RecursionError:
         raise NoText("it holds itself, or too many lists and dicts within each other") from None
+
+
+def _text(value: Any) -> str:
+    passing: Any = isinstance(value, Iterator | MappingView)  # what filters and dicts give
+    if passing:
+        return _lines(_measured(_listed(value)))
+    table = _table(value)
+    if table is not None and (table.header() or table.index or not table.is_column):
+        return as_csv(table, _words)
+    plain = _measured(_plain(value))
+    as_list = table is not None or isinstance(value, Sequence | Set)
+    if isinstance(plain, list) and as_list:
+        return _lines(plain)
+    return _json(plain) if isinstance(plain, list | dict) else _word(plain)
 
 
 _BUILT_IN = to_text.dispatch(object)
@@ -200,8 +206,8 @@ def _step(value: Any) -> Any:
         return _plain(table.parts()) if table.is_column else as_csv(table, _words)
     try:
         simpler = UNREAD if isinstance(value, type) else simplified(value)
-    except BadInput as error:
-        raise NoText(str(error)) from None
+    except Exception as error:
+        raise _unreadable(value, error) from None
     return simpler if simpler is UNREAD else _plain(simpler)
 
 
@@ -228,7 +234,7 @@ def _fields(value: Any) -> Mapping[Any, Any] | None:
     if isinstance(value, types.SimpleNamespace) or type(value).__module__ == "argparse":
         return dict(vars(value))
     if type(value).__module__ == "sqlite3" and hasattr(value, "keys"):
-        return dict(zip(_each_once(value.keys()), value, strict=True))
+        return dict(zip(each_once(value.keys()), value, strict=True))
     return None
 
 
@@ -246,16 +252,6 @@ def _struct_sequence(value: Any) -> dict[str, Any]:
     _, (shown, further) = value.__reduce__()
     names: tuple[str, ...] = type(value).__match_args__
     return {**dict(zip(names, shown, strict=False)), **further}
-
-
-def _each_once(names: Iterable[str]) -> list[str]:
-    """The names of a query's columns, of which several may be alike."""
-    seen: dict[str, int] = {}
-    unique = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return unique
 
 
 def _dict(named: Mapping[Any, Any], *, attributes: bool) -> dict[str, Any]:
@@ -353,8 +349,16 @@ def _table(value: Any) -> Table | None:
     try:
         check_size(value)
         return table_of(value)
-    except BadInput as error:
-        raise NoText(str(error)) from None
+    except Exception as error:
+        raise _unreadable(value, error) from None
+
+
+def _unreadable(value: Any, error: Exception) -> Exception:
+    """What its library failed with, in one line: it may have no values, or find no memory."""
+    if isinstance(error, RecursionError):
+        return error
+    about = f"{kind_of(value)} can't be read: {type(error).__name__}: {error}"
+    return NoText(str(error) if isinstance(error, BadInput) else one_line(about, 250))
 
 
 def _words(label: Any, cells: Sequence[Any]) -> list[str | None]:

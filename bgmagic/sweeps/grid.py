@@ -12,7 +12,7 @@ import math
 import numbers
 import pickle
 import uuid
-from collections.abc import Callable, Iterable, Mapping, MappingView, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, MappingView, Sequence, Set, Sized
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -125,20 +125,30 @@ def _items_of(given: Any, label: str) -> Items:
         raise BadInput(
             f"{label} must be a list, a dict, a Series or a table, not {kind_of(given)}{ordered}"
         )
-    values = _gone_over(map(row_of, given), label)
+    values = _gone_over(given, label, row_of)
     rows = all(isinstance(value, ItemRow) for value in values)
     return Items("rows" if rows else "list", values)
 
 
-def _gone_over(given: Iterable[Any], label: str) -> tuple[Any, ...]:
+def _gone_over(given: Any, label: str, seen: Any = None) -> tuple[Any, ...]:
+    if _is_long(given):
+        raise BadInput(f"{label}: it has more than {MOST_ITEMS:,} items")
     try:
-        values = tuple(itertools.islice(given, MOST_ITEMS + 1))
+        values = tuple(itertools.islice(map(seen, given) if seen else given, MOST_ITEMS + 1))
     except Exception as error:  # a generator of the user's
         about = one_line(f"{type(error).__name__}: {error}", 200)
         raise BadInput(f"{label}: going over it failed with {about}") from None
     if len(values) > MOST_ITEMS:
         raise BadInput(f"{label}: it has more than {MOST_ITEMS:,} items, or never ends")
     return values
+
+
+def _is_long(given: Any) -> bool:
+    """Whether it says so itself: a tensor of torch makes all of its rows before it gives one."""
+    try:
+        return isinstance(given, Sized) and len(given) > MOST_ITEMS
+    except Exception as error:
+        return isinstance(error, OverflowError)
 
 
 def _iterable(given: Any) -> bool:
@@ -283,6 +293,8 @@ def _missing(value: Any) -> bool:
     if type(value).__name__ == "NAType":
         return True
     try:
+        if hasattr(type(value), "shape") and value.shape:
+            return False  # an array would be compared where it lies, into another as large
         return bool(value != value)
     except Exception:  # an array has no one truth
         return False
@@ -297,7 +309,10 @@ def _plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    return repr(value) if isinstance(value, bytes | bytearray) else str(value)
+    try:
+        return repr(value) if isinstance(value, bytes | bytearray) else str(value)
+    except Exception:  # as of an array of JAX that was donated
+        return kind_of(value)
 
 
 def _shortened(value: Any) -> Any:

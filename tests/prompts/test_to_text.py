@@ -15,6 +15,7 @@ import json
 import os
 import re
 import sqlite3
+import sys
 import types
 from collections.abc import Callable, Iterator, Set
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 
 import bgmagic
 from bgmagic.errors import BadInput
+from bgmagic.prompts.arrays import shortest
 from bgmagic.prompts.to_text import NoText, to_text
 from tests.prompts.libraries import library
 
@@ -282,6 +284,7 @@ ARRAYS: list[tuple[str, Any, str]] = [
     ("floats", np.array([1.5, np.nan, np.inf]), '[1.5,"NaN","Infinity"]'),
     ("f4", np.array([[0.1, 2]], "f4"), "[\n  [0.1,2.0]\n]"),
     ("f2", np.float16(0.1), "0.1"),
+    ("f2 beyond its digits", np.array([65504, 2049.5, -0.0], "f2"), "[65504.0,2050.0,-0.0]"),
     ("f4 in a list", [np.float32(0.1), np.int64(3)], "- 0.1\n- 3"),
     ("complex", np.array([0.1 + 2j], "c8"), '["0.1+2j"]'),
     ("dates", np.array(["2024-01-01", "NaT"], "M8[ns]"), '["2024-01-01",null]'),
@@ -318,6 +321,93 @@ def test_long_doubles_keep_their_digits() -> None:
     number = np.longdouble(1) / 3
     assert to_text({"x": np.array([number])}) == f'{{\n  "x": [{number!s}]\n}}'
     assert np.longdouble(re.findall(r"[\d.]+", to_text([[number]]))[0]) == number
+
+
+def test_sixteen_bits_read_back() -> None:
+    """Each number of 16 bits has few digits, which are the same number in these, and no other sign."""
+    every = np.arange(2**16, dtype="u2").view("f2")
+    every = every[np.isfinite(every)][::17]
+    told = np.array(json.loads(to_text(every)))
+    assert shortest(65504.0, 16) == 65504.0
+    assert (told.astype("f2").view("u2") == every.view("u2")).all()
+    assert max(len(f"{abs(number):e}".partition("e")[0].rstrip("0")) for number in told) <= 6
+
+
+class Elsewhere:
+    """An array that lies on a device, as CuPy's: NumPy may not have it without a word."""
+
+    dtype, shape = np.dtype("f4"), (2,)
+    __cuda_array_interface__: Any = {"shape": (2,), "typestr": "<f4", "version": 3}  # noqa: RUF012
+
+    def get(self) -> Any:
+        return np.array([0.1, 2], "f4")
+
+
+class OfCupy(Elsewhere):
+    def __array__(self, *_: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+
+OfCupy.__module__ = "cupy"
+
+
+class Wide(Elsewhere):
+    __cuda_array_interface__: Any = {"shape": (10**8,)}  # noqa: RUF012
+    shape = ()  # type: ignore[assignment]
+
+
+class Unreachable(Elsewhere):
+    get = None  # type: ignore[assignment]
+
+
+class Handed:
+    """An array that is handed on by DLPack, and no other way."""
+
+    def __dlpack__(self, **given: Any) -> Any:
+        return np.eye(2).__dlpack__(**given)
+
+    def __dlpack_device__(self) -> Any:
+        return np.eye(2).__dlpack_device__()
+
+
+class Donated:
+    """An array whose library says in several lines that it has no values any more."""
+
+    @property
+    def shape(self) -> Any:
+        raise RuntimeError("no\nshape")
+
+    dtype = shape
+
+    def __array__(self, *_: Any) -> Any:
+        return np.eye(2)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(Elsewhere(), "[0.1,2.0]"), (OfCupy(), "[0.1,2.0]"), (Handed(), "[[1.0,0.0],[0.0,1.0]]")],
+)
+def test_arrays_of_devices(value: Any, text: str) -> None:
+    """An array on a device comes to the host by its library's own way, alone and in other values."""
+    assert squeezed(to_text(value)) == squeezed(text)
+    assert squeezed(to_text({"k": value})) == squeezed(f'{{"k":{text}}}')
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (Wide(), "it has 100,000,000 values"),
+        (Unreachable(), "an Unreachable lies on another device; put in a NumPy array of it"),
+        (Donated(), "a Donated can't be read: RuntimeError: no shape"),
+    ],
+)
+def test_arrays_that_cannot_be_had(value: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be copied to the host, or has no values, is refused in one line with its place."""
+    for loaded in ("torch", "cupy"):
+        monkeypatch.delitem(sys.modules, loaded, raising=False)
+    with pytest.raises(BadInput, match=re.escape(f".k[1]: {told}")) as caught:
+        to_text({"k": [0, value]})
+    assert "\n" not in str(caught.value)
 
 
 def multigraph(nx: Any) -> Any:
@@ -574,6 +664,16 @@ def test_more_values_than_a_prompt_holds(build: Callable[[], Any]) -> None:
     """A value of far too many parts is refused before it is read, which would take all memory."""
     with pytest.raises(BadInput, match=r"values; a prompt holds at most 5,000,000: put in a part"):
         to_text(build())
+
+
+def test_more_values_in_all_than_a_prompt_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays that are small enough each, as a model's weights, are counted together, for each text."""
+    monkeypatch.setattr("bgmagic.prompts.arrays.MOST_CELLS", 1000)
+    weights = {"a": np.zeros(600), "b": [np.zeros((20, 20)), np.zeros(1)]}
+    with pytest.raises(BadInput, match=r"^\.b\[1\]: it has 1,001 values; a prompt holds at most"):
+        to_text(weights)
+    weights["b"].pop()  # type: ignore[attr-defined]
+    assert to_text(weights) == to_text(weights)
 
 
 def test_a_set_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

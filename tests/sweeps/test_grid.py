@@ -19,6 +19,43 @@ from bgmagic.sweeps.grid import KEPT_ITEM, ItemRow, grid, items_of, json_copy, r
 from tests.jobs.test_answer import json_values
 
 
+class Rows:
+    """A tensor as torch has them: it makes all of its rows before it gives one."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Any:
+        assert self.count < 10, "all rows would be made"
+        return iter([Row() for _ in range(self.count)])
+
+
+class Row:
+    shape = (2,)
+
+    def __ne__(self, _: object) -> bool:
+        raise AssertionError("it would be compared where it lies")
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        raise RuntimeError("it was donated")
+
+
+def test_items_that_are_arrays() -> None:
+    """Rows of a tensor are items; too many are refused before they are made; what the journal keeps of
+    one costs no comparison on its device, and it may have no text."""
+    items = items_of(Rows(2), "--each")
+    assert len(items.values) == 2
+    assert [json_copy(item) for item in items.values] == ["a Row", "a Row"]
+    for count in (10**9, 10**30):
+        with pytest.raises(BadInput, match="--each: it has more than 200,000 items"):
+            items_of(Rows(count), "--each")
+
+
 def test_items_of_everything_that_has_an_order() -> None:
     """Lists, tuples, ranges, generators, dicts, arrays, Series and the rows of a DataFrame are gone
     over in their order."""
