@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import pandas
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+logger = logging.getLogger("bgmagic")
 
 
 @public
@@ -123,6 +126,7 @@ def submit(
     variable = _notebook_variable(settings.out)
     server = app.manager.destination()
     prepared = prepare_request(prompt, settings, fill, server)
+    app.manager.store.on_unwritten = _tell_unwritten
     sent = submit_or_join(prepared, server, settings, settings.out, variable)
     notify_at_end(sent.job, settings.notify, joined=sent.joined)
     return sent.job
@@ -212,11 +216,17 @@ def map(
     template, fill = to_prompt(template, "template"), to_values(fill)
     _notebook_variable(settings.out)
     join = settings.out is not None
+    app.manager.store.on_unwritten = _tell_unwritten
     sent = submit_sweep(template, settings, settings.out or "group", fill or {}, join=join)
     notify_at_end(sent.group, settings.notify, joined=bool(sent.joined))
     if settings.out is not None:
         app.shell.bind(settings.out, sent.group)
     return sent.group
+
+
+@functools.lru_cache(maxsize=16)  # once for each cause; a cell says so itself
+def _tell_unwritten(why: str) -> None:
+    logger.warning("bgmagic: jobs of this process are not written down: %s", why)
 
 
 def _settings_given(arguments: Mapping[str, Any]) -> dict[str, Any]:

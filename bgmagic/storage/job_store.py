@@ -45,6 +45,7 @@ class JobStore:
         self.may_be_remade = journal.live.may_be_remade  # the row of a job with this key
         self.owner = owner
         self._trouble: str | None = None
+        self.on_unwritten: Callable[[str], object] = lambda why: None
         self._unwritten: set[str] = set()
         self.salted_keys: dict[tuple[str, ServerConfig], str] = {}
         self.landing = FutureWaiter()
@@ -106,6 +107,7 @@ class JobStore:
             taken = True
         except JournalError as error:
             taken = isinstance(error, WriteDeferred)
+            self.on_unwritten(self.trouble or str(error))
         for key in keys:
             if taken:
                 self._unwritten.discard(key)

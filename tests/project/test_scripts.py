@@ -101,6 +101,26 @@ def test_script_that_ends_while_sending(server: ScriptedServer, tmp_path: Path) 
     assert len(ran.stderr.splitlines()) == 1
 
 
+def test_script_whose_jobs_are_not_written_down_is_told(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    """Where the journal can't be used, as in a process that was forked, jobs run all the same, and one line says that they would not survive."""
+    fork = """
+import os, bgmagic
+print(bgmagic.submit("in the parent").result(30), flush=True)
+if hasattr(os, "fork") and not (child := os.fork()):
+    print(bgmagic.submit("in the child").result(30), flush=True)
+    bgmagic.map("{{ item }}", ["a", "b"]).result(30)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    ran = run(fork, server, tmp_path)
+    assert ran.stdout.splitlines() == ["the answer"] * 2
+    # Python 3.12 and later warn of forks, too.
+    (line,) = (line for line in ran.stderr.splitlines() if line.startswith("bgmagic: "))
+    assert "jobs of this process are not written down: this process was forked" in line
+
+
 def test_script_without_a_server(server: ScriptedServer, tmp_path: Path) -> None:
     """What could not be sent is left to the next kernel, and the last words say so."""
     server.always["create"] = Script(status=429, headers={"retry-after": "60"})
