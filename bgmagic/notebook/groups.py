@@ -41,7 +41,7 @@ def cancelling(jobs: Sequence[Job], asked: Collection[Job]) -> str:
 def cancelling_one(job: Job) -> str:
     """What cancelling ``job``, which had not ended, does now."""
     if job.response_id is None and job.status in (Status.WAITING, Status.CANCELLED):
-        return "it was not sent yet, and is cancelled"
+        return "it is not at the server, and is cancelled"
     if job.response_id is None and job.status == Status.SUBMITTING:
         return (
             "the server has not answered yet, so it can't be asked to cancel. The wish is kept; "

@@ -278,7 +278,7 @@ class BgLineMagics(Magics):
             older = entry.name is not None and newest[name] != entry.key
             if older and entry.key in needed:
                 continue  # an earlier turn, which the later one has followed
-            if older or name in self._namespace:
+            if older or not self._is_free(name, entry):
                 rest = entry.response_id or entry.key
                 print(f"{name} is taken; %bgattach {rest} -o OTHER gives it another variable")
                 continue
@@ -287,10 +287,14 @@ class BgLineMagics(Magics):
             except BadInput as error:
                 print(error)
 
+    def _is_free(self, name: str, entry: StoredJob | None) -> bool:
+        """Whether the variable is there to be given, or has this very job."""
+        held = self._namespace.get(name, self)
+        return held is self or (isinstance(held, Job) and held.key == (entry and entry.key))
+
     def _nameless(self) -> list[StoredJob]:
         """Jobs that are followed already, since others need them, and whose variable is free, as
         that of their group is."""
-        store = app.manager.store
         followed = [job.record for job in app.manager.jobs() if job.has_no_variable]
         wanted = [
             record.key
@@ -298,7 +302,7 @@ class BgLineMagics(Magics):
             if record.named
             and (record.position.name if record.position else record.name) not in self._namespace
         ]
-        return [entry for key in wanted if (entry := store.find(key))]
+        return [entry for key in wanted if (entry := app.manager.store.find(key))]
 
     def _attach(self, which: str, out: str | None) -> None:
         meaning = JobLookup().meaning_of(which)
@@ -307,9 +311,7 @@ class BgLineMagics(Magics):
             groups.attach_named_group(self._notebook, group, out)
             return
         name = out or (entry.name if entry else None) or self._notebook.numbered_name
-        held = self._namespace.get(name)
-        old = isinstance(held, Job) and entry is not None and held.record.key == entry.key
-        if name in self._namespace and not old:
+        if not self._is_free(name, entry):
             raise BadInput(f"{name} holds something else; %bgattach {which} -o OTHER")
         if entry is not None:
             self._take(entry, name)

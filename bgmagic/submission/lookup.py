@@ -250,9 +250,9 @@ class JobLookup:
     # By what is open, past or of one group.
 
     def open_jobs(self) -> list[StoredJob]:
-        """This notebook's open jobs that no living kernel follows, newest first."""
+        """This notebook's open jobs that no living kernel follows, this one's too, newest first."""
         entries = self._store.listed(self._notebook, open_only=True)
-        others = [entry for entry in entries if entry.key not in self.here]
+        others = [entry for entry in entries if entry.key not in self._watched_here]
         # The owners are looked at once, and only if there are such jobs.
         free = self._store.available_owners() if others else set()
         return [entry for entry in others if entry.owner in free]

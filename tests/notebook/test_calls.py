@@ -116,7 +116,7 @@ def test_after_a_restart(lasting: dict[str, str], server: ScriptedServer) -> Non
         second.until("work.status == 'detached'")
         assert "not defined here as they were: slow()" in second.value("str(work.error)")
         second.ok(define.format("pass"))
-        second.ok("%bgattach work")
+        second.ok("%bgattach --all")  # it is open here, too
         second.until("work.steps[0].status == 'asking'")
         second.ok("work.allow()")
         second.until("isinstance(work, str)")

@@ -161,7 +161,7 @@ def test_cancel(in_kernel: Kernel, server: ScriptedServer) -> None:
     assert "b: the server is asked" in in_kernel.ok("%bgcancel resp_2").said
     in_kernel.until("a.cancelled() and b.cancelled()")
     in_kernel.ok("%%bgresponse -o d\nAfter {{ c }}")
-    assert in_kernel.ok("%bgcancel d").stdout == "d: it was not sent yet, and is cancelled\n"
+    assert in_kernel.ok("%bgcancel d").stdout == "d: it is not at the server, and is cancelled\n"
     in_kernel.until("d.cancelled()")
     assert "c: the server is asked" in in_kernel.ok("%bgcancel --all").said
     in_kernel.until("c.cancelled()")
