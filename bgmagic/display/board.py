@@ -18,6 +18,7 @@ from bgmagic.display.static_html import dated_summary, final_group_bundles, text
 from bgmagic.jobs.export import GroupSummary, server_seconds
 from bgmagic.jobs.job import Job
 from bgmagic.jobs.record import Note, Status
+from bgmagic.jobs.steps import OPEN_QUESTIONS
 from bgmagic.text import count_each, one_line
 
 if TYPE_CHECKING:
@@ -297,12 +298,20 @@ def _trouble(group: JobGroup) -> str:
     dear = ""
     for job in reversed(group.made):
         told = job.outline
-        if told.trouble and not job.done():
-            return one_line(told.trouble, 200)
+        held = "" if job.done() else told.trouble or _question(job)
+        if held:
+            return one_line(held, 200)
         dear = (
             dear or next((note for note in _DEAR if note in told.notes), "") or _unclear(group, job)
         )
     return dear
+
+
+def _question(job: Job) -> str:
+    """Where a job that waits for its user's word can be given that, as after a restart, or ""."""
+    if job.outline.rounds is None or all(step.status not in OPEN_QUESTIONS for step in job.steps):
+        return ""
+    return f"{job.name} waits for {job.record.waits_for[0]}: %bgjobs {job.name} shows its card"
 
 
 def _unclear(group: JobGroup, job: Job) -> str:

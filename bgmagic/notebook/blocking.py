@@ -388,17 +388,15 @@ class Questions:
         if job.done():
             (self._jobs or {}).pop(job.record.key, None)
         elif self.tells:
-            self.tell(
-                [job],
-                "an interrupt (Ctrl+C) ends what this cell waits for, and you are asked then",
-            )
+            how = "an interrupt (Ctrl+C) ends what this cell waits for, and you are asked then"
+            self.tell([job], lambda _: how)
 
-    def tell(self, jobs: Collection[Job], how: str) -> None:
+    def tell(self, jobs: Collection[Job], how: Callable[[Job], str]) -> None:
         """Print a line on each call of these jobs that waits for somebody's word, once."""
         for job, step in self._open():
             if job in jobs and (call := _id_of(job, step)) not in self._told:
                 self._told.add(call)
-                print(f"{_question(job, step)}: {how}")
+                print(f"{_question(job, step)}: {how(job)}")
 
     def ask(self) -> bool:
         """Ask about each, here and now.

@@ -217,9 +217,14 @@ class NotebookShell(abc.ABC):
         """Do what a wait for ``jobs`` must not put off until the cell has ended: ask, or say that
         a job asks."""
         if not self._types():
-            self._questions.tell(jobs, "click Allow or Deny on its card")
+            self._questions.tell(jobs, _where_to_click)
         elif not self._questions.ask():
             raise KeyboardInterrupt
+
+
+def _where_to_click(job: Job) -> str:
+    card = f"the card that %bgjobs {job.name} shows" if job.outline.position else "its card"
+    return f"click Allow or Deny on {card}"
 
 
 class KernelShell(NotebookShell):

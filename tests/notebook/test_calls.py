@@ -101,7 +101,8 @@ def test_a_function_between_cells_is_interrupted(
 
 
 def test_after_a_restart(lasting: dict[str, str], server: ScriptedServer) -> None:
-    """%bgattach in the next kernel says which functions are missing, and goes on once they are there."""
+    """%bgattach in the next kernel says which functions are missing, and goes on once they are there. A
+    sweep's board says which of its jobs waits for a word on running a call once more, and where."""
     scripted(server, "slow", {"n": 3})
     define = 'def slow(n: int) -> int:\n    "Take long."\n    import time\n    {}\n    return n'
     with kernel(**lasting) as first:
@@ -109,6 +110,9 @@ def test_after_a_restart(lasting: dict[str, str], server: ScriptedServer) -> Non
         first.ok(define.format("time.sleep(600)"))
         first.ok("%%bgresponse -o work --tool $slow --ask\nGo.")
         first.until("work.steps and work.steps[0].status == 'asking'")
+        first.ok("items = [1]")
+        first.ok("%%bgresponse -o many --each items --tool $slow\nGo {{ item }}.")
+        first.until("many.jobs[0].steps and many.jobs[0].steps[0].status == 'running'")
         first.manager.shutdown_kernel(now=True)
     with kernel(**lasting) as second:
         second.ok("%load_ext bgmagic")
@@ -121,6 +125,17 @@ def test_after_a_restart(lasting: dict[str, str], server: ScriptedServer) -> Non
         second.ok("work.allow()")
         second.until("isinstance(work, str)")
         assert second.value("work.steps[0].output") == "'3'"
+        second.until("many.board.view['trouble']")
+        assert second.value("many.board.view['trouble']") == repr(
+            "many[0] waits for your word on running slow() once more: %bgjobs many[0] shows its card"
+        )
+        (card, _) = second.ok("%bgjobs many[0]").displays
+        assert "application/vnd.jupyter.widget-view+json" in card
+        asks = ", once more: click Allow or Deny on the card that %bgjobs many[0] shows"
+        while asks not in second.ok("%bgwait many --timeout 0.5").stdout:
+            pass
+        second.ok("many.jobs[0].allow()")
+        second.until("isinstance(many[0], str)")
 
 
 def test_nobody_to_ask(server: ScriptedServer, tmp_path: Path, monkeypatch: Any) -> None:
