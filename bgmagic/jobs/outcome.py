@@ -268,7 +268,10 @@ def shutdown_message(
         written: whether a journal that outlives the process has the job.
         unwritten: how many jobs of which sweeps were not written down yet, so never sent.
     """
-    going_on = [job for job in left if job.status == Status.DETACHED]
+    # On a slow machine the loop thread may not have come to detach them.
+    begun = {job for job in left if not job.done() and job.status == Status.SUBMITTING}
+    alive = (job for job in left if job not in begun)
+    going_on = [job for job in alive if job.status == Status.DETACHED or not job.done()]
     # A job of a batch gets its own id with its answer.
     sent = [job for job in going_on if job.response_id or job.record.accepted_at]
     others = set(going_on).difference(sent)
@@ -276,7 +279,7 @@ def shutdown_message(
     others.difference_update(waiting)
     counted = tuple(f"{name}[" for name in unwritten or ())  # handles of these are among them
     unsent = [job for job in going_on if job in others and not str(job.name).startswith(counted)]
-    unclear = [job for job in left if job.status == Status.UNKNOWN]
+    unclear = [job for job in left if job.status == Status.UNKNOWN or job in begun]
     parts = [
         _named(sent, "still at work at the server"),
         _named(waiting, "to be sent by the next kernel that attaches"),

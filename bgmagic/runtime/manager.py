@@ -141,17 +141,10 @@ class JobManager:
         """
         server = server or self.destination()
         record = JobRecord(
-            request=request,
-            server=server.name,
-            submitted_at=self._clock.now(),
-            name=name,
-            named=named,
-            notebook=notebook,
-            partial=partial,
-            waits_for=waits_for,
-            rounds=rounds,
+            request=request, server=server.name, submitted_at=self._clock.now(), name=name,
+            named=named, notebook=notebook, partial=partial, waits_for=waits_for, rounds=rounds,
             over_budget=over_budget,
-        )
+        )  # fmt: skip
         self._loop.start()  # a thread that can't start is told before there is a job
         config = RunConfig(server, poll_interval, deadline, create_timeout=create_timeout)
         return self._start(record, config, variable)
@@ -178,7 +171,7 @@ class JobManager:
 
     def make_job(self, record: JobRecord, config: RunConfig) -> Job:
         """Make the handle of a job that a feed is going to start. From any thread."""
-        self.store.expect(record)
+        self.store.expect(record.key)
         self.registry.add(job := self._new(record, config))
         return job
 
@@ -303,6 +296,7 @@ class JobManager:
         variable: Variable | None = None,
         attached: bool = False,
     ) -> None:
+        self.store.expect(*(job.key for job in jobs if not attached))
         try:
             for job in jobs:
                 self.registry.add(job)

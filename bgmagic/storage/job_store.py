@@ -64,9 +64,9 @@ class JobStore:
         """Buffer `update_soon` for this job until its row is inserted."""
         self._coming.setdefault(record.key, {})
 
-    def expect(self, record: JobRecord) -> None:
-        """Note that a job is going to be inserted. From any thread."""
-        self._unwritten.add(record.key)
+    def expect(self, *keys: str) -> None:
+        """Note that jobs are going to be inserted. From any thread."""
+        self._unwritten.update(keys)
 
     async def insert(
         self, record: JobRecord, server: ServerConfig, interval: float | None, deadline: float

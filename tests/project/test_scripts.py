@@ -121,6 +121,20 @@ os.waitpid(child, 0)
     assert "jobs of this process are not written down: this process was forked" in line
 
 
+def test_script_that_ends_while_its_thread_is_busy(server: ScriptedServer, tmp_path: Path) -> None:
+    """Where the thread that sends does not get to it as the script ends, as on a slow disk from which it imports the SDK, the last words say what was not sent."""
+    ran = run(
+        "import time, bgmagic\n"
+        "from bgmagic.runtime import manager, scheduler\n"
+        "async def spawn(*_, **__): time.sleep(60)\n"
+        "manager.SCRIPT_GRACE, scheduler.JobScheduler.spawn = 0.1, spawn\n"
+        "bgmagic.submit('Why?')",
+        server, tmp_path,
+    )  # fmt: skip
+    assert ran.stderr == "bgmagic: 1 job is unsent and written down nowhere: no name.\n"
+    assert server.count("create") == 0
+
+
 def test_script_without_a_server(server: ScriptedServer, tmp_path: Path) -> None:
     """What could not be sent is left to the next kernel, and the last words say so."""
     server.always["create"] = Script(status=429, headers={"retry-after": "60"})
