@@ -5,13 +5,14 @@ Pydantic and fastjsonschema are imported when used.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pickle
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bgmagic.api.request_body import plain_json
@@ -182,7 +183,7 @@ def _by_schema(text: str, form: Mapping[str, Any]) -> Any:
     import fastjsonschema
 
     check = fastjsonschema.compile(
-        _in_draft_7(form.get("schema") or {}),
+        _Draft7(form.get("schema") or {}).schema,
         handlers=dict.fromkeys(("http", "https", "ftp", "file"), _fetch_nothing),
         use_default=False,
         use_formats=False,
@@ -205,36 +206,115 @@ _NAMED_PARTS = (
 )  # fmt: skip
 
 
-def _in_draft_7(schema: Mapping[str, Any]) -> Any:
-    """Say a schema in draft 7, the newest that fastjsonschema knows: it passes over a word of a
+# Words that say more of the very value that they stand for, and by which more of it is evaluated.
+_BESIDE = (
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "if",
+    "$ref",
+    "$dynamicRef",
+    "$recursiveRef",
+    "dependentSchemas",
+)
+
+
+def unchecked_note(form: Mapping[str, Any]) -> str:
+    """What to tell of a format whose schema says more than replies are checked by, or ""."""
+    words: list[str] = []
+    with contextlib.suppress(Exception):  # of what is no schema the server says so
+        words = sorted(_Draft7(form.get("schema") or {}).unsaid)
+    told = f"--schema: answers are not checked by {' and '.join(words)}; the model alone is told"
+    return told if words else ""
+
+
+class _Draft7:
+    """Says a schema in draft 7, the newest that fastjsonschema knows: it passes over a word of a
     later one (2019-09, 2020-12) or takes it in its old meaning.
 
-    Nothing is said for ``unevaluatedItems``, ``unevaluatedProperties`` and ``minContains``.
+    Attributes:
+        schema: the schema in draft 7.
+        unsaid: the words for which that has none.
     """
-    older = re.search(r"draft-0[3-7]", str(schema.get("$schema", "")))
-    return schema if older else _node_in_draft_7(schema)
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self.unsaid: set[str] = set()
+        older = re.search(r"draft-0[3-7]", str(schema.get("$schema", "")))
+        self._anchors = {} if older else dict(reversed([*_anchors(schema, "#")]))
+        self.schema: Any = schema if older else self._node(schema)
+
+    def _node(self, node: Any) -> Any:
+        if isinstance(node, list | tuple):
+            return [self._node(part) for part in node]
+        if not isinstance(node, Mapping):
+            return node
+        made = {key: self._node(part) if key in _PARTS else part for key, part in node.items()}
+        for key in _NAMED_PARTS:
+            if isinstance(made.get(key), Mapping):
+                made[key] = {name: self._node(part) for name, part in made[key].items()}
+        if isinstance(made.get("prefixItems"), list):
+            made["additionalItems"] = made.get("items", True)
+            made["items"] = made["prefixItems"]
+        self._say_what_is_left(made, node)
+        self._say_counts(made)
+        more = [
+            {"dependencies": made[key]}
+            for key in ("dependentRequired", "dependentSchemas")
+            if key in made
+        ]
+        for key in ("$ref", "$dynamicRef", "$recursiveRef"):
+            if isinstance(made.get(key), str):
+                named = made.pop(key)
+                more.append({"$ref": self._anchors.get(named, named)})
+        if not made and len(more) == 1:
+            return more[0]
+        # In draft 7 a $ref stands for all that is beside it.
+        return made | {"allOf": [*made.get("allOf", ()), *more]} if more else made
+
+    def _say_what_is_left(self, made: dict[str, Any], node: Mapping[str, Any]) -> None:
+        """Say what holds of properties and items that nothing else speaks of."""
+        beside = any(key in node for key in _BESIDE)
+        left = made.get("unevaluatedProperties", True)
+        if left is not True and "additionalProperties" not in made:
+            if beside:
+                self.unsaid.add("unevaluatedProperties")
+            else:
+                made["additionalProperties"] = self._node(left)
+        left = made.get("unevaluatedItems", True)
+        if left is not True and "items" not in node:
+            if beside or "contains" in node:
+                self.unsaid.add("unevaluatedItems")
+            else:
+                made["additionalItems" if "prefixItems" in node else "items"] = self._node(left)
+
+    def _say_counts(self, made: dict[str, Any]) -> None:
+        if "contains" not in made:
+            return
+        if made.get("minContains", 1) == 0:
+            del made["contains"]
+        elif made.get("minContains", 1) != 1:
+            self.unsaid.add("minContains")
+        if "maxContains" in made:
+            self.unsaid.add("maxContains")
 
 
-def _node_in_draft_7(node: Any) -> Any:
-    if isinstance(node, list | tuple):
-        return [_node_in_draft_7(part) for part in node]
+def _anchors(node: Any, place: str) -> Iterator[tuple[str, str]]:
+    """The names that the schemas in ``node`` have to be referred to by, and where these are."""
+    if isinstance(node, list):
+        for number, part in enumerate(node):
+            yield from _anchors(part, f"{place}/{number}")
     if not isinstance(node, Mapping):
-        return node
-    made = {key: _node_in_draft_7(part) if key in _PARTS else part for key, part in node.items()}
+        return
+    for key in ("$anchor", "$dynamicAnchor"):
+        if isinstance(node.get(key), str):
+            yield f"#{node[key]}", place
+    for key in _PARTS:
+        yield from _anchors(node.get(key), f"{place}/{key}")
     for key in _NAMED_PARTS:
-        if isinstance(made.get(key), Mapping):
-            made[key] = {name: _node_in_draft_7(part) for name, part in made[key].items()}
-    if isinstance(made.get("prefixItems"), list):
-        made["additionalItems"] = made.get("items", True)
-        made["items"] = made["prefixItems"]
-    more = [
-        {"dependencies": made[key]}
-        for key in ("dependentRequired", "dependentSchemas")
-        if key in made
-    ]
-    if "$ref" in made and len(made) > 1:  # in draft 7 it stands for all that is beside it
-        more.append({"$ref": made.pop("$ref")})
-    return made | {"allOf": [*made.get("allOf", ()), *more]} if more else made
+        named = node.get(key)
+        for name, part in named.items() if isinstance(named, Mapping) else ():
+            pointed = str(name).replace("~", "~0").replace("/", "~1")
+            yield from _anchors(part, f"{place}/{key}/{pointed}")
 
 
 def _fetch_nothing(address: str) -> None:

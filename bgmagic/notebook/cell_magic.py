@@ -141,8 +141,7 @@ class BgCellMagics(Magics):
     ) -> None:
         """Show the job; ``earlier`` is what its variable held before."""
         self._tell_trouble()
-        if prepared.note:
-            print(prepared.note)
+        _tell_notes(prepared)
         if sent.note:
             print(f"{name}: {sent.note}")
         if sent.joined:
@@ -201,8 +200,7 @@ class BgCellMagics(Magics):
     def _tell_dry_run(prepared: PreparedRequest, server: ServerConfig | None) -> None:
         from bgmagic.submission.dry_run import describe_request  # seldom needed
 
-        if prepared.note:
-            print(prepared.note)
+        _tell_notes(prepared)
         secrets, name = ((), None) if server is None else (server.secrets, server.name)
         print(describe_request(prepared, secrets, name))
 
@@ -218,3 +216,14 @@ class BgCellMagics(Magics):
                 note = forget_old_jobs()
             if note:
                 print(f"Journal: {note}")
+
+
+def _tell_notes(prepared: PreparedRequest) -> None:
+    form = prepared.request.text_format
+    if form is not None and form.get("strict") is False:
+        from bgmagic.api.structured_output import unchecked_note
+
+        if note := unchecked_note(form):
+            print(note)
+    if prepared.note:
+        print(prepared.note)

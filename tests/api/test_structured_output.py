@@ -25,7 +25,12 @@ from typing_extensions import TypedDict  # Pydantic takes typing's own from Pyth
 
 from bgmagic.api.request import Request
 from bgmagic.api.request_body import build_request
-from bgmagic.api.structured_output import find_output_type, parse_output, response_format
+from bgmagic.api.structured_output import (
+    find_output_type,
+    parse_output,
+    response_format,
+    unchecked_note,
+)
 from bgmagic.display.static_html import job_html
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Answer
@@ -346,6 +351,16 @@ LOOSE = [
      [{"a": 1}, {"a": 1, "b": 1}, {"a": 1, "b": 1, "c": 1}]),
     ({"$ref": "#/$defs/n", "maximum": 5, "$defs": {"n": {"type": "integer"}}}, [3, 7, "a"]),
     ({"properties": {"prefixItems": {"const": {"prefixItems": [1]}}}}, [{"prefixItems": {"prefixItems": [1]}}, {"prefixItems": 1}]),
+    ({"$defs": {"a/b": {"$anchor": "n", "type": "integer"}}, "properties": {"x": {"$ref": "#n"}}}, [{"x": 1}, {"x": "a"}]),
+    ({"$dynamicAnchor": "node", "properties": {"v": {"type": "string"}, "c": {"items": {"$dynamicRef": "#node"}}}},
+     [{"v": "a", "c": [{"v": "b"}]}, {"c": [{"c": [{"v": 1}]}]}]),
+    ({"$schema": "https://json-schema.org/draft/2019-09/schema", "$recursiveAnchor": True, "properties": {"v": {"type": "string"}, "c": {"$recursiveRef": "#"}}},
+     [{"c": {"v": "a"}}, {"c": {"v": 1}}]),
+    ({"properties": {"a": {}}, "patternProperties": {"^x": {}}, "unevaluatedProperties": False}, [{"a": 1, "xy": 2}, {"b": 1}]),
+    ({"unevaluatedProperties": {"type": "string"}}, [{"b": "a"}, {"b": 1}]),
+    (PAIR | {"unevaluatedItems": False}, [[1, "a"], [1, "a", 2]]),
+    ({"unevaluatedItems": {"type": "string"}}, [["a"], [1]]),
+    ({"contains": {"type": "string"}, "minContains": 0, "items": {"type": ["string", "null"]}}, [[None], ["a"], [1]]),
     ({"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}]}, [["a"], [1]]),
 ]  # fmt: skip
 
@@ -365,6 +380,26 @@ def test_a_loose_schema_of_today_decides_as_it_says(
     assert taken == [value for value, valid in zip(values, expected, strict=True) if valid]
     assert len(set(expected)) == 2
     assert form["schema"] == schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False}, "unevaluatedProperties"),
+        ({"properties": {"a": {"contains": {}, "unevaluatedItems": False}}}, "unevaluatedItems"),
+        ({"contains": {}, "minContains": 2, "maxContains": 3}, "maxContains and minContains"),
+        ({"unevaluatedProperties": False, "unevaluatedItems": True, "minContains": 2}, ""),
+        ({"properties": {"unevaluatedItems": {"type": "string"}}, "allOf": []}, ""),
+        ({"allOf": 5, "$ref": "#/a", "definitions": {"a": {"maxContains": 1}}}, ""),
+    ],
+)  # fmt: skip
+def test_what_a_loose_schema_says_and_nobody_checks_is_told(
+    schema: dict[str, Any], words: str
+) -> None:
+    """Words by which a reply is not checked are named when the cell is sent."""
+    form = {"type": "json_schema", "name": "x", "strict": False, "schema": schema}
+    told = f"--schema: answers are not checked by {words}; the model alone is told"
+    assert unchecked_note(form) == (told if words else "")
 
 
 @pytest.mark.parametrize(
