@@ -126,7 +126,7 @@ def array_cells(value: Any, *, flat: bool = False) -> Cells:
 def _typed(data: Any, numpy: Any) -> Cells:
     kind = data.dtype.kind
     of_jax = data.dtype.type.__module__ == "ml_dtypes"  # NumPy says little of these types
-    if data.dtype.name in ("bfloat16", "float16"):
+    if (kind == "f" and data.dtype.itemsize == 2) or (of_jax and data.dtype.name == "bfloat16"):
         exact = data.astype("f8")
         return list(own_digits(exact, lambda near: near.astype(data.dtype).astype("f8")).tolist())
     if of_jax and "float" in data.dtype.name:  # 8 bits or less: what they are has few digits

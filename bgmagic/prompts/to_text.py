@@ -81,7 +81,7 @@ def to_text(value: Any) -> str:
         BadInput: it has no whole text, as functions, images, charts and lazy tables have none.
     """
     try:
-        with counting():
+        with contextlib.nullcontext() if type(value) in LEAVES else counting():
             return _text(value)
     except RecursionError:
         raise NoText("it holds itself, or too many lists and dicts within each other") from None
