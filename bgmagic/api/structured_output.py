@@ -239,9 +239,9 @@ class _Draft7:
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.unsaid: set[str] = set()
-        older = re.search(r"draft-0[3-7]", str(schema.get("$schema", "")))
-        self._anchors = {} if older else dict(reversed([*_anchors(schema, "#")]))
-        self.schema: Any = schema if older else self._node(schema)
+        self._older = re.search(r"draft-0[3-7]", str(schema.get("$schema", ""))) is not None
+        self._anchors = {} if self._older else dict(reversed([*_anchors(schema, "#")]))
+        self.schema: Any = self._node(schema)
 
     def _node(self, node: Any) -> Any:
         if isinstance(node, list | tuple):
@@ -252,6 +252,11 @@ class _Draft7:
         for key in _NAMED_PARTS:
             if isinstance(made.get(key), Mapping):
                 made[key] = {name: self._node(part) for name, part in made[key].items()}
+        if isinstance(made.get("pattern"), str):
+            made["pattern"] = _with_dollars_escaped(made["pattern"])
+        return made if self._older else self._in_older_words(made, node)
+
+    def _in_older_words(self, made: dict[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(made.get("prefixItems"), list):
             made["additionalItems"] = made.get("items", True)
             made["items"] = made["prefixItems"]
@@ -296,6 +301,22 @@ class _Draft7:
             self.unsaid.add("minContains")
         if "maxContains" in made:
             self.unsaid.add("maxContains")
+
+
+_ESCAPE_OR_SET = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+_ESCAPE_OR_DOLLAR = re.compile(r"\\.|\$", re.DOTALL)
+
+
+def _with_dollars_escaped(pattern: str) -> str:
+    """Say a regular expression with ``\\$`` for each ``$`` in a set, as in ``[$€]``: any bare one
+    counts as the end for fastjsonschema, which then can't compile the set."""
+
+    def in_set(found: re.Match[str]) -> str:
+        if found[0].startswith("\\"):
+            return found[0]
+        return _ESCAPE_OR_DOLLAR.sub(lambda one: "\\$" if one[0] == "$" else one[0], found[0])
+
+    return _ESCAPE_OR_SET.sub(in_set, pattern)
 
 
 def _anchors(node: Any, place: str) -> Iterator[tuple[str, str]]:

@@ -362,6 +362,10 @@ LOOSE = [
     ({"unevaluatedItems": {"type": "string"}}, [["a"], [1]]),
     ({"contains": {"type": "string"}, "minContains": 0, "items": {"type": ["string", "null"]}}, [[None], ["a"], [1]]),
     ({"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}]}, [["a"], [1]]),
+    *(({"pattern": pattern} | draft, ["$5", "5", "$", "a", "a$", "\\", "\\$", "]$", "€5"])
+      for pattern in ("^[$€][0-9]+$", "^[^$]+$", r"^[\\$]+$", r"^\[?[]$]+$", r"^(\$|[$]?€)[0-9]", r"^[\$a]$")
+      for draft in ({}, {"$schema": "http://json-schema.org/draft-07/schema#"})),
+    ({"not": {"pattern": "[$]"}}, ["$5", "5"]),
 ]  # fmt: skip
 
 
