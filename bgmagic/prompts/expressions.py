@@ -293,5 +293,7 @@ def _kept(value: Any, paths: Sequence[Path]) -> Any:
             return [_kept(part, left.get(place, [])) for place, part in enumerate(value)]
     except (TypeError, IndexError):  # a method of it, or nothing: what evaluates it says so
         return value
-    known = all(step in value for step in left)
-    return {key: _kept(value[key], left.get(key, [])) for key in value} if known else value
+    keys = dict.fromkeys(value)
+    if not left.keys() <= keys.keys():  # where "A" and "a" are one, say, "A" is in it and is no key
+        return value
+    return {key: _kept(value[key], left.get(key, [])) for key in keys}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import UserDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,22 @@ def test_objects_that_break() -> None:
     """An object of the user's that raises while it is read is one line."""
     with pytest.raises(BadInput, match=r"^line 1, \{\{ x \}\}: ValueError: it is closed$"):
         filled("{{ x }}", x=Broken())
+
+
+class Folded(UserDict[str, Any]):
+    """A mapping in which "Key" and "KEY" are one, as HTTP's headers are."""
+
+    def __getitem__(self, key: str) -> Any:
+        return self.data[key.lower()]
+
+    def __contains__(self, key: object) -> bool:
+        return str(key).lower() in self.data
+
+
+def test_keys_that_a_mapping_takes_for_its_own() -> None:
+    """Where a mapping finds a value by more than its keys, an answer in it goes in by these, too."""
+    held = Folded(key=Answer("said", {}), other="v")
+    assert filled("{{ h.key }}, {{ h['KEY'] }}, {{ h['Other'] }}", h=held) == "said, said, v"
 
 
 @pytest.mark.parametrize("name", ["result", "loop", "text", "list", "dict", "item", "job", "str"])
