@@ -270,10 +270,10 @@ def own_digits(values: Any, rounded: Callable[[Any], Any]) -> Any:
     """
     numpy: Any = sys.modules["numpy"]
     found, places = numpy.unique(values, return_inverse=True)
-    whole = (found == numpy.rint(found)) & (abs(found) < _WHOLE)
-    left = numpy.isfinite(found) & ~whole
     short = found.copy()
-    with numpy.errstate(all="ignore"):  # rounded up beyond the largest
+    with numpy.errstate(all="ignore"):  # rounded up beyond the largest; NaNs of any kind
+        whole = (found == numpy.rint(found)) & (abs(found) < _WHOLE)
+        left = numpy.isfinite(found) & ~whole
         for digits in range(1, 6):  # five tell any two numbers of 16 bits
             near = numpy.array([float(f"{number:.{digits}g}") for number in found], "f8")
             same = left & (rounded(near) == found)

@@ -284,6 +284,7 @@ ARRAYS: list[tuple[str, Any, str]] = [
     ("floats", np.array([1.5, np.nan, np.inf]), '[1.5,"NaN","Infinity"]'),
     ("f4", np.array([[0.1, 2]], "f4"), "[\n  [0.1,2.0]\n]"),
     ("f2", np.float16(0.1), "0.1"),
+    ("f2 of any bits", np.array([0x7C01, 0x2E66], "u2").view("f2"), '["NaN",0.1]'),
     ("f2 beyond its digits", np.array([65504, 2049.5, -0.0], "f2"), "[65504.0,2050.0,-0.0]"),
     ("f4 in a list", [np.float32(0.1), np.int64(3)], "- 0.1\n- 3"),
     ("complex", np.array([0.1 + 2j], "c8"), '["0.1+2j"]'),
