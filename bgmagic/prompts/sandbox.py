@@ -281,6 +281,10 @@ def _check_made(size: int) -> None:
         raise SecurityError(_size_refusal(size))
 
 
+# A name in a format; it may have parentheses of its own, as "price (EUR)" has.
+_NAMED = re.compile(r"%\(((?:[^()]|\([^()]*\))*)\)")
+
+
 def _check_operator(operator: str, left: Any, right: Any) -> None:
     whole = isinstance(left, int) and isinstance(right, int)
     if operator == "**" and whole and right > 0 and left.bit_length() * right > MOST_BITS:
@@ -293,11 +297,10 @@ def _check_operator(operator: str, left: Any, right: Any) -> None:
             raise SecurityError(
                 f"a width in this format is more than {WIDEST:,}, or not written out"
             )
-        named = isinstance(right, Mapping)
-        values = right.values() if named else right if isinstance(right, tuple) else (right,)
-        sizes = [len(value) for value in values if isinstance(value, str)]
-        # By place each is put in once, by name as often as it is named.
-        _check_made(text.count("%(") * max(sizes, default=0) if named else sum(sizes))
+        values = right if isinstance(right, tuple) else (right,)
+        if isinstance(right, Mapping):  # each is put in as often as it is named
+            values = tuple(map(right.get, _NAMED.findall(text)))
+        _check_made(sum(len(value) for value in values if isinstance(value, str)))
     if operator == "*":
         _check_repeated(*((right, left) if isinstance(left, int) else (left, right)))
     _check_broadcast(left, right)
@@ -348,7 +351,7 @@ def _filters(filters: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
             _check_made(size)
         return str(d).join(told)
 
-    def formatted(text: Any, *args: Any, **kwargs: Any) -> str:
+    def formatted(text: Any, /, *args: Any, **kwargs: Any) -> str:
         if args and kwargs:
             raise jinja2.exceptions.FilterArgumentError("give values by place or by name, not both")
         _check_operator("%", str(text), kwargs or args)

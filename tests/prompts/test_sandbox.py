@@ -177,6 +177,7 @@ def test_a_column_that_hides_a_method() -> None:
         "('{0}' * 10 ** 4).format(text)",
         "('%(a)s' * 10 ** 4) % {'a': text}",
         "('%(a)s' * 10 ** 4) | format(a=text)",
+        "('%(a (b))s' * 10 ** 4) % {'a (b)': text}",
         "sum([many] * 1000, [])",
         "([many] * 1000) | sum(start=[])",
         "[text] * 10 ** 4",
@@ -203,6 +204,8 @@ def test_what_grows_has_a_bound(expression: str) -> None:
         ("sum([[1], [2, 3]], []) | tojson", "[1, 2, 3]"),
         ("sum(((1,), (2,)), ()) | tojson", "[1, 2]"),
         ("sum([1, 2], 3)", "6"),
+        ("'%(a)s (%(b)s), %(c (d))s' % row", "1 (2), 3"),
+        ("'%(a)s (%(b)s), %(c (d))s' | format(**row)", "1 (2), 3"),
         ("[{'a': [1]}, {'a': [2]}] | sum(attribute='a', start=[]) | tojson", "[1, 2]"),
         ("[{'a': 1}, {'a': 2}] | sum('a')", "3"),
         ("'ab cd' | wordwrap(2)", "ab\ncd"),
@@ -215,8 +218,10 @@ def test_what_grows_has_a_bound(expression: str) -> None:
     ],
 )
 def test_what_has_a_bound_is_what_jinja_makes(expression: str, text: str) -> None:
-    """What is bounded gives, within its bound, what Python and Jinja's own filter give."""
-    assert filled(f"{{{{ {expression} }}}}") == text
+    """What is bounded gives, within its bound, what Python and Jinja's own filter give; what else a row
+    has counts for nothing."""
+    row = {"a": 1, "b": 2, "c (d)": "3", "text": "x" * 30_000_000}
+    assert filled(f"{{{{ {expression} }}}}", row=row) == text
 
 
 @pytest.mark.parametrize("operator", ["+", "*", "/"])
