@@ -174,7 +174,10 @@ def _transport_variables(environ: Mapping[str, str]) -> tuple[tuple[str, str], .
 
 
 # Blanks, and what files and pages bring along unseen: byte-order marks, characters without width.
-_UNSEEN = "\ufeff\u200b\u200c\u200d\u2060 \t\r\n\f\v\xa0"
+_UNSEEN = (
+    " \t\r\n\f\v\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
+    "\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff\u200b\u200c\u200d\u2060"
+)
 
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}
 

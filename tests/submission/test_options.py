@@ -262,7 +262,7 @@ def test_what_stands_unseen_around_a_variable_is_no_part_of_it(
     """Blanks, line ends and a byte-order mark, as files of variables bring them, are left off; a
     variable of these alone is unset, and quotes within the text stay."""
     for name, value in [
-        ("MODEL", "\ufeffgpt-6\r\n"), ("EFFORT", "low\u200b"), ("POLL", " 5\n"), ("TIER", " \n"),
+        ("MODEL", "\ufeffgpt-6\r\n"), ("EFFORT", "low\u200b\u2028"), ("POLL", "\u3000 5\n"), ("TIER", " \n"),
         ("INSTRUCTIONS", '"a" or "b"\n'), ("METADATA", 'run="1"\n'),
     ]:  # fmt: skip
         monkeypatch.setenv(f"BGMAGIC_{name}", value)
@@ -276,7 +276,7 @@ def test_quotes_around_the_sdks_variables_are_one_line(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So are those around the SDK's variables; what is unseen around these is left off."""
-    monkeypatch.setenv("OPENAI_API_KEY", "\ufeffsk-a\n")
+    monkeypatch.setenv("OPENAI_API_KEY", "\ufeffsk-a\u2009\n")
     monkeypatch.setenv(name, "'http://127.0.0.1/v1'")
     with pytest.raises(BadInput, match=f"^{name} has quotes around its value, which count"):
         ServerConfig.from_environment()
