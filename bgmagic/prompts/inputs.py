@@ -363,8 +363,9 @@ def flat(values: Sequence[Any], label: str, deep: int = 20) -> Iterator[Any]:
     """
     if not deep:
         raise BadInput(f"{label}: too many lists within each other")
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from flat(value, label, deep - 1)
-        else:
-            yield value
+    with reading(label, values):
+        for value in values:
+            if issubclass(type(value), list | tuple):  # what only says that it is has no items
+                yield from flat(value, label, deep - 1)
+            else:
+                yield value

@@ -329,7 +329,9 @@ def _continued(given: Any, namespace: Mapping[str, Any]) -> tuple[str, Any]:
         return (job.name if issubclass(type(job), Job) else None) or "the answer", given
     if given in namespace:
         held = namespace[given]
-        if isinstance(held, JobGroup):
+        with reading(f"--continue {given}", held):
+            is_group = isinstance(held, JobGroup)
+        if is_group:
             one = held.jobs[0].name
             raise BadInput(
                 f"--continue {given}: it holds a group; one of its answers can be gone on with, as "

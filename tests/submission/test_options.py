@@ -414,10 +414,15 @@ def test_objects_that_raise_are_one_line(option: str, monkeypatch: pytest.Monkey
     """An object that raises, lies or never ends as it is looked at is one line that names its
     option, or is sent as what it holds"""
     monkeypatch.setattr("bgmagic.api.request_body.MOST_PARTS", 1000)
-    for value in ODD:
+    cases: list[tuple[Any, dict[str, Any]]] = [(value, {}) for value in ODD]
+    if option in ("file", "tool"):
+        cases += [([value], {}) for value in ODD]
+    if option == "continue_":
+        cases += [("odd", {"odd": value}) for value in ODD]
+    for value, variables in cases:
         try:
             settings = submit_settings({option: value}, from_python=True)
-            prepare_request("hello", settings)
+            prepare_request("hello", settings, variables)
         except BadInput as error:
             told = str(error)
             assert "\n" not in told, told
