@@ -290,7 +290,8 @@ def _kept(value: Any, paths: Sequence[Path]) -> Any:
                 place = step if isinstance(value, Mapping) else range(len(value))[step]
                 left.setdefault(place, []).append(tuple(rest))
         if not isinstance(value, Mapping):
-            return [_kept(part, left.get(place, [])) for place, part in enumerate(value)]
+            parts = [_kept(part, left.get(place, [])) for place, part in enumerate(value)]
+            return tuple(parts) if type(value) is tuple else parts
     except (TypeError, IndexError):  # a method of it, or nothing: what evaluates it says so
         return value
     keys = dict.fromkeys(value)

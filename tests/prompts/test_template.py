@@ -143,10 +143,12 @@ class Folded(UserDict[str, Any]):
         return str(key).lower() in self.data
 
 
-def test_keys_that_a_mapping_takes_for_its_own() -> None:
-    """Where a mapping finds a value by more than its keys, an answer in it goes in by these, too."""
+def test_parts_of_what_holds_answers() -> None:
+    """Where a mapping finds a value by more than its keys, an answer in it goes in by these, too; a tuple
+    of answers is one."""
     held = Folded(key=Answer("said", {}), other="v")
     assert filled("{{ h.key }}, {{ h['KEY'] }}, {{ h['Other'] }}", h=held) == "said, said, v"
+    assert filled("{{ t[:1] + ('b',) }}", t=(Answer("a", {}), None)) == "- a\n- b"
 
 
 @pytest.mark.parametrize("name", ["result", "loop", "text", "list", "dict", "item", "job", "str"])
