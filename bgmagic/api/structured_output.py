@@ -205,18 +205,10 @@ _NAMED_PARTS = (
     "properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies",
 )  # fmt: skip
 
-
 # Words that say more of the very value that they stand for, and by which more of it is evaluated.
 _BESIDE = (
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "if",
-    "$ref",
-    "$dynamicRef",
-    "$recursiveRef",
-    "dependentSchemas",
-)
+    "allOf", "anyOf", "oneOf", "if", "$ref", "$dynamicRef", "$recursiveRef", "dependentSchemas",
+)  # fmt: skip
 
 
 def unchecked_note(form: Mapping[str, Any]) -> str:
@@ -252,9 +244,23 @@ class _Draft7:
         for key in _NAMED_PARTS:
             if isinstance(made.get(key), Mapping):
                 made[key] = {name: self._node(part) for name, part in made[key].items()}
-        if isinstance(made.get("pattern"), str):
-            made["pattern"] = _with_dollars_escaped(made["pattern"])
+        self._say_patterns(made)
         return made if self._older else self._in_older_words(made, node)
+
+    def _say_patterns(self, made: dict[str, Any]) -> None:
+        """Say patterns as Python compiles them; one that it can't, as ``\\p{L}``, is left out."""
+        if isinstance(pattern := made.get("pattern"), str):
+            made["pattern"] = _with_dollars_escaped(pattern)
+            if not _compiles(made["pattern"]):
+                del made["pattern"]
+                self.unsaid.add("pattern")
+        if isinstance(named := made.get("patternProperties"), Mapping):
+            said = {_with_dollars_escaped(str(key)): part for key, part in named.items()}
+            made["patternProperties"] = {k: part for k, part in said.items() if _compiles(k)}
+            if len(made["patternProperties"]) < len(named):
+                # What it would have taken is not to count as additional.
+                made.pop("additionalProperties", None)
+                self.unsaid.add("patternProperties")
 
     def _in_older_words(self, made: dict[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(made.get("prefixItems"), list):
@@ -317,6 +323,14 @@ def _with_dollars_escaped(pattern: str) -> str:
         return _ESCAPE_OR_DOLLAR.sub(lambda one: "\\$" if one[0] == "$" else one[0], found[0])
 
     return _ESCAPE_OR_SET.sub(in_set, pattern)
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
 
 
 def _anchors(node: Any, place: str) -> Iterator[tuple[str, str]]:
