@@ -433,14 +433,14 @@ class App:
         """As the process ends: end the manager, and say which jobs it leaves behind."""
         if self._manager is None:
             return
-        left = [job for job in self._manager.jobs() if not job.done()]
+        over = {job for job in self._manager.jobs() if job.done()}
         self._manager.close()
+        left = [job for job in self._manager.jobs() if job not in over]  # a sweep made more
         unwritten = self._manager.feeds.unwritten()
         if left or unwritten:
             from bgmagic.jobs.outcome import shutdown_message
 
-            line = shutdown_message(left, self._is_stored, unwritten)
-            if line:
+            if line := shutdown_message(left, self._is_stored, unwritten):
                 write_to_process_log(line)
 
     def _is_stored(self, job: Job) -> bool:

@@ -153,6 +153,12 @@ def test_group_of_a_script_that_ends_at_once(server: ScriptedServer, tmp_path: P
     ran = run(PATIENT + code, server, tmp_path)
     assert server.count("create") == 0
     assert "2 jobs are to be sent by the next kernel that attaches" in ran.stderr
+    # Of so many, the handles are made as the script ends.
+    many = PATIENT + "import bgmagic; bgmagic.map('{{ item }}?', range(300), yes=300)"
+    (tmp_path / "many").mkdir()
+    told = run(many, server, tmp_path / "many").stderr
+    assert "300 jobs are to be sent by the next kernel that attaches" in told
+    assert server.count("create") == 0
     where = server.base_url.replace("127.0.0.1", "localhost")
     with kernel(
         OPENAI_API_KEY=KEY, OPENAI_BASE_URL=where, BGMAGIC_JOURNAL=str(tmp_path / "j.sqlite3"),
