@@ -317,9 +317,9 @@ class SweepFeed:
 
     def _join(self, index: int, job: Job) -> None:
         earlier = self.group.places[index]
-        self.group.join(index, job)
-        if earlier is not None:
+        if earlier is not None:  # before it has the key of the other job, as all that job says
             app.manager.drop(earlier)
+        self.group.join(index, job)
 
     def _new_job(self, one: _Rendered) -> Job:
         job, error = self.group.places[one.index], one.error

@@ -256,6 +256,7 @@ def test_run_again_while_it_is_rendered(
     # What was cancelled in the second run is not sent by the first.
     eventually(lambda: sorted(prompts(pointed)) == [f"Say {one}" for one in "abce"])
     assert handle not in bgmagic.jobs()
+    assert {*first.jobs, *second.jobs, *third.jobs} == set(bgmagic.jobs())
 
 
 def test_cancelled_while_the_first_run_is_sent(
