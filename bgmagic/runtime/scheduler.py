@@ -256,6 +256,7 @@ class JobScheduler:
         self._parts = RunnerParts(*known)
         self._endpoints: dict[ServerConfig, ServerEndpoint] = {}
         self._runners: dict[Job, JobRunner] = {}
+        self._decided: dict[Job, list[tuple[str | None, bool]]] = {}
         self._followed: dict[Job, asyncio.Future[None]] = {}
         self._starts: list[GroupStart] = []
         self._closing = self._stopped = False
@@ -275,6 +276,8 @@ class JobScheduler:
         runner = self._runners[job] = JobRunner(job, config, self._parts)
         if self._closing:
             runner.close()
+        for call_id, allow in self._decided.pop(job, ()):
+            runner.decide(call_id, allow=allow)
         await self._carry(runner, lambda: runner.run(attached=attached, intended=intended))
 
     def _poll(self, runner: JobRunner) -> None:
@@ -376,6 +379,8 @@ class JobScheduler:
         """Let a call of a function run, or not, that waits for somebody's word; None is all."""
         if job in self._runners:
             self._runners[job].decide(call_id, allow=allow)
+        elif not job.done():  # its runner is about to start: what was asked stands in the journal
+            self._decided.setdefault(job, []).append((call_id, allow))
 
     def reconfigure(self, job: Job, config: RunConfig) -> None:
         """Go on with ``job``, which was accepted, at the same server with other credentials."""

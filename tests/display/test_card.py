@@ -318,7 +318,7 @@ def test_board_follows_a_job_that_is_attached_again(
     eventually(lambda: "detached" not in board.plain_text())
     pointed.polls = 0
     hold.set()
-    eventually(lambda: ", 1 job: 1 completed" in board.plain_text())
+    eventually(lambda: ": 1 job, 1 completed" in board.plain_text())
 
 
 def test_card_tells_when_the_window_ends(

@@ -374,7 +374,7 @@ def test_reuse(start: Start, server: ScriptedServer, tmp_path: Path) -> None:
         assert first.value("[job.name for job in bgmagic.jobs()]") == "['x']"
         assert first.value("bgmagic.export('one.jsonl')") == "1"
         _, kept = first.ok("%bgjobs").displays
-        assert kept["text/plain"].splitlines()[0].endswith(", 1 job: 1 completed")
+        assert kept["text/plain"].splitlines()[0].endswith(": 1 job, 1 completed")
     with start() as second:
         second.ok("%config BgMagics.reuse = True")
         assert "joined" in second.ok("%%bgresponse -o y\nWhy?").said

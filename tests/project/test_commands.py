@@ -57,6 +57,8 @@ RUN_BY = {
     "python -m tests.benchmarks load": "tests/project/test_benchmarks.py::test_load_runs",
     # Its servers take gigabytes, so what surrounds them is tested: the steps, the proxy, the table.
     "python -m tests.servers": "tests/servers/test_harness.py::test_the_table_says_what_failed",
+    # A GPU and the libraries for one are not on CI's machines: what is tested is that it starts.
+    "python -m tests.prompts.on_device": "tests/project/test_commands.py::test_wrong_part_is_one_line",
     "python -m tests.frontends": "python -m tests.frontends collaboration server-documents console voila",
     "python -m tests.faults": "tests/faults/test_power.py::test_a_power_cut",
     "python -m tests.simulation": "tests/simulation/test_simulation.py::test_histories",
@@ -138,7 +140,7 @@ def test_program_says_what_it_takes(program: str) -> None:
     assert f"usage: python -m tests.{program}" in ran.stdout
 
 
-@pytest.mark.parametrize("program", ["benchmarks", "pictures"])
+@pytest.mark.parametrize("program", ["benchmarks", "pictures", "prompts.on_device"])
 def test_wrong_part_is_one_line(program: str) -> None:
     """A part or state that there is not is one line that names those there are; nothing is begun."""
     command = [sys.executable, "-m", f"tests.{program}", "folder", "nonsense"]

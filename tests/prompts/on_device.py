@@ -505,6 +505,8 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (all)")
     parser.add_argument("--device", default=AT, help="as torch names it (cuda)")
     asked = parser.parse_args()
+    if unknown := [part for part in asked.parts if part not in PARTS]:
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     AT, failed = asked.device, 0
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:

@@ -595,6 +595,26 @@ def test_it_goes_on_in_the_next_process(
     assert outputs(bodies(pointed)[1]) == ["q1", "s2"]
 
 
+def test_a_word_that_comes_before_its_job_is_followed(rounds: Callable[..., None]) -> None:
+    """What is allowed the moment after a job was attached counts, though its thread had no time for the job yet."""
+    app.shell = FakeShell({"add": add})
+    rounds([("add", {"a": 1, "b": 2})])
+    job = submit("Go.", poll=0.02, out="work", tool=add, ask=True)
+    eventually(lambda: job.steps and job.steps[0].status == "asking")
+    restart()
+    (entry,) = [e for e in app.manager.store.listed("") if e.name == "work"]
+    whole = app.manager.store.find(entry.key)
+    assert whole is not None
+    hold = threading.Event()
+    submit("Go.", poll=0.02).result(LIMIT)  # the thread of this manager runs
+    app.manager._loop.call(lambda: hold.wait(LIMIT))
+    again = app.manager.attach(whole)
+    again.allow()
+    hold.set()
+    assert again.result(LIMIT) == "done"
+    assert again.steps[0].output == "3"
+
+
 def test_a_changed_function_is_another(rounds: Callable[..., None]) -> None:
     """A function of that name with other parameters is not called in its place after a restart."""
     hold = threading.Event()
