@@ -20,7 +20,7 @@ from bgmagic.api.request import Request
 from bgmagic.display import frontend
 from bgmagic.display.board import GroupBoard, JobsBoard
 from bgmagic.display.card import Card
-from bgmagic.display.listing import _call, describe_live, snapshot, table_row
+from bgmagic.display.listing import _call, describe_live, snapshot, summary, table_row
 from bgmagic.display.static_html import _steps
 from bgmagic.errors import BadInput
 from bgmagic.jobs.job import Job
@@ -297,6 +297,15 @@ def test_board_shows_an_answer_as_it_is_rendered(
     assert "<strong>so</strong>" in shown["html"]
     assert "<math" in shown["html"]
     assert "<img" not in shown["html"]
+
+
+def test_tables_say_statuses_in_words(manager: JobManager, ask: Ask) -> None:
+    """A row, and the line above the table, have a status as cards say it, not as the API spells it."""
+    job = manager.submit(ask(), name="x")
+    assert job.result(LIMIT)
+    row = replace(table_row(job), status="in_progress")
+    assert row.cells[1] == "in progress"
+    assert summary([row]) == "1 job, 1 in progress"
 
 
 def test_board_follows_a_job_that_is_attached_again(

@@ -227,8 +227,10 @@ def test_a_sweep_stops_at_the_line(
     priced: ScriptedServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Jobs that could go over the budget are not sent and stay waiting, say why, and go on when the
-    budget allows; --over-budget sends them."""
+    budget allows; --over-budget sends them. It is no refusal, after which the next tries come ever later."""
     monkeypatch.setattr(runner, "BUDGET_RETRY", 0.05)
+    refusals: list[Any] = []
+    monkeypatch.setattr(ConcurrencyLimiter, "on_throttled", lambda *told: refusals.append(told))
     limits = [Budget(3.5, "day")]
     store = JobStore(Journal(None), OwnerLock(None))
     manager = JobManager(store=store, gate=BudgetGate(store, lambda: limits[0]))
@@ -253,6 +255,7 @@ def test_a_sweep_stops_at_the_line(
         limits[0] = Budget(100, "day")
         assert [job.result(LIMIT) for job in jobs] == ["x"] * 6
         assert priced.count("create") == 7
+        assert refusals == []
     finally:
         manager.close(60)
 
